@@ -1,0 +1,1 @@
+"""Storage for log correlation: logs, and the fibers that join them, in DuckDB."""

@@ -1,0 +1,215 @@
+"""The records that go in and come out: frozen pydantic models, checked where a value enters.
+
+Text (``source_id``, ``raw_text``, ``fiber_type`` and every string in ``attributes``) is any Unicode text
+that UTF-8 can hold, except the NUL character: lone surrogates have no UTF-8 form, and NUL has no place in
+the text of most databases. Both are refused. Everything else comes back as it went in, whatever its length.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Self
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from fiberstore.errors import SerializationError
+from fiberstore.ids import new_log_id
+
+MAX_CONFIG_VERSION = 2**64 - 1
+_MAX_ROWS = 2**63 - 1
+
+
+def as_utc(value: datetime) -> datetime:
+    """Return the same instant in UTC.
+
+    Raises:
+        ValueError: The datetime is naive, or lies outside the years 1 to 9999 in UTC.
+    """
+    if not isinstance(value, datetime):
+        raise TypeError(f"expected a timezone-aware datetime, got {value!r}")
+    if value.tzinfo is UTC:
+        return value
+    if value.utcoffset() is None:
+        raise ValueError(f"{value!r} is naive; give it a time zone, for example tzinfo=datetime.UTC")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{value!r} is outside the years 1 to 9999 in UTC") from None
+
+
+def check_id(value: UUID) -> None:
+    """Raise ``TypeError`` unless the value is a ``uuid.UUID``."""
+    if not isinstance(value, UUID):
+        raise TypeError(f"expected a uuid.UUID, got {value!r}; uuid.UUID(text) makes one")
+
+
+def check_page(limit: int, offset: int) -> None:
+    """Check the two numbers of a page.
+
+    Raises:
+        ValueError: One of them is negative or does not fit in 63 bits.
+        TypeError: One of them is not an ``int``.
+    """
+    for name, value in (("limit", limit), ("offset", offset)):
+        if type(value) is not int:
+            raise TypeError(f"{name} must be an int, got {value!r}")
+        if not 0 <= value <= _MAX_ROWS:
+            raise ValueError(f"{name} must be between 0 and 2**63 - 1, got {value}")
+
+
+def check_text(value: str) -> str:
+    """Return the text if the store can keep it unchanged.
+
+    Raises:
+        ValueError: It holds a NUL or a lone surrogate.
+    """
+    if "\0" in value:
+        raise ValueError(f"NUL at character {value.index(chr(0))}; remove or escape it")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"lone surrogate {value[error.start]!r} at character {error.start} has no UTF-8 form; "
+                "decode the bytes with errors='backslashreplace' instead of 'surrogateescape'"
+            ) from None
+    return value
+
+
+def dump_json(value: JsonValue) -> str | None:
+    """Return the JSON text that is stored for ``attributes``; None is SQL NULL.
+
+    Raises:
+        SerializationError: The value is not JSON (NaN, Infinity and objects of other types are not), or its
+            text cannot be stored.
+    """
+    if value is None:
+        return None
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        if "\\u0000" in text and _holds_nul(value):
+            raise ValueError("a string holds NUL")
+        return check_text(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(f"attributes are not storable JSON: {error}") from error
+
+
+def _holds_nul(value: JsonValue) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(_holds_nul(item) for item in value)
+
+
+def _storable(value: JsonValue) -> JsonValue:
+    dump_json(value)
+    return value
+
+
+Utc = Annotated[AwareDatetime, AfterValidator(as_utc)]
+Text = Annotated[str, AfterValidator(check_text)]
+Id = Annotated[UUID, Field(strict=False)]
+ConfigVersion = Annotated[int, Field(ge=0, le=MAX_CONFIG_VERSION)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class LogRecord(_Record):
+    """One log line, as a reader of log files hands it over.
+
+    Attributes:
+        timestamp: When the line was logged: timezone-aware, exact to 1 µs, kept in UTC.
+        source_id: Where it was logged.
+        raw_text: The line.
+        log_id: Its key. Left out, it is a UUIDv7 made from ``timestamp``, so that ids sort like the log;
+            ``fiberstore.stable_log_id`` makes one that is the same whenever the line is read again.
+    """
+
+    timestamp: Utc
+    source_id: Text
+    raw_text: Text
+    log_id: Id = Field(default_factory=lambda data: new_log_id(data["timestamp"]))
+
+
+class StoredLog(LogRecord):
+    """A log line as the store returns it.
+
+    Attributes:
+        ingestion_time: When it was stored.
+        config_version: Version of the configuration it was stored under, 0 to 2**64 - 1.
+    """
+
+    ingestion_time: Utc
+    config_version: ConfigVersion
+
+
+class FiberRecord(_Record):
+    """A group of related log lines: one request, one login, one block.
+
+    Attributes:
+        fiber_id: Its key.
+        fiber_type: What kind of fiber it is.
+        config_version: Version of the configuration that made it, 0 to 2**64 - 1.
+        attributes: Any JSON value; None is stored as SQL NULL.
+        first_activity: Time of its first line.
+        last_activity: Time of its last line, not before ``first_activity``.
+        closed: Whether it takes no more lines.
+
+    Raises:
+        SerializationError: ``attributes`` is not a JSON value.
+    """
+
+    fiber_id: Id
+    fiber_type: Text
+    config_version: ConfigVersion
+    attributes: Annotated[JsonValue, AfterValidator(_storable)] = None
+    first_activity: Utc
+    last_activity: Utc
+    closed: bool = False
+
+    if not TYPE_CHECKING:  # a type checker sees the signature that pydantic makes from the fields
+
+        def __init__(self, **values: object) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                wrong = error.errors(include_url=False, include_input=False)
+                if all(item["loc"][:1] == ("attributes",) for item in wrong):
+                    place = ".".join(map(str, wrong[0]["loc"]))[:200]
+                    raise SerializationError(f"{place}: {wrong[0]['msg']}") from error
+                raise
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.first_activity > self.last_activity:
+            raise ValueError(
+                f"first_activity {self.first_activity.isoformat()} is after "
+                f"last_activity {self.last_activity.isoformat()}"
+            )
+        return self
+
+
+class FiberMembership(_Record):
+    """One log line's place in one fiber.
+
+    Attributes:
+        log_id: The line.
+        fiber_id: The fiber; neither needs to be stored yet.
+        config_version: Version of the configuration that joined them, 0 to 2**64 - 1.
+    """
+
+    log_id: Id
+    fiber_id: Id
+    config_version: ConfigVersion

@@ -1,0 +1,221 @@
+"""The storage trait: what every storage does, in prose. It holds no logic."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+
+DEFAULT_LIMIT = 1_000
+
+
+class Storage(ABC):
+    """Keeps logs, fibers, and which log belongs to which fiber.
+
+    What holds for every method:
+
+    - Time: datetimes are timezone-aware, in any zone; what comes back is in UTC, exact to 1 µs.
+    - Order is total: logs by ``(timestamp, log_id)``, fibers by ``(first_activity, fiber_id)``, ids by the
+      order of their 128 bits; always ascending.
+    - Pages: at most ``limit`` rows after the first ``offset``; ``limit=0`` is an empty list. While nobody
+      writes, pages put end to end are the whole: nothing twice, nothing missing.
+    - Writing is atomic and durable: a call stores its whole batch or nothing, and returns once it is on disk.
+    - Logs and memberships are idempotent: the first write of a key wins and a repeat is a no-op, also within
+      one batch.
+    - Threads: one storage may be shared by any number of threads. Transactions that conflict are run again;
+      ``ConflictError`` says that this went on for too long.
+    - What is returned belongs to the caller; changing it changes nothing in the store.
+    - Errors are ``StorageError`` and its subclasses (see ``fiberstore.errors``) when the database fails,
+      ``ValueError`` and ``TypeError`` when an argument is out of bounds or of the wrong type. After an error
+      nothing of that call is stored, and the next call works.
+    """
+
+    @abstractmethod
+    def init_schema(self) -> None:
+        """Build the tables and indexes, or bring them to the newest revision; otherwise do nothing.
+
+        Safe from several threads at once. Tables of the same names and columns that were made without
+        migrations are adopted with their rows.
+
+        Raises:
+            SchemaVersionError: The database is at a revision this release does not know.
+            DatabaseError: The tables there have other columns, or the database is read-only.
+        """
+
+    @abstractmethod
+    def write_logs(self, logs: Iterable[LogRecord]) -> int:
+        """Store logs, all or none.
+
+        A ``LogRecord`` is stamped with the current time and the storage's ``config_version``; a ``StoredLog``
+        keeps its own.
+
+        Args:
+            logs: Any number of records; an iterator is read to its end first.
+
+        Returns:
+            How many are new: their ``log_id`` was not stored yet.
+
+        Raises:
+            TypeError: An item is not a ``LogRecord``.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def get_log(self, log_id: UUID) -> StoredLog | None:
+        """Return one log, or None when there is none of that id."""
+
+    @abstractmethod
+    def query_logs_by_time(
+        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[StoredLog]:
+        """Return the logs with ``start <= timestamp <= end``, oldest first.
+
+        Order: ``(timestamp, log_id)``. The cost grows with ``offset + limit``.
+
+        Args:
+            start: Inclusive lower bound, timezone-aware.
+            end: Inclusive upper bound, timezone-aware. Before ``start``, the answer is empty.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+
+        Raises:
+            ValueError: A bound is naive, or limit or offset is negative.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def write_fiber(self, fiber: FiberRecord) -> None:
+        """Store a new fiber.
+
+        Raises:
+            DuplicateError: A fiber of that id is stored already; it stays as it is.
+            SerializationError: ``attributes`` was changed into something that is not JSON.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def update_fiber(self, fiber: FiberRecord) -> None:
+        """Replace every field of the fiber with that ``fiber_id``.
+
+        Raises:
+            NotFoundError: There is no fiber of that id.
+            SerializationError: ``attributes`` was changed into something that is not JSON.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
+        """Return one fiber, or None when there is none of that id."""
+
+    @abstractmethod
+    def query_fibers_by_type(
+        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        """Return the fibers of one type, in the order they began.
+
+        Order: ``(first_activity, fiber_id)``. The cost grows with ``offset + limit``.
+
+        Args:
+            fiber_type: The exact type.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+
+        Raises:
+            ValueError: limit or offset is negative, or the type cannot be stored as text.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
+        """Store which logs belong to which fibers, all or none.
+
+        Neither the logs nor the fibers need to be stored yet.
+
+        Args:
+            memberships: Any number of records; an iterator is read to its end first.
+
+        Returns:
+            How many are new: their pair of ids was not stored yet.
+
+        Raises:
+            TypeError: An item is not a ``FiberMembership``.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def get_log_fibers(self, log_id: UUID) -> list[UUID]:
+        """Return the ids of every fiber the log belongs to, ascending, stored as fibers or not."""
+
+    @abstractmethod
+    def get_fiber_logs(self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[StoredLog]:
+        """Return the stored logs of one fiber, oldest first.
+
+        Order: ``(timestamp, log_id)``. Memberships whose log is not stored add nothing.
+
+        Args:
+            fiber_id: The fiber; it need not be stored itself.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+
+        Raises:
+            ValueError: limit or offset is negative.
+            StorageError: The database failed.
+        """
+
+
+class AsyncStorage(ABC):
+    """``Storage`` with coroutines: same names, same arguments, same contract.
+
+    A call that is cancelled happens wholly or not at all; which of the two is not known to the caller.
+    """
+
+    @abstractmethod
+    async def init_schema(self) -> None:
+        """See ``Storage.init_schema``."""
+
+    @abstractmethod
+    async def write_logs(self, logs: Iterable[LogRecord]) -> int:
+        """See ``Storage.write_logs``."""
+
+    @abstractmethod
+    async def get_log(self, log_id: UUID) -> StoredLog | None:
+        """See ``Storage.get_log``."""
+
+    @abstractmethod
+    async def query_logs_by_time(
+        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[StoredLog]:
+        """See ``Storage.query_logs_by_time``."""
+
+    @abstractmethod
+    async def write_fiber(self, fiber: FiberRecord) -> None:
+        """See ``Storage.write_fiber``."""
+
+    @abstractmethod
+    async def update_fiber(self, fiber: FiberRecord) -> None:
+        """See ``Storage.update_fiber``."""
+
+    @abstractmethod
+    async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
+        """See ``Storage.get_fiber``."""
+
+    @abstractmethod
+    async def query_fibers_by_type(
+        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        """See ``Storage.query_fibers_by_type``."""
+
+    @abstractmethod
+    async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
+        """See ``Storage.write_memberships``."""
+
+    @abstractmethod
+    async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
+        """See ``Storage.get_log_fibers``."""
+
+    @abstractmethod
+    async def get_fiber_logs(
+        self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[StoredLog]:
+        """See ``Storage.get_fiber_logs``."""
