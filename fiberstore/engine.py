@@ -1,0 +1,125 @@
+"""``create_engine()``: a SQLAlchemy engine on one DuckDB database, with a pool of connections to it."""
+
+import os
+import uuid
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import QueuePool
+
+from fiberstore.errors import DatabaseError
+
+DEFAULT_POOL_SIZE = 8
+DRIVER = "duckdb+fiberstore"
+
+
+def create_engine(
+    target: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    pool_size: int = DEFAULT_POOL_SIZE,
+    pool_timeout_s: float = 30.0,
+    threads: int | None = None,
+    memory_limit_bytes: int | None = None,
+    checkpoint_threshold_bytes: int | None = None,
+    echo: bool = False,
+) -> sa.Engine:
+    """Return an engine whose connections all see one DuckDB database, in UTC.
+
+    DuckDB keeps one instance of a database in a process: a second engine on the same file must have the
+    same settings. An in-memory database is shared by all connections of its engine and by no other engine; it
+    ends with ``engine.dispose()``.
+
+    Args:
+        target: A path, a ``duckdb:///`` URL (its query may hold DuckDB settings), or ``":memory:"``.
+        read_only: Open an existing file for reading. It works while nobody has the file open for writing.
+        pool_size: Connections the pool keeps, and at most has; >= 1. Default 8.
+        pool_timeout_s: Seconds to wait for a free connection before ``TimeoutError``. Default 30.
+        threads: Worker threads of DuckDB, >= 1, for all connections together. Default: one for each core.
+        memory_limit_bytes: Memory DuckDB may use before it spills to disk. Default: 80 % of the machine's.
+        checkpoint_threshold_bytes: Size of the write-ahead log at which a commit moves it into the file. A
+            larger one writes faster and takes longer to open after a crash. Default: 16 MiB.
+        echo: Log every statement through ``logging``, as in SQLAlchemy.
+
+    Raises:
+        ValueError: The target is not a DuckDB database, or a number is out of bounds.
+        DatabaseError: The target's folder does not exist, or the target is a folder.
+    """
+    url = _url(target)
+    if pool_size < 1:
+        raise ValueError(f"pool_size must be at least 1, got {pool_size}")
+    in_memory = (url.database or "").startswith(":memory:")
+    if not in_memory:
+        _check_path(Path(url.database or ""), read_only=read_only)
+    engine = sa.create_engine(
+        url,
+        connect_args={
+            "read_only": read_only,
+            "config": _settings(threads, memory_limit_bytes, checkpoint_threshold_bytes),
+        },
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=pool_timeout_s,
+        echo=echo,
+    )
+    if in_memory:
+        _keep_alive(engine)
+    return engine
+
+
+def _url(target: str | os.PathLike[str]) -> URL:
+    text = os.fspath(target)
+    if "://" not in text:
+        if not text:
+            raise ValueError('the target is empty; give a path, a duckdb:/// URL or ":memory:"')
+        url = URL.create(DRIVER, database=text)
+    else:
+        try:
+            url = make_url(text)
+        except ArgumentError as error:
+            raise ValueError(f"{text!r} is not a database URL: {error}") from error
+        if url.drivername not in ("duckdb", DRIVER):
+            raise ValueError(f"{url.drivername}:// is not supported; give a path or a duckdb:/// URL")
+        url = url.set(drivername=DRIVER, database=url.database or ":memory:")
+    if url.database == ":memory:":
+        # By this name DuckDB shares the database between connections; without one, each gets its own.
+        url = url.set(database=f":memory:{uuid.uuid4().hex}")
+    return url
+
+
+def _check_path(path: Path, *, read_only: bool) -> None:
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a folder; give the path of a file in it")
+    if not path.parent.is_dir():
+        raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
+    if read_only and not path.exists():
+        raise DatabaseError(f"{path} does not exist; a read-only store must")
+
+
+def _settings(
+    threads: int | None, memory_limit_bytes: int | None, checkpoint_threshold_bytes: int | None
+) -> dict[str, str]:
+    given = {
+        "threads": (threads, 1, ""),
+        "memory_limit": (memory_limit_bytes, 1, "B"),
+        "checkpoint_threshold": (checkpoint_threshold_bytes, 0, "B"),
+    }
+    settings = {}
+    for name, (value, least, unit) in given.items():
+        if value is None:
+            continue
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+        settings[name] = f"{value}{unit}"
+    return settings
+
+
+def _keep_alive(engine: sa.Engine) -> None:
+    """Hold a connection outside the pool: an in-memory database ends with its last one."""
+    anchor = engine.raw_connection()
+    anchor.detach()
+    event.listen(engine, "engine_disposed", lambda _engine: anchor.close())

@@ -1,0 +1,260 @@
+"""What duckdb-engine lacks, and the dialect brings."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import duckdb
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm.exc import StaleDataError
+
+from fiberstore import FiberMembership, MembershipRepository, create_engine
+from fiberstore.dbapi import changes_rows
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Item(Base):
+    __tablename__ = "items"
+    __table_args__ = (sa.Index("idx_items_kind", "kind"),)
+
+    item_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    kind: Mapped[str]
+
+
+@pytest.fixture
+def engine() -> Iterator[sa.Engine]:
+    engine = create_engine(":memory:")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, session.begin():
+        session.add_all(
+            Item(item_id=number, kind="even" if number % 2 == 0 else "odd") for number in range(500)
+        )
+    yield engine
+    engine.dispose()
+
+
+def test_reflection_finds_columns_keys_and_indexes(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE TABLE wide (a UUID, b TIMESTAMPTZ NOT NULL DEFAULT now(), c UBIGINT, d JSON, "
+                "e DECIMAL(10, 2), f INTEGER[], g VARCHAR UNIQUE, CHECK (c > 3), PRIMARY KEY (b, a))"
+            )
+        )
+        connection.execute(sa.text('CREATE UNIQUE INDEX wide_two ON wide (c, "b")'))
+        connection.execute(sa.text("CREATE INDEX wide_lower ON wide (lower(g))"))
+    inspector = sa.inspect(engine)
+    columns = {column["name"]: column for column in inspector.get_columns("wide")}
+    assert [column["type"].compile(engine.dialect) for column in columns.values()] == [
+        "UUID", "TIMESTAMP WITH TIME ZONE", "UBigInt", "JSON", "NUMERIC(10, 2)", "INTEGER[]", "VARCHAR",
+    ]  # fmt: skip
+    assert [name for name, column in columns.items() if not column["nullable"]] == ["a", "b"]
+    assert columns["b"]["default"] == "now()"
+    assert inspector.get_pk_constraint("wide")["constrained_columns"] == ["b", "a"]
+    assert [found["column_names"] for found in inspector.get_unique_constraints("wide")] == [["g"]]
+    assert len(inspector.get_check_constraints("wide")) == 1
+    indexes = {index["name"]: index for index in inspector.get_indexes("wide")}
+    assert indexes["wide_two"]["column_names"] == ["c", "b"]
+    assert indexes["wide_two"]["unique"]
+    assert indexes["wide_lower"]["column_names"] == [None]
+
+
+def test_metadata_reflect_sees_every_table(engine: sa.Engine) -> None:
+    metadata = sa.MetaData()
+    metadata.reflect(engine)
+    assert {index.name for index in metadata.tables["items"].indexes} == {"idx_items_kind"}
+    assert list(metadata.tables["items"].primary_key.columns.keys()) == ["item_id"]
+
+
+def test_reflecting_a_table_that_is_not_there_raises(engine: sa.Engine) -> None:
+    with pytest.raises(sa.exc.NoSuchTableError):
+        sa.inspect(engine).get_columns("nothing")
+
+
+def test_foreign_keys_and_comments_are_reflected(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE part (item BIGINT REFERENCES items (item_id))"))
+        connection.execute(sa.text("COMMENT ON TABLE part IS 'of an item'"))
+    inspector = sa.inspect(engine)
+    assert inspector.get_foreign_keys("part")[0]["referred_table"] == "items"
+    assert inspector.get_table_comment("part")["text"] == "of an item"
+
+
+def test_compiled_statements_are_cached(engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        for number in (1, 2):
+            session.scalars(sa.select(Item).where(Item.item_id == number)).all()
+        result = session.connection().execute(sa.select(Item.kind).where(Item.item_id == 3))
+        result.all()
+        again = session.connection().execute(sa.select(Item.kind).where(Item.item_id == 4))
+        assert again.context.cache_hit.name == "CACHE_HIT"
+
+
+def test_a_stale_orm_update_raises(engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        item = session.get_one(Item, 7)
+        session.execute(sa.text("DELETE FROM items WHERE item_id = 7"))
+        item.kind = "gone"
+        with pytest.raises(StaleDataError):
+            session.flush()
+
+
+def test_row_counts_are_true(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        assert connection.execute(sa.update(Item).where(Item.item_id < 10).values(kind="low")).rowcount == 10
+        assert connection.execute(sa.delete(Item).where(Item.item_id < 3)).rowcount == 3
+        many = connection.execute(sa.insert(Item), [{"item_id": 1, "kind": "a"}, {"item_id": 2, "kind": "b"}])
+        assert many.rowcount == 2
+
+
+def test_two_open_core_results_do_not_mix(engine: sa.Engine) -> None:
+    ids = sa.select(Item.item_id).order_by(Item.item_id)
+    kinds = sa.select(Item.kind).order_by(Item.item_id)
+    with engine.connect() as connection:
+        first = connection.execute(ids)
+        seen = [first.fetchone()]
+        second = connection.execute(kinds)
+        assert [row[0] for row in second.fetchmany(3)] == ["even", "odd", "even"]
+        seen += first.fetchmany(2)
+        assert [row[0] for row in seen if row] == [0, 1, 2]
+        assert len(second.all()) == 497
+        assert [row[0] for row in first] == list(range(3, 500))
+
+
+def test_queries_inside_a_loop_over_a_result_leave_it_alone(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        seen = [
+            (number, connection.execute(sa.select(Item.kind).where(Item.item_id == number)).scalar_one())
+            for (number,) in connection.execute(sa.select(Item.item_id).order_by(Item.item_id))
+        ]
+    assert seen == [(number, "even" if number % 2 == 0 else "odd") for number in range(500)]
+
+
+def test_yield_per_with_queries_and_updates_in_between(engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        seen = []
+        for item in session.scalars(sa.select(Item).order_by(Item.item_id).execution_options(yield_per=50)):
+            session.scalars(sa.select(Item.kind).where(Item.item_id == item.item_id)).all()
+            session.execute(
+                sa.text("UPDATE items SET kind = 'seen' WHERE item_id = :id"), {"id": item.item_id}
+            )
+            seen.append(item.item_id)
+        assert seen == list(range(500))
+
+
+def test_a_result_that_is_open_at_commit_stays_readable(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        result = connection.execute(sa.select(Item.item_id).order_by(Item.item_id))
+        result.fetchmany(10)
+        connection.commit()
+        assert [row[0] for row in result] == list(range(10, 500))
+
+
+def test_a_result_that_is_open_at_rollback_is_closed(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        result = connection.execute(sa.select(Item.item_id))
+        connection.rollback()
+        with pytest.raises(DBAPIError, match="closed by a rollback"):
+            result.fetchall()
+
+
+def test_a_failed_transaction_cannot_be_committed(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(sa.insert(Item).values(item_id=1000, kind="new"))
+        with pytest.raises(DBAPIError):
+            connection.execute(sa.text("SELECT nonsense"))
+        with pytest.raises(OperationalError, match="aborted"):
+            connection.commit()
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).where(Item.item_id == 1000)) == 0
+
+
+def test_no_connection_goes_back_with_an_open_transaction(engine: sa.Engine) -> None:
+    connection = engine.connect()
+    connection.execute(sa.delete(Item))
+    connection.close()
+    with engine.connect() as other:
+        assert other.scalar(sa.select(sa.func.count(Item.item_id))) == 500
+        other.execute(sa.update(Item).values(kind="free"))
+
+
+def test_a_session_recovers_after_a_failed_flush(engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        session.add(Item(item_id=1, kind="duplicate"))
+        with pytest.raises(sa.exc.IntegrityError):
+            session.flush()
+        session.rollback()
+        session.add(Item(item_id=501, kind="new"))
+        session.commit()
+        assert session.get_one(Item, 501).kind == "new"
+
+
+def test_connections_are_in_utc_whatever_the_machine(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT current_setting('TimeZone')")) == "UTC"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE t SET a = 1",
+        "WITH x AS (SELECT 1) UPDATE t SET a = 1",
+        "DELETE FROM t",
+        "TRUNCATE t",
+        "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET a = 2",
+        "INSERT OR REPLACE INTO t VALUES (1)",
+        "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE",
+        "SELECT 1; UPDATE t SET a = 1",
+    ],
+)
+def test_statements_that_change_rows_are_recognised(sql: str) -> None:
+    assert changes_rows(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1",
+        "FROM t",
+        "INSERT INTO t VALUES (1)",
+        "INSERT OR IGNORE INTO t VALUES (1)",
+        "INSERT INTO t VALUES ('UPDATE t') ON CONFLICT DO NOTHING",
+        "CREATE TABLE t (a INTEGER)",
+        "not sql",
+    ],
+)
+def test_statements_that_only_append_or_read_are_too(sql: str) -> None:
+    assert not changes_rows(sql)
+
+
+def test_a_plain_duckdb_client_of_this_process_is_kept_out(tmp_path: Path) -> None:
+    engine = create_engine(tmp_path / "store.duckdb")
+    with engine.connect(), pytest.raises(duckdb.ConnectionException, match="different configuration"):
+        duckdb.connect(tmp_path / "store.duckdb")
+    engine.dispose()
+
+
+def test_other_duckdb_engines_of_the_process_keep_their_dialect() -> None:
+    program = (
+        "import fiberstore, sqlalchemy as sa;"
+        "print(type(sa.create_engine('duckdb:///:memory:').dialect).__module__,"
+        "type(sa.create_engine('duckdb+fiberstore:///:memory:x').dialect).__module__)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert answer.stdout.split() == ["duckdb_engine", "fiberstore.dialect"]
+
+
+def test_a_repository_on_another_dialect_is_refused() -> None:
+    nowhere = UUID(int=0)
+    with Session(sa.create_engine("sqlite://")) as session, pytest.raises(TypeError, match="create_engine"):
+        MembershipRepository(session).write(
+            [FiberMembership(log_id=nowhere, fiber_id=nowhere, config_version=0)]
+        )
