@@ -1,0 +1,86 @@
+"""Alembic from Python, on an engine that is open already."""
+
+import threading
+from importlib.resources import files
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.ddl.impl import DefaultImpl
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from fiberstore.errors import SchemaVersionError
+
+VERSION_TABLE = "fiberstore_alembic_version"
+
+# Alembic keeps the migration that is running in module globals.
+_alembic_lock = threading.Lock()
+
+
+class DuckDBImpl(DefaultImpl):
+    """What Alembic must know of DuckDB: DDL is transactional. Upstream gap: Alembic has no DuckDB at all."""
+
+    __dialect__ = "duckdb"
+    transactional_ddl = True
+
+
+def head() -> str:
+    """Return the newest revision of this release."""
+    (revision,) = _scripts().get_heads()
+    return revision
+
+
+def current(connection: sa.Connection) -> str | None:
+    """Return the revision the database is at; None before the first migration."""
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision()
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Bring the database to the newest revision, in one transaction; do nothing if it is there.
+
+    Raises:
+        SchemaVersionError: The database is at a revision this release does not know; it is left alone.
+    """
+    with _alembic_lock, engine.connect() as connection:
+        found = current(connection)
+        if found == head():
+            return
+        known = {script.revision for script in _scripts().walk_revisions()}
+        if found is not None and found not in known:
+            raise SchemaVersionError(found, head())
+        connection.rollback()
+        with connection.begin():
+            command.upgrade(_config(connection), "head")
+
+
+def differences(engine: sa.Engine) -> list[str]:
+    """Return how the database differs from the models, one line each; empty if it does not."""
+    from alembic.autogenerate import compare_metadata
+
+    from fiberstore.models import Base
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
+        )
+        return [str(difference) for difference in compare_metadata(context, Base.metadata)]
+
+
+def _config(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_migrations()))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(_migrations()))
+
+
+def _migrations() -> Path:
+    package = Path(str(files("fiberstore")))
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"

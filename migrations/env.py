@@ -1,0 +1,67 @@
+"""Alembic's environment: on the caller's connection, or on the database of `-x url=…` or FIBERSTORE_URL."""
+
+import os
+from typing import Literal
+
+import sqlalchemy as sa
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from alembic.util import CommandError
+
+from fiberstore import models
+from fiberstore.engine import create_engine
+from fiberstore.schema import VERSION_TABLE
+
+# A migration must not import fiberstore: its types are written as the ones below them.
+_RENDERED = {
+    models.Timestamp: "sa.TIMESTAMP(timezone=True)",
+    models.UnsignedBigInt: "UBigInteger()",
+    models.Text: "sa.String()",
+    models.Json: "sa.JSON()",
+}
+
+
+def render_item(kind: str, item: object, autogen_context: AutogenContext) -> str | Literal[False]:
+    """Render fiberstore's column types; leave the rest to Alembic."""
+    if kind != "type" or type(item) not in _RENDERED:
+        return False
+    if isinstance(item, models.UnsignedBigInt):
+        autogen_context.imports.add("from duckdb_engine.datatypes import UBigInteger")
+    return _RENDERED[type(item)]
+
+
+def database_url() -> str:
+    """Return the database that the command line names."""
+    url = context.get_x_argument(as_dictionary=True).get("url") or os.environ.get("FIBERSTORE_URL")
+    if not url:
+        raise CommandError("no database given: use `alembic -x url=store.duckdb …` or set FIBERSTORE_URL")
+    return url
+
+
+def run(connection: sa.Connection | None) -> None:
+    """Run the migrations, on a connection or (None) as SQL text."""
+    context.configure(
+        connection=connection,
+        dialect_name=None if connection else "duckdb",
+        dialect_opts={} if connection else {"paramstyle": "named"},
+        literal_binds=connection is None,
+        target_metadata=models.Base.metadata,
+        version_table=VERSION_TABLE,
+        render_item=render_item,
+        compare_server_default=True,
+        transaction_per_migration=False,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if context.is_offline_mode():
+    run(None)
+elif given is not None:
+    run(given)
+else:
+    engine = create_engine(database_url())
+    with engine.connect() as opened:
+        run(opened)
+    engine.dispose()

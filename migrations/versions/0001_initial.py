@@ -1,0 +1,87 @@
+"""The three tables and their indexes.
+
+Tables that are there already, made by plain ``CREATE TABLE IF NOT EXISTS``, are kept with their rows if their
+columns are the same; otherwise the migration fails and leaves everything as it was.
+
+Revision: 0001
+"""
+
+import sqlalchemy as sa
+from alembic import context, op
+from duckdb_engine.datatypes import UBigInteger
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+TABLES = {
+    "raw_logs": (
+        sa.Column("log_id", sa.Uuid(), nullable=False, primary_key=True),
+        sa.Column("timestamp", sa.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("source_id", sa.String(), nullable=False),
+        sa.Column("raw_text", sa.String(), nullable=False),
+        sa.Column("ingestion_time", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()")),
+        sa.Column("config_version", UBigInteger(), nullable=False),
+    ),
+    "fibers": (
+        sa.Column("fiber_id", sa.Uuid(), nullable=False, primary_key=True),
+        sa.Column("fiber_type", sa.String(), nullable=False),
+        sa.Column("config_version", UBigInteger(), nullable=False),
+        sa.Column("attributes", sa.JSON()),
+        sa.Column("first_activity", sa.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("last_activity", sa.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("closed", sa.Boolean(), nullable=False, server_default=sa.text("false")),
+    ),
+    "fiber_memberships": (
+        sa.Column("log_id", sa.Uuid(), nullable=False, primary_key=True),
+        sa.Column("fiber_id", sa.Uuid(), nullable=False, primary_key=True),
+        sa.Column("config_version", UBigInteger(), nullable=False),
+    ),
+}
+
+INDEXES = {
+    "idx_raw_logs_timestamp": ("raw_logs", "timestamp"),
+    "idx_raw_logs_source": ("raw_logs", "source_id"),
+    "idx_fibers_type": ("fibers", "fiber_type"),
+    "idx_memberships_fiber": ("fiber_memberships", "fiber_id"),
+}
+
+
+def upgrade() -> None:
+    """Create what is missing, and check what is there."""
+    for table_name, columns in TABLES.items():
+        op.create_table(table_name, *(column.copy() for column in columns), if_not_exists=True)
+        if not context.is_offline_mode():
+            _check_columns(table_name)
+    for index_name, (table_name, column_name) in INDEXES.items():
+        op.create_index(index_name, table_name, [column_name], if_not_exists=True)
+
+
+def downgrade() -> None:
+    """Drop the tables with their rows."""
+    for index_name, (table_name, _) in INDEXES.items():
+        op.drop_index(index_name, table_name)
+    for table_name in TABLES:
+        op.drop_table(table_name)
+
+
+def _check_columns(table_name: str) -> None:
+    bind = op.get_bind()
+    inspector = sa.inspect(bind)
+    found = {
+        column["name"]: f"{column['type'].compile(bind.dialect)}{'' if column['nullable'] else ' NOT NULL'}"
+        for column in inspector.get_columns(table_name)
+    }
+    expected = {
+        column.name: f"{column.type.compile(bind.dialect)}{'' if column.nullable else ' NOT NULL'}"
+        for column in TABLES[table_name]
+    }
+    if found != expected:
+        raise RuntimeError(
+            f"table {table_name} exists with other columns than this release needs: found {found}, "
+            f"expected {expected}; move it away or rename it"
+        )
+    key = {column.name for column in TABLES[table_name] if column.primary_key}
+    if set(inspector.get_pk_constraint(table_name)["constrained_columns"]) != key:
+        raise RuntimeError(f"table {table_name} exists without the primary key {sorted(key)}")
