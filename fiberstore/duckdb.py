@@ -1,0 +1,187 @@
+"""``DuckDBStorage``: the storage trait on DuckDB, one transaction for each call."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from fiberstore.dialect import dbapi_connection
+from fiberstore.engine import DEFAULT_POOL_SIZE, create_engine
+from fiberstore.errors import ConflictError, translate_errors
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
+from fiberstore.storage import DEFAULT_LIMIT, Storage
+
+T = TypeVar("T")
+
+RETRY_TIMEOUT_S = 10.0
+_FIRST_DELAY_S = 0.001
+_LONGEST_DELAY_S = 0.1
+
+
+class Transaction:
+    """One unit of work: repositories on one session, committed together or not at all.
+
+    Attributes:
+        session: The ORM session they share.
+        logs: The logs.
+        fibers: The fibers.
+        memberships: Which log belongs to which fiber.
+    """
+
+    def __init__(self, session: Session, config_version: int) -> None:
+        self.session = session
+        self.logs = LogRepository(session, config_version=config_version)
+        self.fibers = FiberRepository(session)
+        self.memberships = MembershipRepository(session)
+
+
+class DuckDBStorage(Storage):
+    """A storage in one DuckDB database.
+
+    Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
+
+    Calls that change fibers wait for one another, because DuckDB would lose one of two such changes without
+    an error; everything else runs side by side. The same holds for sessions on ``engine``: one that has read
+    before it changes or deletes rows fails with a conflict if rows were changed in between.
+
+    Args:
+        target: A path, a ``duckdb:///`` URL (its query may hold DuckDB settings), or ``":memory:"`` for a
+            database that ends with the storage.
+        config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
+        read_only: Open an existing file for reading only.
+        pool_size: Connections at most, >= 1; as many calls run side by side.
+
+    Attributes:
+        engine: The SQLAlchemy engine, see ``fiberstore.create_engine``.
+        config_version: As given.
+
+    Raises:
+        StorageLockedError: Another process holds the file.
+        DatabaseError: The file cannot be opened, or is no DuckDB database.
+        ValueError: An argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        config_version: int = 0,
+        read_only: bool = False,
+        pool_size: int = DEFAULT_POOL_SIZE,
+    ) -> None:
+        self.engine = create_engine(target, read_only=read_only, pool_size=pool_size)
+        self.config_version = config_version
+        with translate_errors(), Session(self.engine) as session:
+            Transaction(session, config_version)
+            session.connection()
+
+    def close(self) -> None:
+        """Close every connection; the storage cannot be used afterwards."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def session(self) -> Session:
+        """Return a new ORM session on the engine; the caller commits and closes it."""
+        return Session(self.engine)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Begin a unit of work; commit it at the end of the block, roll it back if the block raises.
+
+        It may change anything without a conflict over changed rows: it has waited until no other transaction
+        changes any, and others wait for it. So keep it short, and use its repositories, not the storage's own
+        methods, for changes inside the block. Two units that write the same new key still conflict.
+
+        Raises:
+            ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
+                run the block again.
+        """
+        with translate_errors(), Session(self.engine) as session, session.begin():
+            dbapi_connection(session).lock_changes()
+            yield Transaction(session, self.config_version)
+
+    def init_schema(self) -> None:
+        """See ``Storage.init_schema``."""
+        from fiberstore import schema
+
+        with translate_errors():
+            schema.upgrade(self.engine)
+
+    def write_logs(self, logs: Iterable[LogRecord]) -> int:
+        """See ``Storage.write_logs``."""
+        rows = list(logs)
+        return self._write(lambda transaction: transaction.logs.write(rows))
+
+    def get_log(self, log_id: UUID) -> StoredLog | None:
+        """See ``Storage.get_log``."""
+        return self._read(lambda transaction: transaction.logs.get(log_id))
+
+    def query_logs_by_time(
+        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[StoredLog]:
+        """See ``Storage.query_logs_by_time``."""
+        return self._read(lambda transaction: transaction.logs.query_by_time(start, end, limit, offset))
+
+    def write_fiber(self, fiber: FiberRecord) -> None:
+        """See ``Storage.write_fiber``."""
+        self._write(lambda transaction: transaction.fibers.write(fiber))
+
+    def update_fiber(self, fiber: FiberRecord) -> None:
+        """See ``Storage.update_fiber``."""
+        self._write(lambda transaction: transaction.fibers.update(fiber))
+
+    def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
+        """See ``Storage.get_fiber``."""
+        return self._read(lambda transaction: transaction.fibers.get(fiber_id))
+
+    def query_fibers_by_type(
+        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        """See ``Storage.query_fibers_by_type``."""
+        return self._read(lambda transaction: transaction.fibers.query_by_type(fiber_type, limit, offset))
+
+    def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
+        """See ``Storage.write_memberships``."""
+        rows = list(memberships)
+        return self._write(lambda transaction: transaction.memberships.write(rows))
+
+    def get_log_fibers(self, log_id: UUID) -> list[UUID]:
+        """See ``Storage.get_log_fibers``."""
+        return self._read(lambda transaction: transaction.memberships.fibers_of(log_id))
+
+    def get_fiber_logs(self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[StoredLog]:
+        """See ``Storage.get_fiber_logs``."""
+        return self._read(lambda transaction: transaction.memberships.logs_of(fiber_id, limit, offset))
+
+    def _read(self, work: Callable[[Transaction], T]) -> T:
+        with translate_errors(), Session(self.engine) as session:
+            return work(Transaction(session, self.config_version))
+
+    def _write(self, work: Callable[[Transaction], T]) -> T:
+        """Run and commit the work, again and again while it conflicts, up to ``RETRY_TIMEOUT_S``."""
+        deadline = time.monotonic() + RETRY_TIMEOUT_S
+        delay_s = _FIRST_DELAY_S
+        while True:
+            try:
+                with translate_errors(), Session(self.engine) as session, session.begin():
+                    return work(Transaction(session, self.config_version))
+            except ConflictError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0, delay_s))  # noqa: S311  # jitter, no secret
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
