@@ -6,12 +6,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.ddl.impl import DefaultImpl
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
-from fiberstore.errors import SchemaVersionError
+from fiberstore.errors import DatabaseError, SchemaVersionError
+from fiberstore.models import Base
 
 VERSION_TABLE = "fiberstore_alembic_version"
 
@@ -24,6 +27,11 @@ class DuckDBImpl(DefaultImpl):
 
     __dialect__ = "duckdb"
     transactional_ddl = True
+
+
+def is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    """Tell Alembic to leave alone the tables that an application keeps beside ours."""
+    return kind != "table" or name in Base.metadata.tables
 
 
 def head() -> str:
@@ -43,6 +51,7 @@ def upgrade(engine: sa.Engine) -> None:
 
     Raises:
         SchemaVersionError: The database is at a revision this release does not know; it is left alone.
+        DatabaseError: Tables of the same names have other columns; they are left alone.
     """
     with _alembic_lock, engine.connect() as connection:
         found = current(connection)
@@ -52,19 +61,23 @@ def upgrade(engine: sa.Engine) -> None:
         if found is not None and found not in known:
             raise SchemaVersionError(found, head())
         connection.rollback()
-        with connection.begin():
-            command.upgrade(_config(connection), "head")
+        try:
+            with connection.begin():
+                command.upgrade(_config(connection), "head")
+        except CommandError as error:
+            raise DatabaseError(str(error)) from error
 
 
 def differences(engine: sa.Engine) -> list[str]:
     """Return how the database differs from the models, one line each; empty if it does not."""
-    from alembic.autogenerate import compare_metadata
-
-    from fiberstore.models import Base
-
     with engine.connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"version_table": VERSION_TABLE, "compare_server_default": True}
+            connection,
+            opts={
+                "version_table": VERSION_TABLE,
+                "compare_server_default": True,
+                "include_name": is_ours,
+            },
         )
         return [str(difference) for difference in compare_metadata(context, Base.metadata)]
 

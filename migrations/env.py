@@ -10,7 +10,7 @@ from alembic.util import CommandError
 
 from fiberstore import models
 from fiberstore.engine import create_engine
-from fiberstore.schema import VERSION_TABLE
+from fiberstore.schema import VERSION_TABLE, is_ours
 
 # A migration must not import fiberstore: its types are written as the ones below them.
 _RENDERED = {
@@ -48,6 +48,7 @@ def run(connection: sa.Connection | None) -> None:
         target_metadata=models.Base.metadata,
         version_table=VERSION_TABLE,
         render_item=render_item,
+        include_name=is_ours,
         compare_server_default=True,
         transaction_per_migration=False,
     )

@@ -6,39 +6,17 @@ columns are the same; otherwise the migration fails and leaves everything as it 
 Revision: 0001
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import context, op
+from alembic.util import CommandError
 from duckdb_engine.datatypes import UBigInteger
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
-
-TABLES = {
-    "raw_logs": (
-        sa.Column("log_id", sa.Uuid(), nullable=False, primary_key=True),
-        sa.Column("timestamp", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.Column("source_id", sa.String(), nullable=False),
-        sa.Column("raw_text", sa.String(), nullable=False),
-        sa.Column("ingestion_time", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()")),
-        sa.Column("config_version", UBigInteger(), nullable=False),
-    ),
-    "fibers": (
-        sa.Column("fiber_id", sa.Uuid(), nullable=False, primary_key=True),
-        sa.Column("fiber_type", sa.String(), nullable=False),
-        sa.Column("config_version", UBigInteger(), nullable=False),
-        sa.Column("attributes", sa.JSON()),
-        sa.Column("first_activity", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.Column("last_activity", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.Column("closed", sa.Boolean(), nullable=False, server_default=sa.text("false")),
-    ),
-    "fiber_memberships": (
-        sa.Column("log_id", sa.Uuid(), nullable=False, primary_key=True),
-        sa.Column("fiber_id", sa.Uuid(), nullable=False, primary_key=True),
-        sa.Column("config_version", UBigInteger(), nullable=False),
-    ),
-}
 
 INDEXES = {
     "idx_raw_logs_timestamp": ("raw_logs", "timestamp"),
@@ -48,12 +26,40 @@ INDEXES = {
 }
 
 
+def tables() -> dict[str, list[sa.Column[Any]]]:
+    """Return the columns of each table."""
+    return {
+        "raw_logs": [
+            sa.Column("log_id", sa.Uuid(), nullable=False, primary_key=True),
+            sa.Column("timestamp", sa.TIMESTAMP(timezone=True), nullable=False),
+            sa.Column("source_id", sa.String(), nullable=False),
+            sa.Column("raw_text", sa.String(), nullable=False),
+            sa.Column("ingestion_time", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()")),
+            sa.Column("config_version", UBigInteger(), nullable=False),
+        ],
+        "fibers": [
+            sa.Column("fiber_id", sa.Uuid(), nullable=False, primary_key=True),
+            sa.Column("fiber_type", sa.String(), nullable=False),
+            sa.Column("config_version", UBigInteger(), nullable=False),
+            sa.Column("attributes", sa.JSON()),
+            sa.Column("first_activity", sa.TIMESTAMP(timezone=True), nullable=False),
+            sa.Column("last_activity", sa.TIMESTAMP(timezone=True), nullable=False),
+            sa.Column("closed", sa.Boolean(), nullable=False, server_default=sa.text("false")),
+        ],
+        "fiber_memberships": [
+            sa.Column("log_id", sa.Uuid(), nullable=False, primary_key=True),
+            sa.Column("fiber_id", sa.Uuid(), nullable=False, primary_key=True),
+            sa.Column("config_version", UBigInteger(), nullable=False),
+        ],
+    }
+
+
 def upgrade() -> None:
     """Create what is missing, and check what is there."""
-    for table_name, columns in TABLES.items():
-        op.create_table(table_name, *(column.copy() for column in columns), if_not_exists=True)
+    for table_name, columns in tables().items():
+        op.create_table(table_name, *columns, if_not_exists=True)
         if not context.is_offline_mode():
-            _check_columns(table_name)
+            _check(table_name, columns)
     for index_name, (table_name, column_name) in INDEXES.items():
         op.create_index(index_name, table_name, [column_name], if_not_exists=True)
 
@@ -62,26 +68,28 @@ def downgrade() -> None:
     """Drop the tables with their rows."""
     for index_name, (table_name, _) in INDEXES.items():
         op.drop_index(index_name, table_name)
-    for table_name in TABLES:
+    for table_name in tables():
         op.drop_table(table_name)
 
 
-def _check_columns(table_name: str) -> None:
+def _check(table_name: str, columns: list[sa.Column[Any]]) -> None:
+    """Refuse a table that was there before with other columns or another key."""
     bind = op.get_bind()
     inspector = sa.inspect(bind)
+
+    def described(name: str, type_: sa.types.TypeEngine[Any], nullable: bool) -> str:
+        return f"{name} {type_.compile(bind.dialect)}{'' if nullable else ' NOT NULL'}"
+
+    expected = {described(column.name, column.type, bool(column.nullable)) for column in columns}
     found = {
-        column["name"]: f"{column['type'].compile(bind.dialect)}{'' if column['nullable'] else ' NOT NULL'}"
+        described(column["name"], column["type"], column["nullable"])
         for column in inspector.get_columns(table_name)
     }
-    expected = {
-        column.name: f"{column.type.compile(bind.dialect)}{'' if column.nullable else ' NOT NULL'}"
-        for column in TABLES[table_name]
-    }
     if found != expected:
-        raise RuntimeError(
-            f"table {table_name} exists with other columns than this release needs: found {found}, "
-            f"expected {expected}; move it away or rename it"
+        raise CommandError(
+            f"table {table_name} exists with other columns than fiberstore's: it has "
+            f"{sorted(found - expected)} where {sorted(expected - found)} should be; rename it or alter it"
         )
-    key = {column.name for column in TABLES[table_name] if column.primary_key}
+    key = {column.name for column in columns if column.primary_key}
     if set(inspector.get_pk_constraint(table_name)["constrained_columns"]) != key:
-        raise RuntimeError(f"table {table_name} exists without the primary key {sorted(key)}")
+        raise CommandError(f"table {table_name} exists without the primary key {sorted(key)}; rename it")
