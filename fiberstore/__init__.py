@@ -1,5 +1,6 @@
 """Storage for log correlation: logs, and the fibers that join them, in DuckDB."""
 
+from fiberstore.aio import AsyncDuckDBStorage, AsyncTransaction
 from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.engine import create_engine
 from fiberstore.errors import (
@@ -20,7 +21,9 @@ from fiberstore.storage import AsyncStorage, Storage
 from fiberstore.versioning import config_version
 
 __all__ = [
+    "AsyncDuckDBStorage",
     "AsyncStorage",
+    "AsyncTransaction",
     "Base",
     "ConflictError",
     "DatabaseError",

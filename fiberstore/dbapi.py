@@ -83,13 +83,13 @@ class ChangeLock:
         """Wait for the lock.
 
         Raises:
-            duckdb.TransactionException: This thread has it in another transaction, or it did not come free
-                within ``LOCK_TIMEOUT_S``.
+            duckdb.InvalidInputException: This thread has it in another transaction.
+            duckdb.TransactionException: It did not come free within ``LOCK_TIMEOUT_S``.
         """
         if self._lock.acquire(blocking=False):
             pass
         elif self._owner_thread == threading.get_ident():
-            raise duckdb.TransactionException(
+            raise duckdb.InvalidInputException(  # it would wait for itself, so trying again cannot help
                 "this thread has another open transaction that changes rows; commit it first, or use it for "
                 "this change too"
             )

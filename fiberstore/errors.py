@@ -118,6 +118,10 @@ def translate_errors() -> Iterator[None]:
         yield
     except exc.DBAPIError as error:
         raise _storage_error(error.orig or error) from error
+    except exc.StatementError as error:  # a column type has refused a value
+        if isinstance(error.orig, StorageError | ValueError | TypeError):
+            raise error.orig from error.orig.__cause__
+        raise DatabaseError(_first_line(error)) from error
     except exc.TimeoutError as error:
         raise DatabaseError(f"no free connection in the pool: {_first_line(error)}") from error
     except exc.SQLAlchemyError as error:
