@@ -1,0 +1,17 @@
+"""Write and read a store with the installed package."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import fiberstore
+
+assert "site-packages" in fiberstore.__file__, fiberstore.__file__
+noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+log = fiberstore.LogRecord(timestamp=noon, source_id="smoke", raw_text="it works")
+with fiberstore.DuckDBStorage(Path("smoke.duckdb")) as storage:
+    storage.init_schema()
+    assert storage.write_logs([log]) == 1
+with fiberstore.DuckDBStorage(Path("smoke.duckdb"), read_only=True) as storage:
+    found = storage.get_log(log.log_id)
+    assert found is not None
+    print("read back:", found)
