@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.engine import DEFAULT_POOL_SIZE
+from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.storage import DEFAULT_LIMIT, AsyncStorage
@@ -168,6 +169,7 @@ class AsyncDuckDBStorage(AsyncStorage):
             target, config_version=config_version, read_only=read_only, pool_size=pool_size
         )
         self._workers = [_Worker() for _ in range(pool_size)]
+        self._closed = False
         self._idle: asyncio.Queue[_Worker] = asyncio.LifoQueue()
         for worker in self._workers:
             self._idle.put_nowait(worker)
@@ -184,11 +186,13 @@ class AsyncDuckDBStorage(AsyncStorage):
 
     async def close(self) -> None:
         """Wait for the calls that run, and close every connection; the storage cannot be used afterwards."""
+        if self._closed:
+            return
+        self._closed = True
         for _ in self._workers:
             await self._idle.get()
         for worker in self._workers:
             worker.stop()
-        self._workers.clear()
         self._storage.close()
 
     async def __aenter__(self) -> Self:
@@ -211,7 +215,7 @@ class AsyncDuckDBStorage(AsyncStorage):
             ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
                 run the block again.
         """
-        worker = await self._idle.get()
+        worker = await self._next_worker()
         stack = ExitStack()
         try:
             transaction = await worker.run(stack.enter_context, self._storage.transaction())
@@ -279,10 +283,15 @@ class AsyncDuckDBStorage(AsyncStorage):
         await asyncio.shield(asyncio.wrap_future(end))
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        worker = await self._idle.get()
+        worker = await self._next_worker()
         future = worker.submit(work, *args, **kwargs)
         self._give_back_after(future, worker)
         return await asyncio.wrap_future(future)
+
+    async def _next_worker(self) -> _Worker:
+        if self._closed:
+            raise DatabaseError("the storage is closed")
+        return await self._idle.get()
 
     def _give_back_after(self, future: Future[T], worker: _Worker) -> None:
         loop = asyncio.get_running_loop()

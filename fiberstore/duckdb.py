@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Self, TypeVar
 from uuid import UUID
 
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from fiberstore.dialect import dbapi_connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, create_engine
-from fiberstore.errors import ConflictError, translate_errors
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.errors import ConflictError, DatabaseError, translate_errors
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_config_version
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.storage import DEFAULT_LIMIT, Storage
 
@@ -77,14 +78,15 @@ class DuckDBStorage(Storage):
         read_only: bool = False,
         pool_size: int = DEFAULT_POOL_SIZE,
     ) -> None:
-        self.engine = create_engine(target, read_only=read_only, pool_size=pool_size)
+        check_config_version(config_version)
         self.config_version = config_version
-        with translate_errors(), Session(self.engine) as session:
-            Transaction(session, config_version)
-            session.connection()
+        self.engine = create_engine(target, read_only=read_only, pool_size=pool_size)
+        with translate_errors(), self.engine.connect():
+            pass  # what is wrong with the file is said now, not at the first call
 
     def close(self) -> None:
         """Close every connection; the storage cannot be used afterwards."""
+        event.listen(self.engine, "do_connect", _refuse)  # or SQLAlchemy would open the file again
         self.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -185,3 +187,7 @@ class DuckDBStorage(Storage):
                     raise
             time.sleep(random.uniform(0, delay_s))  # noqa: S311  # jitter, no secret
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+
+
+def _refuse(*_arguments: object) -> None:
+    raise DatabaseError("the storage is closed")

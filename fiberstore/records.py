@@ -52,6 +52,12 @@ def check_id(value: UUID) -> None:
         raise TypeError(f"expected a uuid.UUID, got {value!r}; uuid.UUID(text) makes one")
 
 
+def check_config_version(value: int) -> None:
+    """Raise ``ValueError`` unless the value is an ``int`` from 0 to 2**64 - 1."""
+    if type(value) is not int or not 0 <= value <= MAX_CONFIG_VERSION:
+        raise ValueError(f"config_version must be an int from 0 to 2**64 - 1, got {value!r}")
+
+
 def check_page(limit: int, offset: int) -> None:
     """Check the two numbers of a page.
 

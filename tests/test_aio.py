@@ -11,6 +11,7 @@ import pytest
 
 from fiberstore import (
     AsyncDuckDBStorage,
+    DatabaseError,
     DuckDBStorage,
     DuplicateError,
     FiberMembership,
@@ -153,6 +154,17 @@ def test_a_cancelled_call_happens_wholly_or_not_at_all(db_file: Path) -> None:
 async def test_more_tasks_than_threads_all_get_their_turn(storage: AsyncDuckDBStorage) -> None:
     written = await asyncio.gather(*(storage.write_logs([a_log()]) for _ in range(64)))
     assert sum(written) == 64
+
+
+def test_a_closed_storage_says_so() -> None:
+    async def body() -> None:
+        storage = AsyncDuckDBStorage(":memory:")
+        await storage.close()
+        await storage.close()
+        with pytest.raises(DatabaseError, match="closed"):
+            await storage.get_log(uuid4())
+
+    asyncio.run(body())
 
 
 def test_the_storage_closes_while_calls_run() -> None:

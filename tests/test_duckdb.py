@@ -452,6 +452,17 @@ def test_in_memory_stores_are_apart_and_shared_by_their_threads() -> None:
         assert other.query_logs_by_time(NOON, NOON + timedelta(days=1)) == []
 
 
+@pytest.mark.parametrize("target", [":memory:", "store.duckdb"])
+def test_a_closed_storage_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = DuckDBStorage(target)
+    storage.init_schema()
+    storage.close()
+    with pytest.raises(DatabaseError, match="closed"):
+        storage.get_log(uuid4())
+    storage.close()
+
+
 def test_a_batch_with_a_bad_record_stores_nothing(storage: DuckDBStorage) -> None:
     logs: list[LogRecord] = some_logs(6000)
     logs[4999] = "not a record"  # type: ignore[call-overload]

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from fiberstore import bulk
 from fiberstore.errors import SerializationError, translate_errors
 from fiberstore.models import RawLog
-from fiberstore.records import MAX_CONFIG_VERSION, LogRecord, StoredLog, as_utc, check_id, check_page
+from fiberstore.records import LogRecord, StoredLog, as_utc, check_config_version, check_id, check_page
 from fiberstore.storage import DEFAULT_LIMIT
 
 SELECT_LOGS = sa.select(
@@ -33,8 +33,7 @@ class LogRepository:
     """
 
     def __init__(self, session: Session, *, config_version: int = 0) -> None:
-        if type(config_version) is not int or not 0 <= config_version <= MAX_CONFIG_VERSION:
-            raise ValueError(f"config_version must be an int from 0 to 2**64 - 1, got {config_version!r}")
+        check_config_version(config_version)
         self._session = session
         self._config_version = config_version
 

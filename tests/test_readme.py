@@ -1,0 +1,36 @@
+"""What the README shows works."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_programs_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for program in PROGRAMS:
+        exec(compile(program, "README.md", "exec"), names)  # noqa: S102
+    assert capsys.readouterr().out.splitlines() == [
+        "GET /cart 200 request=17",
+        "request ['GET /cart 200 request=17']",
+    ]
+
+
+def test_the_rules_file_is_one(tmp_path: Path) -> None:
+    from fiberstore.ingest.rules import load_rules
+
+    (rules,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "rules.toml").write_text(rules)
+    (tmp_path / "OpenSSH_2k.log").touch()
+    assert list(load_rules(tmp_path / "rules.toml").fibers) == ["login"]
+
+
+def test_every_module_it_names_is_there() -> None:
+    for name in re.findall(r"`tests/(\w+\.py)`", README):
+        assert (Path(__file__).parent / name).is_file()
