@@ -26,6 +26,7 @@ from fiberstore.ids import new_log_id
 
 MAX_CONFIG_VERSION = 2**64 - 1
 _MAX_ROWS = 2**63 - 1
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 def as_utc(value: datetime) -> datetime:
@@ -77,7 +78,10 @@ def check_text(value: str) -> str:
 
     Raises:
         ValueError: It holds a NUL or a lone surrogate.
+        TypeError: It is no text.
     """
+    if not isinstance(value, str):
+        raise TypeError(f"expected a str, got {value!r:.200}")
     if "\0" in value:
         raise ValueError(f"NUL at character {value.index(chr(0))}; remove or escape it")
     if not value.isascii():
@@ -101,7 +105,7 @@ def dump_json(value: JsonValue) -> str | None:
     if value is None:
         return None
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text = _encode(value)
         if "\\u0000" in text and _holds_nul(value):
             raise ValueError("a string holds NUL")
         return check_text(text)

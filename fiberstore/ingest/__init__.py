@@ -1,0 +1,20 @@
+"""Log files in, fibers out: ``rules`` says what is read, ``reader`` reads it, ``correlate`` joins it.
+
+``pipeline`` puts the three together and writes to a store.
+"""
+
+from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS, IngestReport, ingest
+from fiberstore.ingest.reader import IngestError, read_source, read_sources
+from fiberstore.ingest.rules import Rules, RulesError, load_rules
+
+__all__ = [
+    "DEFAULT_BATCH_ROWS",
+    "IngestError",
+    "IngestReport",
+    "Rules",
+    "RulesError",
+    "ingest",
+    "load_rules",
+    "read_source",
+    "read_sources",
+]

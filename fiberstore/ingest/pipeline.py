@@ -1,0 +1,108 @@
+"""Log files into a store: read, correlate, write, one transaction for each batch of lines."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from fiberstore.duckdb import DuckDBStorage
+from fiberstore.ingest.correlate import Correlator
+from fiberstore.ingest.reader import read_sources
+from fiberstore.ingest.rules import Rules
+from fiberstore.records import LogRecord
+from fiberstore.repositories import LogRepository
+
+DEFAULT_BATCH_ROWS = 10_000
+_BATCH_CHARACTERS = 1 << 25
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What an ingest has done so far.
+
+    Attributes:
+        logs_read: Records read from the files.
+        logs_new: Those that were not stored before.
+        fibers_new: Fibers that began.
+        memberships_new: Memberships that were not stored before.
+    """
+
+    logs_read: int = 0
+    logs_new: int = 0
+    fibers_new: int = 0
+    memberships_new: int = 0
+
+
+def ingest(
+    storage: DuckDBStorage,
+    rules: Rules,
+    *,
+    batch_rows: int = DEFAULT_BATCH_ROWS,
+    on_bytes: Callable[[int], None] | None = None,
+    on_batch: Callable[[IngestReport], None] | None = None,
+) -> IngestReport:
+    """Read all files of the rules into the store.
+
+    Each batch is stored whole, with its logs, fibers and memberships, or not at all. Lines that these rules
+    (by ``rules.config_version``) have put into a fiber before are passed over, and the fibers they left open
+    go on. So reading files again adds nothing, a run that was killed and started again ends in the same state
+    as one that was not, and a file that has grown, or the next one of a rotated log, is added to what is
+    there.
+
+    Args:
+        storage: Where to; its schema is up to date.
+        rules: What to read, and how to correlate it.
+        batch_rows: Most records in one transaction, >= 1. Text counts too: 32 million characters end a batch.
+        on_bytes: Called with the number of bytes read since its last call.
+        on_batch: Called after each batch, when it is on disk.
+
+    Returns:
+        What was done in all.
+
+    Raises:
+        IngestError: A file cannot be read by its rules. Batches before that stay stored.
+        StorageError: The store failed. Batches before that stay stored.
+    """
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+    with storage.transaction() as transaction:
+        correlator = Correlator(rules, transaction.fibers.query_open(rules.config_version))
+    report = IngestReport()
+    for batch in _batches(read_sources(rules, on_bytes), batch_rows):
+        report = _store(storage, rules, correlator, batch, report)
+        if on_batch is not None:
+            on_batch(report)
+    return report
+
+
+def _store(
+    storage: DuckDBStorage, rules: Rules, correlator: Correlator, batch: list[LogRecord], before: IngestReport
+) -> IngestReport:
+    with storage.transaction() as transaction:
+        logs = LogRepository(transaction.session, config_version=rules.config_version)
+        known = transaction.memberships.joined((log.log_id for log in batch), rules.config_version)
+        for log in batch:
+            if log.log_id in known:
+                correlator.skip(log)
+            else:
+                correlator.add(log)
+        changes = correlator.drain()
+        transaction.fibers.merge(changes.merged)
+        transaction.fibers.update_many(changes.updated)
+        return IngestReport(
+            logs_read=before.logs_read + len(batch),
+            logs_new=before.logs_new + logs.write(batch),
+            fibers_new=before.fibers_new + transaction.fibers.write_many(changes.new),
+            memberships_new=before.memberships_new + transaction.memberships.write(changes.memberships),
+        )
+
+
+def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:
+    batch: list[LogRecord] = []
+    characters = 0
+    for log in logs:
+        batch.append(log)
+        characters += len(log.raw_text)
+        if len(batch) >= batch_rows or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

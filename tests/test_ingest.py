@@ -1,0 +1,271 @@
+"""Log files into a store: again, grown, rotated, interrupted, killed, by other rules."""
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import sqlalchemy as sa
+
+from fiberstore import Base, DuckDBStorage, Fiber, Membership, RawLog
+from fiberstore.ingest.pipeline import IngestReport, ingest
+from fiberstore.ingest.reader import IngestError
+from fiberstore.ingest.rules import load_rules
+
+RULES = r"""
+[sources.web]
+path = "web.log"
+timestamp = '^\S+'
+format = "%Y-%m-%dT%H:%M:%S%z"
+
+[sources.db]
+path = "db.log"
+timestamp = '^\d+-\d+-\d+ \d+:\d+:\d+'
+format = "%Y-%m-%d %H:%M:%S"
+timezone = "Europe/Berlin"
+
+[fibers.request]
+max_gap = "30s"
+[[fibers.request.patterns]]
+source = "web"
+regex = 'request=(?P<request>\d+)(?: session=(?P<session>\w+))?'
+[[fibers.request.patterns]]
+source = "db"
+regex = 'session=(?P<session>\w+)'
+[[fibers.request.patterns]]
+source = "db"
+regex = 'session=(?P<session>\w+) done'
+close = true
+"""
+
+
+class State(NamedTuple):
+    """Everything an ingest stores, but for the time it did so."""
+
+    logs: list[tuple[str, ...]]
+    fibers: list[tuple[str, ...]]
+    memberships: list[tuple[str, ...]]
+
+
+def state_of(storage: DuckDBStorage) -> State:
+    with storage.session() as session:
+
+        def rows(model: type[Base]) -> list[tuple[str, ...]]:
+            columns = [column for column in model.__table__.columns if column.name != "ingestion_time"]
+            found = session.execute(sa.select(*columns).order_by(*columns[:2]))
+            return [tuple(map(repr, row)) for row in found]
+
+        return State(rows(RawLog), rows(Fiber), rows(Membership))
+
+
+def write_logs(folder: Path, lines: int) -> None:
+    """Write a shop's logs: requests and sessions overlap, stamps tie, lines continue others."""
+    dice = random.Random(3)
+    web, db = [], []
+    for number in range(lines):
+        second = number // 7
+        stamp = f"2024-05-01T{10 + second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
+        session = f"s{dice.randrange(lines // 20 + 1)}"
+        match dice.randrange(6):
+            case 0:
+                db.append(f"{stamp.replace('T', ' ')} session={session} select")
+            case 1:
+                db.append(f"{stamp.replace('T', ' ')} session={session} done")
+            case 2:
+                web.append(f"{stamp}+02:00 nothing to see")
+            case 3:
+                web.append("  a line that continues")
+            case _:
+                web.append(f"{stamp}+02:00 request={dice.randrange(lines // 10 + 1)} session={session}")
+    (folder / "web.log").write_text("\n".join(web) + "\n")
+    (folder / "db.log").write_text("\r\n".join(db) + "\r\n")
+
+
+@pytest.fixture
+def rules_file(tmp_path: Path) -> Path:
+    (tmp_path / "rules.toml").write_text(RULES)
+    return tmp_path / "rules.toml"
+
+
+@pytest.fixture
+def storage() -> Iterator[DuckDBStorage]:
+    with DuckDBStorage(":memory:") as storage:
+        storage.init_schema()
+        yield storage
+
+
+def test_logs_fibers_and_memberships_are_stored(
+    storage: DuckDBStorage, tmp_path: Path, rules_file: Path
+) -> None:
+    (tmp_path / "web.log").write_text(
+        "2024-05-01T10:00:00+00:00 request=1 session=a\n  continued\n"
+        "2024-05-01T10:00:02+00:00 request=2\n2024-05-01T10:00:04+00:00 idle\n"
+        "2024-05-01T10:00:05+00:00 request=2 session=a\n"
+    )
+    (tmp_path / "db.log").write_text(
+        "2024-05-01 12:00:01 session=a select\n2024-05-01 12:00:06 session=a done\n"
+        "2024-05-01 12:00:07 session=a select\n"
+    )
+    rules = load_rules(rules_file)
+    assert ingest(storage, rules, batch_rows=2) == IngestReport(7, 7, 3, 6)
+    closed, again = storage.query_fibers_by_type("request")
+    assert closed.attributes == {"request": ["1", "2"], "session": ["a"]}
+    assert (closed.closed, closed.config_version) == (True, rules.config_version)
+    assert closed.first_activity == datetime(2024, 5, 1, 10, tzinfo=UTC)
+    texts = [log.raw_text.partition(" ")[2] for log in storage.get_fiber_logs(closed.fiber_id)]
+    assert texts == [
+        "request=1 session=a\n  continued", "12:00:01 session=a select", "request=2",
+        "request=2 session=a", "12:00:06 session=a done",
+    ]  # fmt: skip
+    assert not again.closed
+    assert {log.config_version for log in storage.get_fiber_logs(again.fiber_id)} == {rules.config_version}
+
+
+def test_batches_may_have_any_size(tmp_path: Path, rules_file: Path) -> None:
+    write_logs(tmp_path, 600)
+    states = []
+    for batch_rows in (1, 7, 100, 10_000):
+        with DuckDBStorage(":memory:") as storage:
+            storage.init_schema()
+            ingest(storage, load_rules(rules_file), batch_rows=batch_rows)
+            states.append(state_of(storage))
+    assert len(states[0].fibers) > 20
+    assert all(state == states[0] for state in states)
+
+
+def test_reading_again_adds_nothing(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
+    write_logs(tmp_path, 500)
+    rules = load_rules(rules_file)
+    first = ingest(storage, rules, batch_rows=90)
+    before = state_of(storage)
+    again = ingest(storage, rules, batch_rows=110)
+    assert again == IngestReport(logs_read=first.logs_read)
+    assert state_of(storage) == before
+
+
+def test_a_file_that_has_grown_is_read_on(tmp_path: Path, rules_file: Path) -> None:
+    write_logs(tmp_path, 500)
+    rules = load_rules(rules_file)
+    with DuckDBStorage(":memory:") as whole, DuckDBStorage(":memory:") as grown:
+        whole.init_schema()
+        ingest(whole, rules, batch_rows=50)
+        texts = {name: (tmp_path / name).read_text() for name in ("web.log", "db.log")}
+        stamp = "2024-05-01T10:00:30"
+        web = texts["web.log"].splitlines(keepends=True)
+        end = next(n for n, line in enumerate(web) if line.startswith("2024") and line >= stamp)
+        db = texts["db.log"].splitlines(keepends=True)
+        db_end = next(n for n, line in enumerate(db) if line >= stamp.replace("T", " "))
+        (tmp_path / "web.log").write_text("".join(web[:end]))
+        (tmp_path / "db.log").write_text("".join(db[:db_end]))
+        grown.init_schema()
+        assert ingest(grown, rules, batch_rows=50).logs_new > 0
+        for name, text in texts.items():
+            (tmp_path / name).write_text(text)
+        assert ingest(grown, rules, batch_rows=50).logs_new > 0
+        assert state_of(grown) == state_of(whole)
+
+
+def test_the_next_file_of_a_rotated_log_goes_on_with_the_open_fibers(
+    storage: DuckDBStorage, tmp_path: Path, rules_file: Path
+) -> None:
+    (tmp_path / "db.log").touch()
+    (tmp_path / "web.log").write_text("2024-05-01T10:00:00+00:00 request=1\n")
+    (tmp_path / "web.log.2").write_text("2024-05-01T10:00:05+00:00 request=1\n")
+    ingest(storage, load_rules(rules_file))
+    ingest(storage, load_rules(rules_file, {"web": tmp_path / "web.log.2"}))
+    (fiber,) = storage.query_fibers_by_type("request")
+    assert len(storage.get_fiber_logs(fiber.fiber_id)) == 2
+
+
+def test_changed_rules_are_another_version_beside_the_old(
+    storage: DuckDBStorage, tmp_path: Path, rules_file: Path
+) -> None:
+    write_logs(tmp_path, 200)
+    before = load_rules(rules_file)
+    first = ingest(storage, before)
+    rules_file.write_text(RULES.replace("30s", "1s"))
+    changed = load_rules(rules_file)
+    second = ingest(storage, changed)
+    assert second.logs_new == 0
+    assert second.fibers_new > first.fibers_new
+    versions = {fiber.config_version for fiber in storage.query_fibers_by_type("request")}
+    assert versions == {before.config_version, changed.config_version}
+
+
+def test_an_error_keeps_whole_batches_and_the_next_run_goes_on(tmp_path: Path, rules_file: Path) -> None:
+    write_logs(tmp_path, 300)
+    good = (tmp_path / "db.log").read_bytes()
+    with DuckDBStorage(":memory:") as whole, DuckDBStorage(":memory:") as storage:
+        whole.init_schema()
+        storage.init_schema()
+        ingest(whole, load_rules(rules_file))
+        (tmp_path / "db.log").write_bytes(good[: len(good) // 2] + b"\xff" + good[len(good) // 2 :])
+        reports: list[IngestReport] = []
+        with pytest.raises(IngestError, match="0xff"):
+            ingest(storage, load_rules(rules_file), batch_rows=20, on_batch=reports.append)
+        assert len(state_of(storage).logs) == reports[-1].logs_new > 0
+        (tmp_path / "db.log").write_bytes(good)
+        ingest(storage, load_rules(rules_file), batch_rows=20)
+        assert state_of(storage) == state_of(whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fiberstore import DuckDBStorage
+from fiberstore.ingest.pipeline import ingest
+from fiberstore.ingest.rules import load_rules
+def stop(report):
+    if report.logs_read >= int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+with DuckDBStorage(sys.argv[1]) as storage:
+    storage.init_schema()
+    ingest(storage, load_rules(Path(sys.argv[2])), batch_rows=int(sys.argv[4]), on_batch=stop)
+"""
+
+
+def test_a_killed_run_started_again_ends_like_one_that_was_not(
+    db_file: Path, tmp_path: Path, rules_file: Path, storage: DuckDBStorage
+) -> None:
+    write_logs(tmp_path, 900)
+    ingest(storage, load_rules(rules_file))
+    for stop_after, batch_rows in ((100, 10), (400, 33), (10**9, 50)):
+        arguments = [db_file, rules_file, stop_after, batch_rows]
+        end = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
+        assert end.returncode == (0 if stop_after == 10**9 else -signal.SIGKILL)
+    with DuckDBStorage(db_file) as killed:
+        assert state_of(killed) == state_of(storage)
+
+
+def test_an_interrupt_keeps_whole_batches(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
+    write_logs(tmp_path, 300)
+
+    def interrupt(report: IngestReport) -> None:
+        if report.logs_read == 60:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(storage, load_rules(rules_file), batch_rows=20, on_batch=interrupt)
+    assert len(state_of(storage).logs) == 60
+
+
+def test_a_batch_has_a_row(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
+    write_logs(tmp_path, 10)
+    with pytest.raises(ValueError, match="batch_rows"):
+        ingest(storage, load_rules(rules_file), batch_rows=0)
+
+
+def test_long_lines_end_a_batch_early(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
+    (tmp_path / "db.log").touch()
+    line = "2024-05-01T10:00:00+00:00 request=1 " + "x" * 10_000_000
+    (tmp_path / "web.log").write_text(f"{line}\n" * 5)
+    reports: list[IngestReport] = []
+    ingest(storage, load_rules(rules_file), on_batch=reports.append)
+    assert [report.logs_read for report in reports] == [4, 5]
+    (fiber,) = storage.query_fibers_by_type("request")
+    assert [log.raw_text for log in storage.get_fiber_logs(fiber.fiber_id)] == [line] * 5

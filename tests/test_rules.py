@@ -1,0 +1,205 @@
+"""The rules file: what a good one becomes, and what each kind of bad one is told."""
+
+import re
+from datetime import UTC, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from pydantic import ValidationError
+
+from fiberstore.ingest.rules import FiberType, Pattern, Rules, RulesError, Source, load_rules
+from fiberstore.versioning import config_version
+
+GOOD = r"""
+[sources.sshd]
+path = "auth.log"
+timestamp = '^(?P<ts>\w{3} +\d+ \d\d:\d\d:\d\d)'
+format = "%b %d %H:%M:%S"
+timezone = "Europe/Berlin"
+year = 2024
+
+[fibers.login]
+max_gap = "60s"
+[[fibers.login.patterns]]
+source = "sshd"
+regex = 'sshd\[(?P<pid>\d+)\]'
+"""
+
+
+@pytest.fixture
+def rules_file(tmp_path: Path) -> Path:
+    (tmp_path / "auth.log").write_text("")
+    return tmp_path / "rules.toml"
+
+
+def load(rules_file: Path, text: str) -> Rules:
+    rules_file.write_text(text)
+    return load_rules(rules_file)
+
+
+def refusal(rules_file: Path, text: str) -> str:
+    """The lines of the error, each without the file's name in front."""
+    with pytest.raises(RulesError) as caught:
+        load(rules_file, text)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{rules_file}: ") for line in lines)
+    return "\n".join(line.removeprefix(f"{rules_file}: ") for line in lines)
+
+
+def test_the_example_of_the_issue_is_read(rules_file: Path) -> None:
+    rules = load(rules_file, GOOD)
+    source, login = rules.sources["sshd"], rules.fibers["login"]
+    assert source.path == rules_file.parent / "auth.log"
+    assert source.timezone == ZoneInfo("Europe/Berlin")
+    assert (source.year, source.encoding, source.encoding_errors) == (2024, "utf-8", "strict")
+    assert login.max_gap == timedelta(seconds=60)
+    assert login.patterns[0].regex == re.compile(r"sshd\[(?P<pid>\d+)\]")
+    assert not login.patterns[0].close
+    assert rules.config_version == config_version(rules_file)
+
+
+def test_any_change_of_the_file_changes_its_version(rules_file: Path) -> None:
+    assert load(rules_file, GOOD).config_version != load(rules_file, GOOD + "# note\n").config_version
+
+
+@pytest.mark.parametrize(
+    ("text", "gap"),
+    [
+        ("0s", timedelta(0)),
+        ("90s", timedelta(seconds=90)),
+        ("5m", timedelta(minutes=5)),
+        ("2h", timedelta(hours=2)),
+        ("1d", timedelta(days=1)),
+        ("infinite", None),
+    ],
+)
+def test_max_gap_is_a_number_with_a_unit(rules_file: Path, text: str, gap: timedelta | None) -> None:
+    assert load(rules_file, GOOD.replace("60s", text)).fibers["login"].max_gap == gap
+
+
+def test_rules_can_be_made_in_python_too(tmp_path: Path) -> None:
+    source = Source(path=tmp_path / "x", timestamp=re.compile("^[^ ]+"), format="%Y-%m-%d", timezone=UTC)
+    pattern = Pattern(source="x", regex=re.compile("(?P<id>.)"))
+    fiber_type = FiberType(max_gap=timedelta(seconds=1), patterns=[pattern])
+    rules = Rules(sources={"x": source}, fibers={"y": fiber_type}, config_version=0)
+    assert rules.sources["x"].timezone is UTC
+    with pytest.raises(ValidationError, match="frozen"):
+        rules.sources["x"].year = 2024  # type: ignore[misc]
+
+
+def test_a_zone_and_a_year_are_needed_only_for_stamps_without(rules_file: Path) -> None:
+    text = GOOD.replace("%b %d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z").replace('timezone = "Europe/Berlin"', "")
+    source = load(rules_file, text.replace("year = 2024", "")).sources["sshd"]
+    assert source.timezone is None
+    assert source.year is None
+
+
+def test_a_file_without_fiber_types_is_good(rules_file: Path) -> None:
+    assert load(rules_file, GOOD.partition("[fibers")[0]).fibers == {}
+
+
+def test_files_on_the_command_line_replace_those_of_the_rules(
+    rules_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules_file.write_text(GOOD.replace('path = "auth.log"', ""))
+    elsewhere = rules_file.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "other.log").write_text("")
+    monkeypatch.chdir(elsewhere)
+    rules = load_rules(rules_file, {"sshd": Path("other.log")})
+    assert rules.sources["sshd"].path == Path("other.log")
+
+
+def test_a_file_on_the_command_line_for_an_unknown_source(rules_file: Path) -> None:
+    rules_file.write_text(GOOD)
+    with pytest.raises(RulesError, match=r"rules\.toml: sources\.nginx: .* not declared; use one of sshd"):
+        load_rules(rules_file, {"nginx": Path("access.log")})
+
+
+BAD = [
+    ("timestamp = '^(", "timestamp = '^((", "sources.sshd.timestamp", "no regular expression"),
+    ("timestamp = '^", "timestamp = 3 #", "sources.sshd.timestamp", "'3' is no regular expression"),
+    (r"sshd\[(?P<pid>\d+)\]", "(?P<pid>", "fibers.login.patterns.0.regex", "no regular expression"),
+    (r"sshd\[(?P<pid>\d+)\]", "(?P<pid>a{9999999999})", "fibers.login.patterns.0.regex", "no regular exp"),
+    (r"sshd\[(?P<pid>\d+)\]", r"sshd\[(\d+)\]", "fibers.login.patterns.0.regex", "name the part"),
+    ('source = "sshd"', 'source = "ssh"', "fibers.login.patterns.0.source", "use one of sshd"),
+    ('source = "sshd"', 'source = "sshd"\nclose = "no"', "fibers.login.patterns.0.close", "boolean"),
+    ("60s", "60", "fibers.login.max_gap", "'60' is no duration; give one such as '60s'"),
+    ("60s", "999999999999d", "fibers.login.max_gap", "no duration"),
+    ('max_gap = "60s"', "", "fibers.login.max_gap", "missing; add it"),
+    ('"Europe/Berlin"', '"Europe/Atlantis"', "sources.sshd.timezone", "give an IANA name"),
+    ('"Europe/Berlin"', '"Europe"', "sources.sshd.timezone", "give an IANA name"),
+    ('"Europe/Berlin"', '"../UTC"', "sources.sshd.timezone", "give an IANA name"),
+    ('timezone = "Europe/Berlin"', "", "sources.sshd.timezone", 'add for example timezone = "UTC"'),
+    ("year = 2024", "", "sources.sshd.year", "year = 2024"),
+    ("year = 2024", "year = 20240", "sources.sshd.year", "less than or equal to 9999, got 20240"),
+    ("year = 2024", 'year = "2024"', "sources.sshd.year", "valid integer, got '2024'"),
+    ("%b %d", "%b %Q", "sources.sshd.format", "'Q' is a bad directive"),
+    ("%b %d", "%b %d %d", "sources.sshd.format", "datetime.strptime"),
+    ("%H:%M:%S", "%H:%M:%", "sources.sshd.format", "datetime.strptime"),
+    ("%b %d", "%d", "sources.sshd.format", "needs the day and the month"),
+    ("%S", "%S %Z", "sources.sshd.format", "set timezone"),
+    ("year = 2024", 'encoding = "klingon"', "sources.sshd.encoding", "'klingon' is no text encoding"),
+    ("year = 2024", 'encoding = "hex"', "sources.sshd.encoding", "'hex' is no text encoding"),
+    ("year = 2024", 'encoding = "utf-16"', "sources.sshd.encoding", "convert the file to UTF-8"),
+    ("year = 2024", 'encoding = "cp037"', "sources.sshd.encoding", "convert the file to UTF-8"),
+    ("year = 2024", 'encoding_errors = "ignore"', "sources.sshd.encoding_errors", "'backslashreplace'"),
+    ("year = 2024", "years = 2024", "sources.sshd.years", "unknown key; correct its spelling"),
+    ('path = "auth.log"', "", "sources.sshd.path", "missing; add it, or give sshd=FILE"),
+    ('path = "auth.log"', "path = 3", "sources.sshd.path", "got 3"),
+    ("auth.log", "none.log", "sources.sshd.path", "No such file"),
+    ("auth.log", "auth.log/x", "sources.sshd.path", "Not a directory"),
+    ("auth.log", ".", "sources.sshd.path", "is a directory"),
+    ("auth.log", r"a\u0000b", "sources.sshd.path", "null"),
+    ("[sources.sshd]", r'[sources."a\u0000b"]', "sources", "NUL"),
+    ("[sources.sshd]", "config_version = 1\n[sources.sshd]", "config_version", "remove it"),
+    ("[sources.sshd]", "sources = 3\n[x]", "sources", "got 3"),
+    ("[sources.sshd]", "[sources]\nsshd = 3\n[x]", "sources.sshd", "got 3"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "key", "what"), BAD)
+def test_a_bad_value_is_named_with_its_key_and_what_to_change(
+    rules_file: Path, old: str, new: str, key: str, what: str
+) -> None:
+    assert old in GOOD
+    lines = [line for line in refusal(rules_file, GOOD.replace(old, new)).splitlines() if what in line]
+    assert lines
+    assert lines[0].startswith(key)
+
+
+def test_a_fiber_type_without_patterns(rules_file: Path) -> None:
+    text = GOOD.partition("[[fibers")[0]
+    assert refusal(rules_file, text) == "fibers.login.patterns: missing; add it"
+    assert "fibers.login.patterns: " in refusal(rules_file, text + "patterns = []")
+
+
+@pytest.mark.parametrize("text", ["", "[sources]"])
+def test_rules_without_a_source(rules_file: Path, text: str) -> None:
+    assert refusal(rules_file, text).startswith("sources: ")
+
+
+def test_all_problems_are_told_at_once(rules_file: Path) -> None:
+    text = GOOD.replace("60s", "60").replace("Europe/Berlin", "Mars").replace("year = 2024", "")
+    assert {line.partition(": ")[0] for line in refusal(rules_file, text).splitlines()} == {
+        "fibers.login.max_gap",
+        "sources.sshd.timezone",
+        "sources.sshd.year",
+    }
+
+
+def test_a_syntax_error_is_named_with_its_line(rules_file: Path) -> None:
+    assert "line 2" in refusal(rules_file, "\nsources =\n")
+
+
+def test_a_rules_file_that_is_not_utf8(rules_file: Path) -> None:
+    rules_file.write_bytes(b"# one\n# caf\xe9\n")
+    with pytest.raises(RulesError, match=r"rules\.toml: line 2 is not UTF-8; save the file as UTF-8"):
+        load_rules(rules_file)
+
+
+def test_a_rules_file_that_is_missing_or_a_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(RulesError, match=rf"^{re.escape(str(path))}: .*; give the path of a rules file"):
+            load_rules(path)
