@@ -16,11 +16,23 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
 
 import duckdb
+from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from fiberstore.dialect import dbapi_connection
 from fiberstore.errors import ConflictError
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, dump_json
+from fiberstore.records import (
+    MAX_CONFIG_VERSION,
+    FiberMembership,
+    FiberRecord,
+    LogRecord,
+    StoredLog,
+    as_utc,
+    check_config_version,
+    check_id,
+    check_text,
+    dump_json,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa  # takes longer to import than all the rest, so each function that needs it does
@@ -47,7 +59,7 @@ def checked(records: Iterable[R], kind: type[R]) -> list[R]:
 
 def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
-    logs = _first_of_each(logs, [log.log_id.int for log in logs])
+    logs = _first_of_each(logs, [log.log_id for log in logs])
     columns = {
         "log_id": _uuids([log.log_id for log in logs]),
         "timestamp": _timestamps([log.timestamp for log in logs]),
@@ -68,7 +80,7 @@ def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int
 
 def insert_memberships(session: Session, memberships: Sequence[FiberMembership]) -> int:
     """Insert the memberships whose pair of ids is new, the first of equal ones. Return their number."""
-    pairs = [(membership.log_id.int, membership.fiber_id.int) for membership in memberships]
+    pairs = [(membership.log_id, membership.fiber_id) for membership in memberships]
     memberships = _first_of_each(memberships, pairs)
     columns = {
         "log_id": _uuids([membership.log_id for membership in memberships]),
@@ -125,7 +137,7 @@ def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
         "fiber_id": _uuids([fiber.fiber_id for fiber in fibers]),
         "fiber_type": _texts([fiber.fiber_type for fiber in fibers]),
         "config_version": _unsigned([fiber.config_version for fiber in fibers]),
-        "attributes": _texts([dump_json(fiber.attributes) for fiber in fibers]),
+        "attributes": _json([fiber.attributes for fiber in fibers]),
         "first_activity": _timestamps([fiber.first_activity for fiber in fibers]),
         "last_activity": _timestamps([fiber.last_activity for fiber in fibers]),
         "closed": _booleans([fiber.closed for fiber in fibers]),
@@ -156,9 +168,16 @@ def _execute(session: Session, sql: str, columns: Columns) -> list[tuple[object,
         raise ConflictError(str(error).partition("\n")[0]) from error
 
 
+# Records may have skipped their validation (`model_copy` and `model_construct` do), so the arrays are checked: all
+# values at once, and only if that fails one by one, for the error that names the value.
+
+
 def _uuids(ids: Collection[UUID]) -> "pa.Array":
     import pyarrow as pa
 
+    if set(map(type, ids)) - {UUID}:
+        for id_ in ids:
+            check_id(id_)
     data = pa.py_buffer(b"".join([id_.int.to_bytes(16, "big") for id_ in ids]))
     storage = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, data])
     return pa.ExtensionArray.from_storage(pa.uuid(), storage)
@@ -168,19 +187,41 @@ def _timestamps(times: Sequence[datetime]) -> "pa.Array":
     import pyarrow as pa
 
     # Arrow asks every aware datetime for its offset; it takes differences four times as fast.
-    since_epoch = pa.array([time - _EPOCH for time in times], pa.duration("us"))
-    return since_epoch.view(pa.int64()).view(pa.timestamp("us", "UTC"))
+    try:
+        since_epoch = [time - _EPOCH for time in times]
+    except TypeError:
+        since_epoch = [as_utc(time) - _EPOCH for time in times]
+    return pa.array(since_epoch, pa.duration("us")).view(pa.int64()).view(pa.timestamp("us", "UTC"))
 
 
-def _texts(values: Sequence[str | None]) -> "pa.Array":
+def _texts(values: Sequence[str]) -> "pa.Array":
     import pyarrow as pa
 
-    return pa.array(values, pa.large_string())  # a batch may hold more than 2 GiB
+    try:
+        texts = pa.array(values, pa.large_string())  # a batch may hold more than 2 GiB
+    except (TypeError, ValueError):
+        texts = pa.array([check_text(value) for value in values], pa.large_string())
+    characters = texts.buffers()[2]
+    if texts.null_count or (characters is not None and b"\0" in characters.to_pybytes()):
+        for value in values:
+            check_text(value)
+    return texts
+
+
+def _json(values: Sequence[JsonValue]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array([dump_json(value) for value in values], pa.large_string())
 
 
 def _unsigned(values: Sequence[int]) -> "pa.Array":
     import pyarrow as pa
 
+    if set(map(type, values)) - {int} or (
+        values and not 0 <= min(values) <= max(values) <= MAX_CONFIG_VERSION
+    ):
+        for value in values:
+            check_config_version(value)
     return pa.array(values, pa.uint64())
 
 

@@ -31,6 +31,7 @@ from fiberstore import (
     RawLog,
     SerializationError,
     StorageLockedError,
+    StoredLog,
     create_engine,
 )
 from fiberstore.dbapi import Connection
@@ -470,6 +471,61 @@ def test_a_batch_with_a_bad_record_stores_nothing(storage: DuckDBStorage) -> Non
         storage.write_logs(logs)
     assert storage.query_logs_by_time(NOON, NOON + timedelta(days=1)) == []
     assert storage.write_logs(logs[:4999]) == 4999
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "complaint"),
+    [
+        ({"timestamp": NOON.replace(tzinfo=None)}, ValueError, "naive"),
+        ({"timestamp": "2024-05-01"}, TypeError, "2024-05-01"),
+        ({"raw_text": None}, TypeError, "None"),
+        ({"raw_text": "a\0b"}, ValueError, "NUL"),
+        ({"source_id": "\ud800"}, ValueError, "surrogate"),
+        ({"source_id": 7}, TypeError, "7"),
+        ({"log_id": "7"}, TypeError, "UUID"),
+        ({"config_version": 1.5}, ValueError, "1.5"),
+        ({"config_version": -1}, ValueError, "-1"),
+        ({"config_version": 2**64}, ValueError, "18446744073709551616"),
+        ({"ingestion_time": None}, TypeError, "None"),
+    ],
+)
+def test_logs_that_skipped_their_validation_are_refused(
+    storage: DuckDBStorage, fields: dict[str, object], error: type[Exception], complaint: str
+) -> None:
+    (log,) = some_logs(1)
+    good = StoredLog(**dict(log), ingestion_time=NOON, config_version=0)
+    with pytest.raises(error, match=complaint):
+        storage.write_logs([*some_logs(3), good.model_copy(update=fields)])
+    assert storage.query_logs_by_time(NOON, NOON + timedelta(days=1)) == []
+    assert storage.write_logs([good]) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"closed": None}, ValueError),
+        ({"fiber_type": None}, ValueError),
+        ({"first_activity": NOON.replace(tzinfo=None)}, ValueError),
+        ({"attributes": {1: "key"}}, SerializationError),
+        ({"attributes": ("a", "tuple")}, SerializationError),
+        ({"config_version": 2**64}, ValueError),
+    ],
+)
+def test_fibers_that_skipped_their_validation_are_refused(
+    storage: DuckDBStorage, fields: dict[str, object], error: type[Exception]
+) -> None:
+    fiber = a_fiber()
+    storage.write_fiber(fiber)
+    bad = fiber.model_copy(update=fields)
+    for write in (storage.update_fiber, storage.write_fiber):
+        with pytest.raises(error):
+            write(bad)
+    with storage.transaction() as transaction:
+        with pytest.raises(error):
+            transaction.fibers.update_many([a_fiber(), bad])
+        with pytest.raises(error):
+            transaction.fibers.write_many([a_fiber(), bad])
+    assert storage.query_fibers_by_type("request") == [fiber]
 
 
 def test_attributes_changed_into_no_json_are_refused_before_anything_is_written(

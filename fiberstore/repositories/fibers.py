@@ -38,7 +38,8 @@ class FiberRepository:
 
     def write(self, fiber: FiberRecord) -> None:
         """Store a new fiber; see ``Storage.write_fiber``."""
-        statement = insert(Fiber).values(_values(fiber)).on_conflict_do_nothing().returning(Fiber.fiber_id)
+        (fiber,) = _distinct([fiber])
+        statement = insert(Fiber).values(dict(fiber)).on_conflict_do_nothing().returning(Fiber.fiber_id)
         with translate_errors():
             try:
                 written = self._session.execute(statement).one_or_none()
@@ -65,8 +66,8 @@ class FiberRepository:
 
     def update(self, fiber: FiberRecord) -> None:
         """Replace every field of a stored fiber; see ``Storage.update_fiber``."""
-        values = _values(fiber)
-        statement = sa.update(Fiber).where(Fiber.fiber_id == values.pop("fiber_id")).values(values)
+        (fiber,) = _distinct([fiber])
+        statement = sa.update(Fiber).where(Fiber.fiber_id == fiber.fiber_id).values(dict(fiber))
         with translate_errors():
             result = self._session.execute(statement)
         if result.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
@@ -139,14 +140,14 @@ class FiberRepository:
             return _to_fibers(self._session.execute(statement))
 
 
-def _values(fiber: FiberRecord) -> dict[str, object]:
-    if not isinstance(fiber, FiberRecord):
-        raise TypeError(f"expected a FiberRecord, got {fiber!r:.200}")
-    return {name: getattr(fiber, name) for name in FiberRecord.model_fields}
+def _validated(fiber: FiberRecord) -> FiberRecord:
+    """Check a fiber again: its attributes may have been changed, and ``model_copy`` checks nothing."""
+    values = {name: getattr(fiber, name) for name in FiberRecord.model_fields}
+    return FiberRecord(**values)
 
 
 def _distinct(fibers: Iterable[FiberRecord]) -> list[FiberRecord]:
-    rows = bulk.checked(fibers, FiberRecord)
+    rows = [_validated(fiber) for fiber in bulk.checked(fibers, FiberRecord)]
     seen: set[UUID] = set()
     for fiber in rows:
         if fiber.fiber_id in seen:

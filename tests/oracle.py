@@ -1,0 +1,151 @@
+"""A storage of plain dicts, short enough to be seen right: what the others are compared with."""
+
+import json
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import UUID
+
+from fiberstore.errors import DuplicateError, NotFoundError
+from fiberstore.records import (
+    FiberMembership,
+    FiberRecord,
+    LogRecord,
+    StoredLog,
+    as_utc,
+    check_id,
+    check_page,
+    check_text,
+    dump_json,
+)
+from fiberstore.storage import DEFAULT_LIMIT, Storage
+
+_T = TypeVar("_T")
+
+
+class MemoryStorage(Storage):
+    """Keeps everything in three dicts, under one lock, and sorts whatever it is asked for."""
+
+    def __init__(self, *, config_version: int = 0) -> None:
+        self._config_version = config_version
+        self._lock = threading.Lock()
+        self._logs: dict[UUID, StoredLog] = {}
+        self._fibers: dict[UUID, FiberRecord] = {}  # their attributes are JSON text: nothing is shared
+        self._memberships: dict[tuple[UUID, UUID], FiberMembership] = {}
+
+    def init_schema(self) -> None:
+        pass
+
+    def write_logs(self, logs: Iterable[LogRecord]) -> int:
+        batch = _checked(logs, LogRecord)
+        with self._lock:
+            before = len(self._logs)
+            for log in batch:
+                if log.log_id not in self._logs:
+                    self._logs[log.log_id] = self._stamped(log)
+            return len(self._logs) - before
+
+    def get_log(self, log_id: UUID) -> StoredLog | None:
+        check_id(log_id)
+        with self._lock:
+            return self._logs.get(log_id)
+
+    def query_logs_by_time(
+        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[StoredLog]:
+        start, end = as_utc(start), as_utc(end)
+        check_page(limit, offset)
+        with self._lock:
+            found = [log for log in self._logs.values() if start <= log.timestamp <= end]
+        return sorted(found, key=_log_order)[offset : offset + limit]
+
+    def write_fiber(self, fiber: FiberRecord) -> None:
+        (fiber,) = _checked([fiber], FiberRecord)
+        row = _frozen(fiber)
+        with self._lock:
+            if fiber.fiber_id in self._fibers:
+                raise DuplicateError(fiber.fiber_id)
+            self._fibers[fiber.fiber_id] = row
+
+    def update_fiber(self, fiber: FiberRecord) -> None:
+        (fiber,) = _checked([fiber], FiberRecord)
+        row = _frozen(fiber)
+        with self._lock:
+            if fiber.fiber_id not in self._fibers:
+                raise NotFoundError(fiber.fiber_id)
+            self._fibers[fiber.fiber_id] = row
+
+    def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
+        check_id(fiber_id)
+        with self._lock:
+            row = self._fibers.get(fiber_id)
+        return None if row is None else _thawed(row)
+
+    def query_fibers_by_type(
+        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        check_text(fiber_type)
+        check_page(limit, offset)
+        with self._lock:
+            found = [row for row in self._fibers.values() if row.fiber_type == fiber_type]
+        return [_thawed(row) for row in sorted(found, key=_fiber_order)[offset : offset + limit]]
+
+    def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
+        batch = _checked(memberships, FiberMembership)
+        with self._lock:
+            before = len(self._memberships)
+            for membership in batch:
+                self._memberships.setdefault((membership.log_id, membership.fiber_id), membership)
+            return len(self._memberships) - before
+
+    def get_log_fibers(self, log_id: UUID) -> list[UUID]:
+        check_id(log_id)
+        with self._lock:
+            return sorted(fiber for log, fiber in self._memberships if log == log_id)
+
+    def get_fiber_logs(self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[StoredLog]:
+        check_id(fiber_id)
+        check_page(limit, offset)
+        with self._lock:
+            found = [
+                self._logs[log] for log, fiber in self._memberships if fiber == fiber_id and log in self._logs
+            ]
+        return sorted(found, key=_log_order)[offset : offset + limit]
+
+    def _stamped(self, log: LogRecord) -> StoredLog:
+        if isinstance(log, StoredLog):
+            return log
+        return StoredLog(
+            log_id=log.log_id,
+            timestamp=log.timestamp,
+            source_id=log.source_id,
+            raw_text=log.raw_text,
+            ingestion_time=datetime.now(UTC),
+            config_version=self._config_version,
+        )
+
+
+def _log_order(log: StoredLog) -> tuple[datetime, UUID]:
+    return log.timestamp, log.log_id
+
+
+def _fiber_order(fiber: FiberRecord) -> tuple[datetime, UUID]:
+    return fiber.first_activity, fiber.fiber_id
+
+
+def _checked(items: Iterable[_T], kind: type[_T]) -> list[_T]:
+    batch = list(items)
+    for item in batch:
+        if not isinstance(item, kind):
+            raise TypeError(f"expected a {kind.__name__}, got {item!r}")
+    return batch
+
+
+def _frozen(fiber: FiberRecord) -> FiberRecord:
+    return fiber.model_copy(update={"attributes": dump_json(fiber.attributes)})
+
+
+def _thawed(row: FiberRecord) -> FiberRecord:
+    text = row.attributes
+    return row.model_copy(update={"attributes": json.loads(text) if isinstance(text, str) else None})

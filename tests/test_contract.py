@@ -1,0 +1,142 @@
+"""The contract suite, over every storage there is.
+
+Building a schema takes longer than most of these tests, so the tests of a class share one DuckDB storage,
+which is emptied before each of them.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from oracle import MemoryStorage
+from sync_face import SyncFace, running_loop
+
+from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
+from fiberstore.records import MAX_CONFIG_VERSION
+from fiberstore.testing import StorageContract
+from fiberstore.testing.concurrency import together
+from fiberstore.testing.examples import IN_UTC, all_logs, log
+
+
+@pytest.fixture(scope="module")
+def memory_store() -> Iterator[DuckDBStorage]:
+    with DuckDBStorage(":memory:") as store:
+        store.init_schema()
+        yield store
+
+
+@pytest.fixture(scope="module")
+def file_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBStorage]:
+    path = tmp_path_factory.mktemp("contract") / "store.duckdb"
+    with DuckDBStorage(path, config_version=TestDuckDBFile.config_version) as store:
+        store.init_schema()
+        yield store
+
+
+@pytest.fixture(scope="module")
+def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
+    with running_loop() as loop:
+        store = AsyncDuckDBStorage(":memory:", config_version=TestAsync.config_version)
+        face = SyncFace(store, loop)
+        try:
+            face.init_schema()
+            yield store, face
+        finally:
+            face.run(store.close())
+
+
+def _empty(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            connection.execute(sa.delete(table))
+
+
+class TestMemory(StorageContract):
+    config_version = 7
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return MemoryStorage(config_version=self.config_version)
+
+
+class TestDuckDBMemory(StorageContract):
+    @pytest.fixture
+    def storage(self, memory_store: DuckDBStorage) -> Storage:
+        _empty(memory_store.engine)
+        return memory_store
+
+    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
+        assert isinstance(storage, DuckDBStorage)
+        with storage.transaction() as transaction:
+            transaction.fibers.write_many(fibers)
+
+
+class TestDuckDBFile(TestDuckDBMemory):
+    config_version = MAX_CONFIG_VERSION - 1
+
+    @pytest.fixture
+    def storage(self, file_store: DuckDBStorage) -> Storage:
+        _empty(file_store.engine)
+        return file_store
+
+
+class TestAsync(StorageContract):
+    config_version = 2**63
+
+    @pytest.fixture
+    def storage(self, async_store: tuple[AsyncDuckDBStorage, SyncFace]) -> Storage:
+        store, face = async_store
+        _empty(store.engine)
+        return face
+
+    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
+        assert isinstance(storage, SyncFace)
+        store = storage.store
+        assert isinstance(store, AsyncDuckDBStorage)
+
+        async def write() -> None:
+            async with store.transaction() as transaction:
+                await transaction.fibers.write_many(fibers)
+
+        storage.run(write())
+
+
+@pytest.mark.parametrize("target", [":memory:", "a file"])
+def test_schema_may_be_built_first_by_many_threads_at_once(target: str, db_file: Path) -> None:
+    with DuckDBStorage(target if target == ":memory:" else db_file) as store:
+
+        def build_and_write(number: int) -> int:
+            store.init_schema()
+            return store.write_logs([log(number), log(99)])
+
+        counts = together([partial(build_and_write, number) for number in range(8)])
+        assert sum(counts) == 9
+        assert [row.log_id.int for row in all_logs(store)] == [*range(8), 99]
+
+
+ABROAD = """
+import sys
+import duckdb
+from fiberstore import DuckDBStorage
+from fiberstore.testing.examples import INSTANTS, IN_UTC, all_logs, log
+
+assert duckdb.sql("SELECT current_setting('TimeZone')").fetchall() == [("America/New_York",)]
+with DuckDBStorage(sys.argv[1]) as store:
+    store.init_schema()
+    store.write_logs([log(number, when) for number, when in enumerate(INSTANTS.values())])
+    assert [row.timestamp for row in all_logs(store)] == sorted(IN_UTC.values())
+"""
+
+
+def test_time_zone_of_the_machine_does_not_matter_to_duckdb(db_file: Path) -> None:
+    # DuckDB asks for the machine's zone once in a process, so this takes another process.
+    subprocess.run(
+        [sys.executable, "-c", ABROAD, db_file], env={**os.environ, "TZ": "America/New_York"}, check=True
+    )
+    with DuckDBStorage(db_file) as store:
+        assert [row.timestamp for row in all_logs(store)] == sorted(IN_UTC.values())

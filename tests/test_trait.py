@@ -1,0 +1,142 @@
+"""The trait itself: two faces with one signature, documented, in a package whose imports point one way."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+from oracle import MemoryStorage
+from sync_face import SyncFace
+
+import fiberstore
+from fiberstore import AsyncDuckDBStorage, DuckDBStorage
+from fiberstore.storage import AsyncStorage, Storage
+
+METHODS = {
+    "init_schema": "()",
+    "write_logs": "(logs)",
+    "get_log": "(log_id)",
+    "query_logs_by_time": "(start, end, limit=1000, offset=0)",
+    "write_fiber": "(fiber)",
+    "update_fiber": "(fiber)",
+    "get_fiber": "(fiber_id)",
+    "query_fibers_by_type": "(fiber_type, limit=1000, offset=0)",
+    "write_memberships": "(memberships)",
+    "get_log_fibers": "(log_id)",
+    "get_fiber_logs": "(fiber_id, limit=1000, offset=0)",
+}
+
+# Each module may import those of the lines above its own, and nothing else of the package.
+LAYERS = (
+    ("errors", "ids", "versioning"),
+    ("records",),
+    ("storage",),
+    ("dbapi",),
+    ("dialect",),
+    ("models",),
+    ("engine", "schema", "bulk"),
+    ("repositories",),
+    ("duckdb",),
+    ("aio", "ingest", "testing"),
+    ("demo",),
+    ("cli",),
+    ("__main__",),
+)
+NARROWER = {
+    "errors": set[str](),
+    "ids": set[str](),
+    "versioning": set[str](),
+    "records": {"errors", "ids"},
+    "storage": {"errors", "records"},
+    "testing": {"errors", "records", "storage"},
+}
+PACKAGE = Path(fiberstore.__file__).parent
+MODULES = sorted(
+    path
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py" and "migrations" not in path.parts
+)
+
+
+@pytest.mark.parametrize("face", [Storage, AsyncStorage])
+def test_trait_has_the_eleven_methods_and_no_other(face: type) -> None:
+    methods = {name: getattr(face, name) for name in vars(face) if not name.startswith("_")}
+    assert {name: _without_types(method) for name, method in methods.items()} == METHODS
+    assert face.__abstractmethods__ == set(METHODS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("face", [AsyncStorage, DuckDBStorage, AsyncDuckDBStorage, MemoryStorage, SyncFace])
+def test_every_face_has_the_signature_of_the_trait(face: type, name: str) -> None:
+    method = getattr(face, name)
+    # Compared as types, not text: parameters (names, kinds, defaults, annotations) and what is returned.
+    assert inspect.signature(method, eval_str=True) == inspect.signature(
+        getattr(Storage, name), eval_str=True
+    )
+    assert inspect.iscoroutinefunction(method) == face.__name__.startswith("Async")
+
+
+def test_everything_public_has_a_docstring() -> None:
+    undocumented = []
+    for name in fiberstore.__all__:
+        thing = getattr(fiberstore, name)
+        undocumented += [] if thing.__doc__ else [name]
+        if not inspect.isclass(thing):
+            continue
+        for owner in thing.__mro__:
+            if owner.__module__.startswith("fiberstore"):
+                undocumented += [
+                    f"{name}.{member}"
+                    for member, value in vars(owner).items()
+                    if (inspect.isroutine(value) or isinstance(value, property))
+                    and not member.startswith("_")
+                    and not inspect.getdoc(getattr(thing, member))  # the trait's words count for its methods
+                ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    module = _module(path.relative_to(PACKAGE.parent))
+    layer = next((number for number, names in enumerate(LAYERS) if module in names), None)
+    assert layer is not None, f"{module} has no place in LAYERS yet"
+    allowed = {module}.union(*LAYERS[:layer]) & ({module} | NARROWER.get(module, set().union(*LAYERS)))
+    assert _imports(path) <= allowed
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import fiberstore.a\nfrom fiberstore.b.x import y\nfrom fiberstore import c as d\nimport json\n"
+        "if TYPE_CHECKING:\n    import fiberstore.e.f as g\ndef h():\n    from fiberstore.i import j\n"
+        "    import fiberstore\n"
+    )
+    assert _imports(path) == {"a", "b", "c", "e", "i", "fiberstore"}
+
+
+def _without_types(method: object) -> str:
+    signature = inspect.signature(method)  # type: ignore[arg-type]
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    return str(inspect.Signature(parameters)).replace(" = ", "=")
+
+
+def _module(path: Path) -> str:
+    """Return the part of the package a file belongs to: fiberstore/repositories/logs.py to repositories."""
+    return path.parts[1].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the parts of the package that a file imports, anywhere in it."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    ours = [name.split(".") for name in names if name.split(".")[0] == "fiberstore"]
+    return {parts[1] if len(parts) > 1 else "fiberstore" for parts in ours}
