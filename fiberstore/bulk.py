@@ -22,7 +22,6 @@ from sqlalchemy.orm import Session
 from fiberstore.dialect import dbapi_connection
 from fiberstore.errors import ConflictError
 from fiberstore.records import (
-    MAX_CONFIG_VERSION,
     FiberMembership,
     FiberRecord,
     LogRecord,
@@ -168,8 +167,8 @@ def _execute(session: Session, sql: str, columns: Columns) -> list[tuple[object,
         raise ConflictError(str(error).partition("\n")[0]) from error
 
 
-# Records may have skipped their validation (`model_copy` and `model_construct` do), so the arrays are checked: all
-# values at once, and only if that fails one by one, for the error that names the value.
+# Records may have skipped their validation (`model_copy` and `model_construct` do), so values are checked here:
+# all at once, and one by one only if that fails, for the error that names the value.
 
 
 def _uuids(ids: Collection[UUID]) -> "pa.Array":
@@ -217,9 +216,7 @@ def _json(values: Sequence[JsonValue]) -> "pa.Array":
 def _unsigned(values: Sequence[int]) -> "pa.Array":
     import pyarrow as pa
 
-    if set(map(type, values)) - {int} or (
-        values and not 0 <= min(values) <= max(values) <= MAX_CONFIG_VERSION
-    ):
+    if set(map(type, values)) - {int} or not 0 <= min(values, default=0) <= max(values, default=0) < 2**64:
         for value in values:
             check_config_version(value)
     return pa.array(values, pa.uint64())

@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS fibers (
     attributes JSON, first_activity TIMESTAMPTZ NOT NULL,
     last_activity TIMESTAMPTZ NOT NULL, closed BOOLEAN NOT NULL DEFAULT FALSE);
 CREATE TABLE IF NOT EXISTS fiber_memberships (
-    log_id UUID NOT NULL, fiber_id UUID NOT NULL, config_version UBIGINT NOT NULL, PRIMARY KEY (log_id, fiber_id));
+    log_id UUID NOT NULL, fiber_id UUID NOT NULL, config_version UBIGINT NOT NULL,
+    PRIMARY KEY (log_id, fiber_id));
 CREATE INDEX IF NOT EXISTS idx_raw_logs_timestamp ON raw_logs (timestamp);
 CREATE INDEX IF NOT EXISTS idx_memberships_fiber ON fiber_memberships (fiber_id);
 CREATE TABLE IF NOT EXISTS sources (name VARCHAR);
@@ -212,7 +213,7 @@ def test_tables_without_their_primary_key_are_left_alone() -> None:
     with DuckDBStorage(":memory:") as storage:
         with storage.engine.begin() as connection:
             for statement in (
-                PLAIN_DDL.replace(", PRIMARY KEY (log_id, fiber_id)", "").strip().split(";")[:-1]
+                PLAIN_DDL.replace(",\n    PRIMARY KEY (log_id, fiber_id)", "").strip().split(";")[:-1]
             ):
                 connection.execute(sa.text(statement))
         with pytest.raises(DatabaseError, match="primary key"):

@@ -67,7 +67,8 @@ class FiberRepository:
     def update(self, fiber: FiberRecord) -> None:
         """Replace every field of a stored fiber; see ``Storage.update_fiber``."""
         (fiber,) = _distinct([fiber])
-        statement = sa.update(Fiber).where(Fiber.fiber_id == fiber.fiber_id).values(dict(fiber))
+        values = {name: value for name, value in fiber if name != "fiber_id"}
+        statement = sa.update(Fiber).where(Fiber.fiber_id == fiber.fiber_id).values(values)
         with translate_errors():
             result = self._session.execute(statement)
         if result.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
