@@ -1,0 +1,215 @@
+"""What the command line asks a store beyond the storage trait."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from fiberstore.duckdb import DuckDBStorage
+from fiberstore.errors import DatabaseError, StorageError, translate_errors
+from fiberstore.models import Fiber, Membership, RawLog
+from fiberstore.records import FiberRecord, check_page, check_text
+
+_ID_DIGITS = 32
+_MOST_CANDIDATES = 5
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFiber:
+    """A fiber and how many logs it has."""
+
+    fiber: FiberRecord
+    log_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FiberCount:
+    """How many fibers of one type there are."""
+
+    fiber_type: str
+    open: int
+    closed: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCount:
+    """How many logs and fibers were stored under one config version."""
+
+    config_version: int
+    logs: int
+    fibers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a store holds.
+
+    Attributes:
+        file: The database file; None for a database in memory.
+        file_bytes: Size of the file and of the write-ahead log beside it.
+        revision: The revision of the schema.
+        tables: Rows by table.
+        first: Time of the first log; None without logs.
+        last: Time of the last log.
+        sources: Logs by source.
+        fiber_types: Fibers by type.
+        config_versions: Logs and fibers by config version.
+    """
+
+    file: str | None
+    file_bytes: int
+    revision: str | None
+    tables: dict[str, int]
+    first: datetime | None
+    last: datetime | None
+    sources: dict[str, int]
+    fiber_types: list[FiberCount]
+    config_versions: list[VersionCount]
+
+
+def check_tables(storage: DuckDBStorage) -> None:
+    """Raise ``DatabaseError`` unless the tables are there."""
+    with translate_errors():
+        if not sa.inspect(storage.engine).has_table(RawLog.__tablename__):
+            raise DatabaseError(
+                f"{storage.engine.url.database} has no tables of fiberstore; fiberstore ingest fills it, "
+                "fiberstore db upgrade only makes them"
+            )
+
+
+def list_fibers(storage: DuckDBStorage, fiber_type: str | None, limit: int, offset: int) -> list[ListedFiber]:
+    """Return the fibers of one type, or of all, ordered by ``(fiber_type, first_activity, fiber_id)``."""
+    check_page(limit, offset)
+    wanted = sa.true() if fiber_type is None else Fiber.fiber_type == check_text(fiber_type)
+    return _list(storage, wanted, limit, offset)
+
+
+def find_fiber(storage: DuckDBStorage, prefix: str) -> ListedFiber:
+    """Return the fiber whose id begins with these hex digits.
+
+    Raises:
+        StorageError: There is none, or more than one.
+    """
+    first, last = UUID(prefix.ljust(_ID_DIGITS, "0")), UUID(prefix.ljust(_ID_DIGITS, "f"))
+    found = _list(storage, Fiber.fiber_id.between(first, last), _MOST_CANDIDATES + 1)
+    if not found:
+        raise StorageError(f"no fiber has an id that begins with {prefix}; fiberstore fibers lists them")
+    if len(found) > 1:
+        ids = ", ".join(sorted(str(listed.fiber.fiber_id) for listed in found)[:_MOST_CANDIDATES])
+        more = " and more" if len(found) > _MOST_CANDIDATES else ""
+        raise StorageError(f"{prefix} is the beginning of several ids, give more digits: {ids}{more}")
+    return found[0]
+
+
+def find_widest(storage: DuckDBStorage, fiber_type: str) -> ListedFiber | None:
+    """Return the first of those fibers whose logs come from the most sources."""
+    sources = sa.func.count(RawLog.source_id.distinct())
+    widest = (
+        sa.select(Fiber.fiber_id)
+        .join(Fiber.logs)
+        .where(Fiber.fiber_type == fiber_type)
+        .group_by(Fiber.fiber_id, Fiber.first_activity)
+        .order_by(sources.desc(), Fiber.first_activity, Fiber.fiber_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    found = _list(storage, Fiber.fiber_id == widest, limit=1)
+    return found[0] if found else None
+
+
+def count_logs(storage: DuckDBStorage) -> int:
+    """Return the number of logs in the store."""
+    with translate_errors(), storage.session() as session:
+        return session.scalars(sa.select(sa.func.count()).select_from(RawLog)).one()
+
+
+def collect_statistics(storage: DuckDBStorage) -> Statistics:
+    """Count what the store holds."""
+    from fiberstore import schema
+
+    with translate_errors(), storage.session() as session:
+        first, last = session.execute(
+            sa.select(sa.func.min(RawLog.timestamp), sa.func.max(RawLog.timestamp))
+        ).one()
+        file = _file(storage)
+        return Statistics(
+            file=None if file is None else str(file),
+            file_bytes=0 if file is None else _size(file),
+            revision=schema.current(session.connection()),
+            tables={
+                table.name: session.scalars(sa.select(sa.func.count()).select_from(table)).one()
+                for table in (RawLog.__table__, Fiber.__table__, Membership.__table__)
+                if isinstance(table, sa.Table)
+            },
+            first=first,
+            last=last,
+            sources=_counts(session, RawLog.source_id),
+            fiber_types=_fiber_counts(session),
+            config_versions=_version_counts(session),
+        )
+
+
+def _list(
+    storage: DuckDBStorage, wanted: sa.ColumnElement[bool], limit: int, offset: int = 0
+) -> list[ListedFiber]:
+    log_count = (
+        sa.select(sa.func.count())
+        .where(Membership.fiber_id == Fiber.fiber_id)
+        .correlate(Fiber)
+        .scalar_subquery()
+    )
+    statement = (
+        sa.select(Fiber, log_count)
+        .where(wanted)
+        .order_by(Fiber.fiber_type, Fiber.first_activity, Fiber.fiber_id)
+        .limit(limit)
+        .offset(offset)
+    )
+    with translate_errors(), storage.session() as session:
+        return [ListedFiber(_record(fiber), count) for fiber, count in session.execute(statement)]
+
+
+def _record(fiber: Fiber) -> FiberRecord:
+    return FiberRecord.model_construct(**{name: getattr(fiber, name) for name in FiberRecord.model_fields})
+
+
+def _counts(session: Session, column: InstrumentedAttribute[K]) -> dict[K, int]:
+    rows = session.execute(sa.select(column, sa.func.count()).group_by(column).order_by(column))
+    return {row[0]: row[1] for row in rows}
+
+
+def _fiber_counts(session: Session) -> list[FiberCount]:
+    rows = session.execute(
+        sa.select(
+            Fiber.fiber_type,
+            sa.func.count().filter(~Fiber.closed),
+            sa.func.count().filter(Fiber.closed),
+        )
+        .group_by(Fiber.fiber_type)
+        .order_by(Fiber.fiber_type)
+    )
+    return [FiberCount(fiber_type, still_open, closed) for fiber_type, still_open, closed in rows]
+
+
+def _version_counts(session: Session) -> list[VersionCount]:
+    logs, fibers = _counts(session, RawLog.config_version), _counts(session, Fiber.config_version)
+    return [
+        VersionCount(version, logs.get(version, 0), fibers.get(version, 0))
+        for version in sorted(logs.keys() | fibers.keys())
+    ]
+
+
+def _file(storage: DuckDBStorage) -> Path | None:
+    name = storage.engine.url.database or ":memory:"
+    return None if name.startswith(":memory:") else Path(name)
+
+
+def _size(file: Path) -> int:
+    log = file.with_name(f"{file.name}.wal")
+    return file.stat().st_size + (log.stat().st_size if log.exists() else 0)

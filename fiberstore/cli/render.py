@@ -1,0 +1,250 @@
+r"""How results are shown: tables on a terminal, tab-separated in a pipe, JSON where it is asked for.
+
+A pipe gets every value whole, one record a line under a line of names, without colour. Text from logs is
+never read as markup, and control characters in it are shown as ``\x1b`` and the like.
+"""
+
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from pydantic import JsonValue, TypeAdapter
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
+from rich.table import Column, Table
+from rich.text import Text
+
+from fiberstore.cli.queries import ListedFiber, Statistics
+from fiberstore.records import FiberRecord, StoredLog
+
+_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
+_SOURCE_WIDTH = 20
+_BEGINNING = 500
+
+# C0 and C1 controls, line and paragraph separators, and what turns the direction of the text around.
+_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Return the text with its control characters, but for those to keep, as ``\x1b`` and the like."""
+    return _CONTROLS.sub(
+        lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape").decode(), text
+    )
+
+
+def utc(time: datetime) -> str:
+    """Return the time in ISO 8601, with as many groups of three decimals as it needs."""
+    decimals = "microseconds" if time.microsecond % 1000 else "milliseconds"
+    timespec = decimals if time.microsecond else "seconds"
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=timespec) + "Z"
+
+
+def duration(span: timedelta) -> str:
+    """Return the duration in its one or two largest units."""
+    minutes, seconds = divmod(span.seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if span.days:
+        return f"{span.days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {seconds} s"
+    if seconds:
+        return f"{span.total_seconds():.2f} s"
+    return f"{span.microseconds // 1000} ms"
+
+
+def print_json(value: JsonValue) -> None:
+    """Print a value as one line of JSON, in ASCII."""
+    sys.stdout.write(f"{json.dumps(value)}\n")
+
+
+def print_logs(logs: Sequence[StoredLog], *, as_json: bool) -> None:
+    """Print logs, on a terminal the beginning of each; ``print_fiber`` and a pipe get the whole."""
+    console = _console()
+    if as_json:
+        for log in logs:
+            print_json(log.model_dump(mode="json"))
+    elif console.is_terminal:
+        console.print(_log_table(logs, _BEGINNING) if logs else "no logs")
+    else:
+        _print_tsv(_LOG_NAMES, map(_log_values, logs))
+
+
+def print_fibers(listed: Sequence[ListedFiber], *, as_json: bool) -> None:
+    """Print fibers, on a terminal each as two lines: what it is, and how to find it."""
+    console = _console()
+    if as_json:
+        for item in listed:
+            print_json(_fiber_json(item))
+    elif console.is_terminal:
+        console.print(Group(*_fiber_lines(listed)) if listed else "no fibers")
+    else:
+        _print_tsv(_FIBER_NAMES, map(_fiber_values, listed))
+
+
+def print_fiber(listed: ListedFiber, logs: Sequence[StoredLog], *, as_json: bool) -> None:
+    """Print one fiber and its logs, on a terminal with a colour for each source."""
+    console = _console()
+    if as_json:
+        print_json({**_fiber_json(listed), "logs": [log.model_dump(mode="json") for log in logs]})
+    elif console.is_terminal:
+        console.print(Group(_fiber_grid(listed.fiber), "", _log_table(logs)))
+    else:
+        _print_tsv(_FIBER_NAMES, [_fiber_values(listed)])
+        sys.stdout.write("\n")
+        _print_tsv(_LOG_NAMES, map(_log_values, logs))
+
+
+def print_statistics(statistics: Statistics, *, as_json: bool) -> None:
+    """Print what a store holds."""
+    console = _console()
+    if as_json:
+        print_json(TypeAdapter(Statistics).dump_python(statistics, mode="json"))
+    elif console.is_terminal:
+        console.print(Group(*_statistics_tables(statistics)))
+    else:
+        _print_tsv(("what", "name", "value"), _statistics_values(statistics))
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def _print_tsv(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    sys.stdout.write("\t".join(names) + "\n")
+    sys.stdout.writelines("\t".join(map(visible, row)) + "\n" for row in rows)
+
+
+_LOG_NAMES = ("timestamp", "source_id", "raw_text")
+
+
+def _log_values(log: StoredLog) -> tuple[str, ...]:
+    return utc(log.timestamp), log.source_id, log.raw_text
+
+
+def _log_table(logs: Sequence[StoredLog], most_characters: int | None = None) -> Table:
+    sources = dict.fromkeys(log.source_id for log in logs)
+    colours = dict(zip(sources, itertools.cycle(_COLOURS), strict=False))
+    table = _table("timestamp")
+    table.add_column("source_id", no_wrap=True, overflow="ellipsis", max_width=_SOURCE_WIDTH)
+    table.add_column("raw_text", overflow="fold")
+    for log in logs:
+        text = log.raw_text[:most_characters]
+        cut = "…" if len(text) < len(log.raw_text) else ""
+        table.add_row(
+            utc(log.timestamp),
+            Text(visible(log.source_id), style=colours[log.source_id]),
+            Text(visible(text, keep="\t\n") + cut),
+        )
+    return table
+
+
+_FIBER_NAMES = (
+    "fiber_id", "fiber_type", "first_activity", "last_activity", "duration_s", "closed", "logs", "attributes"
+)  # fmt: skip
+
+
+def _fiber_values(listed: ListedFiber) -> tuple[str, ...]:
+    fiber = listed.fiber
+    return (
+        str(fiber.fiber_id),
+        fiber.fiber_type,
+        utc(fiber.first_activity),
+        utc(fiber.last_activity),
+        str((fiber.last_activity - fiber.first_activity).total_seconds()),
+        str(fiber.closed).lower(),
+        str(listed.log_count),
+        _attributes(fiber),
+    )
+
+
+def _fiber_json(listed: ListedFiber) -> dict[str, JsonValue]:
+    return {**listed.fiber.model_dump(mode="json"), "log_count": listed.log_count}
+
+
+def _fiber_lines(listed: Sequence[ListedFiber]) -> Iterator[Text]:
+    types = [visible(item.fiber.fiber_type) for item in listed]
+    width = max(map(len, types), default=0)
+    for item, fiber_type in zip(listed, types, strict=True):
+        fiber = item.fiber
+        took = duration(fiber.last_activity - fiber.first_activity)
+        state = "closed" if fiber.closed else "open"
+        yield _one_line(
+            (f"{fiber_type:<{width}}", "bold"),
+            f"  {utc(fiber.first_activity)}  {took:>9}  {item.log_count:>5,} logs  {state}",
+        )
+        yield _one_line(f"  {fiber.fiber_id}  ", (visible(_attributes(fiber)), "dim"))
+
+
+def _fiber_grid(fiber: FiberRecord) -> Table:
+    grid = Table.grid(Column(style="bold", no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
+    took = duration(fiber.last_activity - fiber.first_activity)
+    grid.add_row("fiber_id", str(fiber.fiber_id))
+    grid.add_row("type", f"{visible(fiber.fiber_type)}, {'closed' if fiber.closed else 'open'}")
+    grid.add_row("activity", f"{utc(fiber.first_activity)} to {utc(fiber.last_activity)}, {took}")
+    grid.add_row("attributes", visible(_attributes(fiber)))
+    return grid
+
+
+def _statistics_tables(statistics: Statistics) -> Iterator[RenderableType]:
+    revision = f"revision {statistics.revision or 'none'}"
+    where = [statistics.file, decimal(statistics.file_bytes)] if statistics.file else ["in memory"]
+    yield Text(visible(", ".join([*where, revision])))
+    if statistics.first and statistics.last:
+        yield Text(f"{utc(statistics.first)} to {utc(statistics.last)}")
+    yield ""
+    tables = _table("table", "rows")
+    for name, rows in statistics.tables.items():
+        tables.add_row(name, f"{rows:,}")
+    sources = _table("source", "logs")
+    for name, logs in statistics.sources.items():
+        sources.add_row(visible(name), f"{logs:,}")
+    types = _table("fiber type", "open", "closed")
+    for count in statistics.fiber_types:
+        types.add_row(visible(count.fiber_type), f"{count.open:,}", f"{count.closed:,}")
+    versions = _table("config version", "logs", "fibers")
+    for version in statistics.config_versions:
+        versions.add_row(str(version.config_version), f"{version.logs:,}", f"{version.fibers:,}")
+    yield Columns([tables, sources, types], padding=(0, 3))
+    yield ""
+    yield versions
+
+
+def _statistics_values(statistics: Statistics) -> Iterator[tuple[str, str, str]]:
+    if statistics.file:
+        yield "file_bytes", statistics.file, str(statistics.file_bytes)
+    yield "revision", "", statistics.revision or ""
+    for name, rows in statistics.tables.items():
+        yield "rows", name, str(rows)
+    if statistics.first and statistics.last:
+        yield "time", "first", utc(statistics.first)
+        yield "time", "last", utc(statistics.last)
+    for name, logs in statistics.sources.items():
+        yield "source_logs", name, str(logs)
+    for count in statistics.fiber_types:
+        yield "open_fibers", count.fiber_type, str(count.open)
+        yield "closed_fibers", count.fiber_type, str(count.closed)
+    for version in statistics.config_versions:
+        yield "config_version_logs", str(version.config_version), str(version.logs)
+        yield "config_version_fibers", str(version.config_version), str(version.fibers)
+
+
+def _table(*names: str) -> Table:
+    """Return a table without lines, whose first column is text and the others numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for position, name in enumerate(names):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if position else "left")
+    return table
+
+
+def _one_line(*parts: str | tuple[str, str]) -> Text:
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def _attributes(fiber: FiberRecord) -> str:
+    return json.dumps(fiber.attributes, ensure_ascii=False, separators=(",", ":"))
