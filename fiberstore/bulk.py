@@ -167,7 +167,7 @@ def _execute(session: Session, sql: str, columns: Columns) -> list[tuple[object,
         raise ConflictError(str(error).partition("\n")[0]) from error
 
 
-# Records may have skipped their validation (`model_copy` and `model_construct` do), so values are checked here:
+# Records may have skipped their validation (`model_copy` and `model_construct` do), so values are checked:
 # all at once, and one by one only if that fails, for the error that names the value.
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from functools import cache, lru_cache
 from itertools import islice
@@ -153,28 +154,28 @@ class Connection:
             self._release_reader()
             if self._failed:
                 self._raw.execute("SELECT 1")  # raises if the failure aborted the transaction
-            self._raw.commit()
-        except duckdb.Error:
+            with self.interruptible():
+                self._raw.commit()
+            self._begun = _Begun.NO
+        finally:
+            if self._holds_lock:  # an interrupted commit may have happened
+                self._change_lock.changes += 1
             self.rollback()
-            raise
-        self._begun = _Begun.NO
-        if self._holds_lock:
-            self._change_lock.changes += 1
-            self._release_lock()
 
     def rollback(self) -> None:
         """Roll back whatever is open; without a transaction, do nothing."""
         if self._reader is not None:
             self._reader.close()
-        if self._begun is _Begun.NO:
-            return
-        self._begun = _Begun.NO
         try:
-            self._raw.rollback()
+            if self._begun is not _Begun.NO:
+                self._begun = _Begun.NO
+                self._raw.rollback()
         except duckdb.TransactionException:
             pass  # a COMMIT that failed has ended the transaction already
         finally:
-            self._release_lock()
+            if self._holds_lock:
+                self._holds_lock = False
+                self._change_lock.release()
 
     def close(self) -> None:
         """Roll back what is open and close."""
@@ -214,28 +215,18 @@ class Connection:
             Its rows; a statement that writes has one, the number of rows written.
         """
         self._prepare(sql)
-        try:
+        with self._statement():
             # DuckDB finds the argument `batch` by the table's name (a "replacement scan").
             return self._raw.execute(sql).fetchall()
-        except duckdb.Error:
-            self._failed = True
-            raise
-        finally:
-            self._statement_done()
 
     def run(self, cursor: "Cursor", sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
         """Execute a statement for a cursor, which becomes the reader of its result."""
         self._prepare(sql)
-        try:
+        with self._statement():
             if many:
                 self._raw.executemany(sql, parameters)
             else:
                 self._raw.execute(sql, parameters)
-        except duckdb.Error:
-            self._failed = True
-            raise
-        finally:
-            self._statement_done()
         self._reader = cursor
 
     def read_by(self, cursor: "Cursor") -> duckdb.DuckDBPyConnection | None:
@@ -259,19 +250,32 @@ class Connection:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
 
-    def _statement_done(self) -> None:
-        if self._begun is _Begun.NO and self._holds_lock:  # it was a transaction of its own
-            self._change_lock.changes += 1
-            self._release_lock()
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Raise ``KeyboardInterrupt`` when Ctrl-C ends a statement, where DuckDB raises ``RuntimeError``."""
+        try:
+            yield
+        except RuntimeError as error:
+            if str(error) == "Query interrupted":
+                raise KeyboardInterrupt from error
+            raise
+
+    @contextmanager
+    def _statement(self) -> Iterator[None]:
+        try:
+            with self.interruptible():
+                yield
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            if self._begun is _Begun.NO and self._holds_lock:  # it was a transaction of its own
+                self._change_lock.changes += 1
+                self.rollback()
 
     def _release_reader(self) -> None:
         if self._reader is not None:
             self._reader.keep_rest()
-
-    def _release_lock(self) -> None:
-        if self._holds_lock:
-            self._holds_lock = False
-            self._change_lock.release()
 
 
 class Cursor:
@@ -307,7 +311,8 @@ class Cursor:
         size = self.arraysize if size is None else size
         raw = self.connection.read_by(self)
         if raw is not None:
-            return raw.fetchmany(size)
+            with self.connection.interruptible():
+                return raw.fetchmany(size)
         return list(islice(self._kept(), size))
 
     def fetchall(self) -> list[tuple[object, ...]]:
@@ -317,7 +322,8 @@ class Cursor:
             return list(self._kept())
         self.connection.done_with(self)
         self._rest = iter(())
-        return raw.fetchall()
+        with self.connection.interruptible():
+            return raw.fetchall()
 
     def keep_rest(self) -> None:
         """Fetch what is left, so that the connection can run another statement."""

@@ -40,7 +40,7 @@ _CONFIG = {
     # Another client of this process with other settings is refused by DuckDB, so nobody changes rows of our
     # files beside the ChangeLock.
     "custom_user_agent": "fiberstore",
-    # Opening a file of a foreign format would download an extension for it.
+    # Nothing is downloaded by itself.
     "autoinstall_known_extensions": "false",
 }
 

@@ -15,6 +15,8 @@ from fiberstore.errors import DatabaseError
 DEFAULT_POOL_SIZE = 8
 DRIVER = "duckdb+fiberstore"
 
+_MAGIC, _MAGIC_OFFSET = b"DUCK", 8
+
 
 def create_engine(
     target: str | os.PathLike[str],
@@ -45,13 +47,15 @@ def create_engine(
         echo: Log every statement through ``logging``, as in SQLAlchemy.
 
     Raises:
-        ValueError: The target is not a DuckDB database, or a number is out of bounds.
-        DatabaseError: The target's folder does not exist, or the target is a folder.
+        ValueError: The target is not one for DuckDB, or a number is out of bounds.
+        DatabaseError: The target's folder does not exist, or the target is a folder or no DuckDB database.
     """
     url = _url(target)
     if pool_size < 1:
         raise ValueError(f"pool_size must be at least 1, got {pool_size}")
     in_memory = (url.database or "").startswith(":memory:")
+    if in_memory and read_only:
+        raise ValueError("a database in memory is empty at first; it cannot be read_only")
     if not in_memory:
         _check_path(Path(url.database or ""), read_only=read_only)
     engine = sa.create_engine(
@@ -96,8 +100,21 @@ def _check_path(path: Path, *, read_only: bool) -> None:
         raise DatabaseError(f"{path} is a folder; give the path of a file in it")
     if not path.parent.is_dir():
         raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
-    if read_only and not path.exists():
+    if path.exists():
+        _check_format(path)
+    elif read_only:
         raise DatabaseError(f"{path} does not exist; a read-only store must")
+
+
+def _check_format(path: Path) -> None:
+    """Refuse files of other formats: DuckDB would look for an extension that reads them."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_MAGIC_OFFSET + len(_MAGIC))
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be read: {error.strerror}") from error
+    if head and head[_MAGIC_OFFSET:] != _MAGIC:
+        raise DatabaseError(f"{path} is not a DuckDB database; give another path")
 
 
 def _settings(

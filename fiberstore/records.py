@@ -40,11 +40,11 @@ def as_utc(value: datetime) -> datetime:
     if value.tzinfo is UTC:
         return value
     if value.utcoffset() is None:
-        raise ValueError(f"{value!r} is naive; give it a time zone, for example tzinfo=datetime.UTC")
+        raise ValueError(f"{value} is naive; give it a time zone, for example tzinfo=datetime.UTC")
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"{value!r} is outside the years 1 to 9999 in UTC") from None
+        raise ValueError(f"{value} is outside the years 1 to 9999 in UTC") from None
 
 
 def check_id(value: UUID) -> None:

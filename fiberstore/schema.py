@@ -3,6 +3,7 @@
 import threading
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -69,7 +70,7 @@ def upgrade(engine: sa.Engine) -> None:
 
 
 def differences(engine: sa.Engine) -> list[str]:
-    """Return how the database differs from the models, one line each; empty if it does not."""
+    """Return how the database differs from the models, a sentence each; empty if it does not."""
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,
@@ -79,7 +80,31 @@ def differences(engine: sa.Engine) -> list[str]:
                 "include_name": is_ours,
             },
         )
-        return [str(difference) for difference in compare_metadata(context, Base.metadata)]
+        return [
+            _sentence(difference)
+            for found in compare_metadata(context, Base.metadata)
+            for difference in (found if isinstance(found, list) else [found])
+        ]
+
+
+def _sentence(difference: tuple[Any, ...]) -> str:
+    match difference:
+        case ("add_table", table):
+            thing, what = f"table {table.name}", "is missing"
+        case ("add_index", index):
+            thing, what = f"index {index.name} on {index.table.name}", "is missing"
+        case ("remove_index", index):
+            thing, what = f"index {index.name} on {index.table.name}", "is not fiberstore's"
+        case ("add_column", _, table, column):
+            thing, what = f"column {table}.{column.name}", "is missing"
+        case ("remove_column", _, table, column):
+            thing, what = f"column {table}.{column.name}", "is not fiberstore's"
+        case (change, _, table, column, _, found, expected):
+            what = f"has {change.removeprefix('modify_')} {found!r}, and should have {expected!r}"
+            thing = f"column {table}.{column}"
+        case _:
+            thing, what = "something else", f"differs: {difference}"
+    return f"{thing} {what}"
 
 
 def _config(connection: sa.Connection) -> Config:

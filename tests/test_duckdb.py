@@ -384,8 +384,9 @@ def test_a_read_only_store_reads_and_refuses_to_write(db_file: Path) -> None:
     [
         ("missing/store.duckdb", "does not exist; create it"),
         (".", "is a folder"),
-        ("text.log", "not a valid DuckDB database"),
-        ("other.sqlite", "sqlite"),
+        ("text.log", "not a DuckDB database"),
+        ("short", "not a DuckDB database"),
+        ("other.sqlite", "not a DuckDB database"),
     ],
 )
 def test_what_is_no_database_is_refused_and_left_as_it_is(
@@ -393,6 +394,7 @@ def test_what_is_no_database_is_refused_and_left_as_it_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.log").write_text("a log, no database\n" * 100)
+    Path("short").write_bytes(b"x")
     Path("other.sqlite").write_bytes(b"SQLite format 3\0" + bytes(4096))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(DatabaseError, match=complaint):
@@ -436,6 +438,11 @@ def test_settings_reach_duckdb(db_file: Path) -> None:
     assert settings[0] == "1"
     assert settings[1:3] == ["476.8 MiB", "95.3 MiB"]
     assert settings[3].lower() == "false"
+
+
+def test_a_database_in_memory_is_not_read_only() -> None:
+    with pytest.raises(ValueError, match="read_only"):
+        DuckDBStorage(":memory:", read_only=True)
 
 
 def test_an_unknown_setting_is_refused(db_file: Path) -> None:

@@ -161,9 +161,34 @@ def test_check_sees_a_missing_index(config: Config, db_file: Path) -> None:
         storage.init_schema()
         with storage.engine.begin() as connection:
             connection.execute(sa.text("DROP INDEX idx_fibers_type"))
-        assert "idx_fibers_type" in schema.differences(storage.engine)[0]
+        assert schema.differences(storage.engine) == ["index idx_fibers_type on fibers is missing"]
     with pytest.raises(CommandError, match="idx_fibers_type"):
         command.check(config)
+
+
+def test_differences_are_sentences() -> None:
+    with DuckDBStorage(":memory:") as storage:
+        storage.init_schema()
+        with storage.engine.begin() as connection:
+            for statement in (
+                "DROP INDEX idx_fibers_type",
+                "ALTER TABLE fibers RENAME closed TO finished",
+                "ALTER TABLE fibers ALTER config_version TYPE INTEGER",
+                "ALTER TABLE fibers ALTER first_activity DROP NOT NULL",
+                "CREATE INDEX mine ON fibers (last_activity)",
+                "DROP TABLE fiber_memberships",
+            ):
+                connection.execute(sa.text(statement))
+        assert sorted(schema.differences(storage.engine)) == [
+            "column fibers.closed is missing",
+            "column fibers.config_version has type INTEGER(), and should have UnsignedBigInt()",
+            "column fibers.finished is not fiberstore's",
+            "column fibers.first_activity has nullable True, and should have False",
+            "index idx_fibers_type on fibers is missing",
+            "index idx_memberships_fiber on fiber_memberships is missing",
+            "index mine on fibers is not fiberstore's",
+            "table fiber_memberships is missing",
+        ]
 
 
 def test_init_schema_twice_and_from_many_threads() -> None:
