@@ -91,10 +91,8 @@ def fiberstore(storage: DuckDBStorage, logs: list[LogRecord], _table: pa.Table) 
 def appender(storage: DuckDBStorage, logs: list[LogRecord], _table: pa.Table) -> None:
     """DuckDB's appender, row by row in Python."""
     rows = list(zip(*columns(logs).values(), strict=True))
-    with storage.engine.begin() as connection:
-        raw(connection)._prepare("SELECT 1")
-        with raw(connection)._raw.appender("raw_logs") as buffer:
-            buffer.append_rows(rows)
+    with storage.engine.begin() as connection, raw(connection)._raw.appender("raw_logs") as buffer:
+        buffer.append_rows(rows)
 
 
 def unnest(storage: DuckDBStorage, logs: list[LogRecord], _table: pa.Table) -> None:

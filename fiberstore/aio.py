@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.duckdb import DuckDBStorage, Transaction
-from fiberstore.engine import DEFAULT_POOL_SIZE
+from fiberstore.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
@@ -170,7 +170,8 @@ class AsyncDuckDBStorage(AsyncStorage):
         )
         self._workers = [_Worker() for _ in range(pool_size)]
         self._closed = False
-        self._idle: asyncio.Queue[_Worker] = asyncio.LifoQueue()
+        self._stopped: list[_Worker] = []
+        self._idle: asyncio.Queue[_Worker | None] = asyncio.LifoQueue()  # None: the storage is closed
         for worker in self._workers:
             self._idle.put_nowait(worker)
 
@@ -185,14 +186,18 @@ class AsyncDuckDBStorage(AsyncStorage):
         return self._storage.config_version
 
     async def close(self) -> None:
-        """Wait for the calls that run, and close every connection; the storage cannot be used afterwards."""
-        if self._closed:
-            return
+        """Wait for the calls that run, and close every connection; the storage cannot be used afterwards.
+
+        If this is cancelled, call it again.
+        """
         self._closed = True
-        for _ in self._workers:
-            await self._idle.get()
-        for worker in self._workers:
+        while len(self._stopped) < len(self._workers):
+            worker = await self._idle.get()
+            if worker is None:  # another task has closed the storage meanwhile
+                break
+            self._stopped.append(worker)
             worker.stop()
+        self._idle.put_nowait(None)
         self._storage.close()
 
     async def __aenter__(self) -> Self:
@@ -219,10 +224,14 @@ class AsyncDuckDBStorage(AsyncStorage):
         stack = ExitStack()
         try:
             transaction = await worker.run(stack.enter_context, self._storage.transaction())
+        except BaseException as error:
+            # If it begins after all, the worker ends it again; nobody waits for that.
+            self._give_back_after(worker.submit(stack.__exit__, type(error), error, None), worker)
+            raise
+        try:
             yield AsyncTransaction(worker, transaction)
         except BaseException as error:
-            # The worker comes to it after what it still does; it does nothing if the transaction never began.
-            await self._end(worker, stack, error)
+            await self._end(worker, stack, error)  # after what the worker still does
             raise
         else:
             await self._end(worker, stack, None)
@@ -291,7 +300,20 @@ class AsyncDuckDBStorage(AsyncStorage):
     async def _next_worker(self) -> _Worker:
         if self._closed:
             raise DatabaseError("the storage is closed")
-        return await self._idle.get()
+        try:
+            worker = self._idle.get_nowait()
+        except asyncio.QueueEmpty:
+            worker = await self._wait_for_worker()
+        if worker is None:
+            self._idle.put_nowait(None)  # for the next that waits
+            raise DatabaseError("the storage is closed")
+        return worker
+
+    async def _wait_for_worker(self) -> _Worker | None:
+        try:
+            return await asyncio.wait_for(self._idle.get(), POOL_TIMEOUT_S)
+        except TimeoutError:
+            raise DatabaseError(f"no thread was free for {POOL_TIMEOUT_S:g} s; raise pool_size") from None
 
     def _give_back_after(self, future: Future[T], worker: _Worker) -> None:
         loop = asyncio.get_running_loop()

@@ -1,9 +1,9 @@
 """The fast path for many rows: records to Arrow columns to one statement.
 
 100,000 rows into a file with all its indexes, DuckDB 2.0.0, two cores, in rows/s
-(``benchmarks/write_path.py`` prints the figures of your machine): an Arrow batch 295,000, DuckDB's
-appender 117,000, ``unnest`` of lists 62,000, ORM ``add_all`` 5,000, ``executemany`` 2,000. DuckDB alone, with
-the Arrow table already made: 493,000.
+(``benchmarks/write_path.py`` prints the figures of your machine): an Arrow batch 248,000, DuckDB's
+appender 101,000, ``unnest`` of lists 61,000, ``executemany`` 6,600, ORM ``add_all`` 4,700. DuckDB alone, with
+the Arrow table already made: 454,000.
 
 ``INSERT OR IGNORE`` decides arbitrarily between equal keys of one statement, so batches are made unique
 first. SQL here is text, because the Arrow batch is no table to SQLAlchemy; it names our own columns, and
@@ -19,8 +19,9 @@ import duckdb
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
+from fiberstore.dbapi import ARROW_TABLE
 from fiberstore.dialect import dbapi_connection
-from fiberstore.errors import ConflictError
+from fiberstore.errors import ConflictError, is_duplicate_key
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,
@@ -98,7 +99,7 @@ def update_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
     """Replace every field of the fibers that are stored. Return how many there were."""
     columns = _fiber_columns(fibers)
     changes = ", ".join(f"{name} = batch.{name}" for name in columns if name != "fiber_id")
-    sql = f"UPDATE fibers SET {changes} FROM batch WHERE fibers.fiber_id = batch.fiber_id"
+    sql = f"UPDATE fibers SET {changes} FROM {ARROW_TABLE} AS batch WHERE fibers.fiber_id = batch.fiber_id"
     return _write(session, sql, columns)
 
 
@@ -108,17 +109,17 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> None:
     _write(
         session,
         "INSERT OR IGNORE INTO fiber_memberships (log_id, fiber_id, config_version) "
-        "SELECT m.log_id, batch.survivor, m.config_version "
-        "FROM fiber_memberships m JOIN batch ON m.fiber_id = batch.loser",
+        "SELECT m.log_id, batch.survivor, min(m.config_version) "
+        f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser GROUP BY ALL",
         columns,
     )
-    _write(session, "DELETE FROM fiber_memberships WHERE fiber_id IN (SELECT loser FROM batch)", columns)
-    _write(session, "DELETE FROM fibers WHERE fiber_id IN (SELECT loser FROM batch)", columns)
+    for table in ("fiber_memberships", "fibers"):
+        _write(session, f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})", columns)
 
 
 def memberships_among(session: Session, log_ids: Collection[UUID]) -> list[tuple[object, object]]:
     """Return the log id and the config version of every membership of these logs."""
-    sql = "SELECT m.log_id, m.config_version FROM fiber_memberships m JOIN batch USING (log_id)"
+    sql = f"SELECT m.log_id, m.config_version FROM fiber_memberships AS m JOIN {ARROW_TABLE} USING (log_id)"
     return [(row[0], row[1]) for row in _execute(session, sql, {"log_id": _uuids(log_ids)})]
 
 
@@ -145,7 +146,7 @@ def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
 
 def _insert_new(session: Session, table: str, columns: Columns) -> int:
     names = ", ".join(columns)
-    sql = f"INSERT OR IGNORE INTO {table} ({names}) SELECT {names} FROM batch"
+    sql = f"INSERT OR IGNORE INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"
     return _write(session, sql, columns)
 
 
@@ -163,8 +164,9 @@ def _execute(session: Session, sql: str, columns: Columns) -> list[tuple[object,
     try:
         return dbapi_connection(session).execute_arrow(sql, batch)
     except duckdb.ConstraintException as error:
-        # OR IGNORE does not ignore a key that was committed after this transaction's snapshot.
-        raise ConflictError(str(error).partition("\n")[0]) from error
+        if is_duplicate_key(error):  # committed after this transaction's snapshot, so not ignored
+            raise ConflictError(str(error).partition("\n")[0]) from error
+        raise
 
 
 # Records may have skipped their validation (`model_copy` and `model_construct` do), so values are checked:

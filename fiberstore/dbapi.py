@@ -1,7 +1,8 @@
 """DuckDB connections and cursors as SQLAlchemy expects a DBAPI to have them.
 
-They differ from duckdb-engine's in three things: a result belongs to its cursor, a failed transaction cannot
-be committed, and transactions that change rows wait for each other (see ``ChangeLock``).
+They differ from duckdb-engine's in three things: a result belongs to its cursor, a transaction in which a
+statement failed takes no more statements and no commit, and transactions that change rows wait for each other
+(see ``ChangeLock``).
 """
 
 import os
@@ -10,7 +11,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from functools import cache, lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakValueDictionary
@@ -20,33 +20,21 @@ import duckdb
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LOCK_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = 10.0
+ARROW_TABLE = "fiberstore_arrow_batch"
 
-_CHANGES = {
-    duckdb.StatementType.UPDATE,
-    duckdb.StatementType.DELETE,
-    duckdb.StatementType.MERGE_INTO,
-    duckdb.StatementType.EXECUTE,
-}
-_UPSERT = re.compile(r"\bon\s+conflict\b.*\bdo\s+update\b|\bor\s+replace\b", re.IGNORECASE | re.DOTALL)
+_CHANGES = re.compile(
+    r"\b(update|delete|merge|truncate|execute)\b|\binsert\b.*\breplace\b", re.IGNORECASE | re.DOTALL
+)
 
 
-@lru_cache(maxsize=4096)
 def changes_rows(sql: str) -> bool:
-    """Tell whether a statement may change or delete rows that are there, rather than only append."""
-    try:
-        statements = _parser().cursor().extract_statements(sql)
-    except duckdb.Error:
-        return False  # it will fail when it is executed, with DuckDB's own message
-    return any(
-        statement.type in _CHANGES or (statement.type == duckdb.StatementType.INSERT and _UPSERT.search(sql))
-        for statement in statements
-    )
+    """Tell whether a statement may change or delete rows that are there, rather than only append.
 
-
-@cache
-def _parser() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(":memory:", config={"threads": 1})
+    It goes by words, wherever they stand (a CTE or EXPLAIN ANALYZE may hold an UPDATE), and sometimes errs to
+    the harmless side. Values do not matter: they are bound.
+    """
+    return _CHANGES.search(sql) is not None
 
 
 class ChangeLock:
@@ -59,7 +47,7 @@ class ChangeLock:
     error class as DuckDB's own write-write conflict, and has to start again.
 
     Attributes:
-        changes: How many transactions that changed rows have been committed.
+        changes: How many transactions have changed rows.
     """
 
     _by_database: ClassVar[WeakValueDictionary[str, "ChangeLock"]] = WeakValueDictionary()
@@ -67,7 +55,6 @@ class ChangeLock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._owner_thread: int | None = None
         self.changes = 0
 
     @classmethod
@@ -81,29 +68,24 @@ class ChangeLock:
             return lock
 
     def acquire(self) -> None:
-        """Wait for the lock.
+        """Wait for the lock; any thread may release it.
 
         Raises:
-            duckdb.InvalidInputException: This thread has it in another transaction.
             duckdb.TransactionException: It did not come free within ``LOCK_TIMEOUT_S``.
         """
-        if self._lock.acquire(blocking=False):
-            pass
-        elif self._owner_thread == threading.get_ident():
-            raise duckdb.InvalidInputException(  # it would wait for itself, so trying again cannot help
-                "this thread has another open transaction that changes rows; commit it first, or use it for "
-                "this change too"
-            )
-        elif not self._lock.acquire(timeout=LOCK_TIMEOUT_S):
+        if not self._lock.acquire(timeout=LOCK_TIMEOUT_S):
             raise duckdb.TransactionException(
-                f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; commit it, or "
-                "roll it back"
+                f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; end it first, or "
+                "if it is your own, use it for this change too"
             )
-        self._owner_thread = threading.get_ident()
 
-    def release(self) -> None:
-        """Give the lock back."""
-        self._owner_thread = None
+    def release(self, *, changed: bool) -> None:
+        """Give the lock back.
+
+        Args:
+            changed: Whether rows may have been changed; not if all was rolled back.
+        """
+        self.changes += changed
         self._lock.release()
 
 
@@ -129,8 +111,12 @@ class Connection:
         self._holds_lock = False
         self._changes_at_snapshot = 0
         self._begun = _Begun.NO
+        self._changed = False
         self._failed = False
         self._reader: Cursor | None = None
+
+    def __del__(self) -> None:
+        self._release_lock(changed=False)
 
     def cursor(self) -> "Cursor":
         """Return a new cursor with a result of its own."""
@@ -138,44 +124,32 @@ class Connection:
 
     def begin(self) -> None:
         """Begin a transaction; DuckDB takes its snapshot at the first statement."""
-        self._release_reader()
-        self._raw.begin()
-        self._begun, self._failed = _Begun.YES, False
+        self._keep_open_result()
+        self._begun, self._changed, self._failed = _Begun.YES, False, False
+        with self._driver():
+            self._raw.begin()
 
     def commit(self) -> None:
         """Commit; results that are still open stay readable.
 
         Raises:
-            duckdb.TransactionException: A statement of the transaction failed, so DuckDB keeps nothing of it.
+            duckdb.InvalidInputException: A statement of the transaction failed; it was rolled back. DuckDB
+                itself would commit, keep nothing, and say nothing.
         """
         if self._begun is _Begun.NO:
             return
         try:
-            self._release_reader()
-            if self._failed:
-                self._raw.execute("SELECT 1")  # raises if the failure aborted the transaction
-            with self.interruptible():
+            self._keep_open_result()
+            self._refuse_if_failed()
+            with self._driver():
                 self._raw.commit()
             self._begun = _Begun.NO
         finally:
-            if self._holds_lock:  # an interrupted commit may have happened
-                self._change_lock.changes += 1
-            self.rollback()
+            self._end(changed=self._changed)  # a commit that raised (Ctrl-C) may have happened
 
     def rollback(self) -> None:
         """Roll back whatever is open; without a transaction, do nothing."""
-        if self._reader is not None:
-            self._reader.close()
-        try:
-            if self._begun is not _Begun.NO:
-                self._begun = _Begun.NO
-                self._raw.rollback()
-        except duckdb.TransactionException:
-            pass  # a COMMIT that failed has ended the transaction already
-        finally:
-            if self._holds_lock:
-                self._holds_lock = False
-                self._change_lock.release()
+        self._end(changed=False)
 
     def close(self) -> None:
         """Roll back what is open and close."""
@@ -185,97 +159,122 @@ class Connection:
         finally:
             self._raw.close()
 
-    def interrupt(self) -> None:
-        """Stop the statement that another thread runs on this connection."""
-        self._raw.interrupt()
-
     def lock_changes(self) -> None:
         """Take the database's ``ChangeLock`` until the transaction ends.
 
-        Called before a transaction's first statement it never conflicts; later it may.
-
         Raises:
-            duckdb.TransactionException: Rows were changed since this transaction's snapshot.
+            duckdb.TransactionException: Rows were changed since this transaction's snapshot, or the lock did
+                not come free.
         """
         if self._holds_lock:
             return
         self._change_lock.acquire()
+        self._holds_lock = True
         if self._begun is _Begun.SNAPSHOT and self._changes_at_snapshot != self._change_lock.changes:
-            self._change_lock.release()
+            self._release_lock(changed=False)
             raise duckdb.TransactionException(
                 "rows were changed by another transaction after this one had begun to read; roll back and "
                 "run it again"
             )
+
+    def take_over_lock(self) -> None:
+        """Hold the ``ChangeLock``, which the caller has acquired, until the transaction ends."""
         self._holds_lock = True
 
-    def execute_arrow(self, sql: str, batch: "pa.RecordBatch") -> list[tuple[object, ...]]:  # noqa: ARG002
-        """Run a statement that reads an Arrow batch under the table name ``batch``.
+    def execute_arrow(self, sql: str, batch: "pa.RecordBatch") -> list[tuple[object, ...]]:
+        """Run a statement that reads an Arrow batch under the table name ``ARROW_TABLE``.
 
         Returns:
             Its rows; a statement that writes has one, the number of rows written.
         """
-        self._prepare(sql)
-        with self._statement():
-            # DuckDB finds the argument `batch` by the table's name (a "replacement scan").
-            return self._raw.execute(sql).fetchall()
+        fiberstore_arrow_batch = batch  # DuckDB finds the variable by the table's name: a "replacement scan"
+        with self._statement(sql):
+            rows = self._raw.execute(sql).fetchall()
+        del fiberstore_arrow_batch
+        return rows
 
     def run(self, cursor: "Cursor", sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
         """Execute a statement for a cursor, which becomes the reader of its result."""
-        self._prepare(sql)
-        with self._statement():
+        with self._statement(sql):
             if many:
                 self._raw.executemany(sql, parameters)
             else:
                 self._raw.execute(sql, parameters)
         self._reader = cursor
 
-    def read_by(self, cursor: "Cursor") -> duckdb.DuckDBPyConnection | None:
-        """Return the connection to fetch from, or None if the cursor's result is not the open one."""
-        return self._raw if self._reader is cursor else None
-
     def result(self) -> tuple[int, Sequence[tuple[object, ...]] | None]:
         """Return the row count (-1 unless rows were changed) and the columns of the open result."""
         return self._raw.rowcount, self._raw.description
+
+    def is_read_by(self, cursor: "Cursor") -> bool:
+        """Tell whether the open result is that cursor's."""
+        return self._reader is cursor
+
+    def fetch(self, size: int | None) -> list[tuple[object, ...]]:
+        """Return the next rows of the open result, all if ``size`` is None."""
+        with self._driver():
+            return self._raw.fetchall() if size is None else self._raw.fetchmany(size)
 
     def done_with(self, cursor: "Cursor") -> None:
         """Forget a cursor that has read or dropped its result."""
         if self._reader is cursor:
             self._reader = None
 
-    def _prepare(self, sql: str) -> None:
-        self._release_reader()
+    def _end(self, *, changed: bool) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        try:
+            if self._begun is not _Begun.NO:
+                with self._driver():
+                    self._raw.rollback()
+        except duckdb.TransactionException:
+            pass  # a COMMIT that failed has ended the transaction already
+        finally:
+            self._release_lock(changed=changed)
+        self._begun = _Begun.NO
+
+    @contextmanager
+    def _statement(self, sql: str) -> Iterator[None]:
+        self._keep_open_result()
+        self._refuse_if_failed()
         if changes_rows(sql):
             self.lock_changes()
+            self._changed = True
         if self._begun is _Begun.YES:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
+        try:
+            with self._driver():
+                yield
+        finally:
+            if self._begun is _Begun.NO:  # it was a transaction of its own
+                self._release_lock(changed=True)
 
     @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Raise ``KeyboardInterrupt`` when Ctrl-C ends a statement, where DuckDB raises ``RuntimeError``."""
+    def _driver(self) -> Iterator[None]:
+        """Note that the transaction failed; raise what Python raises for Ctrl-C, where DuckDB does not."""
         try:
             yield
-        except RuntimeError as error:
-            if str(error) == "Query interrupted":
+        except BaseException as error:
+            self._failed = True
+            if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
                 raise KeyboardInterrupt from error
             raise
 
-    @contextmanager
-    def _statement(self) -> Iterator[None]:
-        try:
-            with self.interruptible():
-                yield
-        except BaseException:
-            self._failed = True
-            raise
-        finally:
-            if self._begun is _Begun.NO and self._holds_lock:  # it was a transaction of its own
-                self._change_lock.changes += 1
-                self.rollback()
+    def _refuse_if_failed(self) -> None:
+        if self._failed and self._begun is not _Begun.NO:
+            raise duckdb.InvalidInputException(
+                "a statement of this transaction failed, so nothing of it can be kept; roll back first"
+            )
 
-    def _release_reader(self) -> None:
+    def _keep_open_result(self) -> None:
         if self._reader is not None:
             self._reader.keep_rest()
+
+    def _release_lock(self, *, changed: bool) -> None:
+        if self._holds_lock:
+            self._holds_lock = False
+            self._change_lock.release(changed=changed)
 
 
 class Cursor:
@@ -309,21 +308,17 @@ class Cursor:
     def fetchmany(self, size: int | None = None) -> list[tuple[object, ...]]:
         """Return the next ``size`` rows, or what is left of them."""
         size = self.arraysize if size is None else size
-        raw = self.connection.read_by(self)
-        if raw is not None:
-            with self.connection.interruptible():
-                return raw.fetchmany(size)
+        if self.connection.is_read_by(self):
+            return self.connection.fetch(size)
         return list(islice(self._kept(), size))
 
     def fetchall(self) -> list[tuple[object, ...]]:
         """Return the rows that are left."""
-        raw = self.connection.read_by(self)
-        if raw is None:
+        if not self.connection.is_read_by(self):
             return list(self._kept())
         self.connection.done_with(self)
         self._rest = iter(())
-        with self.connection.interruptible():
-            return raw.fetchall()
+        return self.connection.fetch(None)
 
     def keep_rest(self) -> None:
         """Fetch what is left, so that the connection can run another statement."""

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from fiberstore.dbapi import ChangeLock
 from fiberstore.dialect import dbapi_connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, create_engine
 from fiberstore.errors import ConflictError, DatabaseError, translate_errors
@@ -85,7 +86,7 @@ class DuckDBStorage(Storage):
             pass  # what is wrong with the file is said now, not at the first call
 
     def close(self) -> None:
-        """Close every connection; the storage cannot be used afterwards."""
+        """Close every connection; the storage cannot be used afterwards. Call it when no call runs."""
         event.listen(self.engine, "do_connect", _refuse)  # or SQLAlchemy would open the file again
         self.engine.dispose()
 
@@ -106,16 +107,15 @@ class DuckDBStorage(Storage):
         """Begin a unit of work; commit it at the end of the block, roll it back if the block raises.
 
         It may change anything without a conflict over changed rows: it has waited until no other transaction
-        changes any, and others wait for it. So keep it short, and use its repositories, not the storage's own
-        methods, for changes inside the block. Two units that write the same new key still conflict.
+        changes any, and others wait for it. So keep it short, and use only its repositories inside the block:
+        the storage's own methods would wait for it too. Two units that write the same new key still conflict.
 
         Raises:
             ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
                 run the block again.
         """
-        with translate_errors(), Session(self.engine) as session, session.begin():
-            dbapi_connection(session).lock_changes()
-            yield Transaction(session, self.config_version)
+        with self._begin(changes=True) as transaction:
+            yield transaction
 
     def init_schema(self) -> None:
         """See ``Storage.init_schema``."""
@@ -145,7 +145,7 @@ class DuckDBStorage(Storage):
 
     def update_fiber(self, fiber: FiberRecord) -> None:
         """See ``Storage.update_fiber``."""
-        self._write(lambda transaction: transaction.fibers.update(fiber))
+        self._write(lambda transaction: transaction.fibers.update(fiber), changes=True)
 
     def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
         """See ``Storage.get_fiber``."""
@@ -174,19 +174,43 @@ class DuckDBStorage(Storage):
         with translate_errors(), Session(self.engine) as session:
             return work(Transaction(session, self.config_version))
 
-    def _write(self, work: Callable[[Transaction], T]) -> T:
+    def _write(self, work: Callable[[Transaction], T], *, changes: bool = False) -> T:
         """Run and commit the work, again and again while it conflicts, up to ``RETRY_TIMEOUT_S``."""
         deadline = time.monotonic() + RETRY_TIMEOUT_S
         delay_s = _FIRST_DELAY_S
         while True:
             try:
-                with translate_errors(), Session(self.engine) as session, session.begin():
-                    return work(Transaction(session, self.config_version))
+                with self._begin(changes=changes) as transaction:
+                    return work(transaction)
             except ConflictError:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(random.uniform(0, delay_s))  # noqa: S311  # jitter, no secret
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+
+    @contextmanager
+    def _begin(self, *, changes: bool) -> Iterator[Transaction]:
+        """Begin a transaction, with the change lock if rows are to be changed; commit it after the block.
+
+        The lock is taken before the connection, so that those who wait for it leave the pool to others.
+        """
+        lock = ChangeLock.of(self.engine.url.database or "") if changes else None
+        with translate_errors():
+            if lock is not None:
+                lock.acquire()
+            session = Session(self.engine, close_resets_only=False)  # of no use after the block
+            try:
+                connection = dbapi_connection(session)
+            except BaseException:
+                if lock is not None:
+                    lock.release(changed=False)
+                raise
+            if lock is not None:
+                connection.take_over_lock()
+        with session:
+            yield Transaction(session, self.config_version)
+            with translate_errors():
+                session.commit()
 
 
 def _refuse(*_arguments: object) -> None:

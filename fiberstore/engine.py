@@ -10,9 +10,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
-from fiberstore.errors import DatabaseError
+from fiberstore.errors import DatabaseError, translate_errors
 
 DEFAULT_POOL_SIZE = 8
+POOL_TIMEOUT_S = 30.0
 DRIVER = "duckdb+fiberstore"
 
 _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
@@ -23,7 +24,7 @@ def create_engine(
     *,
     read_only: bool = False,
     pool_size: int = DEFAULT_POOL_SIZE,
-    pool_timeout_s: float = 30.0,
+    pool_timeout_s: float = POOL_TIMEOUT_S,
     threads: int | None = None,
     memory_limit_bytes: int | None = None,
     checkpoint_threshold_bytes: int | None = None,
@@ -32,8 +33,8 @@ def create_engine(
     """Return an engine whose connections all see one DuckDB database, in UTC.
 
     DuckDB keeps one instance of a database in a process: a second engine on the same file must have the
-    same settings. An in-memory database is shared by all connections of its engine and by no other engine; it
-    ends with ``engine.dispose()``.
+    same settings. The database of ``":memory:"`` is shared by all connections of its engine and by no other
+    engine; it ends with ``engine.dispose()``.
 
     Args:
         target: A path, a ``duckdb:///`` URL (its query may hold DuckDB settings), or ``":memory:"``.
@@ -88,7 +89,14 @@ def _url(target: str | os.PathLike[str]) -> URL:
             raise ValueError(f"{text!r} is not a database URL: {error}") from error
         if url.drivername not in ("duckdb", DRIVER):
             raise ValueError(f"{url.drivername}:// is not supported; give a path or a duckdb:/// URL")
+        if url.host or url.username or url.password or url.port:
+            raise ValueError(
+                f"{url.render_as_string()!r} names a host; a file's path stands after three slashes, as in "
+                "duckdb:///store.duckdb"
+            )
         url = url.set(drivername=DRIVER, database=url.database or ":memory:")
+    if not (url.database or "").startswith(":memory:"):
+        return url.set(database=os.path.abspath(url.database or ""))  # noqa: PTH100  # the process may chdir
     if url.database == ":memory:":
         # By this name DuckDB shares the database between connections; without one, each gets its own.
         url = url.set(database=f":memory:{uuid.uuid4().hex}")
@@ -96,23 +104,23 @@ def _url(target: str | os.PathLike[str]) -> URL:
 
 
 def _check_path(path: Path, *, read_only: bool) -> None:
-    if path.is_dir():
-        raise DatabaseError(f"{path} is a folder; give the path of a file in it")
-    if not path.parent.is_dir():
-        raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
-    if path.exists():
-        _check_format(path)
-    elif read_only:
-        raise DatabaseError(f"{path} does not exist; a read-only store must")
+    try:
+        if path.is_dir():
+            raise DatabaseError(f"{path} is a folder; give the path of a file in it")
+        if not path.parent.is_dir():
+            raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
+        if path.exists():
+            _check_format(path)
+        elif read_only:
+            raise DatabaseError(f"{path} does not exist; a read-only store must")
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from error
 
 
 def _check_format(path: Path) -> None:
     """Refuse files of other formats: DuckDB would look for an extension that reads them."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_MAGIC_OFFSET + len(_MAGIC))
-    except OSError as error:
-        raise DatabaseError(f"{path} cannot be read: {error.strerror}") from error
+    with path.open("rb") as file:
+        head = file.read(_MAGIC_OFFSET + len(_MAGIC))
     if head and head[_MAGIC_OFFSET:] != _MAGIC:
         raise DatabaseError(f"{path} is not a DuckDB database; give another path")
 
@@ -137,6 +145,7 @@ def _settings(
 
 def _keep_alive(engine: sa.Engine) -> None:
     """Hold a connection outside the pool: an in-memory database ends with its last one."""
-    anchor = engine.raw_connection()
+    with translate_errors():
+        anchor = engine.raw_connection()
     anchor.detach()
     event.listen(engine, "engine_disposed", lambda _engine: anchor.close())

@@ -130,6 +130,12 @@ def translate_errors() -> Iterator[None]:
         raise _storage_error(error) from error
 
 
+def is_duplicate_key(error: BaseException) -> bool:
+    """Tell a duplicate key from other broken constraints, for which DuckDB has the same class."""
+    cause = error.orig if isinstance(error, exc.DBAPIError) else error
+    return isinstance(cause, duckdb.ConstraintException) and "Duplicate key" in str(cause)
+
+
 def _storage_error(error: BaseException) -> StorageError:
     message = _first_line(error)
     if isinstance(error, duckdb.TransactionException):

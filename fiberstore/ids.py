@@ -30,7 +30,7 @@ _counter = itertools.count(secrets.randbits(_POSITION_BITS - 1))
 def new_log_id(timestamp: datetime) -> UUID:
     """Return a new id for a line logged at that time.
 
-    Ids made for equal timestamps sort in the order they were made in this process.
+    Ids made for equal timestamps sort in the order they were made in this process, the first 8 million of it.
 
     Args:
         timestamp: Timezone-aware.

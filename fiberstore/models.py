@@ -39,7 +39,7 @@ class Timestamp(sa.TypeDecorator[datetime]):
         found: object = value  # DuckDB returns text, or a naive datetime for 'infinity'
         if not isinstance(found, datetime) or found.tzinfo is None:
             raise SerializationError(f"stored timestamp {value} is outside the years 1 to 9999")
-        return value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)
 
 
 class UnsignedBigInt(sa.TypeDecorator[int]):

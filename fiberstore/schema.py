@@ -19,7 +19,6 @@ from fiberstore.models import Base
 
 VERSION_TABLE = "fiberstore_alembic_version"
 
-# Alembic keeps the migration that is running in module globals.
 _alembic_lock = threading.Lock()
 
 
@@ -37,30 +36,39 @@ def is_ours(name: str | None, kind: str, _parents: object) -> bool:
 
 def head() -> str:
     """Return the newest revision of this release."""
-    (revision,) = _scripts().get_heads()
-    return revision
+    return str(_scripts().get_current_head())
 
 
 def current(connection: sa.Connection) -> str | None:
-    """Return the revision the database is at; None before the first migration."""
+    """Return the revision the database is at; None before the first migration.
+
+    Raises:
+        DatabaseError: The version table does not hold one revision.
+    """
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    return context.get_current_revision()
+    try:
+        return context.get_current_revision()
+    except CommandError as error:
+        raise DatabaseError(f"table {VERSION_TABLE}: {error}") from error
 
 
 def upgrade(engine: sa.Engine) -> None:
     """Bring the database to the newest revision, in one transaction; do nothing if it is there.
 
+    Alembic keeps the migration that runs in globals of its modules: it must not run in other threads of the
+    process meanwhile.
+
     Raises:
         SchemaVersionError: The database is at a revision this release does not know; it is left alone.
-        DatabaseError: Tables of the same names have other columns; they are left alone.
+        DatabaseError: Tables or indexes of the same names are others; they are left alone.
     """
     with _alembic_lock, engine.connect() as connection:
-        found = current(connection)
-        if found == head():
+        scripts = _scripts()
+        found, newest = current(connection), str(scripts.get_current_head())
+        if found == newest:
             return
-        known = {script.revision for script in _scripts().walk_revisions()}
-        if found is not None and found not in known:
-            raise SchemaVersionError(found, head())
+        if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
+            raise SchemaVersionError(found, newest)
         connection.rollback()
         try:
             with connection.begin():
@@ -109,7 +117,7 @@ def _sentence(difference: tuple[Any, ...]) -> str:
 
 def _config(connection: sa.Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_migrations()))
+    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 

@@ -156,6 +156,41 @@ async def test_more_tasks_than_threads_all_get_their_turn(storage: AsyncDuckDBSt
     assert sum(written) == 64
 
 
+@in_a_loop
+async def test_a_call_that_waits_is_told_when_the_storage_closes(storage: AsyncDuckDBStorage) -> None:
+    calls = [asyncio.create_task(storage.write_logs([a_log()])) for _ in range(10 * POOL_SIZE)]
+    await asyncio.sleep(0)
+    await storage.close()
+    ends = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+    assert {type(end) for end in ends} <= {int, DatabaseError}
+
+
+@in_a_loop
+async def test_a_close_that_was_cancelled_can_be_finished(storage: AsyncDuckDBStorage) -> None:
+    async with storage.transaction() as transaction:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(storage.close(), 0.05)
+        await transaction.logs.write([a_log()])
+    await storage.close()
+    with pytest.raises(DatabaseError, match="closed"):
+        await storage.get_log(uuid4())
+
+
+@in_a_loop
+async def test_a_timeout_ends_the_wait_for_another_transaction(storage: AsyncDuckDBStorage) -> None:
+    fiber = a_fiber()
+    await storage.write_fiber(fiber)
+
+    async def wait() -> None:
+        async with storage.transaction():
+            raise AssertionError
+
+    async with storage.transaction():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(wait(), 0.05)
+    await raise_counter(storage, fiber)
+
+
 def test_a_closed_storage_says_so() -> None:
     async def body() -> None:
         storage = AsyncDuckDBStorage(":memory:")

@@ -9,7 +9,7 @@ from uuid import UUID
 import duckdb
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -171,7 +171,7 @@ def test_a_failed_transaction_cannot_be_committed(engine: sa.Engine) -> None:
         connection.execute(sa.insert(Item).values(item_id=1000, kind="new"))
         with pytest.raises(DBAPIError):
             connection.execute(sa.text("SELECT nonsense"))
-        with pytest.raises(OperationalError, match="aborted"):
+        with pytest.raises(ProgrammingError, match="nothing of it can be kept"):
             connection.commit()
     with engine.connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).where(Item.item_id == 1000)) == 0
@@ -213,6 +213,11 @@ def test_connections_are_in_utc_whatever_the_machine(engine: sa.Engine) -> None:
         "INSERT OR REPLACE INTO t VALUES (1)",
         "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE",
         "SELECT 1; UPDATE t SET a = 1",
+        "WITH x AS (UPDATE t SET a = 1 RETURNING a) SELECT * FROM x",
+        "EXPLAIN ANALYZE DELETE FROM t",
+        "INSERT OR/**/REPLACE INTO t VALUES (1)",
+        "PREPARE p AS UPDATE t SET a = 1",
+        "EXECUTE p",
     ],
 )
 def test_statements_that_change_rows_are_recognised(sql: str) -> None:
@@ -226,9 +231,9 @@ def test_statements_that_change_rows_are_recognised(sql: str) -> None:
         "FROM t",
         "INSERT INTO t VALUES (1)",
         "INSERT OR IGNORE INTO t VALUES (1)",
-        "INSERT INTO t VALUES ('UPDATE t') ON CONFLICT DO NOTHING",
-        "CREATE TABLE t (a INTEGER)",
-        "not sql",
+        "INSERT INTO t VALUES ($1) ON CONFLICT DO NOTHING",
+        "CREATE TABLE t (updated INTEGER, deleted BOOLEAN)",
+        "SELECT replace(a, 'b', 'c') FROM t",
     ],
 )
 def test_statements_that_only_append_or_read_are_too(sql: str) -> None:
@@ -245,9 +250,9 @@ def test_a_plain_duckdb_client_of_this_process_is_kept_out(tmp_path: Path) -> No
 def test_ctrl_c_in_a_statement_is_a_keyboard_interrupt(engine: sa.Engine) -> None:
     connection: object = engine.raw_connection().dbapi_connection
     assert isinstance(connection, Connection)
-    with pytest.raises(KeyboardInterrupt), connection.interruptible():
-        raise RuntimeError("Query interrupted")  # what DuckDB 2.0.0 raises, in 2 of 25 tries
-    with pytest.raises(RuntimeError, match="other"), connection.interruptible():
+    with pytest.raises(KeyboardInterrupt), connection._driver():
+        raise RuntimeError("Query interrupted")  # what DuckDB raises
+    with pytest.raises(RuntimeError, match="other"), connection._driver():
         raise RuntimeError("other")
 
 

@@ -1,5 +1,6 @@
 """What holds for ``DuckDBStorage`` in particular: lost updates, processes, files, bad input, transactions."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from uuid import UUID, uuid4
 import duckdb
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, NoResultFound, OperationalError
 from sqlalchemy.orm import Session
 
 import fiberstore.dbapi
@@ -110,10 +111,13 @@ def test_without_the_lock_duckdb_loses_an_update(
     assert (stored.closed, stored.fiber_type) != (True, "retyped")
 
 
-def test_with_the_lock_the_second_transaction_is_refused(storage: DuckDBStorage) -> None:
+def test_with_the_lock_the_second_transaction_is_refused(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fiberstore.dbapi, "LOCK_TIMEOUT_S", 0.05)
     fiber = a_fiber()
     storage.write_fiber(fiber)
-    with pytest.raises(ProgrammingError, match="another open transaction that changes rows"):
+    with pytest.raises(OperationalError, match="another open transaction"):
         interleave(storage, fiber.fiber_id)
     stored = storage.get_fiber(fiber.fiber_id)
     assert stored is not None
@@ -159,14 +163,42 @@ def test_counting_by_every_face_at_once_loses_nothing(storage: DuckDBStorage) ->
     assert stored.attributes == {"n": 40}
 
 
-def test_a_change_beside_an_open_transaction_of_the_same_thread_is_refused(storage: DuckDBStorage) -> None:
+def test_an_update_inside_a_cte_waits_for_its_turn(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fiberstore.dbapi, "LOCK_TIMEOUT_S", 0.05)
     fiber = a_fiber()
     storage.write_fiber(fiber)
+    change = sa.update(Fiber).values(fiber_type="by cte").returning(Fiber.fiber_id).cte()
     with storage.transaction() as transaction:
         transaction.fibers.update(fiber)
-        with pytest.raises(DatabaseError, match="this thread has another open transaction"):
-            storage.update_fiber(fiber)
+        with storage.session() as session, pytest.raises(OperationalError, match="another open transaction"):
+            session.execute(sa.select(change))
+
+
+def test_a_connection_that_is_forgotten_frees_the_lock(storage: DuckDBStorage) -> None:
+    fiber = a_fiber()
+    storage.write_fiber(fiber)
+    connection = storage.engine.raw_connection()
+    connection.detach()
+    cursor = connection.cursor()
+    cursor.execute("UPDATE fibers SET closed = true")
+    del cursor, connection
+    gc.collect()
     storage.update_fiber(fiber)
+
+
+def test_readers_are_served_while_writers_wait(db_file: Path) -> None:
+    """More writers wait for their turn than the pool has connections."""
+    with DuckDBStorage(db_file, pool_size=2) as storage, ThreadPoolExecutor(4) as threads:
+        storage.init_schema()
+        fiber = a_fiber()
+        storage.write_fiber(fiber)
+        with storage.transaction():
+            waiting = [threads.submit(storage.update_fiber, fiber) for _ in range(4)]
+            assert storage.get_fiber(fiber.fiber_id) == fiber
+        for update in waiting:
+            update.result()
 
 
 def test_waiting_for_another_transaction_ends(
@@ -223,6 +255,54 @@ def test_a_duplicate_leaves_the_transaction_usable(storage: DuckDBStorage) -> No
             transaction.fibers.update(other)
         transaction.fibers.write(other)
     assert storage.get_fiber(other.fiber_id) == other
+
+
+def test_a_failed_statement_spoils_the_transaction_and_the_next_works(storage: DuckDBStorage) -> None:
+    (log,) = some_logs(1)
+    with (
+        pytest.raises(DatabaseError, match="nothing of it can be kept"),
+        storage.transaction() as transaction,
+    ):
+        transaction.logs.write([log])
+        result = transaction.session.execute(
+            sa.text(
+                "SELECT CAST(CASE WHEN i = 299999 THEN 'x' ELSE '1' END AS INTEGER) FROM range(300000) t(i)"
+            )
+        )
+        with pytest.raises(DBAPIError):
+            result.all()
+    assert storage.get_log(log.log_id) is None
+    assert storage.write_logs([log]) == 1
+
+
+def test_a_transaction_is_of_no_use_after_its_block(storage: DuckDBStorage) -> None:
+    with storage.transaction() as transaction:
+        pass
+    with pytest.raises(DatabaseError, match="closed"):
+        transaction.logs.write(some_logs(1))
+    storage.write_fiber(a_fiber())
+
+
+def test_errors_of_the_application_pass_through_a_transaction(storage: DuckDBStorage) -> None:
+    with pytest.raises(NoResultFound), storage.transaction() as transaction:
+        transaction.session.execute(sa.select(Fiber.fiber_id)).scalar_one()
+
+
+def test_tables_of_the_application_do_not_stand_in_the_way(storage: DuckDBStorage) -> None:
+    with storage.engine.begin() as connection:
+        for name in ("batch", "columns", "rows", "logs", "fiber", "records"):
+            connection.execute(sa.text(f"CREATE TABLE {name} AS SELECT * FROM raw_logs"))
+    assert storage.write_logs(some_logs(3)) == 3
+
+
+def test_the_time_zone_of_a_session_changes_nothing(storage: DuckDBStorage) -> None:
+    (log,) = some_logs(1)
+    storage.write_logs([log])
+    with storage.session() as session:
+        session.execute(sa.text("SET TimeZone = 'America/New_York'"))
+        found = LogRepository(session).get(log.log_id)
+    assert found is not None
+    assert (found.timestamp, found.timestamp.tzinfo) == (NOON, UTC)
 
 
 def test_two_transactions_that_write_one_new_fiber_conflict(storage: DuckDBStorage) -> None:
@@ -402,9 +482,24 @@ def test_what_is_no_database_is_refused_and_left_as_it_is(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("target", ["", "postgresql://host/db", "sqlite:///x.db", "://"])
+def test_a_relative_path_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with DuckDBStorage("store.duckdb") as storage:
+        storage.init_schema()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with storage.session() as session:
+            session.connection()
+            assert storage.write_logs(some_logs(1)) == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["", "postgresql://host/db", "sqlite:///x.db", "://", "duckdb://store.duckdb", "duckdb://u:p@h/x"],
+)
 def test_a_target_that_is_no_duckdb_database_is_refused(target: str) -> None:
-    with pytest.raises(ValueError, match=r"target|supported|URL"):
+    with pytest.raises(ValueError, match=r"target|supported|URL|host"):
         DuckDBStorage(target)
 
 

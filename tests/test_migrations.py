@@ -245,6 +245,43 @@ def test_tables_without_their_primary_key_are_left_alone() -> None:
             storage.init_schema()
 
 
+@pytest.mark.parametrize(
+    ("ddl", "complaint"),
+    [
+        (PLAIN_DDL.replace("raw_text VARCHAR NOT NULL", "raw_text VARCHAR NOT NULL UNIQUE"), "constraints"),
+        (PLAIN_DDL.replace("raw_text VARCHAR", "raw_text VARCHAR CHECK (raw_text <> '')"), "constraints"),
+        (PLAIN_DDL + "CREATE INDEX idx_fibers_type ON fibers (closed);", "idx_fibers_type"),
+        (PLAIN_DDL + "CREATE UNIQUE INDEX idx_fibers_type ON fibers (fiber_type);", "idx_fibers_type"),
+        (PLAIN_DDL + "CREATE INDEX idx_fibers_type ON sources (name);", "idx_fibers_type"),
+    ],
+)
+def test_constraints_and_indexes_of_another_make_are_refused(ddl: str, complaint: str) -> None:
+    with DuckDBStorage(":memory:") as storage:
+        with storage.engine.begin() as connection:
+            for statement in ddl.strip().rstrip(";").split(";"):
+                connection.execute(sa.text(statement))
+        with pytest.raises(DatabaseError, match=complaint):
+            storage.init_schema()
+        assert schema.VERSION_TABLE not in tables(storage.engine)
+
+
+def test_the_package_may_lie_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = copytree(ROOT / "migrations", tmp_path / "100% odd" / "migrations")
+    monkeypatch.setattr(schema, "_migrations", lambda: folder)
+    with DuckDBStorage(":memory:") as storage:
+        storage.init_schema()
+        assert schema.differences(storage.engine) == []
+
+
+def test_a_version_table_that_makes_no_sense_is_an_error_of_the_database() -> None:
+    with DuckDBStorage(":memory:") as storage:
+        storage.init_schema()
+        with storage.engine.begin() as connection:
+            connection.execute(sa.text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('0002')"))
+        with pytest.raises(DatabaseError, match=schema.VERSION_TABLE):
+            storage.init_schema()
+
+
 def test_an_unknown_revision_is_refused_and_left_alone(config: Config, db_file: Path) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()

@@ -47,6 +47,8 @@ def ingest(
     as one that was not, and a file that has grown, or the next one of a rotated log, is added to what is
     there.
 
+    One ingest at a time for each rules file: two would each begin the fibers anew.
+
     Args:
         storage: Where to; its schema is up to date.
         rules: What to read, and how to correlate it.

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from fiberstore import bulk
-from fiberstore.errors import DuplicateError, NotFoundError, translate_errors
+from fiberstore.errors import DuplicateError, NotFoundError, is_duplicate_key, translate_errors
 from fiberstore.models import Fiber
 from fiberstore.records import FiberRecord, check_id, check_page, check_text
 from fiberstore.storage import DEFAULT_LIMIT
@@ -43,8 +43,10 @@ class FiberRepository:
         with translate_errors():
             try:
                 written = self._session.execute(statement).one_or_none()
-            except IntegrityError as error:  # committed after this transaction's snapshot
-                raise DuplicateError(fiber.fiber_id) from error
+            except IntegrityError as error:
+                if is_duplicate_key(error):  # committed after this transaction's snapshot
+                    raise DuplicateError(fiber.fiber_id) from error
+                raise
         if written is None:
             raise DuplicateError(fiber.fiber_id)
 

@@ -59,9 +59,11 @@ def upgrade() -> None:
     for table_name, columns in tables().items():
         op.create_table(table_name, *columns, if_not_exists=True)
         if not context.is_offline_mode():
-            _check(table_name, columns)
+            _check_table(table_name, columns)
     for index_name, (table_name, column_name) in INDEXES.items():
         op.create_index(index_name, table_name, [column_name], if_not_exists=True)
+        if not context.is_offline_mode():
+            _check_index(index_name, table_name, column_name)
 
 
 def downgrade() -> None:
@@ -72,8 +74,8 @@ def downgrade() -> None:
         op.drop_table(table_name)
 
 
-def _check(table_name: str, columns: list[sa.Column[Any]]) -> None:
-    """Refuse a table that was there before with other columns or another key."""
+def _check_table(table_name: str, columns: list[sa.Column[Any]]) -> None:
+    """Refuse a table that was there before with other columns or constraints."""
     bind = op.get_bind()
     inspector = sa.inspect(bind)
 
@@ -93,3 +95,15 @@ def _check(table_name: str, columns: list[sa.Column[Any]]) -> None:
     key = {column.name for column in columns if column.primary_key}
     if set(inspector.get_pk_constraint(table_name)["constrained_columns"]) != key:
         raise CommandError(f"table {table_name} exists without the primary key {sorted(key)}; rename it")
+    if inspector.get_unique_constraints(table_name) or inspector.get_check_constraints(table_name):
+        raise CommandError(f"table {table_name} exists with constraints that fiberstore's has not; rename it")
+
+
+def _check_index(index_name: str, table_name: str, column_name: str) -> None:
+    """Refuse an index of the same name on something else."""
+    found = {index["name"]: index for index in sa.inspect(op.get_bind()).get_indexes(table_name)}
+    index = found.get(index_name)
+    if index is None or index["column_names"] != [column_name] or index["unique"]:
+        raise CommandError(
+            f"index {index_name} exists, but is not a plain one on {table_name} ({column_name}); rename it"
+        )
