@@ -1,9 +1,9 @@
 """The fast path for many rows: records to Arrow columns to one statement.
 
 100,000 rows into a file with all its indexes, DuckDB 2.0.0, two cores, in rows/s
-(``benchmarks/write_path.py`` prints the figures of your machine): an Arrow batch 248,000, DuckDB's
-appender 101,000, ``unnest`` of lists 61,000, ``executemany`` 6,600, ORM ``add_all`` 4,700. DuckDB alone, with
-the Arrow table already made: 454,000.
+(``benchmarks/write_path.py`` prints the figures of your machine): an Arrow batch 221,000, DuckDB's appender
+89,000, ``unnest`` of lists 58,000, ``executemany`` 6,300, ORM ``add_all`` 4,600. DuckDB alone, with the Arrow
+table already made: 427,000.
 
 ``INSERT OR IGNORE`` decides arbitrarily between equal keys of one statement, so batches are made unique
 first. SQL here is text, because the Arrow batch is no table to SQLAlchemy; it names our own columns, and
