@@ -28,7 +28,6 @@ def create_engine(
     threads: int | None = None,
     memory_limit_bytes: int | None = None,
     checkpoint_threshold_bytes: int | None = None,
-    echo: bool = False,
 ) -> sa.Engine:
     """Return an engine whose connections all see one DuckDB database, in UTC.
 
@@ -45,7 +44,6 @@ def create_engine(
         memory_limit_bytes: Memory DuckDB may use before it spills to disk. Default: 80 % of the machine's.
         checkpoint_threshold_bytes: Size of the write-ahead log at which a commit moves it into the file. A
             larger one writes faster and takes longer to open after a crash. Default: 16 MiB.
-        echo: Log every statement through ``logging``, as in SQLAlchemy.
 
     Raises:
         ValueError: The target is not one for DuckDB, or a number is out of bounds.
@@ -69,7 +67,6 @@ def create_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout_s,
-        echo=echo,
     )
     if in_memory:
         _keep_alive(engine)

@@ -268,7 +268,9 @@ def test_other_duckdb_engines_of_the_process_keep_their_dialect() -> None:
 
 def test_a_repository_on_another_dialect_is_refused() -> None:
     nowhere = UUID(int=0)
-    with Session(sa.create_engine("sqlite://")) as session, pytest.raises(TypeError, match="create_engine"):
+    engine = sa.create_engine("sqlite://")
+    with Session(engine) as session, pytest.raises(TypeError, match="create_engine"):
         MembershipRepository(session).write(
             [FiberMembership(log_id=nowhere, fiber_id=nowhere, config_version=0)]
         )
+    engine.dispose()

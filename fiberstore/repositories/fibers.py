@@ -38,7 +38,7 @@ class FiberRepository:
 
     def write(self, fiber: FiberRecord) -> None:
         """Store a new fiber; see ``Storage.write_fiber``."""
-        (fiber,) = _distinct([fiber])
+        fiber = _validated(fiber)
         statement = insert(Fiber).values(dict(fiber)).on_conflict_do_nothing().returning(Fiber.fiber_id)
         with translate_errors():
             try:
@@ -68,7 +68,7 @@ class FiberRepository:
 
     def update(self, fiber: FiberRecord) -> None:
         """Replace every field of a stored fiber; see ``Storage.update_fiber``."""
-        (fiber,) = _distinct([fiber])
+        fiber = _validated(fiber)
         values = {name: value for name, value in fiber if name != "fiber_id"}
         statement = sa.update(Fiber).where(Fiber.fiber_id == fiber.fiber_id).values(values)
         with translate_errors():
@@ -145,6 +145,8 @@ class FiberRepository:
 
 def _validated(fiber: FiberRecord) -> FiberRecord:
     """Check a fiber again: its attributes may have been changed, and ``model_copy`` checks nothing."""
+    if not isinstance(fiber, FiberRecord):
+        raise TypeError(f"expected a FiberRecord, got {fiber!r:.200}")
     values = {name: getattr(fiber, name) for name in FiberRecord.model_fields}
     return FiberRecord(**values)
 
