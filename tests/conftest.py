@@ -1,8 +1,11 @@
 """What every test file shares."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fiberstore import DuckDBStorage
 
 pytest.register_assert_rewrite("fiberstore.testing")
 
@@ -11,3 +14,11 @@ pytest.register_assert_rewrite("fiberstore.testing")
 def db_file(tmp_path: Path) -> Path:
     """A path for a database that does not exist yet."""
     return tmp_path / "store.duckdb"
+
+
+@pytest.fixture
+def storage(db_file: Path) -> Iterator[DuckDBStorage]:
+    """A storage on a file, empty, with its tables."""
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        yield storage
