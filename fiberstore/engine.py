@@ -126,17 +126,17 @@ def _settings(
     threads: int | None, memory_limit_bytes: int | None, checkpoint_threshold_bytes: int | None
 ) -> dict[str, str]:
     given = {
-        "threads": (threads, 1, ""),
-        "memory_limit": (memory_limit_bytes, 1, "B"),
-        "checkpoint_threshold": (checkpoint_threshold_bytes, 0, "B"),
+        "threads": ("threads", threads, 1, ""),
+        "memory_limit_bytes": ("memory_limit", memory_limit_bytes, 1, "B"),
+        "checkpoint_threshold_bytes": ("checkpoint_threshold", checkpoint_threshold_bytes, 0, "B"),
     }
     settings = {}
-    for name, (value, least, unit) in given.items():
+    for argument, (setting, value, least, unit) in given.items():
         if value is None:
             continue
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-        settings[name] = f"{value}{unit}"
+            raise ValueError(f"{argument} must be at least {least}, got {value}")
+        settings[setting] = f"{value}{unit}"
     return settings
 
 

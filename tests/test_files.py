@@ -89,6 +89,14 @@ def test_what_was_acknowledged_survives_kill_9_and_nothing_else_does(db_file: Pa
         assert len(storage.query_logs_by_time(NOON, NOON, limit=2000)) == 1000
 
 
+def test_several_processes_may_read_one_file(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+    with DuckDBStorage(db_file, read_only=True) as storage:
+        assert in_another_process(OPEN, db_file, True).returncode == 0
+        assert storage.query_logs_by_time(NOON, NOON) == []
+
+
 def test_a_read_only_store_reads_and_refuses_to_write(db_file: Path) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
@@ -161,7 +169,7 @@ def test_engine_arguments_are_checked(db_file: Path) -> None:
         {"memory_limit_bytes": -1},
         {"checkpoint_threshold_bytes": -1},
     ):
-        with pytest.raises(ValueError, match="must be at least"):
+        with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be at least"):
             create_engine(db_file, **arguments)  # type: ignore[arg-type]
     assert not db_file.exists()
 
