@@ -56,10 +56,16 @@ class AsyncLogRepository:
         return await self._worker.run(self._logs.get, log_id)
 
     async def query_by_time(
-        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.query_logs_by_time``."""
-        return await self._worker.run(self._logs.query_by_time, start, end, limit, offset)
+        return await self._worker.run(self._logs.query_by_time, start, end, limit, offset, after=after)
 
 
 class AsyncFiberRepository:
@@ -94,10 +100,15 @@ class AsyncFiberRepository:
         return await self._worker.run(self._fibers.get, fiber_id)
 
     async def query_by_type(
-        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         """See ``Storage.query_fibers_by_type``."""
-        return await self._worker.run(self._fibers.query_by_type, fiber_type, limit, offset)
+        return await self._worker.run(self._fibers.query_by_type, fiber_type, limit, offset, after=after)
 
 
 class AsyncMembershipRepository:
@@ -115,9 +126,16 @@ class AsyncMembershipRepository:
         """See ``Storage.get_log_fibers``."""
         return await self._worker.run(self._memberships.fibers_of, log_id)
 
-    async def logs_of(self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[StoredLog]:
+    async def logs_of(
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
         """See ``Storage.get_fiber_logs``."""
-        return await self._worker.run(self._memberships.logs_of, fiber_id, limit, offset)
+        return await self._worker.run(self._memberships.logs_of, fiber_id, limit, offset, after=after)
 
 
 class AsyncTransaction:
@@ -249,10 +267,16 @@ class AsyncDuckDBStorage(AsyncStorage):
         return await self._run(self._storage.get_log, log_id)
 
     async def query_logs_by_time(
-        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.query_logs_by_time``."""
-        return await self._run(self._storage.query_logs_by_time, start, end, limit, offset)
+        return await self._run(self._storage.query_logs_by_time, start, end, limit, offset, after=after)
 
     async def write_fiber(self, fiber: FiberRecord) -> None:
         """See ``Storage.write_fiber``."""
@@ -267,10 +291,15 @@ class AsyncDuckDBStorage(AsyncStorage):
         return await self._run(self._storage.get_fiber, fiber_id)
 
     async def query_fibers_by_type(
-        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         """See ``Storage.query_fibers_by_type``."""
-        return await self._run(self._storage.query_fibers_by_type, fiber_type, limit, offset)
+        return await self._run(self._storage.query_fibers_by_type, fiber_type, limit, offset, after=after)
 
     async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
         """See ``Storage.write_memberships``."""
@@ -281,10 +310,15 @@ class AsyncDuckDBStorage(AsyncStorage):
         return await self._run(self._storage.get_log_fibers, log_id)
 
     async def get_fiber_logs(
-        self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.get_fiber_logs``."""
-        return await self._run(self._storage.get_fiber_logs, fiber_id, limit, offset)
+        return await self._run(self._storage.get_fiber_logs, fiber_id, limit, offset, after=after)
 
     async def _end(self, worker: _Worker, stack: ExitStack, error: BaseException | None) -> None:
         end = worker.submit(stack.__exit__, type(error) if error else None, error, None)

@@ -10,7 +10,7 @@ first. SQL here is text, because the Arrow batch is no table to SQLAlchemy; it n
 holds no values.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
@@ -19,7 +19,7 @@ import duckdb
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import ARROW_TABLE
+from fiberstore.dbapi import ARROW_TABLE, Connection
 from fiberstore.dialect import dbapi_connection
 from fiberstore.errors import ConflictError, is_duplicate_key
 from fiberstore.records import (
@@ -57,11 +57,15 @@ def checked(records: Iterable[R], kind: type[R]) -> list[R]:
     return found
 
 
-def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
+def insert_logs(
+    session: Session | Connection, logs: Sequence[LogRecord], config_version: int, now: datetime
+) -> int:
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
-    logs = _first_of_each(logs, [log.log_id for log in logs])
+    ids = _integers([log.log_id for log in logs])
+    if len(set(ids)) < len(ids):
+        return insert_logs(session, _first_of_each(logs, ids), config_version, now)
     columns = {
-        "log_id": _uuids([log.log_id for log in logs]),
+        "log_id": _uuids(ids),
         "timestamp": _timestamps([log.timestamp for log in logs]),
         "source_id": _texts([log.source_id for log in logs]),
         "raw_text": _texts([log.raw_text for log in logs]),
@@ -78,34 +82,54 @@ def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int
     return _insert_new(session, "raw_logs", columns)
 
 
-def insert_memberships(session: Session, memberships: Sequence[FiberMembership]) -> int:
+def insert_memberships(session: Session | Connection, memberships: Sequence[FiberMembership]) -> int:
     """Insert the memberships whose pair of ids is new, the first of equal ones. Return their number."""
-    pairs = [(membership.log_id, membership.fiber_id) for membership in memberships]
-    memberships = _first_of_each(memberships, pairs)
+    log_ids = _integers([membership.log_id for membership in memberships])
+    fiber_ids = _integers([membership.fiber_id for membership in memberships])
+    pairs = [log_id << 128 | fiber_id for log_id, fiber_id in zip(log_ids, fiber_ids, strict=True)]
+    if len(set(pairs)) < len(pairs):
+        return insert_memberships(session, _first_of_each(memberships, pairs))
     columns = {
-        "log_id": _uuids([membership.log_id for membership in memberships]),
-        "fiber_id": _uuids([membership.fiber_id for membership in memberships]),
+        "log_id": _uuids(log_ids),
+        "fiber_id": _uuids(fiber_ids),
         "config_version": _unsigned([membership.config_version for membership in memberships]),
     }
     return _insert_new(session, "fiber_memberships", columns)
 
 
-def insert_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
+def insert_fibers(session: Session | Connection, fibers: Sequence[FiberRecord]) -> int:
     """Insert the fibers whose id is new. Return how many there were."""
     return _insert_new(session, "fibers", _fiber_columns(fibers))
 
 
-def update_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
+def update_fibers(session: Session | Connection, fibers: Sequence[FiberRecord]) -> int:
     """Replace every field of the fibers that are stored. Return how many there were."""
     columns = _fiber_columns(fibers)
-    changes = ", ".join(f"{name} = batch.{name}" for name in columns if name != "fiber_id")
-    sql = f"UPDATE fibers SET {changes} FROM {ARROW_TABLE} AS batch WHERE fibers.fiber_id = batch.fiber_id"
-    return _write(session, sql, columns)
+    changes = ", ".join(
+        f"{name} = batch.{name}" for name in columns if name not in ("fiber_id", "fiber_type")
+    )
+
+    def update(changes: str, condition: str) -> int:
+        return _write(
+            session,
+            f"UPDATE fibers SET {changes} FROM {ARROW_TABLE} AS batch "
+            f"WHERE fibers.fiber_id = batch.fiber_id AND {condition}",
+            columns,
+        )
+
+    # A fiber rarely changes its type, and only this column is indexed: DuckDB would write the whole row anew.
+    found = update(changes, "fibers.fiber_type = batch.fiber_type")
+    if found < len(fibers):
+        found += update(f"fiber_type = batch.fiber_type, {changes}", "fibers.fiber_type <> batch.fiber_type")
+    return found
 
 
-def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> None:
+def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) -> None:
     """Give the memberships of each key to the fiber of its value, and delete the fiber of the key."""
-    columns = {"loser": _uuids(survivors.keys()), "survivor": _uuids(survivors.values())}
+    columns = {
+        "loser": _uuids(_integers(survivors.keys())),
+        "survivor": _uuids(_integers(survivors.values())),
+    }
     _write(
         session,
         "INSERT OR IGNORE INTO fiber_memberships (log_id, fiber_id, config_version) "
@@ -117,16 +141,16 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> None:
         _write(session, f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})", columns)
 
 
-def memberships_among(session: Session, log_ids: Collection[UUID]) -> list[tuple[object, object]]:
+def memberships_among(
+    session: Session | Connection, log_ids: Collection[UUID]
+) -> list[tuple[object, object]]:
     """Return the log id and the config version of every membership of these logs."""
     sql = f"SELECT m.log_id, m.config_version FROM fiber_memberships AS m JOIN {ARROW_TABLE} USING (log_id)"
-    return [(row[0], row[1]) for row in _execute(session, sql, {"log_id": _uuids(log_ids)})]
+    return [(row[0], row[1]) for row in _execute(session, sql, {"log_id": _uuids(_integers(log_ids))})]
 
 
-def _first_of_each(records: Sequence[T], keys: Sequence[Hashable]) -> Sequence[T]:
-    if len(set(keys)) == len(keys):
-        return records
-    first: dict[Hashable, T] = {}
+def _first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
+    first: dict[int, T] = {}
     for key, record in zip(keys, records, strict=True):
         first.setdefault(key, record)
     return list(first.values())
@@ -134,7 +158,7 @@ def _first_of_each(records: Sequence[T], keys: Sequence[Hashable]) -> Sequence[T
 
 def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
     return {
-        "fiber_id": _uuids([fiber.fiber_id for fiber in fibers]),
+        "fiber_id": _uuids(_integers([fiber.fiber_id for fiber in fibers])),
         "fiber_type": _texts([fiber.fiber_type for fiber in fibers]),
         "config_version": _unsigned([fiber.config_version for fiber in fibers]),
         "attributes": _json([fiber.attributes for fiber in fibers]),
@@ -144,42 +168,64 @@ def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
     }
 
 
-def _insert_new(session: Session, table: str, columns: Columns) -> int:
+def _insert_new(session: Session | Connection, table: str, columns: Columns) -> int:
     names = ", ".join(columns)
-    sql = f"INSERT OR IGNORE INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"
-    return _write(session, sql, columns)
+    rows = f"INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"
+    if not dbapi_connection(session).in_transaction:
+        # To look for known keys takes up to half of the time, and there are rarely any. Where a failed
+        # statement ends no transaction, it is tried without.
+        try:
+            return _count(_execute(session, f"INSERT {rows}", columns))
+        except duckdb.ConstraintException as error:
+            if not is_duplicate_key(error):
+                raise
+    return _write(session, f"INSERT OR IGNORE {rows}", columns)
 
 
-def _write(session: Session, sql: str, columns: Columns) -> int:
-    rows_written = _execute(session, sql, columns)[0][0]
-    session.expire_all()  # objects that the application has loaded may have changed
-    return int(str(rows_written))
-
-
-def _execute(session: Session, sql: str, columns: Columns) -> list[tuple[object, ...]]:
-    import pyarrow as pa
-
-    session.flush()
-    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+def _write(session: Session | Connection, sql: str, columns: Columns) -> int:
     try:
-        return dbapi_connection(session).execute_arrow(sql, batch)
+        written = _count(_execute(session, sql, columns))
     except duckdb.ConstraintException as error:
         if is_duplicate_key(error):  # committed after this transaction's snapshot, so not ignored
             raise ConflictError(str(error).partition("\n")[0]) from error
         raise
+    expire(session)
+    return written
+
+
+def expire(session: Session | Connection) -> None:
+    """Let a session load its objects again, as a statement that it did not see has changed rows."""
+    if isinstance(session, Session):
+        session.expire_all()
+
+
+def _count(rows: list[tuple[object, ...]]) -> int:
+    return int(str(rows[0][0]))
+
+
+def _execute(session: Session | Connection, sql: str, columns: Columns) -> list[tuple[object, ...]]:
+    import pyarrow as pa
+
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    return dbapi_connection(session).execute_arrow(sql, batch)
 
 
 # Records may have skipped their validation (`model_copy` and `model_construct` do), so values are checked:
 # all at once, and one by one only if that fails, for the error that names the value.
 
 
-def _uuids(ids: Collection[UUID]) -> "pa.Array":
-    import pyarrow as pa
-
+def _integers(ids: Collection[UUID]) -> list[int]:
+    """Return the 128 bits of each id: unlike the ids, they are compared without running any Python."""
     if set(map(type, ids)) - {UUID}:
         for id_ in ids:
             check_id(id_)
-    data = pa.py_buffer(b"".join([id_.int.to_bytes(16, "big") for id_ in ids]))
+    return [id_.int for id_ in ids]
+
+
+def _uuids(ids: Collection[int]) -> "pa.Array":
+    import pyarrow as pa
+
+    data = pa.py_buffer(b"".join([id_.to_bytes(16, "big") for id_ in ids]))
     storage = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, data])
     return pa.ExtensionArray.from_storage(pa.uuid(), storage)
 

@@ -213,12 +213,15 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
         return reflected
 
 
-def dbapi_connection(session: Session) -> Connection:
-    """Return the DBAPI connection that a session uses in its present transaction.
+def dbapi_connection(session: Session | Connection) -> Connection:
+    """Return the DBAPI connection of a session's present transaction, after a flush.
 
     Raises:
         TypeError: The session's engine has another dialect.
     """
+    if isinstance(session, Connection):
+        return session
+    session.flush()
     connection: object = session.connection().connection.dbapi_connection
     if not isinstance(connection, Connection):
         raise TypeError("the session's engine must come from fiberstore.create_engine()")

@@ -34,12 +34,18 @@ class Timestamp(sa.TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return the datetime in ``datetime.UTC`` (DuckDB's own has a zone of pytz)."""
         del dialect
-        if value is None:
-            return None
-        found: object = value  # DuckDB returns text, or a naive datetime for 'infinity'
-        if not isinstance(found, datetime) or found.tzinfo is None:
-            raise SerializationError(f"stored timestamp {value} is outside the years 1 to 9999")
-        return value.astimezone(UTC)
+        return None if value is None else stored_time(value)
+
+
+def stored_time(value: object) -> datetime:
+    """Return in ``datetime.UTC`` what DuckDB hands out for a ``TIMESTAMPTZ``.
+
+    Raises:
+        SerializationError: It lies outside the years 1 to 9999.
+    """
+    if not isinstance(value, datetime) or value.tzinfo is None:  # then it is text, or 'infinity'
+        raise SerializationError(f"stored timestamp {value} is outside the years 1 to 9999")
+    return value.astimezone(UTC)
 
 
 class UnsignedBigInt(sa.TypeDecorator[int]):

@@ -6,8 +6,8 @@ the text of most databases. Both are refused. Everything else comes back as it w
 """
 
 import json
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Self
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -26,6 +26,8 @@ from fiberstore.ids import new_log_id
 
 MAX_CONFIG_VERSION = 2**64 - 1
 _MAX_ROWS = 2**63 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_set = object.__setattr__  # past the models' own, which are frozen
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
@@ -45,6 +47,18 @@ def as_utc(value: datetime) -> datetime:
         return value.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{value} is outside the years 1 to 9999 in UTC") from None
+
+
+def from_epoch_us(value: int) -> datetime:
+    """Return the datetime of a number of µs since 1970, in UTC.
+
+    Raises:
+        SerializationError: It lies outside the years 1 to 9999.
+    """
+    try:
+        return _EPOCH + timedelta(0, 0, value)
+    except OverflowError:
+        raise SerializationError(f"stored timestamp {value} µs is outside the years 1 to 9999") from None
 
 
 def check_id(value: UUID) -> None:
@@ -223,3 +237,46 @@ class FiberMembership(_Record):
     log_id: Id
     fiber_id: Id
     config_version: ConfigVersion
+
+
+def log_key(after: LogRecord | tuple[datetime, UUID] | None) -> tuple[datetime, UUID] | None:
+    """Return the key of a log, or the key that is given instead, checked; None is none.
+
+    Raises:
+        TypeError: It is neither a log nor a pair of a datetime and a UUID.
+        ValueError: Its datetime is naive.
+    """
+    if isinstance(after, LogRecord):
+        after = (after.timestamp, after.log_id)
+    return None if after is None else _checked_key(after, "a LogRecord or its (timestamp, log_id)")
+
+
+def fiber_key(after: FiberRecord | tuple[datetime, UUID] | None) -> tuple[datetime, UUID] | None:
+    """Do for fibers what ``log_key`` does for logs."""
+    if isinstance(after, FiberRecord):
+        after = (after.first_activity, after.fiber_id)
+    return None if after is None else _checked_key(after, "a FiberRecord or its (first_activity, fiber_id)")
+
+
+def _checked_key(key: object, expected: str) -> tuple[datetime, UUID]:
+    if not isinstance(key, tuple) or len(key) != 2:  # noqa: PLR2004  # the two of the type
+        raise TypeError(f"after must be {expected}, got {key!r:.200}")
+    time, id_ = key
+    check_id(id_)
+    return as_utc(time), id_
+
+
+Record = TypeVar("Record", StoredLog, FiberRecord)
+
+
+def trusted(kind: type[Record], values: dict[str, object]) -> Record:
+    """Make a record of values that the database holds, so that nothing needs checking again.
+
+    It does what pydantic's ``model_construct`` does for a model with all its fields given, in half the time.
+    """
+    record = object.__new__(kind)
+    _set(record, "__dict__", values)
+    _set(record, "__pydantic_fields_set__", set(values))
+    _set(record, "__pydantic_extra__", None)
+    _set(record, "__pydantic_private__", None)
+    return record

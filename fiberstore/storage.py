@@ -20,6 +20,9 @@ class Storage(ABC):
       order of their 128 bits; always ascending.
     - Pages: at most ``limit`` rows after the first ``offset``; ``limit=0`` is an empty list. While nobody
       writes, pages put end to end are the whole: nothing twice, nothing missing.
+    - The cost of a page grows with its ``offset``. ``after``, the last row of the page before, costs the same
+      on every page: the page holds the rows that follow it in the order, stored or not, and ``offset`` counts
+      from there. So no row comes twice, and none is missed that was there, whatever is written meanwhile.
     - Writing is atomic and durable: a call stores its whole batch or nothing, and returns once it is on disk.
     - Logs and memberships are idempotent: the first write of a key wins and a repeat is a no-op, also within
       one batch.
@@ -51,13 +54,15 @@ class Storage(ABC):
         keeps its own.
 
         Args:
-            logs: Any number of records; an iterator is read to its end first.
+            logs: Any number of records. An iterator may give more than fit in memory: it is read while it is
+                written. As it cannot be read twice, a conflict then ends the call.
 
         Returns:
             How many are new: their ``log_id`` was not stored yet.
 
         Raises:
             TypeError: An item is not a ``LogRecord``.
+            ConflictError: Another transaction has written one of the ids while an iterator was read.
             StorageError: The database failed.
         """
 
@@ -67,20 +72,28 @@ class Storage(ABC):
 
     @abstractmethod
     def query_logs_by_time(
-        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """Return the logs with ``start <= timestamp <= end``, oldest first.
 
-        Order: ``(timestamp, log_id)``. The cost grows with ``offset + limit``.
+        Order: ``(timestamp, log_id)``.
 
         Args:
             start: Inclusive lower bound, timezone-aware.
             end: Inclusive upper bound, timezone-aware. Before ``start``, the answer is empty.
             limit: Most rows to return, >= 0.
             offset: Rows to skip, >= 0.
+            after: A log, or the ``(timestamp, log_id)`` of one: only rows that follow it.
 
         Raises:
             ValueError: A bound is naive, or limit or offset is negative.
+            TypeError: ``after`` is neither a log nor such a pair.
             StorageError: The database failed.
         """
 
@@ -110,19 +123,26 @@ class Storage(ABC):
 
     @abstractmethod
     def query_fibers_by_type(
-        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         """Return the fibers of one type, in the order they began.
 
-        Order: ``(first_activity, fiber_id)``. The cost grows with ``offset + limit``.
+        Order: ``(first_activity, fiber_id)``.
 
         Args:
             fiber_type: The exact type.
             limit: Most rows to return, >= 0.
             offset: Rows to skip, >= 0.
+            after: A fiber, or the ``(first_activity, fiber_id)`` of one: only rows that follow it.
 
         Raises:
             ValueError: limit or offset is negative, or the type cannot be stored as text.
+            TypeError: ``after`` is neither a fiber nor such a pair.
             StorageError: The database failed.
         """
 
@@ -133,13 +153,14 @@ class Storage(ABC):
         Neither the logs nor the fibers need to be stored yet.
 
         Args:
-            memberships: Any number of records; an iterator is read to its end first.
+            memberships: Any number of records; see ``write_logs`` for an iterator.
 
         Returns:
             How many are new: their pair of ids was not stored yet.
 
         Raises:
             TypeError: An item is not a ``FiberMembership``.
+            ConflictError: Another transaction has written one of the pairs while an iterator was read.
             StorageError: The database failed.
         """
 
@@ -148,7 +169,14 @@ class Storage(ABC):
         """Return the ids of every fiber the log belongs to, ascending, stored as fibers or not."""
 
     @abstractmethod
-    def get_fiber_logs(self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[StoredLog]:
+    def get_fiber_logs(
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
         """Return the stored logs of one fiber, oldest first.
 
         Order: ``(timestamp, log_id)``. Memberships whose log is not stored add nothing.
@@ -157,9 +185,11 @@ class Storage(ABC):
             fiber_id: The fiber; it need not be stored itself.
             limit: Most rows to return, >= 0.
             offset: Rows to skip, >= 0.
+            after: A log, or the ``(timestamp, log_id)`` of one: only rows that follow it.
 
         Raises:
             ValueError: limit or offset is negative.
+            TypeError: ``after`` is neither a log nor such a pair.
             StorageError: The database failed.
         """
 
@@ -184,7 +214,13 @@ class AsyncStorage(ABC):
 
     @abstractmethod
     async def query_logs_by_time(
-        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.query_logs_by_time``."""
 
@@ -202,7 +238,12 @@ class AsyncStorage(ABC):
 
     @abstractmethod
     async def query_fibers_by_type(
-        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         """See ``Storage.query_fibers_by_type``."""
 
@@ -216,6 +257,11 @@ class AsyncStorage(ABC):
 
     @abstractmethod
     async def get_fiber_logs(
-        self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.get_fiber_logs``."""

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
@@ -18,6 +18,8 @@ from fiberstore.records import (
     check_page,
     check_text,
     dump_json,
+    fiber_key,
+    log_key,
 )
 from fiberstore.storage import DEFAULT_LIMIT, Storage
 
@@ -52,13 +54,20 @@ class MemoryStorage(Storage):
             return self._logs.get(log_id)
 
     def query_logs_by_time(
-        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         start, end = as_utc(start), as_utc(end)
         check_page(limit, offset)
+        key = log_key(after)
         with self._lock:
             found = [log for log in self._logs.values() if start <= log.timestamp <= end]
-        return sorted(found, key=_log_order)[offset : offset + limit]
+        return _page(found, _log_order, limit, offset, key)
 
     def write_fiber(self, fiber: FiberRecord) -> None:
         (fiber,) = _checked([fiber], FiberRecord)
@@ -83,13 +92,19 @@ class MemoryStorage(Storage):
         return None if row is None else _thawed(row)
 
     def query_fibers_by_type(
-        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         check_text(fiber_type)
         check_page(limit, offset)
+        key = fiber_key(after)
         with self._lock:
             found = [row for row in self._fibers.values() if row.fiber_type == fiber_type]
-        return [_thawed(row) for row in sorted(found, key=_fiber_order)[offset : offset + limit]]
+        return [_thawed(row) for row in _page(found, _fiber_order, limit, offset, key)]
 
     def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
         batch = _checked(memberships, FiberMembership)
@@ -104,14 +119,22 @@ class MemoryStorage(Storage):
         with self._lock:
             return sorted(fiber for log, fiber in self._memberships if log == log_id)
 
-    def get_fiber_logs(self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[StoredLog]:
+    def get_fiber_logs(
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
         check_id(fiber_id)
         check_page(limit, offset)
+        key = log_key(after)
         with self._lock:
             found = [
                 self._logs[log] for log, fiber in self._memberships if fiber == fiber_id and log in self._logs
             ]
-        return sorted(found, key=_log_order)[offset : offset + limit]
+        return _page(found, _log_order, limit, offset, key)
 
     def _stamped(self, log: LogRecord) -> StoredLog:
         if isinstance(log, StoredLog):
@@ -124,6 +147,17 @@ class MemoryStorage(Storage):
             ingestion_time=datetime.now(UTC),
             config_version=self._config_version,
         )
+
+
+def _page(
+    rows: list[_T],
+    order: Callable[[_T], tuple[datetime, UUID]],
+    limit: int,
+    offset: int,
+    after: tuple[datetime, UUID] | None,
+) -> list[_T]:
+    rest = [row for row in rows if after is None or order(row) > after]
+    return sorted(rest, key=order)[offset : offset + limit]
 
 
 def _log_order(log: StoredLog) -> tuple[datetime, UUID]:

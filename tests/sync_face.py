@@ -48,9 +48,15 @@ class SyncFace(Storage):
         return self.run(self.store.get_log(log_id))
 
     def query_logs_by_time(
-        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
-        return self.run(self.store.query_logs_by_time(start, end, limit, offset))
+        return self.run(self.store.query_logs_by_time(start, end, limit, offset, after=after))
 
     def write_fiber(self, fiber: FiberRecord) -> None:
         self.run(self.store.write_fiber(fiber))
@@ -62,9 +68,14 @@ class SyncFace(Storage):
         return self.run(self.store.get_fiber(fiber_id))
 
     def query_fibers_by_type(
-        self, fiber_type: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
-        return self.run(self.store.query_fibers_by_type(fiber_type, limit, offset))
+        return self.run(self.store.query_fibers_by_type(fiber_type, limit, offset, after=after))
 
     def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
         return self.run(self.store.write_memberships(memberships))
@@ -72,5 +83,12 @@ class SyncFace(Storage):
     def get_log_fibers(self, log_id: UUID) -> list[UUID]:
         return self.run(self.store.get_log_fibers(log_id))
 
-    def get_fiber_logs(self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[StoredLog]:
-        return self.run(self.store.get_fiber_logs(fiber_id, limit, offset))
+    def get_fiber_logs(
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
+        return self.run(self.store.get_fiber_logs(fiber_id, limit, offset, after=after))

@@ -1,21 +1,26 @@
 """Bad records, rows of other clients, and the cost of a read."""
 
+import copy
+import pickle
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 import duckdb
 import pytest
-import sqlalchemy as sa
+from pydantic import ValidationError
 from samples import NOON, a_fiber, some_logs
 
 from fiberstore import (
     DuckDBStorage,
     FiberMembership,
+    FiberRecord,
     LogRecord,
     SerializationError,
     StoredLog,
 )
+from fiberstore.dbapi import Connection, Cursor
 
 
 def test_a_batch_with_a_bad_record_stores_nothing(storage: DuckDBStorage) -> None:
@@ -117,7 +122,9 @@ def test_rows_of_other_clients_that_are_no_records_are_named(db_file: Path) -> N
 
 
 @pytest.mark.parametrize("rows", [1, 500])
-def test_each_read_is_one_statement_whatever_the_row_count(storage: DuckDBStorage, rows: int) -> None:
+def test_each_read_is_one_statement_whatever_the_row_count(
+    storage: DuckDBStorage, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logs, fiber = some_logs(rows), a_fiber()
     storage.write_logs(logs)
     storage.write_fiber(fiber)
@@ -125,12 +132,18 @@ def test_each_read_is_one_statement_whatever_the_row_count(storage: DuckDBStorag
         FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1) for log in logs
     )
     statements: list[str] = []
-    sa.event.listen(
-        storage.engine, "before_cursor_execute", lambda _c, _cursor, sql, *_rest: statements.append(sql)
-    )
+    fetch_rows = Connection.fetch_rows
+
+    def count(self: Connection, sql: str, parameters: Sequence[object]) -> list[tuple[object, ...]]:
+        statements.append(sql)
+        return fetch_rows(self, sql, parameters)
+
+    monkeypatch.setattr(Connection, "fetch_rows", count)
+    monkeypatch.setattr(Cursor, "execute", lambda _self, sql, _values=None: pytest.fail(f"also ran {sql}"))
     for read in (
         lambda: storage.get_log(logs[0].log_id),
         lambda: storage.query_logs_by_time(NOON, NOON + timedelta(days=1)),
+        lambda: storage.query_logs_by_time(NOON, NOON + timedelta(days=1), after=(NOON, UUID(int=0))),
         lambda: storage.get_fiber(fiber.fiber_id),
         lambda: storage.query_fibers_by_type("request"),
         lambda: storage.get_log_fibers(logs[0].log_id),
@@ -139,3 +152,73 @@ def test_each_read_is_one_statement_whatever_the_row_count(storage: DuckDBStorag
         statements.clear()
         assert read()
         assert len(statements) == 1
+
+
+def test_records_from_the_store_are_as_if_validated(storage: DuckDBStorage) -> None:
+    """Their validation is skipped; nothing may tell them from others."""
+    fiber, (log,) = a_fiber(attributes={"a": [1, None, {"b": "\u00e9"}]}), some_logs(1)
+    storage.write_logs([log])
+    storage.write_fiber(fiber)
+    found: list[StoredLog | FiberRecord | None] = [
+        storage.get_log(log.log_id),
+        *storage.query_logs_by_time(NOON, NOON),
+        storage.get_fiber(fiber.fiber_id),
+        *storage.query_fibers_by_type("request"),
+    ]
+    for record in found:
+        assert record is not None
+        validated = type(record).model_validate(dict(record))
+        assert record == validated
+        assert repr(record) == repr(validated)
+        assert [(name, type(value)) for name, value in record] == [
+            (name, type(value)) for name, value in validated
+        ]
+        assert record.model_fields_set == validated.model_fields_set
+        assert record.model_dump_json() == validated.model_dump_json()
+        assert record.model_copy(update={"config_version": 9}).config_version == 9
+        assert copy.deepcopy(record) == pickle.loads(pickle.dumps(record)) == validated  # noqa: S301
+        with pytest.raises(ValidationError, match="frozen"):
+            record.config_version = 9  # type: ignore[misc]
+
+
+def test_records_from_the_store_share_nothing(storage: DuckDBStorage) -> None:
+    storage.write_logs(some_logs(2))
+    one, other = storage.query_logs_by_time(NOON, NOON + timedelta(days=1))
+    one.model_fields_set.clear()
+    assert other.model_fields_set == set(StoredLog.model_fields)
+
+
+def test_a_retyped_fiber_is_found_by_its_new_type_only(storage: DuckDBStorage) -> None:
+    fibers = [a_fiber(attributes={"n": number}) for number in range(4)]
+    storage.write_fiber(fibers[0])
+    with storage.transaction() as transaction:
+        transaction.fibers.write_many(fibers[1:])
+    changed = [
+        fiber.model_copy(update={"fiber_type": kind, "closed": True})
+        for fiber, kind in zip(fibers, ("login", "request", "login", "request"), strict=True)
+    ]
+    storage.update_fiber(changed[0])
+    with storage.transaction() as transaction:
+        assert transaction.fibers.update_many([*changed[1:], a_fiber()]) == 3
+    for kind in ("login", "request"):
+        expected = sorted(
+            (fiber for fiber in changed if fiber.fiber_type == kind), key=lambda fiber: fiber.fiber_id
+        )
+        assert storage.query_fibers_by_type(kind) == expected
+
+
+def test_a_statement_is_parsed_once_and_sees_a_schema_that_has_changed(storage: DuckDBStorage) -> None:
+    with storage.engine.connect() as connection:
+        for statement in (
+            "CREATE TABLE t AS SELECT 1 AS a",
+            "DROP TABLE t",
+            "CREATE TABLE t AS SELECT 2 AS b",
+        ):
+            connection.exec_driver_sql(statement)
+            if statement.startswith("CREATE"):
+                (row,) = connection.exec_driver_sql("SELECT * FROM t")
+        assert row._mapping == {"b": 2}
+        connection.exec_driver_sql(
+            "CREATE TABLE u (a INTEGER); INSERT INTO u VALUES (1); INSERT INTO t VALUES (3)"
+        )
+        assert connection.exec_driver_sql("SELECT * FROM t, u ORDER BY b").all() == [(2, 1), (3, 1)]

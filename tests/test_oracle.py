@@ -69,6 +69,7 @@ asked_times = times | st.sampled_from(
     [NOON.replace(tzinfo=None), datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))]
 )
 versions = st.integers(0, MAX_CONFIG_VERSION) | st.sampled_from([0, 2**63, MAX_CONFIG_VERSION])
+asked_keys = st.none() | st.tuples(asked_times, asked_ids)
 numbers = st.integers(0, 4) | st.sampled_from([1_000, 2**63 - 1, 2**63, -1, True])
 attributes: st.SearchStrategy[JsonValue] = st.sampled_from(ATTRIBUTES) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
@@ -145,13 +146,22 @@ class Agreement(RuleBasedStateMachine):
     def get_log(self, log_id: UUID) -> None:
         self.both(lambda store: store.get_log(log_id))
 
-    @rule(start=asked_times, end=asked_times, limit=numbers, offset=numbers)
-    def query_logs_by_time(self, start: datetime, end: datetime, limit: int, offset: int) -> None:
-        self.both(lambda store: store.query_logs_by_time(start, end, limit, offset))
+    @rule(start=asked_times, end=asked_times, limit=numbers, offset=numbers, after=asked_keys)
+    def query_logs_by_time(
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int,
+        offset: int,
+        after: tuple[datetime, UUID] | None,
+    ) -> None:
+        self.both(lambda store: store.query_logs_by_time(start, end, limit, offset, after=after))
 
-    @rule(limit=numbers, offset=numbers)
-    def query_all_logs(self, limit: int, offset: int) -> None:
-        self.both(lambda store: store.query_logs_by_time(BEGIN_OF_TIME, END_OF_TIME, limit, offset))
+    @rule(limit=numbers, offset=numbers, after=asked_keys)
+    def query_all_logs(self, limit: int, offset: int, after: tuple[datetime, UUID] | None) -> None:
+        self.both(
+            lambda store: store.query_logs_by_time(BEGIN_OF_TIME, END_OF_TIME, limit, offset, after=after)
+        )
 
     @rule(row=fibers() | st.just(cast("FiberRecord", log(1))))
     def write_fiber(self, row: FiberRecord) -> None:
@@ -165,9 +175,11 @@ class Agreement(RuleBasedStateMachine):
     def get_fiber(self, fiber_id: UUID) -> None:
         self.both(lambda store: store.get_fiber(fiber_id))
 
-    @rule(kind=asked_kinds, limit=numbers, offset=numbers)
-    def query_fibers_by_type(self, kind: str, limit: int, offset: int) -> None:
-        self.both(lambda store: store.query_fibers_by_type(kind, limit, offset))
+    @rule(kind=asked_kinds, limit=numbers, offset=numbers, after=asked_keys)
+    def query_fibers_by_type(
+        self, kind: str, limit: int, offset: int, after: tuple[datetime, UUID] | None
+    ) -> None:
+        self.both(lambda store: store.query_fibers_by_type(kind, limit, offset, after=after))
 
     @rule(batch=memberships)
     def write_memberships(self, batch: Sequence[FiberMembership]) -> None:
@@ -181,9 +193,11 @@ class Agreement(RuleBasedStateMachine):
     def get_log_fibers(self, log_id: UUID) -> None:
         self.both(lambda store: store.get_log_fibers(log_id))
 
-    @rule(fiber_id=asked_ids, limit=numbers, offset=numbers)
-    def get_fiber_logs(self, fiber_id: UUID, limit: int, offset: int) -> None:
-        self.both(lambda store: store.get_fiber_logs(fiber_id, limit, offset))
+    @rule(fiber_id=asked_ids, limit=numbers, offset=numbers, after=asked_keys)
+    def get_fiber_logs(
+        self, fiber_id: UUID, limit: int, offset: int, after: tuple[datetime, UUID] | None
+    ) -> None:
+        self.both(lambda store: store.get_fiber_logs(fiber_id, limit, offset, after=after))
 
     def teardown(self) -> None:
         try:

@@ -16,14 +16,14 @@ METHODS = {
     "init_schema": "()",
     "write_logs": "(logs)",
     "get_log": "(log_id)",
-    "query_logs_by_time": "(start, end, limit=1000, offset=0)",
+    "query_logs_by_time": "(start, end, limit=1000, offset=0, *, after=None)",
     "write_fiber": "(fiber)",
     "update_fiber": "(fiber)",
     "get_fiber": "(fiber_id)",
-    "query_fibers_by_type": "(fiber_type, limit=1000, offset=0)",
+    "query_fibers_by_type": "(fiber_type, limit=1000, offset=0, *, after=None)",
     "write_memberships": "(memberships)",
     "get_log_fibers": "(log_id)",
-    "get_fiber_logs": "(fiber_id, limit=1000, offset=0)",
+    "get_fiber_logs": "(fiber_id, limit=1000, offset=0, *, after=None)",
 }
 
 # Each module may import those of the lines above its own, and nothing else of the package.
@@ -34,7 +34,7 @@ LAYERS = (
     ("dbapi",),
     ("dialect",),
     ("models",),
-    ("engine", "schema", "bulk"),
+    ("engine", "schema", "bulk", "prepared"),
     ("repositories",),
     ("duckdb",),
     ("aio", "ingest", "testing"),

@@ -1,26 +1,55 @@
 """Log lines."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore import bulk
+from fiberstore.dbapi import Connection
 from fiberstore.errors import SerializationError, translate_errors
-from fiberstore.models import RawLog
-from fiberstore.records import LogRecord, StoredLog, as_utc, check_config_version, check_id, check_page
+from fiberstore.models import RawLog, stored_time
+from fiberstore.prepared import Prepared, PreparedPages
+from fiberstore.records import (
+    LogRecord,
+    StoredLog,
+    as_utc,
+    check_config_version,
+    check_id,
+    check_page,
+    from_epoch_us,
+    log_key,
+    trusted,
+)
 from fiberstore.storage import DEFAULT_LIMIT
 
-SELECT_LOGS = sa.select(
-    RawLog.log_id,
-    RawLog.timestamp,
-    RawLog.source_id,
-    RawLog.raw_text,
-    RawLog.ingestion_time,
-    RawLog.config_version,
-)
+T = TypeVar("T")
+LogRow: TypeAlias = tuple[UUID, T, str, str, T | None, int]
+
+
+def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[LogRow[int]]:
+    """Prepare the pages of ``raw_logs``, or of what has its columns.
+
+    Times are selected as numbers, which come three times as fast as datetimes.
+    """
+    columns = logs.c
+    statement = sa.select(
+        columns.log_id,
+        sa.func.epoch_us(columns.timestamp),
+        columns.source_id,
+        columns.raw_text,
+        sa.func.epoch_us(columns.ingestion_time),
+        columns.config_version,
+    )
+    return PreparedPages(statement.where(*conditions), columns.timestamp, columns.log_id)
+
+
+_LOGS = RawLog.__table__
+_BY_ID = Prepared[LogRow[object]](sa.select(*_LOGS.c).where(_LOGS.c.log_id == sa.bindparam("log_id")))
+_BY_TIME = log_pages(_LOGS, _LOGS.c.timestamp.between(sa.bindparam("start"), sa.bindparam("end")))
 
 
 class LogRepository:
@@ -28,11 +57,11 @@ class LogRepository:
 
     Args:
         session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
-            commits.
-        config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
+            commits. On a DBAPI connection instead, each statement is a transaction of its own.
+        config_version: What a ``LogRecord`` is stamped with.
     """
 
-    def __init__(self, session: Session, *, config_version: int = 0) -> None:
+    def __init__(self, session: Session | Connection, *, config_version: int = 0) -> None:
         check_config_version(config_version)
         self._session = session
         self._config_version = config_version
@@ -49,39 +78,43 @@ class LogRepository:
         """Return one log or None; see ``Storage.get_log``."""
         check_id(log_id)
         with translate_errors():
-            rows = to_logs(self._session.execute(SELECT_LOGS.where(RawLog.log_id == log_id)))
-        return rows[0] if rows else None
+            logs = to_logs(_BY_ID.rows(self._session, {"log_id": log_id}), stored_time)
+        return logs[0] if logs else None
 
     def query_by_time(
-        self, start: datetime, end: datetime, limit: int = DEFAULT_LIMIT, offset: int = 0
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """Return the logs of a closed range of time; see ``Storage.query_logs_by_time``."""
-        start, end = as_utc(start), as_utc(end)
+        values = {"start": as_utc(start), "end": as_utc(end)}
         check_page(limit, offset)
-        statement = (
-            SELECT_LOGS.where(RawLog.timestamp.between(start, end))
-            .order_by(RawLog.timestamp, RawLog.log_id)
-            .limit(limit)
-            .offset(offset)
-        )
+        key = log_key(after)
         with translate_errors():
-            return to_logs(self._session.execute(statement))
+            return to_logs(_BY_TIME.rows(self._session, values, limit, offset, key), from_epoch_us)
 
 
-def to_logs(rows: Iterable[sa.Row[UUID, datetime, str, str, datetime | None, int]]) -> list[StoredLog]:
-    """Make records of the rows of ``SELECT_LOGS``; the database holds nothing that needs checking again."""
+def to_logs(rows: Iterable[LogRow[T]], to_time: Callable[[T], datetime]) -> list[StoredLog]:
+    """Make records of rows of ``raw_logs``."""
     logs = []
     for log_id, timestamp, source_id, raw_text, ingestion_time, config_version in rows:
         if ingestion_time is None:
             raise SerializationError(f"log {log_id} has no ingestion_time; another client stored it as NULL")
         logs.append(
-            StoredLog.model_construct(
-                log_id=log_id,
-                timestamp=timestamp,
-                source_id=source_id,
-                raw_text=raw_text,
-                ingestion_time=ingestion_time,
-                config_version=config_version,
+            trusted(
+                StoredLog,
+                {
+                    "timestamp": to_time(timestamp),
+                    "source_id": source_id,
+                    "raw_text": raw_text,
+                    "log_id": log_id,
+                    "ingestion_time": to_time(ingestion_time),
+                    "config_version": config_version,
+                },
             )
         )
     return logs

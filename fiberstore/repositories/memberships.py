@@ -1,17 +1,42 @@
 """Which log belongs to which fiber."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore import bulk
+from fiberstore.dbapi import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.models import Membership, RawLog
-from fiberstore.records import FiberMembership, StoredLog, check_id, check_page
-from fiberstore.repositories.logs import SELECT_LOGS, to_logs
+from fiberstore.prepared import Prepared
+from fiberstore.records import (
+    FiberMembership,
+    LogRecord,
+    StoredLog,
+    check_id,
+    check_page,
+    from_epoch_us,
+    log_key,
+)
+from fiberstore.repositories.logs import log_pages, to_logs
 from fiberstore.storage import DEFAULT_LIMIT
+
+_FIBERS_OF = Prepared[tuple[UUID]](
+    sa.select(Membership.fiber_id).where(Membership.log_id == sa.bindparam("log_id"))
+)
+# Without MATERIALIZED the page's LIMIT reaches down to the scan of raw_logs and keeps DuckDB from looking the
+# ids up in the index: 28 ms instead of 2.8 for 20 of 5 million logs with random ids.
+_FOUND = (
+    sa.select(RawLog.__table__)
+    .join(Membership, Membership.log_id == RawLog.log_id)
+    .where(Membership.fiber_id == sa.bindparam("fiber_id"))
+    .cte("found")
+    .prefix_with("MATERIALIZED")
+)
+_LOGS_OF = log_pages(_FOUND)
 
 
 class MembershipRepository:
@@ -19,10 +44,10 @@ class MembershipRepository:
 
     Args:
         session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
-            commits.
+            commits. On a DBAPI connection instead, each statement is a transaction of its own.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session | Connection) -> None:
         self._session = session
 
     def write(self, memberships: Iterable[FiberMembership]) -> int:
@@ -36,25 +61,25 @@ class MembershipRepository:
     def fibers_of(self, log_id: UUID) -> list[UUID]:
         """Return the fibers of a log; see ``Storage.get_log_fibers``."""
         check_id(log_id)
-        statement = (
-            sa.select(Membership.fiber_id).where(Membership.log_id == log_id).order_by(Membership.fiber_id)
-        )
         with translate_errors():
-            return list(self._session.scalars(statement))
+            rows = _FIBERS_OF.rows(self._session, {"log_id": log_id})
+        return sorted(fiber_id for (fiber_id,) in rows)
 
-    def logs_of(self, fiber_id: UUID, limit: int = DEFAULT_LIMIT, offset: int = 0) -> list[StoredLog]:
+    def logs_of(
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
         """Return the stored logs of a fiber; see ``Storage.get_fiber_logs``."""
         check_id(fiber_id)
         check_page(limit, offset)
-        statement = (
-            SELECT_LOGS.join(Membership, Membership.log_id == RawLog.log_id)
-            .where(Membership.fiber_id == fiber_id)
-            .order_by(RawLog.timestamp, RawLog.log_id)
-            .limit(limit)
-            .offset(offset)
-        )
+        key = log_key(after)
         with translate_errors():
-            return to_logs(self._session.execute(statement))
+            rows = _LOGS_OF.rows(self._session, {"fiber_id": fiber_id}, limit, offset, key)
+            return to_logs(rows, from_epoch_us)
 
     def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[UUID]:
         """Return which of the logs belong to a fiber of a config version, in any number of fibers."""

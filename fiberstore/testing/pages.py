@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Protocol, cast
 from uuid import UUID
 
@@ -20,7 +20,9 @@ _BIGGEST = 2**63 - 1
 class Query(Protocol):
     """One of the three methods, its other arguments given."""
 
-    def __call__(self, limit: int = ..., offset: int = ...) -> Sequence[StoredLog | FiberRecord]:
+    def __call__(
+        self, limit: int = ..., offset: int = ..., *, after: object = ...
+    ) -> Sequence[StoredLog | FiberRecord]:
         """Return a page."""
 
 
@@ -138,4 +140,45 @@ class PagesContract:
                 query(cast("int", wrong))
             with pytest.raises(TypeError, match="offset"):
                 query(offset=cast("int", wrong))
+        assert _keys(query()) == sorted(_TIES)
+
+    def test_pages_after_the_last_row_put_end_to_end_are_the_whole(self, fill: Fill) -> None:
+        query = fill(_TIES)
+        whole = sorted(_TIES)
+        for limit in range(1, len(whole) + 2):
+            for by_key in (False, True):
+                found: list[Key] = []
+                page = query(limit)
+                while page:
+                    found += _keys(page)
+                    page = query(limit, after=_keys(page)[-1] if by_key else page[-1])
+                assert found == whole
+
+    def test_pages_after_a_key_begin_behind_it_stored_or_not(self, fill: Fill) -> None:
+        whole = sorted(_TIES)
+        query = fill(_TIES)
+        beside = [
+            (NOON - MICROSECOND, IDS[-1]),
+            *((when, id_) for when in (at(0), at(1) - MICROSECOND, at(1), at(2)) for id_ in (*IDS, uid(96))),
+            (at(3), IDS[0]),
+        ]
+        for key in (*whole, *beside):
+            assert _keys(query(after=key)) == [row for row in whole if row > key]
+            assert _keys(query(2, 1, after=key)) == [row for row in whole if row > key][1:3]
+            assert query(0, after=key) == []
+
+    def test_pages_after_a_time_in_another_zone_are_the_same(self, fill: Fill) -> None:
+        query = fill(_TIES)
+        when, id_ = sorted(_TIES)[4]
+        there = when.astimezone(timezone(timedelta(hours=5, minutes=45)))
+        assert _keys(query(after=(there, id_))) == sorted(_TIES)[5:]
+
+    def test_pages_after_what_is_no_key_raise_an_error_that_says_so(self, fill: Fill) -> None:
+        query = fill(_TIES)
+        when, id_ = _TIES[0]
+        for wrong in ("1", 7, id_, when, (when,), (id_, when), (when, str(id_)), [when, id_], member(1, 2)):
+            with pytest.raises(TypeError, match=r"after must be|expected a"):
+                query(after=wrong)
+        with pytest.raises(ValueError, match="naive"):
+            query(after=(when.replace(tzinfo=None), id_))
         assert _keys(query()) == sorted(_TIES)

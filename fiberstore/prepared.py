@@ -1,0 +1,84 @@
+"""Statements that are compiled once and run many times.
+
+A read by key takes DuckDB 0.5 ms, and SQLAlchemy's own ``execute`` another 0.4 ms, most of it to find out
+that it has compiled the statement before. So the repositories keep their statements in compiled form and give
+them to the driver. SQLAlchemy's events and ``echo`` do not see them.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Generic, TypeVar, cast
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from fiberstore.dbapi import Connection
+from fiberstore.dialect import FiberstoreDialect, dbapi_connection
+
+R = TypeVar("R")
+
+
+class Prepared(Generic[R]):
+    """A statement with named ``sqlalchemy.bindparam``s, and with rows ``R`` of the driver's own values.
+
+    Args:
+        statement: A SELECT, or an INSERT or UPDATE without RETURNING: it has one row, the number of rows
+            written.
+    """
+
+    def __init__(self, statement: sa.Executable) -> None:
+        self._statement = statement
+
+    @cached_property
+    def _compiled(self) -> tuple[str, list[str]]:
+        dialect = FiberstoreDialect(dbapi=FiberstoreDialect.import_dbapi())
+        compiled = cast("sa.ClauseElement", self._statement).compile(dialect=dialect)
+        return str(compiled), cast("Any", compiled).positiontup
+
+    def rows(self, session: Session | Connection, values: Mapping[str, object]) -> list[R]:
+        """Return all rows as the session's transaction sees them, or the connection.
+
+        Args:
+            session: On an engine of ``fiberstore.create_engine``.
+            values: The value of each parameter, as the driver takes it.
+        """
+        sql, names = self._compiled
+        rows = dbapi_connection(session).fetch_rows(sql, [values[name] for name in names])
+        return cast("list[R]", rows)
+
+
+class PreparedPages(Generic[R]):
+    """A SELECT that is read in pages, in the total order of a time and an id.
+
+    Args:
+        statement: The SELECT, without order and bounds.
+        time: What comes first in the order.
+        id_: What decides between equal times.
+    """
+
+    def __init__(
+        self, statement: sa.Select[Any], time: sa.ColumnElement[datetime], id_: sa.ColumnElement[UUID]
+    ) -> None:
+        page = statement.order_by(time, id_).limit(sa.bindparam("limit")).offset(sa.bindparam("offset"))
+        after_time: sa.BindParameter[datetime] = sa.bindparam("after_time")
+        rest = page.where(
+            time >= after_time,  # by this alone DuckDB passes over whole row groups
+            sa.or_(time > after_time, id_ > sa.bindparam("after_id")),
+        )
+        self._first, self._after = Prepared[R](page), Prepared[R](rest)
+
+    def rows(
+        self,
+        session: Session | Connection,
+        values: Mapping[str, object],
+        limit: int,
+        offset: int,
+        after: tuple[datetime, UUID] | None,
+    ) -> list[R]:
+        """Return at most ``limit`` rows after the first ``offset`` ones, counted from the key if given."""
+        values = {**values, "limit": limit, "offset": offset}
+        if after is None:
+            return self._first.rows(session, values)
+        return self._after.rows(session, {**values, "after_time": after[0], "after_id": after[1]})
