@@ -1,24 +1,31 @@
-"""Storage for log correlation: logs, and the fibers that join them, in DuckDB."""
+"""Storage for log correlation: logs, and the fibers that join them, in DuckDB.
 
-from fiberstore.aio import AsyncDuckDBStorage, AsyncTransaction
-from fiberstore.duckdb import DuckDBStorage, Transaction
-from fiberstore.engine import create_engine
-from fiberstore.errors import (
-    ConflictError,
-    DatabaseError,
-    DuplicateError,
-    NotFoundError,
-    SchemaVersionError,
-    SerializationError,
-    StorageError,
-    StorageLockedError,
-)
-from fiberstore.ids import new_log_id, stable_fiber_id, stable_log_id
-from fiberstore.models import Base, Fiber, Membership, RawLog
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
-from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
-from fiberstore.storage import AsyncStorage, Storage
-from fiberstore.versioning import config_version
+Each public name is imported when it is first used: SQLAlchemy and DuckDB alone take 0.4 s.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fiberstore.aio import AsyncDuckDBStorage, AsyncTransaction
+    from fiberstore.duckdb import DuckDBStorage, Transaction
+    from fiberstore.engine import create_engine
+    from fiberstore.errors import (
+        ConflictError,
+        DatabaseError,
+        DuplicateError,
+        NotFoundError,
+        SchemaVersionError,
+        SerializationError,
+        StorageError,
+        StorageLockedError,
+    )
+    from fiberstore.ids import new_log_id, stable_fiber_id, stable_log_id
+    from fiberstore.models import Base, Fiber, Membership, RawLog
+    from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+    from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
+    from fiberstore.storage import AsyncStorage, Storage
+    from fiberstore.versioning import config_version
 
 __all__ = [
     "AsyncDuckDBStorage",
@@ -52,3 +59,32 @@ __all__ = [
     "stable_fiber_id",
     "stable_log_id",
 ]
+
+_MODULES = (  # what imports the least comes first
+    "versioning",
+    "ids",
+    "errors",
+    "records",
+    "storage",
+    "engine",
+    "models",
+    "repositories",
+    "duckdb",
+    "aio",
+)
+
+if not TYPE_CHECKING:  # or a type checker would take any name for public
+
+    def __getattr__(name: str) -> object:
+        """Import a public name (PEP 562)."""
+        if name in __all__:
+            for module in _MODULES:
+                found: object = getattr(import_module(f"{__name__}.{module}"), name, None)
+                if found is not None:
+                    globals()[name] = found
+                    return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

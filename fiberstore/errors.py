@@ -13,15 +13,14 @@ StorageError
 
 Arguments out of bounds raise ``ValueError``, arguments of a wrong type ``TypeError``, as in any Python
 function; a record with a bad field raises pydantic's ``ValidationError``, which is a ``ValueError``.
+
+The drivers are imported where an error is translated: a program that only makes records does not need them.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
-
-import duckdb
-from sqlalchemy import exc
 
 
 class StorageError(Exception):
@@ -116,27 +115,34 @@ def translate_errors() -> Iterator[None]:
     """Raise the storage's errors instead of SQLAlchemy's and DuckDB's, each with its cause chained."""
     try:
         yield
-    except exc.DBAPIError as error:
-        raise _storage_error(error.orig or error) from error
-    except exc.StatementError as error:  # a column type has refused a value
-        if isinstance(error.orig, StorageError | ValueError | TypeError):
-            raise error.orig from error.orig.__cause__
-        raise DatabaseError(_first_line(error)) from error
-    except exc.TimeoutError as error:
-        raise DatabaseError(f"no free connection in the pool: {_first_line(error)}") from error
-    except exc.SQLAlchemyError as error:
-        raise DatabaseError(_first_line(error)) from error
-    except duckdb.Error as error:
-        raise _storage_error(error) from error
+    except Exception as error:
+        import duckdb
+        from sqlalchemy import exc
+
+        match error:
+            case exc.DBAPIError():
+                raise _storage_error(error.orig or error) from error
+            case exc.StatementError(orig=StorageError() | ValueError() | TypeError() as refused):
+                raise refused from refused.__cause__  # a column type has refused a value
+            case exc.TimeoutError():
+                raise DatabaseError(f"no free connection in the pool: {_first_line(error)}") from error
+            case exc.SQLAlchemyError():
+                raise DatabaseError(_first_line(error)) from error
+            case duckdb.Error():
+                raise _storage_error(error) from error
+        raise
 
 
 def is_duplicate_key(error: BaseException) -> bool:
     """Tell a duplicate key from other broken constraints, for which DuckDB has the same class."""
-    cause = error.orig if isinstance(error, exc.DBAPIError) else error
-    return isinstance(cause, duckdb.ConstraintException) and "Duplicate key" in str(cause)
+    import duckdb
+
+    return isinstance(error, duckdb.ConstraintException) and "Duplicate key" in str(error)
 
 
 def _storage_error(error: BaseException) -> StorageError:
+    import duckdb
+
     message = _first_line(error)
     if isinstance(error, duckdb.TransactionException):
         return ConflictError(message)

@@ -724,14 +724,6 @@ def read_terminal(fd: int) -> Iterator[bytes]:
         yield chunk
 
 
-def test_importing_the_library_does_not_import_the_command_line() -> None:
-    code = (
-        "import sys, fiberstore; "
-        "print([name for name in ('typer', 'rich', 'alembic', 'pyarrow') if name in sys.modules])"
-    )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
-
-
 def test_a_store_that_another_process_holds(run: Run, rules_file: Path, db_file: Path) -> None:
     run("ingest", "--rules", rules_file, "--db", db_file)
     with DuckDBStorage(db_file):

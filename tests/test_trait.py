@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,35 @@ def test_everything_public_has_a_docstring() -> None:
                     and not inspect.getdoc(getattr(thing, member))  # the trait's words count for its methods
                 ]
     assert undocumented == []
+
+
+@pytest.mark.parametrize("name", fiberstore.__all__)
+def test_every_public_name_is_the_one_that_is_defined(name: str) -> None:
+    thing = getattr(fiberstore, name)
+    assert thing is getattr(sys.modules[thing.__module__], name)
+    assert name in dir(fiberstore)
+
+
+def test_a_name_that_is_not_public_is_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'import_modul'"):
+        fiberstore.import_modul  # type: ignore[attr-defined]  # noqa: B018
+
+
+HEAVY = ("alembic", "asyncio", "duckdb", "pyarrow", "rich", "sqlalchemy", "typer")
+
+
+@pytest.mark.parametrize(
+    ("statement", "needed"),
+    [
+        ("import fiberstore", set()),
+        ("from fiberstore import FiberRecord, LogRecord, StorageError, stable_log_id", set()),
+        ("from fiberstore import DuckDBStorage", {"asyncio", "duckdb", "sqlalchemy"}),
+    ],
+)
+def test_an_import_loads_what_it_needs_and_no_more(statement: str, needed: set[str]) -> None:
+    program = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(found.stdout.split()) == needed
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
