@@ -327,9 +327,23 @@ class AsyncDuckDBStorage(AsyncStorage):
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         worker = await self._next_worker()
-        future = worker.submit(work, *args, **kwargs)
-        self._give_back_after(future, worker)
-        return await asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def finish(future: Future[T]) -> None:
+            self._idle.put_nowait(worker)
+            if not done.cancelled():
+                error = future.exception()
+                if error is None:
+                    done.set_result(future.result())
+                else:
+                    done.set_exception(error)
+
+        # One message to the loop for both, where asyncio.wrap_future() and one for the worker would be two.
+        worker.submit(work, *args, **kwargs).add_done_callback(
+            lambda future: loop.call_soon_threadsafe(finish, future)
+        )
+        return await done
 
     async def _next_worker(self) -> _Worker:
         if self._closed:
