@@ -5,7 +5,7 @@ that it has compiled the statement before. So the repositories keep their statem
 them to the driver. SQLAlchemy's events and ``echo`` do not see them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Generic, TypeVar, cast
@@ -37,8 +37,8 @@ class Prepared(Generic[R]):
         compiled = cast("sa.ClauseElement", self._statement).compile(dialect=dialect)
         return str(compiled), cast("Any", compiled).positiontup
 
-    def rows(self, session: Session | Connection, values: Mapping[str, object]) -> list[R]:
-        """Return all rows as the session's transaction sees them, or the connection.
+    def rows(self, session: Session | Connection, values: Mapping[str, object]) -> Iterator[R]:
+        """Return the rows, to be read before the next statement.
 
         Args:
             session: On an engine of ``fiberstore.create_engine``.
@@ -46,7 +46,7 @@ class Prepared(Generic[R]):
         """
         sql, names = self._compiled
         rows = dbapi_connection(session).fetch_rows(sql, [values[name] for name in names])
-        return cast("list[R]", rows)
+        return cast("Iterator[R]", rows)
 
 
 class PreparedPages(Generic[R]):
@@ -76,7 +76,7 @@ class PreparedPages(Generic[R]):
         limit: int,
         offset: int,
         after: tuple[datetime, UUID] | None,
-    ) -> list[R]:
+    ) -> Iterator[R]:
         """Return at most ``limit`` rows after the first ``offset`` ones, counted from the key if given."""
         values = {**values, "limit": limit, "offset": offset}
         if after is None:

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -134,7 +134,7 @@ def test_each_read_is_one_statement_whatever_the_row_count(
     statements: list[str] = []
     fetch_rows = Connection.fetch_rows
 
-    def count(self: Connection, sql: str, parameters: Sequence[object]) -> list[tuple[object, ...]]:
+    def count(self: Connection, sql: str, parameters: Sequence[object]) -> Iterator[tuple[object, ...]]:
         statements.append(sql)
         return fetch_rows(self, sql, parameters)
 

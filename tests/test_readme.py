@@ -18,6 +18,7 @@ def test_the_programs_run(
         exec(compile(program, "README.md", "exec"), names)  # noqa: S102
     assert capsys.readouterr().out.splitlines() == [
         "GET /cart 200 request=17",
+        "1",
         "request ['GET /cart 200 request=17']",
     ]
 

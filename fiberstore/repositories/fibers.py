@@ -57,11 +57,11 @@ _VALUES: dict[str, sa.BindParameter[object]] = {
     column.name: sa.bindparam(column.name) for column in _FIBERS.c
 }
 _INSERT = Prepared[tuple[int]](insert(_FIBERS).values(_VALUES).on_conflict_do_nothing())
-_PLAIN_VALUES = {name: value for name, value in _VALUES.items() if name not in ("fiber_id", "fiber_type")}
-_UPDATE = sa.update(_FIBERS).where(_FIBERS.c.fiber_id == _VALUES["fiber_id"]).values(_PLAIN_VALUES)
-# A fiber rarely changes its type, and only this column is indexed: DuckDB would write the whole row anew.
-_UPDATE_SAME_TYPE = Prepared[tuple[int]](_UPDATE.where(_FIBERS.c.fiber_type == _VALUES["fiber_type"]))
-_UPDATE_ALL = Prepared[tuple[int]](_UPDATE.values(fiber_type=_VALUES["fiber_type"]))
+_UPDATE = Prepared[tuple[int]](
+    sa.update(_FIBERS)
+    .where(_FIBERS.c.fiber_id == _VALUES["fiber_id"])
+    .values({name: value for name, value in _VALUES.items() if name != "fiber_id"})
+)
 
 
 class FiberRepository:
@@ -108,12 +108,10 @@ class FiberRepository:
         """Replace every field of a stored fiber; see ``Storage.update_fiber``."""
         values = _driver_values(_validated(fiber))
         with translate_errors():
-            for statement in (_UPDATE_SAME_TYPE, _UPDATE_ALL):
-                ((written,),) = statement.rows(self._session, values)
-                if written:
-                    bulk.expire(self._session)
-                    return
-        raise NotFoundError(fiber.fiber_id)
+            ((written,),) = _UPDATE.rows(self._session, values)
+            if not written:
+                raise NotFoundError(fiber.fiber_id)
+            bulk.expire(self._session)
 
     def update_many(self, fibers: Iterable[FiberRecord]) -> int:
         """Replace every field of the fibers that are stored; the others are not created.
