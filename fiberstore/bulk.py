@@ -2,7 +2,7 @@
 
 100,000 logs into a file with all its indexes, DuckDB 2.0.0, two cores, in rows/s (``python -m benchmarks``
 prints the figures of your machine): an Arrow batch 409,000, DuckDB's appender 209,000, ``unnest`` of lists
-87,000, ``executemany`` 13,000, ORM ``add_all`` 9,000. DuckDB alone, with the Arrow table already made: 600,000.
+87,000, ``executemany`` 13,000, ORM ``add_all`` 9,000. DuckDB alone, from a ready Arrow table: 600,000.
 
 ``INSERT OR IGNORE`` decides arbitrarily between equal keys of one statement, so batches are made unique
 first. SQL here is text, because the Arrow batch is no table to SQLAlchemy; it names our own columns, and

@@ -1,0 +1,15 @@
+"""What fiberstore costs, beside DuckDB alone and beside what people would use instead.
+
+    python -m benchmarks [--quick]
+
+| module | part |
+|---|---|
+| ``data`` | seeded logs, fibers and memberships |
+| ``stores`` | the stores that are compared, each written as its own documentation recommends |
+| ``writing`` | rows into new stores; many small transactions |
+| ``growing`` | stores that grow side by side, and what writes and reads cost at each size |
+| ``living`` | tasks against threads; memory; import, open, recovery |
+| ``report`` | the table, the JSON file and the plots |
+
+Everything is compared within one run, in turn, on the same data, and reported as medians and ratios.
+"""

@@ -1,0 +1,70 @@
+"""Run every part, print the tables, and write the JSON file and the plots."""
+
+import argparse
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import growing, living, report, writing
+from benchmarks.stores import PostgreSQL
+
+_VERSIONS = ("duckdb", "duckdb-engine", "sqlalchemy", "pyarrow", "pydantic", "psycopg")
+
+
+def main() -> None:
+    """Run every part."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, under a minute: are the results right?"
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="a folder")
+    arguments = parser.parse_args()
+    quick: bool = arguments.quick
+    rows = 5_000 if quick else 100_000
+    sizes = [1_000, 5_000, 10_000] if quick else [10_000, 100_000, 200_000, 1_000_000, 5_000_000]
+    rounds = 2 if quick else 7
+    start_s = time.perf_counter()
+
+    def step(what: str) -> None:
+        print(f"{time.perf_counter() - start_s:6.0f} s  {what}", flush=True)
+
+    results: report.Results = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "versions": {name: version(name) for name in _VERSIONS},
+        "rows": rows,
+    }
+    try:
+        step("new stores")
+        results["writing"] = writing.bulk(rows, rounds)
+        step("small transactions")
+        results["small_batches_ms"] = writing.small_batches(20 if quick else 400)
+        step("growing stores")
+        results["growing"] = {
+            "v7": growing.grow("v7", sizes, rows, 8 if quick else 200),
+            "v4": growing.grow("v4", sizes, rows, 8 if quick else 200),
+        }
+    finally:
+        PostgreSQL.stop_server()
+    step("tasks and threads")
+    results["tasks_and_threads"] = living.tasks_and_threads(rows, 8 if quick else 200, rounds)
+    step("memory")
+    results["memory"] = living.memory([2_000, 10_000] if quick else [200_000, 1_000_000, 5_000_000])
+    step("start")
+    results["startup_ms"] = living.startup(rows, rounds)
+    step("recovery")
+    results["recovery"] = living.recovery([1] if quick else [16, 64, 128, 256])
+    report.print_tables(results)
+    report.save(results, arguments.output)
+    step(f"done; results.json and the plots are in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
