@@ -76,13 +76,15 @@ _MODULES = (  # what imports the least comes first
 if not TYPE_CHECKING:  # or a type checker would take any name for public
 
     def __getattr__(name: str) -> object:
-        """Import a public name (PEP 562)."""
+        """Import a public name or a module (PEP 562)."""
         if name in __all__:
             for module in _MODULES:
                 found: object = getattr(import_module(f"{__name__}.{module}"), name, None)
                 if found is not None:
                     globals()[name] = found
                     return found
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from fiberstore.dbapi import ARROW_TABLE, Connection
-from fiberstore.dialect import dbapi_connection
 from fiberstore.errors import ConflictError, is_duplicate_key
+from fiberstore.prepared import dbapi_connection
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,

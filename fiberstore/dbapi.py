@@ -32,13 +32,17 @@ _CHANGES = re.compile(
 )
 
 
-@lru_cache(maxsize=_STATEMENTS_KEPT)
 def changes_rows(sql: str) -> bool:
     """Tell whether a statement may change or delete rows that are there, rather than only append.
 
     It goes by words, wherever they stand (a CTE or EXPLAIN ANALYZE may hold an UPDATE), and sometimes errs to
     the harmless side. Values do not matter: they are bound.
     """
+    return _changes_rows(sql) if len(sql) <= _LONGEST_KEPT_CHARS else _CHANGES.search(sql) is not None
+
+
+@lru_cache(maxsize=_STATEMENTS_KEPT)
+def _changes_rows(sql: str) -> bool:
     return _CHANGES.search(sql) is not None
 
 
@@ -121,6 +125,7 @@ class Connection:
         self._changed = False
         self._failed = False
         self._reader: Cursor | None = None
+        self._unread = False
 
     def __del__(self) -> None:
         self._release_lock(changed=False)
@@ -212,6 +217,7 @@ class Connection:
         """
         with self._statement(sql):
             self._raw.execute(self._parsed(sql), parameters)
+        self._unread = True
         return self._unread_rows()
 
     def _unread_rows(self) -> Iterator[tuple[object, ...]]:
@@ -219,6 +225,7 @@ class Connection:
             yield from rows
             if len(rows) < _ROWS_AT_ONCE:
                 break
+        self._unread = False
 
     def run(self, cursor: "Cursor", sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
         """Execute a statement for a cursor, which becomes the reader of its result."""
@@ -254,6 +261,9 @@ class Connection:
             if self._begun is not _Begun.NO:
                 with self._driver():
                     self._raw.rollback()
+            elif self._unread:
+                self._raw.execute("SELECT 1").fetchall()  # drops the result, and with it its snapshot
+            self._unread = False
         except duckdb.TransactionException:
             pass  # a COMMIT that failed has ended the transaction already
         finally:
@@ -261,7 +271,10 @@ class Connection:
         self._begun = _Begun.NO
 
     def _parsed(self, sql: str) -> "duckdb.Statement | str":
-        """Return the statement as DuckDB has parsed it before, which saves a quarter of a read by key."""
+        """Return the statement as DuckDB has parsed it before, which saves a quarter of a read by key.
+
+        Settings of the parser, such as ``integer_division``, count as they were then.
+        """
         statement = self._statements.get(sql)
         if statement is None:
             if len(sql) > _LONGEST_KEPT_CHARS:
@@ -284,12 +297,16 @@ class Connection:
         if self._begun is _Begun.YES:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
+        changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
             with self._driver():
                 yield
+        except duckdb.Error:
+            changed = False
+            raise
         finally:
             if self._begun is _Begun.NO:  # it was a transaction of its own
-                self._release_lock(changed=True)
+                self._release_lock(changed=changed)
 
     @contextmanager
     def _driver(self) -> Iterator[None]:

@@ -30,11 +30,10 @@ from sqlalchemy.engine.interfaces import (
     ReflectedUniqueConstraint,
 )
 from sqlalchemy.exc import NoSuchTableError
-from sqlalchemy.orm import Session
 
 from fiberstore.dbapi import ChangeLock, Connection
 
-__all__ = ["FiberstoreDialect", "UBigInteger", "dbapi_connection"]
+__all__ = ["FiberstoreDialect", "UBigInteger"]
 
 _CONFIG = {
     # Another client of this process with other settings is refused by DuckDB, so nobody changes rows of our
@@ -213,21 +212,6 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
         known = _TYPES.get(name) or self.ischema_names.get(name, sa.types.NullType)
         reflected: sa.types.TypeEngine[Any] = known(*numbers)
         return reflected
-
-
-def dbapi_connection(session: Session | Connection) -> Connection:
-    """Return the DBAPI connection of a session's present transaction, after a flush.
-
-    Raises:
-        TypeError: The session's engine has another dialect.
-    """
-    if isinstance(session, Connection):
-        return session
-    session.flush()
-    connection: object = session.connection().connection.dbapi_connection
-    if not isinstance(connection, Connection):
-        raise TypeError("the session's engine must come from fiberstore.create_engine()")
-    return connection
 
 
 def _catalog(

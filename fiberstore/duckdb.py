@@ -15,9 +15,9 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from fiberstore.dbapi import ChangeLock, Connection
-from fiberstore.dialect import dbapi_connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, create_engine
 from fiberstore.errors import ConflictError, DatabaseError, translate_errors
+from fiberstore.prepared import dbapi_connection
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_config_version
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.storage import DEFAULT_LIMIT, Storage
@@ -55,7 +55,8 @@ class DuckDBStorage(Storage):
 
     Calls that change fibers wait for one another, because DuckDB would lose one of two such changes without
     an error; everything else runs side by side. The same holds for sessions on ``engine``: one that has read
-    before it changes or deletes rows fails with a conflict if rows were changed in between.
+    before it changes or deletes rows fails with a conflict if rows were changed in between. A long iterator
+    that is written holds one of the connections until it ends.
 
     Args:
         target: A path, a ``duckdb:///`` URL (its query may hold DuckDB settings), or ``":memory:"`` for a
@@ -215,11 +216,13 @@ class DuckDBStorage(Storage):
             return self._write(lambda connection: write(connection, batch))
         written = 0
         with self._connection() as connection:
-            connection.begin()
+            with translate_errors():
+                connection.begin()
             while batch:
                 written += write(connection, batch)
                 batch = list(islice(rest, BATCH_ROWS))
-            connection.commit()
+            with translate_errors():
+                connection.commit()
         return written
 
     def _write(self, work: Callable[[Connection], T], *, changes: bool = False) -> T:
@@ -242,16 +245,15 @@ class DuckDBStorage(Storage):
 
         That saves a session, a BEGIN and a ROLLBACK, which together take as long as a read by key.
         """
-        with translate_errors():
-            with self._change_lock() if changes else nullcontext():
-                pooled = self.engine.raw_connection()
-                connection = cast("Connection", pooled.dbapi_connection)
-                if changes:
-                    connection.take_over_lock()
-            try:
-                yield connection
-            finally:
-                pooled.close()
+        with translate_errors(), self._change_lock() if changes else nullcontext():
+            pooled = self.engine.raw_connection()
+            connection = cast("Connection", pooled.dbapi_connection)
+            if changes:
+                connection.take_over_lock()
+        try:
+            yield connection
+        finally:
+            pooled.close()
 
     @contextmanager
     def _change_lock(self) -> Iterator[None]:

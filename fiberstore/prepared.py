@@ -15,9 +15,27 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.dbapi import Connection
-from fiberstore.dialect import FiberstoreDialect, dbapi_connection
+from fiberstore.dialect import FiberstoreDialect
+from fiberstore.models import RawLog
 
 R = TypeVar("R")
+
+
+def dbapi_connection(session: Session | Connection) -> Connection:
+    """Return the DBAPI connection of a session's present transaction, after an autoflush.
+
+    Raises:
+        TypeError: The session's engine has another dialect.
+    """
+    if isinstance(session, Connection):
+        return session
+    if session.autoflush:
+        session.flush()
+    bound = session.connection(bind_arguments={"mapper": RawLog})  # a session may have several engines
+    connection: object = bound.connection.dbapi_connection
+    if not isinstance(connection, Connection):
+        raise TypeError("the session's engine must come from fiberstore.create_engine()")
+    return connection
 
 
 class Prepared(Generic[R]):

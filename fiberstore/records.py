@@ -49,12 +49,14 @@ def as_utc(value: datetime) -> datetime:
         raise ValueError(f"{value} is outside the years 1 to 9999 in UTC") from None
 
 
-def from_epoch_us(value: int) -> datetime:
+def from_epoch_us(value: int | None) -> datetime:
     """Return the datetime of a number of µs since 1970, in UTC.
 
     Raises:
-        SerializationError: It lies outside the years 1 to 9999.
+        SerializationError: It lies outside the years 1 to 9999; DuckDB gives None for 'infinity'.
     """
+    if value is None:
+        raise SerializationError("stored timestamp 'infinity' is outside the years 1 to 9999")
     try:
         return _EPOCH + timedelta(0, 0, value)
     except OverflowError:

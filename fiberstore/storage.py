@@ -22,7 +22,8 @@ class Storage(ABC):
       writes, pages put end to end are the whole: nothing twice, nothing missing.
     - The cost of a page grows with its ``offset``. ``after``, the last row of the page before, costs the same
       on every page: the page holds the rows that follow it in the order, stored or not, and ``offset`` counts
-      from there. So no row comes twice, and none is missed that was there, whatever is written meanwhile.
+      from there. So no row comes twice and none that was there is missed, whatever is written meanwhile;
+      only a fiber whose ``first_activity`` or type is changed meanwhile may move from one page to another.
     - Writing is atomic and durable: a call stores its whole batch or nothing, and returns once it is on disk.
     - Logs and memberships are idempotent: the first write of a key wins and a repeat is a no-op, also within
       one batch.
@@ -54,8 +55,8 @@ class Storage(ABC):
         keeps its own.
 
         Args:
-            logs: Any number of records. An iterator may give more than fit in memory: it is read while it is
-                written. As it cannot be read twice, a conflict then ends the call.
+            logs: Any number of records. An iterator may give more than fit in memory: it is read while they
+                are written. As it cannot be read twice, a conflict then ends the call.
 
         Returns:
             How many are new: their ``log_id`` was not stored yet.
@@ -197,7 +198,8 @@ class Storage(ABC):
 class AsyncStorage(ABC):
     """``Storage`` with coroutines: same names, same arguments, same contract.
 
-    A call that is cancelled happens wholly or not at all; which of the two is not known to the caller.
+    A call that is cancelled happens wholly or not at all; which of the two is not known to the caller. An
+    iterator is read to its end first, in the calling task.
     """
 
     @abstractmethod

@@ -3,20 +3,29 @@
 import copy
 import pickle
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import duckdb
 import pytest
+import sqlalchemy as sa
 from pydantic import ValidationError
 from samples import NOON, a_fiber, some_logs
+from sqlalchemy.orm import Session
 
+import fiberstore.repositories.logs
 from fiberstore import (
+    Base,
     DuckDBStorage,
+    Fiber,
     FiberMembership,
     FiberRecord,
+    FiberRepository,
     LogRecord,
+    LogRepository,
+    Membership,
+    RawLog,
     SerializationError,
     StoredLog,
 )
@@ -111,6 +120,12 @@ def test_rows_of_other_clients_that_are_no_records_are_named(db_file: Path) -> N
         other.execute("INSERT INTO raw_logs VALUES (uuid(), 'infinity', 's', 't', now(), 0)")
         other.execute(
             "INSERT INTO raw_logs "
+            "VALUES ('00000000-0000-0000-0000-000000000003', '2024-05-01 11:00Z', 's', 't', 'infinity', 0)"
+        )
+        other.execute("INSERT INTO fiber_memberships SELECT log_id, uuid(), 0 FROM raw_logs")
+        other.execute("INSERT INTO fibers VALUES (uuid(), 'endless', 0, NULL, now(), 'infinity', false)")
+        other.execute(
+            "INSERT INTO raw_logs "
             "VALUES ('00000000-0000-0000-0000-000000000002', '12000-01-01', 's', 't', now(), 0)"
         )
     with DuckDBStorage(db_file) as storage:
@@ -118,6 +133,20 @@ def test_rows_of_other_clients_that_are_no_records_are_named(db_file: Path) -> N
             storage.get_fiber(UUID(int=1))
         with pytest.raises(SerializationError, match="years 1 to 9999"):
             storage.get_log(UUID(int=2))
+        with pytest.raises(SerializationError, match=r"ingestion_time|infinity|years 1 to 9999"):
+            storage.query_logs_by_time(NOON - timedelta(hours=2), NOON)
+        with pytest.raises(SerializationError, match="infinity"):
+            storage.query_fibers_by_type("endless")
+        with storage.session() as session:
+            fibers = session.execute(
+                sa.select(Membership.fiber_id, RawLog.timestamp.cast(sa.String))
+                .join(RawLog, RawLog.log_id == Membership.log_id)
+                .where(RawLog.timestamp.cast(sa.String) == "infinity")
+            ).all()
+        for fiber_id, _ in fibers:
+            with pytest.raises(SerializationError, match="infinity"):
+                storage.get_fiber_logs(fiber_id)
+        assert len(fibers) == 1
         assert len(storage.query_logs_by_time(NOON, NOON)) == 1
 
 
@@ -207,6 +236,42 @@ def test_a_retyped_fiber_is_found_by_its_new_type_only(storage: DuckDBStorage) -
         assert storage.query_fibers_by_type(kind) == expected
 
 
+def test_a_page_that_fails_leaves_no_open_result_on_its_connection(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs(some_logs(3000))
+
+    def fail(_time: int) -> datetime:
+        raise SerializationError("as if a row were bad")
+
+    monkeypatch.setattr(fiberstore.repositories.logs, "from_epoch_us", fail)
+    with pytest.raises(SerializationError, match="as if"):
+        storage.query_logs_by_time(NOON, NOON + timedelta(days=1), 3000)
+    with storage.engine.connect() as connection:
+        driver: object = connection.connection.dbapi_connection
+        assert isinstance(driver, Connection)
+        assert driver.fetch(None) == []
+
+
+def test_a_session_with_an_engine_for_each_class_is_served(storage: DuckDBStorage) -> None:
+    fiber, logs = a_fiber(), some_logs(2)
+    with Session(binds={Base: storage.engine}) as session:
+        assert LogRepository(session).write(logs) == 2
+        FiberRepository(session).write(fiber)
+        assert FiberRepository(session).get(fiber.fiber_id) == fiber
+        session.commit()
+    assert storage.get_fiber(fiber.fiber_id) == fiber
+
+
+def test_a_read_flushes_what_the_session_holds_back_unless_told_not_to(storage: DuckDBStorage) -> None:
+    fiber = a_fiber()
+    with storage.session() as session:
+        session.add(Fiber(**dict(fiber)))
+        with session.no_autoflush:
+            assert FiberRepository(session).get(fiber.fiber_id) is None
+        assert FiberRepository(session).get(fiber.fiber_id) == fiber
+
+
 def test_a_statement_is_parsed_once_and_sees_a_schema_that_has_changed(storage: DuckDBStorage) -> None:
     with storage.engine.connect() as connection:
         for statement in (
@@ -218,6 +283,11 @@ def test_a_statement_is_parsed_once_and_sees_a_schema_that_has_changed(storage: 
             if statement.startswith("CREATE"):
                 (row,) = connection.exec_driver_sql("SELECT * FROM t")
         assert row._mapping == {"b": 2}
+        driver: object = connection.connection.dbapi_connection
+        assert isinstance(driver, Connection)
+        parsed = driver._parsed("SELECT * FROM t")
+        assert not isinstance(parsed, str)
+        assert driver._parsed("SELECT * FROM t") is parsed
         connection.exec_driver_sql(
             "CREATE TABLE u (a INTEGER); INSERT INTO u VALUES (1); INSERT INTO t VALUES (3)"
         )

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from operator import length_hint
 
 import pytest
 from samples import NOON, some_logs
+from sqlalchemy.exc import OperationalError
 
 import fiberstore.duckdb
 from fiberstore import ConflictError, DuckDBStorage, FiberMembership, LogRecord, LogRepository
@@ -55,18 +57,32 @@ def test_a_bad_record_late_in_an_iterator_leaves_nothing_behind(storage: DuckDBS
     assert storage.query_logs_by_time(*ALL_DAY) == []
 
 
-def test_an_iterator_is_read_while_it_is_written_and_seen_only_when_it_ends(storage: DuckDBStorage) -> None:
-    written: list[int] = []
-    logs = some_logs(3 * BATCH_ROWS)
+def test_an_iterator_is_read_while_it_is_written_and_seen_only_when_it_ends(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs, seen = some_logs(3 * BATCH_ROWS), []
+    iterator = iter(logs)
+    write = LogRepository.write
 
-    def watched() -> Iterator[LogRecord]:
-        for number, log in enumerate(logs):
-            if number % BATCH_ROWS == 0:
-                written.append(len(storage.query_logs_by_time(*ALL_DAY)))
-            yield log
+    def watched(self: LogRepository, rows: list[LogRecord]) -> int:
+        left = length_hint(iterator)
+        seen.append((left, len(storage.query_logs_by_time(*ALL_DAY))))
+        return write(self, rows)
 
-    assert storage.write_logs(watched()) == len(logs)
-    assert written == [0, 0, 0]
+    monkeypatch.setattr(LogRepository, "write", watched)
+    assert storage.write_logs(iterator) == len(logs)
+    assert seen == [(2 * BATCH_ROWS, 0), (BATCH_ROWS, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("position", [BATCH_ROWS // 2, 2 * BATCH_ROWS + 1])
+def test_errors_of_the_application_pass_through_a_write(storage: DuckDBStorage, position: int) -> None:
+    def failing() -> Iterator[LogRecord]:
+        yield from some_logs(position)
+        raise OperationalError("of another database", None, ValueError("its own"))
+
+    with pytest.raises(OperationalError, match="of another database"):
+        storage.write_logs(failing())
+    assert storage.query_logs_by_time(*ALL_DAY) == []
 
 
 def test_an_iterator_conflicts_with_the_same_new_log_of_another(storage: DuckDBStorage) -> None:

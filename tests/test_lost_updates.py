@@ -41,6 +41,20 @@ def test_two_orm_sessions_cannot_lose_an_update(storage: DuckDBStorage) -> None:
     assert (stored.closed, stored.fiber_type) == (True, "request")
 
 
+def test_a_session_that_has_read_does_not_undo_a_call_of_the_storage(storage: DuckDBStorage) -> None:
+    fiber = a_fiber()
+    storage.write_fiber(fiber)
+    with storage.session() as session:
+        row = session.get_one(Fiber, fiber.fiber_id)
+        storage.update_fiber(fiber.model_copy(update={"fiber_type": "retyped"}))
+        row.closed = True
+        with pytest.raises(OperationalError, match="changed by another transaction"):
+            session.commit()
+    stored = storage.get_fiber(fiber.fiber_id)
+    assert stored is not None
+    assert (stored.closed, stored.fiber_type) == (False, "retyped")
+
+
 def interleave(storage: DuckDBStorage, fiber_id: UUID) -> None:
     """Let two open transactions change one fiber, one an indexed column and one a plain one."""
     with storage.engine.connect() as one, storage.engine.connect() as other:

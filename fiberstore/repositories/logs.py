@@ -67,7 +67,7 @@ class LogRepository:
         self._config_version = config_version
 
     def write(self, logs: Iterable[LogRecord]) -> int:
-        """Store logs; see ``Storage.write_logs``."""
+        """Store logs; see ``Storage.write_logs``. An iterator is read to its end first."""
         rows = bulk.checked(logs, LogRecord)
         if not rows:
             return 0
@@ -103,7 +103,7 @@ def to_logs(rows: Iterable[LogRow[T]], to_time: Callable[[T], datetime]) -> list
     logs = []
     for log_id, timestamp, source_id, raw_text, ingestion_time, config_version in rows:
         if ingestion_time is None:
-            raise SerializationError(f"log {log_id} has no ingestion_time; another client stored it as NULL")
+            raise SerializationError(f"log {log_id} has no finite ingestion_time; another client wrote it")
         logs.append(
             trusted(
                 StoredLog,

@@ -51,7 +51,7 @@ class MembershipRepository:
         self._session = session
 
     def write(self, memberships: Iterable[FiberMembership]) -> int:
-        """Store memberships; see ``Storage.write_memberships``."""
+        """Store memberships; see ``Storage.write_memberships``. An iterator is read to its end first."""
         rows = bulk.checked(memberships, FiberMembership)
         if not rows:
             return 0
@@ -63,7 +63,7 @@ class MembershipRepository:
         check_id(log_id)
         with translate_errors():
             rows = _FIBERS_OF.rows(self._session, {"log_id": log_id})
-        return sorted(fiber_id for (fiber_id,) in rows)
+            return sorted(fiber_id for (fiber_id,) in rows)
 
     def logs_of(
         self,
