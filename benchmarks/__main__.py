@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, under a minute: are the results right?"
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="a folder")
+    parser.add_argument("--output", type=Path, default=Path("benchmark-results"), help="a folder")
     arguments = parser.parse_args()
     quick: bool = arguments.quick
     rows = 5_000 if quick else 100_000

@@ -211,8 +211,9 @@ class DuckDBStorage(Storage):
     def _write_rows(self, records: Iterable[R], write: Callable[[Connection, list[R]], int]) -> int:
         """Write all in one statement, or what a long iterator gives in one transaction, batch by batch."""
         rest = iter(records)
-        batch = list(rest if rest is not records else islice(rest, BATCH_ROWS))
-        if rest is not records or len(batch) < BATCH_ROWS:
+        is_collection = rest is not records
+        batch = list(rest if is_collection else islice(rest, BATCH_ROWS))
+        if is_collection or len(batch) < BATCH_ROWS:
             return self._write(lambda connection: write(connection, batch))
         written = 0
         with self._connection() as connection:

@@ -188,6 +188,13 @@ def test_settings_reach_duckdb(db_file: Path) -> None:
     assert settings[3].lower() == "false"
 
 
+def test_a_store_is_checkpointed_every_128_mib_and_pages_look_up_wide_columns_late(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage, storage.engine.connect() as connection:
+        names = ("checkpoint_threshold", "late_materialization_max_rows")
+        settings = [str(connection.scalar(sa.text(f"SELECT current_setting('{name}')"))) for name in names]
+    assert settings == ["128.0 MiB", "10000"]
+
+
 def test_a_database_in_memory_is_not_read_only() -> None:
     with pytest.raises(ValueError, match="read_only"):
         DuckDBStorage(":memory:", read_only=True)

@@ -46,6 +46,21 @@ class LogsContract:
         assert storage.query_logs_by_time(at(0) + MICROSECOND, at(0)) == []
         assert storage.query_logs_by_time(END_OF_TIME, BEGIN_OF_TIME) == []
 
+    def test_pages_after_a_log_miss_and_repeat_nothing_while_others_write(self, storage: Storage) -> None:
+        there = [log(number, number) for number in range(10, 40)]
+        storage.write_logs(there)
+        found: list[int] = []
+        page = storage.query_logs_by_time(BEGIN_OF_TIME, END_OF_TIME, 7)
+        while page:
+            found += [row.log_id.int for row in page]
+            last = page[-1]
+            if last.log_id in {row.log_id for row in there}:
+                beside = (last.timestamp - MICROSECOND, last.timestamp + MICROSECOND)
+                storage.write_logs([log(len(found) + 100 * (n + 1), when) for n, when in enumerate(beside)])
+            page = storage.query_logs_by_time(BEGIN_OF_TIME, END_OF_TIME, 7, after=last)
+        assert [number for number in found if number < 100] == list(range(10, 40))
+        assert [number for number in found if number >= 100] == [207, 214, 221, 228, 234]
+
     def test_missing_log_is_none(self, storage: Storage) -> None:
         assert storage.get_log(uid(1)) is None
         storage.write_logs([log(2)])
