@@ -5,20 +5,23 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
+from contextvars import copy_context
 from datetime import datetime
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import NoReturn, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.dbapi import FORKED
 from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.storage import DEFAULT_LIMIT, AsyncStorage
+from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Call, StorageStats
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +34,8 @@ class _Worker:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fiberstore")
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._executor.submit(work, *args, **kwargs)
+        context = copy_context()
+        return self._executor.submit(lambda: context.run(work, *args, **kwargs))
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
@@ -168,9 +172,11 @@ class AsyncDuckDBStorage(AsyncStorage):
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
         read_only: Open an existing file for reading only.
         pool_size: Connections and threads, >= 1; as many calls run side by side.
+        lock_timeout_s: Seconds to wait, >= 0, while another process holds the file; the loop waits too.
+        slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
 
     Raises:
-        StorageLockedError: Another process holds the file.
+        StorageLockedError: Another process holds the file, and has not let it go in time.
         DatabaseError: The file cannot be opened, or is no DuckDB database.
         ValueError: An argument is out of bounds.
     """
@@ -182,11 +188,19 @@ class AsyncDuckDBStorage(AsyncStorage):
         config_version: int = 0,
         read_only: bool = False,
         pool_size: int = DEFAULT_POOL_SIZE,
+        lock_timeout_s: float = 0.0,
+        slow_call_s: float = DEFAULT_SLOW_CALL_S,
     ) -> None:
         self._storage = DuckDBStorage(
-            target, config_version=config_version, read_only=read_only, pool_size=pool_size
+            target,
+            config_version=config_version,
+            read_only=read_only,
+            pool_size=pool_size,
+            lock_timeout_s=lock_timeout_s,
+            slow_call_s=slow_call_s,
         )
         self._workers = [_Worker() for _ in range(pool_size)]
+        self._pid = os.getpid()
         self._closed = False
         self._stopped: list[_Worker] = []
         self._idle: asyncio.Queue[_Worker | None] = asyncio.LifoQueue()  # None: the storage is closed
@@ -225,6 +239,17 @@ class AsyncDuckDBStorage(AsyncStorage):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def __getstate__(self) -> NoReturn:
+        self._storage.__getstate__()
+
+    def stats(self) -> StorageStats:
+        """See ``DuckDBStorage.stats``."""
+        return self._storage.stats()
+
+    def on_call(self, hook: Callable[[Call], None]) -> None:
+        """See ``DuckDBStorage.on_call``; the thread is a worker, and has the task's context variables."""
+        self._storage.on_call(hook)
 
     def session(self) -> Session:
         """Return a new ORM session on the engine; it blocks, so use it in a thread."""
@@ -348,6 +373,8 @@ class AsyncDuckDBStorage(AsyncStorage):
     async def _next_worker(self) -> _Worker:
         if self._closed:
             raise DatabaseError("the storage is closed")
+        if self._pid != os.getpid():  # a forked child has not inherited the threads
+            raise DatabaseError(FORKED)
         try:
             worker = self._idle.get_nowait()
         except asyncio.QueueEmpty:

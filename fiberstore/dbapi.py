@@ -2,100 +2,31 @@
 
 They differ from duckdb-engine's in four things: a result belongs to its cursor, a transaction in which a
 statement failed takes no more statements and no commit, transactions that change rows wait for each other
-(see ``ChangeLock``), and a statement is parsed once.
+(see ``fiberstore.changes``), and a statement is parsed once.
 """
 
-import os
-import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Never
 
 import duckdb
+
+from fiberstore import process
+from fiberstore.changes import ChangeLock, Turn, changes_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LOCK_TIMEOUT_S = 10.0
 ARROW_TABLE = "fiberstore_arrow_batch"
+FORKED = (
+    "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
+    "or fork first, and open the storage in one process only"
+)
 _STATEMENTS_KEPT = 256
 _LONGEST_KEPT_CHARS = 10_000
 _ROWS_AT_ONCE = 512
-
-_CHANGES = re.compile(
-    r"\b(update|delete|merge|truncate|execute)\b|\binsert\b.*\breplace\b", re.IGNORECASE | re.DOTALL
-)
-
-
-def changes_rows(sql: str) -> bool:
-    """Tell whether a statement may change or delete rows that are there, rather than only append.
-
-    It goes by words, wherever they stand (a CTE or EXPLAIN ANALYZE may hold an UPDATE), and sometimes errs to
-    the harmless side. Values do not matter: they are bound.
-    """
-    return _changes_rows(sql) if len(sql) <= _LONGEST_KEPT_CHARS else _CHANGES.search(sql) is not None
-
-
-@lru_cache(maxsize=_STATEMENTS_KEPT)
-def _changes_rows(sql: str) -> bool:
-    return _CHANGES.search(sql) is not None
-
-
-class ChangeLock:
-    """Lets one transaction at a time change rows of a database; appends and reads go beside it.
-
-    DuckDB lets two transactions that change one row both commit, and drops one of the changes, when one
-    updates an indexed column and the other a plain one, or when one updates and the other deletes (DuckDB
-    #17223). The cure: whoever changes rows holds this lock to the end of the transaction, and its snapshot
-    must not be older than the last change. One that read first and finds a change since gets the same
-    error class as DuckDB's own write-write conflict, and has to start again.
-
-    Attributes:
-        changes: How many transactions have changed rows.
-    """
-
-    _by_database: ClassVar[WeakValueDictionary[str, "ChangeLock"]] = WeakValueDictionary()
-    _registry_lock: ClassVar[threading.Lock] = threading.Lock()
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.changes = 0
-
-    @classmethod
-    def of(cls, database: str) -> "ChangeLock":
-        """Return the lock that all connections of this process to one database share."""
-        key = database if database.startswith(":memory:") else os.path.realpath(database)
-        with cls._registry_lock:
-            lock = cls._by_database.get(key)
-            if lock is None:
-                lock = cls._by_database[key] = ChangeLock()
-            return lock
-
-    def acquire(self) -> None:
-        """Wait for the lock; any thread may release it.
-
-        Raises:
-            duckdb.TransactionException: It did not come free within ``LOCK_TIMEOUT_S``.
-        """
-        if not self._lock.acquire(timeout=LOCK_TIMEOUT_S):
-            raise duckdb.TransactionException(
-                f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; end it first, or "
-                "if it is your own, use it for this change too"
-            )
-
-    def release(self, *, changed: bool) -> None:
-        """Give the lock back.
-
-        Args:
-            changed: Whether rows may have been changed; not if all was rolled back.
-        """
-        self.changes += changed
-        self._lock.release()
 
 
 class _Begun(Enum):
@@ -109,26 +40,32 @@ class Connection:
 
     It knows the cursor whose result is still open, and takes part in the database's ``ChangeLock``.
     Without ``begin()`` every statement is a transaction of its own.
+
+    Attributes:
+        rows_written: Rows inserted, updated or deleted since it was opened, committed or not.
     """
 
     autocommit = None  # SQLAlchemy asks; DuckDB has no such switch
     closed = False
 
-    def __init__(self, raw: duckdb.DuckDBPyConnection, change_lock: ChangeLock) -> None:
+    def __init__(self, raw: duckdb.DuckDBPyConnection, database: str) -> None:
+        self.database_key = process.database_key(database)
+        self.rows_written = 0
         self.notices: list[str] = []
-        self._raw = raw
+        self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
         self._statements: dict[str, duckdb.Statement] = {}
-        self._change_lock = change_lock
-        self._holds_lock = False
+        self._change_lock = ChangeLock.of(database)
+        self._turn: Turn | None = None
         self._changes_at_snapshot = 0
         self._begun = _Begun.NO
         self._changed = False
         self._failed = False
         self._reader: Cursor | None = None
         self._unread = False
+        process.register(self)
 
     def __del__(self) -> None:
-        self._release_lock(changed=False)
+        self._end_turn(changed=False)
 
     @property
     def in_transaction(self) -> bool:
@@ -183,20 +120,27 @@ class Connection:
             duckdb.TransactionException: Rows were changed since this transaction's snapshot, or the lock did
                 not come free.
         """
-        if self._holds_lock:
+        if self._turn is not None:
             return
-        self._change_lock.acquire()
-        self._holds_lock = True
+        self._turn = self._change_lock.acquire()
         if self._begun is _Begun.SNAPSHOT and self._changes_at_snapshot != self._change_lock.changes:
-            self._release_lock(changed=False)
+            self._end_turn(changed=False)
             raise duckdb.TransactionException(
                 "rows were changed by another transaction after this one had begun to read; roll back and "
                 "run it again"
             )
 
-    def take_over_lock(self) -> None:
-        """Hold the ``ChangeLock``, which the caller has acquired, until the transaction ends."""
-        self._holds_lock = True
+    def take_over(self, turn: Turn) -> None:
+        """Hold the ``ChangeLock`` by a turn that the caller has waited for, until the transaction ends."""
+        self._turn = turn
+
+    def abandon(self) -> None:
+        """Leave the database to the parent process; for a forked child."""
+        process.keep_forever(self._raw)
+        process.keep_forever(self._statements)
+        self._raw, self._statements = _Inherited(), {}
+        self._turn = self._reader = None
+        self._unread = False
 
     def execute_arrow(self, sql: str, batch: "pa.RecordBatch") -> list[tuple[object, ...]]:
         """Run a statement that reads an Arrow batch under the table name ``ARROW_TABLE``.
@@ -267,7 +211,7 @@ class Connection:
         except duckdb.TransactionException:
             pass  # a COMMIT that failed has ended the transaction already
         finally:
-            self._release_lock(changed=changed)
+            self._end_turn(changed=changed)
         self._begun = _Begun.NO
 
     def _parsed(self, sql: str) -> "duckdb.Statement | str":
@@ -301,12 +245,13 @@ class Connection:
         try:
             with self._driver():
                 yield
+            self.rows_written += max(self._raw.rowcount, 0)
         except duckdb.Error:
             changed = False
             raise
         finally:
             if self._begun is _Begun.NO:  # it was a transaction of its own
-                self._release_lock(changed=changed)
+                self._end_turn(changed=changed)
 
     @contextmanager
     def _driver(self) -> Iterator[None]:
@@ -329,10 +274,23 @@ class Connection:
         if self._reader is not None:
             self._reader.keep_rest()
 
-    def _release_lock(self, *, changed: bool) -> None:
-        if self._holds_lock:
-            self._holds_lock = False
-            self._change_lock.release(changed=changed)
+    def _end_turn(self, *, changed: bool) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.end(changed=changed)
+
+
+class _Inherited:
+    """Stands in a forked child where the parent's connection was: it ends quietly, and does nothing else."""
+
+    def __getattr__(self, name: str) -> Never:
+        raise duckdb.InvalidInputException(FORKED)
+
+    def rollback(self) -> None:
+        """Do nothing: the transaction is the parent's."""
+
+    def close(self) -> None:
+        """Do nothing: the connection is the parent's."""
 
 
 class Cursor:

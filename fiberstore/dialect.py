@@ -6,6 +6,7 @@ a host application's ``duckdb://`` engines stay as they are. When upstream close
 | part | gap it closes |
 |---|---|
 | ``connect`` | all cursors share one result (duckdb-engine #1087); see ``fiberstore.dbapi`` for the rest |
+| ``preparer`` | leaves a connection of DuckDB's open, which makes a forked child crash at its exit |
 | ``supports_statement_cache`` | every statement is compiled anew |
 | ``supports_sane_rowcount`` | row counts are called unreliable, so a stale ORM update passes silently |
 | ``get_*`` | reflection asks for PostgreSQL catalogs that DuckDB lacks (#1285, #1388) |
@@ -13,12 +14,15 @@ a host application's ``duckdb://`` engines stay as they are. When upstream close
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypedDict, Unpack
 
 import duckdb
 import duckdb_engine
 import sqlalchemy as sa
 from duckdb_engine.datatypes import UBigInteger
+from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
+from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.engine.interfaces import (
     ReflectedCheckConstraint,
@@ -31,7 +35,8 @@ from sqlalchemy.engine.interfaces import (
 )
 from sqlalchemy.exc import NoSuchTableError
 
-from fiberstore.dbapi import ChangeLock, Connection
+from fiberstore.dbapi import FORKED, Connection
+from fiberstore.process import is_inherited
 
 __all__ = ["FiberstoreDialect", "UBigInteger"]
 
@@ -56,6 +61,19 @@ class _ConnectArguments(TypedDict, total=False):
     url_config: dict[str, str]
 
 
+class _Preparer(duckdb_engine.DuckDBIdentifierPreparer):  # type: ignore[misc]  # skipped by mypy
+    def __init__(self, dialect: Dialect) -> None:
+        PGIdentifierPreparer.__init__(self, dialect)
+        self.reserved_words.update(_reserved_words())
+
+
+@cache
+def _reserved_words() -> list[str]:
+    words = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
+    with duckdb.connect(":memory:") as connection:
+        return [str(word) for (word,) in connection.execute(words).fetchall()]
+
+
 class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped by mypy, see pyproject.toml
     """duckdb-engine's dialect with what it lacks; see the module."""
 
@@ -66,14 +84,17 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
     supports_sane_multi_rowcount = True
     supports_sane_rowcount_returning = False
     inspector = sa.Inspector
+    preparer = _Preparer
 
     def connect(self, **arguments: Unpack[_ConnectArguments]) -> Connection:
         """Open a connection in UTC; settings come from the URL's query or as ``config``."""
         database = arguments["database"]
+        if is_inherited(database):  # DuckDB would hand out the parent's instance
+            raise duckdb.InvalidInputException(FORKED)
         config = {**_CONFIG, **arguments.get("config", {}), **arguments.get("url_config", {})}
         raw = duckdb.connect(database, arguments.get("read_only", False), config)
         raw.execute("SET TimeZone = 'UTC'")
-        return Connection(raw, ChangeLock.of(database))
+        return Connection(raw, database)
 
     def do_rollback(self, dbapi_connection: Connection) -> None:
         """Roll back; ``Connection`` knows whether there is something to."""

@@ -1,5 +1,6 @@
 """``DuckDBStorage``: the storage trait on DuckDB, one transaction for each call."""
 
+import logging
 import os
 import random
 import time
@@ -8,19 +9,22 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from itertools import islice
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import NoReturn, Self, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import ChangeLock, Connection
+from fiberstore.changes import ChangeLock, Turn
+from fiberstore.dbapi import Connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, create_engine
-from fiberstore.errors import ConflictError, DatabaseError, translate_errors
+from fiberstore.errors import ConflictError, DatabaseError, StorageLockedError, translate_errors
 from fiberstore.prepared import dbapi_connection
+from fiberstore.process import IN_MEMORY
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_config_version
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.storage import DEFAULT_LIMIT, Storage
+from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Call, RunningCall, StorageStats, Telemetry
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -29,6 +33,8 @@ BATCH_ROWS = 100_000
 RETRY_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.001
 _LONGEST_DELAY_S = 0.1
+
+_logger = logging.getLogger(__name__)
 
 
 class Transaction:
@@ -64,13 +70,15 @@ class DuckDBStorage(Storage):
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
         read_only: Open an existing file for reading only.
         pool_size: Connections at most, >= 1; as many calls run side by side.
+        lock_timeout_s: Seconds to wait, >= 0, while another process holds the file. Default: none.
+        slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
 
     Attributes:
         engine: The SQLAlchemy engine, see ``fiberstore.create_engine``.
         config_version: As given.
 
     Raises:
-        StorageLockedError: Another process holds the file.
+        StorageLockedError: Another process holds the file, and has not let it go in time.
         DatabaseError: The file cannot be opened, or is no DuckDB database.
         ValueError: An argument is out of bounds.
     """
@@ -82,12 +90,19 @@ class DuckDBStorage(Storage):
         config_version: int = 0,
         read_only: bool = False,
         pool_size: int = DEFAULT_POOL_SIZE,
+        lock_timeout_s: float = 0.0,
+        slow_call_s: float = DEFAULT_SLOW_CALL_S,
     ) -> None:
         check_config_version(config_version)
+        _check_seconds("lock_timeout_s", lock_timeout_s)
+        _check_seconds("slow_call_s", slow_call_s)
         self.config_version = config_version
         self.engine = create_engine(target, read_only=read_only, pool_size=pool_size)
-        with translate_errors(), self.engine.connect():
-            pass  # what is wrong with the file is said now, not at the first call
+        database = self.engine.url.database or ""
+        self._telemetry = Telemetry(
+            slow_call_s, None if database.startswith(IN_MEMORY) else f"{database}.wal"
+        )
+        self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
 
     def close(self) -> None:
         """Close every connection; the storage cannot be used afterwards. Call it when no call runs."""
@@ -101,6 +116,21 @@ class DuckDBStorage(Storage):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a storage cannot be sent to another process; open it there, when it is closed here")
+
+    def stats(self) -> StorageStats:
+        """Return what this storage has done since it was opened: calls, rows, conflicts, checkpoints."""
+        return self._telemetry.stats()
+
+    def on_call(self, hook: Callable[[Call], None]) -> None:
+        """Have a hook called after each call and each ``transaction()`` block, in the thread of the call.
+
+        What the hook raises is logged and changes nothing; what it waits for, the caller waits for.
+        ``fiberstore.otel.instrument`` is such a hook.
+        """
+        self._telemetry.add_hook(hook)
 
     def session(self) -> Session:
         """Return a new ORM session on the engine; the caller commits and closes it."""
@@ -118,24 +148,29 @@ class DuckDBStorage(Storage):
             ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
                 run the block again.
         """
-        with translate_errors(), self._change_lock():
-            session = Session(self.engine, close_resets_only=False)  # of no use after the block
-            dbapi_connection(session).take_over_lock()
-        with session:
-            yield Transaction(session, self.config_version)
-            with translate_errors():
-                session.commit()
+        with self._telemetry.running("transaction") as call:
+            with translate_errors(), self._turn() as turn:
+                session = Session(self.engine, close_resets_only=False)  # of no use after the block
+                connection = dbapi_connection(session)
+                connection.take_over(turn)
+            with session:
+                before = connection.rows_written
+                yield Transaction(session, self.config_version)
+                with translate_errors():
+                    session.commit()
+                call.rows_written = connection.rows_written - before
 
     def init_schema(self) -> None:
         """See ``Storage.init_schema``."""
         from fiberstore import schema
 
-        with translate_errors():
+        with self._telemetry.running("init_schema"), translate_errors():
             schema.upgrade(self.engine)
 
     def write_logs(self, logs: Iterable[LogRecord]) -> int:
         """See ``Storage.write_logs``."""
         return self._write_rows(
+            "write_logs",
             logs,
             lambda connection, rows: LogRepository(connection, config_version=self.config_version).write(
                 rows
@@ -144,7 +179,7 @@ class DuckDBStorage(Storage):
 
     def get_log(self, log_id: UUID) -> StoredLog | None:
         """See ``Storage.get_log``."""
-        with self._connection() as connection:
+        with self._reading("get_log") as connection:
             return LogRepository(connection).get(log_id)
 
     def query_logs_by_time(
@@ -157,20 +192,22 @@ class DuckDBStorage(Storage):
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.query_logs_by_time``."""
-        with self._connection() as connection:
+        with self._reading("query_logs_by_time") as connection:
             return LogRepository(connection).query_by_time(start, end, limit, offset, after=after)
 
     def write_fiber(self, fiber: FiberRecord) -> None:
         """See ``Storage.write_fiber``."""
-        self._write(lambda connection: FiberRepository(connection).write(fiber))
+        self._write("write_fiber", lambda connection: FiberRepository(connection).write(fiber))
 
     def update_fiber(self, fiber: FiberRecord) -> None:
         """See ``Storage.update_fiber``."""
-        self._write(lambda connection: FiberRepository(connection).update(fiber), changes=True)
+        self._write(
+            "update_fiber", lambda connection: FiberRepository(connection).update(fiber), changes=True
+        )
 
     def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
         """See ``Storage.get_fiber``."""
-        with self._connection() as connection:
+        with self._reading("get_fiber") as connection:
             return FiberRepository(connection).get(fiber_id)
 
     def query_fibers_by_type(
@@ -182,18 +219,20 @@ class DuckDBStorage(Storage):
         after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         """See ``Storage.query_fibers_by_type``."""
-        with self._connection() as connection:
+        with self._reading("query_fibers_by_type") as connection:
             return FiberRepository(connection).query_by_type(fiber_type, limit, offset, after=after)
 
     def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
         """See ``Storage.write_memberships``."""
         return self._write_rows(
-            memberships, lambda connection, rows: MembershipRepository(connection).write(rows)
+            "write_memberships",
+            memberships,
+            lambda connection, rows: MembershipRepository(connection).write(rows),
         )
 
     def get_log_fibers(self, log_id: UUID) -> list[UUID]:
         """See ``Storage.get_log_fibers``."""
-        with self._connection() as connection:
+        with self._reading("get_log_fibers") as connection:
             return MembershipRepository(connection).fibers_of(log_id)
 
     def get_fiber_logs(
@@ -205,18 +244,31 @@ class DuckDBStorage(Storage):
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.get_fiber_logs``."""
-        with self._connection() as connection:
+        with self._reading("get_fiber_logs") as connection:
             return MembershipRepository(connection).logs_of(fiber_id, limit, offset, after=after)
 
-    def _write_rows(self, records: Iterable[R], write: Callable[[Connection, list[R]], int]) -> int:
+    def _open(self, lock_timeout_s: float) -> None:
+        deadline, delays_s = time.monotonic() + lock_timeout_s, _delays_s()
+        while True:
+            try:
+                with translate_errors(), self.engine.connect():
+                    return
+            except StorageLockedError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(next(delays_s))
+
+    def _write_rows(
+        self, method: str, records: Iterable[R], write: Callable[[Connection, list[R]], int]
+    ) -> int:
         """Write all in one statement, or what a long iterator gives in one transaction, batch by batch."""
         rest = iter(records)
         is_collection = rest is not records
         batch = list(rest if is_collection else islice(rest, BATCH_ROWS))
         if is_collection or len(batch) < BATCH_ROWS:
-            return self._write(lambda connection: write(connection, batch))
+            return self._write(method, lambda connection: write(connection, batch))
         written = 0
-        with self._connection() as connection:
+        with self._telemetry.running(method) as call, self._connection(call) as connection:
             with translate_errors():
                 connection.begin()
             while batch:
@@ -226,49 +278,68 @@ class DuckDBStorage(Storage):
                 connection.commit()
         return written
 
-    def _write(self, work: Callable[[Connection], T], *, changes: bool = False) -> T:
+    def _write(self, method: str, work: Callable[[Connection], T], *, changes: bool = False) -> T:
         """Run the work, again and again while it conflicts, up to ``RETRY_TIMEOUT_S``."""
-        deadline = time.monotonic() + RETRY_TIMEOUT_S
-        delay_s = _FIRST_DELAY_S
-        while True:
-            try:
-                with self._connection(changes=changes) as connection:
-                    return work(connection)
-            except ConflictError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(random.uniform(0, delay_s))  # noqa: S311  # jitter, no secret
-            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+        deadline, delays_s = time.monotonic() + RETRY_TIMEOUT_S, _delays_s()
+        with self._telemetry.running(method) as call:
+            while True:
+                try:
+                    with self._connection(call, changes=changes) as connection:
+                        return work(connection)
+                except ConflictError:
+                    if time.monotonic() >= deadline:
+                        raise
+                call.retries += 1
+                _logger.info("%s met a conflict and is run again (%d)", method, call.retries)
+                time.sleep(next(delays_s))
 
     @contextmanager
-    def _connection(self, *, changes: bool = False) -> Iterator[Connection]:
+    def _reading(self, method: str) -> Iterator[Connection]:
+        with self._telemetry.running(method) as call, self._connection(call) as connection:
+            yield connection
+
+    @contextmanager
+    def _connection(self, call: RunningCall, *, changes: bool = False) -> Iterator[Connection]:
         """Give a connection of the pool, on which every statement is a transaction of its own.
 
         That saves a session, a BEGIN and a ROLLBACK, which together take as long as a read by key.
         """
-        with translate_errors(), self._change_lock() if changes else nullcontext():
+        with translate_errors(), self._turn() if changes else nullcontext() as turn:
             pooled = self.engine.raw_connection()
             connection = cast("Connection", pooled.dbapi_connection)
-            if changes:
-                connection.take_over_lock()
+            if turn is not None:
+                connection.take_over(turn)
+        before = connection.rows_written
         try:
             yield connection
+            call.rows_written = connection.rows_written - before
         finally:
             pooled.close()
 
     @contextmanager
-    def _change_lock(self) -> Iterator[None]:
-        """Take the change lock, for the block to hand it to a connection.
+    def _turn(self) -> Iterator[Turn]:
+        """Wait for the right to change rows, for the block to hand it to a connection.
 
-        It is taken before the connection, so that those who wait for it leave the pool to others.
+        One waits before taking a connection, so that those who wait leave the pool to others.
         """
-        lock = ChangeLock.of(self.engine.url.database or "")
-        lock.acquire()
+        turn = ChangeLock.of(self.engine.url.database or "").acquire()
         try:
-            yield
+            yield turn
         except BaseException:
-            lock.release(changed=False)
+            turn.end(changed=False)
             raise
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
+def _delays_s() -> Iterator[float]:
+    longest_s = _FIRST_DELAY_S
+    while True:
+        yield random.uniform(0, longest_s)  # noqa: S311  # jitter, no secret
+        longest_s = min(2 * longest_s, _LONGEST_DELAY_S)
 
 
 def _refuse(*_arguments: object) -> None:

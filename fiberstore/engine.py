@@ -3,6 +3,7 @@
 import os
 import uuid
 from pathlib import Path
+from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -11,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
 from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.process import is_open
 
 DEFAULT_POOL_SIZE = 8
 DEFAULT_CHECKPOINT_THRESHOLD_BYTES = 128 * 2**20
@@ -18,6 +20,7 @@ POOL_TIMEOUT_S = 30.0
 DRIVER = "duckdb+fiberstore"
 
 _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
+_engines: WeakSet[sa.Engine] = WeakSet()
 
 
 def create_engine(
@@ -70,6 +73,7 @@ def create_engine(
         max_overflow=0,
         pool_timeout=pool_timeout_s,
     )
+    _engines.add(engine)
     if in_memory:
         _keep_alive(engine)
     return engine
@@ -109,7 +113,8 @@ def _check_path(path: Path, *, read_only: bool) -> None:
         if not path.parent.is_dir():
             raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
         if path.exists():
-            _check_format(path)
+            if not is_open(str(path)):  # or the look would cost DuckDB its lock on the file
+                _check_format(path)
         elif read_only:
             raise DatabaseError(f"{path} does not exist; a read-only store must")
     except OSError as error:
@@ -148,3 +153,13 @@ def _keep_alive(engine: sa.Engine) -> None:
         anchor = engine.raw_connection()
     anchor.detach()
     event.listen(engine, "engine_disposed", lambda _engine: anchor.close())
+
+
+def _empty_pools() -> None:
+    """Leave the pooled connections, and the locks of the pools, to the parent process."""
+    for engine in list(_engines):
+        engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_empty_pools)

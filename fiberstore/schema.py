@@ -1,5 +1,6 @@
 """Alembic from Python, on an engine that is open already."""
 
+import logging
 import threading
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,7 @@ from fiberstore.models import Base
 VERSION_TABLE = "fiberstore_alembic_version"
 
 _alembic_lock = threading.Lock()
+_logger = logging.getLogger(__name__)
 
 
 class DuckDBImpl(DefaultImpl):
@@ -75,6 +77,7 @@ def upgrade(engine: sa.Engine) -> None:
                 command.upgrade(_config(connection), "head")
         except CommandError as error:
             raise DatabaseError(str(error)) from error
+        _logger.info("the database is migrated from revision %s to %s", found, newest)
 
 
 def differences(engine: sa.Engine) -> list[str]:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
 from fiberstore import FiberMembership, MembershipRepository, create_engine
-from fiberstore.dbapi import Connection, changes_rows
+from fiberstore.changes import changes_rows
+from fiberstore.dbapi import Connection
 
 
 class Base(DeclarativeBase):

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from samples import a_fiber, some_logs
 from sqlalchemy.exc import OperationalError
 
-import fiberstore.dbapi
+import fiberstore.changes
 from fiberstore import (
     ConflictError,
     DuckDBStorage,
@@ -82,7 +82,7 @@ def test_without_the_lock_duckdb_loses_an_update(
 def test_with_the_lock_the_second_transaction_is_refused(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fiberstore.dbapi, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.05)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with pytest.raises(OperationalError, match="another open transaction"):
@@ -134,7 +134,7 @@ def test_counting_by_every_face_at_once_loses_nothing(storage: DuckDBStorage) ->
 def test_an_update_inside_a_cte_waits_for_its_turn(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fiberstore.dbapi, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.05)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     change = sa.update(Fiber).values(fiber_type="by cte").returning(Fiber.fiber_id).cte()
@@ -172,7 +172,7 @@ def test_readers_are_served_while_writers_wait(db_file: Path) -> None:
 def test_waiting_for_another_transaction_ends(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fiberstore.dbapi, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.05)
     monkeypatch.setattr("fiberstore.duckdb.RETRY_TIMEOUT_S", 0.0)
     fiber = a_fiber()
     storage.write_fiber(fiber)

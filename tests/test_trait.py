@@ -30,9 +30,10 @@ METHODS = {
 
 # Each module may import those of the lines above its own, and nothing else of the package.
 LAYERS = (
-    ("errors", "ids", "versioning"),
-    ("records",),
+    ("errors", "ids", "process", "versioning"),
+    ("records", "telemetry"),
     ("storage",),
+    ("changes",),
     ("dbapi",),
     ("dialect",),
     ("models",),
@@ -41,7 +42,7 @@ LAYERS = (
     ("repositories",),
     ("duckdb",),
     ("aio", "ingest", "testing"),
-    ("demo",),
+    ("demo", "otel"),
     ("cli",),
     ("__main__",),
 )

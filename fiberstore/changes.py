@@ -1,0 +1,115 @@
+"""``ChangeLock``: transactions that change rows of a database run one at a time."""
+
+import os
+import re
+import threading
+from functools import lru_cache
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+import duckdb
+
+from fiberstore.process import database_key
+
+LOCK_TIMEOUT_S = 10.0
+_STATEMENTS_KEPT = 256
+_LONGEST_KEPT_CHARS = 10_000
+
+_CHANGES = re.compile(
+    r"\b(update|delete|merge|truncate|execute)\b|\binsert\b.*\breplace\b", re.IGNORECASE | re.DOTALL
+)
+
+
+def changes_rows(sql: str) -> bool:
+    """Tell whether a statement may change or delete rows that are there, rather than only append.
+
+    It goes by words, wherever they stand (a CTE or EXPLAIN ANALYZE may hold an UPDATE), and sometimes errs to
+    the harmless side. Values do not matter: they are bound.
+    """
+    return _changes_rows(sql) if len(sql) <= _LONGEST_KEPT_CHARS else _CHANGES.search(sql) is not None
+
+
+@lru_cache(maxsize=_STATEMENTS_KEPT)
+def _changes_rows(sql: str) -> bool:
+    return _CHANGES.search(sql) is not None
+
+
+class ChangeLock:
+    """Lets one transaction at a time change rows of a database; appends and reads go beside it.
+
+    DuckDB lets two transactions that change one row both commit, and drops one of the changes, when one
+    updates an indexed column and the other a plain one, or when one updates and the other deletes (DuckDB
+    #17223). The cure: whoever changes rows holds this lock to the end of the transaction, and its snapshot
+    must not be older than the last change. One that read first and finds a change since gets the same
+    error class as DuckDB's own write-write conflict, and has to start again.
+
+    Attributes:
+        changes: How many transactions have changed rows.
+    """
+
+    _by_database: ClassVar[WeakValueDictionary[str, "ChangeLock"]] = WeakValueDictionary()
+    _registry_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.changes = 0
+
+    @classmethod
+    def of(cls, database: str) -> "ChangeLock":
+        """Return the lock that all connections of this process to one database share."""
+        key = database_key(database)
+        with cls._registry_lock:
+            lock = cls._by_database.get(key)
+            if lock is None:
+                lock = cls._by_database[key] = ChangeLock()
+            return lock
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Begin anew in a forked child, where a thread that held a lock does not exist."""
+        cls._by_database = WeakValueDictionary()
+        cls._registry_lock = threading.Lock()
+
+    def acquire(self) -> "Turn":
+        """Wait for the lock; any thread may end the turn.
+
+        Raises:
+            duckdb.TransactionException: It did not come free within ``LOCK_TIMEOUT_S``.
+        """
+        turn = Turn(self)
+        if not self._lock.acquire(timeout=LOCK_TIMEOUT_S):
+            raise duckdb.TransactionException(
+                f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; end it first, or "
+                "if it is your own, use it for this change too"
+            )
+        return turn
+
+    def release(self, *, changed: bool) -> None:
+        """Give the lock back; for a ``Turn``."""
+        self.changes += changed
+        self._lock.release()
+
+
+class Turn:
+    """The right to change rows, until it ends.
+
+    Whoever holds it may end it, and only the first time counts: so it can go from hand to hand although
+    Ctrl-C may strike in between.
+    """
+
+    def __init__(self, lock: ChangeLock) -> None:
+        self.lock: ChangeLock | None = lock
+
+    def end(self, *, changed: bool) -> None:
+        """Let the next one change rows.
+
+        Args:
+            changed: Whether rows may have been changed; not if all was rolled back.
+        """
+        lock, self.lock = self.lock, None
+        if lock is not None:
+            lock.release(changed=changed)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ChangeLock.forget_all)

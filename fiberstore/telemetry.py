@@ -1,0 +1,170 @@
+"""What a storage tells about its calls: a log, counts, and hooks for tracing.
+
+The loggers are those of the modules, ``fiberstore.duckdb`` and so on. They name methods and numbers; never an
+id, a text or the message of an error, which may quote one.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from fiberstore.errors import ConflictError
+
+DEFAULT_SLOW_CALL_S = 1.0
+
+_logger = logging.getLogger(__name__)
+logging.getLogger("fiberstore").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a storage's method, or one ``transaction()`` block, that has ended.
+
+    Attributes:
+        method: The method's name.
+        began_ns: When it began, in ns since 1970.
+        duration_s: How long it took, waiting for other transactions included.
+        rows_written: Rows that were inserted, updated or deleted.
+        retries: How often it was run again after a conflict.
+        error: What it raised, or None.
+    """
+
+    method: str
+    began_ns: int
+    duration_s: float
+    rows_written: int
+    retries: int
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallStats:
+    """The calls of one method, since the storage was opened.
+
+    Attributes:
+        calls: How many have ended.
+        errors: How many of them raised.
+        duration_s: What they took together.
+    """
+
+    calls: int = 0
+    errors: int = 0
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStats:
+    """What a storage has done since it was opened.
+
+    Attributes:
+        calls: By the method's name; ``transaction()`` blocks are among them.
+        rows_written: Rows that were inserted, updated or deleted by them.
+        conflicts: How often a transaction met a conflict.
+        retries: How often it was run again for that.
+        checkpoints: How often the write-ahead log was seen to have moved into the file.
+    """
+
+    calls: dict[str, CallStats] = field(default_factory=dict)
+    rows_written: int = 0
+    conflicts: int = 0
+    retries: int = 0
+    checkpoints: int = 0
+
+
+class RunningCall:
+    """A call that is going on; use it as a context manager around what the method does."""
+
+    def __init__(self, telemetry: "Telemetry", method: str) -> None:
+        self._telemetry = telemetry
+        self.method = method
+        self.rows_written = 0
+        self.retries = 0
+
+    def __enter__(self) -> "RunningCall":
+        self._began_ns = time.time_ns()
+        self._began_s = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        duration_s = time.perf_counter() - self._began_s
+        call = Call(self.method, self._began_ns, duration_s, self.rows_written, self.retries, error)
+        self._telemetry.end(call)
+
+
+class Telemetry:
+    """Counts the calls of a storage, logs the slow ones, and hands each to the hooks.
+
+    Args:
+        slow_call_s: From how many seconds on a call is logged as slow.
+        wal: Path of the database's write-ahead log; None for a database in memory.
+    """
+
+    def __init__(self, slow_call_s: float, wal: str | None) -> None:
+        self._slow_call_s = slow_call_s
+        self._wal = wal
+        self._wal_bytes = 0
+        self._lock = threading.Lock()
+        self._stats = StorageStats()
+        self._hooks: tuple[Callable[[Call], None], ...] = ()
+
+    def running(self, method: str) -> RunningCall:
+        """Return a context manager for a call of a method."""
+        return RunningCall(self, method)
+
+    def add_hook(self, hook: Callable[[Call], None]) -> None:
+        """Call the hook after each call."""
+        self._hooks = (*self._hooks, hook)
+
+    def stats(self) -> StorageStats:
+        """Return what was counted so far."""
+        with self._lock:
+            return self._stats
+
+    def end(self, call: Call) -> None:
+        """Count a call that has ended, and tell of it."""
+        wal_bytes = self._size_of_wal() if call.rows_written else None
+        with self._lock:
+            before_bytes = self._wal_bytes
+            if wal_bytes is not None:
+                self._wal_bytes = wal_bytes
+            checkpointed = self._wal_bytes < before_bytes
+            self._stats = _added(self._stats, call, checkpointed)
+        if checkpointed:
+            _logger.info("checkpoint: %d bytes of the write-ahead log are in the file now", before_bytes)
+        if call.duration_s >= self._slow_call_s:
+            _logger.warning(
+                "slow call: %s took %.3f s, %d rows written", call.method, call.duration_s, call.rows_written
+            )
+        for hook in self._hooks:
+            try:
+                hook(call)
+            except Exception:  # the call has ended; what it did must not look as if it had failed
+                _logger.exception("a hook failed after %s", call.method)
+
+    def _size_of_wal(self) -> int | None:
+        if self._wal is None:
+            return None
+        try:
+            return os.stat(self._wal).st_size  # noqa: PTH116  # a third of the time of Path.stat()
+        except FileNotFoundError:
+            return 0
+
+
+def _added(stats: StorageStats, call: Call, checkpointed: bool) -> StorageStats:
+    before = stats.calls.get(call.method, CallStats())
+    after = CallStats(
+        before.calls + 1, before.errors + (call.error is not None), before.duration_s + call.duration_s
+    )
+    return StorageStats(
+        calls={**stats.calls, call.method: after},
+        rows_written=stats.rows_written + call.rows_written,
+        conflicts=stats.conflicts + call.retries + isinstance(call.error, ConflictError),
+        retries=stats.retries + call.retries,
+        checkpoints=stats.checkpoints + checkpointed,
+    )

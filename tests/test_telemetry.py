@@ -1,0 +1,272 @@
+"""What a storage tells about its calls: counts, log records, hooks, OpenTelemetry."""
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from samples import NOON, a_fiber, some_logs
+
+from fiberstore import (
+    AsyncDuckDBStorage,
+    ConflictError,
+    DuckDBStorage,
+    DuplicateError,
+    Fiber,
+    FiberMembership,
+    LogRepository,
+    NotFoundError,
+    StorageError,
+    otel,
+)
+from fiberstore.telemetry import Call, CallStats, StorageStats
+
+SECRET = "password=hunter2"  # noqa: S105  # what must not be in a log
+
+
+def test_calls_errors_and_rows_are_counted(storage: DuckDBStorage) -> None:
+    logs, fiber = some_logs(3), a_fiber()
+    storage.write_logs(logs)
+    storage.write_logs(logs)
+    storage.write_logs(iter(some_logs(2)))
+    storage.write_fiber(fiber)
+    storage.update_fiber(fiber)
+    for _ in range(4):
+        storage.get_log(logs[0].log_id)
+    with pytest.raises(DuplicateError):
+        storage.write_fiber(fiber)
+    with pytest.raises(NotFoundError):
+        storage.update_fiber(a_fiber())
+    with pytest.raises(TypeError):
+        storage.get_log("no id")  # type: ignore[arg-type]
+    stats = storage.stats()
+    assert {name: (of.calls, of.errors) for name, of in stats.calls.items()} == {
+        "init_schema": (1, 0),
+        "write_logs": (3, 0),
+        "write_fiber": (2, 1),
+        "update_fiber": (2, 1),
+        "get_log": (5, 1),
+    }
+    assert all(of.duration_s > 0 for of in stats.calls.values())
+    assert (stats.rows_written, stats.conflicts, stats.retries) == (3 + 2 + 1 + 1, 0, 0)
+
+
+def test_a_new_storage_has_done_nothing(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        assert storage.stats() == StorageStats()
+
+
+def test_rows_of_a_transaction_count_once_it_is_committed(storage: DuckDBStorage) -> None:
+    fiber = a_fiber()
+    with storage.transaction() as transaction:
+        transaction.logs.write(some_logs(5))
+        transaction.fibers.write_many([fiber, a_fiber()])
+        transaction.session.add(Fiber(**dict(a_fiber())))
+        assert storage.stats().rows_written == 0
+    assert storage.stats().rows_written == 8
+    with pytest.raises(KeyError), storage.transaction() as transaction:
+        transaction.logs.write(some_logs(5))
+        raise KeyError
+    stats = storage.stats()
+    assert stats.rows_written == 8
+    assert (stats.calls["transaction"].calls, stats.calls["transaction"].errors) == (2, 1)
+
+
+def test_threads_are_counted_without_loss(storage: DuckDBStorage) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda log: storage.write_logs([log]), some_logs(64)))
+    stats = storage.stats()
+    assert stats.calls["write_logs"].calls == stats.rows_written == 64
+
+
+def test_conflicts_and_retries_are_counted_and_logged(
+    storage: DuckDBStorage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiberstore.changes.LOCK_TIMEOUT_S", 0.01)
+    fiber = a_fiber()
+    storage.write_fiber(fiber)
+    with caplog.at_level(logging.INFO, "fiberstore"), ThreadPoolExecutor(1) as thread:
+        with storage.transaction():
+            late = thread.submit(storage.update_fiber, fiber)
+            while not caplog.records:
+                assert not late.done()
+        late.result()
+    stats = storage.stats()
+    assert stats.conflicts == stats.retries >= 1
+    assert caplog.records[0].name == "fiberstore.duckdb"
+    assert caplog.records[0].getMessage() == "update_fiber met a conflict and is run again (1)"
+    (log,) = some_logs(1)
+    with pytest.raises(ConflictError), storage.transaction() as transaction:
+        transaction.logs.write([log])
+        storage.write_logs([log])
+    assert storage.stats().conflicts == stats.conflicts + 1
+
+
+def test_slow_calls_are_logged_from_the_threshold_on(db_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for slow_call_s, expected in ((0.0, ["init_schema", "write_logs"]), (3600.0, [])):
+        caplog.clear()
+        with DuckDBStorage(db_file, slow_call_s=slow_call_s) as storage:
+            storage.init_schema()
+            storage.write_logs(some_logs(7))
+        slow = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert [record.getMessage().split()[2] for record in slow] == expected
+        if slow:
+            assert slow[-1].name == "fiberstore.telemetry"
+            assert slow[-1].getMessage().endswith(" s, 7 rows written")
+    with pytest.raises(ValueError, match="slow_call_s"):
+        DuckDBStorage(db_file, slow_call_s=-1)
+
+
+def test_checkpoints_and_migrations_are_logged(db_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "fiberstore"), DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs(some_logs(2000))
+        wal_bytes = db_file.with_name(f"{db_file.name}.wal").stat().st_size
+        with storage.engine.connect() as connection:
+            connection.execute(sa.text("CHECKPOINT"))
+        storage.write_logs(some_logs(1))
+        assert storage.stats().checkpoints == 1
+    assert [
+        (record.name, record.getMessage()) for record in caplog.records if "fiberstore" in record.name
+    ] == [
+        ("fiberstore.schema", "the database is migrated from revision None to 0001"),
+        ("fiberstore.telemetry", f"checkpoint: {wal_bytes} bytes of the write-ahead log are in the file now"),
+    ]
+
+
+def test_no_text_and_no_id_is_logged(
+    db_file: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (log,) = (record.model_copy(update={"raw_text": SECRET, "source_id": SECRET}) for record in some_logs(1))
+    fiber = a_fiber(fiber_type=SECRET, attributes={SECRET: SECRET})
+    with caplog.at_level(logging.DEBUG, "fiberstore"), DuckDBStorage(db_file, slow_call_s=0.0) as storage:
+        storage.init_schema()
+        storage.write_logs([log, log])
+        storage.write_fiber(fiber)
+        with pytest.raises(StorageError):
+            storage.write_fiber(fiber)
+        storage.query_fibers_by_type(SECRET)
+        with storage.session() as session:
+            LogRepository(session).write(some_logs(1))
+            with pytest.raises(ValueError, match="NUL"):
+                storage.query_fibers_by_type(f"{SECRET}\0")
+    text = "\n".join(caplog.handler.format(record) for record in caplog.records)
+    assert "slow call: write_fiber" in text
+    for word in (SECRET, str(log.log_id), str(fiber.fiber_id)):
+        assert word not in text
+    assert capfd.readouterr() == ("", "")  # who has set up no logging sees nothing
+
+
+def test_hooks_see_every_call_and_cannot_spoil_it(
+    storage: DuckDBStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[Call] = []
+
+    def broken(_call: Call) -> None:
+        raise ZeroDivisionError
+
+    storage.on_call(broken)
+    storage.on_call(seen.append)
+    assert storage.write_logs(some_logs(3)) == 3
+    with pytest.raises(NotFoundError) as caught:
+        storage.update_fiber(a_fiber())
+    assert [(call.method, call.rows_written, call.error) for call in seen] == [
+        ("write_logs", 3, None),
+        ("update_fiber", 0, caught.value),
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        "a hook failed after write_logs",
+        "a hook failed after update_fiber",
+    ]
+
+
+def test_calls_become_spans_and_a_histogram(storage: DuckDBStorage) -> None:
+    spans, metrics = InMemorySpanExporter(), InMemoryMetricReader()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    otel.instrument(storage, tracer_provider=provider, meter_provider=MeterProvider(metric_readers=[metrics]))
+    with provider.get_tracer("app").start_as_current_span("request") as request:
+        storage.write_logs(some_logs(3))
+        with pytest.raises(NotFoundError):
+            storage.update_fiber(a_fiber())
+    written, failed, outer = spans.get_finished_spans()
+    for span in (written, failed):
+        assert span.parent == request.get_span_context()
+        assert span.kind is SpanKind.CLIENT
+        assert span.start_time is not None
+        assert span.end_time is not None
+        assert outer.start_time is not None
+        assert outer.start_time <= span.start_time < span.end_time
+    assert written.name == "write_logs fiberstore"
+    assert dict(written.attributes or {}) == {
+        "db.system.name": "duckdb",
+        "db.operation.name": "write_logs",
+        "fiberstore.rows_written": 3,
+        "fiberstore.retries": 0,
+    }
+    assert (failed.attributes or {})["error.type"] == "NotFoundError"
+    assert (written.status.status_code, failed.status.status_code) == (StatusCode.UNSET, StatusCode.ERROR)
+    data = metrics.get_metrics_data()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    assert (metric.name, metric.unit) == ("db.client.operation.duration", "s")
+    assert len(list(metric.data.data_points)) == 2
+
+
+def test_spans_of_the_async_face_belong_to_the_task(db_file: Path) -> None:
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+
+    async def body() -> None:
+        async with AsyncDuckDBStorage(db_file) as storage:
+            await storage.init_schema()
+            otel.instrument(storage, tracer_provider=provider)
+
+            async def serve(number: int) -> None:
+                with provider.get_tracer("app").start_as_current_span(f"request {number}"):
+                    await storage.get_log(uuid4())
+                    async with storage.transaction() as transaction:
+                        await transaction.memberships.write(
+                            [FiberMembership(log_id=uuid4(), fiber_id=uuid4(), config_version=0)]
+                        )
+
+            await asyncio.gather(*(serve(number) for number in range(5)))
+            assert storage.stats().calls["get_log"].calls == 5
+            assert isinstance(storage.stats().calls["transaction"], CallStats)
+
+    asyncio.run(body())
+    finished = spans.get_finished_spans()
+    requests = {span.context.span_id: span.name for span in finished if span.name.startswith("request")}
+    parents = sorted(
+        (requests[span.parent.span_id], span.name) for span in finished if span.parent is not None
+    )
+    assert parents == sorted(
+        (f"request {number}", f"{method} fiberstore")
+        for number in range(5)
+        for method in ("get_log", "transaction")
+    )
+
+
+def test_pages_are_calls_too(storage: DuckDBStorage) -> None:
+    storage.query_logs_by_time(NOON, NOON)
+    storage.query_fibers_by_type("a")
+    storage.get_fiber_logs(uuid4())
+    storage.get_log_fibers(uuid4())
+    storage.get_fiber(uuid4())
+    assert set(storage.stats().calls) == {
+        "init_schema",
+        "query_logs_by_time",
+        "query_fibers_by_type",
+        "get_fiber_logs",
+        "get_log_fibers",
+        "get_fiber",
+    }
