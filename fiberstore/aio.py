@@ -283,6 +283,10 @@ class AsyncDuckDBStorage(AsyncStorage):
         """See ``Storage.init_schema``."""
         await self._run(self._storage.init_schema)
 
+    async def backup(self, target: str | os.PathLike[str]) -> None:
+        """See ``DuckDBStorage.backup``."""
+        await self._run(self._storage.backup, target)
+
     async def write_logs(self, logs: Iterable[LogRecord]) -> int:
         """See ``Storage.write_logs``."""
         return await self._run(self._storage.write_logs, list(logs))

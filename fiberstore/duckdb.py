@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from fiberstore.backup import write_backup
 from fiberstore.changes import ChangeLock, Turn
 from fiberstore.dbapi import Connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, create_engine
@@ -166,6 +167,21 @@ class DuckDBStorage(Storage):
 
         with self._telemetry.running("init_schema"), translate_errors():
             schema.upgrade(self.engine)
+
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the whole database, as it is at this moment, into a new file, while others read and write.
+
+        The file has its name only once it is whole and on disk. It holds an application's own tables too, and
+        indexes that are built anew. An application that has set ``enable_external_access=false`` cannot.
+
+        Args:
+            target: Path of a file that does not exist yet.
+
+        Raises:
+            DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
+        """
+        with self._reading("backup") as connection:
+            write_backup(connection, target)
 
     def write_logs(self, logs: Iterable[LogRecord]) -> int:
         """See ``Storage.write_logs``."""

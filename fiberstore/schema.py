@@ -2,9 +2,10 @@
 
 import logging
 import threading
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 from alembic import command
@@ -15,11 +16,17 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
+from fiberstore.backup import write_backup
 from fiberstore.errors import DatabaseError, SchemaVersionError
 from fiberstore.models import Base
+from fiberstore.process import IN_MEMORY
+
+if TYPE_CHECKING:
+    from fiberstore.dbapi import Connection
 
 VERSION_TABLE = "fiberstore_alembic_version"
 
+_OLD_BOOLEANS = {"CAST('f' AS BOOLEAN)": "false", "CAST('t' AS BOOLEAN)": "true"}
 _alembic_lock = threading.Lock()
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +36,17 @@ class DuckDBImpl(DefaultImpl):
 
     __dialect__ = "duckdb"
     transactional_ddl = True
+
+    def compare_server_default(
+        self,
+        inspector_column: sa.Column[Any],  # noqa: ARG002
+        metadata_column: sa.Column[Any],  # noqa: ARG002
+        rendered_metadata_default: str | None,
+        rendered_inspector_default: str | None,
+    ) -> bool:
+        """Tell whether two defaults differ; DuckDB 1.x has written ``false`` in another way."""
+        found = _OLD_BOOLEANS.get(rendered_inspector_default or "", rendered_inspector_default)
+        return found != rendered_metadata_default
 
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
@@ -69,15 +87,43 @@ def upgrade(engine: sa.Engine) -> None:
         found, newest = current(connection), str(scripts.get_current_head())
         if found == newest:
             return
-        if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
-            raise SchemaVersionError(found, newest)
+        if not _is_known(found):
+            raise SchemaVersionError(str(found), newest)
         connection.rollback()
+        back_up_before_rewrite(connection)
         try:
             with connection.begin():
                 command.upgrade(_config(connection), "head")
         except CommandError as error:
             raise DatabaseError(str(error)) from error
         _logger.info("the database is migrated from revision %s to %s", found, newest)
+
+
+def back_up_before_rewrite(connection: sa.Connection) -> Path | None:
+    """Copy the database, if a migration it has not had yet says ``rewrites_data = True``.
+
+    Args:
+        connection: One outside a transaction.
+
+    Returns:
+        The copy, beside the database: its name and ``.before-``, the newest revision and the time. None if
+        there is no need of one, or the database is in memory.
+
+    Raises:
+        DatabaseError: The copy cannot be written; the database should be left as it is.
+    """
+    database, scripts = connection.engine.url.database or "", _scripts()
+    found, newest = current(connection), str(scripts.get_current_head())
+    has_tables = bool(sa.inspect(connection).get_table_names())
+    connection.rollback()
+    if not has_tables or database.startswith(IN_MEMORY) or not _is_known(found):
+        return None
+    pending = scripts.iterate_revisions(newest, found or "base")
+    if not any(getattr(script.module, "rewrites_data", False) for script in pending):
+        return None
+    copy = Path(f"{database}.before-{newest}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    write_backup(cast("Connection", connection.connection.dbapi_connection), copy)
+    return copy
 
 
 def differences(engine: sa.Engine) -> list[str]:
@@ -110,12 +156,19 @@ def _sentence(difference: tuple[Any, ...]) -> str:
             thing, what = f"column {table}.{column.name}", "is missing"
         case ("remove_column", _, table, column):
             thing, what = f"column {table}.{column.name}", "is not fiberstore's"
+        case ("modify_default", _, table, column, _, found, expected):
+            found, expected = (default and str(default.arg) for default in (found, expected))
+            thing, what = f"column {table}.{column}", f"has default {found}, and should have {expected}"
         case (change, _, table, column, _, found, expected):
             what = f"has {change.removeprefix('modify_')} {found!r}, and should have {expected!r}"
             thing = f"column {table}.{column}"
         case _:
             thing, what = "something else", f"differs: {difference}"
     return f"{thing} {what}"
+
+
+def _is_known(revision: str | None) -> bool:
+    return revision is None or revision in {script.revision for script in _scripts().walk_revisions()}
 
 
 def _config(connection: sa.Connection) -> Config:

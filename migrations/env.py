@@ -10,7 +10,7 @@ from alembic.util import CommandError
 
 from fiberstore import models
 from fiberstore.engine import create_engine
-from fiberstore.schema import VERSION_TABLE, is_ours
+from fiberstore.schema import VERSION_TABLE, back_up_before_rewrite, is_ours
 
 # A migration must not import fiberstore: its types are written as the ones below them.
 _RENDERED = {
@@ -36,6 +36,15 @@ def database_url() -> str:
     if not url:
         raise CommandError("no database given: use `alembic -x url=store.duckdb …` or set FIBERSTORE_URL")
     return url
+
+
+def moves_the_database() -> bool:
+    """Tell a command that has a revision to go to from one that only looks."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    return True
 
 
 def run(connection: sa.Connection | None) -> None:
@@ -64,5 +73,7 @@ elif given is not None:
 else:
     engine = create_engine(database_url())
     with engine.connect() as opened:
+        if moves_the_database():
+            back_up_before_rewrite(opened)
         run(opened)
     engine.dispose()

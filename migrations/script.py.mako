@@ -15,6 +15,7 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+rewrites_data = False  # True if it changes or drops what is stored: a backup is taken first
 
 
 def upgrade() -> None:

@@ -14,12 +14,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import queries
 from fiberstore.cli.render import (
     print_fiber,
     print_fibers,
+    print_findings,
     print_json,
     print_logs,
     print_statistics,
@@ -250,6 +252,41 @@ def check(db: Db, as_json: Json = False) -> None:
     else:
         typer.echo("\n".join(map(visible, differences)) or "ok")
     if differences:
+        raise typer.Exit(1)
+
+
+@db_app.command(epilog="Example: fiberstore db backup --db store.duckdb /backups/store-2024-12-10.duckdb")
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file; nothing is overwritten.")],
+    db: Db,
+) -> None:
+    """Copy the whole store into a new file that is complete from the moment it has its name."""
+    with DuckDBStorage(db, read_only=True) as storage:
+        storage.backup(target)
+    typer.echo(f"{target}: {decimal(target.stat().st_size)}")
+
+
+@app.command(epilog="Example: fiberstore doctor --db store.duckdb --repair")
+def doctor(
+    db: Db,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be proved first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for what can be wrong with a store; exit with 1 if something is.
+
+    Indexes that do not find rows, rows that cannot be read, fibers whose activity does not cover their logs,
+    memberships without a log or a fiber, the schema. Nobody should write meanwhile.
+    """
+    from fiberstore import doctor as surgery
+
+    with DuckDBStorage(db, read_only=not repair) as storage:
+        done = surgery.repair(storage) if repair else []
+        findings = surgery.examine(storage)
+    if as_json:
+        print_json({"repaired": [*done], "findings": [asdict(finding) for finding in findings]})
+    else:
+        print_findings(done, findings)
+    if any(finding.is_problem for finding in findings):
         raise typer.Exit(1)
 
 

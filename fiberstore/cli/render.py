@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, TypeAdapter
 from rich.columns import Columns
@@ -20,6 +21,9 @@ from rich.text import Text
 
 from fiberstore.cli.queries import ListedFiber, Statistics
 from fiberstore.records import FiberRecord, StoredLog
+
+if TYPE_CHECKING:
+    from fiberstore.doctor import Finding
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 _SOURCE_WIDTH = 20
@@ -98,6 +102,16 @@ def print_fiber(listed: ListedFiber, logs: Sequence[StoredLog], *, as_json: bool
         _print_tsv(_FIBER_NAMES, [_fiber_values(listed)])
         sys.stdout.write("\n")
         _print_tsv(_LOG_NAMES, map(_log_values, logs))
+
+
+def print_findings(repaired: Iterable[str], findings: Iterable["Finding"]) -> None:
+    """Print what was repaired and what was found, a line each."""
+    lines = [f"repaired: {text}" for text in repaired]
+    for finding in findings:
+        kind = "problem" if finding.is_problem else "remark"
+        hint = " (--repair mends it)" if finding.is_repairable else ""
+        lines.append(f"{kind}: {finding.text}{hint}")
+    sys.stdout.writelines(f"{visible(line)}\n" for line in lines or ["ok"])
 
 
 def print_statistics(statistics: Statistics, *, as_json: bool) -> None:

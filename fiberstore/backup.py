@@ -1,0 +1,66 @@
+"""Copies of a database, each one snapshot, taken while others read and write."""
+
+import logging
+import os
+from pathlib import Path
+from uuid import uuid4
+
+from fiberstore.dbapi import Connection
+from fiberstore.errors import DatabaseError, translate_errors
+
+_logger = logging.getLogger(__name__)
+
+
+def write_backup(connection: Connection, target: str | os.PathLike[str]) -> None:
+    """Copy a whole database, an application's own tables included, into a new file.
+
+    The copy is written under another name (hidden, ending in ``.partial``), and gets its own when it is on
+    disk: a file of the target's name is always whole. Rows are copied and indexes built anew, so the copy is
+    compact, and damage of an index is not copied.
+
+    Args:
+        connection: One outside a transaction.
+        target: Path of a file that does not exist yet.
+
+    Raises:
+        DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
+    """
+    path = Path(target)
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        if path.exists():
+            raise DatabaseError(f"{path} exists already, and a backup overwrites nothing; give another path")
+        if not path.parent.is_dir():
+            raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
+        with translate_errors():
+            _copy(connection, partial)
+        _sync(partial)
+        partial.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise DatabaseError(f"the backup {path} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+        partial.with_name(f"{partial.name}.wal").unlink(missing_ok=True)
+    _logger.info("backup: %d bytes written", path.stat().st_size)
+
+
+def _copy(connection: Connection, path: Path) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SELECT current_database()")
+    ((source,),) = cursor.fetchall()
+    quoted, alias = str(source).replace('"', '""'), f"backup_{uuid4().hex}"
+    cursor.execute(f"ATTACH ? AS {alias} (READ_WRITE)", [str(path)])
+    try:
+        cursor.execute(f'COPY FROM DATABASE "{quoted}" TO {alias}')
+    finally:
+        cursor.execute(f"DETACH {alias}")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

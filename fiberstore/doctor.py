@@ -1,0 +1,228 @@
+"""What can be wrong with a store, and the repair of what can be proved.
+
+An index of DuckDB may disagree with its table: DuckDB 1.x leaves secondary indexes empty when a process was
+killed and the file was then opened and closed without use (#23788), and DuckDB 2 takes them as they are.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import InstrumentedAttribute
+
+from fiberstore import schema
+from fiberstore.duckdb import DuckDBStorage
+from fiberstore.errors import SerializationError, translate_errors
+from fiberstore.models import Base, Fiber, Membership, RawLog, Timestamp, load_json
+
+_KEYS_AT_ONCE = 1_000
+_ALL_BY_INDEX = {"index_scan_percentage": 1.0, "index_scan_max_count": 2**62}
+_FIRST_TIME, _LAST_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_TIMES = {
+    RawLog: (RawLog.timestamp, RawLog.ingestion_time),
+    Fiber: (Fiber.first_activity, Fiber.last_activity),
+}
+_SPANS = (
+    sa.select(
+        Membership.fiber_id,
+        sa.func.min(RawLog.timestamp).label("first"),
+        sa.func.max(RawLog.timestamp).label("last"),
+    )
+    .join(RawLog, RawLog.log_id == Membership.log_id)
+    .group_by(Membership.fiber_id)
+    .subquery("spans")
+)
+_NOT_COVERED = sa.and_(
+    Fiber.fiber_id == _SPANS.c.fiber_id,
+    sa.or_(Fiber.first_activity > _SPANS.c.first, Fiber.last_activity < _SPANS.c.last),
+)
+_WIDEN = (
+    sa.update(Fiber)
+    .where(_NOT_COVERED)
+    .values(
+        first_activity=sa.func.least(Fiber.first_activity, _SPANS.c.first),
+        last_activity=sa.func.greatest(Fiber.last_activity, _SPANS.c.last),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about a store.
+
+    Attributes:
+        text: What was found.
+        is_problem: Whether something is wrong, rather than only worth knowing.
+        is_repairable: Whether ``repair`` mends it.
+    """
+
+    text: str
+    is_problem: bool = True
+    is_repairable: bool = False
+
+
+def examine(storage: DuckDBStorage) -> list[Finding]:
+    """Look for what can be wrong. Nothing is changed, and nobody should write meanwhile.
+
+    Every row is looked up by every index, which takes some 15 s for each million keys. Whether rows belong
+    together is looked at only if schema and indexes are right, because joins use them.
+
+    Returns:
+        What was found; empty if there is nothing to tell.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    with translate_errors(), storage.engine.connect() as connection:
+        if about_schema := _about_schema(storage, connection):
+            return about_schema
+        about_keys = [*_broken_indexes(storage, connection), *_about_primary_keys(storage, connection)]
+        return about_keys or [*_about_values(connection), *_about_sense(connection)]
+
+
+def repair(storage: DuckDBStorage) -> list[str]:
+    """Repair what can be proved; nobody should write meanwhile.
+
+    If an index is broken, all are built anew from their tables: of a column that holds one value only, DuckDB
+    does not ask the index, so nobody can tell. The activity of fibers is widened until it covers their logs.
+    Each is one transaction. All else depends on what the rows should have been, and stays as it is.
+
+    Returns:
+        What was done, a sentence each.
+
+    Raises:
+        StorageError: The store cannot be read or written.
+    """
+    with translate_errors(), storage.engine.connect() as connection:
+        if _about_schema(storage, connection):
+            return []
+        indexes = _indexes() if _broken_indexes(storage, connection) else []
+    for index in indexes:
+        with storage.transaction() as transaction:
+            index.drop(transaction.session.connection(), checkfirst=True)
+            index.create(transaction.session.connection())
+    with storage.transaction() as transaction:
+        widened = transaction.session.connection().execute(_WIDEN).rowcount
+    done = [f"index {index.name} is built anew" for index in indexes]
+    if widened:
+        done.append(f"the activity of {widened:,} fibers is widened to that of their logs")
+    return done
+
+
+def _about_schema(storage: DuckDBStorage, connection: sa.Connection) -> list[Finding]:
+    revision, head = schema.current(connection), schema.head()
+    if revision is None:
+        return [Finding("the tables are missing; `fiberstore db upgrade` builds them")]
+    if revision != head:
+        return [Finding(f"the tables are at revision {revision}, and this release expects {head}")]
+    # A missing index can be repaired; it is told of with the broken ones.
+    return [
+        Finding(difference)
+        for difference in schema.differences(storage.engine)
+        if not (difference.startswith("index ") and difference.endswith(" is missing"))
+    ]
+
+
+def _indexes() -> list[sa.Index]:
+    found = [index for table in Base.metadata.sorted_tables for index in table.indexes]
+    return sorted(found, key=lambda index: str(index.name))
+
+
+def _broken_indexes(storage: DuckDBStorage, connection: sa.Connection) -> list[Finding]:
+    broken = []
+    for index in _indexes():
+        (column,) = index.columns
+        what = f"index {index.name} on {column.table.name}"
+        present = {found["name"] for found in sa.inspect(connection).get_indexes(column.table.name)}
+        if index.name not in present:
+            broken.append(Finding(f"{what} is missing", is_repairable=True))
+        elif lost := _count_lost(storage, connection, column):
+            broken.append(Finding(f"{what} does not find {lost:,} rows", is_repairable=True))
+    return broken
+
+
+def _about_primary_keys(storage: DuckDBStorage, connection: sa.Connection) -> Iterator[Finding]:
+    advice = "`fiberstore db backup` makes a copy with new indexes"
+    for table in Base.metadata.sorted_tables:
+        keys = sa.select(*table.primary_key).group_by(*table.primary_key)
+        twice = keys.having(sa.func.count() > 1).subquery()
+        if repeated := _count(connection, sa.select(sa.func.count()).select_from(twice)):
+            yield Finding(f"{repeated:,} keys of {table.name} are there more than once")
+        if len(table.primary_key) == 1:  # DuckDB looks nothing up by a key of two columns
+            (column,) = table.primary_key
+            if lost := _count_lost(storage, connection, column):
+                yield Finding(f"the primary key of {table.name} does not find {lost:,} rows; {advice}")
+
+
+def _count_lost(storage: DuckDBStorage, connection: sa.Connection, column: sa.ColumnElement[Any]) -> int:
+    """Count the rows that a scan finds and the index does not, or the other way round."""
+    as_driven = sa.type_coerce(column, sa.types.NullType())  # rows of other clients may hold any value
+    keys = sa.select(as_driven, sa.func.count()).group_by(as_driven)  # without a condition DuckDB scans
+    lost = 0
+    with _by_index(storage) as lookups:
+        for chunk in connection.execute(keys).partitions(_KEYS_AT_ONCE):
+            rows_of = {key: rows for key, rows in chunk if not _is_beyond_python(key, column)}
+            wanted = sa.select(sa.func.count()).where(as_driven.in_(rows_of))
+            lost += abs(sum(rows_of.values()) - _count(lookups, wanted))
+    return lost
+
+
+def _is_beyond_python(key: object, column: sa.ColumnElement[Any]) -> bool:
+    """Tell a time that the driver hands out as text, or as a naive datetime for infinity."""
+    return isinstance(column.type, Timestamp) and getattr(key, "tzinfo", None) is None
+
+
+@contextmanager
+def _by_index(storage: DuckDBStorage) -> Iterator[sa.Connection]:
+    """Give a connection whose conditions are answered by indexes, however many rows they find."""
+    with storage.engine.connect() as connection:
+        try:
+            for setting, value in _ALL_BY_INDEX.items():
+                connection.execute(sa.text(f"SET {setting} = {value}"))
+            yield connection
+        finally:
+            for setting in _ALL_BY_INDEX:
+                connection.execute(sa.text(f"RESET {setting}"))
+
+
+def _about_values(connection: sa.Connection) -> Iterator[Finding]:
+    for table in (RawLog, Fiber):
+        bad = sa.or_(*(_is_no_time(column) for column in _TIMES[table]))
+        if rows := _count(connection, sa.select(sa.func.count()).select_from(table).where(bad)):
+            yield Finding(f"{rows:,} rows of {table.__tablename__} have times that no record can hold")
+    texts = sa.select(sa.type_coerce(Fiber.attributes, sa.String))
+    if rows := sum(not _is_json(text) for text in connection.scalars(texts)):
+        yield Finding(f"{rows:,} rows of fibers have attributes that are not JSON")
+
+
+def _is_no_time(column: InstrumentedAttribute[Any]) -> sa.ColumnElement[bool]:
+    in_range = column.between(_FIRST_TIME, _LAST_TIME)
+    return sa.or_(column.is_(None), ~sa.func.isfinite(column), ~in_range)
+
+
+def _is_json(text: str | None) -> bool:
+    try:
+        load_json(text)
+    except SerializationError:
+        return False
+    return True
+
+
+def _about_sense(connection: sa.Connection) -> Iterator[Finding]:
+    fibers = sa.select(sa.func.count()).select_from(Fiber)
+    if rows := _count(connection, fibers.where(sa.exists().where(_NOT_COVERED))):
+        yield Finding(f"{rows:,} fibers have logs outside their activity", is_repairable=True)
+    if rows := _count(connection, fibers.where(Fiber.first_activity > Fiber.last_activity)):
+        yield Finding(f"{rows:,} fibers end before they begin")
+    memberships = sa.select(sa.func.count()).select_from(Membership)
+    ends = {"log": Membership.log_id == RawLog.log_id, "fiber": Membership.fiber_id == Fiber.fiber_id}
+    for name, is_there in ends.items():
+        if rows := _count(connection, memberships.where(~sa.exists().where(is_there))):
+            yield Finding(f"{rows:,} memberships have no {name} (it may come later)", is_problem=False)
+
+
+def _count(connection: sa.Connection, statement: sa.Select[Any]) -> int:
+    return int(connection.scalars(statement).one())
