@@ -123,7 +123,8 @@ def test_the_async_face_takes_backups_too(db_file: Path, tmp_path: Path) -> None
 
 BACK_UP_WITHOUT_ROOM = """
 import resource, sys, fiberstore
-log = fiberstore.LogRecord(timestamp="2024-05-01T00:00Z", source_id="a", raw_text="b")
+from datetime import UTC, datetime
+log = fiberstore.LogRecord(timestamp=datetime.now(UTC), source_id="a", raw_text="b")
 storage = fiberstore.DuckDBStorage(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:

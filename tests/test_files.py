@@ -12,10 +12,12 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 from samples import NOON, a_fiber, some_logs
+from sqlalchemy.exc import DBAPIError
 
 from fiberstore import (
     DatabaseError,
     DuckDBStorage,
+    FiberMembership,
     StorageLockedError,
     create_engine,
 )
@@ -224,3 +226,31 @@ def test_a_closed_storage_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DatabaseError, match="closed"):
         storage.get_log(uuid4())
     storage.close()
+
+
+def test_everything_but_backups_works_without_access_to_the_outside(db_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    logs, gone, kept = some_logs(100), a_fiber(), a_fiber()
+    with DuckDBStorage(f"duckdb:///{db_file}?enable_external_access=false") as storage:
+        storage.init_schema()
+        assert [storage.write_logs(logs), storage.write_logs(logs)] == [100, 0]
+        with storage.transaction() as transaction:
+            assert transaction.fibers.write_many([gone, kept]) == 2
+            transaction.memberships.write(
+                FiberMembership(log_id=log.log_id, fiber_id=gone.fiber_id, config_version=1) for log in logs
+            )
+            transaction.fibers.merge({gone.fiber_id: kept.fiber_id})
+        assert len(storage.get_fiber_logs(kept.fiber_id)) == 100
+        assert storage.stats().rows_written >= 100 + 2 + 100
+        with storage.session() as session, pytest.raises(DBAPIError, match="Permission Error"):
+            session.execute(sa.text(f"SELECT * FROM read_csv('{tmp_path}/secret.csv')"))
+        with pytest.raises(DatabaseError, match="disabled"):
+            storage.backup(tmp_path / "copy.duckdb")
+        assert storage.write_logs(some_logs(1)) == 1
+    assert [path.name for path in tmp_path.glob("*copy*")] == []
+
+
+def test_nothing_is_downloaded_by_itself(storage: DuckDBStorage) -> None:
+    with storage.engine.connect() as connection:
+        setting = connection.scalar(sa.text("SELECT current_setting('autoinstall_known_extensions')"))
+    assert setting is False

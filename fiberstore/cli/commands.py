@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 from rich.console import Console
 from rich.filesize import decimal
@@ -232,7 +233,7 @@ def current(db: Db, as_json: Json = False) -> None:
     """Print the revision of the tables."""
     from fiberstore import schema
 
-    with DuckDBStorage(db, read_only=True) as storage, translate_errors(), storage.session() as session:
+    with _open_read_only(db) as storage, translate_errors(), storage.session() as session:
         revision, head = schema.current(session.connection()), schema.head()
     if as_json:
         print_json({"revision": revision, "head": head})
@@ -245,7 +246,7 @@ def check(db: Db, as_json: Json = False) -> None:
     """Compare the tables with what this release expects; exit with 1 if they differ."""
     from fiberstore import schema
 
-    with DuckDBStorage(db, read_only=True) as storage, translate_errors():
+    with _open_read_only(db) as storage, translate_errors():
         differences = schema.differences(storage.engine)
     if as_json:
         print_json({"ok": not differences, "differences": [*differences]})
@@ -279,7 +280,7 @@ def doctor(
     """
     from fiberstore import doctor as surgery
 
-    with DuckDBStorage(db, read_only=not repair) as storage:
+    with DuckDBStorage(db) if repair else _open_read_only(db) as storage:
         done = surgery.repair(storage) if repair else []
         findings = surgery.examine(storage)
     if as_json:
@@ -291,8 +292,16 @@ def doctor(
 
 
 @contextmanager
-def _open_to_read(db: str) -> Iterator[DuckDBStorage]:
+def _open_read_only(db: str) -> Iterator[DuckDBStorage]:
     with DuckDBStorage(db, read_only=True) as storage:
+        with translate_errors(), storage.session() as session:
+            session.execute(sa.text("SET enable_external_access = false"))  # of no use here
+        yield storage
+
+
+@contextmanager
+def _open_to_read(db: str) -> Iterator[DuckDBStorage]:
+    with _open_read_only(db) as storage:
         queries.check_tables(storage)
         yield storage
 
