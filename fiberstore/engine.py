@@ -10,7 +10,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
-from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore import wal
+from fiberstore.dbapi import ChangeLock
+from fiberstore.errors import DamagedFileError, DatabaseError, translate_errors
 
 DEFAULT_POOL_SIZE = 8
 DEFAULT_CHECKPOINT_THRESHOLD_BYTES = 128 * 2**20
@@ -18,6 +20,7 @@ POOL_TIMEOUT_S = 30.0
 DRIVER = "duckdb+fiberstore"
 
 _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
+_HEADER_BYTES = 3 * 4096
 
 
 def create_engine(
@@ -50,6 +53,7 @@ def create_engine(
     Raises:
         ValueError: The target is not one for DuckDB, or a number is out of bounds.
         DatabaseError: The target's folder does not exist, or the target is a folder or no DuckDB database.
+        DamagedFileError: The file ends within its header, or its write-ahead log is damaged.
     """
     url = _url(target)
     if pool_size < 1:
@@ -108,10 +112,14 @@ def _check_path(path: Path, *, read_only: bool) -> None:
             raise DatabaseError(f"{path} is a folder; give the path of a file in it")
         if not path.parent.is_dir():
             raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
-        if path.exists():
+        wal.check(path)
+        if not path.exists():
+            if read_only:
+                raise DatabaseError(f"{path} does not exist; a read-only store must")
+        elif os.path.realpath(path) not in ChangeLock._by_database:
+            # Only while this process has no connection to it: closing a file drops all of the process's POSIX
+            # locks on it, also the one with which DuckDB keeps other processes out.
             _check_format(path)
-        elif read_only:
-            raise DatabaseError(f"{path} does not exist; a read-only store must")
     except OSError as error:
         raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from error
 
@@ -120,8 +128,12 @@ def _check_format(path: Path) -> None:
     """Refuse files of other formats: DuckDB would look for an extension that reads them."""
     with path.open("rb") as file:
         head = file.read(_MAGIC_OFFSET + len(_MAGIC))
-    if head and head[_MAGIC_OFFSET:] != _MAGIC:
+    if head[_MAGIC_OFFSET:] != _MAGIC:
         raise DatabaseError(f"{path} is not a DuckDB database; give another path")
+    if path.stat().st_size < _HEADER_BYTES:
+        raise DamagedFileError(
+            str(path), "it ends within its header. If it was to be new, there was no space for it: remove it"
+        )
 
 
 def _settings(
