@@ -29,7 +29,7 @@ _LONGEST_HEADER_BYTES = 55
 _ENTRY_HEAD = struct.Struct("<QQ")
 _COMMIT = bytes.fromhex("e7fe7d722fed3d5e 640064ffff")  # checksum and payload
 _SHORTEST_PAYLOAD_BYTES = 5
-_BUFFER_BYTES = 2**16
+_CHUNK_BYTES = 2**16
 
 
 def check(database: Path) -> None:
@@ -59,7 +59,7 @@ def _size_bytes(path: Path) -> int:
 
 
 def _check_log(path: Path) -> None:
-    with path.open("rb", buffering=_BUFFER_BYTES) as file:
+    with path.open("rb") as file:
         before = os.fstat(file.fileno())
         damage = _damage(file, before.st_size)
         after = os.fstat(file.fileno())
@@ -82,9 +82,12 @@ def _damage(file: BinaryIO, size_bytes: int) -> str | None:
 
 def _end_of_entries(file: BinaryIO, position: int, size_bytes: int) -> int:
     """Return where the last complete entry ends; the file's size, unless it is torn or damaged."""
+    chunk, chunk_begins = b"", position
     while position + _ENTRY_HEAD.size <= size_bytes:
-        file.seek(position)
-        length, _ = _ENTRY_HEAD.unpack(file.read(_ENTRY_HEAD.size))
+        if position + _ENTRY_HEAD.size > chunk_begins + len(chunk):
+            file.seek(position)
+            chunk, chunk_begins = file.read(_CHUNK_BYTES), position
+        length, _ = _ENTRY_HEAD.unpack_from(chunk, position - chunk_begins)
         end = position + _ENTRY_HEAD.size + length
         if length < _SHORTEST_PAYLOAD_BYTES or end > size_bytes:
             break
@@ -95,7 +98,7 @@ def _end_of_entries(file: BinaryIO, position: int, size_bytes: int) -> int:
 def _holds_commit(file: BinaryIO, position: int) -> bool:
     file.seek(position)
     seen = b""
-    while chunk := file.read(_BUFFER_BYTES):
+    while chunk := file.read(_CHUNK_BYTES):
         seen = seen[1 - len(_COMMIT) :] + chunk
         if _COMMIT in seen:
             return True

@@ -22,6 +22,7 @@ from typing import Any
 
 import disk_programs
 import pytest
+import sqlalchemy as sa
 from samples import NOON, some_logs
 
 from fiberstore import DamagedFileError, DatabaseError, DuckDBStorage, StorageError, wal
@@ -162,9 +163,11 @@ def test_a_log_of_another_file_is_refused(files: Files, db_file: Path, tmp_path:
 
 def test_a_log_of_another_time_is_refused(files: Files, db_file: Path) -> None:
     files.put(db_file)
-    for _ in range(2):
-        with DuckDBStorage(db_file) as storage:
+    with DuckDBStorage(db_file) as storage:
+        for _ in range(2):
             storage.write_logs(some_logs(1))
+            with storage.engine.connect() as connection:
+                connection.execute(sa.text("CHECKPOINT"))
     newer = db_file.read_bytes()
     files.put(db_file, database=newer)
     assert "WAL checkpoint iteration does not match" in str(refused(db_file))
