@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fiberstore.engine import create_engine
     from fiberstore.errors import (
         ConflictError,
+        DamagedFileError,
         DatabaseError,
         DuplicateError,
         NotFoundError,
@@ -33,6 +34,7 @@ __all__ = [
     "AsyncTransaction",
     "Base",
     "ConflictError",
+    "DamagedFileError",
     "DatabaseError",
     "DuckDBStorage",
     "DuplicateError",

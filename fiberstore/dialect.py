@@ -15,6 +15,7 @@ a host application's ``duckdb://`` engines stay as they are. When upstream close
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import duckdb
@@ -35,8 +36,9 @@ from sqlalchemy.engine.interfaces import (
 )
 from sqlalchemy.exc import NoSuchTableError
 
+from fiberstore import process
 from fiberstore.dbapi import FORKED, Connection
-from fiberstore.process import is_inherited
+from fiberstore.files import check_files
 
 __all__ = ["FiberstoreDialect", "UBigInteger"]
 
@@ -48,6 +50,9 @@ _CONFIG = {
     "autoinstall_known_extensions": "false",
     # A page looks up its wide columns after its rows are found, not before: half the time for 1,000 logs.
     "late_materialization_max_rows": "10000",
+    # Every commit goes through the write-ahead log. A large one that goes around it is a checkpoint, and if
+    # that finds the disk full, commits of other threads are lost that had returned (DuckDB 2.0.0).
+    "auto_checkpoint_skip_wal_threshold": str(2**62),
 }
 
 
@@ -89,12 +94,16 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
     def connect(self, **arguments: Unpack[_ConnectArguments]) -> Connection:
         """Open a connection in UTC; settings come from the URL's query or as ``config``."""
         database = arguments["database"]
-        if is_inherited(database):  # DuckDB would hand out the parent's instance
+        if process.is_inherited(database):  # DuckDB would hand out the parent's instance
             raise duckdb.InvalidInputException(FORKED)
         config = {**_CONFIG, **arguments.get("config", {}), **arguments.get("url_config", {})}
-        raw = duckdb.connect(database, arguments.get("read_only", False), config)
+        with process.opening:
+            if not database.startswith(process.IN_MEMORY) and not process.is_open(database):
+                check_files(Path(database))
+            raw = duckdb.connect(database, arguments.get("read_only", False), config)
+            connection = Connection(raw, database)
         raw.execute("SET TimeZone = 'UTC'")
-        return Connection(raw, database)
+        return connection
 
     def do_rollback(self, dbapi_connection: Connection) -> None:
         """Roll back; ``Connection`` knows whether there is something to."""

@@ -12,14 +12,12 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
 from fiberstore.errors import DatabaseError, translate_errors
-from fiberstore.process import is_open
 
 DEFAULT_POOL_SIZE = 8
 DEFAULT_CHECKPOINT_THRESHOLD_BYTES = 128 * 2**20
 POOL_TIMEOUT_S = 30.0
 DRIVER = "duckdb+fiberstore"
 
-_MAGIC, _MAGIC_OFFSET = b"DUCK", 8
 _engines: WeakSet[sa.Engine] = WeakSet()
 
 
@@ -52,7 +50,8 @@ def create_engine(
 
     Raises:
         ValueError: The target is not one for DuckDB, or a number is out of bounds.
-        DatabaseError: The target's folder does not exist, or the target is a folder or no DuckDB database.
+        DatabaseError: The target's folder does not exist, or the target is a folder. What else may be wrong
+            with a file is said by the first connection.
     """
     url = _url(target)
     if pool_size < 1:
@@ -112,21 +111,10 @@ def _check_path(path: Path, *, read_only: bool) -> None:
             raise DatabaseError(f"{path} is a folder; give the path of a file in it")
         if not path.parent.is_dir():
             raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
-        if path.exists():
-            if not is_open(str(path)):  # or the look would cost DuckDB its lock on the file
-                _check_format(path)
-        elif read_only:
+        if read_only and not path.exists():
             raise DatabaseError(f"{path} does not exist; a read-only store must")
     except OSError as error:
         raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from error
-
-
-def _check_format(path: Path) -> None:
-    """Refuse files of other formats: DuckDB would look for an extension that reads them."""
-    with path.open("rb") as file:
-        head = file.read(_MAGIC_OFFSET + len(_MAGIC))
-    if head and head[_MAGIC_OFFSET:] != _MAGIC:
-        raise DatabaseError(f"{path} is not a DuckDB database; give another path")
 
 
 def _settings(

@@ -3,7 +3,8 @@
 ```
 StorageError
 ├── DatabaseError         the database failed, or refused what was asked of it
-│   └── StorageLockedError    another process holds the file
+│   ├── StorageLockedError    another process holds the file
+│   └── DamagedFileError      the file or its write-ahead log is not what DuckDB wrote
 ├── NotFoundError         no such fiber (also a LookupError)
 ├── DuplicateError        that fiber exists already
 ├── ConflictError         another transaction was first; run the whole transaction again
@@ -17,10 +18,20 @@ function; a record with a bad field raises pydantic's ``ValidationError``, which
 The drivers are imported where an error is translated: a program that only makes records does not need them.
 """
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
+
+_LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file "')
+_DAMAGE = re.compile(
+    r"Corrupt (database |WAL )?file|Could not read enough bytes from file|WAL does not match database file"
+    r"|WAL checkpoint iteration does not match"
+)
 
 
 class StorageError(Exception):
@@ -50,6 +61,29 @@ class StorageLockedError(DatabaseError):
 
     def __reduce__(self) -> tuple[type["StorageLockedError"], tuple[str, int | None]]:
         return type(self), (self.path, self.owner_pid)
+
+
+class DamagedFileError(DatabaseError):
+    """The database file or a write-ahead log beside it is damaged. Both were left as they are.
+
+    Attributes:
+        path: What is damaged, or None where DuckDB does not say which file.
+        damage: What is wrong with it.
+    """
+
+    def __init__(self, path: str | None, damage: str) -> None:
+        self.path = path
+        self.damage = damage
+        advice = "Keep copies of the file and of its .wal as they are now, and restore a backup of both"
+        if path is not None and path.endswith((".wal", ".wal.checkpoint")):
+            advice += (
+                ". Or go on with what the last checkpoint holds, without what was written since: move every "
+                "file whose name begins with that of the .wal away yourself"
+            )
+        super().__init__(f"{path or 'the database file'} is damaged: {damage}. {advice}")
+
+    def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[str | None, str]]:
+        return type(self), (self.path, self.damage)
 
 
 class NotFoundError(StorageError, LookupError):
@@ -144,18 +178,37 @@ def _storage_error(error: BaseException) -> StorageError:
     import duckdb
 
     message = _first_line(error)
-    if isinstance(error, duckdb.TransactionException):
-        return ConflictError(message)
-    if isinstance(error, duckdb.ConversionException):
-        return SerializationError(message)
-    # DuckDB has one class for every trouble with a file, so a held lock is known by its text only.
-    locked = isinstance(error, duckdb.IOException) and re.search(
-        r'Could not set lock on file "(?P<path>[^"]*)"', message
-    )
-    if locked:
+    advice = ""
+    if isinstance(error, duckdb.FatalException):
+        advice = ". DuckDB does nothing more with it until you close the storage and open it again"
+    if any(os.strerror(code) in message for code in _FULL_DISK):
+        stored = "What the call wrote" if "COMMIT succeeded" in message else "Nothing of the call"
+        return DatabaseError(f"{message}. {stored} was stored; free some space{advice}")
+    if trouble := _file_trouble(message):
+        return trouble
+    match error:
+        case duckdb.TransactionException():
+            return ConflictError(message)
+        case duckdb.ConversionException():
+            return SerializationError(message)
+    return DatabaseError(message + advice)
+
+
+def _file_trouble(message: str) -> DatabaseError | None:
+    """Recognise trouble with a file by DuckDB's text.
+
+    It has one class for all of it, none for damage, and that of a conflict for whatever happens in a commit.
+    """
+    if locked := _LOCKED.search(message):
         owner = re.search(r"\(PID (\d+)\)", message)
         return StorageLockedError(locked["path"], int(owner[1]) if owner else None)
-    return DatabaseError(message)
+    if _DAMAGE.search(message):
+        named = re.findall(r'file "([^"]*)"', message)  # the log it replays, then what was wrong meanwhile
+        in_block = "Corrupt database file" in message  # here the log may be named, the damaged file is not
+        return DamagedFileError(named[-1] if named and not in_block else None, message)
+    if _REFUSED.search(message):
+        return DatabaseError(message)
+    return None
 
 
 def _first_line(error: BaseException) -> str:

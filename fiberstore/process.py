@@ -28,6 +28,7 @@ class Handle(Protocol):
         """Leave the database to the parent process."""
 
 
+opening = threading.Lock()  # held from the look at a file until DuckDB has it open
 _lock = threading.Lock()
 _handles: WeakSet[Handle] = WeakSet()
 _inherited: set[str] = set()
@@ -62,6 +63,8 @@ def keep_forever(value: object) -> None:
 
 
 def _abandon_all() -> None:
+    global opening  # noqa: PLW0603  # a thread that held it does not exist here
+    opening = threading.Lock()
     for handle in list(_handles):
         if not handle.closed:
             _inherited.add(handle.database_key)

@@ -31,7 +31,7 @@ METHODS = {
 # Each module may import those of the lines above its own, and nothing else of the package.
 LAYERS = (
     ("errors", "ids", "process", "versioning"),
-    ("records", "telemetry"),
+    ("files", "records", "telemetry"),
     ("storage",),
     ("changes",),
     ("dbapi",),

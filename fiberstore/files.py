@@ -1,0 +1,131 @@
+"""Looks at a database's files before DuckDB opens them.
+
+What does not fit in a write-ahead log, DuckDB takes for its torn end, as ``kill -9`` leaves it, and goes on
+without it. That is wrong where commits follow: damage to the length of one entry, or to the header, would
+silently drop what was acknowledged. Everything else in a log has a checksum, which DuckDB verifies itself.
+
+A log of DuckDB 2.0 is a header and entries: the length of the payload and its checksum, 8 bytes each, then
+the payload. The last entry of a commit has no content, so it is the same each time. While a checkpoint runs,
+commits go to a second log, ``.wal.checkpoint``. (A third, ``.wal.recovery``, is a copy DuckDB makes of both.)
+"""
+
+import os
+import re
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from fiberstore.errors import DamagedFileError, DatabaseError
+
+_HEADER_START = b"d\0be\0\2"  # entry type 98, version 2
+_HEADER = re.compile(
+    _HEADER_START
+    + rb"(f\0\x10([\0-\x7f]|[\x80-\xff]\x01){16}"  # the identifier of the database
+    + rb"g\0[\x80-\xff]{0,9}[\0-\x7f])?\xff\xff"  # how many checkpoints it has had
+)
+_LONGEST_HEADER_BYTES = 55
+_ENTRY_HEAD = struct.Struct("<QQ")
+_COMMIT = bytes.fromhex("e7fe7d722fed3d5e 640064ffff")  # checksum and payload
+_SHORTEST_PAYLOAD_BYTES = 5
+_CHUNK_BYTES = 2**16
+_MAGIC, _MAGIC_OFFSET = b"DUCK", 8
+_FILE_HEADER_BYTES = 3 * 4096
+
+
+def check_files(database: Path) -> None:
+    """Refuse a file that is no database, and logs from which DuckDB would drop commits without a word.
+
+    Args:
+        database: The database file, if there is one; its logs lie beside it. This process must not have it
+            open: to read a file and close it drops DuckDB's lock on it.
+
+    Raises:
+        DamagedFileError: The file ends within its header, or a log is damaged. A torn log, which ends within
+            an entry, is not.
+        DatabaseError: The file is no DuckDB database, or cannot be read.
+    """
+    try:
+        _check_logs(database)
+        if database.exists():
+            _check_format(database)
+    except OSError as error:
+        raise DatabaseError(f"{database} cannot be opened: {error.strerror}") from error
+
+
+def _check_format(path: Path) -> None:
+    """Refuse files of other formats: DuckDB would look for an extension that reads them."""
+    with path.open("rb") as file:
+        head = file.read(_MAGIC_OFFSET + len(_MAGIC))
+    if not head:
+        raise DatabaseError(f"{path} is empty, not a DuckDB database; remove it for a new store to begin")
+    if head[_MAGIC_OFFSET:] != _MAGIC:
+        raise DatabaseError(f"{path} is not a DuckDB database; give another path")
+    if path.stat().st_size < _FILE_HEADER_BYTES:
+        raise DamagedFileError(
+            str(path), "it ends within its header. If it was to be new, there was no space for it: remove it"
+        )
+
+
+def _check_logs(database: Path) -> None:
+    log, later = (database.with_name(database.name + suffix) for suffix in (".wal", ".wal.checkpoint"))
+    if _size_bytes(log) and not _size_bytes(database):  # DuckDB would begin anew and delete the log
+        raise DamagedFileError(str(database), f"it is missing or empty, but there is {log.name}")
+    if _size_bytes(later) and not _size_bytes(log):
+        raise DamagedFileError(str(log), f"it is missing or empty, but {later.name} continues it")
+    for path in (log, later):
+        if _size_bytes(path):
+            _check_log(path)
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _check_log(path: Path) -> None:
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        damage = _damage(file, before.st_size)
+        after = os.fstat(file.fileno())
+    # What changes is not damaged: somebody writes it, and DuckDB will say who.
+    if damage and (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+        raise DamagedFileError(str(path), damage)
+
+
+def _damage(file: BinaryIO, size_bytes: int) -> str | None:
+    head = file.read(_LONGEST_HEADER_BYTES)
+    header = _HEADER.match(head)
+    if header is None:
+        is_cut = len(head) < _LONGEST_HEADER_BYTES and head.startswith(_HEADER_START[: len(head)])
+        return None if is_cut else "it does not begin with the header of a log"
+    position = _end_of_entries(file, header.end(), size_bytes)
+    if _holds_commit(file, position):
+        return f"the entry at byte {position} is damaged, and commits follow it"
+    return None
+
+
+def _end_of_entries(file: BinaryIO, position: int, size_bytes: int) -> int:
+    """Return where the last complete entry ends; the file's size, unless it is torn or damaged."""
+    chunk, chunk_begins = b"", position
+    while position + _ENTRY_HEAD.size <= size_bytes:
+        if position + _ENTRY_HEAD.size > chunk_begins + len(chunk):
+            file.seek(position)
+            chunk, chunk_begins = file.read(_CHUNK_BYTES), position
+        length, _ = _ENTRY_HEAD.unpack_from(chunk, position - chunk_begins)
+        end = position + _ENTRY_HEAD.size + length
+        if length < _SHORTEST_PAYLOAD_BYTES or end > size_bytes:
+            break
+        position = end
+    return position
+
+
+def _holds_commit(file: BinaryIO, position: int) -> bool:
+    file.seek(position)
+    seen = b""
+    while chunk := file.read(_CHUNK_BYTES):
+        seen = seen[1 - len(_COMMIT) :] + chunk
+        if _COMMIT in seen:
+            return True
+    return False
