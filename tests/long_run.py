@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -202,7 +203,7 @@ class MixedLoad:
         return logs
 
     def write_logs(self, rng: random.Random) -> None:
-        logs = self._logs(rng, rng.choice([1, 10, 200]))
+        logs = self._logs(rng, rng.choice([1, 10, 2_000]))
         assert self.storage.write_logs(logs) == len(logs)
 
     def _fiber(self, rng: random.Random, logs: Sequence[LogRecord]) -> FiberRecord:
@@ -288,15 +289,18 @@ class MixedLoad:
         with self.storage.session() as session, pytest.raises(DBAPIError):
             session.execute(sa.text(f"SELECT no_such_column_{rng.randrange(10**9)} FROM fibers"))
         with self.storage.session() as session:
-            session.execute(sa.text(f"SELECT {rng.randrange(10**9)}"))  # a text that no cache has seen
+            for _ in range(20):
+                session.execute(sa.text(f"SELECT {rng.randrange(10**9)}"))  # a text that no cache has seen
 
     def drop_a_session(self, _rng: random.Random) -> None:
         """Leave a session to the garbage collector, its transaction open and a change in it."""
         session = self.storage.session()
+        forgotten = weakref.ref(session)
         with suppress(OperationalError):
             session.execute(sa.update(Fiber).where(Fiber.fiber_id == uuid4()).values(closed=True))
         del session
-        gc.collect()
+        while forgotten() is not None:  # another thread may be collecting, and then this one does not
+            gc.collect()
 
     def open_a_second_storage(self, rng: random.Random) -> None:
         with DuckDBStorage(self.target, pool_size=2) as second:
