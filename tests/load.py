@@ -217,7 +217,9 @@ class Load:
         self._positions: dict[int, int] = {}
         self.raised: dict[int, tuple[str, JsonValue]] = {}  # by each call, which fiber of which birth
         self._entered: list[int] = [0]  # positions that are known to be stored
-        storage.write_fiber(record(BOARD, newborn(0, type_="board")))
+        first = newborn(0, type_="board")
+        storage.write_fiber(record(BOARD, first))
+        self.board_writes.append((Change(0, 0, 0, Outcome.DONE), first))
         with self.call() as call, storage.transaction() as transaction:
             fibers = {f"fiber {number}": newborn(1, TOKENS) for number in range(ACCOUNTS)}
             at_once(self._enter(_here(transaction), Entry(1, call, {}, fibers)))

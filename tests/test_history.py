@@ -190,8 +190,20 @@ def run_tasks(path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, calls: in
 
 
 def test_a_few_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_threads(db_file, monkeypatch, threads=4, calls=40, seed=1)
+    run_threads(db_file, monkeypatch, threads=4, calls=20, seed=1)
 
 
 def test_a_few_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_tasks(db_file, monkeypatch, tasks=16, calls=8, seed=2)
+
+
+@pytest.mark.slow
+def test_sixteen_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool) -> None:
+    load = run_threads(db_file, monkeypatch, threads=16, calls=400 if long_form else 20, seed=3)
+    assert {change.outcome for change in load.changes} == {Outcome.DONE, Outcome.FAILED}
+
+
+@pytest.mark.slow
+def test_sixty_four_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool) -> None:
+    load = run_tasks(db_file, monkeypatch, tasks=64, calls=200 if long_form else 12, seed=4)
+    assert {change.outcome for change in load.changes} == set(Outcome)
