@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 from history import Change, Entry, Outcome, Read, Values, contradictions, stale_register
@@ -15,7 +16,6 @@ from load import Load, TaskLoad
 
 import fiberstore.dbapi
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage
-from fiberstore.dbapi import Connection
 
 
 def done(call: int, begin: float, end: float) -> Change:
@@ -133,8 +133,7 @@ def assert_all_is_given_back(storage: DuckDBStorage, monkeypatch: pytest.MonkeyP
     assert "Current Checked out connections: 0" in pool.status()
     everything = [storage.engine.raw_connection() for _ in range(POOL_SIZE)]
     for pooled in everything:
-        connection = pooled.dbapi_connection
-        assert isinstance(connection, Connection)
+        connection = cast("fiberstore.dbapi.Connection", pooled.dbapi_connection)
         assert not connection.in_transaction
         connection.begin()  # DuckDB refuses it in an open transaction
         pooled.close()
