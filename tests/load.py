@@ -196,6 +196,27 @@ class Abandoned(Exception):  # noqa: N818  # it is no error
     """The caller changes its mind inside a block."""
 
 
+class Walk:
+    """Pages one after the other, in which no log may be missing or come twice.
+
+    Args:
+        known: Ids of logs that were there before.
+    """
+
+    def __init__(self, known: set[UUID]) -> None:
+        self.last: tuple[datetime, UUID] = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
+        self.is_over = False
+        self._missing = known
+
+    def add(self, page: Sequence[StoredLog]) -> None:
+        keys = [self.last, *((log.timestamp, log.log_id) for log in page)]
+        assert keys == sorted(set(keys)), "a page repeats a log, or is out of order"
+        self._missing = self._missing - {log.log_id for log in page}
+        self.last = keys[-1]
+        self.is_over = not page
+        assert not (self.is_over and self._missing), "a walk by pages misses logs"
+
+
 @contextmanager
 def never_too_late() -> Iterator[None]:
     """See that a unit of work is not refused over changed rows: it has waited before it read."""
@@ -418,13 +439,10 @@ class Load:
         """Read all that was appended, page by page; then all at once."""
         known = self.acknowledged_appends()
         size = rng.randrange(20, 200)
-        page = walked = self.storage.query_logs_by_time(APPENDED, APPENDED_END, size)
-        while page:
-            page = self.storage.query_logs_by_time(APPENDED, APPENDED_END, size, after=page[-1])
-            walked = walked + page
-        keys = [(log.timestamp, log.log_id) for log in walked]
-        assert keys == sorted(set(keys)), "a page repeats a log, or is out of order"
-        assert known <= {log.log_id for log in walked}, "a walk by pages misses logs"
+        walk = Walk(known)
+        walk.add(self.storage.query_logs_by_time(APPENDED, APPENDED_END, size))
+        while not walk.is_over:
+            walk.add(self.storage.query_logs_by_time(APPENDED, APPENDED_END, size, after=walk.last))
         offset = len(known) // 2
         rest = self.storage.query_logs_by_time(APPENDED, APPENDED_END, 10**6, offset)
         assert len(rest) >= len(known) - offset, "a page by offset misses logs"
@@ -564,8 +582,7 @@ class TaskLoad:
 
     async def _walk_pages(self, _rng: random.Random) -> None:
         known = self._load.acknowledged_appends()
-        page = walked = await self._storage.query_logs_by_time(APPENDED, APPENDED_END, 100)
-        while page:
-            page = await self._storage.query_logs_by_time(APPENDED, APPENDED_END, 100, after=page[-1])
-            walked = walked + page
-        assert known <= {log.log_id for log in walked}, "a walk by pages misses logs"
+        walk = Walk(known)
+        walk.add(await self._storage.query_logs_by_time(APPENDED, APPENDED_END, 100))
+        while not walk.is_over:
+            walk.add(await self._storage.query_logs_by_time(APPENDED, APPENDED_END, 100, after=walk.last))

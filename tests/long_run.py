@@ -79,8 +79,8 @@ class Sample:
 def growth(samples: Sequence[Sample]) -> list[str]:
     """Tell what grew between an early window and the last one; nothing if all stayed level.
 
-    The first third of the samples is the warm-up: statements are kept up to 256 for each connection, and every
-    thread meets every call. Then:
+    The first third of the samples is the warm-up: each connection keeps up to 256 statements, and
+    every thread meets every call. Then:
 
     * Memory: the median of the sixth of the samples that follows, and of the last sixth. 15 % and 16 MiB more
       are allowed: a single round moves it by 20 MiB, with the size of what it wrote and of the garbage that

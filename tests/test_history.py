@@ -189,11 +189,11 @@ def run_tasks(path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, calls: in
 
 
 def test_a_few_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_threads(db_file, monkeypatch, threads=4, calls=20, seed=1)
+    run_threads(db_file, monkeypatch, threads=4, calls=15, seed=1)
 
 
 def test_a_few_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_tasks(db_file, monkeypatch, tasks=16, calls=8, seed=2)
+    run_tasks(db_file, monkeypatch, tasks=16, calls=6, seed=2)
 
 
 @pytest.mark.slow
