@@ -89,10 +89,6 @@ def position_of(logs: Sequence[StoredLog]) -> int:
     return (logs[-1].timestamp - JOURNAL) // timedelta(microseconds=1) if logs else 0
 
 
-def names_of(numbers: Collection[int]) -> list[str]:
-    return [f"{what} {number}" for number in numbers for what in ("fiber", "logs")]
-
-
 class Plan:
     """What a call is going to do: which fibers it reads, and what it makes of them."""
 

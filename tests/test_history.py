@@ -17,6 +17,8 @@ from load import Load, TaskLoad
 import fiberstore.dbapi
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage
 
+POOL_SIZE = 2
+
 
 def done(call: int, begin: float, end: float) -> Change:
     return Change(call, begin, end, Outcome.DONE)
@@ -143,9 +145,6 @@ def assert_all_is_given_back(storage: DuckDBStorage, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
 
 
-POOL_SIZE = 2
-
-
 def run_threads(path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, calls: int, seed: int) -> Load:
     """Let threads make calls by chance on a new store; check what they were told."""
 
@@ -197,12 +196,14 @@ def test_a_few_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_sixteen_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool) -> None:
     load = run_threads(db_file, monkeypatch, threads=16, calls=400 if long_form else 20, seed=3)
     assert {change.outcome for change in load.changes} == {Outcome.DONE, Outcome.FAILED}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_sixty_four_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool) -> None:
     load = run_tasks(db_file, monkeypatch, tasks=64, calls=200 if long_form else 12, seed=4)
     assert {change.outcome for change in load.changes} == set(Outcome)
