@@ -291,7 +291,7 @@ class MixedLoad:
         with self.storage.session() as session, pytest.raises(DBAPIError):
             session.execute(sa.text(f"SELECT no_such_column_{rng.randrange(10**9)} FROM fibers"))
         with self.storage.session() as session:
-            for _ in range(40):  # texts that no cache has seen, long enough to be missed if they were kept
+            for _ in range(150):  # texts that no cache has seen, long enough to be missed if they were kept
                 session.execute(sa.text(f"SELECT {rng.randrange(10**9)} /* {'x' * 8_000} */"))
 
     def drop_a_session(self, _rng: random.Random) -> None:
