@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NoReturn, Self, TypeVar, cast
 from uuid import UUID
 
+import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -20,8 +21,7 @@ from fiberstore.changes import ChangeLock, Turn
 from fiberstore.dbapi import Connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, create_engine
 from fiberstore.errors import ConflictError, DatabaseError, StorageLockedError, translate_errors
-from fiberstore.prepared import dbapi_connection
-from fiberstore.process import IN_MEMORY
+from fiberstore.process import IN_MEMORY, is_inherited
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_config_version
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.storage import DEFAULT_LIMIT, Storage
@@ -70,7 +70,7 @@ class DuckDBStorage(Storage):
             database that ends with the storage.
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
         read_only: Open an existing file for reading only.
-        pool_size: Connections at most, >= 1; as many calls run side by side.
+        pool_size: Connections at most, >= 1, and one more for changes; as many calls run side by side.
         lock_timeout_s: Seconds to wait, >= 0, while another process holds the file. Default: none.
         slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
 
@@ -103,6 +103,9 @@ class DuckDBStorage(Storage):
         self._telemetry = Telemetry(
             slow_call_s, None if database.startswith(IN_MEMORY) else f"{database}.wal"
         )
+        # Who holds the change lock never waits for a connection that one who waits for the lock may hold.
+        self._change_pool = self.engine.pool.recreate()
+        event.listen(self.engine, "engine_disposed", self._renew_change_pool)
         self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
 
     def close(self) -> None:
@@ -151,11 +154,11 @@ class DuckDBStorage(Storage):
         """
         with self._telemetry.running("transaction") as call:
             with translate_errors(), self._turn() as turn:
-                session = Session(self.engine, close_resets_only=False)  # of no use after the block
-                connection = dbapi_connection(session)
+                bound = sa.Connection(self.engine, self._change_pool.connect())
+                connection = cast("Connection", bound.connection.dbapi_connection)
                 connection.take_over(turn)
-            with session:
-                before = connection.rows_written
+            before = connection.rows_written
+            with bound, Session(bound, close_resets_only=False) as session:  # of no use after the block
                 yield Transaction(session, self.config_version)
                 with translate_errors():
                     session.commit()
@@ -274,6 +277,11 @@ class DuckDBStorage(Storage):
                     raise
             time.sleep(next(delays_s))
 
+    def _renew_change_pool(self, _engine: sa.Engine) -> None:
+        pool, self._change_pool = self._change_pool, self._change_pool.recreate()
+        if not is_inherited(self.engine.url.database or ""):  # the locks of such a pool may be held for ever
+            pool.dispose()
+
     def _write_rows(
         self, method: str, records: Iterable[R], write: Callable[[Connection, list[R]], int]
     ) -> int:
@@ -321,7 +329,7 @@ class DuckDBStorage(Storage):
         That saves a session, a BEGIN and a ROLLBACK, which together take as long as a read by key.
         """
         with translate_errors(), self._turn() if changes else nullcontext() as turn:
-            pooled = self.engine.raw_connection()
+            pooled = self._change_pool.connect() if changes else self.engine.raw_connection()
             connection = cast("Connection", pooled.dbapi_connection)
             if turn is not None:
                 connection.take_over(turn)

@@ -34,14 +34,3 @@ def storage(db_file: Path) -> Iterator[DuckDBStorage]:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
         yield storage
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--long", action="store_true", help="the long form of the slow tests: hours instead of minutes"
-    )
-
-
-@pytest.fixture(scope="session")
-def long_form(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--long"))

@@ -14,7 +14,7 @@ import pytest
 from history import Change, Entry, Outcome, Read, Values, contradictions, stale_register
 from load import Load, TaskLoad
 
-import fiberstore.dbapi
+import fiberstore.changes
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage
 
 POOL_SIZE = 2
@@ -131,15 +131,15 @@ def changing_threads_often() -> Iterator[None]:
 
 def assert_all_is_given_back(storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """See that every connection is in the pool without a transaction, and that the change lock is free."""
-    pool = storage.engine.pool
-    assert "Current Checked out connections: 0" in pool.status()
+    for pool in (storage.engine.pool, storage._change_pool):
+        assert "Current Checked out connections: 0" in pool.status()
     everything = [storage.engine.raw_connection() for _ in range(POOL_SIZE)]
     for pooled in everything:
         connection = cast("fiberstore.dbapi.Connection", pooled.dbapi_connection)
         assert not connection.in_transaction
         connection.begin()  # DuckDB refuses it in an open transaction
         pooled.close()
-    monkeypatch.setattr(fiberstore.dbapi, "LOCK_TIMEOUT_S", 0)
+    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0)
     with storage.transaction():
         pass
     monkeypatch.undo()
@@ -156,8 +156,6 @@ def run_threads(path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, calls
     with DuckDBStorage(path, pool_size=POOL_SIZE) as storage:
         storage.init_schema()
         load = Load(storage)
-        # Sessions may hold all connections and wait for the lock of a transaction that waits for one.
-        monkeypatch.setattr(fiberstore.dbapi, "LOCK_TIMEOUT_S", 0.3)
         with changing_threads_often(), ThreadPoolExecutor(threads) as pool:
             for one in [pool.submit(work, f"{seed}/{number}") for number in range(threads)]:
                 one.result()
@@ -178,7 +176,6 @@ def run_tasks(path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, calls: in
     with DuckDBStorage(path, pool_size=POOL_SIZE) as storage:
         storage.init_schema()
         load = Load(storage)
-        monkeypatch.setattr(fiberstore.dbapi, "LOCK_TIMEOUT_S", 0.3)
         with changing_threads_often():
             asyncio.run(body(load))
         assert load.problems(storage) == []
