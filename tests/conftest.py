@@ -10,6 +10,17 @@ from fiberstore import DuckDBStorage
 pytest.register_assert_rewrite("fiberstore.testing")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="the long form of the slow tests: hours instead of minutes"
+    )
+
+
+@pytest.fixture(scope="session")
+def long_form(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--long"))
+
+
 @pytest.fixture
 def db_file(tmp_path: Path) -> Path:
     """A path for a database that does not exist yet."""
