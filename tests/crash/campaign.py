@@ -32,7 +32,7 @@ MODES = {
         "checkpoints", Aim("begin checkpoint", 6, 2, "checkpoint", in_checkpoint=True), "lanes", _ONE_LANE
     ),
     "threads": Mode("lanes", Aim("end step", 150, 10, "step"), "lanes", LANES),
-    "bulk": Mode("bulk", Aim("row", 10, 150, "step"), "bulk", (BULK,)),
+    "bulk": Mode("bulk", Aim("row", 8, 150, "step"), "bulk", (BULK,)),
     "recovery": Mode("open", Aim("begin opening", 1, 120, "opening"), "logs"),
     "migrate-empty": Mode("migrate", _MIGRATION, "empty"),
     "migrate-tables": Mode("migrate", _MIGRATION, "tables"),

@@ -1,8 +1,8 @@
 """The program that is killed: it reports on its standard output when each thing begins and when it ended.
 
 ``victim.py PROGRAM FILE ARGUMENT...``; an argument is often ``LANE:NUMBER``, a lane and where it goes on.
-Each line ends with the time in ns; it is one ``write`` to the pipe, so all that was reported before the kill is
-there to be read.
+Each line ends with the time in ns; it is one ``write`` to the pipe, so all that was reported before the kill
+is there to be read.
 """
 
 import itertools
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from lanes import bulk_logs, step
 
 from fiberstore import DuckDBStorage, LogRecord, schema
+from fiberstore.duckdb import BATCH_ROWS
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
 
@@ -76,7 +77,7 @@ def write_bulk(file: str, argument: str) -> None:
     def rows() -> Iterator[LogRecord]:
         for count, log in enumerate(bulk_logs(lane, int(number)), 1):
             yield log
-            if count % _ROWS_PER_REPORT == 0:
+            if count > BATCH_ROWS // 2 and count % _ROWS_PER_REPORT == 0:
                 report("row", count)
 
     with DuckDBStorage(file) as storage:
