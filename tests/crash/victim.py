@@ -36,6 +36,10 @@ def report(*words: object) -> None:
     os.write(sys.stdout.fileno(), " ".join(map(str, (*words, time.time_ns()))).encode() + b"\n")
 
 
+def report_commits(storage: DuckDBStorage) -> None:
+    sa.event.listen(storage.engine, "commit", lambda _: report("commit"))
+
+
 def write_lane(storage: DuckDBStorage, lane: str, number: int) -> None:
     while True:
         transaction = step(lane, number)
@@ -47,6 +51,7 @@ def write_lane(storage: DuckDBStorage, lane: str, number: int) -> None:
 
 def write_lanes(file: str, *lanes: str) -> None:
     with DuckDBStorage(file) as storage:
+        report_commits(storage)
         threads = [
             threading.Thread(target=write_lane, args=(storage, lane, int(number)))
             for lane, _, number in (argument.partition(":") for argument in lanes)
@@ -131,6 +136,7 @@ def ingest_files(file: str, rules_file: str) -> None:
 
     with DuckDBStorage(file) as storage:
         storage.init_schema()
+        report_commits(storage)
         report("begin", "batch")
         ingest(storage, load_rules(Path(rules_file)), batch_rows=INGEST_BATCH_ROWS, on_batch=on_batch)
         threading.Event().wait()
