@@ -77,9 +77,9 @@ class Campaign:
             say(self._kill(self._modes[number % len(self._modes)]))
         for mode in dict.fromkeys(self._modes):
             for _ in range(ATTEMPTS):
-                if not self.hits[mode]:
+                if not self.hits[mode] and not self.violations:
                     say(self._kill(mode))
-            if not self.hits[mode]:
+            if not self.hits[mode] and not self.violations:
                 self.violations.append(f"{mode}: no kill landed in a {MODES[mode].aim.phase}")
 
     def summary(self) -> str:

@@ -63,7 +63,13 @@ class Death:
 
 
 def kill(
-    aim: Aim, dice: random.Random, program: str, file: Path, *arguments: object, settings: str = ""
+    aim: Aim,
+    dice: random.Random,
+    program: str,
+    file: Path,
+    *arguments: object,
+    settings: str = "",
+    timeout_s: float = VICTIM_TIMEOUT_S,
 ) -> Death:
     """Run the victim, and kill it when the dice say so.
 
@@ -74,16 +80,17 @@ def kill(
         file: To which database.
         arguments: More of the victim's.
         settings: DuckDB's, as the query of a URL.
+        timeout_s: The victim is ended after this time, whatever it does.
 
     Raises:
-        ViolationError: The victim ended by itself.
+        ViolationError: The victim ended before that moment.
     """
     command = [sys.executable, str(VICTIM), program, f"duckdb:///{file}{settings}", *map(str, arguments)]
     count, delay_ms = dice.randint(1, aim.most_events), dice.uniform(0, aim.most_ms)
     aimed = f"{delay_ms:.1f} ms after {aim.event!r} no. {count}{' and a write' * aim.in_checkpoint}"
     with tempfile.TemporaryFile() as errors:
         victim = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        watchdog = threading.Timer(VICTIM_TIMEOUT_S, victim.kill)
+        watchdog = threading.Timer(timeout_s, victim.kill)
         watchdog.start()
         try:
             assert victim.stdout is not None

@@ -82,14 +82,15 @@ def step(lane: str, number: int) -> Step:
         case 1:
             done = Step(logs=logs, begun=[_fiber(lane, b, cycle, place)], memberships=_joined(logs, b))
         case 2:
-            done = Step(changed=[_fiber(lane, a, cycle, place)])
+            before = uuid5(NAMESPACE_OID, f"{lane}/{cycle - 1}/c") if cycle else a
+            done = Step(changed=[_fiber(lane, before, cycle - 1 + cycle % 2, place)])
         case 3:
             done = Step(changed=[_fiber(lane, b, cycle + 1, place)])  # another fiber_type, which is indexed
         case 4:
             done = Step(logs=logs)
         case 5:
-            before = step(lane, number - 1).logs
-            done = Step(memberships=_joined(before, a) + _joined(before, b))
+            joining = step(lane, number - 1).logs
+            done = Step(memberships=_joined(joining, a) + _joined(joining, b))
         case 6:
             changed = [_fiber(lane, a, cycle + 1, place), _fiber(lane, b, cycle + 1, place)]
             done = Step(logs=logs, changed=changed, memberships=_joined(logs, b))

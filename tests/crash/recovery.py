@@ -12,6 +12,7 @@ from fiberstore import DuckDBStorage
 
 LOG_SIZES_MB = (16, 64, 256, 1024)
 _MB = 2**20
+_FILL_TIMEOUT_S = 1800.0
 
 
 class Recovery(NamedTuple):
@@ -37,7 +38,9 @@ def recover(folder: Path, size_mb: int) -> Recovery:
     path = folder / f"recovery-{size_mb}.duckdb"
     settings = f"?checkpoint_threshold={4 * size_mb}MB"
     aim = Aim("full", 1, 0, "step")
-    death = kill(aim, random.Random(0), "fill", path, size_mb * _MB, settings=settings)
+    death = kill(
+        aim, random.Random(0), "fill", path, size_mb * _MB, settings=settings, timeout_s=_FILL_TIMEOUT_S
+    )
     acknowledged = max(int(words[1]) for words in death.lines if words[0] == "rows")
     log_mb = Path(f"{path}.wal").stat().st_size / _MB
     begin = time.perf_counter()
