@@ -289,7 +289,7 @@ def test_any_time_is_refused_or_comes_back_and_is_found(store: DuckDBStorage, wh
 # ---------------------------------------------------------------- ids
 
 
-every_version = st.one_of([st.uuids(version=version) for version in (1, 2, 3, 4, 5)])  # type: ignore[arg-type]
+every_version = st.one_of([st.uuids(version=version) for version in (1, 2, 3, 4, 5)])
 any_id = every_version | st.integers(0, 2**128 - 1).map(lambda number: UUID(int=number))
 
 
