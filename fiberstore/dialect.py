@@ -12,13 +12,14 @@ a host application's ``duckdb://`` engines stay as they are. When upstream close
 | ``get_multi_*`` | the same; SQLAlchemy's own default is one call of ``get_*`` for each table |
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, Unpack
 
 import duckdb
 import duckdb_engine
 import sqlalchemy as sa
 from duckdb_engine.datatypes import UBigInteger
+from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.engine.interfaces import (
     ReflectedCheckConstraint,
@@ -56,6 +57,14 @@ class _ConnectArguments(TypedDict, total=False):
     url_config: dict[str, str]
 
 
+class _JsonKey(sa.JSON.JSONStrIndexType):
+    """A key of a JSON object, as a JSON pointer: DuckDB takes some other texts for paths and wildcards."""
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        del dialect
+        return lambda key: "/" + key.replace("~", "~0").replace("/", "~1")
+
+
 class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped by mypy, see pyproject.toml
     """duckdb-engine's dialect with what it lacks; see the module."""
 
@@ -66,6 +75,7 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
     supports_sane_multi_rowcount = True
     supports_sane_rowcount_returning = False
     inspector = sa.Inspector
+    colspecs = {**duckdb_engine.Dialect.colspecs, sa.JSON.JSONStrIndexType: _JsonKey}  # noqa: RUF012
 
     def connect(self, **arguments: Unpack[_ConnectArguments]) -> Connection:
         """Open a connection in UTC; settings come from the URL's query or as ``config``."""

@@ -119,7 +119,7 @@ def test_texts_are_stored_and_found_as_they_are(
 
 def test_a_key_of_attributes_is_a_key_and_no_path(any_store: tuple[Storage, sa.Engine]) -> None:
     store, engine = any_store
-    keys = [text for text in [*CODE, *ESCAPES] if '"' not in text and "\\" not in text]
+    keys = [*CODE, *ESCAPES, "", "~0", "~1", "/~01", " "]
     store.write_fiber(fiber(10_000, "keys", {key: f"value of {key}" for key in keys}, first=at(0)))
     with sa.orm.Session(engine) as session:
         for key in keys:
