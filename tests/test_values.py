@@ -58,7 +58,9 @@ PLANES = [
     (0x10FF00, 0x10FFFF),
 ]  # fmt: skip
 any_text = st.text(
-    st.one_of([st.characters(min_codepoint=first, max_codepoint=last) for first, last in PLANES]), max_size=12
+    st.sampled_from("\0\ud800\udfff")
+    | st.one_of([st.characters(min_codepoint=first, max_codepoint=last) for first, last in PLANES]),
+    max_size=12,
 )
 
 
