@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 
@@ -69,6 +69,9 @@ def utf8_can_hold(text: str) -> bool:
 
 
 @few
+@example(text="a\0")
+@example(text="a\ud800")
+@example(text="\udfff")
 @given(text=any_text)
 def test_any_text_is_refused_or_comes_back_and_is_found(store: DuckDBStorage, text: str) -> None:
     empty(store)
