@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from fiberstore.dbapi import Connection
 from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.records import check_text
 
 _logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def write_backup(connection: Connection, target: str | os.PathLike[str]) -> None
     Raises:
         DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
     """
-    path = Path(target)
+    path = Path(check_text(os.fspath(target)))
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
         if path.exists():

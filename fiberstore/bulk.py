@@ -11,7 +11,9 @@ holds no values.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from operator import attrgetter
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import duckdb
@@ -41,6 +43,8 @@ T = TypeVar("T")
 Columns: TypeAlias = "dict[str, pa.Array]"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = datetime.min.replace(tzinfo=UTC) - _EPOCH
+_LAST = datetime.max.replace(tzinfo=UTC) - _EPOCH
 
 
 def checked(records: Iterable[R], kind: type[R]) -> list[R]:
@@ -60,21 +64,20 @@ def insert_logs(
     session: Session | Connection, logs: Sequence[LogRecord], config_version: int, now: datetime
 ) -> int:
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
-    ids = _integers([log.log_id for log in logs])
+    ids = _integers(_values(logs, "log_id"))
     if len(set(ids)) < len(ids):
         return insert_logs(session, _first_of_each(logs, ids), config_version, now)
     columns = {
         "log_id": _uuids(ids),
-        "timestamp": _timestamps([log.timestamp for log in logs]),
-        "source_id": _texts([log.source_id for log in logs]),
-        "raw_text": _texts([log.raw_text for log in logs]),
+        "timestamp": _timestamps(_values(logs, "timestamp")),
+        "source_id": _texts(_values(logs, "source_id")),
+        "raw_text": _texts(_values(logs, "raw_text")),
     }
     if any(issubclass(kind, StoredLog) for kind in set(map(type, logs))):
-        stored = [log if isinstance(log, StoredLog) else None for log in logs]
-        columns["ingestion_time"] = _timestamps([log.ingestion_time if log else now for log in stored])
-        columns["config_version"] = _unsigned(
-            [log.config_version if log else config_version for log in stored]
-        )
+        stamp = SimpleNamespace(ingestion_time=now, config_version=config_version)
+        stamped = [log if isinstance(log, StoredLog) else stamp for log in logs]
+        columns["ingestion_time"] = _timestamps(_values(stamped, "ingestion_time"))
+        columns["config_version"] = _unsigned(_values(stamped, "config_version"))
     else:
         columns["ingestion_time"] = _repeated(_timestamps([now]), len(logs))
         columns["config_version"] = _repeated(_unsigned([config_version]), len(logs))
@@ -83,15 +86,15 @@ def insert_logs(
 
 def insert_memberships(session: Session | Connection, memberships: Sequence[FiberMembership]) -> int:
     """Insert the memberships whose pair of ids is new, the first of equal ones. Return their number."""
-    log_ids = _integers([membership.log_id for membership in memberships])
-    fiber_ids = _integers([membership.fiber_id for membership in memberships])
+    log_ids = _integers(_values(memberships, "log_id"))
+    fiber_ids = _integers(_values(memberships, "fiber_id"))
     pairs = [log_id << 128 | fiber_id for log_id, fiber_id in zip(log_ids, fiber_ids, strict=True)]
     if len(set(pairs)) < len(pairs):
         return insert_memberships(session, _first_of_each(memberships, pairs))
     columns = {
         "log_id": _uuids(log_ids),
         "fiber_id": _uuids(fiber_ids),
-        "config_version": _unsigned([membership.config_version for membership in memberships]),
+        "config_version": _unsigned(_values(memberships, "config_version")),
     }
     return _insert_new(session, "fiber_memberships", columns)
 
@@ -213,6 +216,14 @@ def _execute(session: Session | Connection, sql: str, columns: Columns) -> list[
 # all at once, and one by one only if that fails, for the error that names the value.
 
 
+def _values(records: Iterable[object], field: str) -> list[Any]:
+    """Return one field of each record."""
+    try:
+        return list(map(attrgetter(field), records))
+    except AttributeError as error:
+        raise TypeError(f"a record has no {field}; make it with all its fields") from error
+
+
 def _integers(ids: Collection[UUID]) -> list[int]:
     """Return the 128 bits of each id: unlike the ids, they are compared without running any Python."""
     if set(map(type, ids)) - {UUID}:
@@ -237,6 +248,9 @@ def _timestamps(times: Sequence[datetime]) -> "pa.Array":
         since_epoch = [time - _EPOCH for time in times]
     except TypeError:
         since_epoch = [as_utc(time) - _EPOCH for time in times]
+    if not _FIRST <= min(since_epoch, default=_FIRST) <= max(since_epoch, default=_LAST) <= _LAST:
+        for time in times:
+            as_utc(time)
     return pa.array(since_epoch, pa.duration("us")).view(pa.int64()).view(pa.timestamp("us", "UTC"))
 
 
@@ -248,7 +262,8 @@ def _texts(values: Sequence[str]) -> "pa.Array":
     except (TypeError, ValueError):
         texts = pa.array([check_text(value) for value in values], pa.large_string())
     characters = texts.buffers()[2]
-    if texts.null_count or (characters is not None and b"\0" in characters.to_pybytes()):
+    all_text = all(issubclass(kind, str) for kind in set(map(type, values)))  # Arrow takes bytes too
+    if not all_text or (characters is not None and b"\0" in characters.to_pybytes()):
         for value in values:
             check_text(value)
     return texts

@@ -6,6 +6,7 @@ a host application's ``duckdb://`` engines stay as they are. When upstream close
 | part | gap it closes |
 |---|---|
 | ``connect`` | all cursors share one result (duckdb-engine #1087); see ``fiberstore.dbapi`` for the rest |
+| ``colspecs`` | keys of JSON objects are taken for paths and wildcards, if they look like it |
 | ``preparer`` | leaves a connection of DuckDB's open, which makes a forked child crash at its exit |
 | ``supports_statement_cache`` | every statement is compiled anew |
 | ``supports_sane_rowcount`` | row counts are called unreliable, so a stale ORM update passes silently |
@@ -13,7 +14,7 @@ a host application's ``duckdb://`` engines stay as they are. When upstream close
 | ``get_multi_*`` | the same; SQLAlchemy's own default is one call of ``get_*`` for each table |
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -79,6 +80,14 @@ def _reserved_words() -> list[str]:
         return [str(word) for (word,) in connection.execute(words).fetchall()]
 
 
+class _JsonKey(sa.JSON.JSONStrIndexType):
+    """A key of a JSON object, as a JSON pointer: DuckDB takes some other texts for paths and wildcards."""
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        del dialect
+        return lambda key: "/" + key.replace("~", "~0").replace("/", "~1")
+
+
 class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped by mypy, see pyproject.toml
     """duckdb-engine's dialect with what it lacks; see the module."""
 
@@ -90,6 +99,7 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
     supports_sane_rowcount_returning = False
     inspector = sa.Inspector
     preparer = _Preparer
+    colspecs = {**duckdb_engine.Dialect.colspecs, sa.JSON.JSONStrIndexType: _JsonKey}  # noqa: RUF012
 
     def connect(self, **arguments: Unpack[_ConnectArguments]) -> Connection:
         """Open a connection in UTC; settings come from the URL's query or as ``config``."""

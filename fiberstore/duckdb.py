@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from fiberstore.backup import write_backup
 from fiberstore.changes import ChangeLock, Turn
 from fiberstore.dbapi import Connection
-from fiberstore.engine import DEFAULT_POOL_SIZE, create_engine
+from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds, create_engine
 from fiberstore.errors import ConflictError, DatabaseError, StorageLockedError, translate_errors
 from fiberstore.process import IN_MEMORY, is_inherited
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_config_version
@@ -95,8 +95,8 @@ class DuckDBStorage(Storage):
         slow_call_s: float = DEFAULT_SLOW_CALL_S,
     ) -> None:
         check_config_version(config_version)
-        _check_seconds("lock_timeout_s", lock_timeout_s)
-        _check_seconds("slow_call_s", slow_call_s)
+        check_seconds("lock_timeout_s", lock_timeout_s)
+        check_seconds("slow_call_s", slow_call_s)
         self.config_version = config_version
         self.engine = create_engine(target, read_only=read_only, pool_size=pool_size)
         database = self.engine.url.database or ""
@@ -134,6 +134,8 @@ class DuckDBStorage(Storage):
         What the hook raises is logged and changes nothing; what it waits for, the caller waits for.
         ``fiberstore.otel.instrument`` is such a hook.
         """
+        if not callable(hook):
+            raise TypeError(f"expected a function of one Call, got {hook!r}")
         self._telemetry.add_hook(hook)
 
     def session(self) -> Session:
@@ -352,11 +354,6 @@ class DuckDBStorage(Storage):
         except BaseException:
             turn.end(changed=False)
             raise
-
-
-def _check_seconds(name: str, value: float) -> None:
-    if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value}")
 
 
 def _delays_s() -> Iterator[float]:

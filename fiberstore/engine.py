@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
 from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.records import check_text
 
 DEFAULT_POOL_SIZE = 8
 DEFAULT_CHECKPOINT_THRESHOLD_BYTES = 128 * 2**20
@@ -54,8 +55,8 @@ def create_engine(
             with a file is said by the first connection.
     """
     url = _url(target)
-    if pool_size < 1:
-        raise ValueError(f"pool_size must be at least 1, got {pool_size}")
+    _check_least("pool_size", pool_size, 1)
+    check_seconds("pool_timeout_s", pool_timeout_s)
     in_memory = (url.database or "").startswith(":memory:")
     if in_memory and read_only:
         raise ValueError("a database in memory is empty at first; it cannot be read_only")
@@ -79,7 +80,7 @@ def create_engine(
 
 
 def _url(target: str | os.PathLike[str]) -> URL:
-    text = os.fspath(target)
+    text = check_text(os.fspath(target))
     if "://" not in text:
         if not text:
             raise ValueError('the target is empty; give a path, a duckdb:/// URL or ":memory:"')
@@ -87,7 +88,7 @@ def _url(target: str | os.PathLike[str]) -> URL:
     else:
         try:
             url = make_url(text)
-        except ArgumentError as error:
+        except (ArgumentError, ValueError) as error:
             raise ValueError(f"{text!r} is not a database URL: {error}") from error
         if url.drivername not in ("duckdb", DRIVER):
             raise ValueError(f"{url.drivername}:// is not supported; give a path or a duckdb:/// URL")
@@ -111,10 +112,27 @@ def _check_path(path: Path, *, read_only: bool) -> None:
             raise DatabaseError(f"{path} is a folder; give the path of a file in it")
         if not path.parent.is_dir():
             raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
+        if path.exists() and not path.is_file():
+            raise DatabaseError(f"{path} is no regular file; give another path")
         if read_only and not path.exists():
             raise DatabaseError(f"{path} does not exist; a read-only store must")
     except OSError as error:
         raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def check_seconds(argument: str, value: float) -> None:
+    """Raise ``TypeError`` unless the value is a number, ``ValueError`` if it is negative or NaN."""
+    if type(value) not in (int, float):
+        raise TypeError(f"{argument} must be a number of seconds, got {value!r}")
+    if not value >= 0:
+        raise ValueError(f"{argument} must be at least 0, got {value}")
+
+
+def _check_least(argument: str, value: int, least: int) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{argument} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{argument} must be at least {least}, got {value}")
 
 
 def _settings(
@@ -129,8 +147,7 @@ def _settings(
     for argument, (setting, value, least, unit) in given.items():
         if value is None:
             continue
-        if value < least:
-            raise ValueError(f"{argument} must be at least {least}, got {value}")
+        _check_least(argument, value, least)
         settings[setting] = f"{value}{unit}"
     return settings
 

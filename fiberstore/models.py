@@ -5,6 +5,7 @@ records. There are no foreign keys: a membership may come before its log and its
 """
 
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -104,7 +105,7 @@ def load_json(text: str | None) -> JsonValue:
     if text is None:
         return None
     try:
-        value: JsonValue = json.loads(text, parse_constant=_refuse_constant)
+        value: JsonValue = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise SerializationError(f"stored attributes are not JSON: {error}") from error
     return value
@@ -112,6 +113,16 @@ def load_json(text: str | None) -> JsonValue:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.40} is beyond what a float holds")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _dump(value: JsonValue | object) -> str | None:

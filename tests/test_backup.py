@@ -110,6 +110,16 @@ def test_a_backup_overwrites_nothing_and_needs_its_folder(storage: DuckDBStorage
     assert storage.write_logs(some_logs(1)) == 1
 
 
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [(None, TypeError), (b"copy", TypeError), ("a\0b", ValueError), ("\udcff", ValueError)],
+)
+def test_a_backup_needs_a_path(storage: DuckDBStorage, target: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        storage.backup(target)
+    assert storage.write_logs(some_logs(1)) == 1
+
+
 def test_the_async_face_takes_backups_too(db_file: Path, tmp_path: Path) -> None:
     async def body() -> None:
         async with AsyncDuckDBStorage(db_file) as storage:

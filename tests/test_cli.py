@@ -154,7 +154,19 @@ def assert_refused(result: Result, *words: str) -> None:
 # ---------------------------------------------------------------- help and usage
 
 
-COMMANDS = ["demo", "ingest", "logs", "fibers", "show", "stats", "db upgrade", "db current", "db check"]
+COMMANDS = [
+    "demo",
+    "ingest",
+    "logs",
+    "fibers",
+    "show",
+    "stats",
+    "doctor",
+    "db upgrade",
+    "db current",
+    "db check",
+    "db backup",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.core import TyperGroup
 
 from fiberstore.cli import queries
 from fiberstore.cli.render import (
@@ -42,7 +43,33 @@ _FIRST_TIME, _LAST_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace
 _INTERRUPTED = 130
 _DEMO_FIBERS = 2
 
+
+class _Commands(TyperGroup):
+    """Shows wrong usage without the control characters that the arguments may hold."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  # as typer has it
+        """Parse the arguments of the program."""
+        with _visible_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, *args: Any) -> Any:  # noqa: ANN401
+        """Parse the arguments of the command, and run it."""
+        with _visible_errors():
+            return super().invoke(*args)
+
+
+@contextmanager
+def _visible_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):  # as typer's own errors have it
+            error.message = visible(message)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Store logs and the fibers that join them: one request, one login, one job, seen across all files.",
     add_completion=False,
     no_args_is_help=True,
@@ -135,8 +162,9 @@ def demo(
         folder = db.with_name(f"{db.stem}-logs")
         rules_file = write_demo(folder, lines)
         store, quoted_rules = f"--db {shlex.quote(str(db))}", shlex.quote(str(rules_file))
-        typer.secho(f"{folder}: logs of a web shop with three services, and rules to join them", bold=True)
-        typer.echo(f"$ fiberstore ingest --rules {quoted_rules} {store}")
+        what = f"{visible(str(folder))}: logs of a web shop with three services, and rules to join them"
+        typer.secho(what, bold=True)
+        _echo_command(f"ingest --rules {quoted_rules} {store}")
         report, seconds = _ingest(storage, load_rules(rules_file))
         _print_report(report, seconds, as_json=False)
         if not report.logs_new:
@@ -238,7 +266,8 @@ def current(db: Db, as_json: Json = False) -> None:
     if as_json:
         print_json({"revision": revision, "head": head})
     else:
-        typer.echo(f"{revision or 'none'} ({'head' if revision == head else f'head is {head}'})")
+        found = visible(revision) if revision else "none"
+        typer.echo(f"{found} ({'head' if revision == head else f'head is {head}'})")
 
 
 @db_app.command(epilog="Example: fiberstore db check --db store.duckdb")
@@ -359,7 +388,7 @@ def _print_report(report: IngestReport, seconds: float, *, as_json: bool) -> Non
 def _show_demo(storage: DuckDBStorage, store: str, rules_file: str) -> None:
     def announce(what: str, command: str) -> None:
         typer.secho(f"\n{what}", bold=True)
-        typer.echo(f"$ fiberstore {command} {store}")
+        _echo_command(f"{command} {store}")
 
     announce("What the store holds", "stats")
     print_statistics(queries.collect_statistics(storage), as_json=False)
@@ -388,4 +417,8 @@ def _show_demo(storage: DuckDBStorage, store: str, rules_file: str) -> None:
         f"show {fiber.fiber_id} {store} --json",
         f"ingest {store} --rules {rules_file}",
     ):
-        typer.echo(f"$ fiberstore {command}")
+        _echo_command(command)
+
+
+def _echo_command(command: str) -> None:
+    typer.echo(f"$ fiberstore {visible(command)}")

@@ -183,7 +183,7 @@ def _validated(fiber: FiberRecord) -> FiberRecord:
     """Check a fiber again: its attributes may have been changed, and ``model_copy`` checks nothing."""
     if not isinstance(fiber, FiberRecord):
         raise TypeError(f"expected a FiberRecord, got {fiber!r:.200}")
-    values = {name: getattr(fiber, name) for name in FiberRecord.model_fields}
+    values = {name: value for name, value in fiber if name in FiberRecord.model_fields}
     return FiberRecord(**values)
 
 

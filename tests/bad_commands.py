@@ -1,0 +1,224 @@
+"""Bad command lines, rules and files, as data; ``test_bad_commands.py`` runs them.
+
+{db} is a good store, {rules} good rules for it, {folder} the folder they are in, {none} a path where nothing
+is. Wrong usage ends with 2, what the store or the input is refused for with 1.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+from test_rules import BAD
+
+_NO_NUMBERS = ["many", "1.5", "1e3", "nan", "0x10", "''", "True"]
+_LIMITS = [
+    *((value, 2, "Invalid value for '--{flag}'") for value in ("-1", "-9999999999999999999", *_NO_NUMBERS)),
+    (str(2**63), 1, "{flag} must be between 0 and 2**63 - 1, got 9223372036854775808"),
+    (str(10**30), 1, "{flag} must be between 0 and 2**63 - 1, got 1000"),
+]
+_TIMES = [
+    ("yesterday", 2, "'yesterday' is not ISO 8601, such as 2024-12-10T06:55:46Z"),
+    ("''", 2, "'' is not ISO 8601"),
+    ("1709208000", 2, "'1709208000' is not ISO 8601"),
+    ("2024-13-01T00:00Z", 2, "'2024-13-01T00:00Z' is not ISO 8601"),
+    ("2024-02-30T00:00Z", 2, "'2024-02-30T00:00Z' is not ISO 8601"),
+    ("2024-02-29T25:00Z", 2, "'2024-02-29T25:00Z' is not ISO 8601"),
+    ("10000-01-01T00:00Z", 2, "'10000-01-01T00:00Z' is not ISO 8601"),
+    ("0000-01-01T00:00Z", 2, "'0000-01-01T00:00Z' is not ISO 8601"),
+    ("2024-02-29T12:00+25:00", 2, "'2024-02-29T12:00+25:00' is not ISO 8601"),
+    ("2024-02-29", 2, "has no time zone; for UTC, write 2024-02-29T00:00:00Z"),
+    ("2024-02-29T12:00", 2, "has no time zone; for UTC, write 2024-02-29T12:00:00Z"),
+    ("0001-01-01T00:00+01:00", 1, "0001-01-01 00:00:00+01:00 is outside the years 1 to 9999 in UTC"),
+    ("9999-12-31T23:59-00:01", 1, "9999-12-31 23:59:00-00:01 is outside the years 1 to 9999 in UTC"),
+]
+_IDS = [
+    ("xyz", 2, "'xyz' is no fiber id; give its hex digits, at least the first four"),
+    ("''", 2, "'' is no fiber id"),
+    ("019", 2, "'019' is no fiber id"),
+    ("0" * 33, 2, "is no fiber id"),
+    ("----", 2, "'----' is no fiber id"),
+    ("0193%", 2, "'0193%' is no fiber id"),
+    ("٠١٢٣", 2, "'٠١٢٣' is no fiber id"),
+    ("'0193 or 1=1'", 2, "is no fiber id"),
+    ("ffff", 1, "no fiber has an id that begins with ffff; fiberstore fibers lists them"),
+    ("0193", 1, "0193 is the beginning of several ids, give more digits: 0193"),
+]
+_TARGETS = [
+    ("''", 1, 'the target is empty; give a path, a duckdb:/// URL or ":memory:"'),
+    ("{none}/store.duckdb", 1, "none does not exist; create it first"),
+    ("{folder}", 1, "is a folder; give the path of a file in it"),
+    ("{folder}/web.log", 1, "web.log is not a DuckDB database; give another path"),
+    ("{folder}/web.log/store.duckdb", 1, "web.log does not exist; create it first"),
+    ("postgresql://localhost/logs", 1, "postgresql:// is not supported; give a path or a duckdb:/// URL"),
+    ("duckdb://host/logs.duckdb", 1, "names a host"),
+    ("duckdb:///{db}?no_such_setting=1", 1, "no_such_setting"),
+    ("duckdb:///{db}?threads=many", 1, "'many'"),
+    ("a" * 300, 1, "File name too long"),
+]
+_READERS = ["logs", "fibers", "stats", "show 0193", "db current", "db check", "doctor", "db backup {none}"]
+_INGEST = "ingest --rules {rules} --db {db} "
+
+COMMANDS: list[tuple[str, int, str]] = [
+    # commands and flags that are not there, or are not whole
+    ("nothing", 2, "No such command 'nothing'"),
+    ("LOGS --db {db}", 2, "No such command 'LOGS'"),
+    ("db nothing", 2, "No such command 'nothing'"),
+    ("db downgrade --db {db}", 2, "No such command 'downgrade'"),
+    ("--nothing", 2, "No such option: --nothing"),
+    ("logs --nothing --db {db}", 2, "No such option: --nothing"),
+    ("logs --json=yes --db {db}", 2, "'--json' does not take a value"),
+    ("logs more --db {db}", 2, "unexpected extra argument"),
+    ("stats more --db {db}", 2, "unexpected extra argument"),
+    ("db upgrade more --db {db}", 2, "unexpected extra argument"),
+    ("show 0193 0194 --db {db}", 2, "unexpected extra argument"),
+    ("show --db {db}", 2, "Missing argument 'FIBER_ID'"),
+    *(
+        (f"{command}", 2, "Missing option '--db'")
+        for command in [*_READERS, "db upgrade", "ingest --rules x"]
+    ),
+    *((f"{command} --db", 2, "'--db' requires an argument") for command in [*_READERS, "db upgrade", "demo"]),
+    *((f"{command} --limit", 2, "'--limit' requires") for command in ("logs --db {db}", "fibers --db {db}")),
+    ("db backup --db {db}", 2, "Missing argument 'TARGET'"),
+    ("db backup {db} --db {db}", 1, "exists already, and a backup overwrites nothing; give another path"),
+    ("db backup {folder} --db {db}", 1, "exists already, and a backup overwrites nothing"),
+    ("db backup {none}/copy --db {db}", 1, "none does not exist; create it first"),
+    ("db backup {none} more --db {db}", 2, "unexpected extra argument"),
+    ("db backup {folder}/" + "a" * 300 + " --db {db}", 1, "File name too long"),
+    ("doctor more --db {db}", 2, "unexpected extra argument"),
+    ("doctor --repair=yes --db {db}", 2, "'--repair' does not take a value"),
+    ("doctor --repair --db {none}/store.duckdb", 1, "none does not exist; create it first"),
+    # numbers, times, ids
+    *(
+        (f"{command} --db {{db}} --{flag} {value}", code, says.format(flag=flag))
+        for command in ("logs", "fibers")
+        for flag in ("limit", "offset")
+        for value, code, says in _LIMITS
+    ),
+    *(
+        (f"logs --db {{db}} {flag} {value}", code, says)
+        for flag in ("--start", "--end")
+        for value, code, says in _TIMES
+    ),
+    *((f"show --db {{db}} -- {value}", code, says) for value, code, says in _IDS),
+    # stores
+    *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),
+    *((f"{command} --db {{none}}", 1, "does not exist; a read-only store must") for command in _READERS),
+    *((f"{command} --db :memory:", 1, "cannot be read_only") for command in _READERS),
+    *((f"db upgrade --db {value}", 1, says) for value, _, says in _TARGETS),
+    *((f"ingest --rules {{rules}} --db {value}", 1, says) for value, _, says in _TARGETS),
+    ("demo --db {folder}", 1, "is a folder; give the path of a file in it"),
+    ("demo --db {none}/store.duckdb", 1, "none does not exist; create it first"),
+    ("demo --db {folder}/web.log", 1, "web.log is not a DuckDB database"),
+    *((f"demo --db {{none}} --lines {value}", 2, "'--lines'") for value in ("0", "-5", *_NO_NUMBERS)),
+    # ingest
+    ("ingest --db {db}", 2, "Missing option '--rules'"),
+    ("ingest --rules --db {db}", 2, "Missing option '--db'"),
+    ("ingest --rules {none} --db {db}", 1, "none: No such file or directory; give the path of a rules file"),
+    ("ingest --rules {folder} --db {db}", 1, "Is a directory; give the path of a rules file"),
+    ("ingest --rules {rules}/x --db {db}", 1, "Not a directory; give the path of a rules file"),
+    ("ingest --rules {db} --db {db}", 1, "is not UTF-8; save the file as UTF-8"),
+    ("ingest --rules {folder}/web.log --db {db}", 1, "correct the TOML there"),
+    ("ingest --rules '' --db {db}", 1, "give the path of a rules file"),
+    (_INGEST + "web.log", 2, "'web.log' is not of the form SOURCE=PATH, such as sshd=auth.log"),
+    (_INGEST + "web=", 2, "'web=' is not of the form SOURCE=PATH"),
+    (_INGEST + "=web.log", 2, "'=web.log' is not of the form SOURCE=PATH"),
+    (_INGEST + "=", 2, "'=' is not of the form SOURCE=PATH"),
+    (_INGEST + "''", 2, "'' is not of the form SOURCE=PATH"),
+    (_INGEST + "web=a web=b", 2, "web is given twice; a source has one file"),
+    (_INGEST + "ftp={folder}/web.log", 1, "sources.ftp: given as ftp=FILE, but not declared; use one of web"),
+    (_INGEST + "web={none}", 1, "none: No such file or directory; correct it, or give web=FILE"),
+    (_INGEST + "web={folder}", 1, "is a directory; correct it, or give web=FILE"),
+    (_INGEST + "web={db}", 1, "is not utf-8; set sources.web.encoding"),
+    (_INGEST + "web={rules}", 1, "rules.toml:2: stamp '[sources.web]' does not fit format"),
+]
+
+RULES = BAD  # what is replaced in good rules, by what, the key and the words that the error holds
+
+LOG_FILES: list[tuple[bytes, str]] = [
+    (b" no stamp at all\n", "no line has a stamp that"),
+    (b"2024-05-01T10:00:99Z a\n", "web.log:1: stamp '2024-05-01T10:00:99Z' does not fit format"),
+    (b"2024-05-01T10:00:00Z a\n2024-02-30T10:00:00Z b\n", "web.log:2: stamp '2024-02-30T10:00:00Z'"),
+    (b"2024-05-01T10:00:00Z a\n0001-01-01T00:00:00+0100 b\n", "web.log:2: stamp '0001-01-01T00:00:00+0100'"),
+    (b"2024-05-01T10:00:00Z a\n9999-12-31T23:59:59-0100 b\n", "web.log:2: stamp '9999-12-31T23:59:59-0100'"),
+    (b"2024-05-01T10:00:00Z caf\xe9\n", "web.log:1: byte 0xe9 at column 25 is not utf-8"),
+    (b"2024-05-01T10:00:00Z \xed\xa0\x80\n", "web.log:1: byte 0xed at column 22 is not utf-8"),
+    (b"2024-05-01T10:00:00Z a\0b\n", "web.log:1: NUL at character 23; remove it, or set sources.web.enc"),
+    (b"\xff\xfe2\x000\x00", "web.log:1: byte 0xff at column 1 is not utf-8"),
+]
+
+
+def _text(path: Path) -> None:
+    path.write_text("this is no database\n" * 500)
+
+
+def _magic_only(path: Path) -> None:
+    path.write_bytes(bytes(8) + b"DUCK" + bytes(20_000))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5_000])
+
+
+def _headers_flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for position in (*range(8), *range(4_096, 4_104), *range(8_192, 8_200)):  # the checksums
+        content[position] ^= 0xFF
+    path.write_bytes(content)
+
+
+def _sql(statement: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("SET TimeZone = 'UTC'").execute(statement)
+
+    return change
+
+
+_READING, _OPENING = ("logs", "fibers", "stats", "show 0193"), (*_READERS, "db upgrade")
+_LOGS, _FIBERS, _SHOW = ("logs",), ("fibers", "fibers --json"), "show 01930000-0000-0000-0000-000000000001"
+_NO_YEAR = "outside the years 1 to 9999"
+_AT_9 = "UPDATE fiberstore_alembic_version SET version_num = '9'"
+_AND_9 = "INSERT INTO fiberstore_alembic_version VALUES ('9')"
+_OTHER_LOGS = "DROP TABLE fiberstore_alembic_version; DROP TABLE raw_logs; CREATE TABLE raw_logs (a INT)"
+
+# What is done to a good store file, the commands that then refuse it, and the words.
+FILES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
+    "text": (_text, _OPENING, "is not a DuckDB database; give another path"),
+    "magic only": (_magic_only, _OPENING, "fiberstore: "),
+    "cut": (_cut, _OPENING, "fiberstore: "),
+    "bad checksums": (_headers_flipped, _OPENING, "Corrupt"),
+    "no tables": (
+        _sql("DROP TABLE raw_logs"),
+        _READING,
+        "has no tables of fiberstore; fiberstore ingest fills",
+    ),
+    "other tables": (_sql(_OTHER_LOGS), ("db upgrade",), "raw_logs"),
+    "later revision": (_sql(_AT_9), ("db upgrade",), "'9', which this release does not know"),
+    "two revisions": (_sql(_AND_9), ("db current", "stats"), "has more than one head"),
+    "no end": (_sql("UPDATE raw_logs SET timestamp = 'infinity'"), ("stats", _SHOW), _NO_YEAR),
+    "year 20000": (_sql("UPDATE raw_logs SET timestamp = '20000-01-01'"), ("stats", _SHOW), _NO_YEAR),
+    "no ingestion": (
+        _sql("UPDATE raw_logs SET ingestion_time = NULL"),
+        _LOGS,
+        "has no finite ingestion_time",
+    ),
+    "fiber's end": (_sql("UPDATE fibers SET last_activity = 'infinity'"), (*_FIBERS, _SHOW), _NO_YEAR),
+    "NaN": (_sql("UPDATE fibers SET attributes = 'NaN'"), _FIBERS, "attributes are not JSON: NaN"),
+    "Infinity": (_sql("UPDATE fibers SET attributes = '[-Infinity]'"), _FIBERS, "not JSON: -Infinity"),
+    "1e999": (
+        _sql("UPDATE fibers SET attributes = '[1e999]'"),
+        _FIBERS,
+        "1e999 is beyond what a float holds",
+    ),
+    "a comma": (_sql("UPDATE fibers SET attributes = '[1,]'"), _FIBERS, "attributes are not JSON"),
+    "too deep": (
+        _sql("UPDATE fibers SET attributes = repeat('[', 3000) || repeat(']', 3000)"),
+        _FIBERS,
+        "JSON",
+    ),
+    "long number": (
+        _sql("UPDATE fibers SET attributes = repeat('1', 5000)"),
+        _FIBERS,
+        "attributes are not JSON",
+    ),
+}

@@ -1,0 +1,323 @@
+"""Values that nobody would pick: refused with nothing stored, or they come back equal and are found."""
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pydantic import JsonValue, ValidationError
+
+from fiberstore import (
+    DuckDBStorage,
+    Fiber,
+    FiberMembership,
+    FiberRecord,
+    LogRecord,
+    RawLog,
+    SerializationError,
+    StoredLog,
+)
+from fiberstore.testing.examples import ClocksGoBack, fiber, uid
+
+DEEPEST = 250  # README: JSON nests at most about 250 levels
+
+few = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[DuckDBStorage]:
+    with DuckDBStorage(":memory:") as store:
+        store.init_schema()
+        yield store
+
+
+def empty(store: DuckDBStorage) -> None:
+    with store.engine.begin() as connection:
+        for table in ("raw_logs", "fibers", "fiber_memberships"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+
+
+def is_empty(store: DuckDBStorage) -> bool:
+    with store.session() as session:
+        return not session.scalars(sa.select(RawLog)).all() and not session.scalars(sa.select(Fiber)).all()
+
+
+# ---------------------------------------------------------------- text
+
+PLANES = [
+    (0x0, 0x7F), (0x80, 0x7FF), (0x300, 0x36F), (0x590, 0x8FF), (0x2000, 0x206F), (0x3400, 0x9FFF),
+    (0xD800, 0xDFFF), (0xE000, 0xF8FF), (0xFDD0, 0xFDEF), (0xFE00, 0xFE0F), (0xFFF0, 0xFFFF),
+    (0x1F000, 0x1FAFF), (0x2FFFE, 0x30000), (0x40000, 0x40FFF), (0xE0000, 0xE01EF), (0xF0000, 0xFFFFF),
+    (0x10FF00, 0x10FFFF),
+]  # fmt: skip
+any_text = st.text(
+    st.sampled_from("\0\ud800\udfff")
+    | st.one_of([st.characters(min_codepoint=first, max_codepoint=last) for first, last in PLANES]),
+    max_size=12,
+)
+
+
+def utf8_can_hold(text: str) -> bool:
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+
+
+@few
+@example(text="a\0")
+@example(text="a\ud800")
+@example(text="\udfff")
+@given(text=any_text)
+def test_any_text_is_refused_or_comes_back_and_is_found(store: DuckDBStorage, text: str) -> None:
+    empty(store)
+    when = datetime(2024, 5, 1, tzinfo=UTC)
+    if not utf8_can_hold(text):
+        with pytest.raises(ValidationError, match=r"NUL at character|lone surrogate"):
+            LogRecord(timestamp=when, source_id="s", raw_text=text)
+        with pytest.raises(ValidationError, match=r"NUL at character|lone surrogate"):
+            fiber(1, text)
+        with pytest.raises(SerializationError, match=r"NUL|lone surrogate"):
+            fiber(1, attributes={"key": [text]})
+        with pytest.raises(SerializationError, match=r"NUL|lone surrogate"):
+            fiber(1, attributes={text: 1})
+        with pytest.raises(ValueError, match=r"NUL at character|lone surrogate"):
+            store.query_fibers_by_type(text)
+        assert is_empty(store)
+        return
+    log = LogRecord(timestamp=when, source_id=text, raw_text=text)
+    group = fiber(1, text, {text: [text]})
+    store.write_logs([log])
+    store.write_fiber(group)
+    found = store.get_log(log.log_id)
+    assert found is not None
+    assert (found.source_id, found.raw_text) == (text, text)
+    assert store.get_fiber(uid(1)) == group
+    assert store.query_fibers_by_type(text) == [group]
+    assert store.query_fibers_by_type(text + "\u0301") == []
+    with store.session() as session:
+        by_text = sa.select(RawLog.log_id).where(RawLog.source_id == text, RawLog.raw_text == text)
+        assert session.scalars(by_text).all() == [log.log_id]
+        assert session.scalars(sa.select(Fiber.attributes).where(Fiber.fiber_type == text)).all() == [
+            {text: [text]}
+        ]
+
+
+# ---------------------------------------------------------------- JSON
+
+numbers = (
+    st.integers()
+    | st.integers(-(10**4299), 10**4299)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(
+        [1e308, -1e308, -0.0, 5e-324, sys.float_info.max, sys.float_info.min, 1e-320, 2**53 + 1]
+    )
+)
+odd_keys = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8) | st.sampled_from(
+    ["", " ", "$", "$.a", "a.b", "/a", "[0]", "*", '"', "\\", "\\u0000", "__proto__", "NaN", "null", "\n"]
+)
+
+
+@st.composite
+def nested(draw: st.DrawFn) -> tuple[int, JsonValue]:
+    depth = draw(st.integers(0, 600))
+    keys = draw(st.lists(odd_keys | st.none(), min_size=1, max_size=4))
+    value: JsonValue = draw(numbers)
+    for level in range(depth):
+        key = keys[level % len(keys)]
+        value = [value] if key is None else {key: value}
+    return depth, value
+
+
+def exactly(value: JsonValue) -> str:
+    return json.dumps(value)  # tells 1, 1.0, True and -0.0 apart
+
+
+@few
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | numbers | odd_keys,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(odd_keys, inner, max_size=4),
+        max_leaves=20,
+    )
+)
+def test_any_json_comes_back_exactly(store: DuckDBStorage, value: JsonValue) -> None:
+    empty(store)
+    store.write_fiber(fiber(1, attributes=value))
+    found = store.get_fiber(uid(1))
+    assert found is not None
+    assert exactly(found.attributes) == exactly(value)
+    (by_type,) = store.query_fibers_by_type("request")
+    assert exactly(by_type.attributes) == exactly(value)
+    with store.session() as session:
+        assert exactly(session.get_one(Fiber, uid(1)).attributes) == exactly(value)
+
+
+@few
+@given(drawn=nested())
+def test_deep_json_comes_back_or_is_refused(store: DuckDBStorage, drawn: tuple[int, JsonValue]) -> None:
+    empty(store)
+    depth, value = drawn
+    if depth >= DEEPEST + 10:
+        with pytest.raises(SerializationError, match=r"^attributes\."):
+            fiber(1, attributes=value)
+        assert is_empty(store)
+    if depth <= DEEPEST:
+        group = fiber(1, attributes=value)
+        store.write_fiber(group)
+        found = store.get_fiber(uid(1))
+        assert found is not None
+        assert exactly(found.attributes) == exactly(value)
+
+
+def put(store: DuckDBStorage, text: str) -> None:
+    """Store attributes as another client would, which does not ask the records."""
+    empty(store)
+    store.write_fiber(fiber(1))
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE fibers SET attributes = $1", (text,))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1, "a": 2, "a": 3}', {"a": 3}),
+        ('{"a": {"b": 1}, "a": {}}', {"a": {}}),
+        (' [ 1 , 2 ] ', [1, 2]),
+        ("-0", 0),
+        ("-0.0", -0.0),
+        ("1e-999", 0.0),
+        ("1E5", 100000.0),
+        ("123456789012345678901234567890", 123456789012345678901234567890),
+        (r'"\ud83d\ude00"', "\U0001f600"),
+        (r'"\u0041"', "A"),
+        ("[" * 250 + "]" * 250, None),
+    ],
+)  # fmt: skip
+def test_json_of_another_client_is_read(store: DuckDBStorage, text: str, value: JsonValue) -> None:
+    put(store, text)
+    found = store.get_fiber(uid(1))
+    assert found is not None
+    assert exactly(found.attributes) == exactly(json.loads(text) if value is None else value)
+    store.update_fiber(found)
+    assert store.query_fibers_by_type("request") == [found]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["NaN", "[-Infinity]", "1e999", '{"a": [-1e400]}', "[1,]", "1" * 5_000, "[" * 3_000 + "]" * 3_000],
+)
+def test_json_of_another_client_that_no_record_holds_is_refused(store: DuckDBStorage, text: str) -> None:
+    put(store, text)
+    with pytest.raises(SerializationError, match="stored attributes are not JSON"):
+        store.get_fiber(uid(1))
+    with pytest.raises(SerializationError, match="stored attributes are not JSON"):
+        store.query_fibers_by_type("request")
+    with (
+        store.session() as session,
+        pytest.raises(SerializationError, match="stored attributes are not JSON"),
+    ):
+        session.scalars(sa.select(Fiber)).all()
+    store.update_fiber(fiber(1, attributes="mended"))
+    assert store.get_fiber(uid(1)) == fiber(1, attributes="mended")
+
+
+# ---------------------------------------------------------------- time
+
+MICROSECOND = timedelta(microseconds=1)
+offsets = st.timedeltas(timedelta(hours=-24) + MICROSECOND, timedelta(hours=24) - MICROSECOND)
+zones = st.builds(timezone, offsets) | st.just(UTC) | st.builds(ClocksGoBack)
+near_the_edges = st.timedeltas(timedelta(0), timedelta(hours=30))
+local_times = (
+    st.datetimes()
+    | near_the_edges.map(lambda gap: datetime.min + gap)  # noqa: DTZ901
+    | near_the_edges.map(lambda gap: datetime.max - gap)  # noqa: DTZ901
+)
+
+
+@st.composite
+def times(draw: st.DrawFn) -> datetime:
+    return draw(local_times).replace(tzinfo=draw(zones | st.none()), fold=draw(st.sampled_from([0, 1])))
+
+
+def in_utc(when: datetime) -> datetime | None:
+    try:
+        return None if when.tzinfo is None else when.astimezone(UTC)
+    except OverflowError:
+        return None
+
+
+@few
+@given(when=times())
+def test_any_time_is_refused_or_comes_back_and_is_found(store: DuckDBStorage, when: datetime) -> None:
+    empty(store)
+    expected = in_utc(when)
+    if expected is None:
+        complaint = r"timezone|years 1 to 9999"
+        with pytest.raises(ValidationError, match=complaint):
+            LogRecord(timestamp=when, source_id="s", raw_text="t")
+        with pytest.raises(ValidationError, match=complaint):
+            fiber(1, first=when, last=when)
+        with pytest.raises(ValueError, match=r"is naive; give it|years 1 to 9999"):
+            store.query_logs_by_time(when, when)
+        unchecked = LogRecord(timestamp=datetime(2024, 5, 1, tzinfo=UTC), source_id="s", raw_text="t")
+        with pytest.raises(ValueError, match=r"is naive; give it|years 1 to 9999"):
+            store.write_logs([unchecked.model_copy(update={"timestamp": when})])
+        assert is_empty(store)
+        return
+    log = StoredLog(
+        timestamp=when, source_id="s", raw_text="t", log_id=uid(1), ingestion_time=when, config_version=0
+    )
+    store.write_logs([log])
+    store.write_fiber(fiber(1, first=when, last=when))
+    store.write_memberships([FiberMembership(log_id=uid(1), fiber_id=uid(1), config_version=0)])
+    found = store.get_log(uid(1))
+    assert found is not None
+    assert (found.timestamp, found.ingestion_time) == (expected, expected)
+    assert found.timestamp.tzinfo is found.ingestion_time.tzinfo is UTC
+    assert store.query_logs_by_time(when, when) == store.get_fiber_logs(uid(1)) == [found]
+    assert store.query_logs_by_time(when, when, after=(when, uid(0))) == [found]
+    assert store.query_logs_by_time(when, when, after=(when, uid(1))) == []
+    group = store.get_fiber(uid(1))
+    assert group is not None
+    assert (group.first_activity, group.last_activity) == (expected, expected)
+    with store.session() as session:
+        assert session.scalars(sa.select(RawLog.timestamp).where(RawLog.timestamp == when)).all() == [
+            expected
+        ]
+
+
+# ---------------------------------------------------------------- ids
+
+
+every_version = st.one_of([st.uuids(version=version) for version in (1, 2, 3, 4, 5)])
+any_id = every_version | st.integers(0, 2**128 - 1).map(lambda number: UUID(int=number))
+
+
+@few
+@given(key=any_id | st.sampled_from([UUID(int=0), UUID(int=2**128 - 1)]))
+def test_every_id_comes_back_and_is_found(store: DuckDBStorage, key: UUID) -> None:
+    empty(store)
+    when = datetime(2024, 5, 1, tzinfo=UTC)
+    other = UUID(int=key.int ^ 1 << 127)  # what a signed half would confuse it with
+    store.write_logs([LogRecord(timestamp=when, source_id="s", raw_text="t", log_id=key)])
+    group = FiberRecord(
+        fiber_id=key, fiber_type="t", config_version=0, first_activity=when, last_activity=when
+    )
+    store.write_fiber(group)
+    store.write_memberships([FiberMembership(log_id=key, fiber_id=key, config_version=0)])
+    found = store.get_log(key)
+    assert found is not None
+    assert (found.log_id, type(found.log_id)) == (key, UUID)
+    assert store.get_log(other) is None
+    assert store.get_fiber(key) == group
+    assert store.get_fiber(other) is None
+    assert store.get_log_fibers(key) == [key]
+    assert store.get_fiber_logs(key) == [found]
+    assert store.get_log_fibers(other) == store.get_fiber_logs(other) == []
+    with store.session() as session:
+        assert session.scalars(sa.select(RawLog.log_id).where(RawLog.log_id == key)).all() == [key]
