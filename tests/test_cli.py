@@ -523,6 +523,32 @@ def test_a_database_of_a_later_release(run: Run, db_file: Path, rules_file: Path
     assert row_counts(db_file) == (0, 0, 0)
 
 
+def test_db_backup_copies_a_store(run: Run, store: Path, tmp_path: Path) -> None:
+    result = run("db", "backup", "--db", store, tmp_path / "copy.duckdb")
+    assert result.code == 0
+    assert result.out.startswith(f"{tmp_path / 'copy.duckdb'}: ")
+    assert row_counts(tmp_path / "copy.duckdb") == row_counts(store)
+
+
+@pytest.mark.parametrize(
+    "command", ["logs", "fibers", "stats", "show 0193", "db current", "db check", "doctor"]
+)
+def test_commands_that_read_have_no_access_to_the_outside(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    seen = []
+
+    def look(storage: DuckDBStorage) -> None:
+        with storage.session() as session:
+            seen.append(session.scalar(sa.text("SELECT current_setting('enable_external_access')")))
+        close(storage)
+
+    close = DuckDBStorage.close
+    monkeypatch.setattr(DuckDBStorage, "close", look)
+    run(*command.split(), "--db", store)
+    assert seen == [False]
+
+
 # ---------------------------------------------------------------- bad input
 
 

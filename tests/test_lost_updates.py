@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
+import duckdb
 import pytest
 import sqlalchemy as sa
 from samples import a_fiber, some_logs
@@ -16,6 +17,7 @@ from fiberstore import (
     DuckDBStorage,
     Fiber,
 )
+from fiberstore.changes import ChangeLock
 from fiberstore.dbapi import Connection
 
 
@@ -154,6 +156,21 @@ def test_a_connection_that_is_forgotten_frees_the_lock(storage: DuckDBStorage) -
     del cursor, connection
     gc.collect()
     storage.update_fiber(fiber)
+
+
+def test_a_turn_ends_once_whoever_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may leave a turn in two hands; the second to end it must not end the turn of another."""
+    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.01)
+    lock = ChangeLock()
+    first = lock.acquire()
+    first.end(changed=True)
+    second = lock.acquire()
+    first.end(changed=True)
+    assert lock.changes == 1
+    with pytest.raises(duckdb.TransactionException, match="another open transaction"):
+        lock.acquire()
+    second.end(changed=False)
+    lock.acquire()
 
 
 def test_readers_are_served_while_writers_wait(db_file: Path) -> None:

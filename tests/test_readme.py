@@ -20,6 +20,7 @@ def test_the_programs_run(
         "GET /cart 200 request=17",
         "1",
         "request ['GET /cart 200 request=17']",
+        "0",
     ]
 
 
@@ -33,5 +34,16 @@ def test_the_rules_file_is_one(tmp_path: Path) -> None:
 
 
 def test_every_module_it_names_is_there() -> None:
-    for name in re.findall(r"`tests/(\w+\.py)`", README):
+    named = set(re.findall(r"\b(test_\w+\.py)`", README))
+    assert named > {"test_contract.py", "test_disk.py"}
+    for name in named:
         assert (Path(__file__).parent / name).is_file()
+
+
+def test_every_selection_of_the_contract_finds_tests() -> None:
+    """The table's ``-k`` words name tests of the contract."""
+    from fiberstore.testing import StorageContract
+
+    names = [name for name in dir(StorageContract) if name.startswith("test_")]
+    for word in re.findall(r"`-k (\w+)` of `test_contract.py`", README):
+        assert any(word in name for name in names), word
