@@ -193,6 +193,14 @@ def test_every_call_of_a_forked_child_is_refused_and_the_parent_goes_on(
 
 @needs_fork
 @forks
+def test_a_forked_child_does_not_wait_for_a_connection_that_its_parent_uses(db_file: Path) -> None:
+    with DuckDBStorage(db_file, pool_size=1) as storage, storage.session() as session:
+        session.connection()
+        assert in_a_child(lambda: refuses(lambda: storage.get_log(some_logs(1)[0].log_id))) == 0
+
+
+@needs_fork
+@forks
 def test_what_was_begun_before_a_fork_cannot_be_committed_in_the_child(storage: DuckDBStorage) -> None:
     (log,) = some_logs(1)
     unit = storage.transaction()

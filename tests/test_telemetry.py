@@ -29,6 +29,7 @@ from fiberstore import (
     otel,
 )
 from fiberstore.telemetry import Call, CallStats, StorageStats
+from fiberstore.testing.concurrency import together
 
 SECRET = "password=hunter2"  # noqa: S105  # what must not be in a log
 
@@ -82,10 +83,13 @@ def test_rows_of_a_transaction_count_once_it_is_committed(storage: DuckDBStorage
 
 
 def test_threads_are_counted_without_loss(storage: DuckDBStorage) -> None:
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda log: storage.write_logs([log]), some_logs(64)))
-    stats = storage.stats()
-    assert stats.calls["write_logs"].calls == stats.rows_written == 64
+    def fail() -> None:
+        for _ in range(300):
+            with pytest.raises(TypeError):
+                storage.get_log("no id")  # type: ignore[arg-type]
+
+    together([fail] * 8)
+    assert storage.stats().calls["get_log"].errors == 8 * 300
 
 
 def test_conflicts_and_retries_are_counted_and_logged(
