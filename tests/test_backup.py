@@ -170,6 +170,7 @@ for number in itertools.count():
 """
 
 
+@pytest.mark.slow
 def test_a_backup_that_is_killed_has_no_name(db_file: Path, tmp_path: Path) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()

@@ -95,6 +95,7 @@ def test_the_table_is_long() -> None:
     assert len(COMMANDS) > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted({command.split()[0] for command, _, _ in COMMANDS}))
 def test_a_command_line_is_refused(
     shared_folder: Path, monkeypatch: pytest.MonkeyPatch, refuse: Refuse, command: str

@@ -231,15 +231,6 @@ def test_the_error_survives_pickling() -> None:
 # The lock
 
 
-def test_a_second_storage_in_a_process_leaves_the_lock_on_the_file(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-        storage.write_logs(some_logs(1))
-        DuckDBStorage(db_file).close()
-        answer = answer_of("create_in", db_file, 10**9)
-    assert answer[0] == "StorageLockedError"
-
-
 # Database files
 
 
@@ -256,6 +247,7 @@ def test_a_file_that_was_cut_is_refused(files: Files, db_file: Path) -> None:
     assert refused(db_file).path == str(db_file)
 
 
+@pytest.mark.slow
 def test_damage_in_a_block_is_not_taken_for_a_conflict(files: Files, db_file: Path) -> None:
     classes = set()
     for position in range(HEADERS_BYTES + 4000, len(files.database), 2**18):
@@ -371,6 +363,7 @@ def check_full_disk(answer: dict[str, Any], path: Path) -> None:
     assert found == dict.fromkeys(expected, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["kill", "close", "reopen"])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_disk_that_is_full_at_a_commit(db_file: Path, end: str, threads: int) -> None:
@@ -380,6 +373,7 @@ def test_a_disk_that_is_full_at_a_commit(db_file: Path, end: str, threads: int) 
     check_full_disk(answer, db_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["kill", "close", "reopen"])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_disk_that_is_full_at_a_checkpoint(db_file: Path, end: str, threads: int) -> None:
@@ -403,6 +397,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", ["1GB", "300KB"])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_small_disk_that_runs_full(small_disk: Path, threshold: str, threads: int) -> None:

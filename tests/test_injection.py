@@ -260,6 +260,7 @@ def on_a_terminal(commands: list[list[str]], folder: Path) -> str:
     return output.decode()
 
 
+@pytest.mark.slow
 def test_what_is_stored_has_no_effect_on_a_terminal(evil_store: Path) -> None:
     commands = [[*command, "--db", str(evil_store)] for command in READERS]
     commands += [[*command, "--json"] for command in commands if command[:2] != ["db", "upgrade"]]
@@ -318,6 +319,7 @@ def test_arguments_in_an_error_have_no_effect_in_a_pipe(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_arguments_in_an_error_have_no_effect_on_a_terminal(tmp_path: Path) -> None:
     commands = [arguments for text in EVIL for arguments in evil_arguments(text)]
     output = on_a_terminal(commands, tmp_path)
@@ -394,6 +396,7 @@ def broken_rules(text: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_rules_in_an_error_have_no_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,6 +419,7 @@ def test_rules_in_an_error_have_no_effect(
     assert not (tmp_path / "store.duckdb").exists()
 
 
+@pytest.mark.slow
 def test_log_files_in_an_error_have_no_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands: list[list[str]] = []
     for text in EVIL:

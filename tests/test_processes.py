@@ -64,6 +64,7 @@ fiberstore.DuckDBStorage(sys.argv[1], lock_timeout_s=60).init_schema()
 """
 
 
+@pytest.mark.slow
 def test_a_process_waits_for_the_file_as_long_as_it_is_told(db_file: Path) -> None:
     holder = a_holder(db_file)
     begin_s = time.monotonic()
@@ -110,6 +111,7 @@ with fiberstore.DuckDBStorage(sys.argv[1], read_only=True) as storage, storage.s
 """
 
 
+@pytest.mark.slow
 def test_readers_share_a_file_with_a_write_ahead_log_and_leave_both_as_they_are(db_file: Path) -> None:
     subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(db_file)], check=False)
     wal = db_file.with_name(f"{db_file.name}.wal")
