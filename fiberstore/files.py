@@ -52,6 +52,11 @@ def check_files(database: Path) -> None:
         raise DatabaseError(f"{database} cannot be opened: {error.strerror}") from error
 
 
+def has_two_logs(database: Path) -> bool:
+    """Tell whether a checkpoint of the database was interrupted after a commit that ran beside it."""
+    return _size_bytes(database.with_name(database.name + ".wal.checkpoint")) > 0
+
+
 def _check_format(path: Path) -> None:
     """Refuse files of other formats: DuckDB would look for an extension that reads them."""
     with path.open("rb") as file:
