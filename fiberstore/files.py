@@ -53,8 +53,8 @@ def check_files(database: Path) -> None:
 
 
 def has_two_logs(database: Path) -> bool:
-    """Tell whether a checkpoint of the database was interrupted after a commit that ran beside it."""
-    return _size_bytes(database.with_name(database.name + ".wal.checkpoint")) > 0
+    """Tell whether a checkpoint was interrupted after a commit beside it began the second, empty or not."""
+    return database.with_name(database.name + ".wal.checkpoint").exists()
 
 
 def _check_format(path: Path) -> None:

@@ -92,3 +92,11 @@ def test_a_store_with_two_logs_is_read_as_it_is_by_who_may_only_read(killed_file
     with DuckDBStorage(killed_file, read_only=True) as storage:
         check(storage)
     assert [path.read_bytes() for path in logs(killed_file)] == before
+
+
+def test_a_store_whose_second_log_is_still_empty_opens_too(killed_file: Path) -> None:
+    logs(killed_file)[1].write_bytes(b"")
+    with DuckDBStorage(killed_file) as storage:
+        assert [fiber.fiber_id for fiber in storage.query_fibers_by_type("new")] == [FIBER.fiber_id]
+        assert storage.get_log_fibers(LOG.log_id) == []
+        assert examine(storage) == []
