@@ -39,7 +39,7 @@ from sqlalchemy.exc import NoSuchTableError
 
 from fiberstore import process
 from fiberstore.dbapi import FORKED, Connection
-from fiberstore.files import check_files
+from fiberstore.files import check_files, has_two_logs
 
 __all__ = ["FiberstoreDialect", "UBigInteger"]
 
@@ -107,10 +107,13 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
         if process.is_inherited(database):  # DuckDB would hand out the parent's instance
             raise duckdb.InvalidInputException(FORKED)
         config = {**_CONFIG, **arguments.get("config", {}), **arguments.get("url_config", {})}
+        read_only = arguments.get("read_only", False)
         with process.opening:
             if not database.startswith(process.IN_MEMORY) and not process.is_open(database):
                 check_files(Path(database))
-            raw = duckdb.connect(database, arguments.get("read_only", False), config)
+                if has_two_logs(Path(database)) and not read_only:
+                    _join_logs(database, config)
+            raw = duckdb.connect(database, read_only, config)
             connection = Connection(raw, database)
         raw.execute("SET TimeZone = 'UTC'")
         return connection
@@ -252,6 +255,17 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
         known = _TYPES.get(name) or self.ischema_names.get(name, sa.types.NullType)
         reflected: sa.types.TypeEngine[Any] = known(*numbers)
         return reflected
+
+
+def _join_logs(database: str, config: dict[str, Any]) -> None:
+    """Open a database once only for DuckDB to make one log of two, and forget what else that has made.
+
+    A process that is killed in a checkpoint may leave two. DuckDB 2.0.0 joins and replays them, but then the
+    first use of an index may fail, because a deleted key is not there to be deleted, and the next one may
+    wait for ever. From the one log, the next opening makes the right indexes.
+    """
+    with duckdb.connect(database, config=config) as raw:
+        raw.execute("PRAGMA disable_checkpoint_on_shutdown")
 
 
 def _catalog(

@@ -52,6 +52,11 @@ def check_files(database: Path) -> None:
         raise DatabaseError(f"{database} cannot be opened: {error.strerror}") from error
 
 
+def has_two_logs(database: Path) -> bool:
+    """Tell whether a checkpoint was interrupted after a commit beside it began the second, empty or not."""
+    return database.with_name(database.name + ".wal.checkpoint").exists()
+
+
 def _check_format(path: Path) -> None:
     """Refuse files of other formats: DuckDB would look for an extension that reads them."""
     with path.open("rb") as file:

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 from kills import Aim
 from lanes import BULK, LANES, LOGS
-from scenes import IngestedFile, IngestInputs, LaneFile, MigratedFile, Mode
+from scenes import IngestedFile, IngestInputs, LaneFile, MigratedFile, Mode, kept_files
 from sqlalchemy.exc import SQLAlchemyError
 
 from fiberstore import StorageError
@@ -102,7 +102,9 @@ class Campaign:
         try:
             strike = scene.strike(mode, dice)
         except (AssertionError, StorageError, SQLAlchemyError, duckdb.Error) as error:
-            self.violations.append(f"{line}: {type(error).__name__}: {error}")
+            self.violations.append(
+                f"{line}: {type(error).__name__}: {error}\nits files after the kill: {kept_files(scene.path)}"
+            )
             return f"VIOLATION: {self.violations[-1]}"
         self.hits[name] += strike.hit
         self._in_flight += strike.in_flight

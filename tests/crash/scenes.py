@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -60,6 +61,20 @@ class Mode(NamedTuple):
     settings: str = ""
 
 
+def kept_files(path: Path) -> Path:
+    """Return the folder of copies of a database and its logs, as the last kill left them."""
+    return path.with_suffix(".killed")
+
+
+def keep_files(path: Path) -> None:
+    """Copy them, before anybody opens the database and so changes them."""
+    folder = kept_files(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        shutil.copy2(file, folder)
+
+
 class LaneFile:
     """A store that is written, killed and written on, again and again; it knows what must be in it.
 
@@ -70,7 +85,7 @@ class LaneFile:
     """
 
     def __init__(self, path: Path, lanes: tuple[str, ...], strikes: int) -> None:
-        self._path = path
+        self.path = path
         self._lanes = lanes
         self._strikes_left = strikes
         self._contents = Contents()  # what was acknowledged
@@ -87,10 +102,11 @@ class LaneFile:
         """
         if mode.program == "open":
             self._acknowledge(
-                kill(Aim("end step", 1, 0, "step"), dice, "bulk", self._path, f"{LOGS}:{self._next[LOGS]}")
+                kill(Aim("end step", 1, 0, "step"), dice, "bulk", self.path, f"{LOGS}:{self._next[LOGS]}")
             )
         arguments = [f"{lane}:{self._next[lane]}" for lane in mode.lanes]
-        death = kill(mode.aim, dice, mode.program, self._path, *arguments, settings=mode.settings)
+        death = kill(mode.aim, dice, mode.program, self.path, *arguments, settings=mode.settings)
+        keep_files(self.path)
         hit = death.in_flight[mode.aim.phase] > 0
         if mode.aim.in_checkpoint:
             hit = hit and self._is_written_since(death)
@@ -102,7 +118,7 @@ class LaneFile:
     def _is_written_since(self, death: Death) -> bool:
         """Tell whether the file was written after the last report; its time is coarse, but never too late."""
         times_ns = [int(words[-1]) for words in death.lines if words[0] == "end"]
-        return self._path.stat().st_mtime_ns > max(times_ns, default=0)
+        return self.path.stat().st_mtime_ns > max(times_ns, default=0)
 
     def _acknowledge(self, death: Death) -> list[Step]:
         """Expect what was acknowledged; return what was in flight."""
@@ -116,8 +132,8 @@ class LaneFile:
     def _check(self, in_flight: list[Step], dice: random.Random) -> int:
         """Return how many of those in flight are there."""
         if dice.random() < 0.5:  # DuckDB 1.x lost indexes by this
-            DuckDBStorage(self._path).close()
-        with DuckDBStorage(self._path) as storage:
+            DuckDBStorage(self.path).close()
+        with DuckDBStorage(self.path) as storage:
             found = Contents.scanned(storage)
             whole = next((len(some) for some in _subsets(in_flight) if found == self._with(some)), None)
             if whole is None:
@@ -218,7 +234,7 @@ class MigratedFile:
     """A file that ``init_schema`` is killed on, empty or with tables of plain DDL and rows."""
 
     def __init__(self, path: Path, *, with_tables: bool) -> None:
-        self._path = path
+        self.path = path
         if with_tables:
             engine = create_engine(path)
             with engine.begin() as connection:
@@ -243,7 +259,8 @@ class MigratedFile:
         Raises:
             ViolationError: It is not so.
         """
-        death = kill(mode.aim, dice, mode.program, self._path)
+        death = kill(mode.aim, dice, mode.program, self.path)
+        keep_files(self.path)
         found = self._seen()
         if found.rows != self._before.rows:
             raise ViolationError(f"{len(found.rows)} of {len(self._before.rows)} old rows")
@@ -258,7 +275,7 @@ class MigratedFile:
         return Strike(death, death.in_flight["migration"] > 0, ended=ended)
 
     def _finish(self) -> None:
-        with DuckDBStorage(self._path) as storage:
+        with DuckDBStorage(self.path) as storage:
             storage.init_schema()
             for number in range(9):
                 step(LANES[0], number).write(storage)
@@ -269,7 +286,7 @@ class MigratedFile:
             raise ViolationError(f"after init_schema: {found.differences}, {len(found.rows)} rows")
 
     def _seen(self) -> "_Seen":
-        engine = create_engine(self._path)
+        engine = create_engine(self.path)
         with engine.connect() as connection:
             names = tables(engine)
             rows = [
@@ -295,7 +312,7 @@ class IngestedFile:
     """A store that log files are ingested into, and what must be in it after each batch."""
 
     def __init__(self, path: Path, inputs: "IngestInputs", strikes: int) -> None:
-        self._path = path
+        self.path = path
         self._inputs = inputs
         self._strikes_left = strikes
 
@@ -305,11 +322,12 @@ class IngestedFile:
         Raises:
             ViolationError: It is not so.
         """
-        death = kill(mode.aim, dice, mode.program, self._path, self._inputs.rules_file)
+        death = kill(mode.aim, dice, mode.program, self.path, self._inputs.rules_file)
+        keep_files(self.path)
         self._strikes_left -= 1
         read = max((int(words[2]) for words in death.lines if words[:2] == ["end", "batch"]), default=0)
         states = self._inputs.states
-        with DuckDBStorage(self._path) as storage:
+        with DuckDBStorage(self.path) as storage:
             found = state_of(storage)
             if len(found.logs) < read:
                 raise ViolationError(f"{len(found.logs)} logs, {read} were acknowledged")
