@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,35 +17,46 @@ _logger = logging.getLogger(__name__)
 def write_backup(connection: Connection, target: str | os.PathLike[str]) -> None:
     """Copy a whole database, an application's own tables included, into a new file.
 
-    The copy is written under another name (hidden, ending in ``.partial``), and gets its own when it is on
-    disk: a file of the target's name is always whole. Rows are copied and indexes built anew, so the copy is
-    compact, and damage of an index is not copied.
+    Rows are copied and indexes built anew, so the copy is compact, and damage of an index is not copied.
 
     Args:
         connection: One outside a transaction.
-        target: Path of a file that does not exist yet.
+        target: Path of a file that does not exist yet; see ``new_file``.
 
     Raises:
         DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
+    """
+    with new_file(target) as path, translate_errors():
+        _copy(connection, path)
+    _logger.info("backup: %d bytes written", Path(target).stat().st_size)
+
+
+@contextmanager
+def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the block a path to write to, and the file its own name once the block has ended.
+
+    It is on disk by then, so a file of the target's name is always whole. Until then its name is hidden, and
+    ends in ``.partial``.
+
+    Raises:
+        DatabaseError: The target exists, its folder does not, or it cannot be written.
     """
     path = Path(check_text(os.fspath(target)))
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
         if path.exists():
-            raise DatabaseError(f"{path} exists already, and a backup overwrites nothing; give another path")
+            raise DatabaseError(f"{path} exists already, and nothing is overwritten; give another path")
         if not path.parent.is_dir():
             raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
-        with translate_errors():
-            _copy(connection, partial)
+        yield partial
         _sync(partial)
         partial.rename(path)
         _sync(path.parent)
     except OSError as error:
-        raise DatabaseError(f"the backup {path} cannot be written: {error.strerror}") from error
+        raise DatabaseError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
-        partial.with_name(f"{partial.name}.wal").unlink(missing_ok=True)
-    _logger.info("backup: %d bytes written", path.stat().st_size)
+        for suffix in ("", ".wal", ".wal.checkpoint", ".wal.recovery"):
+            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
 
 
 def _copy(connection: Connection, path: Path) -> None:

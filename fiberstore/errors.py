@@ -80,6 +80,10 @@ class DamagedFileError(DatabaseError):
                 ". Or go on with what the last checkpoint holds, without what was written since: move every "
                 "file whose name begins with that of the .wal away yourself"
             )
+        if path is None:
+            advice += (
+                ". If it was a checkpoint that was killed, `fiberstore db rescue` makes a copy that opens"
+            )
         super().__init__(f"{path or 'the database file'} is damaged: {damage}. {advice}")
 
     def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[str | None, str]]:

@@ -27,6 +27,12 @@ _LONGEST_HEADER_BYTES = 55
 _ENTRY_HEAD = struct.Struct("<QQ")
 _COMMIT = bytes.fromhex("e7fe7d722fed3d5e 640064ffff")  # checksum and payload
 _SHORTEST_PAYLOAD_BYTES = 5
+_CHECKPOINT_MARK = re.compile(  # entry type 99, then a commit
+    rb"d\0ce\0.{1,24}\xff\xff" + re.escape(struct.pack("<Q", _SHORTEST_PAYLOAD_BYTES) + _COMMIT) + rb"\Z",
+    re.DOTALL,
+)
+_LONGEST_MARK_BYTES = 64
+_BLOCK_POINTERS = (4096 + 16, 8192 + 16)
 _CHUNK_BYTES = 2**16
 _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
 _FILE_HEADER_BYTES = 3 * 4096
@@ -55,6 +61,29 @@ def check_files(database: Path) -> None:
 def has_two_logs(database: Path) -> bool:
     """Tell whether a checkpoint was interrupted after a commit beside it began the second, empty or not."""
     return database.with_name(database.name + ".wal.checkpoint").exists()
+
+
+def was_in_checkpoint(database: Path) -> bool:
+    """Tell whether the log ends in the mark of a checkpoint, which DuckDB removes when it is through."""
+    log = database.with_name(database.name + ".wal")
+    if not _size_bytes(log):
+        return False
+    with log.open("rb") as file:
+        file.seek(max(0, _size_bytes(log) - _LONGEST_MARK_BYTES))
+        return _CHECKPOINT_MARK.search(file.read()) is not None
+
+
+def block_locations(database: Path) -> set[int]:
+    """Return where the blocks begin that the file's headers point to, which are read first."""
+    with database.open("rb") as file:
+        file.seek(_BLOCK_POINTERS[0])
+        head = file.read(_FILE_HEADER_BYTES - _BLOCK_POINTERS[0])
+    found = set()
+    for offset in _BLOCK_POINTERS:
+        pointers = struct.unpack_from("<QQ", head, offset - _BLOCK_POINTERS[0])
+        (block_bytes,) = struct.unpack_from("<Q", head, offset - _BLOCK_POINTERS[0] + 24)
+        found |= {_FILE_HEADER_BYTES + (pointer & 2**56 - 1) * block_bytes for pointer in pointers}
+    return found
 
 
 def _check_format(path: Path) -> None:

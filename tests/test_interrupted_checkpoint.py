@@ -8,8 +8,10 @@ import duckdb
 import pytest
 from samples import a_fiber, some_logs
 
-from fiberstore import DuckDBStorage
+from fiberstore import DamagedFileError, DatabaseError, DuckDBStorage
+from fiberstore.cli import main
 from fiberstore.doctor import examine
+from fiberstore.rescue import rescue
 
 (LOG,) = some_logs(1)
 FIBER = a_fiber(fiber_type="old")
@@ -100,3 +102,74 @@ def test_a_store_whose_second_log_is_still_empty_opens_too(killed_file: Path) ->
         assert [fiber.fiber_id for fiber in storage.query_fibers_by_type("new")] == [FIBER.fiber_id]
         assert storage.get_log_fibers(LOG.log_id) == []
         assert examine(storage) == []
+
+
+# ---------------------------------------------------------------- a block that is half written
+
+
+BLOCK = slice(3 * 4096, 3 * 4096 + 262_144)
+PART_BYTES = 4088
+
+
+def tear(file: Path) -> None:
+    """Write into a free part of the block that the headers point to, as a killed checkpoint does."""
+    content = bytearray(file.read_bytes())
+    free = content.rindex(bytes(PART_BYTES), BLOCK.start, BLOCK.stop)
+    content[free : free + PART_BYTES] = b"new" * 1362 + b"ne"
+    file.write_bytes(content)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_store_with_a_torn_block_is_rescued_into_a_copy(killed_file: Path, tmp_path: Path) -> None:
+    tear(killed_file)
+    before = contents(tmp_path)
+    with pytest.raises(DamagedFileError, match="fiberstore db rescue"):
+        DuckDBStorage(killed_file)
+    assert rescue(killed_file, tmp_path / "rescued.duckdb") == []
+    assert contents(tmp_path) == before | {"rescued.duckdb": (tmp_path / "rescued.duckdb").read_bytes()}
+    with DuckDBStorage(tmp_path / "rescued.duckdb") as storage:
+        check(storage)
+        assert storage.write_logs(some_logs(1)) == 1
+
+
+def test_the_command_rescues_too(
+    killed_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tear(killed_file)
+    with pytest.raises(SystemExit) as caught:
+        main(["db", "rescue", "--db", str(killed_file), str(tmp_path / "rescued.duckdb")])
+    assert (caught.value.code, capsys.readouterr().out) == (
+        0, f"repaired: {tmp_path / 'rescued.duckdb'} is a copy that opens\n"
+    )  # fmt: skip
+
+
+def test_other_damage_is_not_covered_up(killed_file: Path, tmp_path: Path) -> None:
+    with DuckDBStorage(killed_file):
+        pass  # no checkpoint is running any more
+    tear(killed_file)
+    with pytest.raises(DamagedFileError):
+        rescue(killed_file, tmp_path / "rescued.duckdb")
+    assert not (tmp_path / "rescued.duckdb").exists()
+
+
+def test_damage_beside_the_torn_block_is_not_covered_up(killed_file: Path, tmp_path: Path) -> None:
+    tear(killed_file)
+    content = bytearray(killed_file.read_bytes())
+    for block in range(1, (len(content) - BLOCK.start) // (BLOCK.stop - BLOCK.start)):
+        content[BLOCK.start + block * 262_144 + 5_000] ^= 0xFF
+    killed_file.write_bytes(content)
+    with pytest.raises(DatabaseError):
+        rescue(killed_file, tmp_path / "rescued.duckdb")
+    assert not (tmp_path / "rescued.duckdb").exists()
+
+
+def test_a_store_that_opens_needs_no_rescue(killed_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="opens as it is; `fiberstore db backup` copies it"):
+        rescue(killed_file, tmp_path / "rescued.duckdb")
+    tear(killed_file)
+    (tmp_path / "taken").touch()
+    with pytest.raises(DatabaseError, match="exists already"):
+        rescue(killed_file, tmp_path / "taken")

@@ -43,7 +43,7 @@ LAYERS = (
     ("repositories",),
     ("duckdb",),
     ("aio", "doctor", "ingest", "testing"),
-    ("demo", "otel"),
+    ("demo", "otel", "rescue"),
     ("cli",),
     ("__main__",),
 )

@@ -296,6 +296,24 @@ def backup(
     typer.echo(f"{target}: {decimal(target.stat().st_size)}")
 
 
+@db_app.command(epilog="Example: fiberstore db rescue --db store.duckdb rescued.duckdb")
+def rescue(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file; nothing is overwritten.")],
+    db: Annotated[Path, typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file.")],
+) -> None:
+    """Copy a store that a killed checkpoint has left unreadable into one that opens.
+
+    The store itself stays as it is. What the doctor finds in the copy is printed; exit with 1 if that is a
+    problem.
+    """
+    from fiberstore import rescue as surgery
+
+    findings = surgery.rescue(db, target)
+    print_findings([f"{target} is a copy that opens"], findings)
+    if any(finding.is_problem for finding in findings):
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: fiberstore doctor --db store.duckdb --repair")
 def doctor(
     db: Db,

@@ -28,6 +28,13 @@ MODES = {
         _ONE_LANE,
         "?checkpoint_threshold=16KB",
     ),
+    "threads-threshold": Mode(
+        "lanes",
+        Aim("end step", 40, 2, "step", in_checkpoint=True),
+        "lanes",
+        LANES,
+        "?checkpoint_threshold=16KB",
+    ),
     "checkpoint": Mode(
         "checkpoints", Aim("begin checkpoint", 6, 2, "checkpoint", in_checkpoint=True), "lanes", _ONE_LANE
     ),
@@ -60,7 +67,7 @@ class Campaign:
         self.kills: Counter[str] = Counter()
         self.hits: Counter[str] = Counter()
         self.violations: list[str] = []
-        self._in_flight = self._whole = 0
+        self._in_flight = self._whole = self._rescued = 0
         self._folder = folder
         self._seed = seed
         self._modes = list(modes)
@@ -90,7 +97,8 @@ class Campaign:
         return (
             f"seed {self._seed}: {self.kills.total()} kills, {len(self.violations)} violations\n"
             f"kills that landed in what the mode is for:\n{modes}\n"
-            f"{self._in_flight} transactions had begun and were not acknowledged, {self._whole} of them whole"
+            f"{self._in_flight} transactions had begun and were not acknowledged, {self._whole} of them "
+            f"whole\n{self._rescued} stores opened only as a rescued copy"
         )
 
     def _kill(self, name: str) -> str:
@@ -109,6 +117,7 @@ class Campaign:
         self.hits[name] += strike.hit
         self._in_flight += strike.in_flight
         self._whole += strike.whole
+        self._rescued += strike.rescued
         if not strike.ended:
             self._scenes[mode.scene] = scene
         return (

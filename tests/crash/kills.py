@@ -133,6 +133,7 @@ class Strike(NamedTuple):
         in_flight: How many transactions had begun and were not acknowledged.
         whole: How many of these were found whole; the others had left no trace.
         ended: Whether the file is not to be used again.
+        rescued: Whether it opened only as a copy by ``fiberstore.rescue``.
     """
 
     death: Death
@@ -140,3 +141,4 @@ class Strike(NamedTuple):
     in_flight: int = 0
     whole: int = 0
     ended: bool = False
+    rescued: bool = False

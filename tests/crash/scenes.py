@@ -16,9 +16,10 @@ from test_ingest import write_logs as write_log_files
 from test_migrations import PLAIN_DDL, catalog, tables
 from victim import INGEST_BATCH_ROWS
 
-from fiberstore import DuckDBStorage, create_engine, schema
+from fiberstore import DamagedFileError, DuckDBStorage, create_engine, schema
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
+from fiberstore.rescue import rescue
 
 _KEYS_AT_ONCE = 500
 _KEYS_CHECKED = 2_000
@@ -111,9 +112,15 @@ class LaneFile:
         if mode.aim.in_checkpoint:
             hit = hit and self._is_written_since(death)
         in_flight = self._acknowledge(death)
-        whole = self._check(in_flight, dice)
+        rescued = False
+        try:
+            whole = self._check(in_flight, dice)
+        except DamagedFileError:  # see fiberstore.rescue
+            torn, self.path = self.path, self.path.with_name(f"rescued-{self.path.name}")
+            rescue(torn, self.path)
+            whole, rescued = self._check(in_flight, dice), True
         self._strikes_left -= 1
-        return Strike(death, hit, len(in_flight), whole, self._strikes_left == 0)
+        return Strike(death, hit, len(in_flight), whole, self._strikes_left == 0, rescued)
 
     def _is_written_since(self, death: Death) -> bool:
         """Tell whether the file was written after the last report; its time is coarse, but never too late."""

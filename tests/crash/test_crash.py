@@ -12,7 +12,7 @@ from scenes import INDEXED, look_up
 from fiberstore import DuckDBStorage
 
 GROUPS = {
-    ("plain", "threshold", "checkpoint", "threads"): 8,
+    ("plain", "threshold", "threads-threshold", "checkpoint", "threads"): 8,
     ("bulk", "recovery"): 4,
     ("migrate-empty", "migrate-tables"): 4,
     ("ingest",): 4,
