@@ -11,6 +11,7 @@ from fiberstore.dbapi import Connection
 from fiberstore.errors import DatabaseError, translate_errors
 from fiberstore.records import check_text
 
+_SUFFIXES = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
 _logger = logging.getLogger(__name__)
 
 
@@ -41,22 +42,34 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         DatabaseError: The target exists, its folder does not, or it cannot be written.
     """
-    path = Path(check_text(os.fspath(target)))
-    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    path = Path(check_text(os.fspath(target))).absolute()
+    partial = path.with_name(f".{uuid4().hex}.partial")
     try:
-        if path.exists():
-            raise DatabaseError(f"{path} exists already, and nothing is overwritten; give another path")
+        for suffix in _SUFFIXES:
+            taken = path.with_name(path.name + suffix)
+            if os.path.lexists(taken):
+                raise DatabaseError(f"{taken} exists already, and nothing is overwritten; give another path")
         if not path.parent.is_dir():
             raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
         yield partial
         _sync(partial)
-        partial.rename(path)
+        _give_name(partial, path)
         _sync(path.parent)
     except OSError as error:
         raise DatabaseError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        for suffix in ("", ".wal", ".wal.checkpoint", ".wal.recovery"):
+        for suffix in _SUFFIXES:
             partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+
+
+def _give_name(partial: Path, path: Path) -> None:
+    """Give a file its name; where links are possible, nothing is overwritten even if it has just appeared."""
+    try:
+        os.link(partial, path)
+    except FileExistsError as error:
+        raise DatabaseError(f"{path} exists by now, and nothing is overwritten; give another path") from error
+    except OSError:
+        partial.rename(path)
 
 
 def _copy(connection: Connection, path: Path) -> None:
@@ -66,6 +79,8 @@ def _copy(connection: Connection, path: Path) -> None:
     quoted, alias = str(source).replace('"', '""'), f"backup_{uuid4().hex}"
     cursor.execute(f"ATTACH ? AS {alias} (READ_WRITE)", [str(path)])
     try:
+        if os.path.exists(connection.database_key):  # noqa: PTH110  # who may not read the store may not read its copy
+            path.chmod(Path(connection.database_key).stat().st_mode)
         cursor.execute(f'COPY FROM DATABASE "{quoted}" TO {alias}')
     finally:
         cursor.execute(f"DETACH {alias}")

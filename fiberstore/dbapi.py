@@ -42,7 +42,8 @@ class Connection:
     Without ``begin()`` every statement is a transaction of its own.
 
     Attributes:
-        rows_written: Rows inserted, updated or deleted since it was opened, committed or not.
+        rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
+            of statements that return rows, which DuckDB does not count.
     """
 
     autocommit = None  # SQLAlchemy asks; DuckDB has no such switch
@@ -111,11 +112,12 @@ class Connection:
 
     def close(self) -> None:
         """Roll back what is open and close."""
-        self.closed = True
         try:
             self.rollback()
         finally:
-            self._raw.close()
+            with process.opening:  # nobody looks at the file while DuckDB gives up its lock, or has not yet
+                self._raw.close()
+                self.closed = True
 
     def lock_changes(self) -> None:
         """Take the database's ``ChangeLock`` until the transaction ends.

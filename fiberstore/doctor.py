@@ -4,7 +4,7 @@ An index of DuckDB may disagree with its table: DuckDB 1.x leaves secondary inde
 killed and the file was then opened and closed without use (#23788), and DuckDB 2 takes them as they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ _SPANS = (
         sa.func.max(RawLog.timestamp).label("last"),
     )
     .join(RawLog, RawLog.log_id == Membership.log_id)
+    .where(sa.func.isfinite(RawLog.timestamp), RawLog.timestamp.between(_FIRST_TIME, _LAST_TIME))
     .group_by(Membership.fiber_id)
     .subquery("spans")
 )
@@ -67,8 +68,9 @@ class Finding:
 def examine(storage: DuckDBStorage) -> list[Finding]:
     """Look for what can be wrong. Nothing is changed, and nobody should write meanwhile.
 
-    Every row is looked up by every index, which takes some 15 s for each million keys. Whether rows belong
-    together is looked at only if schema and indexes are right, because joins use them.
+    It needs two connections of the pool, and until it ends DuckDB prefers indexes in all of them. Every row
+    is looked up by every index, which takes some 15 s for each million keys. Whether rows belong together is
+    looked at only if schema and indexes are right, because joins use them.
 
     Returns:
         What was found; empty if there is nothing to tell.
@@ -179,13 +181,20 @@ def _is_beyond_python(key: object, column: sa.ColumnElement[Any]) -> bool:
 def _by_index(storage: DuckDBStorage) -> Iterator[sa.Connection]:
     """Give a connection whose conditions are answered by indexes, however many rows they find."""
     with storage.engine.connect() as connection:
+        before = {
+            setting: connection.scalar(sa.text(f"SELECT current_setting('{setting}')"))
+            for setting in _ALL_BY_INDEX
+        }
         try:
-            for setting, value in _ALL_BY_INDEX.items():
-                connection.execute(sa.text(f"SET {setting} = {value}"))
+            _set(connection, _ALL_BY_INDEX)
             yield connection
         finally:
-            for setting in _ALL_BY_INDEX:
-                connection.execute(sa.text(f"RESET {setting}"))
+            _set(connection, before)
+
+
+def _set(connection: sa.Connection, settings: Mapping[str, float]) -> None:
+    for setting, value in settings.items():
+        connection.execute(sa.text(f"SET {setting} = {value}"))
 
 
 def _about_values(connection: sa.Connection) -> Iterator[Finding]:

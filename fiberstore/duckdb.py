@@ -131,7 +131,7 @@ class DuckDBStorage(Storage):
     def on_call(self, hook: Callable[[Call], None]) -> None:
         """Have a hook called after each call and each ``transaction()`` block, in the thread of the call.
 
-        What the hook raises is logged and changes nothing; what it waits for, the caller waits for.
+        An ``Exception`` of the hook is logged and changes nothing; what it waits for, the caller waits for.
         ``fiberstore.otel.instrument`` is such a hook.
         """
         if not callable(hook):

@@ -99,7 +99,8 @@ def _url(target: str | os.PathLike[str]) -> URL:
             )
         url = url.set(drivername=DRIVER, database=url.database or ":memory:")
     if not (url.database or "").startswith(":memory:"):
-        return url.set(database=os.path.abspath(url.database or ""))  # noqa: PTH100  # the process may chdir
+        # The process may chdir; and DuckDB keeps the log of a link beside the link or beside its target.
+        return url.set(database=os.path.realpath(url.database or ""))
     if url.database == ":memory:":
         # By this name DuckDB shares the database between connections; without one, each gets its own.
         url = url.set(database=f":memory:{uuid.uuid4().hex}")

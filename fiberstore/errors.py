@@ -27,7 +27,7 @@ from uuid import UUID
 
 _LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file "')
+_REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file ""')
 _DAMAGE = re.compile(
     r"Corrupt (database |WAL )?file|Could not read enough bytes from file|WAL does not match database file"
     r"|WAL checkpoint iteration does not match"
@@ -182,35 +182,40 @@ def _storage_error(error: BaseException) -> StorageError:
     import duckdb
 
     message = _first_line(error)
+    match error:
+        case duckdb.ConversionException():
+            return SerializationError(message)
+        case duckdb.ConstraintException():  # it quotes values, which may look like any error
+            return DatabaseError(message)
+        case duckdb.TransactionException() if "duplicate key" in message:
+            return ConflictError(message)
     advice = ""
     if isinstance(error, duckdb.FatalException):
         advice = ". DuckDB does nothing more with it until you close the storage and open it again"
-    if any(os.strerror(code) in message for code in _FULL_DISK):
-        stored = "What the call wrote" if "COMMIT succeeded" in message else "Nothing of the call"
-        return DatabaseError(f"{message}. {stored} was stored; free some space{advice}")
-    if trouble := _file_trouble(message):
+    if trouble := _file_trouble(str(error), message, advice):
         return trouble
-    match error:
-        case duckdb.TransactionException():
-            return ConflictError(message)
-        case duckdb.ConversionException():
-            return SerializationError(message)
+    if isinstance(error, duckdb.TransactionException):
+        return ConflictError(message)
     return DatabaseError(message + advice)
 
 
-def _file_trouble(message: str) -> DatabaseError | None:
-    """Recognise trouble with a file by DuckDB's text.
+def _file_trouble(text: str, message: str, advice: str) -> DatabaseError | None:
+    """Recognise trouble with a file by DuckDB's text, names of files apart.
 
     It has one class for all of it, none for damage, and that of a conflict for whatever happens in a commit.
     """
-    if locked := _LOCKED.search(message):
-        owner = re.search(r"\(PID (\d+)\)", message)
+    if locked := _LOCKED.search(text):
+        owner = re.search(r"\(PID (\d+)\)", text)
         return StorageLockedError(locked["path"], int(owner[1]) if owner else None)
-    if _DAMAGE.search(message):
+    unquoted = re.sub(r'"[^"]*"', '""', message)
+    if any(os.strerror(code) in unquoted for code in _FULL_DISK):
+        stored = "What the call wrote" if "COMMIT succeeded" in message else "Nothing of the call"
+        return DatabaseError(f"{message}. {stored} was stored; free some space{advice}")
+    if _DAMAGE.search(unquoted):
         named = re.findall(r'file "([^"]*)"', message)  # the log it replays, then what was wrong meanwhile
         in_block = "Corrupt database file" in message  # here the log may be named, the damaged file is not
         return DamagedFileError(named[-1] if named and not in_block else None, message)
-    if _REFUSED.search(message):
+    if _REFUSED.search(unquoted):
         return DatabaseError(message)
     return None
 

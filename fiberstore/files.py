@@ -12,6 +12,7 @@ commits go to a second log, ``.wal.checkpoint``. (A third, ``.wal.recovery``, is
 import os
 import re
 import struct
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +35,7 @@ _CHECKPOINT_MARK = re.compile(  # entry type 99, then a commit
 _LONGEST_MARK_BYTES = 64
 _BLOCK_POINTERS = (4096 + 16, 8192 + 16)
 _CHUNK_BYTES = 2**16
+_MOST_LOOKS, _PAUSE_S = 10, 0.02
 _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
 _FILE_HEADER_BYTES = 3 * 4096
 
@@ -50,12 +52,28 @@ def check_files(database: Path) -> None:
             an entry, is not.
         DatabaseError: The file is no DuckDB database, or cannot be read.
     """
-    try:
-        _check_logs(database)
-        if database.exists():
-            _check_format(database)
-    except OSError as error:
-        raise DatabaseError(f"{database} cannot be opened: {error.strerror}") from error
+    for _ in range(_MOST_LOOKS):
+        before = _state(database)
+        try:
+            _check_logs(database)
+            if database.exists():
+                _check_format(database)
+        except FileNotFoundError:  # another process has just closed it
+            continue
+        except OSError as error:
+            raise DatabaseError(f"{database} cannot be opened: {error.strerror}") from error
+        except DatabaseError:
+            time.sleep(_PAUSE_S)
+            if _state(database) == before:
+                raise
+        else:
+            return
+
+
+def _state(database: Path) -> list[tuple[int, int]]:
+    """Return what changes while another process creates the files or writes a checkpoint."""
+    files = (database.with_name(database.name + suffix) for suffix in ("", ".wal", ".wal.checkpoint"))
+    return [(_size_bytes(file), file.stat().st_mtime_ns if file.exists() else 0) for file in files]
 
 
 def has_two_logs(database: Path) -> bool:
@@ -91,7 +109,7 @@ def _check_format(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(_MAGIC_OFFSET + len(_MAGIC))
     if not head:
-        raise DatabaseError(f"{path} is empty, not a DuckDB database; remove it for a new store to begin")
+        raise DatabaseError(f"{path} is empty, not a DuckDB database; if nobody is creating it, remove it")
     if head[_MAGIC_OFFSET:] != _MAGIC:
         raise DatabaseError(f"{path} is not a DuckDB database; give another path")
     if path.stat().st_size < _FILE_HEADER_BYTES:

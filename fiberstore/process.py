@@ -28,7 +28,9 @@ class Handle(Protocol):
         """Leave the database to the parent process."""
 
 
-opening = threading.Lock()  # held from the look at a file until DuckDB has it open
+# Held from the look at a file until DuckDB has it open, and while it closes it. A thread may take it twice,
+# because the garbage collector may close a connection anywhere.
+opening = threading.RLock()
 _lock = threading.Lock()
 _handles: WeakSet[Handle] = WeakSet()
 _inherited: set[str] = set()
@@ -62,15 +64,23 @@ def keep_forever(value: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
+def _hold_locks() -> None:
+    opening.acquire()
+    _lock.acquire()
+
+
+def _free_locks() -> None:
+    _lock.release()
+    opening.release()
+
+
 def _abandon_all() -> None:
-    global opening  # noqa: PLW0603  # a thread that held it does not exist here
-    opening = threading.Lock()
     for handle in list(_handles):
         if not handle.closed:
             _inherited.add(handle.database_key)
             handle.abandon()
-    _lock.release()
+    _free_locks()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_abandon_all)
+    os.register_at_fork(before=_hold_locks, after_in_parent=_free_locks, after_in_child=_abandon_all)

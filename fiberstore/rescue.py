@@ -52,7 +52,7 @@ def rescue(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> li
         for suffix in ("", ".wal", ".wal.checkpoint"):
             file = database.with_name(database.name + suffix)
             if file.exists():
-                shutil.copyfile(file, path.with_name(path.name + suffix))
+                shutil.copy(file, path.with_name(path.name + suffix))
         locations = block_locations(path)
         while locations:
             mended = _mend(path, locations)

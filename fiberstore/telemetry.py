@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
+from weakref import WeakSet
 
 from fiberstore.errors import ConflictError
 
 DEFAULT_SLOW_CALL_S = 1.0
 
+_all: WeakSet["Telemetry"] = WeakSet()
 _logger = logging.getLogger(__name__)
 logging.getLogger("fiberstore").addHandler(logging.NullHandler())
 
@@ -28,7 +30,7 @@ class Call:
         method: The method's name.
         began_ns: When it began, in ns since 1970.
         duration_s: How long it took, waiting for other transactions included.
-        rows_written: Rows that were inserted, updated or deleted.
+        rows_written: Rows that were inserted, updated or deleted, not by statements that return rows.
         retries: How often it was run again after a conflict.
         error: What it raised, or None.
     """
@@ -112,6 +114,7 @@ class Telemetry:
         self._lock = threading.Lock()
         self._stats = StorageStats()
         self._hooks: tuple[Callable[[Call], None], ...] = ()
+        _all.add(self)
 
     def running(self, method: str) -> RunningCall:
         """Return a context manager for a call of a method."""
@@ -128,11 +131,10 @@ class Telemetry:
 
     def end(self, call: Call) -> None:
         """Count a call that has ended, and tell of it."""
-        wal_bytes = self._size_of_wal() if call.rows_written else None
         with self._lock:
             before_bytes = self._wal_bytes
-            if wal_bytes is not None:
-                self._wal_bytes = wal_bytes
+            if call.rows_written:
+                self._wal_bytes = self._size_of_wal()
             checkpointed = self._wal_bytes < before_bytes
             self._stats = _added(self._stats, call, checkpointed)
         if checkpointed:
@@ -147,13 +149,17 @@ class Telemetry:
             except Exception:  # the call has ended; what it did must not look as if it had failed
                 _logger.exception("a hook failed after %s", call.method)
 
-    def _size_of_wal(self) -> int | None:
+    def _size_of_wal(self) -> int:
         if self._wal is None:
-            return None
+            return 0
         try:
             return os.stat(self._wal).st_size  # noqa: PTH116  # a third of the time of Path.stat()
-        except FileNotFoundError:
+        except OSError:  # there is none, which is no trouble of the call that has ended
             return 0
+
+    def renew_lock(self) -> None:
+        """Forget a thread that does not exist in a forked child."""
+        self._lock = threading.Lock()
 
 
 def _added(stats: StorageStats, call: Call, checkpointed: bool) -> StorageStats:
@@ -168,3 +174,12 @@ def _added(stats: StorageStats, call: Call, checkpointed: bool) -> StorageStats:
         retries=stats.retries + call.retries,
         checkpoints=stats.checkpoints + checkpointed,
     )
+
+
+def _renew_locks() -> None:
+    for telemetry in list(_all):
+        telemetry.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

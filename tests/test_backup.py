@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from samples import NOON, a_fiber, some_logs
 
 from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, FiberMembership, doctor
+from fiberstore.testing.concurrency import together
 
 DAY = (NOON, NOON + timedelta(days=1))
 
@@ -108,6 +109,40 @@ def test_a_backup_overwrites_nothing_and_needs_its_folder(storage: DuckDBStorage
     assert taken.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store.duckdb", "store.duckdb.wal", "taken"]
     assert storage.write_logs(some_logs(1)) == 1
+
+
+def test_of_backups_to_one_path_one_gets_the_name(storage: DuckDBStorage, tmp_path: Path) -> None:
+    def back_up() -> bool:
+        try:
+            storage.backup(tmp_path / "copy.duckdb")
+        except DatabaseError:
+            return False
+        return True
+
+    assert sum(together([back_up] * 4)) == 1
+
+
+def test_what_lies_beside_the_path_is_not_made_part_of_the_copy(
+    storage: DuckDBStorage, tmp_path: Path
+) -> None:
+    (tmp_path / "copy.duckdb.wal").write_bytes(b"of another file")
+    (tmp_path / "link.duckdb").symlink_to(tmp_path / "nothing")
+    for name in ("copy.duckdb", "link.duckdb"):
+        with pytest.raises(DatabaseError, match="exists already"):
+            storage.backup(tmp_path / name)
+    assert (tmp_path / "copy.duckdb.wal").read_bytes() == b"of another file"
+
+
+def test_who_may_not_read_the_store_may_not_read_its_copy(storage: DuckDBStorage, db_file: Path) -> None:
+    db_file.chmod(0o600)
+    storage.backup(db_file.with_name("copy.duckdb"))
+    assert db_file.with_name("copy.duckdb").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_long_name_is_a_name(storage: DuckDBStorage, tmp_path: Path) -> None:
+    storage.backup(tmp_path / ("a" * 240))
+    with pytest.raises(DatabaseError, match="too long"):
+        storage.backup(tmp_path / ("a" * 300))
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,26 @@ def test_rows_of_other_clients_that_make_no_sense_are_told_and_left_alone(
     assert before[0] in doctor.examine(sound)
 
 
+def test_a_log_without_an_end_widens_nothing(sound: DuckDBStorage) -> None:
+    (fiber,) = sound.query_fibers_by_type("request")
+    run_sql(sound, "UPDATE raw_logs SET timestamp = 'infinity' WHERE raw_text = 'line 7'")
+    assert doctor.repair(sound) == []
+    assert sound.get_fiber(fiber.fiber_id) == fiber
+
+
+def test_settings_of_the_application_come_back(db_file: Path) -> None:
+    with DuckDBStorage(f"duckdb:///{db_file}?index_scan_max_count=7") as storage:
+        storage.init_schema()
+        storage.write_logs(some_logs(3))
+        assert doctor.examine(storage) == []
+        assert dict(index_settings(storage))["index_scan_max_count"] == "7"
+
+
+def test_repair_makes_no_new_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(capsys, "doctor", "--repair", "--db", tmp_path / "typo.duckdb") == (1, "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_schema_comes_first(sound: DuckDBStorage) -> None:
     run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '9999'", "DROP INDEX idx_fibers_type")
     assert texts(sound) == ["the tables are at revision 9999, and this release expects 0001"]

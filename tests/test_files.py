@@ -15,12 +15,15 @@ from samples import NOON, a_fiber, some_logs
 from sqlalchemy.exc import DBAPIError
 
 from fiberstore import (
+    ConflictError,
     DatabaseError,
     DuckDBStorage,
     FiberMembership,
+    SerializationError,
     StorageLockedError,
     create_engine,
 )
+from fiberstore.errors import translate_errors
 
 
 def in_another_process(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -254,3 +257,59 @@ def test_nothing_is_downloaded_by_itself(storage: DuckDBStorage) -> None:
     with storage.engine.connect() as connection:
         setting = connection.scalar(sa.text("SELECT current_setting('autoinstall_known_extensions')"))
     assert setting is False
+
+
+LINKED = """
+import os, sys, fiberstore
+from datetime import UTC, datetime
+storage = fiberstore.DuckDBStorage(sys.argv[1])
+storage.init_schema()
+storage.write_logs([fiberstore.LogRecord(timestamp=datetime.now(UTC), source_id="a", raw_text="b")])
+os._exit(9)
+"""
+
+
+def test_a_link_to_a_store_is_that_store(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    link, real = tmp_path / "store.duckdb", tmp_path / "data" / "store.duckdb"
+    link.symlink_to(real)
+    assert in_another_process(LINKED, link).returncode == 9
+    assert [path.name for path in tmp_path.iterdir() if "wal" in path.name] == []
+    for path in (link, real):
+        with DuckDBStorage(path) as storage, storage.session() as session:
+            assert session.scalar(sa.text("SELECT count(*) FROM raw_logs")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        "write: No space left on device",
+        "Corrupt database file",
+        'Could not set lock on file "x" (PID 1)',
+    ],
+)
+def test_data_that_reads_like_an_error_is_not_taken_for_one(storage: DuckDBStorage, text: str) -> None:
+    with storage.engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE seen (message VARCHAR PRIMARY KEY)"))
+    insert = sa.text("INSERT INTO seen VALUES (:text)").bindparams(text=text)
+    with pytest.raises(ConflictError), storage.transaction() as transaction:
+        transaction.session.execute(insert)
+        with storage.engine.begin() as connection:
+            connection.execute(insert)
+    cast = sa.text("SELECT CAST(:text AS INTEGER)").bindparams(text=text)
+    with pytest.raises(SerializationError), translate_errors(), storage.session() as session:
+        session.execute(cast)
+    with pytest.raises(DatabaseError) as caught, translate_errors(), storage.engine.begin() as connection:
+        connection.execute(insert)
+    assert type(caught.value) is DatabaseError
+    assert "free some space" not in str(caught.value)
+
+
+def test_a_store_in_a_folder_of_any_name_is_found_locked(tmp_path: Path) -> None:
+    for name in ("two\nlines", "No space left on device", "Corrupt database file"):
+        (tmp_path / name).mkdir()
+        with DuckDBStorage(tmp_path / name / "s.duckdb") as storage:
+            storage.init_schema()
+            answer = in_another_process(OPEN, tmp_path / name / "s.duckdb", False)
+            assert "fiberstore.errors.StorageLockedError" in answer.stderr

@@ -6,13 +6,21 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from samples import NOON, some_logs
 
 from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, LogRecord, StorageLockedError
+from fiberstore.testing.concurrency import together
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+# From 3.12 on Python warns of a fork beside threads, which is what these tests are about.
+forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 
 OPEN = "import sys, fiberstore; fiberstore.DuckDBStorage(sys.argv[1]).init_schema()"
 
@@ -32,6 +40,20 @@ def a_holder(db_file: Path) -> subprocess.Popen[str]:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "open\n"
     return holder
+
+
+def in_a_child(work: object) -> int:
+    """Run the work in a forked child; return its exit code, negative if a signal ended it."""
+    assert callable(work)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if work() else 2
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # ---------------------------------------------------------------- who holds the file
@@ -65,6 +87,47 @@ fiberstore.DuckDBStorage(sys.argv[1], lock_timeout_s=60).init_schema()
 
 
 @pytest.mark.slow
+def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) -> None:
+    def open_and_close() -> DuckDBStorage:
+        for _ in range(40):
+            DuckDBStorage(db_file).close()
+        return DuckDBStorage(db_file)
+
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+    for _ in range(3):
+        stay = together([open_and_close] * 3)
+        assert "StorageLockedError" in open_in_another_process(db_file).stderr
+        for storage in stay:
+            storage.close()
+
+
+@needs_fork
+@forks
+def test_a_fork_while_a_thread_opens_and_closes_the_file_ends(db_file: Path) -> None:
+    done = threading.Event()
+
+    def open_and_close() -> None:
+        while not done.is_set():
+            DuckDBStorage(db_file).close()
+
+    def work() -> bool:
+        signal.alarm(30)  # ends a child that waits for ever
+        with suppress(DatabaseError):  # the parent has it open, now or at the fork
+            DuckDBStorage(db_file).close()
+        return True
+
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+    thread = threading.Thread(target=open_and_close)
+    thread.start()
+    try:
+        assert [in_a_child(work) for _ in range(20)] == [0] * 20
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_a_process_waits_for_the_file_as_long_as_it_is_told(db_file: Path) -> None:
     holder = a_holder(db_file)
     begin_s = time.monotonic()
@@ -133,20 +196,6 @@ def test_readers_share_a_file_with_a_write_ahead_log_and_leave_both_as_they_are(
 # ---------------------------------------------------------------- fork and spawn
 
 
-def in_a_child(work: object) -> int:
-    """Run the work in a forked child; return its exit code, negative if a signal ended it."""
-    assert callable(work)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if work() else 2
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def refuses(call: object) -> bool:
     assert callable(call)
     try:
@@ -154,11 +203,6 @@ def refuses(call: object) -> bool:
     except DatabaseError as error:
         return "before this process was forked" in str(error)
     return False
-
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
-# From 3.12 on Python warns of a fork beside threads, which is what these tests are about.
-forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @needs_fork

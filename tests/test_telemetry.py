@@ -147,6 +147,26 @@ def test_checkpoints_and_migrations_are_logged(db_file: Path, caplog: pytest.Log
     ]
 
 
+def test_growing_is_no_checkpoint(storage: DuckDBStorage) -> None:
+    def write() -> None:
+        for log in some_logs(40):
+            storage.write_logs([log])
+
+    together([write] * 8)
+    assert storage.stats().checkpoints == 0
+
+
+def test_a_log_that_cannot_be_looked_at_spoils_no_call(storage: DuckDBStorage, db_file: Path) -> None:
+    folder = db_file.parent
+    folder.rename(folder.with_name("moved"))
+    folder.touch()
+    try:
+        assert storage.write_logs(some_logs(1)) == 1
+    finally:
+        folder.unlink()
+        folder.with_name("moved").rename(folder)
+
+
 def test_no_text_and_no_id_is_logged(
     db_file: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

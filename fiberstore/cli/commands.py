@@ -293,7 +293,7 @@ def backup(
     """Copy the whole store into a new file that is complete from the moment it has its name."""
     with DuckDBStorage(db, read_only=True) as storage:
         storage.backup(target)
-    typer.echo(f"{target}: {decimal(target.stat().st_size)}")
+    typer.echo(f"{visible(str(target))}: {decimal(target.stat().st_size)}")
 
 
 @db_app.command(epilog="Example: fiberstore db rescue --db store.duckdb rescued.duckdb")
@@ -327,6 +327,8 @@ def doctor(
     """
     from fiberstore import doctor as surgery
 
+    with _open_read_only(db):
+        pass  # nothing is made anew
     with DuckDBStorage(db) if repair else _open_read_only(db) as storage:
         done = surgery.repair(storage) if repair else []
         findings = surgery.examine(storage)
