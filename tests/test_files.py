@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from fiberstore import (
     ConflictError,
+    DamagedFileError,
     DatabaseError,
     DuckDBStorage,
     FiberMembership,
@@ -313,3 +314,13 @@ def test_a_store_in_a_folder_of_any_name_is_found_locked(tmp_path: Path) -> None
             storage.init_schema()
             answer = in_another_process(OPEN, tmp_path / name / "s.duckdb", False)
             assert "fiberstore.errors.StorageLockedError" in answer.stderr
+
+
+def test_damage_in_a_folder_of_any_name_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "No space left on device").mkdir()
+    path = tmp_path / "No space left on device" / "s.duckdb"
+    with DuckDBStorage(path) as storage:
+        storage.init_schema()
+    os.truncate(path, 20_000)
+    with pytest.raises(DamagedFileError, match="No space left on device"):
+        DuckDBStorage(path)
