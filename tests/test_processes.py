@@ -86,7 +86,6 @@ fiberstore.DuckDBStorage(sys.argv[1], lock_timeout_s=60).init_schema()
 """
 
 
-@pytest.mark.slow
 def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) -> None:
     def open_and_close() -> DuckDBStorage:
         for _ in range(40):
@@ -128,6 +127,7 @@ def test_a_fork_while_a_thread_opens_and_closes_the_file_ends(db_file: Path) -> 
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_process_waits_for_the_file_as_long_as_it_is_told(db_file: Path) -> None:
     holder = a_holder(db_file)
     begin_s = time.monotonic()
