@@ -86,19 +86,46 @@ fiberstore.DuckDBStorage(sys.argv[1], lock_timeout_s=60).init_schema()
 """
 
 
-def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) -> None:
-    def open_and_close() -> DuckDBStorage:
-        for _ in range(40):
-            DuckDBStorage(db_file).close()
-        return DuckDBStorage(db_file)
+TRY_TO_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    for _ in sys.stdin:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("held", flush=True)
+        else:
+            fcntl.lockf(file, fcntl.LOCK_UN)
+            print("free", flush=True)
+"""
 
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-    for _ in range(3):
-        stay = together([open_and_close] * 3)
-        assert "StorageLockedError" in open_in_another_process(db_file).stderr
-        for storage in stay:
-            storage.close()
+
+def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) -> None:
+    DuckDBStorage(db_file).close()
+    other = subprocess.Popen(
+        [sys.executable, "-c", TRY_TO_LOCK, str(db_file)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    one_at_a_time = threading.Lock()
+
+    def look() -> str:
+        with one_at_a_time:
+            assert other.stdin is not None
+            assert other.stdout is not None
+            other.stdin.write("look\n")
+            other.stdin.flush()
+            return other.stdout.readline()
+
+    def open_and_look() -> set[str]:
+        found = set()
+        for _ in range(60):
+            with DuckDBStorage(db_file):
+                found.add(look())
+        return found
+
+    assert set().union(*together([open_and_look] * 3)) == {"held\n"}
+    assert look() == "free\n"
+    other.communicate()
 
 
 @needs_fork
