@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import UUID
 
+import pyarrow as pa  # noqa: F401  # now: who becomes nobody may not be able to read it later
 from samples import NOON, a_fiber
 
 from fiberstore import DuckDBStorage, FiberMembership, LogRecord, StorageError

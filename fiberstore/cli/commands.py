@@ -327,8 +327,9 @@ def doctor(
     """
     from fiberstore import doctor as surgery
 
-    with _open_read_only(db):
-        pass  # nothing is made anew
+    if repair:
+        with _open_read_only(db):
+            pass  # what is not there is not made anew
     with DuckDBStorage(db) if repair else _open_read_only(db) as storage:
         done = surgery.repair(storage) if repair else []
         findings = surgery.examine(storage)
