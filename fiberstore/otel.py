@@ -1,6 +1,9 @@
 """Calls of a storage as OpenTelemetry spans and a metric; needs the extra ``fiberstore[otel]``."""
 
-from opentelemetry import metrics, trace
+try:
+    from opentelemetry import metrics, trace
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("fiberstore.otel needs OpenTelemetry: install fiberstore[otel]") from error
 
 from fiberstore.aio import AsyncDuckDBStorage
 from fiberstore.duckdb import DuckDBStorage

@@ -1,7 +1,9 @@
 """What a storage tells about its calls: counts, log records, hooks, OpenTelemetry."""
 
 import asyncio
+import importlib
 import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -294,3 +296,10 @@ def test_pages_are_calls_too(storage: DuckDBStorage) -> None:
         "get_log_fibers",
         "get_fiber",
     }
+
+
+def test_without_opentelemetry_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "fiberstore.otel")
+    with pytest.raises(ModuleNotFoundError, match=r"install fiberstore\[otel\]"):
+        importlib.import_module("fiberstore.otel")
