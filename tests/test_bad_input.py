@@ -85,6 +85,7 @@ def test_a_record_is_not_made() -> None:
             assert_refused(call, error, says)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("method", sorted({row.method for row in CALLS}))
 def test_a_call_is_refused(stores: dict[str, tuple[Storage, sa.Engine]], face: str, method: str) -> None:

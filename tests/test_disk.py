@@ -338,6 +338,7 @@ def test_random_damage_changes_nothing_or_is_named(
 # Full disks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size_bytes", [0, 100, 5000])
 def test_a_storage_that_finds_no_space_to_begin_says_so(db_file: Path, size_bytes: int) -> None:
     name, text = answer_of("create_in", db_file, size_bytes)
@@ -412,6 +413,7 @@ def test_a_small_disk_that_runs_full(small_disk: Path, threshold: str, threads: 
 # Folders without permission
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_written(files: Files) -> None:
     folder = Path(tempfile.mkdtemp())  # tmp_path is in a folder that nobody else may enter
     try:

@@ -156,6 +156,7 @@ def test_memberships_without_log_or_fiber_are_a_remark_and_stay(sound: DuckDBSto
     assert doctor.examine(sound) == findings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "text"),
     [

@@ -82,6 +82,7 @@ def any_store(request: pytest.FixtureRequest) -> Iterator[tuple[Storage, sa.Engi
         face.run(other.close())
 
 
+@pytest.mark.slow
 def test_texts_are_stored_and_found_as_they_are(
     any_store: tuple[Storage, sa.Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +441,7 @@ def test_log_files_in_an_error_have_no_effect(tmp_path: Path, capsys: pytest.Cap
     assert_without_effect(on_a_terminal(commands, tmp_path), terminal=True)
 
 
+@pytest.mark.slow
 def test_the_demo_shows_the_name_of_its_store_without_effect(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_file_stays_locked_when_a_second_storage_of_the_process_opens_and_cl
     assert storage.write_logs(logs) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", [lambda path: path.read_bytes(), lambda path: path.open("rb").close()])
 def test_who_opens_the_file_beside_duckdb_loses_its_lock(
     storage: DuckDBStorage, db_file: Path, look: object
@@ -361,6 +362,7 @@ def write_in_a_child(db_file: Path, logs: list[LogRecord]) -> int:
         return storage.write_logs(logs)
 
 
+@pytest.mark.slow
 def test_spawned_processes_take_turns_with_a_file(db_file: Path) -> None:
     work = [(db_file, some_logs(5))] * 3
     with multiprocessing.get_context("spawn").Pool(2) as pool:
