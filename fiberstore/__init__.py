@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fiberstore.engine import create_engine
     from fiberstore.errors import (
         ConflictError,
+        CursorError,
         DamagedFileError,
         DatabaseError,
         DuplicateError,
@@ -23,17 +24,21 @@ if TYPE_CHECKING:
     )
     from fiberstore.ids import new_log_id, stable_fiber_id, stable_log_id
     from fiberstore.models import Base, Fiber, Membership, RawLog
+    from fiberstore.queries import Fibers, Logs, Memberships, Page, QueryStorage
     from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
     from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
     from fiberstore.storage import AsyncStorage, Storage
     from fiberstore.versioning import config_version
+    from fiberstore.where import Condition
 
 __all__ = [
     "AsyncDuckDBStorage",
     "AsyncStorage",
     "AsyncTransaction",
     "Base",
+    "Condition",
     "ConflictError",
+    "CursorError",
     "DamagedFileError",
     "DatabaseError",
     "DuckDBStorage",
@@ -42,11 +47,16 @@ __all__ = [
     "FiberMembership",
     "FiberRecord",
     "FiberRepository",
+    "Fibers",
     "LogRecord",
     "LogRepository",
+    "Logs",
     "Membership",
     "MembershipRepository",
+    "Memberships",
     "NotFoundError",
+    "Page",
+    "QueryStorage",
     "RawLog",
     "SchemaVersionError",
     "SerializationError",
@@ -68,6 +78,8 @@ _MODULES = (  # what imports the least comes first
     "errors",
     "records",
     "storage",
+    "where",
+    "queries",
     "engine",
     "models",
     "repositories",

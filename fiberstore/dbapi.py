@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Never
 import duckdb
 
 from fiberstore import process
+from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ class Connection:
     Without ``begin()`` every statement is a transaction of its own.
 
     Attributes:
+        appends: Which writes are on their way to the database.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
             of statements that return rows, which DuckDB does not count.
+        unsettled: The writes that were on their way when the open transaction took its snapshot.
     """
 
     autocommit = None  # SQLAlchemy asks; DuckDB has no such switch
@@ -59,11 +62,14 @@ class Connection:
             "SELECT current_setting('enable_external_access')"
         ).fetchone() or (False,)
         self._statements: dict[str, duckdb.Statement] = {}
+        self.appends = Appends.of(database)
+        self.unsettled: set[int] = set()
         self._change_lock = ChangeLock.of(database)
         self._turn: Turn | None = None
         self._changes_at_snapshot = 0
         self._begun = _Begun.NO
         self._changed = False
+        self._appended = False
         self._failed = False
         self._reader: Cursor | None = None
         self._unread = False
@@ -84,7 +90,7 @@ class Connection:
     def begin(self) -> None:
         """Begin a transaction; DuckDB takes its snapshot at the first statement."""
         self._keep_open_result()
-        self._begun, self._changed, self._failed = _Begun.YES, False, False
+        self._begun, self._changed, self._appended, self._failed = _Begun.YES, False, False, False
         with self._driver():
             self._raw.begin()
 
@@ -100,7 +106,7 @@ class Connection:
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            with self._driver():
+            with self._appending(self._appended), self._driver():
                 self._raw.commit()
             self._begun = _Begun.NO
         finally:
@@ -254,13 +260,19 @@ class Connection:
         if changes_rows(sql):
             self.lock_changes()
             self._changed = True
-        if self._begun is _Begun.YES:
+        appends = appends_rows(sql)
+        takes_snapshot = self._begun is _Begun.YES
+        if takes_snapshot:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
+            self.unsettled, last = self.appends.running()
+        self._appended |= appends
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            with self._driver():
+            with self._appending(appends and self._begun is _Begun.NO), self._driver():
                 yield
+            if takes_snapshot:
+                self.unsettled |= self.appends.begun_after(last)
             self.rows_written += max(self._raw.rowcount, 0)
         except duckdb.Error:
             changed = False
@@ -279,6 +291,18 @@ class Connection:
             if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
                 raise KeyboardInterrupt from error
             raise
+
+    @contextmanager
+    def _appending(self, appends: bool) -> Iterator[None]:
+        """Count the block among the writes that are on their way."""
+        if not appends:
+            yield
+            return
+        number = self.appends.begin()
+        try:
+            yield
+        finally:
+            self.appends.end(number)
 
     def _refuse_if_failed(self) -> None:
         if self._failed and self._begun is not _Begun.NO:

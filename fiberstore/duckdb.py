@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, cast
 from uuid import UUID
@@ -22,9 +23,13 @@ from fiberstore.dbapi import Connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds, create_engine
 from fiberstore.errors import ConflictError, DatabaseError, StorageLockedError, translate_errors
 from fiberstore.process import IN_MEMORY, is_inherited
+from fiberstore.queries import QueryStorage
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_config_version
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
-from fiberstore.storage import DEFAULT_LIMIT, Storage
+from fiberstore.repositories.fiber_queries import SqlFibers
+from fiberstore.repositories.log_queries import SqlLogs
+from fiberstore.repositories.membership_queries import SqlMemberships
+from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Call, RunningCall, StorageStats, Telemetry
 
 R = TypeVar("R")
@@ -55,7 +60,7 @@ class Transaction:
         self.memberships = MembershipRepository(session)
 
 
-class DuckDBStorage(Storage):
+class DuckDBStorage(QueryStorage):
     """A storage in one DuckDB database.
 
     Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
@@ -187,6 +192,33 @@ class DuckDBStorage(Storage):
         """
         with self._reading("backup") as connection:
             write_backup(connection, target)
+
+    @property
+    def logs(self) -> SqlLogs:
+        """See ``QueryStorage.logs``."""
+        return SqlLogs(self._reading)
+
+    @property
+    def fibers(self) -> SqlFibers:
+        """See ``QueryStorage.fibers``."""
+        return SqlFibers(self._reading)
+
+    @property
+    def memberships(self) -> SqlMemberships:
+        """See ``QueryStorage.memberships``."""
+        return SqlMemberships(self._reading)
+
+    def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_logs``."""
+        raise NotImplementedError
+
+    def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_fibers``."""
+        raise NotImplementedError
+
+    def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_memberships``."""
+        raise NotImplementedError
 
     def write_logs(self, logs: Iterable[LogRecord]) -> int:
         """See ``Storage.write_logs``."""

@@ -9,6 +9,7 @@ StorageError
 ├── DuplicateError        that fiber exists already
 ├── ConflictError         another transaction was first; run the whole transaction again
 ├── SerializationError    a value that cannot be stored or read back (also a ValueError)
+├── CursorError           a cursor that leads nowhere (also a ValueError)
 └── SchemaVersionError    the database is at a revision this release does not know
 ```
 
@@ -126,6 +127,10 @@ class ConflictError(StorageError):
 
 class SerializationError(StorageError, ValueError):
     """A value has no form in the database, or a stored value has none in a record."""
+
+
+class CursorError(StorageError, ValueError):
+    """A cursor is damaged, belongs to another query, or its place is not known any more."""
 
 
 class SchemaVersionError(StorageError):

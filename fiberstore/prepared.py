@@ -1,4 +1,4 @@
-"""Statements that are compiled once and run many times.
+"""Statements as the driver takes them; most are compiled once and run many times.
 
 A read by key takes DuckDB 0.5 ms, and SQLAlchemy's own ``execute`` another 0.4 ms, most of it to find out
 that it has compiled the statement before. So the repositories keep their statements in compiled form and give
@@ -7,7 +7,7 @@ them to the driver. SQLAlchemy's events and ``echo`` do not see them.
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
@@ -38,6 +38,17 @@ def dbapi_connection(session: Session | Connection) -> Connection:
     return connection
 
 
+@cache
+def _dialect() -> FiberstoreDialect:
+    return FiberstoreDialect(dbapi=FiberstoreDialect.import_dbapi())
+
+
+def compiled(statement: sa.Executable) -> tuple[str, list[Any]]:
+    """Return the SQL and the values of a statement that is made for one call, as the driver takes them."""
+    found = cast("Any", statement).compile(dialect=_dialect(), compile_kwargs={"render_postcompile": True})
+    return str(found), [found.params[name] for name in found.positiontup]
+
+
 class Prepared(Generic[R]):
     """A statement with named ``sqlalchemy.bindparam``s, and with rows ``R`` of the driver's own values.
 
@@ -51,9 +62,8 @@ class Prepared(Generic[R]):
 
     @cached_property
     def _compiled(self) -> tuple[str, list[str]]:
-        dialect = FiberstoreDialect(dbapi=FiberstoreDialect.import_dbapi())
-        compiled = cast("sa.ClauseElement", self._statement).compile(dialect=dialect)
-        return str(compiled), cast("Any", compiled).positiontup
+        found = cast("Any", self._statement).compile(dialect=_dialect())
+        return str(found), found.positiontup
 
     def rows(self, session: Session | Connection, values: Mapping[str, object]) -> Iterator[R]:
         """Return the rows, to be read before the next statement.

@@ -31,9 +31,10 @@ METHODS = {
 # Each module may import those of the lines above its own, and nothing else of the package.
 LAYERS = (
     ("errors", "ids", "process", "versioning"),
-    ("files", "records", "telemetry"),
-    ("storage",),
-    ("changes",),
+    ("cursors", "files", "records", "telemetry"),
+    ("storage", "where"),
+    ("queries",),
+    ("appends", "changes"),
     ("dbapi",),
     ("dialect",),
     ("models",),
@@ -53,7 +54,10 @@ NARROWER = {
     "versioning": set[str](),
     "records": {"errors", "ids"},
     "storage": {"errors", "records"},
-    "testing": {"errors", "records", "storage"},
+    "where": {"records"},
+    "cursors": {"errors"},
+    "queries": {"records", "storage", "where"},
+    "testing": {"errors", "queries", "records", "storage", "where"},
 }
 PACKAGE = Path(fiberstore.__file__).parent
 MODULES = sorted(

@@ -1,8 +1,8 @@
 """Fibers."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from datetime import datetime
-from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 import duckdb
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from fiberstore import bulk
 from fiberstore.dbapi import Connection
 from fiberstore.errors import DuplicateError, NotFoundError, is_duplicate_key, translate_errors
-from fiberstore.models import Fiber, load_json, stored_time
+from fiberstore.models import Fiber, stored_time
 from fiberstore.prepared import Prepared, PreparedPages
 from fiberstore.records import (
     FiberRecord,
@@ -23,23 +23,13 @@ from fiberstore.records import (
     dump_json,
     fiber_key,
     from_epoch_us,
-    trusted,
 )
+from fiberstore.repositories.fiber_queries import SqlFibers
+from fiberstore.repositories.rows import FiberRow, fiber_columns, to_fibers
 from fiberstore.storage import DEFAULT_LIMIT
 
-T = TypeVar("T")
-FiberRow: TypeAlias = tuple[UUID, str, int, str | None, T, T, bool]
-
 _FIBERS = Fiber.metadata.tables["fibers"]
-_IN_US = sa.select(  # numbers come three times as fast as datetimes
-    _FIBERS.c.fiber_id,
-    _FIBERS.c.fiber_type,
-    _FIBERS.c.config_version,
-    _FIBERS.c.attributes,
-    sa.func.epoch_us(_FIBERS.c.first_activity),
-    sa.func.epoch_us(_FIBERS.c.last_activity),
-    _FIBERS.c.closed,
-)
+_IN_US = sa.select(*fiber_columns(_FIBERS))
 _IS_OPEN = [_FIBERS.c.config_version == sa.bindparam("config_version"), ~_FIBERS.c.closed]
 
 _BY_ID = Prepared[FiberRow[object]](
@@ -64,8 +54,8 @@ _UPDATE = Prepared[tuple[int]](
 )
 
 
-class FiberRepository:
-    """The fibers of a session's database.
+class FiberRepository(SqlFibers):
+    """The fibers of a session's database, to be written, and asked as ``Fibers`` describes.
 
     Args:
         session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
@@ -73,6 +63,7 @@ class FiberRepository:
     """
 
     def __init__(self, session: Session | Connection) -> None:
+        super().__init__(lambda _method: nullcontext(session))
         self._session = session
 
     def write(self, fiber: FiberRecord) -> None:
@@ -153,7 +144,7 @@ class FiberRepository:
         """Return one fiber or None; see ``Storage.get_fiber``."""
         check_id(fiber_id)
         with translate_errors():
-            fibers = _to_fibers(_BY_ID.rows(self._session, {"fiber_id": fiber_id}), stored_time)
+            fibers = to_fibers(_BY_ID.rows(self._session, {"fiber_id": fiber_id}), stored_time)
         return fibers[0] if fibers else None
 
     def query_by_type(
@@ -170,13 +161,13 @@ class FiberRepository:
         key = fiber_key(after)
         with translate_errors():
             rows = _BY_TYPE.rows(self._session, {"fiber_type": fiber_type}, limit, offset, key)
-            return _to_fibers(rows, from_epoch_us)
+            return to_fibers(rows, from_epoch_us)
 
     def query_open(self, config_version: int) -> list[FiberRecord]:
         """Return every fiber of a config version that is not closed, ordered like ``query_by_type``."""
         with translate_errors():
             rows = _OPEN.rows(self._session, {"config_version": config_version})
-            return _to_fibers(rows, from_epoch_us)
+            return to_fibers(rows, from_epoch_us)
 
 
 def _validated(fiber: FiberRecord) -> FiberRecord:
@@ -199,21 +190,3 @@ def _distinct(fibers: Iterable[FiberRecord]) -> list[FiberRecord]:
 
 def _driver_values(fiber: FiberRecord) -> dict[str, object]:
     return {**dict(fiber), "attributes": dump_json(fiber.attributes)}
-
-
-def _to_fibers(rows: Iterable[FiberRow[T]], to_time: Callable[[T], datetime]) -> list[FiberRecord]:
-    return [
-        trusted(
-            FiberRecord,
-            {
-                "fiber_id": fiber_id,
-                "fiber_type": fiber_type,
-                "config_version": config_version,
-                "attributes": load_json(attributes),
-                "first_activity": to_time(first_activity),
-                "last_activity": to_time(last_activity),
-                "closed": closed,
-            },
-        )
-        for fiber_id, fiber_type, config_version, attributes, first_activity, last_activity, closed in rows
-    ]

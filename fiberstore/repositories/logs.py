@@ -1,8 +1,8 @@
 """Log lines."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore import bulk
 from fiberstore.dbapi import Connection
-from fiberstore.errors import SerializationError, translate_errors
+from fiberstore.errors import translate_errors
 from fiberstore.models import RawLog, stored_time
 from fiberstore.prepared import Prepared, PreparedPages
 from fiberstore.records import (
@@ -22,29 +22,16 @@ from fiberstore.records import (
     check_page,
     from_epoch_us,
     log_key,
-    trusted,
 )
+from fiberstore.repositories.log_queries import SqlLogs
+from fiberstore.repositories.rows import LogRow, log_columns, to_logs
 from fiberstore.storage import DEFAULT_LIMIT
-
-T = TypeVar("T")
-LogRow: TypeAlias = tuple[UUID, T, str, str, T | None, int]
 
 
 def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[LogRow[int]]:
-    """Prepare the pages of ``raw_logs``, or of what has its columns.
-
-    Times are selected as numbers, which come three times as fast as datetimes.
-    """
+    """Prepare the pages of ``raw_logs``, or of what has its columns."""
     columns = logs.c
-    statement = sa.select(
-        columns.log_id,
-        sa.func.epoch_us(columns.timestamp),
-        columns.source_id,
-        columns.raw_text,
-        sa.func.epoch_us(columns.ingestion_time),
-        columns.config_version,
-    )
-    return PreparedPages(statement.where(*conditions), columns.timestamp, columns.log_id)
+    return PreparedPages(sa.select(*log_columns(logs)).where(*conditions), columns.timestamp, columns.log_id)
 
 
 _LOGS = RawLog.__table__
@@ -52,8 +39,8 @@ _BY_ID = Prepared[LogRow[object]](sa.select(*_LOGS.c).where(_LOGS.c.log_id == sa
 _BY_TIME = log_pages(_LOGS, _LOGS.c.timestamp.between(sa.bindparam("start"), sa.bindparam("end")))
 
 
-class LogRepository:
-    """The logs of a session's database.
+class LogRepository(SqlLogs):
+    """The logs of a session's database, to be written, and asked as ``Logs`` describes.
 
     Args:
         session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
@@ -63,6 +50,7 @@ class LogRepository:
 
     def __init__(self, session: Session | Connection, *, config_version: int = 0) -> None:
         check_config_version(config_version)
+        super().__init__(lambda _method: nullcontext(session))
         self._session = session
         self._config_version = config_version
 
@@ -96,25 +84,3 @@ class LogRepository:
         key = log_key(after)
         with translate_errors():
             return to_logs(_BY_TIME.rows(self._session, values, limit, offset, key), from_epoch_us)
-
-
-def to_logs(rows: Iterable[LogRow[T]], to_time: Callable[[T], datetime]) -> list[StoredLog]:
-    """Make records of rows of ``raw_logs``."""
-    logs = []
-    for log_id, timestamp, source_id, raw_text, ingestion_time, config_version in rows:
-        if ingestion_time is None:
-            raise SerializationError(f"log {log_id} has no finite ingestion_time; another client wrote it")
-        logs.append(
-            trusted(
-                StoredLog,
-                {
-                    "timestamp": to_time(timestamp),
-                    "source_id": source_id,
-                    "raw_text": raw_text,
-                    "log_id": log_id,
-                    "ingestion_time": to_time(ingestion_time),
-                    "config_version": config_version,
-                },
-            )
-        )
-    return logs

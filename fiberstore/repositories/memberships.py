@@ -1,6 +1,7 @@
 """Which log belongs to which fiber."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from datetime import datetime
 from uuid import UUID
 
@@ -21,7 +22,9 @@ from fiberstore.records import (
     from_epoch_us,
     log_key,
 )
-from fiberstore.repositories.logs import log_pages, to_logs
+from fiberstore.repositories.logs import log_pages
+from fiberstore.repositories.membership_queries import SqlMemberships
+from fiberstore.repositories.rows import to_logs
 from fiberstore.storage import DEFAULT_LIMIT
 
 _FIBERS_OF = Prepared[tuple[UUID]](
@@ -39,8 +42,8 @@ _FOUND = (
 _LOGS_OF = log_pages(_FOUND)
 
 
-class MembershipRepository:
-    """The memberships of a session's database.
+class MembershipRepository(SqlMemberships):
+    """The memberships of a session's database, to be written, and asked as ``Memberships`` describes.
 
     Args:
         session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
@@ -48,6 +51,7 @@ class MembershipRepository:
     """
 
     def __init__(self, session: Session | Connection) -> None:
+        super().__init__(lambda _method: nullcontext(session))
         self._session = session
 
     def write(self, memberships: Iterable[FiberMembership]) -> int:

@@ -1,0 +1,128 @@
+"""Cursors: where a page or a tail goes on, as an opaque text.
+
+A cursor is bound to its query by a digest of its conditions and its order, and it holds no secret.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import chain
+from uuid import UUID
+
+from fiberstore.errors import CursorError
+
+_DIGEST_CHARS = 16
+_CHECKSUM_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the order in which rows arrive: what a snapshot has seen of it.
+
+    Attributes:
+        newest_id: Id of the newest row; None if there was none.
+        holes: Where rows were missing that may have arrived later, as first and last, counted back from the
+            newest.
+    """
+
+    newest_id: UUID | None
+    holes: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the order of a query.
+
+    Attributes:
+        forward: Whether the rows behind it are asked for, or those before it.
+        key: What the order is by, as an integer, and the id that decides between equal ones.
+        mark: What the walk has seen of the order in which rows arrive.
+    """
+
+    forward: bool
+    key: tuple[int, UUID]
+    mark: Mark
+
+
+def digest(query: str) -> str:
+    """Return a short text that is the same for the same query only."""
+    return sha256(query.encode()).hexdigest()[:_DIGEST_CHARS]
+
+
+def encode(query: str, place: Place) -> str:
+    """Return a place in a query as a cursor."""
+    number, id_ = place.key
+    return _pack([digest(query), place.forward, number, id_.hex, *_fields(place.mark)])
+
+
+def decode(query: str, cursor: str) -> Place:
+    """Return the place that ``encode`` was given.
+
+    Raises:
+        CursorError: The cursor is damaged, or belongs to another query.
+        TypeError: It is no text.
+    """
+    fields = _unpack(cursor)
+    match fields:
+        case [str(bound_to), bool(forward), int(number), str(id_), *mark] if mark:
+            if bound_to != digest(query):
+                raise CursorError(
+                    "the cursor belongs to another query; use it with the same conditions and the same order"
+                )
+            return Place(forward, (number, UUID(id_)), _mark(mark))
+    raise CursorError(f"{cursor!r:.100} is the position of a tail, not the cursor of a page")
+
+
+def encode_position(mark: Mark) -> str:
+    """Return a place in the order of arrival as the position of a tail."""
+    return _pack(_fields(mark))
+
+
+def decode_position(position: str) -> Mark:
+    """Return the mark that ``encode_position`` was given.
+
+    Raises:
+        CursorError: The position is damaged.
+        TypeError: It is no text.
+    """
+    match _unpack(position):
+        case [None | str(), *_] as fields if len(fields) % 2:
+            return _mark(fields)
+    raise CursorError(f"{position!r:.100} is the cursor of a page, not the position of a tail")
+
+
+def _fields(mark: Mark) -> list[str | int | None]:
+    newest = None if mark.newest_id is None else mark.newest_id.hex
+    return [newest, *chain.from_iterable(mark.holes)]
+
+
+def _mark(fields: Sequence[object]) -> Mark:
+    match fields:
+        case [None | str() as newest, *numbers]:
+            ends = [number for number in numbers if isinstance(number, int)]
+            holes = tuple(zip(ends[::2], ends[1::2], strict=True))
+            return Mark(None if newest is None else UUID(newest), holes)
+    raise CursorError("the cursor is of another release of fiberstore")
+
+
+def _pack(fields: list[str | int | None]) -> str:
+    data = json.dumps(fields, separators=(",", ":")).encode()
+    checksum = zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "big")
+    return base64.urlsafe_b64encode(checksum + data).decode().rstrip("=")
+
+
+def _unpack(text: str) -> list[object]:
+    if not isinstance(text, str):
+        raise TypeError(f"expected a cursor, which is a str, got {text!r:.100}")
+    try:
+        packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        packed = b""
+    checksum, data = packed[:_CHECKSUM_BYTES], packed[_CHECKSUM_BYTES:]
+    if not data or zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "big") != checksum:
+        raise CursorError(f"{text!r:.100} is no cursor, or not the whole of one")
+    fields: list[object] = json.loads(data)
+    return fields

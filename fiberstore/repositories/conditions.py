@@ -1,0 +1,203 @@
+"""Conditions in SQL. Each is true or false of every row, never NULL."""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import singledispatch
+from operator import eq, ge, gt, le, lt
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from fiberstore.models import Fiber, Membership, RawLog
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.where import (
+    And,
+    AttributeCompare,
+    AttributeExists,
+    Compare,
+    Condition,
+    Flag,
+    HasFiber,
+    HasLog,
+    In,
+    Joined,
+    Match,
+    Not,
+    Operator,
+    Or,
+    Value,
+)
+
+Expression: TypeAlias = sa.ColumnElement[Any]
+
+LOGS, FIBERS, MEMBERSHIPS = RawLog.__table__, Fiber.__table__, Membership.__table__
+DURATION_US: sa.ColumnElement[int] = sa.func.epoch_us(
+    FIBERS.c.last_activity, type_=sa.BigInteger
+) - sa.func.epoch_us(FIBERS.c.first_activity, type_=sa.BigInteger)
+
+_MICROSECOND = timedelta(microseconds=1)
+_MOST_PARAMETERS = 100
+_EXACT_AS_FLOAT = 2**53
+_COLUMNS: dict[type, dict[str, Expression]] = {
+    StoredLog: dict(LOGS.c),
+    FiberRecord: {**dict(FIBERS.c), "duration": DURATION_US},
+    FiberMembership: dict(MEMBERSHIPS.c),
+}
+_OPERATORS: dict[Operator, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
+    "==": eq,
+    "<": lt,
+    "<=": le,
+    ">": gt,
+    ">=": ge,
+}
+
+
+def all_of(conditions: Sequence[Condition[Any]]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for ``Select.where``."""
+    return [to_sql(condition) for condition in conditions]
+
+
+@singledispatch
+def to_sql(condition: Condition[Any]) -> sa.ColumnElement[bool]:
+    """Return a condition as an expression on the table of its records."""
+    raise TypeError(f"{condition!r:.200} cannot be asked of DuckDB")
+
+
+@to_sql.register
+def _(condition: And) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]  # also below: dispatched by the class
+    return sa.and_(sa.true(), *all_of(condition.conditions))
+
+
+@to_sql.register
+def _(condition: Or) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return sa.or_(sa.false(), *all_of(condition.conditions))
+
+
+@to_sql.register
+def _(condition: Not) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return sa.not_(to_sql(condition.condition))
+
+
+@to_sql.register
+def _(condition: Compare) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    column = _COLUMNS[condition.record][condition.column]
+    return _known(_OPERATORS[condition.operator](column, _driver_value(condition.value)), condition.column)
+
+
+@to_sql.register
+def _(condition: In) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    column = _COLUMNS[condition.record][condition.column]
+    return _known(among(column, [_driver_value(value) for value in condition.values]), condition.column)
+
+
+@to_sql.register
+def _(condition: Match) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return _TEXT_FUNCTIONS[condition.kind](_COLUMNS[condition.record][condition.column], condition.text)
+
+
+@to_sql.register
+def _(condition: Flag) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return _COLUMNS[condition.record][condition.column].is_(True)
+
+
+@to_sql.register
+def _(condition: Joined) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    if condition.relation == "logs":
+        fibers = _joined(MEMBERSHIPS.c.fiber_id, among(MEMBERSHIPS.c.log_id, condition.ids))
+        return FIBERS.c.fiber_id.in_(fibers)
+    logs = _joined(MEMBERSHIPS.c.log_id, among(MEMBERSHIPS.c.fiber_id, condition.ids))
+    return LOGS.c.log_id.in_(logs)
+
+
+@to_sql.register
+def _(condition: HasLog) -> sa.ColumnElement[bool]:
+    same = MEMBERSHIPS.c.log_id == LOGS.c.log_id
+    return FIBERS.c.fiber_id.in_(_joined(MEMBERSHIPS.c.fiber_id, same, to_sql(condition.condition)))
+
+
+@to_sql.register
+def _(condition: HasFiber) -> sa.ColumnElement[bool]:
+    same = MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id
+    return LOGS.c.log_id.in_(_joined(MEMBERSHIPS.c.log_id, same, to_sql(condition.condition)))
+
+
+@to_sql.register
+def _(condition: AttributeExists) -> sa.ColumnElement[bool]:
+    if condition.pointer == "":
+        return sa.true()
+    return sa.func.coalesce(_json(sa.func.json_exists, condition.pointer), sa.false())
+
+
+@to_sql.register
+def _(condition: AttributeCompare) -> sa.ColumnElement[bool]:
+    compared = _compared(condition.pointer, condition.operator, condition.value)
+    return sa.func.coalesce(compared, sa.false())
+
+
+def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool]:
+    """Return that the column has one of the values; of many, DuckDB takes a list in less time."""
+    if len(values) <= _MOST_PARAMETERS:
+        return column.in_(values)
+    listed = sa.bindparam(None, list(values), type_=sa.ARRAY(column.type), unique=True)
+    return column.in_(sa.select(sa.func.unnest(listed)))
+
+
+_TEXT_FUNCTIONS: dict[str, Callable[[Expression, str], sa.ColumnElement[bool]]] = {
+    "contains": sa.func.contains,
+    "startswith": sa.func.starts_with,
+    "regexp_match": sa.func.regexp_matches,
+}
+
+
+def _known(comparison: sa.ColumnElement[bool], name: str) -> sa.ColumnElement[bool]:
+    """Make a comparison with NULL, which only this column may hold, false."""
+    return sa.func.coalesce(comparison, sa.false()) if name == "ingestion_time" else comparison
+
+
+def _driver_value(value: Value) -> object:
+    return value // _MICROSECOND if isinstance(value, timedelta) else value
+
+
+def _joined(column: Expression, *conditions: sa.ColumnElement[bool]) -> sa.Select[UUID]:
+    return sa.select(column).where(*conditions).correlate(None)
+
+
+def _json(function: Callable[..., Any], pointer: str) -> Any:  # noqa: ANN401  # as sqlalchemy.func has it
+    attributes = sa.type_coerce(FIBERS.c.attributes, sa.String)
+    if pointer:
+        return function(attributes, pointer)
+    return function(sa.func.coalesce(attributes, sa.literal_column("'null'::JSON")))  # SQL NULL reads as None
+
+
+def _compared(pointer: str, operator: Operator, value: str | float | bool | None) -> sa.ColumnElement[bool]:
+    kind: sa.ColumnElement[str] = _json(sa.func.json_type, pointer)
+    text: sa.ColumnElement[str] = _json(sa.func.json_extract_string, pointer)
+    compare = _OPERATORS[operator]
+    match value:
+        case None:
+            return kind == "NULL"
+        case bool():
+            return sa.and_(kind == "BOOLEAN", text == str(value).lower())
+        case str():
+            return sa.and_(kind == "VARCHAR", compare(text, value))
+    as_float, is_integer = sa.try_cast(text, sa.Double), kind.in_(["UBIGINT", "BIGINT"])
+    if abs(value) < _EXACT_AS_FLOAT:  # a larger integer that is stored may be rounded, but not beyond this
+        return sa.and_(sa.or_(is_integer, kind == "DOUBLE"), compare(as_float, float(value)))
+    number = int(value)
+    return sa.or_(
+        sa.and_(is_integer, compare(sa.try_cast(text, sa.Numeric(20)), number)),
+        sa.and_(kind == "DOUBLE", _float_compared(as_float, operator, number)),
+    )
+
+
+def _float_compared(column: Expression, operator: Operator, number: int) -> sa.ColumnElement[bool]:
+    """Compare a column of floats with an integer that may lie between two of them."""
+    nearest = float(number)
+    if nearest == number:
+        return _OPERATORS[operator](column, nearest)
+    if operator == "==":
+        return sa.false()
+    below = nearest if nearest < number else math.nextafter(nearest, -math.inf)
+    return column <= below if operator in ("<", "<=") else column > below

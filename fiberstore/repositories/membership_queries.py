@@ -1,0 +1,31 @@
+"""Queries of memberships."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from fiberstore.queries import Memberships
+from fiberstore.records import FiberMembership
+from fiberstore.repositories.conditions import MEMBERSHIPS
+from fiberstore.repositories.queries import SqlQuery
+
+
+class SqlMemberships(SqlQuery[FiberMembership], Memberships):
+    """``Memberships`` on a connection or a session."""
+
+    _record = FiberMembership
+    _name = "memberships"
+    _table = MEMBERSHIPS
+
+    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
+        return list(MEMBERSHIPS.c)
+
+    def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
+        return statement.order_by(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id)
+
+    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[FiberMembership]:
+        return [
+            FiberMembership.model_construct(log_id=log_id, fiber_id=fiber_id, config_version=config_version)
+            for log_id, fiber_id, config_version in rows
+        ]

@@ -1,0 +1,288 @@
+"""What queries of logs, fibers and memberships have in common: conditions, order, pages, streams."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from fiberstore.cursors import Mark, Place, decode, encode
+from fiberstore.dbapi import Connection
+from fiberstore.errors import translate_errors
+from fiberstore.prepared import compiled, dbapi_connection
+from fiberstore.queries import Page, Query
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_page
+from fiberstore.repositories.arrival import Arrival
+from fiberstore.repositories.conditions import all_of
+from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.where import Condition, checked_condition
+
+R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
+P = TypeVar("P", StoredLog, FiberRecord)
+
+Reading: TypeAlias = Callable[[str], AbstractContextManager[Session | Connection]]
+"""Gives what a method of that name reads with; at the end of the block, that is given back."""
+
+_ROWS_AT_ONCE = 2_048
+_ID_BITS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What rows are ordered by, before their id.
+
+    Attributes:
+        column: What is compared, and sorted by.
+        number: The same as an integer, which a cursor can hold.
+        value_of: The value of ``column`` for such an integer.
+        descending: Whether it is reversed; so is the order of ids then.
+        source: What to select from, if that is not the table alone.
+    """
+
+    column: sa.ColumnElement[Any]
+    number: sa.ColumnElement[int]
+    value_of: Callable[[int], object]
+    descending: bool
+    source: sa.FromClause | None = None
+
+
+def select_rows(session: Session | Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
+    """Return the rows of a statement that is made for one call, to be read before the next statement."""
+    return dbapi_connection(session).fetch_rows(*compiled(statement))
+
+
+@contextmanager
+def one_snapshot(session: Session | Connection) -> Iterator[None]:
+    """Let all statements of the block see the same; in a transaction they do anyway."""
+    if isinstance(session, Connection) and not session.in_transaction:
+        session.begin()
+        try:
+            yield
+        finally:
+            session.rollback()
+    else:
+        yield
+
+
+class SqlQuery(Query[R], Generic[R]):
+    """A query on one table.
+
+    Args:
+        reading: Gives what its methods read with.
+    """
+
+    _record: type[R]
+    _table: ClassVar[sa.FromClause]
+    _name: ClassVar[str]
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._conditions: tuple[Condition[R], ...] = ()
+
+    def where(self, *conditions: Condition[R]) -> Self:
+        """See ``Query.where``."""
+        query = copy(self)
+        query._conditions += tuple(checked_condition(condition, self._record) for condition in conditions)
+        return query
+
+    def count(self, at_most: int | None = None) -> int:
+        """See ``Query.count``."""
+        if at_most is None:
+            statement = self._select(sa.func.count())
+        else:
+            check_page(at_most, 0)
+            some = self._select(sa.literal(1).label("one")).limit(at_most).subquery()
+            statement = sa.select(sa.func.count()).select_from(some)
+        with self._asking("count") as session:
+            ((number,),) = select_rows(session, statement)
+        return int(number)
+
+    def iter_records(self) -> Iterator[R]:
+        """See ``Query.iter_records``."""
+        sql, values = compiled(self._ordered(self._select(*self._columns())))
+        with self._asking("iter_records") as session:
+            cursor = dbapi_connection(session).cursor()
+            try:
+                cursor.execute(sql, values)
+                while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+                    yield from self._records(rows)
+            finally:
+                cursor.close()
+
+    def to_arrow(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        conditions = ", ".join(map(repr, self._conditions))
+        return f"{self._name}.where({conditions})" if conditions else self._name
+
+    def _select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        return sa.select(*columns).select_from(self._table).where(*all_of(self._conditions))
+
+    @contextmanager
+    def _asking(self, method: str) -> Iterator[Session | Connection]:
+        with self._reading(f"{self._name}.{method}") as session, translate_errors():
+            yield session
+
+    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
+        raise NotImplementedError
+
+    def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
+        raise NotImplementedError
+
+    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[R]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class _Row(Generic[P]):
+    key: tuple[int, UUID]
+    record: P
+
+
+class PagedQuery(SqlQuery[P], Generic[P]):
+    """A query that can be read in pages and in several orders."""
+
+    _orders: ClassVar[Mapping[str, Order]]
+    _id: ClassVar[sa.ColumnElement[UUID]]
+    _id_name: ClassVar[str]
+    _arrival: ClassVar[Arrival]
+
+    def __init__(self, reading: Reading) -> None:
+        super().__init__(reading)
+        self._order_name = "oldest"
+
+    def order_by(self, order: str) -> Self:
+        """See ``Logs.order_by`` and ``Fibers.order_by``."""
+        if order not in self._orders:
+            raise ValueError(f"order must be one of {', '.join(self._orders)}, got {order!r}")
+        query = copy(self)
+        query._order_name = order
+        return query
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}.order_by({self._order_name!r})"
+
+    @property
+    def _order(self) -> Order:
+        return self._orders[self._order_name]
+
+    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
+        """See ``Logs.page`` and ``Fibers.page``."""
+        with self._asking("page") as session, self._paging(session, limit, cursor) as page:
+            return page
+
+    @contextmanager
+    def _paging(self, session: Session | Connection, limit: int, cursor: str | None) -> Iterator[Page[P]]:
+        """Give a page, and the snapshot that it is of."""
+        check_page(limit, 0)
+        if limit == 0:
+            raise ValueError("limit must be at least 1, got 0: an empty page leads nowhere")
+        place = None if cursor is None else decode(repr(self), cursor)
+        with self._arrival.snapshot(session, None if place is None else place.mark) as mark:
+            if place is None:
+                yield self._page_after(session, limit, None, mark, [])
+            elif place.forward:
+                yield self._page_with_late(session, limit, place, mark)
+            else:
+                yield self._page_before(session, limit, place)
+
+    def _page_with_late(self, session: Session | Connection, limit: int, place: Place, mark: Mark) -> Page[P]:
+        is_late = sa.and_(
+            self._arrival.is_new(session, place.mark), self._before(self._stepped(place.key, 1))
+        )
+        late_ones = self._keyed().where(is_late).order_by(self._arrival.rowid)
+        in_steps = not (place.mark.holes or mark.holes)  # or one of them would tell nothing of the others
+        late = self._keyed_rows(session, late_ones.limit(limit + 1) if in_steps else late_ones)
+        if in_steps and len(late) > limit:
+            # These first, and the page with the next cursor: then none of its rows can be late any more.
+            late = late[:limit]
+            known = Mark(late[-1].key[1])
+            before = self._cursor(False, self._stepped(place.key, 1), known)
+            return Page([], self._cursor(True, place.key, known), before, [row.record for row in late])
+        return self._page_after(session, limit, place, mark, [row.record for row in late])
+
+    def _page_after(
+        self, session: Session | Connection, limit: int, place: Place | None, mark: Mark, late: list[P]
+    ) -> Page[P]:
+        found = self._rows(session, limit + 1, self._after(place))
+        items = found[:limit]
+        following = self._cursor(True, items[-1].key, mark) if len(found) > limit else None
+        previous = None
+        if place is not None:
+            first = items[0].key if items else self._stepped(place.key, 1)
+            previous = self._cursor(False, first, mark)
+        return Page([row.record for row in items], following, previous, late)
+
+    def _page_before(self, session: Session | Connection, limit: int, place: Place) -> Page[P]:
+        found = self._rows(session, limit + 1, self._before(place.key), backwards=True)
+        items = found[:limit][::-1]
+        last = items[-1].key if items else self._stepped(place.key, -1)
+        return Page(
+            [row.record for row in items],
+            self._cursor(True, last, place.mark),
+            self._cursor(False, items[0].key, place.mark) if len(found) > limit else None,
+            [],
+        )
+
+    def _rows(
+        self,
+        session: Session | Connection,
+        limit: int,
+        *conditions: sa.ColumnElement[bool],
+        backwards: bool = False,
+    ) -> list[_Row[P]]:
+        statement = self._keyed().where(*conditions).limit(limit)
+        return self._keyed_rows(session, self._ordered(statement, backwards=backwards))
+
+    def _keyed(self) -> sa.Select[Any]:
+        return self._select(*self._columns(), self._order.number)
+
+    def _keyed_rows(self, session: Session | Connection, statement: sa.Select[Any]) -> list[_Row[P]]:
+        rows = list(select_rows(session, statement))
+        records = self._records([row[:-1] for row in rows])
+        return [
+            _Row((row[-1], getattr(record, self._id_name)), record)
+            for row, record in zip(rows, records, strict=True)
+        ]
+
+    def _select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        """Select from what the order is by, too."""
+        statement = super()._select(*columns)
+        return statement if self._order.source is None else statement.select_from(self._order.source)
+
+    def _ordered(self, statement: sa.Select[Any], *, backwards: bool = False) -> sa.Select[Any]:
+        order = self._order
+        if order.descending == backwards:
+            return statement.order_by(order.column, self._id)
+        return statement.order_by(order.column.desc(), self._id.desc())
+
+    def _after(self, place: Place | None) -> sa.ColumnElement[bool]:
+        if place is None:
+            return sa.true()
+        return self._beyond(place.key, larger=not self._order.descending)
+
+    def _before(self, key: tuple[int, UUID]) -> sa.ColumnElement[bool]:
+        return self._beyond(key, larger=self._order.descending)
+
+    def _beyond(self, key: tuple[int, UUID], *, larger: bool) -> sa.ColumnElement[bool]:
+        column, value = self._order.column, self._order.value_of(key[0])
+        # By the first condition alone DuckDB passes over whole row groups.
+        if larger:
+            return sa.and_(column >= value, sa.or_(column > value, self._id > key[1]))
+        return sa.and_(column <= value, sa.or_(column < value, self._id < key[1]))
+
+    def _stepped(self, key: tuple[int, UUID], step: int) -> tuple[int, UUID]:
+        """Return the possible key right behind a key in the order, or right before it with a step of -1."""
+        number = (key[0] << _ID_BITS) + key[1].int + (-step if self._order.descending else step)
+        return number >> _ID_BITS, UUID(int=number & (1 << _ID_BITS) - 1)
+
+    def _cursor(self, forward: bool, key: tuple[int, UUID], mark: Mark) -> str:
+        return encode(repr(self), Place(forward, key, mark))
