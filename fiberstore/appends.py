@@ -1,8 +1,8 @@
 """``Appends``: which writes of a database are on their way, for who reads in the order of arrival.
 
 DuckDB 2.0.0 numbers the rows of a commit before others see them, and syncs several commits to disk together:
-one with larger numbers may be seen earlier (``tests/test_arrival.py`` shows it). A snapshot that was taken while
-no write was on its way has no such holes.
+one with larger numbers may be seen earlier (``tests/test_arrival.py`` shows it). A snapshot that was taken
+while no write was on its way has no such holes.
 """
 
 import os
@@ -37,6 +37,7 @@ class Appends:
         self._changed = threading.Condition(threading.Lock())
         self._running: set[int] = set()
         self._begun = 0
+        self._ended = 0
 
     @classmethod
     def of(cls, database: str) -> "Appends":
@@ -65,6 +66,7 @@ class Appends:
         """Note that a write has ended, whichever way."""
         with self._changed:
             self._running.discard(number)
+            self._ended += 1
             self._changed.notify_all()
 
     def running(self) -> tuple[set[int], int]:
@@ -76,6 +78,16 @@ class Appends:
         """Return the writes that began after that one."""
         with self._changed:
             return set(range(number + 1, self._begun + 1))
+
+    @property
+    def ended(self) -> int:
+        """How many writes have ended so far."""
+        return self._ended
+
+    def wait_for_more(self, ended: int, timeout_s: float) -> None:
+        """Wait until more than so many writes have ended, but not longer than that."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended > ended, timeout_s)
 
     def wait_for(self, numbers: set[int], timeout_s: float) -> bool:
         """Wait until these writes have ended; return whether they have in time."""

@@ -76,21 +76,23 @@ def decode(query: str, cursor: str) -> Place:
     raise CursorError(f"{cursor!r:.100} is the position of a tail, not the cursor of a page")
 
 
-def encode_position(mark: Mark) -> str:
-    """Return a place in the order of arrival as the position of a tail."""
-    return _pack(_fields(mark))
+def encode_position(log_id: UUID | None) -> str:
+    """Return the position behind a log in the order of arrival; behind none, it is the beginning."""
+    return "" if log_id is None else _pack([log_id.hex])
 
 
-def decode_position(position: str) -> Mark:
-    """Return the mark that ``encode_position`` was given.
+def decode_position(position: str) -> UUID | None:
+    """Return the log id that ``encode_position`` was given.
 
     Raises:
         CursorError: The position is damaged.
         TypeError: It is no text.
     """
+    if position == "":
+        return None
     match _unpack(position):
-        case [None | str(), *_] as fields if len(fields) % 2:
-            return _mark(fields)
+        case [str(log_id)]:
+            return UUID(log_id)
     raise CursorError(f"{position!r:.100} is the cursor of a page, not the position of a tail")
 
 

@@ -18,7 +18,7 @@ from sync_face import SyncFace, running_loop
 
 from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
 from fiberstore.records import MAX_CONFIG_VERSION
-from fiberstore.testing import StorageContract
+from fiberstore.testing import QueryContract, StorageContract
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.examples import IN_UTC, all_logs, log
 
@@ -64,7 +64,7 @@ class TestMemory(StorageContract):
         return MemoryStorage(config_version=self.config_version)
 
 
-class TestDuckDBMemory(StorageContract):
+class TestDuckDBMemory(StorageContract, QueryContract):
     @pytest.fixture
     def storage(self, memory_store: DuckDBStorage) -> Storage:
         _empty(memory_store.engine)

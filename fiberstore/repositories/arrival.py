@@ -1,9 +1,9 @@
 """The order in which rows were stored: DuckDB's ``rowid``.
 
 A row that is stored later has a larger ``rowid``, also one that is changed in an indexed column, for then
-DuckDB deletes it and appends it again. A checkpoint may close the gaps that deleted rows leave, which keeps
-the order. So a place in it is known by the id of the last row before it, as long as that row is there. Rows of
-a commit that is on its way may be missing before it (see ``fiberstore.appends``); a ``Mark`` knows where.
+DuckDB deletes it and appends it again. A checkpoint may close the gaps of deleted rows, which keeps the
+order. So a place in it is known by the id of the last row before it, as long as that row is there. Rows of a
+commit that is on its way may be missing before it (see ``fiberstore.appends``); a ``Mark`` knows where.
 """
 
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ class Arrival:
         self.rowid = rowid
         self._is_committed = rowid < _FIRST_UNCOMMITTED
         after = sa.and_(rowid > sa.bindparam("after"), self._is_committed)
-        self._id_at = Prepared[tuple[UUID]](sa.select(id_).where(rowid == sa.bindparam("rowid")))
-        self._rowid_of = Prepared[tuple[int]](
+        self._ids = Prepared[tuple[UUID]](sa.select(id_).where(rowid == sa.bindparam("rowid")))
+        self._rowids = Prepared[tuple[int]](
             sa.select(rowid).select_from(table).where(id_ == sa.bindparam("id"), self._is_committed)
         )
         self._seen = Prepared[tuple[int, int | None]](
@@ -76,16 +76,38 @@ class Arrival:
             try:
                 mark = self._mark(session, settled)
             except ConflictError:
-                # What is missing up to here is seen or will never be there, once these writes have ended.
-                settled = self._newest(session, settled)
-                unsettled = session.unsettled
-                session.rollback()
-                session.appends.wait_for(unsettled, _WAIT_S)
-                session.begin()
+                settled, _ = self._seen_after(session, settled)
+                _begin_again(session)
                 mark = self._mark(session, settled)
             yield mark
         finally:
             session.rollback()
+
+    @contextmanager
+    def news(self, connection: Connection, since: UUID | None) -> Iterator[tuple[int, int, UUID | None]]:
+        """Let all statements of the block see the same, in which nothing is missing up to some row.
+
+        Args:
+            connection: Without an open transaction.
+            since: The id of a row; None is the place before all.
+
+        Yields:
+            The rowid of that row, and the rowid and the id of the newest row up to which nothing is missing.
+
+        Raises:
+            CursorError: The row is not there any more.
+            ConflictError: A write did not end within ten seconds.
+        """
+        connection.begin()
+        try:
+            after = self._rowid_of(connection, since)
+            newest, count = self._seen_after(connection, after)
+            newest_id = self._id_at(connection, newest)
+            if count < newest - after and connection.unsettled:
+                _begin_again(connection)
+            yield after, newest, newest_id
+        finally:
+            connection.rollback()
 
     def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
         """Return what is true of rows that a snapshot has not seen.
@@ -93,7 +115,7 @@ class Arrival:
         Raises:
             CursorError: The newest row it saw is not there any more.
         """
-        newest = self._rowid_of_newest(session, since)
+        newest = self._rowid_of(session, since.newest_id)
         in_holes = [self.rowid.between(newest - first, newest - last) for first, last in since.holes]
         if not in_holes:  # alone, this lets DuckDB pass over whole row groups
             return sa.and_(self.rowid > newest, self._is_committed)
@@ -101,17 +123,14 @@ class Arrival:
 
     def _mark(self, session: Session | Connection, settled: int) -> Mark:
         """Return the mark of the present snapshot; all rows up to ``settled`` are known to be seen."""
+        newest, count = self._seen_after(session, settled)
         holes: list[tuple[int, int]] = []
-        ((count, newest),) = self._seen.rows(session, {"after": settled})
-        if newest is None:
-            newest = settled
-        elif count < newest - settled and dbapi_connection(session).unsettled:
+        if count < newest - settled and dbapi_connection(session).unsettled:
             holes = list(self._holes.rows(session, {"after": settled, "limit": _MOST_HOLES + 1}))
             if len(holes) > _MOST_HOLES:
                 raise ConflictError("many writes are on their way, and many rows were deleted; run it again")
-        ids = list(self._id_at.rows(session, {"rowid": newest}))
         return Mark(
-            ids[0][0] if ids else None,
+            self._id_at(session, newest),
             tuple((newest - before - 1, newest - here + 1) for before, here in holes),
         )
 
@@ -119,19 +138,36 @@ class Arrival:
         """Return up to where a snapshot has seen all rows that will ever be there."""
         if since is None:
             return _BEFORE_ALL
-        newest = self._rowid_of_newest(session, since)
+        newest = self._rowid_of(session, since.newest_id)
         return newest - since.holes[0][0] - 1 if since.holes else newest
 
-    def _newest(self, session: Session | Connection, settled: int) -> int:
-        ((_, newest),) = self._seen.rows(session, {"after": settled})
-        return settled if newest is None else newest
+    def _seen_after(self, session: Session | Connection, after: int) -> tuple[int, int]:
+        """Return the newest rowid of the present snapshot, and how many rows there are from ``after`` on."""
+        ((count, newest),) = self._seen.rows(session, {"after": after})
+        return after if newest is None else newest, count
 
-    def _rowid_of_newest(self, session: Session | Connection, mark: Mark) -> int:
-        if mark.newest_id is None:
+    def _id_at(self, session: Session | Connection, rowid: int) -> UUID | None:
+        ids = list(self._ids.rows(session, {"rowid": rowid}))
+        return ids[0][0] if ids else None
+
+    def _rowid_of(self, session: Session | Connection, id_: UUID | None) -> int:
+        if id_ is None:
             return _BEFORE_ALL
-        for (rowid,) in self._rowid_of.rows(session, {"id": mark.newest_id}):
+        for (rowid,) in self._rowids.rows(session, {"id": id_}):
             return rowid
         raise CursorError(
-            f"{mark.newest_id} was the newest row when the cursor was made, and has been deleted: what came "
-            "after it is not known any more; start again without the cursor"
+            f"{id_} was the newest row when the cursor was made, and has been deleted: what came after it is "
+            "not known any more; start again without the cursor"
         )
+
+
+def _begin_again(connection: Connection) -> None:
+    """Take another snapshot once all writes have ended that were on their way at the present one.
+
+    What is missing before the newest row of the present one is seen then, or will never be there.
+    """
+    unsettled = connection.unsettled
+    connection.rollback()
+    if not connection.appends.wait_for(unsettled, _WAIT_S):
+        raise ConflictError(f"a write has been on its way for {_WAIT_S:g} s; run it again")
+    connection.begin()

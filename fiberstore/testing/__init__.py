@@ -24,9 +24,10 @@ from fiberstore.testing.logs import LogsContract
 from fiberstore.testing.memberships import MembershipsContract
 from fiberstore.testing.pages import PagesContract
 from fiberstore.testing.refusals import RefusalsContract
+from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.values import ValuesContract
 
-__all__ = ["StorageContract"]
+__all__ = ["QueryContract", "StorageContract"]
 
 
 class StorageContract(
@@ -44,4 +45,11 @@ class StorageContract(
 
     Attributes:
         config_version: What that storage was opened with. A number other than 0 tests more.
+    """
+
+
+class QueryContract(TailsContract):
+    """What a storage can be asked beyond the trait, as tests.
+
+    A subclass has a fixture ``storage`` that gives an empty ``QueryStorage`` whose schema is built.
     """
