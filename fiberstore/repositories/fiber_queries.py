@@ -12,7 +12,7 @@ from fiberstore.queries import Bucket, Fibers, FiberSummary, Found, Page, ValueC
 from fiberstore.records import FiberRecord, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import DURATION_US, FIBERS, LOGS, MEMBERSHIPS, among
-from fiberstore.repositories.histograms import Histogram, checked_group
+from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.queries import (
     Order,
     PagedQuery,
@@ -92,12 +92,8 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
             .join(MEMBERSHIPS, MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id)
             .where(among(MEMBERSHIPS.c.log_id, wanted))
         )
-        fibers: dict[UUID, list[FiberRecord]] = {log_id: [] for log_id in wanted}
         with self._asking("by_log") as session:
-            rows = list(select_rows(session, statement))
-        for row, fiber in zip(rows, self._records(row[:-1] for row in rows), strict=True):
-            fibers[row[-1]].append(fiber)
-        return fibers
+            return self._grouped(wanted, select_rows(session, statement))
 
     def types(self) -> list[ValueCount[str]]:
         """See ``Fibers.types``."""
@@ -137,7 +133,8 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     ) -> list[Bucket]:
         """See ``Fibers.histogram``."""
         histogram = Histogram(width, start, end)
-        group = checked_group(by, FIBERS.c.fiber_type)
+        check_group(by, "fiber_type")
+        group = None if by is None else FIBERS.c.fiber_type
         statement = histogram.counts(self._select(), FIBERS.c.first_activity, group)
         with self._asking("histogram") as session:
             return histogram.buckets(select_rows(session, statement), grouped=group is not None)

@@ -108,12 +108,7 @@ class Histogram:
         return (time - _EPOCH) // _MICROSECOND // self._width_us * self._width_us
 
 
-def checked_group(by: str | None, column: sa.Column[str]) -> sa.Column[str] | None:
-    """Return the column to group by, which has to be that one or none.
-
-    Raises:
-        ValueError: It is another.
-    """
-    if by not in (None, column.name):
-        raise ValueError(f"by must be {column.name!r} or None, got {by!r}")
-    return None if by is None else column
+def check_group(by: str | None, name: str) -> None:
+    """Raise ``ValueError`` unless the counts are grouped by the column of that name, or by none."""
+    if by not in (None, name):
+        raise ValueError(f"by must be {name!r} or None, got {by!r}")

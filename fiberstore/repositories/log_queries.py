@@ -13,7 +13,7 @@ from fiberstore.queries import Bucket, Found, LogContext, Logs, ValueCount
 from fiberstore.records import StoredLog, check_id, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import LOGS, MEMBERSHIPS, among
-from fiberstore.repositories.histograms import Histogram, checked_group
+from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.queries import (
     Order,
     PagedQuery,
@@ -67,13 +67,10 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
             .where(among(MEMBERSHIPS.c.fiber_id, wanted))
             .subquery()
         )
-        statement = sa.select(*placed.c).where(placed.c.place <= limit_per_fiber).order_by(placed.c.place)
-        logs: dict[UUID, list[StoredLog]] = {fiber_id: [] for fiber_id in wanted}
+        columns = list(placed.c)[:-1]
+        statement = sa.select(*columns).where(placed.c.place <= limit_per_fiber).order_by(placed.c.place)
         with self._asking("by_fiber") as session:
-            rows = list(select_rows(session, statement))
-        for row, log in zip(rows, self._records(row[:-2] for row in rows), strict=True):
-            logs[row[-2]].append(log)
-        return logs
+            return self._grouped(wanted, select_rows(session, statement))
 
     def sources(self) -> list[ValueCount[str]]:
         """See ``Logs.sources``."""
@@ -91,7 +88,8 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     ) -> list[Bucket]:
         """See ``Logs.histogram``."""
         histogram = Histogram(width, start, end)
-        group = checked_group(by, LOGS.c.source_id)
+        check_group(by, "source_id")
+        group = None if by is None else LOGS.c.source_id
         statement = histogram.counts(self._select(), LOGS.c.timestamp, group)
         with self._asking("histogram") as session:
             return histogram.buckets(select_rows(session, statement), grouped=group is not None)

@@ -298,6 +298,20 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         missing = [id_ for id_ in wanted if id_ not in found]
         return Found([found[id_] for id_ in given if id_ in found], missing)
 
+    def _grouped(self, keys: Iterable[UUID], rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[P]]:
+        """Return the records of rows that end with one of the keys, by key, in the order of the rows."""
+        groups: dict[UUID, list[P]] = {key: [] for key in keys}
+        owners: list[list[P]] = []
+
+        def without_keys() -> Iterator[tuple[Any, ...]]:  # not a list of the rows, as in fetch_rows
+            for row in rows:
+                owners.append(groups[row[-1]])
+                yield row[:-1]
+
+        for record, owner in zip(self._records(without_keys()), owners, strict=True):
+            owner.append(record)
+        return groups
+
     def _values(self, value: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """Return the statement whose rows ``value_counts`` takes."""
         first, last = self._seen
