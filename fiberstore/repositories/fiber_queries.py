@@ -1,18 +1,34 @@
 """Queries of fibers."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Literal, cast
+from uuid import UUID
 
 import sqlalchemy as sa
 
-from fiberstore.queries import Fibers
+from fiberstore.models import load_json
+from fiberstore.queries import Bucket, Fibers, FiberSummary, Found, Page, ValueCount
 from fiberstore.records import FiberRecord, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import DURATION_US, FIBERS, LOGS, MEMBERSHIPS
-from fiberstore.repositories.queries import Order, PagedQuery
+from fiberstore.repositories.conditions import DURATION_US, FIBERS, LOGS, MEMBERSHIPS, among
+from fiberstore.repositories.histograms import Histogram, check_group
+from fiberstore.repositories.queries import (
+    Order,
+    PagedQuery,
+    check_count,
+    checked_ids,
+    select_rows,
+    value_counts,
+)
 from fiberstore.repositories.rows import fiber_columns, to_fibers
+from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.where import Scalar, check_pointer
 
 _BEGAN_US = sa.func.epoch_us(FIBERS.c.first_activity, type_=sa.BigInteger)
+_ATTRIBUTES = sa.func.coalesce(  # SQL NULL is None
+    sa.type_coerce(FIBERS.c.attributes, sa.String), sa.literal_column("'null'::JSON")
+)
 _COUNTS = (
     sa.select(MEMBERSHIPS.c.fiber_id, sa.func.count().label("logs"))
     .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
@@ -30,6 +46,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     _table = FIBERS
     _id = FIBERS.c.fiber_id
     _id_name = "fiber_id"
+    _seen = (FIBERS.c.first_activity, FIBERS.c.last_activity)
     _arrival = Arrival(FIBERS, FIBERS.c.fiber_id)
     _orders: ClassVar = {
         "oldest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=False),
@@ -50,26 +67,103 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[FiberRecord]:
         return to_fibers(rows, from_epoch_us)
 
-    def summaries(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
+        """See ``Fibers.summaries``."""
+        with self._asking("summaries") as session, self._paging(session, limit, cursor) as page:
+            fiber_ids = [fiber.fiber_id for fiber in (*page.items, *page.late)]
+            rows = list(select_rows(session, _log_spans(fiber_ids))) if fiber_ids else []
+        spans = {fiber_id: span for fiber_id, *span in rows}
+        return Page(
+            [_summary(fiber, spans.get(fiber.fiber_id)) for fiber in page.items],
+            page.next,
+            page.previous,
+            [_summary(fiber, spans.get(fiber.fiber_id)) for fiber in page.late],
+        )
 
-    def get_many(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
+        """See ``Fibers.get_many``."""
+        return self._found(fiber_ids)
 
-    def by_log(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
+        """See ``Fibers.by_log``."""
+        wanted = checked_ids(log_ids)
+        statement = (
+            self._ordered(self._select(*self._columns(), MEMBERSHIPS.c.log_id))
+            .join(MEMBERSHIPS, MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id)
+            .where(among(MEMBERSHIPS.c.log_id, wanted))
+        )
+        with self._asking("by_log") as session:
+            return self._grouped(wanted, select_rows(session, statement))
 
-    def types(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def types(self) -> list[ValueCount[str]]:
+        """See ``Fibers.types``."""
+        statement = self._values(FIBERS.c.fiber_type)
+        with self._asking("types") as session:
+            return value_counts(select_rows(session, statement), str)
 
-    def attribute_keys(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
+        """See ``Fibers.attribute_keys``."""
+        check_pointer(pointer)
+        keys = sa.func.list_distinct(sa.func.json_keys(_ATTRIBUTES, pointer))
+        statement = self._values(sa.func.unnest(keys))
+        with self._asking("attribute_keys") as session:
+            counts = value_counts(
+                select_rows(session, statement),
+                lambda key: f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}",
+            )
+        return sorted(counts, key=lambda found: (-found.count, found.value))
 
-    def attribute_values(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
+        """See ``Fibers.attribute_values``."""
+        check_pointer(pointer)
+        check_count("limit", limit)
+        kind = sa.func.json_type(_ATTRIBUTES, pointer)
+        text = sa.cast(sa.func.json_extract(_ATTRIBUTES, pointer), sa.String)
+        statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
+        with self._asking("attribute_values") as session:
+            return value_counts(select_rows(session, statement), _scalar)
 
-    def histogram(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["fiber_type"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """See ``Fibers.histogram``."""
+        histogram = Histogram(width, start, end)
+        check_group(by, "fiber_type")
+        group = None if by is None else FIBERS.c.fiber_type
+        statement = histogram.counts(self._select(), FIBERS.c.first_activity, group)
+        with self._asking("histogram") as session:
+            return histogram.buckets(select_rows(session, statement), grouped=group is not None)
 
     def timeline(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
+
+
+def _log_spans(fiber_ids: Sequence[UUID]) -> sa.Select[Any]:
+    return (
+        sa.select(
+            MEMBERSHIPS.c.fiber_id,
+            sa.func.count(),
+            sa.func.list_sort(sa.func.list_distinct(sa.func.list(LOGS.c.source_id))),
+            sa.func.epoch_us(sa.func.min(LOGS.c.timestamp)),
+            sa.func.epoch_us(sa.func.max(LOGS.c.timestamp)),
+        )
+        .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
+        .where(among(MEMBERSHIPS.c.fiber_id, fiber_ids))
+        .group_by(MEMBERSHIPS.c.fiber_id)
+    )
+
+
+def _summary(fiber: FiberRecord, span: Sequence[Any] | None) -> FiberSummary:
+    if span is None:
+        return FiberSummary(fiber, 0, [], None, None)
+    log_count, source_ids, first_us, last_us = span
+    return FiberSummary(fiber, log_count, source_ids, from_epoch_us(first_us), from_epoch_us(last_us))
+
+
+def _scalar(text: str) -> Scalar:
+    return cast("Scalar", load_json(text))

@@ -1,20 +1,32 @@
 """Queries of logs."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Literal, Self
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from fiberstore.dbapi import Connection
 from fiberstore.errors import DatabaseError
-from fiberstore.queries import Logs
-from fiberstore.records import StoredLog, from_epoch_us
+from fiberstore.queries import Bucket, Found, LogContext, Logs, ValueCount
+from fiberstore.records import StoredLog, check_id, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import LOGS
-from fiberstore.repositories.queries import Order, PagedQuery, select_rows
+from fiberstore.repositories.conditions import LOGS, MEMBERSHIPS, among
+from fiberstore.repositories.histograms import Histogram, check_group
+from fiberstore.repositories.queries import (
+    Order,
+    PagedQuery,
+    check_count,
+    checked_ids,
+    one_snapshot,
+    select_rows,
+    value_counts,
+)
 from fiberstore.repositories.rows import log_columns, to_logs
 from fiberstore.repositories.tails import News, SqlTail
+from fiberstore.storage import DEFAULT_LIMIT
 
 _TIMESTAMP_US = sa.func.epoch_us(LOGS.c.timestamp, type_=sa.BigInteger)
 
@@ -27,6 +39,7 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     _table = LOGS
     _id = LOGS.c.log_id
     _id_name = "log_id"
+    _seen = (LOGS.c.timestamp, LOGS.c.timestamp)
     _arrival = Arrival(LOGS, LOGS.c.log_id)
     _orders: ClassVar = {
         "oldest": Order(LOGS.c.timestamp, _TIMESTAMP_US, from_epoch_us, descending=False),
@@ -39,20 +52,87 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[StoredLog]:
         return to_logs(rows, from_epoch_us)
 
-    def get_many(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
+        """See ``Logs.get_many``."""
+        return self._found(log_ids)
 
-    def by_fiber(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def by_fiber(
+        self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
+    ) -> dict[UUID, list[StoredLog]]:
+        """See ``Logs.by_fiber``."""
+        wanted = checked_ids(fiber_ids)
+        check_count("limit_per_fiber", limit_per_fiber)
+        place = sa.func.row_number().over(partition_by=MEMBERSHIPS.c.fiber_id, order_by=self._order_by())
+        placed = (
+            self._select(*self._columns(), MEMBERSHIPS.c.fiber_id.label("of_fiber"), place.label("place"))
+            .join(MEMBERSHIPS, MEMBERSHIPS.c.log_id == LOGS.c.log_id)
+            .where(among(MEMBERSHIPS.c.fiber_id, wanted))
+            .subquery()
+        )
+        columns = list(placed.c)[:-1]
+        statement = sa.select(*columns).where(placed.c.place <= limit_per_fiber).order_by(placed.c.place)
+        with self._asking("by_fiber") as session:
+            return self._grouped(wanted, select_rows(session, statement))
 
-    def sources(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def sources(self) -> list[ValueCount[str]]:
+        """See ``Logs.sources``."""
+        statement = self._values(LOGS.c.source_id)
+        with self._asking("sources") as session:
+            return value_counts(select_rows(session, statement), str)
 
-    def histogram(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["source_id"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """See ``Logs.histogram``."""
+        histogram = Histogram(width, start, end)
+        check_group(by, "source_id")
+        group = None if by is None else LOGS.c.source_id
+        statement = histogram.counts(self._select(), LOGS.c.timestamp, group)
+        with self._asking("histogram") as session:
+            return histogram.buckets(select_rows(session, statement), grouped=group is not None)
 
-    def context(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def context(
+        self,
+        log_id: UUID,
+        before: int = 10,
+        after: int = 10,
+        *,
+        within: Literal["source", "fibers"] | None = None,
+    ) -> LogContext | None:
+        """See ``Logs.context``."""
+        check_id(log_id)
+        check_count("before", before)
+        check_count("after", after)
+        if within not in (None, "source", "fibers"):
+            raise ValueError(f"within must be 'source', 'fibers' or None, got {within!r}")
+        log_itself = sa.select(*self._columns()).where(LOGS.c.log_id == log_id)
+        with self._asking("context") as session, one_snapshot(session):
+            rows = list(select_rows(session, log_itself))
+            if not rows:
+                return None
+            (log,) = self._records(rows)
+            key = (rows[0][1], log_id)
+            neighbours = self.order_by("oldest")._among_neighbours(session, log, within)
+            earlier = neighbours._rows(session, before, neighbours._beyond(key, larger=False), backwards=True)
+            later = neighbours._rows(session, after, neighbours._beyond(key, larger=True))
+        return LogContext([row.record for row in reversed(earlier)], log, [row.record for row in later])
+
+    def _among_neighbours(
+        self, session: Session | Connection, log: StoredLog, within: Literal["source", "fibers"] | None
+    ) -> Self:
+        match within:
+            case "source":
+                return self.where(Logs.c.source_id == log.source_id)
+            case "fibers":
+                fibers = sa.select(MEMBERSHIPS.c.fiber_id).where(MEMBERSHIPS.c.log_id == log.log_id)
+                fiber_ids = [fiber_id for (fiber_id,) in select_rows(session, fibers)]
+                return self.where(Logs.c.fibers.contains(*fiber_ids))
+        return self
 
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> SqlTail:
         """See ``Logs.tail``."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -14,21 +15,30 @@ from fiberstore.cursors import Mark, Place, decode, encode
 from fiberstore.dbapi import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.prepared import compiled, dbapi_connection
-from fiberstore.queries import Page, Query
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_page
+from fiberstore.queries import Found, Page, Query, ValueCount
+from fiberstore.records import (
+    FiberMembership,
+    FiberRecord,
+    StoredLog,
+    check_id,
+    check_page,
+    from_epoch_us,
+)
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import all_of
+from fiberstore.repositories.conditions import all_of, among
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import Condition, checked_condition
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 P = TypeVar("P", StoredLog, FiberRecord)
+V = TypeVar("V")
 
 Reading: TypeAlias = Callable[[str], AbstractContextManager[Session | Connection]]
 """Gives what a method of that name reads with; at the end of the block, that is given back."""
 
 _ROWS_AT_ONCE = 2_048
 _ID_BITS = 128
+_MOST_ROWS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,39 @@ def one_snapshot(session: Session | Connection) -> Iterator[None]:
             session.rollback()
     else:
         yield
+
+
+def check_count(name: str, value: int) -> None:
+    """Check a greatest number of rows.
+
+    Raises:
+        ValueError: It is negative or does not fit in 63 bits.
+        TypeError: It is not an ``int``.
+    """
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not 0 <= value <= _MOST_ROWS:
+        raise ValueError(f"{name} must be between 0 and 2**63 - 1, got {value}")
+
+
+def checked_ids(ids: Iterable[UUID]) -> list[UUID]:
+    """Return the ids, each once, in the order they were given first.
+
+    Raises:
+        TypeError: One is not a ``uuid.UUID``.
+    """
+    given = list(ids)
+    for id_ in given:
+        check_id(id_)
+    return list(dict.fromkeys(given))
+
+
+def value_counts(rows: Iterable[tuple[Any, ...]], value_of: Callable[[Any], V]) -> list[ValueCount[V]]:
+    """Make counts of rows of a value, a number, and two times as ``epoch_us``."""
+    return [
+        ValueCount(value_of(value), count, from_epoch_us(first_us), from_epoch_us(last_us))
+        for value, count, first_us, last_us in rows
+    ]
 
 
 class SqlQuery(Query[R], Generic[R]):
@@ -153,6 +196,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     _orders: ClassVar[Mapping[str, Order]]
     _id: ClassVar[sa.ColumnElement[UUID]]
     _id_name: ClassVar[str]
+    _seen: ClassVar[tuple[sa.ColumnElement[datetime], sa.ColumnElement[datetime]]]
     _arrival: ClassVar[Arrival]
 
     def __init__(self, reading: Reading) -> None:
@@ -242,8 +286,44 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         statement = self._keyed().where(*conditions).limit(limit)
         return self._keyed_rows(session, self._ordered(statement, backwards=backwards))
 
+    def _found(self, ids: Iterable[UUID]) -> Found[P]:
+        """Return the rows of these ids that the query has."""
+        given = list(ids)
+        wanted = checked_ids(given)
+        statement = self._select(*self._columns()).where(among(self._id, wanted))
+        with self._asking("get_many") as session:
+            found = {
+                getattr(row, self._id_name): row for row in self._records(select_rows(session, statement))
+            }
+        missing = [id_ for id_ in wanted if id_ not in found]
+        return Found([found[id_] for id_ in given if id_ in found], missing)
+
+    def _grouped(self, keys: Iterable[UUID], rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[P]]:
+        """Return the records of rows that end with one of the keys, by key, in the order of the rows."""
+        groups: dict[UUID, list[P]] = {key: [] for key in keys}
+        owners: list[list[P]] = []
+
+        def without_keys() -> Iterator[tuple[Any, ...]]:  # not a list of the rows, as in fetch_rows
+            for row in rows:
+                owners.append(groups[row[-1]])
+                yield row[:-1]
+
+        for record, owner in zip(self._records(without_keys()), owners, strict=True):
+            owner.append(record)
+        return groups
+
+    def _values(self, value: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        """Return the statement whose rows ``value_counts`` takes."""
+        first, last = self._seen
+        columns = (value.label("value"), first.label("first_seen"), last.label("last_seen"))
+        found = self._select(*columns).where(*conditions).subquery().c
+        count = sa.func.count()
+        seen_us = map(sa.func.epoch_us, (sa.func.min(found.first_seen), sa.func.max(found.last_seen)))
+        statement = sa.select(found.value, count, *seen_us).group_by(found.value)
+        return statement.order_by(count.desc(), found.value)
+
     def _keyed(self) -> sa.Select[Any]:
-        return self._select(*self._columns(), self._order.number)
+        return self._from_source(self._select(*self._columns(), self._order.number))
 
     def _keyed_rows(self, session: Session | Connection, statement: sa.Select[Any]) -> list[_Row[P]]:
         rows = list(select_rows(session, statement))
@@ -253,16 +333,18 @@ class PagedQuery(SqlQuery[P], Generic[P]):
             for row, record in zip(rows, records, strict=True)
         ]
 
-    def _select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    def _from_source(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         """Select from what the order is by, too."""
-        statement = super()._select(*columns)
         return statement if self._order.source is None else statement.select_from(self._order.source)
 
     def _ordered(self, statement: sa.Select[Any], *, backwards: bool = False) -> sa.Select[Any]:
+        return self._from_source(statement).order_by(*self._order_by(backwards=backwards))
+
+    def _order_by(self, *, backwards: bool = False) -> list[sa.ColumnElement[Any]]:
         order = self._order
         if order.descending == backwards:
-            return statement.order_by(order.column, self._id)
-        return statement.order_by(order.column.desc(), self._id.desc())
+            return [order.column, self._id]
+        return [order.column.desc(), self._id.desc()]
 
     def _after(self, place: Place | None) -> sa.ColumnElement[bool]:
         if place is None:
