@@ -1,14 +1,16 @@
 """Parts of the contract of queries, on DuckDB in memory; ``QueryContract`` is to run them everywhere."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import Base, DuckDBStorage
+from fiberstore import Base, DuckDBStorage, SerializationError
 from fiberstore.testing.batches import BatchesContract
 from fiberstore.testing.context import ContextContract
 from fiberstore.testing.discovery import DiscoveryContract
+from fiberstore.testing.examples import NOON, fiber, log
 from fiberstore.testing.histograms import HistogramsContract
 
 
@@ -26,3 +28,20 @@ class TestDuckDB(BatchesContract, ContextContract, DiscoveryContract, Histograms
             for table in Base.metadata.sorted_tables:
                 connection.execute(sa.delete(table))
         return store
+
+
+def test_attribute_key_that_another_client_stored_twice_counts_once(storage: DuckDBStorage) -> None:
+    storage.write_fiber(fiber(1))
+    with storage.engine.begin() as connection:
+        connection.execute(sa.text("""UPDATE fibers SET attributes = '{"a": 1, "a": 2}'"""))
+    assert [(found.value, found.count) for found in storage.fibers.attribute_keys()] == [("/a", 1)]
+
+
+def test_times_without_end_of_another_client_are_named(storage: DuckDBStorage) -> None:
+    storage.write_logs([log(1)])
+    with storage.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE raw_logs SET timestamp = 'infinity'"))
+    for ask in (lambda: storage.logs.histogram(timedelta(1)), storage.logs.sources):
+        with pytest.raises(SerializationError, match="infinity"):
+            ask()
+    assert storage.logs.histogram(timedelta(days=1), end=NOON) == []

@@ -13,7 +13,6 @@ from fiberstore.records import as_utc, from_epoch_us
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_1_US = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
-_WIDEST_US = 2**60  # more than from 1970 to either end of time; a wider bucket holds the same
 
 
 class Histogram:
@@ -35,7 +34,7 @@ class Histogram:
         if width <= timedelta(0):
             raise ValueError(f"width must be more than 0, got {width}")
         self._width = width
-        self._width_us = min(width // _MICROSECOND, _WIDEST_US)
+        self._width_us = width // _MICROSECOND
         self._start = None if start is None else as_utc(start)
         self._end = None if end is None else as_utc(end)
 
@@ -50,15 +49,14 @@ class Histogram:
             group: What it is counted under; None counts all together.
         """
         us, width_us = sa.func.epoch_us(time, type_=sa.BigInteger), self._width_us
-        since_start_us = sa.func.mod(
-            sa.func.mod(us, width_us) + width_us, width_us
-        )  # mod of DuckDB has signs
+        past_us = sa.func.mod(us, width_us)  # negative before 1970
+        past_us = sa.func.mod(past_us + width_us, width_us)
         if self._start is not None:
             rows = rows.where(time >= self._start)
         if self._end is not None:
             rows = rows.where(time <= self._end)
         cut = rows.add_columns(
-            (us - since_start_us).label("start_us"), (sa.null() if group is None else group).label("value")
+            (us - past_us).label("start_us"), (sa.null() if group is None else group).label("value")
         ).subquery()
         key = (cut.c.start_us, cut.c.value)
         return sa.select(*key, sa.func.count()).group_by(*key).order_by(*key).limit(MOST_BUCKETS + 1)

@@ -153,6 +153,15 @@ class BatchesContract:
             last = storage.logs.order_by("newest").by_fiber(_ids([1, 2, 3]), limit_per_fiber=limit)
             assert _by_number(last) == {key: numbers[::-1][:limit] for key, numbers in whole.items()}
 
+    def test_by_fiber_keeps_the_order_of_many_logs(self, storage: QueryStorage) -> None:
+        numbers = sorted(range(5_000), key=lambda number: (number * 7_919) % 5_003)
+        storage.write_logs([log(number, -number) for number in numbers])
+        storage.write_memberships([member(number, 1 + number % 7) for number in numbers])
+        groups = storage.logs.by_fiber(_ids(range(1, 8)), 10_000)
+        assert _by_number(groups) == {
+            key: [number for number in range(4_999, -1, -1) if 1 + number % 7 == key] for key in range(1, 8)
+        }
+
     def test_by_fiber_gives_1000_of_each_if_it_is_not_told(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number) for number in range(DEFAULT_LIMIT + 2)])
         storage.write_memberships([member(number, 1) for number in range(DEFAULT_LIMIT + 2)])

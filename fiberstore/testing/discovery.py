@@ -199,6 +199,13 @@ class DiscoveryContract:
             FiberSummary(three, 0, [], None, None),
         ]
 
+    def test_summaries_have_each_source_once_ascending(self, storage: QueryStorage) -> None:
+        storage.write_logs([log(number, source=TEXTS[number % len(TEXTS)]) for number in range(100)])
+        storage.write_fiber(fiber(1))
+        storage.write_memberships([member(number, 1) for number in range(100)])
+        (summary,) = storage.fibers.summaries().items
+        assert (summary.log_count, summary.source_ids) == (100, sorted(TEXTS))
+
     def test_summaries_have_the_pages_of_the_query(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number) for number in range(6)])
         for number in range(5):
