@@ -38,7 +38,7 @@ DURATION_US: sa.ColumnElement[int] = sa.func.epoch_us(
 ) - sa.func.epoch_us(FIBERS.c.first_activity, type_=sa.BigInteger)
 
 _MICROSECOND = timedelta(microseconds=1)
-_MOST_PARAMETERS = 100
+_MOST_PARAMETERS = 50
 _EXACT_AS_FLOAT = 2**53
 _COLUMNS: dict[type, dict[str, Expression]] = {
     StoredLog: dict(LOGS.c),
