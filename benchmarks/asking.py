@@ -1,7 +1,7 @@
 """Every question of ``docs/queries.md`` to a store of a million logs, beside SQL written by hand for it.
 
-``python -m benchmarks.asking`` prints the median milliseconds of both, taken in turn on the same open file,
-and checks that both give the same number of rows. By hand is DuckDB alone with ``fetchall()``; what a call takes
+``python -m benchmarks.asking`` prints the median milliseconds of both, taken in turn on the same open
+file, and checks that both give the same number of rows. By hand is DuckDB alone with ``fetchall()``; what a call takes
 besides is the making of records and of the statement, and for a page the look at what has arrived.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import duckdb
+import sqlalchemy as sa
 
 from benchmarks.clock import medians_s
 from fiberstore import (
@@ -350,7 +351,8 @@ def _discovery_questions(storage: DuckDBStorage) -> Iterator[Question]:
         "timeline of 50 fibers",
         lambda: fibers.timeline(50).points,
         """SELECT m.fiber_id, timestamp, source_id, log_id
-           FROM fiber_memberships m JOIN raw_logs USING (log_id) WHERE m.fiber_id IN (SELECT fiber_id FROM fibers ORDER BY first_activity, fiber_id LIMIT 50)
+           FROM fiber_memberships m JOIN raw_logs USING (log_id)
+           WHERE m.fiber_id IN (SELECT fiber_id FROM fibers ORDER BY first_activity, fiber_id LIMIT 50)
            ORDER BY ALL""",
     )
 
@@ -374,7 +376,11 @@ def _neighbour_questions(storage: DuckDBStorage, log_ids: list[UUID]) -> Iterato
                 SELECT * FROM l UNION ALL {" UNION ALL ".join(sides)}""",
             [middle],
         )
-    position = encode_position(log_ids[-1_001])
+    with storage.session() as session:
+        before_them = session.scalars(
+            sa.text("SELECT log_id FROM raw_logs ORDER BY rowid DESC LIMIT 1 OFFSET 1000")
+        ).one()
+    position = encode_position(before_them)
     yield Question(
         "the last 1,000 that arrived",
         lambda: list(storage.logs.tail(position, timeout_s=0)),
