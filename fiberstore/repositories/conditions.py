@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from fiberstore.models import Fiber, Membership, RawLog
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.where import (
+    LEAST_NUMBER,
     And,
     AttributeCompare,
     AttributeExists,
@@ -168,7 +169,8 @@ def _json(function: Callable[..., Any], pointer: str) -> Any:  # noqa: ANN401  #
     attributes = sa.type_coerce(FIBERS.c.attributes, sa.String)
     if pointer:
         return function(attributes, pointer)
-    return function(sa.func.coalesce(attributes, sa.literal_column("'null'::JSON")))  # SQL NULL reads as None
+    # SQL NULL reads as None; and to DuckDB "" is no pointer, but its own form of a path has one to the whole.
+    return function(sa.func.coalesce(attributes, sa.literal_column("'null'::JSON")), "$")
 
 
 def _compared(pointer: str, operator: Operator, value: str | float | bool | None) -> sa.ColumnElement[bool]:
@@ -186,6 +188,9 @@ def _compared(pointer: str, operator: Operator, value: str | float | bool | None
     if abs(value) < _EXACT_AS_FLOAT:  # a larger integer that is stored may be rounded, but not beyond this
         return sa.and_(sa.or_(is_integer, kind == "DOUBLE"), compare(as_float, float(value)))
     number = int(value)
+    if number == LEAST_NUMBER:  # what is stored as a lesser integer would be rounded up to it
+        beyond = sa.func.regexp_full_match(text, sa.literal_column("'-[0-9]+'"))
+        as_float = sa.case((beyond, sa.cast(sa.literal_column("'-inf'"), sa.Double)), else_=as_float)
     return sa.or_(
         sa.and_(is_integer, compare(sa.try_cast(text, sa.Numeric(20)), number)),
         sa.and_(kind == "DOUBLE", _float_compared(as_float, operator, number)),

@@ -1,4 +1,4 @@
-"""The contract of ``Storage`` as tests, the same for every backend. It needs pytest, and names no backend.
+"""The contract of ``Storage`` and ``QueryStorage`` as tests, the same for every backend. It needs pytest, and names no backend.
 
 ```python
 # conftest.py
@@ -18,15 +18,20 @@ class TestMyStorage(StorageContract):
 ```
 """
 
+from fiberstore.testing.attribute_filters import AttributeFiltersContract
 from fiberstore.testing.concurrency import ThreadsContract
 from fiberstore.testing.fibers import FibersContract
+from fiberstore.testing.filter_refusals import FilterRefusalsContract
+from fiberstore.testing.filters import FiltersContract, JoinedFiltersContract
 from fiberstore.testing.logs import LogsContract
 from fiberstore.testing.memberships import MembershipsContract
+from fiberstore.testing.orders import OrdersContract
 from fiberstore.testing.pages import PagesContract
+from fiberstore.testing.query_pages import QueryPagesContract
 from fiberstore.testing.refusals import RefusalsContract
 from fiberstore.testing.values import ValuesContract
 
-__all__ = ["StorageContract"]
+__all__ = ["QueryContract", "StorageContract"]
 
 
 class StorageContract(
@@ -44,4 +49,18 @@ class StorageContract(
 
     Attributes:
         config_version: What that storage was opened with. A number other than 0 tests more.
+    """
+
+
+class QueryContract(
+    FiltersContract,
+    JoinedFiltersContract,
+    AttributeFiltersContract,
+    FilterRefusalsContract,
+    QueryPagesContract,
+    OrdersContract,
+):
+    """What ``fiberstore.queries`` says, as tests; for storages that are a ``QueryStorage``.
+
+    A subclass has a fixture ``storage`` that gives an empty storage whose schema is built.
     """
