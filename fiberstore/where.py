@@ -15,6 +15,7 @@ value. What no backend could answer exactly is refused when the condition is mad
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -500,7 +501,7 @@ def check_pointer(pointer: str) -> str:
     if pointer and not pointer.startswith("/"):
         key = pointer.replace("~", "~0").replace("/", "~1")
         raise ValueError(f"{pointer!r} is no JSON pointer; for the key of that name, write {'/' + key!r}")
-    if "~" in pointer.replace("~0", "").replace("~1", ""):
+    if re.search("~(?![01])", pointer):
         raise ValueError(f"{pointer!r} is no JSON pointer: in a key, write ~0 for ~ and ~1 for /")
     return pointer
 

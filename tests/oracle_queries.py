@@ -44,7 +44,6 @@ from fiberstore.records import (
     StoredLog,
     as_utc,
     check_id,
-    check_page,
     dump_json,
 )
 from fiberstore.storage import DEFAULT_LIMIT
@@ -194,7 +193,7 @@ class MemoryQuery(Query[R], Generic[R]):
 
     def count(self, at_most: int | None = None) -> int:
         if at_most is not None:
-            check_page(at_most, 0)
+            _check_number("at_most", at_most)
         found = len(self._found(self._tables()))
         return found if at_most is None else min(found, at_most)
 
@@ -202,8 +201,7 @@ class MemoryQuery(Query[R], Generic[R]):
         return iter(self._found(self._tables()))
 
     def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> pa.RecordBatchReader:
-        if type(batch_rows) is not int or batch_rows < 1:
-            raise ValueError(f"batch_rows must be at least 1, got {batch_rows!r}")
+        _check_number("batch_rows", batch_rows, least=1)
         rows = [self._arrow_row(record) for record in self._found(self._tables())]
         return pa.Table.from_pylist(rows, self._arrow_schema()).to_reader(batch_rows)
 
@@ -266,9 +264,7 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
         return self._page(limit, cursor, self._tables())
 
     def _page(self, limit: int, cursor: str | None, tables: Tables) -> Page[P]:
-        check_page(limit, 0)
-        if limit == 0:
-            raise ValueError("limit must be at least 1, got 0")
+        _check_number("limit", limit, least=1)
         rows = [(self._key(row, tables), row) for row in self._found(tables)]
         mark = Mark(UUID(int=max(tables.arrivals.values(), default=0)))
         if cursor is None:
@@ -393,7 +389,7 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
     ) -> dict[UUID, list[StoredLog]]:
         asked = _checked_ids(fiber_ids)
-        check_page(limit_per_fiber, 0)
+        _check_number("limit_per_fiber", limit_per_fiber)
         tables = self._tables()
         logs = self._found(tables)
         return {
@@ -424,7 +420,8 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
         within: Literal["source", "fibers"] | None = None,
     ) -> LogContext | None:
         check_id(log_id)
-        check_page(before, after)
+        _check_number("before", before)
+        _check_number("after", after)
         if within not in (None, "source", "fibers"):
             raise ValueError(f"within must be 'source', 'fibers' or None, got {within!r}")
         tables = self._tables()
@@ -550,7 +547,7 @@ class MemoryFibers(PagedMemory[FiberRecord], Fibers):
 
     def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
         check_pointer(pointer)
-        check_page(limit, 0)
+        _check_number("limit", limit)
 
         def values(fiber: FiberRecord) -> list[Scalar]:
             found = value_at(fiber.attributes, pointer)
@@ -572,8 +569,8 @@ class MemoryFibers(PagedMemory[FiberRecord], Fibers):
         return self._histogram(width, lambda fiber: fiber.fiber_type if by else None, start, end)
 
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
-        check_page(fibers, 0)
-        check_page(points, 0)
+        _check_number("fibers", fibers)
+        _check_number("points", points)
         tables = self._tables()
         shown = self._found(tables)[:fibers]
         every = [
@@ -653,6 +650,13 @@ def _log_key(log: StoredLog) -> tuple[datetime, UUID]:
 def _stepped(key: Key, step: int) -> Key:
     number = (key[0] << 128) + key[1].int + step
     return number >> 128, UUID(int=number % 2**128)
+
+
+def _check_number(name: str, value: int, least: int = 0) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not least <= value < 2**63:
+        raise ValueError(f"{name} must be between {least} and 2**63 - 1, got {value}")
 
 
 def _checked_ids(ids: Iterable[UUID]) -> list[UUID]:

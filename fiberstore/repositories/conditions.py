@@ -184,7 +184,8 @@ def _compared(pointer: str, operator: Operator, value: str | float | bool | None
             return sa.and_(kind == "BOOLEAN", text == str(value).lower())
         case str():
             return sa.and_(kind == "VARCHAR", compare(text, value))
-    as_float, is_integer = sa.try_cast(text, sa.Double), kind.in_(["UBIGINT", "BIGINT"])
+    as_float: sa.ColumnElement[float] = sa.try_cast(text, sa.Double)
+    is_integer = kind.in_(["UBIGINT", "BIGINT"])
     if abs(value) < _EXACT_AS_FLOAT:  # a larger integer that is stored may be rounded, but not beyond this
         return sa.and_(sa.or_(is_integer, kind == "DOUBLE"), compare(as_float, float(value)))
     number = int(value)

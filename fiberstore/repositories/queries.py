@@ -15,7 +15,7 @@ from fiberstore.dbapi import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.prepared import compiled, dbapi_connection
 from fiberstore.queries import Page, Query
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_page
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import all_of
 from fiberstore.storage import DEFAULT_LIMIT
@@ -27,6 +27,7 @@ P = TypeVar("P", StoredLog, FiberRecord)
 Reading: TypeAlias = Callable[[str], AbstractContextManager[Session | Connection]]
 """Gives what a method of that name reads with; at the end of the block, that is given back."""
 
+_MOST_ROWS = 2**63 - 1
 _ROWS_AT_ONCE = 2_048
 _ID_BITS = 128
 
@@ -53,6 +54,14 @@ class Order:
 def select_rows(session: Session | Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
     """Return the rows of a statement that is made for one call, to be read before the next statement."""
     return dbapi_connection(session).fetch_rows(*compiled(statement))
+
+
+def check_number(name: str, value: int, *, least: int = 0) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless the argument of that name is a possible number of rows."""
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not least <= value <= _MOST_ROWS:
+        raise ValueError(f"{name} must be between {least} and 2**63 - 1, got {value}")
 
 
 @contextmanager
@@ -94,7 +103,7 @@ class SqlQuery(Query[R], Generic[R]):
         if at_most is None:
             statement = self._select(sa.func.count())
         else:
-            check_page(at_most, 0)
+            check_number("at_most", at_most)
             some = self._select(sa.literal(1).label("one")).limit(at_most).subquery()
             statement = sa.select(sa.func.count()).select_from(some)
         with self._asking("count") as session:
@@ -182,9 +191,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     @contextmanager
     def _paging(self, session: Session | Connection, limit: int, cursor: str | None) -> Iterator[Page[P]]:
         """Give a page, and the snapshot that it is of."""
-        check_page(limit, 0)
-        if limit == 0:
-            raise ValueError("limit must be at least 1, got 0: an empty page leads nowhere")
+        check_number("limit", limit, least=1)
         place = None if cursor is None else decode(repr(self), cursor)
         with self._arrival.snapshot(session, None if place is None else place.mark) as mark:
             if place is None:

@@ -16,9 +16,9 @@ _value = Fibers.c.attributes["/v"]
 _wrong = cast("Any", object())  # a value of no type that is asked for, which type checkers are not told
 
 _TYPE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
-    "and": (lambda: _log and _log, "join conditions with &"),
-    "or": (lambda: _log or _log, "join conditions with &"),
-    "not": (lambda: not _log, "join conditions with &"),
+    "and": (lambda: cast("Any", _log) and _log, "join conditions with &"),
+    "or": (lambda: cast("Any", _log) or _log, "join conditions with &"),
+    "not": (lambda: not cast("Any", _log), "join conditions with &"),
     "a < column < b": (lambda: at(1) < Logs.c.timestamp < at(2), "between"),
     "a condition on another record": (lambda: _log & cast("Any", _fiber), "is a condition on a FiberRecord"),
     "or of another record": (lambda: cast("Any", _fiber) | _log, "is a condition on a StoredLog"),
