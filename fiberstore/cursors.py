@@ -24,11 +24,14 @@ class Mark:
 
     Attributes:
         newest_id: Id of the newest row; None if there was none.
+        number: What the order had numbered it by. A row that changes may become the newest again, with a larger
+            number; in a copy of the database numbers may be less.
         holes: Where rows were missing that may have arrived later, as first and last, counted back from the
             newest.
     """
 
     newest_id: UUID | None
+    number: int
     holes: tuple[tuple[int, int], ...] = ()
 
 
@@ -89,22 +92,22 @@ def decode_position(position: str) -> Mark:
         TypeError: It is no text.
     """
     match _unpack(position):
-        case [None | str(), *_] as fields if len(fields) % 2:
+        case [None | str(), number, *_] as fields if not isinstance(number, bool):
             return _mark(fields)
     raise CursorError(f"{position!r:.100} is the cursor of a page, not the position of a tail")
 
 
 def _fields(mark: Mark) -> list[str | int | None]:
     newest = None if mark.newest_id is None else mark.newest_id.hex
-    return [newest, *chain.from_iterable(mark.holes)]
+    return [newest, mark.number, *chain.from_iterable(mark.holes)]
 
 
 def _mark(fields: Sequence[object]) -> Mark:
     match fields:
-        case [None | str() as newest, *numbers]:
-            ends = [number for number in numbers if isinstance(number, int)]
+        case [None | str() as newest, int(number), *numbers]:
+            ends = [end for end in numbers if isinstance(end, int)]
             holes = tuple(zip(ends[::2], ends[1::2], strict=True))
-            return Mark(None if newest is None else UUID(newest), holes)
+            return Mark(None if newest is None else UUID(newest), number, holes)
     raise CursorError("the cursor is of another release of fiberstore")
 
 

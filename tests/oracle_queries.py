@@ -266,7 +266,7 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
     def _page(self, limit: int, cursor: str | None, tables: Tables) -> Page[P]:
         _check_number("limit", limit, least=1)
         rows = [(self._key(row, tables), row) for row in self._found(tables)]
-        mark = Mark(UUID(int=max(tables.arrivals.values(), default=0)))
+        mark = Mark(None, max(tables.arrivals.values(), default=0))
         if cursor is None:
             return self._page_after(rows, limit, None, mark, [])
         place = decode(repr(self), cursor)
@@ -275,7 +275,7 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
         late = self._arrived([row for key, row in rows if key <= place.key], place.mark, tables)
         if len(late) <= limit:
             return self._page_after(rows, limit, place.key, mark, late)
-        known = Mark(UUID(int=tables.arrivals[self.record, self._id(late[limit - 1])]))
+        known = Mark(None, tables.arrivals[self.record, self._id(late[limit - 1])])
         before = self._cursor(False, _stepped(place.key, 1), known)
         return Page([], self._cursor(True, place.key, known), before, late[:limit])
 
@@ -299,9 +299,8 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
 
     def _arrived(self, records: Iterable[P], since: Mark, tables: Tables) -> list[P]:
         """Return what has arrived since, in that order."""
-        assert since.newest_id is not None
         arrivals = {tables.arrivals[self.record, self._id(row)]: row for row in records}
-        return [arrivals[number] for number in sorted(arrivals) if number > since.newest_id.int]
+        return [arrivals[number] for number in sorted(arrivals) if number > since.number]
 
     def _cursor(self, forward: bool, key: Key, mark: Mark) -> str:
         return encode(repr(self), Place(forward, key, mark))
@@ -447,9 +446,9 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
             check_seconds("timeout_s", timeout_s)
         tables = self._tables()
         if position is None:
-            mark = Mark(UUID(int=max(tables.arrivals.values(), default=0)))
+            mark = Mark(None, max(tables.arrivals.values(), default=0))
         else:
-            mark = decode_position(position) if position else Mark(UUID(int=0))
+            mark = decode_position(position) if position else Mark(None, 0)
         return MemoryTail(self, mark, timeout_s)
 
     def wait(self, since: Mark, deadline: float | None) -> None:
@@ -503,7 +502,7 @@ class MemoryTail(LogTail):
                 raise StopIteration
             self._logs.wait(self._mark, deadline)
         number, log = arrived[0]
-        self._mark = Mark(UUID(int=number))
+        self._mark = Mark(None, number)
         return log
 
 

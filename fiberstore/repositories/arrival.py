@@ -1,9 +1,10 @@
 """The order in which rows were stored: DuckDB's ``rowid``.
 
 A row that is stored later has a larger ``rowid``, also one that is changed in an indexed column, for then
-DuckDB deletes it and appends it again. A checkpoint may close the gaps that deleted rows leave, which keeps
-the order. So a place in it is known by the id of the last row before it, as long as that row is there. Rows of
-a commit that is on its way may be missing before it (see ``fiberstore.appends``); a ``Mark`` knows where.
+DuckDB deletes it and appends it again. A backup closes the gaps that deleted rows leave, which keeps the order.
+So a place in it is known by the id of the last row before it and its ``rowid`` then, as long as that row is
+there. Rows of a commit that is on its way may be missing before it (see ``fiberstore.appends``); a ``Mark``
+knows where.
 """
 
 from collections.abc import Iterator
@@ -87,6 +88,11 @@ class Arrival:
         finally:
             session.rollback()
 
+    def mark_at(self, session: Session | Connection, id_: UUID) -> Mark:
+        """Return the mark of who has seen all up to a row, which is there, and nothing after it."""
+        ((rowid,),) = self._rowid_of.rows(session, {"id": id_})
+        return Mark(id_, rowid)
+
     def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
         """Return what is true of rows that a snapshot has not seen.
 
@@ -112,6 +118,7 @@ class Arrival:
         ids = list(self._id_at.rows(session, {"rowid": newest}))
         return Mark(
             ids[0][0] if ids else None,
+            newest,
             tuple((newest - before - 1, newest - here + 1) for before, here in holes),
         )
 
@@ -130,7 +137,7 @@ class Arrival:
         if mark.newest_id is None:
             return _BEFORE_ALL
         for (rowid,) in self._rowid_of.rows(session, {"id": mark.newest_id}):
-            return rowid
+            return min(rowid, mark.number)  # a row that was changed since has moved to the end
         raise CursorError(
             f"{mark.newest_id} was the newest row when the cursor was made, and has been deleted: what came "
             "after it is not known any more; start again without the cursor"

@@ -211,7 +211,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         if in_steps and len(late) > limit:
             # These first, and the page with the next cursor: then none of its rows can be late any more.
             late = late[:limit]
-            known = Mark(late[-1].key[1])
+            known = self._arrival.mark_at(session, late[-1].key[1])
             before = self._cursor(False, self._stepped(place.key, 1), known)
             return Page([], self._cursor(True, place.key, known), before, [row.record for row in late])
         return self._page_after(session, limit, place, mark, [row.record for row in late])
