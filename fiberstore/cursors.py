@@ -24,8 +24,8 @@ class Mark:
 
     Attributes:
         newest_id: Id of the newest row; None if there was none.
-        number: What the order had numbered it by. A row that changes may become the newest again, with a larger
-            number; in a copy of the database numbers may be less.
+        number: Its number in the order then. A row that changes moves to the end, and gets a larger one; in a
+            copy of the database it may have a smaller one.
         holes: Where rows were missing that may have arrived later, as first and last, counted back from the
             newest.
     """

@@ -1,25 +1,32 @@
 """DuckDB and the oracle find the same records, whatever is stored and whatever is asked."""
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from typing import Any, TypeVar, cast
-from uuid import UUID
+from datetime import timedelta
+from typing import Any, TypeAlias, cast
 
 import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from oracle import MemoryStorage
 from pydantic import JsonValue
 
 from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StoredLog
-from fiberstore.queries import Fibers, Logs, Memberships, Query, QueryStorage
+from fiberstore.queries import FiberOrder, Fibers, LogOrder, Logs, Memberships, Page, Query, QueryStorage
 from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing.examples import ATTRIBUTES, IDS, IN_UTC, MICROSECOND, NOON, TEXTS
+from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import Paged, walk
 from fiberstore.where import Attribute, Condition, OrderedColumn, Scalar, TextColumn
 
-T = TypeVar("T")
+Rows: TypeAlias = tuple[list[StoredLog], list[FiberRecord], list[FiberMembership]]
+
+LOG_ORDERS: tuple[LogOrder, ...] = ("oldest", "newest")
+FIBER_ORDERS: tuple[FiberOrder, ...] = ("oldest", "newest", "longest", "most_logs")
+usual = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+many, few = settings(usual, max_examples=60), settings(usual, max_examples=30)
 
 # Few of each, so that conditions meet what is stored.
 ids = st.sampled_from(IDS[::2])
@@ -35,9 +42,9 @@ bounds = st.sampled_from([*edges, *(-edge for edge in edges if edge <= 2**63)]) 
     -(2**63), 2**64 - 1
 )
 floats = st.sampled_from([0.1, 1.0, 1.5, -0.0, 1e16, 2.0**53, 2.0**53 + 2, 2.0**63, 5e-324, -(2.0**63)])
-numbers = bounds | floats | st.floats(-(2.0**63), 2.0**63)
+asked_numbers = bounds | floats | st.floats(-(2.0**63), 2.0**63)
 stored_numbers = (
-    numbers
+    asked_numbers
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from([2**64, 2**64 + 1, -(2**63) - 1, 10**30, 1e300])
 )
@@ -136,8 +143,8 @@ def about_text(column: TextColumn[Any]) -> st.SearchStrategy[Condition[Any]]:
 def about_attribute(pointer: str) -> st.SearchStrategy[Condition[FiberRecord]]:
     attribute = Attribute(pointer)
     ordered = cast("OrderedColumn[Any, Any]", attribute)
-    scalars: st.SearchStrategy[Scalar] = st.none() | st.booleans() | numbers | texts
-    return st.just(attribute.exists()) | equal(attribute, scalars) | compared(ordered, numbers | texts)
+    scalars: st.SearchStrategy[Scalar] = st.none() | st.booleans() | asked_numbers | texts
+    return st.just(attribute.exists()) | equal(attribute, scalars) | compared(ordered, asked_numbers | texts)
 
 
 some_ids = st.lists(ids, max_size=3)
@@ -186,7 +193,8 @@ def conditions(draw: st.DrawFn, record: type, depth: int = 3) -> Condition[Any]:
     if kind in ("and", "or"):
         one, other = draw(conditions(record, depth - 1)), draw(conditions(record, depth - 1))
         return one & other if kind == "and" else one | other
-    return draw({StoredLog: of_log, FiberRecord: of_fiber, FiberMembership: of_membership}[record])
+    of = {"StoredLog": of_log, "FiberRecord": of_fiber, "FiberMembership": of_membership}
+    return draw(of[record.__name__])
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +205,7 @@ def duckdb_store() -> Iterator[DuckDBStorage]:
 
 
 @st.composite
-def stores(draw: st.DrawFn) -> tuple[list[StoredLog], list[FiberRecord], list[FiberMembership]]:
+def stores(draw: st.DrawFn) -> Rows:
     return (
         draw(st.lists(log_records, max_size=6, unique_by=lambda log: log.log_id)),
         draw(st.lists(fiber_records(), max_size=6, unique_by=lambda fiber: fiber.fiber_id)),
@@ -207,7 +215,7 @@ def stores(draw: st.DrawFn) -> tuple[list[StoredLog], list[FiberRecord], list[Fi
 
 def filled(
     duckdb_store: DuckDBStorage,
-    rows: tuple[list[StoredLog], list[FiberRecord], list[FiberMembership]],
+    rows: Rows,
 ) -> list[QueryStorage]:
     """Return the oracle and an emptied DuckDB, with these rows in both."""
     logs, fibers, joins = rows
@@ -229,48 +237,82 @@ def answers(query: Query[Any]) -> tuple[list[Any], int, list[int]]:
     return list(query.iter_records()), query.count(), [query.count(at_most) for at_most in (0, 1, 3)]
 
 
-def pages(query: Paged, limit: int) -> list[list[UUID]]:
-    return [
-        [row.log_id if isinstance(row, StoredLog) else row.fiber_id for row in page.items]
-        for page in walk(query, limit)
-    ]
+def pages(query: Paged, limit: int) -> list[list[int]]:
+    return [numbers(page.items) for page in walk(query, limit)]
 
 
-profile = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-
-
-@profile
-@given(
-    stores(), st.lists(conditions(StoredLog), min_size=1, max_size=3), st.sampled_from(["oldest", "newest"])
-)
-def test_logs_are_the_same(duckdb_store, rows, asked, order) -> None:
-    oracle, store = filled(duckdb_store, rows)
-    for condition in asked:
-        expected = oracle.logs.where(condition).order_by(order)
-        found = store.logs.where(condition).order_by(order)
+def check(asked: list[tuple[Query[Any], Query[Any]]]) -> None:
+    for found, expected in asked:
         assert answers(found) == answers(expected)
-        assert pages(found, 2) == pages(expected, 2)
+        if isinstance(found, Logs | Fibers) and isinstance(expected, Logs | Fibers):
+            assert pages(found, 2) == pages(expected, 2)
 
 
-@profile
+@many
+@given(stores(), st.lists(conditions(StoredLog), min_size=1, max_size=3), st.sampled_from(LOG_ORDERS))
+def test_logs_are_the_same(
+    duckdb_store: DuckDBStorage, rows: Rows, asked: list[Condition[StoredLog]], order: LogOrder
+) -> None:
+    oracle, store = filled(duckdb_store, rows)
+    check([(store.logs.where(one).order_by(order), oracle.logs.where(one).order_by(order)) for one in asked])
+
+
+@many
+@given(stores(), st.lists(conditions(FiberRecord), min_size=1, max_size=3), st.sampled_from(FIBER_ORDERS))
+def test_fibers_are_the_same(
+    duckdb_store: DuckDBStorage, rows: Rows, asked: list[Condition[FiberRecord]], order: FiberOrder
+) -> None:
+    oracle, store = filled(duckdb_store, rows)
+    check(
+        [(store.fibers.where(one).order_by(order), oracle.fibers.where(one).order_by(order)) for one in asked]
+    )
+
+
+@few
+@given(stores(), st.lists(conditions(FiberMembership), min_size=1, max_size=3))
+def test_memberships_are_the_same(
+    duckdb_store: DuckDBStorage, rows: Rows, asked: list[Condition[FiberMembership]]
+) -> None:
+    oracle, store = filled(duckdb_store, rows)
+    check([(store.memberships.where(one), oracle.memberships.where(one)) for one in asked])
+
+
+# Between pages: what is written, or None for another page back.
+meanwhile = st.lists(st.lists(log_records, max_size=3) | fiber_records() | st.none(), max_size=8)
+
+
+@few
 @given(
     stores(),
-    st.lists(conditions(FiberRecord), min_size=1, max_size=3),
-    st.sampled_from(["oldest", "newest", "longest", "most_logs"]),
+    st.sampled_from(
+        [("logs", order) for order in LOG_ORDERS] + [("fibers", order) for order in FIBER_ORDERS[:3]]
+    ),
+    st.integers(1, 3),
+    meanwhile,
 )
-def test_fibers_are_the_same(duckdb_store, rows, asked, order) -> None:
-    oracle, store = filled(duckdb_store, rows)
-    for condition in asked:
-        expected = oracle.fibers.where(condition).order_by(order)
-        found = store.fibers.where(condition).order_by(order)
-        assert answers(found) == answers(expected)
-        assert pages(found, 2) == pages(expected, 2)
-
-
-@profile
-@given(stores(), conditions(FiberMembership))
-def test_memberships_are_the_same(duckdb_store, rows, condition) -> None:
-    oracle, store = filled(duckdb_store, rows)
-    assert answers(store.memberships.where(condition)) == answers(oracle.memberships.where(condition))
+def test_pages_are_the_same_whatever_is_written_meanwhile(
+    duckdb_store: DuckDBStorage,
+    rows: Rows,
+    asked: tuple[str, str],
+    limit: int,
+    steps: list[list[StoredLog] | FiberRecord | None],
+) -> None:
+    both = filled(duckdb_store, rows)
+    table, order = asked
+    queries = [getattr(store, table).order_by(order) for store in both]
+    now: list[Page[Any]] = [query.page(limit) for query in queries]
+    for step in steps:
+        for store in both:
+            if isinstance(step, FiberRecord):
+                write = store.write_fiber if store.get_fiber(step.fiber_id) is None else store.update_fiber
+                write(step)
+            elif step is not None:
+                store.write_logs(step)
+        cursors = [page.previous if step is None else page.next for page in now]
+        now = [query.page(limit, cursor) for query, cursor in zip(queries, cursors, strict=True)]
+        expected, found = now
+        assert (found.items, found.late) == (expected.items, expected.late)
+        assert (found.next is None, found.previous is None) == (
+            expected.next is None,
+            expected.previous is None,
+        )

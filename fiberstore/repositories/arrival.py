@@ -1,10 +1,10 @@
 """The order in which rows were stored: DuckDB's ``rowid``.
 
 A row that is stored later has a larger ``rowid``, also one that is changed in an indexed column, for then
-DuckDB deletes it and appends it again. A backup closes the gaps that deleted rows leave, which keeps the order.
-So a place in it is known by the id of the last row before it and its ``rowid`` then, as long as that row is
-there. Rows of a commit that is on its way may be missing before it (see ``fiberstore.appends``); a ``Mark``
-knows where.
+DuckDB deletes it and appends it again. A backup closes the gaps that deleted rows leave, which keeps the
+order. So a place in it is known by the id of the last row before it and its ``rowid`` then, as long as that
+row is there. Rows of a commit that is on its way may be missing before it (see ``fiberstore.appends``); a
+``Mark`` knows where.
 """
 
 from collections.abc import Iterator

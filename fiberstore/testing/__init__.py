@@ -1,4 +1,6 @@
-"""The contract of ``Storage`` and ``QueryStorage`` as tests, the same for every backend. It needs pytest, and names no backend.
+"""The contract of ``Storage`` and ``QueryStorage`` as tests, the same for every backend.
+
+It needs pytest, and names no backend.
 
 ```python
 # conftest.py
@@ -22,7 +24,8 @@ from fiberstore.testing.attribute_filters import AttributeFiltersContract
 from fiberstore.testing.concurrency import ThreadsContract
 from fiberstore.testing.fibers import FibersContract
 from fiberstore.testing.filter_refusals import FilterRefusalsContract
-from fiberstore.testing.filters import FiltersContract, JoinedFiltersContract
+from fiberstore.testing.filters import FiltersContract
+from fiberstore.testing.joined_filters import JoinedFiltersContract
 from fiberstore.testing.logs import LogsContract
 from fiberstore.testing.memberships import MembershipsContract
 from fiberstore.testing.orders import OrdersContract

@@ -63,7 +63,7 @@ _VALUE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "too many times": (lambda: Logs.c.raw_text.regexp_match("a{1001}"), "no regular expression of RE2"),
     "NUL in a pattern": (lambda: Logs.c.raw_text.regexp_match("\0"), "NUL"),
     "infinity": (lambda: _value < math.inf, r"beyond the numbers that are compared exactly, -2\*\*63"),
-    "no number": (lambda: _value == math.nan, "beyond the numbers"),
+    "no number": (lambda: _value.in_([math.nan]), "beyond the numbers"),
     "a number that is too large": (lambda: _value == 2**64, "beyond the numbers"),
     "a float that is too large": (lambda: _value <= 2.0**64, "beyond the numbers"),
     "a number that is too small": (lambda: _value > -(2**63) - 1, "beyond the numbers"),
