@@ -184,6 +184,18 @@ class AttributeCompare(Condition[FiberRecord]):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
+class AttributeIn(Condition[FiberRecord]):
+    """The value at a JSON pointer is one of these, of their kind."""
+
+    pointer: str
+    values: tuple[Scalar, ...]
+    record: type[FiberRecord] = field(default=FiberRecord, init=False)
+
+    def __repr__(self) -> str:
+        return f"attributes[{self.pointer!r}].in_({list(self.values)!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class HasLog(Condition[FiberRecord]):
     """A fiber with a stored log of which a condition is true."""
 
@@ -371,7 +383,7 @@ class Attribute:
         """Be true where the value is one of these; of none, never."""
         if isinstance(values, str):
             raise TypeError(f"expected several values, got the text {values!r}; use == for one")
-        return Or(FiberRecord, tuple(self == value for value in values))
+        return AttributeIn(self.pointer, tuple(map(_checked_scalar, values)))
 
     def __lt__(self, value: str | float) -> Condition[FiberRecord]:
         return AttributeCompare(self.pointer, "<", _checked_bound(value))

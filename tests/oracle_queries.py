@@ -51,6 +51,7 @@ from fiberstore.where import (
     And,
     AttributeCompare,
     AttributeExists,
+    AttributeIn,
     Compare,
     Condition,
     Flag,
@@ -121,6 +122,9 @@ def holds(  # noqa: C901, PLR0911, PLR0912  # a case for each class of condition
             return value_at(record.attributes, condition.pointer) is not MISSING
         case AttributeCompare():
             return _attribute_holds(condition, value_at(record.attributes, condition.pointer))
+        case AttributeIn():
+            found = value_at(record.attributes, condition.pointer)
+            return any(_kind(found) == _kind(value) and found == value for value in condition.values)
         case HasLog():
             return any(holds(condition.condition, log, tables) for log in tables.logs_of(record.fiber_id))
         case HasFiber():

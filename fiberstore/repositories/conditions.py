@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import singledispatch
 from operator import eq, ge, gt, le, lt
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from fiberstore.where import (
     And,
     AttributeCompare,
     AttributeExists,
+    AttributeIn,
     Compare,
     Condition,
     Flag,
@@ -137,6 +138,23 @@ def _(condition: AttributeCompare) -> sa.ColumnElement[bool]:
     return sa.func.coalesce(compared, sa.false())
 
 
+@to_sql.register
+def _(condition: AttributeIn) -> sa.ColumnElement[bool]:
+    pointer = condition.pointer
+    texts = [value for value in condition.values if isinstance(value, str)]
+    floats = [float(value) for value in condition.values if _is_exact_as_float(value)]
+    others = [
+        value for value in condition.values if not (isinstance(value, str) or _is_exact_as_float(value))
+    ]
+    found = [_compared(pointer, "==", value) for value in dict.fromkeys(others)]
+    if texts:
+        found.append(sa.and_(_kind(pointer) == "VARCHAR", among(_text(pointer), texts)))
+    if floats:
+        is_number = _kind(pointer).in_(["UBIGINT", "BIGINT", "DOUBLE"])
+        found.append(sa.and_(is_number, among(sa.try_cast(_text(pointer), sa.Double), floats)))
+    return sa.func.coalesce(sa.or_(sa.false(), *found), sa.false())
+
+
 def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool]:
     """Return that the column has one of the values; of many, DuckDB takes a list in less time."""
     if len(values) <= _MOST_PARAMETERS:
@@ -173,9 +191,21 @@ def _json(function: Callable[..., Any], pointer: str) -> Any:  # noqa: ANN401  #
     return function(sa.func.coalesce(attributes, sa.literal_column("'null'::JSON")), "$")
 
 
+def _kind(pointer: str) -> sa.ColumnElement[str]:
+    return sa.type_coerce(_json(sa.func.json_type, pointer), sa.String)
+
+
+def _text(pointer: str) -> sa.ColumnElement[str]:
+    return sa.type_coerce(_json(sa.func.json_extract_string, pointer), sa.String)
+
+
+def _is_exact_as_float(value: str | float | bool | None) -> TypeGuard[int | float]:
+    """Tell whether it is a number that no other number, rounded to a float, is equal to."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _EXACT_AS_FLOAT
+
+
 def _compared(pointer: str, operator: Operator, value: str | float | bool | None) -> sa.ColumnElement[bool]:
-    kind: sa.ColumnElement[str] = _json(sa.func.json_type, pointer)
-    text: sa.ColumnElement[str] = _json(sa.func.json_extract_string, pointer)
+    kind, text = _kind(pointer), _text(pointer)
     compare = _OPERATORS[operator]
     match value:
         case None:
@@ -186,7 +216,7 @@ def _compared(pointer: str, operator: Operator, value: str | float | bool | None
             return sa.and_(kind == "VARCHAR", compare(text, value))
     as_float: sa.ColumnElement[float] = sa.try_cast(text, sa.Double)
     is_integer = kind.in_(["UBIGINT", "BIGINT"])
-    if abs(value) < _EXACT_AS_FLOAT:  # a larger integer that is stored may be rounded, but not beyond this
+    if _is_exact_as_float(value):
         return sa.and_(sa.or_(is_integer, kind == "DOUBLE"), compare(as_float, float(value)))
     number = int(value)
     if number == LEAST_NUMBER:  # what is stored as a lesser integer would be rounded up to it

@@ -8,8 +8,10 @@ import pytest
 from pydantic import JsonValue
 
 from fiberstore.queries import Fibers, QueryStorage
+from fiberstore.records import FiberRecord
 from fiberstore.testing.examples import TEXTS, fiber
-from fiberstore.testing.filters import where
+from fiberstore.testing.filters import numbers, where
+from fiberstore.where import Condition
 
 _MISSING = "missing"
 # In the order of their code points, which is not that of UTF-16.
@@ -56,6 +58,11 @@ _NUMBERS: list[int | float] = [
 ]
 _COMPARISONS: list[Callable[[Any, Any], Any]] = [eq, ne, lt, le, gt, ge]
 _EVERY_KIND: list[JsonValue] = [None, True, False, 1, 1.5, "1", "true", "null", "", [], [1], {}, {"a": 1}]
+
+
+def found(storage: QueryStorage, condition: Condition[FiberRecord]) -> list[int]:
+    """Return of which fibers a condition is true, without a look at its complement, which takes longer."""
+    return numbers(storage.fibers.where(condition).iter_records())
 
 
 class AttributeFiltersContract:
@@ -181,11 +188,11 @@ class AttributeFiltersContract:
             ("{}", []),
         ]
         everyone = list(range(len(_EVERY_KIND) + 1))
-        for asked, found in equal:
+        for asked, those in equal:
             value = cast("Any", asked)
-            assert where(storage.fibers, attribute == value) == found
+            assert where(storage.fibers, attribute == value) == those
             assert where(storage.fibers, attribute != value) == [
-                each for each in everyone if each not in found
+                each for each in everyone if each not in those
             ]
         assert where(storage.fibers, attribute.in_([None, True, 1, "1"])) == [0, 1, 3, 5]
         assert where(storage.fibers, ~attribute.in_([None, True, 1, "1"])) == [
@@ -223,7 +230,7 @@ class AttributeFiltersContract:
                 expected = [number for number, other in enumerate(_NUMBERS) if compare(other, value)]
                 if compare is ne:
                     expected.append(len(_NUMBERS))
-                assert where(storage.fibers, compare(attribute, value)) == expected, (compare, value)
+                assert found(storage, compare(attribute, value)) == expected, (compare, value)
 
     def test_numbers_beyond_those_that_can_be_asked_for_are_compared_exactly(
         self, storage: QueryStorage
@@ -234,7 +241,7 @@ class AttributeFiltersContract:
         for value in (-(2**63), -(2.0**63), -(2**63) + 1, 0, 2**64 - 1, 2**64 - 2048, 1.5):
             for compare in (eq, lt, le, gt, ge):
                 expected = [number for number, other in enumerate(stored) if compare(other, value)]
-                assert where(storage.fibers, compare(attribute, value)) == expected, (compare, value)
+                assert found(storage, compare(attribute, value)) == expected, (compare, value)
 
     def test_text_is_ordered_by_code_point(self, storage: QueryStorage) -> None:
         texts = sorted({*TEXTS, *_ORDERED_TEXTS})
@@ -243,7 +250,7 @@ class AttributeFiltersContract:
         for value in [*_ORDERED_TEXTS, "b2", "\U0001f681"]:
             for compare in (eq, lt, le, gt, ge):
                 expected = [number for number, other in enumerate(texts) if compare(other, value)]
-                assert where(storage.fibers, compare(attribute, value)) == expected, (compare, value)
+                assert found(storage, compare(attribute, value)) == expected, (compare, value)
 
     @pytest.mark.parametrize("count", [1, 150, 1_000])
     def test_a_value_is_one_of_many(self, storage: QueryStorage, count: int) -> None:
@@ -252,3 +259,6 @@ class AttributeFiltersContract:
         expected = [number for number, value in enumerate([0, 149, 999]) if value < count]
         assert where(storage.fibers, attribute.in_(range(count))) == expected
         assert where(storage.fibers, attribute.in_(map(str, range(count)))) == [3]
+        assert where(storage.fibers, attribute.in_([*range(5, count), False, None, 2**63, "x"])) == [
+            number for number in expected if number > 0
+        ]

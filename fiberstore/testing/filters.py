@@ -10,6 +10,7 @@ import pytest
 from fiberstore.queries import Fibers, Logs, Memberships, QueryStorage
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.testing.examples import (
+    BEGIN_OF_TIME,
     IDS,
     IN_UTC,
     MICROSECOND,
@@ -138,7 +139,8 @@ class FiltersContract:
         assert storage.memberships.where(Memberships.c.fiber_id == uid(8)).count() == 0
 
     def test_where_a_time_is_compared_exact_to_1_us_in_any_zone(self, storage: QueryStorage) -> None:
-        times = sorted({*IN_UTC.values(), NOON + MICROSECOND, NOON - MICROSECOND})
+        times = [BEGIN_OF_TIME, *IN_UTC.values(), NOON + MICROSECOND, NOON - MICROSECOND]
+        times = sorted({when for when in times if when.microsecond or when.year in (1, 9999) or when == NOON})
         storage.write_logs([log(number, when) for number, when in enumerate(times)])
         for number, when in enumerate(times):
             storage.write_fiber(fiber(number, first=when))
