@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from fiberstore import ConflictError, DuckDBStorage, RawLog
 from fiberstore.appends import Appends
-from fiberstore.cursors import Mark, Place, encode
+from fiberstore.cursors import Mark, Place, decode, encode
 from fiberstore.dbapi import Connection
 from fiberstore.errors import CursorError
 from fiberstore.queries import LogOrder, Logs, Page
@@ -132,6 +132,19 @@ def test_a_walk_while_a_write_is_on_its_way_meets_everything_once(storage: DuckD
             late += numbers(page.late)
     assert met == there
     assert late == [101, 102, 103, 104]
+
+
+def test_holes_stay_known_as_long_as_a_write_is_on_its_way(storage: DuckDBStorage) -> None:
+    fill(storage)
+    delete(storage, 3, 4)
+    query = storage.logs
+    with write_on_its_way(storage):
+        first = query.page(2)
+        storage.write_logs([log(10), log(11)])
+        second = query.page(2, first.next)
+    third = query.page(2, second.next)
+    marks = [decode(repr(query), page.next or "").mark for page in (first, second, third)]
+    assert marks == [Mark(uid(9), 9, ((6, 5),)), Mark(uid(11), 11, ((8, 7),)), Mark(uid(11), 11)]
 
 
 def test_more_late_rows_than_the_limit_come_at_once_where_one_could_hide_another(

@@ -313,9 +313,10 @@ class QueryPagesContract:
             storage.write_fiber(fiber(number))
         first = storage.fibers.page(5)
         storage.update_fiber(fiber(2, "login", {"changed": True}))
+        storage.update_fiber(fiber(4, "login"))  # the last of the page
         storage.update_fiber(fiber(7, "login", {"changed": True}))
         second = storage.fibers.page(5, first.next)
-        assert second.late == [fiber(2, "login", {"changed": True})]
+        assert second.late == [fiber(2, "login", {"changed": True}), fiber(4, "login")]
         assert fiber(7, "login", {"changed": True}) in second.items
 
     def test_the_fiber_that_was_stored_last_may_change_behind_the_place(self, storage: QueryStorage) -> None:
