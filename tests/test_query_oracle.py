@@ -17,7 +17,7 @@ from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing.examples import ATTRIBUTES, IDS, IN_UTC, MICROSECOND, NOON, TEXTS
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import Paged, walk
-from fiberstore.where import Attribute, Condition, OrderedColumn, Scalar, TextColumn
+from fiberstore.where import Attribute, Column, Condition, OrderedColumn, Scalar, TextColumn
 
 Rows: TypeAlias = tuple[list[StoredLog], list[FiberRecord], list[FiberMembership]]
 
@@ -122,7 +122,9 @@ def compared(
     )
 
 
-def equal(column: Any, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Condition[Any]]:
+def equal(
+    column: Column[Any, Any] | Attribute, values: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Condition[Any]]:
     return st.one_of(
         st.builds(lambda value: column == value, values),
         st.builds(lambda value: column != value, values),
