@@ -1,8 +1,8 @@
 """Every question of ``docs/queries.md`` to a store of a million logs, beside SQL written by hand for it.
 
 ``python -m benchmarks.asking`` prints the median milliseconds of both, taken in turn on the same open
-file, and checks that both give the same number of rows. By hand is DuckDB alone with ``fetchall()``; what a call takes
-besides is the making of records and of the statement, and for a page the look at what has arrived.
+file, and checks that both give the same number of rows. By hand is DuckDB alone with ``fetchall()``; what a
+call takes besides is the making of records and of the statement, and for a page the look at what has arrived.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from fiberstore import (
     StoredLog,
     new_log_id,
 )
-from fiberstore.cursors import encode_position
+from fiberstore.cursors import Mark, encode_position
 
 _BEGIN = datetime(2024, 12, 10, tzinfo=UTC)
 _NOON = datetime(2024, 12, 10, 12, tzinfo=UTC)
@@ -380,7 +380,7 @@ def _neighbour_questions(storage: DuckDBStorage, log_ids: list[UUID]) -> Iterato
         before_them = session.scalars(
             sa.text("SELECT log_id FROM raw_logs ORDER BY rowid DESC LIMIT 1 OFFSET 1000")
         ).one()
-    position = encode_position(before_them)
+    position = encode_position(Mark(before_them, len(log_ids)))
     yield Question(
         "the last 1,000 that arrived",
         lambda: list(storage.logs.tail(position, timeout_s=0)),

@@ -24,12 +24,18 @@ class Mark:
 
     Attributes:
         newest_id: Id of the newest row; None if there was none.
+        number: Its number in the order then. A row that changes moves to the end, and gets a larger one; in a
+            copy of the database it may have a smaller one.
         holes: Where rows were missing that may have arrived later, as first and last, counted back from the
             newest.
     """
 
     newest_id: UUID | None
+    number: int
     holes: tuple[tuple[int, int], ...] = ()
+
+
+NOTHING_SEEN = Mark(None, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +82,37 @@ def decode(query: str, cursor: str) -> Place:
     raise CursorError(f"{cursor!r:.100} is the position of a tail, not the cursor of a page")
 
 
-def encode_position(log_id: UUID | None) -> str:
-    """Return the position behind a log in the order of arrival; behind none, it is the beginning."""
-    return "" if log_id is None else _pack([log_id.hex])
+def encode_position(mark: Mark) -> str:
+    """Return a place without holes in the order of arrival as the position of a tail."""
+    return "" if mark.newest_id is None else _pack(_fields(mark))
 
 
-def decode_position(position: str) -> UUID | None:
-    """Return the log id that ``encode_position`` was given.
+def decode_position(position: str) -> Mark:
+    """Return the mark that ``encode_position`` was given.
 
     Raises:
         CursorError: The position is damaged.
         TypeError: It is no text.
     """
     if position == "":
-        return None
+        return NOTHING_SEEN
     match _unpack(position):
-        case [str(log_id)]:
-            return UUID(log_id)
+        case [str(), int(number)] as fields if not isinstance(number, bool):
+            return _mark(fields)
     raise CursorError(f"{position!r:.100} is the cursor of a page, not the position of a tail")
 
 
 def _fields(mark: Mark) -> list[str | int | None]:
     newest = None if mark.newest_id is None else mark.newest_id.hex
-    return [newest, *chain.from_iterable(mark.holes)]
+    return [newest, mark.number, *chain.from_iterable(mark.holes)]
 
 
 def _mark(fields: Sequence[object]) -> Mark:
     match fields:
-        case [None | str() as newest, *numbers]:
-            ends = [number for number in numbers if isinstance(number, int)]
+        case [None | str() as newest, int(number), *numbers]:
+            ends = [end for end in numbers if isinstance(end, int)]
             holes = tuple(zip(ends[::2], ends[1::2], strict=True))
-            return Mark(None if newest is None else UUID(newest), holes)
+            return Mark(None if newest is None else UUID(newest), number, holes)
     raise CursorError("the cursor is of another release of fiberstore")
 
 

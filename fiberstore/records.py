@@ -75,18 +75,23 @@ def check_config_version(value: int) -> None:
         raise ValueError(f"config_version must be an int from 0 to 2**64 - 1, got {value!r}")
 
 
-def check_page(limit: int, offset: int) -> None:
-    """Check the two numbers of a page.
+def check_number(name: str, value: int, *, least: int = 0) -> None:
+    """Check an argument that is a number of rows.
 
     Raises:
-        ValueError: One of them is negative or does not fit in 63 bits.
-        TypeError: One of them is not an ``int``.
+        ValueError: It is less than ``least``, or does not fit in 63 bits.
+        TypeError: It is not an ``int``.
     """
-    for name, value in (("limit", limit), ("offset", offset)):
-        if type(value) is not int:
-            raise TypeError(f"{name} must be an int, got {value!r}")
-        if not 0 <= value <= _MAX_ROWS:
-            raise ValueError(f"{name} must be between 0 and 2**63 - 1, got {value}")
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not least <= value <= _MAX_ROWS:
+        raise ValueError(f"{name} must be between {least} and 2**63 - 1, got {value}")
+
+
+def check_page(limit: int, offset: int) -> None:
+    """Check the two numbers of a page; see ``check_number``."""
+    check_number("limit", limit)
+    check_number("offset", offset)
 
 
 def check_text(value: str) -> str:

@@ -15,6 +15,7 @@ value. What no backend could answer exactly is refused when the condition is mad
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -180,6 +181,18 @@ class AttributeCompare(Condition[FiberRecord]):
 
     def __repr__(self) -> str:
         return f"(attributes[{self.pointer!r}] {self.operator} {self.value!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class AttributeIn(Condition[FiberRecord]):
+    """The value at a JSON pointer is one of these, of their kind."""
+
+    pointer: str
+    values: tuple[Scalar, ...]
+    record: type[FiberRecord] = field(default=FiberRecord, init=False)
+
+    def __repr__(self) -> str:
+        return f"attributes[{self.pointer!r}].in_({list(self.values)!r})"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -370,7 +383,7 @@ class Attribute:
         """Be true where the value is one of these; of none, never."""
         if isinstance(values, str):
             raise TypeError(f"expected several values, got the text {values!r}; use == for one")
-        return Or(FiberRecord, tuple(self == value for value in values))
+        return AttributeIn(self.pointer, tuple(map(_checked_scalar, values)))
 
     def __lt__(self, value: str | float) -> Condition[FiberRecord]:
         return AttributeCompare(self.pointer, "<", _checked_bound(value))
@@ -500,7 +513,7 @@ def check_pointer(pointer: str) -> str:
     if pointer and not pointer.startswith("/"):
         key = pointer.replace("~", "~0").replace("/", "~1")
         raise ValueError(f"{pointer!r} is no JSON pointer; for the key of that name, write {'/' + key!r}")
-    if "~" in pointer.replace("~0", "").replace("~1", ""):
+    if re.search("~(?![01])", pointer):
         raise ValueError(f"{pointer!r} is no JSON pointer: in a key, write ~0 for ~ and ~1 for /")
     return pointer
 

@@ -4,10 +4,15 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+from oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships, Tables
+
 from fiberstore.errors import DuplicateError, NotFoundError
+from fiberstore.queries import QueryStorage
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,
@@ -21,20 +26,23 @@ from fiberstore.records import (
     fiber_key,
     log_key,
 )
-from fiberstore.storage import DEFAULT_LIMIT, Storage
+from fiberstore.storage import DEFAULT_LIMIT
 
 _T = TypeVar("_T")
 
 
-class MemoryStorage(Storage):
+class MemoryStorage(QueryStorage):
     """Keeps everything in three dicts, under one lock, and sorts whatever it is asked for."""
 
     def __init__(self, *, config_version: int = 0) -> None:
         self._config_version = config_version
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._logs: dict[UUID, StoredLog] = {}
         self._fibers: dict[UUID, FiberRecord] = {}  # their attributes are JSON text: nothing is shared
         self._memberships: dict[tuple[UUID, UUID], FiberMembership] = {}
+        self._arrivals: dict[tuple[type, UUID], int] = {}  # the order in which rows were stored
+        self._numbers = count(1)
 
     def init_schema(self) -> None:
         pass
@@ -46,6 +54,7 @@ class MemoryStorage(Storage):
             for log in batch:
                 if log.log_id not in self._logs:
                     self._logs[log.log_id] = self._stamped(log)
+                    self._arrive(StoredLog, log.log_id)
             return len(self._logs) - before
 
     def get_log(self, log_id: UUID) -> StoredLog | None:
@@ -76,6 +85,7 @@ class MemoryStorage(Storage):
             if fiber.fiber_id in self._fibers:
                 raise DuplicateError(fiber.fiber_id)
             self._fibers[fiber.fiber_id] = row
+            self._arrive(FiberRecord, fiber.fiber_id)
 
     def update_fiber(self, fiber: FiberRecord) -> None:
         (fiber,) = _checked([fiber], FiberRecord)
@@ -84,6 +94,7 @@ class MemoryStorage(Storage):
             if fiber.fiber_id not in self._fibers:
                 raise NotFoundError(fiber.fiber_id)
             self._fibers[fiber.fiber_id] = row
+            self._arrive(FiberRecord, fiber.fiber_id)
 
     def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
         check_id(fiber_id)
@@ -135,6 +146,41 @@ class MemoryStorage(Storage):
                 self._logs[log] for log, fiber in self._memberships if fiber == fiber_id and log in self._logs
             ]
         return _page(found, _log_order, limit, offset, key)
+
+    @property
+    def logs(self) -> MemoryLogs:
+        return MemoryLogs(self._tables)
+
+    @property
+    def fibers(self) -> MemoryFibers:
+        return MemoryFibers(self._tables)
+
+    @property
+    def memberships(self) -> MemoryMemberships:
+        return MemoryMemberships(self._tables)
+
+    def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        raise NotImplementedError
+
+    def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        raise NotImplementedError
+
+    def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        raise NotImplementedError
+
+    def _tables(self) -> Tables:
+        with self._lock:
+            return Tables(
+                dict(self._logs),
+                {id_: _thawed(row) for id_, row in self._fibers.items()},
+                dict(self._memberships),
+                dict(self._arrivals),
+                self._changed,
+            )
+
+    def _arrive(self, kind: type, id_: UUID) -> None:
+        self._arrivals[kind, id_] = next(self._numbers)
+        self._changed.notify_all()
 
     def _stamped(self, log: LogRecord) -> StoredLog:
         if isinstance(log, StoredLog):

@@ -17,6 +17,7 @@ from oracle import MemoryStorage
 from sync_face import SyncFace, running_loop
 
 from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
+from fiberstore.queries import QueryStorage
 from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing import QueryContract, StorageContract
 from fiberstore.testing.concurrency import together
@@ -56,17 +57,17 @@ def _empty(engine: sa.Engine) -> None:
             connection.execute(sa.delete(table))
 
 
-class TestMemory(StorageContract):
+class TestMemory(StorageContract, QueryContract):
     config_version = 7
 
     @pytest.fixture
-    def storage(self) -> Storage:
+    def storage(self) -> QueryStorage:
         return MemoryStorage(config_version=self.config_version)
 
 
 class TestDuckDBMemory(StorageContract, QueryContract):
     @pytest.fixture
-    def storage(self, memory_store: DuckDBStorage) -> Storage:
+    def storage(self, memory_store: DuckDBStorage) -> QueryStorage:
         _empty(memory_store.engine)
         return memory_store
 
@@ -80,7 +81,7 @@ class TestDuckDBFile(TestDuckDBMemory):
     config_version = MAX_CONFIG_VERSION - 1
 
     @pytest.fixture
-    def storage(self, file_store: DuckDBStorage) -> Storage:
+    def storage(self, file_store: DuckDBStorage) -> QueryStorage:
         _empty(file_store.engine)
         return file_store
 

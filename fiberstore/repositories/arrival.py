@@ -1,9 +1,10 @@
 """The order in which rows were stored: DuckDB's ``rowid``.
 
 A row that is stored later has a larger ``rowid``, also one that is changed in an indexed column, for then
-DuckDB deletes it and appends it again. A checkpoint may close the gaps of deleted rows, which keeps the
-order. So a place in it is known by the id of the last row before it, as long as that row is there. Rows of a
-commit that is on its way may be missing before it (see ``fiberstore.appends``); a ``Mark`` knows where.
+DuckDB deletes it and appends it again. A backup closes the gaps that deleted rows leave, which keeps the
+order. So a place in it is known by the id of the last row before it and its ``rowid`` then, as long as that
+row is there. Rows of a commit that is on its way may be missing before it (see ``fiberstore.appends``); a
+``Mark`` knows where.
 """
 
 from collections.abc import Iterator
@@ -84,30 +85,35 @@ class Arrival:
             session.rollback()
 
     @contextmanager
-    def news(self, connection: Connection, since: UUID | None) -> Iterator[tuple[int, int, UUID | None]]:
+    def news(self, connection: Connection, since: Mark) -> Iterator[tuple[int, Mark]]:
         """Let all statements of the block see the same, in which nothing is missing up to some row.
 
         Args:
             connection: Without an open transaction.
-            since: The id of a row; None is the place before all.
+            since: Up to where all was seen, without holes.
 
         Yields:
-            The rowid of that row, and the rowid and the id of the newest row up to which nothing is missing.
+            The rowid after which rows are new, and the mark of the newest row up to which nothing is missing.
 
         Raises:
-            CursorError: The row is not there any more.
+            CursorError: The newest row of ``since`` is not there any more.
             ConflictError: A write did not end within ten seconds.
         """
         connection.begin()
         try:
             after = self._rowid_of(connection, since)
             newest, count = self._seen_after(connection, after)
-            newest_id = self._id_at(connection, newest)
+            mark = Mark(self._id_at(connection, newest), newest) if newest > after else since
             if count < newest - after and connection.unsettled:
                 _begin_again(connection)
-            yield after, newest, newest_id
+            yield after, mark
         finally:
             connection.rollback()
+
+    def mark_at(self, session: Session | Connection, id_: UUID) -> Mark:
+        """Return the mark of who has seen all up to a row, which is there, and nothing after it."""
+        ((rowid,),) = self._rowids.rows(session, {"id": id_})
+        return Mark(id_, rowid)
 
     def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
         """Return what is true of rows that a snapshot has not seen.
@@ -115,7 +121,7 @@ class Arrival:
         Raises:
             CursorError: The newest row it saw is not there any more.
         """
-        newest = self._rowid_of(session, since.newest_id)
+        newest = self._rowid_of(session, since)
         in_holes = [self.rowid.between(newest - first, newest - last) for first, last in since.holes]
         if not in_holes:  # alone, this lets DuckDB pass over whole row groups
             return sa.and_(self.rowid > newest, self._is_committed)
@@ -131,6 +137,7 @@ class Arrival:
                 raise ConflictError("many writes are on their way, and many rows were deleted; run it again")
         return Mark(
             self._id_at(session, newest),
+            newest,
             tuple((newest - before - 1, newest - here + 1) for before, here in holes),
         )
 
@@ -138,7 +145,7 @@ class Arrival:
         """Return up to where a snapshot has seen all rows that will ever be there."""
         if since is None:
             return _BEFORE_ALL
-        newest = self._rowid_of(session, since.newest_id)
+        newest = self._rowid_of(session, since)
         return newest - since.holes[0][0] - 1 if since.holes else newest
 
     def _seen_after(self, session: Session | Connection, after: int) -> tuple[int, int]:
@@ -150,14 +157,14 @@ class Arrival:
         ids = list(self._ids.rows(session, {"rowid": rowid}))
         return ids[0][0] if ids else None
 
-    def _rowid_of(self, session: Session | Connection, id_: UUID | None) -> int:
-        if id_ is None:
+    def _rowid_of(self, session: Session | Connection, mark: Mark) -> int:
+        if mark.newest_id is None:
             return _BEFORE_ALL
-        for (rowid,) in self._rowids.rows(session, {"id": id_}):
-            return rowid
+        for (rowid,) in self._rowids.rows(session, {"id": mark.newest_id}):
+            return min(rowid, mark.number)  # a row that was changed since has moved to the end
         raise CursorError(
-            f"{id_} was the newest row when the cursor was made, and has been deleted: what came after it is "
-            "not known any more; start again without the cursor"
+            f"{mark.newest_id} was the newest row when the cursor was made, and has been deleted: what came "
+            "after it is not known any more; start again without the cursor"
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import singledispatch
 from operator import eq, ge, gt, le, lt
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -13,9 +13,11 @@ import sqlalchemy as sa
 from fiberstore.models import Fiber, Membership, RawLog
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.where import (
+    LEAST_NUMBER,
     And,
     AttributeCompare,
     AttributeExists,
+    AttributeIn,
     Compare,
     Condition,
     Flag,
@@ -136,6 +138,22 @@ def _(condition: AttributeCompare) -> sa.ColumnElement[bool]:
     return sa.func.coalesce(compared, sa.false())
 
 
+@to_sql.register
+def _(condition: AttributeIn) -> sa.ColumnElement[bool]:
+    pointer = condition.pointer
+    texts = [value for value in condition.values if isinstance(value, str)]
+    floats = [float(value) for value in condition.values if _is_exact_as_float(value)]
+    others = [
+        value for value in condition.values if not (isinstance(value, str) or _is_exact_as_float(value))
+    ]
+    found = [_compared(pointer, "==", value) for value in dict.fromkeys(others)]
+    if texts:
+        found.append(sa.and_(_kind(pointer) == "VARCHAR", among(_text(pointer), texts)))
+    if floats:
+        found.append(among(_number(pointer), floats))
+    return sa.func.coalesce(sa.or_(sa.false(), *found), sa.false())
+
+
 def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool]:
     """Return that the column has one of the values; of many, DuckDB takes a list in less time."""
     if len(values) <= _MOST_PARAMETERS:
@@ -168,12 +186,30 @@ def _json(function: Callable[..., Any], pointer: str) -> Any:  # noqa: ANN401  #
     attributes = sa.type_coerce(FIBERS.c.attributes, sa.String)
     if pointer:
         return function(attributes, pointer)
-    return function(sa.func.coalesce(attributes, sa.literal_column("'null'::JSON")))  # SQL NULL reads as None
+    # SQL NULL reads as None; and to DuckDB "" is no pointer, but its own form of a path has one to the whole.
+    return function(sa.func.coalesce(attributes, sa.literal_column("'null'::JSON")), "$")
+
+
+def _kind(pointer: str) -> sa.ColumnElement[str]:
+    return sa.type_coerce(_json(sa.func.json_type, pointer), sa.String)
+
+
+def _text(pointer: str) -> sa.ColumnElement[str]:
+    return sa.type_coerce(_json(sa.func.json_extract_string, pointer), sa.String)
+
+
+def _number(pointer: str) -> sa.ColumnElement[float]:
+    """Return a number as a float, and NULL for anything else; the JSON text of a string has quotes."""
+    return sa.try_cast(sa.cast(_json(sa.func.json_extract, pointer), sa.String), sa.Double)
+
+
+def _is_exact_as_float(value: str | float | bool | None) -> TypeGuard[int | float]:
+    """Tell whether it is a number that no other number, rounded to a float, is equal to."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _EXACT_AS_FLOAT
 
 
 def _compared(pointer: str, operator: Operator, value: str | float | bool | None) -> sa.ColumnElement[bool]:
-    kind: sa.ColumnElement[str] = _json(sa.func.json_type, pointer)
-    text: sa.ColumnElement[str] = _json(sa.func.json_extract_string, pointer)
+    kind, text = _kind(pointer), _text(pointer)
     compare = _OPERATORS[operator]
     match value:
         case None:
@@ -182,10 +218,14 @@ def _compared(pointer: str, operator: Operator, value: str | float | bool | None
             return sa.and_(kind == "BOOLEAN", text == str(value).lower())
         case str():
             return sa.and_(kind == "VARCHAR", compare(text, value))
-    as_float, is_integer = sa.try_cast(text, sa.Double), kind.in_(["UBIGINT", "BIGINT"])
-    if abs(value) < _EXACT_AS_FLOAT:  # a larger integer that is stored may be rounded, but not beyond this
-        return sa.and_(sa.or_(is_integer, kind == "DOUBLE"), compare(as_float, float(value)))
+    if _is_exact_as_float(value):
+        return compare(_number(pointer), float(value))
     number = int(value)
+    as_float: sa.ColumnElement[float] = sa.try_cast(text, sa.Double)
+    is_integer = kind.in_(["UBIGINT", "BIGINT"])
+    if number == LEAST_NUMBER:  # what is stored as a lesser integer would be rounded up to it
+        beyond = sa.func.regexp_full_match(text, sa.literal_column("'-[0-9]+'"))
+        as_float = sa.case((beyond, sa.cast(sa.literal_column("'-inf'"), sa.Double)), else_=as_float)
     return sa.or_(
         sa.and_(is_integer, compare(sa.try_cast(text, sa.Numeric(20)), number)),
         sa.and_(kind == "DOUBLE", _float_compared(as_float, operator, number)),

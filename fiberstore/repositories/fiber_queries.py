@@ -9,14 +9,13 @@ import sqlalchemy as sa
 
 from fiberstore.models import load_json
 from fiberstore.queries import Bucket, Fibers, FiberSummary, Found, Page, ValueCount
-from fiberstore.records import FiberRecord, from_epoch_us
+from fiberstore.records import FiberRecord, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import DURATION_US, FIBERS, LOGS, MEMBERSHIPS, among
 from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.queries import (
     Order,
     PagedQuery,
-    check_count,
     checked_ids,
     select_rows,
     value_counts,
@@ -116,7 +115,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
         """See ``Fibers.attribute_values``."""
         check_pointer(pointer)
-        check_count("limit", limit)
+        check_number("limit", limit)
         kind = sa.func.json_type(_ATTRIBUTES, pointer)
         text = sa.cast(sa.func.json_extract(_ATTRIBUTES, pointer), sa.String)
         statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)

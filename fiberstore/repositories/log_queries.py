@@ -8,17 +8,17 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.cursors import Mark
 from fiberstore.dbapi import Connection
 from fiberstore.errors import DatabaseError
 from fiberstore.queries import Bucket, Found, LogContext, Logs, ValueCount
-from fiberstore.records import StoredLog, check_id, from_epoch_us
+from fiberstore.records import StoredLog, check_id, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import LOGS, MEMBERSHIPS, among
 from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.queries import (
     Order,
     PagedQuery,
-    check_count,
     checked_ids,
     one_snapshot,
     select_rows,
@@ -61,7 +61,7 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     ) -> dict[UUID, list[StoredLog]]:
         """See ``Logs.by_fiber``."""
         wanted = checked_ids(fiber_ids)
-        check_count("limit_per_fiber", limit_per_fiber)
+        check_number("limit_per_fiber", limit_per_fiber)
         place = sa.func.row_number().over(partition_by=MEMBERSHIPS.c.fiber_id, order_by=self._order_by())
         placed = (
             self._select(*self._columns(), MEMBERSHIPS.c.fiber_id.label("of_fiber"), place.label("place"))
@@ -106,8 +106,8 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     ) -> LogContext | None:
         """See ``Logs.context``."""
         check_id(log_id)
-        check_count("before", before)
-        check_count("after", after)
+        check_number("before", before)
+        check_number("after", after)
         if within not in (None, "source", "fibers"):
             raise ValueError(f"within must be 'source', 'fibers' or None, got {within!r}")
         log_itself = sa.select(*self._columns()).where(LOGS.c.log_id == log_id)
@@ -138,14 +138,16 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
         """See ``Logs.tail``."""
         return SqlTail(self._news_after, position, timeout_s)
 
-    def _news_after(self, log_id: UUID | None, limit: int) -> News:
+    def _news_after(self, seen: Mark, limit: int) -> News:
         with self._asking("tail") as session:
             if not isinstance(session, Connection) or session.in_transaction:
                 raise DatabaseError("a transaction sees one moment only; follow storage.logs instead")
             ended = session.appends.ended
-            with self._arrival.news(session, log_id) as (after, newest, newest_id):
-                arrived = self._select(*self._columns()).where(self._arrival.rowid.between(after + 1, newest))
-                rows = select_rows(session, arrived.order_by(self._arrival.rowid).limit(limit))
-                logs = self._records(rows)
-        up_to = logs[-1].log_id if logs and len(logs) == limit else newest_id
-        return News(logs, up_to, session.appends, ended)
+            rowid = self._arrival.rowid
+            with self._arrival.news(session, seen) as (after, newest):
+                arrived = self._select(*self._columns(), rowid).where(rowid.between(after + 1, newest.number))
+                rows = list(select_rows(session, arrived.order_by(rowid).limit(limit)))
+        logs = self._records([row[:-1] for row in rows])
+        placed = [(log, Mark(log.log_id, row[-1])) for log, row in zip(logs, rows, strict=True)]
+        mark = placed[-1][1] if placed and len(placed) == limit else newest
+        return News(placed, mark, session.appends, ended)

@@ -21,7 +21,7 @@ from fiberstore.records import (
     FiberRecord,
     StoredLog,
     check_id,
-    check_page,
+    check_number,
     from_epoch_us,
 )
 from fiberstore.repositories.arrival import Arrival
@@ -38,7 +38,6 @@ Reading: TypeAlias = Callable[[str], AbstractContextManager[Session | Connection
 
 _ROWS_AT_ONCE = 2_048
 _ID_BITS = 128
-_MOST_ROWS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +75,6 @@ def one_snapshot(session: Session | Connection) -> Iterator[None]:
             session.rollback()
     else:
         yield
-
-
-def check_count(name: str, value: int) -> None:
-    """Check a greatest number of rows.
-
-    Raises:
-        ValueError: It is negative or does not fit in 63 bits.
-        TypeError: It is not an ``int``.
-    """
-    if type(value) is not int:
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if not 0 <= value <= _MOST_ROWS:
-        raise ValueError(f"{name} must be between 0 and 2**63 - 1, got {value}")
 
 
 def checked_ids(ids: Iterable[UUID]) -> list[UUID]:
@@ -137,7 +123,7 @@ class SqlQuery(Query[R], Generic[R]):
         if at_most is None:
             statement = self._select(sa.func.count())
         else:
-            check_page(at_most, 0)
+            check_number("at_most", at_most)
             some = self._select(sa.literal(1).label("one")).limit(at_most).subquery()
             statement = sa.select(sa.func.count()).select_from(some)
         with self._asking("count") as session:
@@ -226,9 +212,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     @contextmanager
     def _paging(self, session: Session | Connection, limit: int, cursor: str | None) -> Iterator[Page[P]]:
         """Give a page, and the snapshot that it is of."""
-        check_page(limit, 0)
-        if limit == 0:
-            raise ValueError("limit must be at least 1, got 0: an empty page leads nowhere")
+        check_number("limit", limit, least=1)
         place = None if cursor is None else decode(repr(self), cursor)
         with self._arrival.snapshot(session, None if place is None else place.mark) as mark:
             if place is None:
@@ -248,7 +232,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         if in_steps and len(late) > limit:
             # These first, and the page with the next cursor: then none of its rows can be late any more.
             late = late[:limit]
-            known = Mark(late[-1].key[1])
+            known = self._arrival.mark_at(session, late[-1].key[1])
             before = self._cursor(False, self._stepped(place.key, 1), known)
             return Page([], self._cursor(True, place.key, known), before, [row.record for row in late])
         return self._page_after(session, limit, place, mark, [row.record for row in late])

@@ -6,10 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
-from uuid import UUID
 
 from fiberstore.appends import Appends
-from fiberstore.cursors import decode_position, encode_position
+from fiberstore.cursors import NOTHING_SEEN, Mark, decode_position, encode_position
 from fiberstore.engine import check_seconds
 from fiberstore.queries import LogTail
 from fiberstore.records import StoredLog
@@ -23,20 +22,20 @@ class News:
     """What has arrived after some log.
 
     Attributes:
-        logs: The first logs of a query, in the order they were stored.
-        newest_id: The log up to which these are all; None if there is none at all.
+        logs: The first logs of a query, in the order they were stored, each with its place in it.
+        mark: The place up to which these are all.
         appends: The writes to the database.
         ended: How many of them had ended before.
     """
 
-    logs: list[StoredLog]
-    newest_id: UUID | None
+    logs: list[tuple[StoredLog, Mark]]
+    mark: Mark
     appends: Appends
     ended: int
 
 
-Asking: TypeAlias = Callable[[UUID | None, int], News]
-"""Returns at most so many logs that arrived after the log of that id; None is the place before all."""
+Asking: TypeAlias = Callable[[Mark, int], News]
+"""Returns at most so many logs that arrived after a place."""
 
 
 class SqlTail(LogTail):
@@ -50,30 +49,35 @@ class SqlTail(LogTail):
             check_seconds("timeout_s", timeout_s)
         self._asking = asking
         self._timeout_s = timeout_s
-        self._batch: deque[StoredLog] = deque()
+        self._batch: deque[tuple[StoredLog, Mark]] = deque()
         if position is None:
-            self._news = asking(None, 0)
+            self._news = asking(NOTHING_SEEN, 0)
+            self._seen = self._news.mark
         else:  # one that leads nowhere is told now
-            self._news = asking(decode_position(position), _ROWS_AT_ONCE)
-            self._batch.extend(self._news.logs)
-        self._seen_id = self._news.newest_id if not self._batch else decode_position(position or "")
+            self._seen = decode_position(position)
+            self._take(asking(self._seen, _ROWS_AT_ONCE))
 
     @property
     def position(self) -> str:
         """See ``LogTail.position``."""
-        return encode_position(self._seen_id)
+        return encode_position(self._seen)
 
     def __next__(self) -> StoredLog:
         until_s = math.inf if self._timeout_s is None else time.monotonic() + self._timeout_s
         while not self._batch:
-            self._news = self._asking(self._news.newest_id, _ROWS_AT_ONCE)
-            self._batch.extend(self._news.logs)
+            self._take(self._asking(self._seen, _ROWS_AT_ONCE))
             if not self._batch:
-                self._seen_id = self._news.newest_id
                 rest_s = until_s - time.monotonic()
                 if rest_s <= 0:
                     raise StopIteration
                 self._news.appends.wait_for_more(self._news.ended, min(rest_s, _LONGEST_WAIT_S))
-        log = self._batch.popleft()
-        self._seen_id = log.log_id if self._batch else self._news.newest_id
+        log, self._seen = self._batch.popleft()
+        if not self._batch:
+            self._seen = self._news.mark
         return log
+
+    def _take(self, news: News) -> None:
+        self._news = news
+        self._batch.extend(news.logs)
+        if not self._batch:
+            self._seen = news.mark

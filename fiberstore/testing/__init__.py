@@ -1,4 +1,6 @@
-"""The contract of ``Storage`` as tests, the same for every backend. It needs pytest, and names no backend.
+"""The contract of ``Storage`` and ``QueryStorage`` as tests, the same for every backend.
+
+It needs pytest, and names no backend.
 
 ```python
 # conftest.py
@@ -18,11 +20,21 @@ class TestMyStorage(StorageContract):
 ```
 """
 
+from fiberstore.testing.attribute_filters import AttributeFiltersContract
+from fiberstore.testing.batches import BatchesContract
 from fiberstore.testing.concurrency import ThreadsContract
+from fiberstore.testing.context import ContextContract
+from fiberstore.testing.discovery import DiscoveryContract
 from fiberstore.testing.fibers import FibersContract
+from fiberstore.testing.filter_refusals import FilterRefusalsContract
+from fiberstore.testing.filters import FiltersContract
+from fiberstore.testing.histograms import HistogramsContract
+from fiberstore.testing.joined_filters import JoinedFiltersContract
 from fiberstore.testing.logs import LogsContract
 from fiberstore.testing.memberships import MembershipsContract
+from fiberstore.testing.orders import OrdersContract
 from fiberstore.testing.pages import PagesContract
+from fiberstore.testing.query_pages import QueryPagesContract
 from fiberstore.testing.refusals import RefusalsContract
 from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.values import ValuesContract
@@ -48,8 +60,20 @@ class StorageContract(
     """
 
 
-class QueryContract(TailsContract):
-    """What a storage can be asked beyond the trait, as tests.
+class QueryContract(
+    FiltersContract,
+    JoinedFiltersContract,
+    AttributeFiltersContract,
+    FilterRefusalsContract,
+    QueryPagesContract,
+    OrdersContract,
+    BatchesContract,
+    DiscoveryContract,
+    HistogramsContract,
+    ContextContract,
+    TailsContract,
+):
+    """What ``fiberstore.queries`` says, as tests; for storages that are a ``QueryStorage``.
 
-    A subclass has a fixture ``storage`` that gives an empty ``QueryStorage`` whose schema is built.
+    A subclass has a fixture ``storage`` that gives an empty storage whose schema is built.
     """

@@ -95,6 +95,6 @@ class TailsContract:
 
 
 def _position_of_another_store() -> str:
-    from fiberstore.cursors import encode_position
+    from fiberstore.cursors import Mark, encode_position
 
-    return encode_position(log(12_345).log_id)
+    return encode_position(Mark(log(12_345).log_id, 0))

@@ -1,0 +1,668 @@
+"""The queries of the storage of plain dicts: every question is a loop over all there is."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from operator import eq, ge, gt, le, lt
+from pathlib import Path
+from typing import Any, Generic, Literal, Self, TypeVar, cast
+from uuid import UUID
+
+import pyarrow as pa
+from pyarrow import compute
+from pydantic import JsonValue
+
+from fiberstore.cursors import Mark, Place, decode, decode_position, encode, encode_position
+from fiberstore.engine import check_seconds
+from fiberstore.queries import (
+    ARROW_BATCH_ROWS,
+    MOST_BUCKETS,
+    Bucket,
+    FiberOrder,
+    Fibers,
+    FiberSummary,
+    Found,
+    LogContext,
+    LogOrder,
+    Logs,
+    LogTail,
+    Memberships,
+    Page,
+    Partition,
+    Query,
+    Timeline,
+    TimelinePoint,
+    ValueCount,
+)
+from fiberstore.records import (
+    FiberMembership,
+    FiberRecord,
+    StoredLog,
+    as_utc,
+    check_id,
+    check_number,
+    dump_json,
+)
+from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.where import (
+    And,
+    AttributeCompare,
+    AttributeExists,
+    AttributeIn,
+    Compare,
+    Condition,
+    Flag,
+    HasFiber,
+    HasLog,
+    In,
+    Joined,
+    Match,
+    Not,
+    Or,
+    Scalar,
+    check_pointer,
+    checked_condition,
+)
+
+R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
+P = TypeVar("P", StoredLog, FiberRecord)
+T = TypeVar("T", bound=Scalar)
+Key = tuple[int, UUID]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+MISSING = object()
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"==": eq, "<": lt, "<=": le, ">": gt, ">=": ge}
+
+
+@dataclass
+class Tables:
+    """What there is at one moment; the fibers have JSON values, and ``changed`` is told of what comes."""
+
+    logs: dict[UUID, StoredLog] = field(default_factory=dict)
+    fibers: dict[UUID, FiberRecord] = field(default_factory=dict)
+    memberships: dict[tuple[UUID, UUID], FiberMembership] = field(default_factory=dict)
+    arrivals: dict[tuple[type, UUID], int] = field(default_factory=dict)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def logs_of(self, fiber_id: UUID) -> list[StoredLog]:
+        ids = (log for log, fiber in self.memberships if fiber == fiber_id)
+        return [self.logs[log] for log in ids if log in self.logs]
+
+    def fibers_of(self, log_id: UUID) -> list[FiberRecord]:
+        ids = (fiber for log, fiber in self.memberships if log == log_id)
+        return [self.fibers[fiber] for fiber in ids if fiber in self.fibers]
+
+
+def holds(  # noqa: C901, PLR0911, PLR0912  # a case for each class of conditions
+    condition: Condition[Any],
+    record: Any,  # noqa: ANN401  # of the kind that the condition says
+    tables: Tables,
+) -> bool:
+    """Tell whether a condition is true of a record."""
+    match condition:
+        case And():
+            return all(holds(one, record, tables) for one in condition.conditions)
+        case Or():
+            return any(holds(one, record, tables) for one in condition.conditions)
+        case Not():
+            return not holds(condition.condition, record, tables)
+        case Compare():
+            return OPERATORS[condition.operator](_value(record, condition.column), condition.value)
+        case In():
+            return _value(record, condition.column) in condition.values
+        case Match():
+            return _matches(condition, _value(record, condition.column))
+        case Flag():
+            return _value(record, condition.column) is True
+        case AttributeExists():
+            return value_at(record.attributes, condition.pointer) is not MISSING
+        case AttributeCompare():
+            return _attribute_holds(condition, value_at(record.attributes, condition.pointer))
+        case AttributeIn():
+            found = value_at(record.attributes, condition.pointer)
+            return any(_kind(found) == _kind(value) and found == value for value in condition.values)
+        case HasLog():
+            return any(holds(condition.condition, log, tables) for log in tables.logs_of(record.fiber_id))
+        case HasFiber():
+            return any(holds(condition.condition, fiber, tables) for fiber in tables.fibers_of(record.log_id))
+        case Joined(relation="logs"):
+            return any((log, record.fiber_id) in tables.memberships for log in condition.ids)
+        case Joined(relation="fibers"):
+            return any((record.log_id, fiber) in tables.memberships for fiber in condition.ids)
+    raise NotImplementedError(repr(condition))
+
+
+def value_at(value: JsonValue, pointer: str) -> object:
+    """Return the value at a JSON pointer (RFC 6901), or ``MISSING``."""
+    found: object = value
+    for token in pointer.split("/")[1:]:
+        key = token.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+        elif isinstance(found, list) and re.fullmatch("0|[1-9][0-9]*", key) and int(key) < len(found):
+            found = found[int(key)]
+        else:
+            return MISSING
+    return found
+
+
+def _value(record: Any, column: str) -> Any:  # noqa: ANN401  # of the kind that the condition says
+    if column == "duration":
+        return record.last_activity - record.first_activity
+    return getattr(record, column)
+
+
+def _matches(condition: Match[Any], text: str) -> bool:
+    if condition.kind == "contains":
+        return condition.text in text
+    if condition.kind == "startswith":
+        return text.startswith(condition.text)
+    return bool(compute.match_substring_regex(pa.array([text]), condition.text)[0].as_py())
+
+
+def _attribute_holds(condition: AttributeCompare, value: object) -> bool:
+    return _kind(value) == _kind(condition.value) and (
+        OPERATORS[condition.operator](value, condition.value) if value is not None else True
+    )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return type(value).__name__
+    return "number"
+
+
+class MemoryQuery(Query[R], Generic[R]):
+    """A query over what ``tables()`` gives."""
+
+    record: type[R]
+    name: str
+
+    def __init__(self, tables: Callable[[], Tables]) -> None:
+        self._tables = tables
+        self._conditions: tuple[Condition[R], ...] = ()
+        self._order = "oldest"
+
+    def __repr__(self) -> str:
+        return f"{self.name}.where({self._conditions}).order_by({self._order})"
+
+    def where(self, *conditions: Condition[R]) -> Self:
+        query = copy(self)
+        query._conditions += tuple(checked_condition(one, self.record) for one in conditions)
+        return query
+
+    def count(self, at_most: int | None = None) -> int:
+        if at_most is not None:
+            check_number("at_most", at_most)
+        found = len(self._found(self._tables()))
+        return found if at_most is None else min(found, at_most)
+
+    def iter_records(self) -> Iterator[R]:
+        return iter(self._found(self._tables()))
+
+    def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> pa.RecordBatchReader:
+        check_number("batch_rows", batch_rows, least=1)
+        rows = [self._arrow_row(record) for record in self._found(self._tables())]
+        return pa.Table.from_pylist(rows, self._arrow_schema()).to_reader(batch_rows)
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        partition_by: Partition | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> int:
+        raise NotImplementedError
+
+    def _found(self, tables: Tables) -> list[R]:
+        return sorted(self._having(self._all(tables), tables), key=lambda row: self._key(row, tables))
+
+    def _having(self, records: Iterable[R], tables: Tables) -> list[R]:
+        return [row for row in records if all(holds(one, row, tables) for one in self._conditions)]
+
+    def _all(self, tables: Tables) -> Iterable[R]:
+        raise NotImplementedError
+
+    def _key(self, record: R, tables: Tables) -> Any:  # noqa: ANN401  # whatever it is sorted by
+        raise NotImplementedError
+
+    def _arrow_schema(self) -> pa.Schema:
+        types = {
+            str: pa.string(),
+            UUID: pa.string(),
+            datetime: pa.timestamp("us", tz="UTC"),
+            int: pa.uint64(),
+            bool: pa.bool_(),
+        }
+        fields = self._columns()
+        return pa.schema([(name, types[kind]) for name, kind in fields.items()])
+
+    def _columns(self) -> dict[str, type]:
+        """Return the columns in the order of the table, and what they hold."""
+        raise NotImplementedError
+
+    def _arrow_row(self, record: R) -> dict[str, object]:
+        values = {name: getattr(record, name) for name in self._columns()}
+        if "attributes" in values:
+            values["attributes"] = dump_json(values["attributes"])
+        return {name: str(value) if isinstance(value, UUID) else value for name, value in values.items()}
+
+
+class PagedMemory(MemoryQuery[P], Generic[P]):
+    """A query with orders and pages. Its keys ascend in every order: those of a reversed one are negated."""
+
+    orders: tuple[str, ...]
+
+    def _sorted_by(self, order: str) -> Self:
+        if order not in self.orders:
+            raise ValueError(f"order must be one of {', '.join(self.orders)}, got {order!r}")
+        query = copy(self)
+        query._order = order
+        return query
+
+    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
+        return self._page(limit, cursor, self._tables())
+
+    def _page(self, limit: int, cursor: str | None, tables: Tables) -> Page[P]:
+        check_number("limit", limit, least=1)
+        rows = [(self._key(row, tables), row) for row in self._found(tables)]
+        mark = Mark(None, max(tables.arrivals.values(), default=0))
+        if cursor is None:
+            return self._page_after(rows, limit, None, mark, [])
+        place = decode(repr(self), cursor)
+        if not place.forward:
+            return self._page_before(rows, limit, place)
+        late = self._arrived([row for key, row in rows if key <= place.key], place.mark, tables)
+        if len(late) <= limit:
+            return self._page_after(rows, limit, place.key, mark, late)
+        known = Mark(None, tables.arrivals[self.record, self._id(late[limit - 1])])
+        before = self._cursor(False, _stepped(place.key, 1), known)
+        return Page([], self._cursor(True, place.key, known), before, late[:limit])
+
+    def _page_after(
+        self, rows: list[tuple[Key, P]], limit: int, after: Key | None, mark: Mark, late: list[P]
+    ) -> Page[P]:
+        rest = [(key, row) for key, row in rows if after is None or key > after]
+        found = rest[:limit]
+        following = self._cursor(True, found[-1][0], mark) if len(rest) > limit else None
+        previous = None
+        if after is not None:
+            previous = self._cursor(False, found[0][0] if found else _stepped(after, 1), mark)
+        return Page([row for _, row in found], following, previous, late)
+
+    def _page_before(self, rows: list[tuple[Key, P]], limit: int, place: Place) -> Page[P]:
+        rest = [(key, row) for key, row in rows if key < place.key]
+        found = rest[-limit:]
+        following = self._cursor(True, found[-1][0] if found else _stepped(place.key, -1), place.mark)
+        previous = self._cursor(False, found[0][0], place.mark) if len(rest) > limit else None
+        return Page([row for _, row in found], following, previous, [])
+
+    def _arrived(self, records: Iterable[P], since: Mark, tables: Tables) -> list[P]:
+        """Return what has arrived since, in that order."""
+        arrivals = {tables.arrivals[self.record, self._id(row)]: row for row in records}
+        return [arrivals[number] for number in sorted(arrivals) if number > since.number]
+
+    def _cursor(self, forward: bool, key: Key, mark: Mark) -> str:
+        return encode(repr(self), Place(forward, key, mark))
+
+    def _key(self, record: P, tables: Tables) -> Key:
+        number, id_ = self._number(record, tables), self._id(record)
+        return (number, id_) if self._order == "oldest" else (-number, UUID(int=2**128 - 1 - id_.int))
+
+    def _number(self, record: P, tables: Tables) -> int:  # noqa: ARG002  # what another order needs
+        return (self._time(record) - EPOCH) // MICROSECOND
+
+    def _time(self, record: P) -> datetime:
+        raise NotImplementedError
+
+    def _id(self, record: P) -> UUID:
+        raise NotImplementedError
+
+    def get_many(self, ids: Iterable[UUID]) -> Found[P]:
+        tables, asked = self._tables(), _checked_ids(ids)
+        by_id = {self._id(row): row for row in self._found(tables)}
+        missing = dict.fromkeys(id_ for id_ in asked if id_ not in by_id)
+        return Found([by_id[id_] for id_ in asked if id_ in by_id], list(missing))
+
+    def _values(self, value_of: Callable[[P], Iterable[T]]) -> list[ValueCount[T]]:
+        """Count the values of each record; those of one JSON text are the same."""
+        having: dict[str, tuple[T, list[P]]] = {}
+        for row in self._found(self._tables()):
+            for value in value_of(row):
+                having.setdefault(dump_json(value) or "null", (value, []))[1].append(row)
+        counts = [
+            (
+                text,
+                ValueCount(value, len(rows), min(map(self._time, rows)), max(map(self._last_time, rows))),
+            )
+            for text, (value, rows) in having.items()
+        ]
+        return [count for _, count in sorted(counts, key=lambda pair: (-pair[1].count, pair[0]))]
+
+    def _last_time(self, record: P) -> datetime:
+        return self._time(record)
+
+    def _histogram(
+        self,
+        width: timedelta,
+        group_of: Callable[[P], str | None],
+        start: datetime | None,
+        end: datetime | None,
+    ) -> list[Bucket]:
+        if width <= timedelta(0):
+            raise ValueError(f"width must be positive, got {width}")
+        start, end = start and as_utc(start), end and as_utc(end)
+        rows = [
+            row
+            for row in self._found(self._tables())
+            if (start is None or self._time(row) >= start) and (end is None or self._time(row) <= end)
+        ]
+        times = [self._time(row) for row in rows]
+        first = min(times, default=None) if start is None else start
+        last = max(times, default=None) if end is None else end
+        groups = sorted({group_of(row) for row in rows}, key=str)
+        if first is None or last is None or first > last:
+            return []
+        if not groups:
+            groups = [None]
+        numbers = range((first - EPOCH) // width, (last - EPOCH) // width + 1)
+        if len(numbers) * len(groups) > MOST_BUCKETS:
+            raise ValueError(f"there would be more than {MOST_BUCKETS} buckets; take a larger width")
+        counted = [((self._time(row) - EPOCH) // width, group_of(row)) for row in rows]
+        return [
+            Bucket(EPOCH + number * width, group, counted.count((number, group)))
+            for number in numbers
+            for group in groups
+        ]
+
+
+class MemoryLogs(PagedMemory[StoredLog], Logs):
+    record = StoredLog
+    name = "logs"
+    orders = ("oldest", "newest")
+
+    def order_by(self, order: LogOrder) -> Self:
+        return self._sorted_by(order)
+
+    def by_fiber(
+        self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
+    ) -> dict[UUID, list[StoredLog]]:
+        asked = _checked_ids(fiber_ids)
+        check_number("limit_per_fiber", limit_per_fiber)
+        tables = self._tables()
+        logs = self._found(tables)
+        return {
+            id_: [log for log in logs if (log.log_id, id_) in tables.memberships][:limit_per_fiber]
+            for id_ in asked
+        }
+
+    def sources(self) -> list[ValueCount[str]]:
+        return self._values(lambda log: [log.source_id])
+
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["source_id"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        _check_group(by, "source_id")
+        return self._histogram(width, lambda log: log.source_id if by else None, start, end)
+
+    def context(
+        self,
+        log_id: UUID,
+        before: int = 10,
+        after: int = 10,
+        *,
+        within: Literal["source", "fibers"] | None = None,
+    ) -> LogContext | None:
+        check_id(log_id)
+        check_number("before", before)
+        check_number("after", after)
+        if within not in (None, "source", "fibers"):
+            raise ValueError(f"within must be 'source', 'fibers' or None, got {within!r}")
+        tables = self._tables()
+        log = tables.logs.get(log_id)
+        if log is None:
+            return None
+        fibers = {fiber for member, fiber in tables.memberships if member == log_id}
+
+        def is_near(other: StoredLog) -> bool:
+            if within == "source":
+                return other.source_id == log.source_id
+            if within == "fibers":
+                return any((other.log_id, fiber) in tables.memberships for fiber in fibers)
+            return True
+
+        near = sorted(filter(is_near, self._having(tables.logs.values(), tables)), key=_log_key)
+        older = [other for other in near if _log_key(other) < _log_key(log)]
+        newer = [other for other in near if _log_key(other) > _log_key(log)]
+        return LogContext(older[max(len(older) - before, 0) :], log, newer[:after])
+
+    def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> LogTail:
+        if timeout_s is not None:
+            check_seconds("timeout_s", timeout_s)
+        tables = self._tables()
+        if position is None:
+            mark = Mark(None, max(tables.arrivals.values(), default=0))
+        else:
+            mark = decode_position(position) if position else Mark(None, 0)
+        return MemoryTail(self, mark, timeout_s)
+
+    def wait(self, since: Mark, deadline: float | None) -> None:
+        """Wait until something has arrived since, or the deadline."""
+        tables = self._tables()
+        with tables.changed:
+            tables.changed.wait_for(
+                lambda: self.arrived(since), None if deadline is None else max(deadline - time.monotonic(), 0)
+            )
+
+    def arrived(self, since: Mark) -> list[tuple[int, StoredLog]]:
+        """Return the logs of the query that have arrived since, with their numbers."""
+        tables = self._tables()
+        found = self._arrived(self._found(tables), since, tables)
+        return [(tables.arrivals[StoredLog, log.log_id], log) for log in found]
+
+    def _all(self, tables: Tables) -> Iterable[StoredLog]:
+        return tables.logs.values()
+
+    def _time(self, record: StoredLog) -> datetime:
+        return record.timestamp
+
+    def _id(self, record: StoredLog) -> UUID:
+        return record.log_id
+
+    def _columns(self) -> dict[str, type]:
+        return {
+            "log_id": UUID,
+            "timestamp": datetime,
+            "source_id": str,
+            "raw_text": str,
+            "ingestion_time": datetime,
+            "config_version": int,
+        }
+
+
+class MemoryTail(LogTail):
+    def __init__(self, logs: MemoryLogs, mark: Mark, timeout_s: float | None) -> None:
+        self._logs = logs
+        self._mark = mark
+        self._timeout_s = timeout_s
+
+    @property
+    def position(self) -> str:
+        return encode_position(self._mark)
+
+    def __next__(self) -> StoredLog:
+        deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        while not (arrived := self._logs.arrived(self._mark)):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise StopIteration
+            self._logs.wait(self._mark, deadline)
+        number, log = arrived[0]
+        self._mark = Mark(None, number)
+        return log
+
+
+class MemoryFibers(PagedMemory[FiberRecord], Fibers):
+    record = FiberRecord
+    name = "fibers"
+    orders = ("oldest", "newest", "longest", "most_logs")
+
+    def order_by(self, order: FiberOrder) -> Self:
+        return self._sorted_by(order)
+
+    def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
+        tables = self._tables()
+        page = self._page(limit, cursor, tables)
+        return Page(
+            [_summary(fiber, tables) for fiber in page.items],
+            page.next,
+            page.previous,
+            [_summary(fiber, tables) for fiber in page.late],
+        )
+
+    def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
+        asked, tables = _checked_ids(log_ids), self._tables()
+        fibers = self._found(tables)
+        return {
+            id_: [fiber for fiber in fibers if (id_, fiber.fiber_id) in tables.memberships] for id_ in asked
+        }
+
+    def types(self) -> list[ValueCount[str]]:
+        return self._values(lambda fiber: [fiber.fiber_type])
+
+    def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
+        check_pointer(pointer)
+
+        def keys(fiber: FiberRecord) -> list[str]:
+            found = value_at(fiber.attributes, pointer)
+            names = found if isinstance(found, dict) else {}
+            return [f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}" for name in names]
+
+        return self._values(keys)
+
+    def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
+        check_pointer(pointer)
+        check_number("limit", limit)
+
+        def values(fiber: FiberRecord) -> list[Scalar]:
+            found = value_at(fiber.attributes, pointer)
+            if found is MISSING or isinstance(found, list | dict):
+                return []
+            return [cast("Scalar", found)]
+
+        return self._values(values)[:limit]
+
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["fiber_type"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        _check_group(by, "fiber_type")
+        return self._histogram(width, lambda fiber: fiber.fiber_type if by else None, start, end)
+
+    def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
+        check_number("fibers", fibers)
+        check_number("points", points)
+        tables = self._tables()
+        shown = self._found(tables)[:fibers]
+        every = [
+            TimelinePoint(fiber.fiber_id, log.timestamp, log.source_id, log.log_id)
+            for fiber in shown
+            for log in sorted(tables.logs_of(fiber.fiber_id), key=_log_key)
+        ]
+        kept, total = min(points, len(every)), len(every)
+        chosen = [
+            point
+            for number, point in enumerate(every, 1)
+            if number * kept // total != (number - 1) * kept // total
+        ]
+        return Timeline(shown, chosen, total)
+
+    def _all(self, tables: Tables) -> Iterable[FiberRecord]:
+        return tables.fibers.values()
+
+    def _number(self, record: FiberRecord, tables: Tables) -> int:
+        if self._order == "longest":
+            return (record.last_activity - record.first_activity) // MICROSECOND
+        if self._order == "most_logs":
+            return len(tables.logs_of(record.fiber_id))
+        return super()._number(record, tables)
+
+    def _time(self, record: FiberRecord) -> datetime:
+        return record.first_activity
+
+    def _last_time(self, record: FiberRecord) -> datetime:
+        return record.last_activity
+
+    def _id(self, record: FiberRecord) -> UUID:
+        return record.fiber_id
+
+    def _columns(self) -> dict[str, type]:
+        return {
+            "fiber_id": UUID,
+            "fiber_type": str,
+            "config_version": int,
+            "attributes": str,
+            "first_activity": datetime,
+            "last_activity": datetime,
+            "closed": bool,
+        }
+
+
+class MemoryMemberships(MemoryQuery[FiberMembership], Memberships):
+    record = FiberMembership
+    name = "memberships"
+
+    def _all(self, tables: Tables) -> Iterable[FiberMembership]:
+        return tables.memberships.values()
+
+    def _key(self, record: FiberMembership, tables: Tables) -> tuple[UUID, UUID]:  # noqa: ARG002  # as others
+        return record.log_id, record.fiber_id
+
+    def _columns(self) -> dict[str, type]:
+        return {"log_id": UUID, "fiber_id": UUID, "config_version": int}
+
+
+def _summary(fiber: FiberRecord, tables: Tables) -> FiberSummary:
+    logs = tables.logs_of(fiber.fiber_id)
+    times = [log.timestamp for log in logs]
+    return FiberSummary(
+        fiber,
+        len(logs),
+        sorted({log.source_id for log in logs}),
+        min(times, default=None),
+        max(times, default=None),
+    )
+
+
+def _log_key(log: StoredLog) -> tuple[datetime, UUID]:
+    return log.timestamp, log.log_id
+
+
+def _stepped(key: Key, step: int) -> Key:
+    number = (key[0] << 128) + key[1].int + step
+    return number >> 128, UUID(int=number % 2**128)
+
+
+def _checked_ids(ids: Iterable[UUID]) -> list[UUID]:
+    asked = list(ids)
+    for id_ in asked:
+        check_id(id_)
+    return asked
+
+
+def _check_group(by: str | None, column: str) -> None:
+    if by not in (None, column):
+        raise ValueError(f"by must be {column!r} or None, got {by!r}")
