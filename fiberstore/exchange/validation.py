@@ -117,6 +117,8 @@ class _Column:
     def refuse(self, position: int, what: str) -> NoReturn:
         """Raise ``ValueError`` for one value."""
         value = self.values[position]
+        if pa.types.is_timestamp(value.type):  # which Python may not be able to hold
+            value = self.values.slice(position, 1).view(pa.int64())[0]
         shown = f", got {value.as_py() if self.is_text else str(value)!r:.100}" if value.is_valid else ""
         raise ValueError(f"row {self._row + position + 1}: {self.name} {what}{shown}")
 

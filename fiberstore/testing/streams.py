@@ -181,7 +181,8 @@ class StreamsContract:
         records = list(_query(storage, kind).iter_records())
         assert _query(storage, kind).export(path, partition_by=unit) == len(records)
         times = [
-            record.first_activity if isinstance(record, FiberRecord) else record.timestamp for record in records
+            record.first_activity if isinstance(record, FiberRecord) else record.timestamp
+            for record in records
         ]
         assert sorted(str(file.relative_to(path)) for file in path.rglob("*.*")) == sorted(
             {f"{unit}={time.replace(tzinfo=None).isoformat()[:length]}/part-0{suffix}" for time in times}
@@ -208,6 +209,11 @@ class StreamsContract:
         assert storage.import_logs(path) == 1
         storage.write_logs([log(8)])
         found, written = storage.logs.iter_records()
-        assert (found.log_id, found.timestamp, found.source_id, found.raw_text) == (uid(7), NOON, "web", "hello")
+        assert (found.log_id, found.timestamp, found.source_id, found.raw_text) == (
+            uid(7),
+            NOON,
+            "web",
+            "hello",
+        )
         assert found.config_version == written.config_version
         assert found.ingestion_time <= written.ingestion_time
