@@ -35,7 +35,7 @@ What is read without a name lasts as long as the caller takes, so its time is no
 """
 
 _ROWS_AT_ONCE = 2_048
-_EXPORT_BATCH_ROWS = 20_480
+_EXPORT_BATCH_ROWS = 4_096  # of long lines, 20,000 made DuckDB run out of memory
 _ID_BITS = 128
 _BY_TIME = ("oldest", "newest")
 
@@ -132,9 +132,10 @@ class SqlQuery(Query[R], Generic[R]):
         """See ``Query.to_arrow``."""
         from fiberstore.exchange import closing_reader, schema_of
 
-        check_page(batch_rows, 0)
-        if batch_rows == 0:
-            raise ValueError("batch_rows must be at least 1, got 0")
+        if type(batch_rows) is not int:
+            raise TypeError(f"batch_rows must be an int, got {batch_rows!r}")
+        if batch_rows < 1:
+            raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
         return closing_reader(schema_of(self._record), self._batches(None, batch_rows))
 
     def export(

@@ -89,7 +89,7 @@ class StreamsContract:
         assert ids == [row.log_id for row in storage.logs.iter_records() if row.timestamp >= at(3)][::-1]
         assert query.to_arrow(5).read_all()["log_id"].to_pylist() == [str(id_) for id_ in ids]
         for order in ("oldest", "newest", "longest", "most_logs"):
-            fibers = storage.fibers.order_by(order)  # type: ignore[arg-type]
+            fibers = storage.fibers.order_by(order)
             ids = [row.fiber_id for row in fibers.iter_records()]
             assert fibers.to_arrow().read_all()["fiber_id"].to_pylist() == [str(id_) for id_ in ids]
 
@@ -134,7 +134,7 @@ class StreamsContract:
         assert max(sizes) <= 3
         assert sum(sizes) == 10
         for wrong, error in ((0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError)):
-            with pytest.raises(error, match="batch_rows|limit"):
+            with pytest.raises(error, match="batch_rows"):
                 storage.logs.to_arrow(wrong)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
