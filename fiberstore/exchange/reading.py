@@ -16,7 +16,7 @@ from fiberstore.exchange.writing import format_of
 from fiberstore.models import load_json
 from fiberstore.records import check_config_version, check_text, dump_json
 
-_BATCH_ROWS = 50_000
+_BATCH_ROWS = 8_192
 _BLOCK_BYTES = 16 * 2**20  # a row of CSV must fit
 
 
@@ -71,7 +71,7 @@ def _files(path: Path) -> list[Path]:
 def _parquet(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
     with path.open("rb") as opened, pq.ParquetFile(opened) as file:
         check_columns(file.schema_arrow.names, kind)
-        yield from file.iter_batches(_BATCH_ROWS)
+        yield from file.iter_batches(_BATCH_ROWS, use_threads=False)
 
 
 def _csv(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
@@ -80,7 +80,7 @@ def _csv(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
     with path.open("rb") as opened:
         reader = pa_csv.open_csv(
             opened,
-            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
+            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True),
             convert_options=pa_csv.ConvertOptions(
                 column_types=as_text,

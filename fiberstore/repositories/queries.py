@@ -35,7 +35,7 @@ What is read without a name lasts as long as the caller takes, so its time is no
 """
 
 _ROWS_AT_ONCE = 2_048
-_EXPORT_BATCH_ROWS = 4_096  # of long lines, 20,000 made DuckDB run out of memory
+_EXPORT_BATCH_ROWS = 4_096  # lines may be long
 _ID_BITS = 128
 _BY_TIME = ("oldest", "newest")
 
