@@ -151,6 +151,11 @@ def memberships_among(
     return [(row[0], row[1]) for row in _execute(session, sql, {"log_id": _uuids(_integers(log_ids))})]
 
 
+def insert_batch(session: Session | Connection, table: str, batch: "pa.RecordBatch") -> int:
+    """Insert the rows of a batch without equal keys whose key is new. Return how many there were."""
+    return _insert_new(session, table, dict(zip(batch.schema.names, batch.columns, strict=True)))
+
+
 def _first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
     first: dict[int, T] = {}
     for key, record in zip(keys, records, strict=True):

@@ -73,6 +73,7 @@ class Connection:
         self._failed = False
         self._reader: Cursor | None = None
         self._unread = False
+        self._stream: pa.RecordBatchReader | None = None
         process.register(self)
 
     def __del__(self) -> None:
@@ -150,8 +151,9 @@ class Connection:
         """Leave the database to the parent process; for a forked child."""
         process.keep_forever(self._raw)
         process.keep_forever(self._statements)
+        process.keep_forever(self._stream)
         self._raw, self._statements = _Inherited(), {}
-        self._turn = self._reader = None
+        self._turn = self._reader = self._stream = None
         self._unread = False
 
     def execute_arrow(self, sql: str, batch: "pa.RecordBatch") -> list[tuple[object, ...]]:
@@ -193,6 +195,37 @@ class Connection:
                 break
         self._unread = False
 
+    def arrow_batches(
+        self, sql: str, parameters: Sequence[object], batch_rows: int
+    ) -> Iterator["pa.RecordBatch"]:
+        """Run a SELECT; its rows come as Arrow batches, as they are asked for.
+
+        No other statement runs meanwhile. So in a transaction all rows are fetched first.
+
+        Args:
+            sql: The statement.
+            parameters: Its values.
+            batch_rows: Most rows of a batch.
+        """
+        self._raw.execute("SET arrow_large_buffer_size = true")  # texts of a batch may exceed 2 GiB
+        with self._statement(sql):
+            relation = self._raw.sql(sql, params=list(parameters))
+            if self.in_transaction:
+                return iter(relation.to_arrow_table().to_batches(max_chunksize=batch_rows))
+            self._stream = relation.to_arrow_reader(batch_rows)
+        return self._streamed(self._stream)
+
+    def _streamed(self, stream: "pa.RecordBatchReader") -> Iterator["pa.RecordBatch"]:
+        while True:
+            with self._driver():
+                try:
+                    batch = stream.read_next_batch()
+                except StopIteration:
+                    return
+                except OSError as error:  # an Arrow stream tells of DuckDB's errors by their text alone
+                    raise duckdb.DatabaseError(str(error)) from error
+            yield batch
+
     def run(self, cursor: "Cursor", sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
         """Execute a statement for a cursor, which becomes the reader of its result."""
         with self._statement(sql):
@@ -200,7 +233,7 @@ class Connection:
                 self._raw.executemany(sql, parameters)
             else:
                 self._raw.execute(self._parsed(sql), parameters)
-        self._reader = cursor
+        self._reader, self._unread = cursor, True
 
     def result(self) -> tuple[int, Sequence[tuple[object, ...]] | None]:
         """Return the row count (-1 unless rows were changed) and the columns of the open result."""
@@ -223,6 +256,9 @@ class Connection:
     def _end(self, *, changed: bool) -> None:
         if self._reader is not None:
             self._reader.close()
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
         try:
             if self._begun is not _Begun.NO:
                 with self._driver():

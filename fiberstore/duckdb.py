@@ -6,17 +6,18 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import datetime
-from itertools import islice
+from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from fiberstore import bulk
 from fiberstore.backup import write_backup
 from fiberstore.changes import ChangeLock, Turn
 from fiberstore.dbapi import Connection
@@ -31,6 +32,9 @@ from fiberstore.repositories.log_queries import SqlLogs
 from fiberstore.repositories.membership_queries import SqlMemberships
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Call, RunningCall, StorageStats, Telemetry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -210,15 +214,15 @@ class DuckDBStorage(QueryStorage):
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """See ``QueryStorage.import_logs``."""
-        raise NotImplementedError
+        return self._import("import_logs", path, StoredLog, "raw_logs", on_rows)
 
     def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """See ``QueryStorage.import_fibers``."""
-        raise NotImplementedError
+        return self._import("import_fibers", path, FiberRecord, "fibers", on_rows)
 
     def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """See ``QueryStorage.import_memberships``."""
-        raise NotImplementedError
+        return self._import("import_memberships", path, FiberMembership, "fiber_memberships", on_rows)
 
     def write_logs(self, logs: Iterable[LogRecord]) -> int:
         """See ``Storage.write_logs``."""
@@ -325,16 +329,38 @@ class DuckDBStorage(QueryStorage):
         batch = list(rest if is_collection else islice(rest, BATCH_ROWS))
         if is_collection or len(batch) < BATCH_ROWS:
             return self._write(method, lambda connection: write(connection, batch))
+        batches = chain([batch], iter(lambda: list(islice(rest, BATCH_ROWS)), []))
+        return self._write_batches(method, batches, write)
+
+    def _write_batches(self, method: str, batches: Iterable[T], write: Callable[[Connection, T], int]) -> int:
+        """Write batches that cannot be read twice in one transaction, each as it comes."""
         written = 0
         with self._telemetry.running(method) as call, self._connection(call) as connection:
             with translate_errors():
                 connection.begin()
-            while batch:
+            for batch in batches:
                 written += write(connection, batch)
-                batch = list(islice(rest, BATCH_ROWS))
             with translate_errors():
                 connection.commit()
         return written
+
+    def _import(
+        self,
+        method: str,
+        path: str | Path,
+        kind: type[StoredLog] | type[FiberRecord] | type[FiberMembership],
+        table: str,
+        on_rows: Callable[[int], None] | None,
+    ) -> int:
+        from fiberstore.exchange import Stamp, read_records
+
+        stamp = Stamp(datetime.now(UTC), self.config_version)
+
+        def write(connection: Connection, batch: "pa.RecordBatch") -> int:
+            with translate_errors():
+                return bulk.insert_batch(connection, table, batch)
+
+        return self._write_batches(method, read_records(path, kind, stamp, on_rows=on_rows), write)
 
     def _write(self, method: str, work: Callable[[Connection], T], *, changes: bool = False) -> T:
         """Run the work, again and again while it conflicts, up to ``RETRY_TIMEOUT_S``."""
@@ -352,12 +378,14 @@ class DuckDBStorage(QueryStorage):
                 time.sleep(next(delays_s))
 
     @contextmanager
-    def _reading(self, method: str) -> Iterator[Connection]:
-        with self._telemetry.running(method) as call, self._connection(call) as connection:
+    def _reading(self, method: str | None) -> Iterator[Connection]:
+        """Give a connection to a call, or without a name to a stream, whose time is that of its reader."""
+        running = nullcontext() if method is None else self._telemetry.running(method)
+        with running as call, self._connection(call) as connection:
             yield connection
 
     @contextmanager
-    def _connection(self, call: RunningCall, *, changes: bool = False) -> Iterator[Connection]:
+    def _connection(self, call: RunningCall | None, *, changes: bool = False) -> Iterator[Connection]:
         """Give a connection of the pool, on which every statement is a transaction of its own.
 
         That saves a session, a BEGIN and a ROLLBACK, which together take as long as a read by key.
@@ -370,7 +398,8 @@ class DuckDBStorage(QueryStorage):
         before = connection.rows_written
         try:
             yield connection
-            call.rows_written = connection.rows_written - before
+            if call is not None:
+                call.rows_written = connection.rows_written - before
         finally:
             pooled.close()
 

@@ -40,7 +40,7 @@ LAYERS = (
     ("models",),
     ("backup", "engine", "prepared"),
     ("schema",),
-    ("bulk",),
+    ("bulk", "exchange"),
     ("repositories",),
     ("duckdb",),
     ("aio", "doctor", "ingest", "testing"),

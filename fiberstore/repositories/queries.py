@@ -1,11 +1,12 @@
 """What queries of logs, fibers and memberships have in common: conditions, order, pages, streams."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from fiberstore.cursors import Mark, Place, decode, encode
 from fiberstore.dbapi import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.prepared import compiled, dbapi_connection
-from fiberstore.queries import Found, Page, Query, ValueCount
+from fiberstore.queries import ARROW_BATCH_ROWS, Found, Page, Partition, Query, ValueCount
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,
@@ -29,15 +30,23 @@ from fiberstore.repositories.conditions import all_of, among
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import Condition, checked_condition
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 P = TypeVar("P", StoredLog, FiberRecord)
 V = TypeVar("V")
 
-Reading: TypeAlias = Callable[[str], AbstractContextManager[Session | Connection]]
-"""Gives what a method of that name reads with; at the end of the block, that is given back."""
+Reading: TypeAlias = Callable[[str | None], AbstractContextManager[Session | Connection]]
+"""Gives what a method of that name reads with; at the end of the block, that is given back.
+
+What is read without a name lasts as long as the caller takes, so its time is not taken.
+"""
 
 _ROWS_AT_ONCE = 2_048
+_EXPORT_BATCH_ROWS = 4_096  # lines may be long
 _ID_BITS = 128
+_BY_TIME = ("oldest", "newest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,12 @@ def value_counts(rows: Iterable[tuple[Any, ...]], value_of: Callable[[Any], V]) 
     ]
 
 
+def _as_arrow(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return the column as text, if it is of a type that Arrow does not have."""
+    is_foreign = isinstance(column.type, sa.Uuid | sa.JSON)
+    return sa.cast(column, sa.String).label(column.key) if is_foreign else column
+
+
 class SqlQuery(Query[R], Generic[R]):
     """A query on one table.
 
@@ -133,7 +148,7 @@ class SqlQuery(Query[R], Generic[R]):
     def iter_records(self) -> Iterator[R]:
         """See ``Query.iter_records``."""
         sql, values = compiled(self._ordered(self._select(*self._columns())))
-        with self._asking("iter_records") as session:
+        with self._asking(None) as session:
             cursor = dbapi_connection(session).cursor()
             try:
                 cursor.execute(sql, values)
@@ -142,11 +157,27 @@ class SqlQuery(Query[R], Generic[R]):
             finally:
                 cursor.close()
 
-    def to_arrow(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> "pa.RecordBatchReader":
+        """See ``Query.to_arrow``."""
+        from fiberstore.exchange import closing_reader, schema_of
 
-    def export(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        check_number("batch_rows", batch_rows, least=1)
+        return closing_reader(schema_of(self._record), self._batches(None, batch_rows))
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        partition_by: Partition | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> int:
+        """See ``Query.export``."""
+        from fiberstore.exchange import check_export, write_records
+
+        check_export(path, self._record, partition_by)
+        batches = self._batches("export", _EXPORT_BATCH_ROWS)
+        with closing(batches):
+            return write_records(batches, self._record, path, partition_by=partition_by, on_rows=on_rows)
 
     def __repr__(self) -> str:
         conditions = ", ".join(map(repr, self._conditions))
@@ -156,9 +187,19 @@ class SqlQuery(Query[R], Generic[R]):
         return sa.select(*columns).select_from(self._table).where(*all_of(self._conditions))
 
     @contextmanager
-    def _asking(self, method: str) -> Iterator[Session | Connection]:
-        with self._reading(f"{self._name}.{method}") as session, translate_errors():
+    def _asking(self, method: str | None) -> Iterator[Session | Connection]:
+        name = None if method is None else f"{self._name}.{method}"
+        with self._reading(name) as session, translate_errors():
             yield session
+
+    def _batches(self, method: str | None, batch_rows: int) -> "Generator[pa.RecordBatch]":
+        from fiberstore.exchange.schemas import as_stored, schema_of
+
+        columns = [_as_arrow(self._table.c[name]) for name in schema_of(self._record).names]
+        sql, values = compiled(self._ordered(self._select(*columns)))
+        with self._asking(method) as session:
+            for batch in dbapi_connection(session).arrow_batches(sql, values, batch_rows):
+                yield as_stored(batch, self._record)
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         raise NotImplementedError
@@ -196,6 +237,25 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         query = copy(self)
         query._order_name = order
         return query
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        partition_by: Partition | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> int:
+        """See ``Query.export``.
+
+        Raises:
+            ValueError: Also if it is to be split by time, and the order goes by something else.
+        """
+        if partition_by is not None and self._order_name not in _BY_TIME:
+            raise ValueError(
+                f"what is split by {partition_by} must be ordered by time, not {self._order_name}; use "
+                f"order_by({' or '.join(map(repr, _BY_TIME))})"
+            )
+        return super().export(path, partition_by=partition_by, on_rows=on_rows)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}.order_by({self._order_name!r})"

@@ -36,6 +36,7 @@ from fiberstore.testing.orders import OrdersContract
 from fiberstore.testing.pages import PagesContract
 from fiberstore.testing.query_pages import QueryPagesContract
 from fiberstore.testing.refusals import RefusalsContract
+from fiberstore.testing.streams import StreamsContract
 from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.values import ValuesContract
 
@@ -72,6 +73,7 @@ class QueryContract(
     HistogramsContract,
     ContextContract,
     TailsContract,
+    StreamsContract,
 ):
     """What ``fiberstore.queries`` says, as tests; for storages that are a ``QueryStorage``.
 

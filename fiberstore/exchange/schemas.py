@@ -1,0 +1,92 @@
+"""The Arrow schemas of the records, and what a stored row must hold to be one."""
+
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fiberstore.errors import SerializationError
+from fiberstore.models import load_json
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+
+Kind: TypeAlias = type[StoredLog] | type[FiberRecord] | type[FiberMembership]
+
+TEXT = pa.large_string()  # a batch may hold more than 2 GiB
+TIME = pa.timestamp("us", "UTC")
+VERSION = pa.uint64()
+NULLABLE = "attributes"
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999
+
+_TYPES: dict[Kind, dict[str, pa.DataType]] = {
+    StoredLog: {
+        "log_id": TEXT,
+        "timestamp": TIME,
+        "source_id": TEXT,
+        "raw_text": TEXT,
+        "ingestion_time": TIME,
+        "config_version": VERSION,
+    },
+    FiberRecord: {
+        "fiber_id": TEXT,
+        "fiber_type": TEXT,
+        "config_version": VERSION,
+        "attributes": TEXT,
+        "first_activity": TIME,
+        "last_activity": TIME,
+        "closed": pa.bool_(),
+    },
+    FiberMembership: {"log_id": TEXT, "fiber_id": TEXT, "config_version": VERSION},
+}
+KEYS: dict[Kind, list[str]] = {
+    StoredLog: ["log_id"],
+    FiberRecord: ["fiber_id"],
+    FiberMembership: ["log_id", "fiber_id"],
+}
+TIMES: dict[Kind, str] = {StoredLog: "timestamp", FiberRecord: "first_activity"}
+
+# What JSON does not have, in whatever case, and numbers that may be too large for a float.
+_SUSPECT = r"(?i)nan|inf|e\+?\d{3}|\d{309}"
+
+
+def schema_of(kind: Kind) -> pa.Schema:
+    """Return the schema in which records of a kind are streamed: ids and JSON as text, times in UTC."""
+    return pa.schema(list(_TYPES[kind].items()))
+
+
+def as_stored(batch: pa.RecordBatch, kind: Kind) -> pa.RecordBatch:
+    """Return a batch of stored rows in the schema of their kind.
+
+    Raises:
+        SerializationError: Another client stored what no record can hold.
+    """
+    batch = batch.cast(schema_of(kind))
+    for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        if values.type == TIME:
+            _check_times(batch, name, values)
+        elif name == NULLABLE:
+            suspect = pc.fill_null(pc.match_substring_regex(values, _SUSPECT), False)
+            for text in values.filter(suspect):
+                load_json(text.as_py())
+    return batch
+
+
+def _check_times(batch: pa.RecordBatch, name: str, values: pa.Array) -> None:
+    wrong = out_of_range(values)
+    if wrong is not None:
+        raise SerializationError(
+            f"{batch.schema.names[0]} {batch.column(0)[wrong]} has no {name} in the years 1 to 9999; another "
+            "client wrote it"
+        )
+
+
+def out_of_range(times: pa.Array) -> int | None:
+    """Return the position of the first time that is null or outside the years 1 to 9999, or None."""
+    us = times.view(pa.int64())
+    inside = pc.and_(pc.greater_equal(us, FIRST_US), pc.less_equal(us, LAST_US))
+    return first(pc.invert(pc.fill_null(inside, False)))
+
+
+def first(wrong: Any) -> int | None:  # noqa: ANN401  # an Arrow array, which has no types
+    """Return the position of the first true value, or None."""
+    position = pc.index(wrong, True).as_py()
+    return None if position < 0 else int(position)

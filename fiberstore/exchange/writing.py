@@ -1,0 +1,252 @@
+"""Arrow batches to files, which have their names once they are complete."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from fiberstore.backup import new_file
+from fiberstore.errors import DatabaseError
+from fiberstore.exchange.schemas import NULLABLE, TEXT, TIME, TIMES, Kind, schema_of
+from fiberstore.queries import Partition
+from fiberstore.records import check_text
+
+Write: TypeAlias = Callable[[pa.RecordBatch], object]
+
+_PARTITIONS = {"month": 7, "day": 10, "hour": 13}  # characters of an ISO 8601 time
+_ROW_GROUP_ROWS = 100_000
+_ROW_GROUP_BYTES = 64 * 2**20
+_CONTROLS = {chr(code): f"\\u{code:04x}" for code in range(32)}
+
+
+def check_export(path: str | Path, kind: Kind, partition_by: Partition | None) -> None:
+    """Raise ``ValueError`` unless records of a kind can be written to such a path in such parts."""
+    format_of(Path(path))
+    if partition_by is None:
+        return
+    if partition_by not in _PARTITIONS:
+        raise ValueError(f"partition_by must be one of {', '.join(_PARTITIONS)}, got {partition_by!r}")
+    if kind not in TIMES:
+        raise ValueError(f"{kind.__name__}s have no time to be split by; export them without partition_by")
+
+
+def format_of(path: Path) -> str:
+    """Return the suffix of a file, if it is one that can be read and written."""
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
+        raise ValueError(f"{path} must end in .parquet, .csv or .jsonl")
+    return suffix
+
+
+def write_records(
+    batches: Iterable[pa.RecordBatch],
+    kind: Kind,
+    path: str | Path,
+    *,
+    partition_by: Partition | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> int:
+    """Write batches in the schema of their kind; see ``Query.export``.
+
+    With ``partition_by`` they must be ordered by time, so that a part is complete when another begins.
+
+    Returns:
+        How many rows there were.
+    """
+    check_export(path, kind, partition_by)
+    rows = 0
+    with _writing(Path(path), kind, partition_by) as write:
+        for batch in batches:
+            write(batch)
+            rows += batch.num_rows
+            if on_rows is not None:
+                on_rows(batch.num_rows)
+    return rows
+
+
+@contextmanager
+def _writing(path: Path, kind: Kind, partition_by: Partition | None) -> Iterator[Write]:
+    write_to = _WRITERS[format_of(path)]
+    if partition_by is None:
+        with new_file(path) as partial, partial.open("wb") as file, write_to(file, kind) as write:
+            yield write
+        return
+    with new_folder(path) as folder:
+        parts = _Parts(folder, kind, partition_by, path.suffix)
+        try:
+            yield parts.write
+        finally:
+            parts.close()
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give the block a folder to write in, and the folder its name once the block has ended.
+
+    Raises:
+        DatabaseError: The target exists, its parent does not, or it cannot be written.
+    """
+    path = Path(check_text(str(target))).absolute()
+    partial = path.with_name(f".{uuid4().hex}.partial")
+    try:
+        if os.path.lexists(path):
+            raise DatabaseError(f"{path} exists already, and nothing is overwritten; give another path")
+        if not path.parent.is_dir():
+            raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
+        partial.mkdir()
+        yield partial
+        for folder in (*(part for part in partial.iterdir()), partial):
+            _sync(folder)
+        partial.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class _Parts:
+    """The files of a folder, by time; one is open at a time."""
+
+    def __init__(self, folder: Path, kind: Kind, partition_by: Partition, suffix: str) -> None:
+        self._folder, self._kind, self._unit, self._suffix = folder, kind, partition_by, suffix
+        self._name: str | None = None
+        self._opened = ExitStack()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write each run of rows of one part to its file."""
+        times = batch.column(TIMES[self._kind]).cast(pa.timestamp("us"))
+        runs = pc.run_end_encode(pc.floor_temporal(times, unit=self._unit), run_end_type=pa.int64())
+        begin = 0
+        for end, value in zip(runs.run_ends.to_pylist(), runs.values.to_pylist(), strict=True):
+            name = value.isoformat()[: _PARTITIONS[self._unit]]
+            if name != self._name:
+                self._begin(name)
+            self._write(batch.slice(begin, end - begin))
+            begin = end
+
+    def _begin(self, name: str) -> None:
+        self.close()
+        folder = self._folder / f"{self._unit}={name}"
+        folder.mkdir()
+        part = _open_part(folder / f"part-0{self._suffix}", self._kind)
+        self._name, self._write = name, self._opened.enter_context(part)
+
+    def close(self) -> None:
+        """Complete the file that is open."""
+        self._opened.close()
+
+
+@contextmanager
+def _open_part(path: Path, kind: Kind) -> Iterator[Write]:
+    with path.open("xb") as file:
+        with _WRITERS[format_of(path)](file, kind) as write:
+            yield write
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _parquet(file: BinaryIO, kind: Kind) -> Iterator[Write]:
+    """Write row groups of a size that is common, whatever the size of the batches."""
+    waiting: list[pa.RecordBatch] = []
+
+    def flush() -> None:
+        if waiting:
+            table = pa.Table.from_batches(waiting)
+            writer.write_table(table, row_group_size=table.num_rows)
+            waiting.clear()
+
+    def write(batch: pa.RecordBatch) -> None:
+        waiting.append(batch)
+        if (
+            sum(batch.num_rows for batch in waiting) >= _ROW_GROUP_ROWS
+            or sum(batch.nbytes for batch in waiting) >= _ROW_GROUP_BYTES
+        ):
+            flush()
+
+    with pq.ParquetWriter(file, schema_of(kind), compression="zstd") as writer:
+        yield write
+        flush()
+
+
+@contextmanager
+def _csv(file: BinaryIO, kind: Kind) -> Iterator[Write]:
+    """Write text in quotes, so that an empty one is not null, which has none."""
+    schema = pa.schema([(field.name, _text_of(field.type)) for field in schema_of(kind)])
+
+    def write(batch: pa.RecordBatch) -> None:
+        columns = [_iso(values) if values.type == TIME else values for values in batch.columns]
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+    with pa_csv.CSVWriter(file, schema) as writer:
+        yield write
+
+
+@contextmanager
+def _json_lines(file: BinaryIO, kind: Kind) -> Iterator[Write]:
+    del kind
+
+    def write(batch: pa.RecordBatch) -> None:
+        if not batch.num_rows:
+            return
+        pieces: list[pa.Scalar | pa.Array] = []
+        for number, (name, values) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
+            begin = pa.scalar(f'{"," if number else "{"}"{name}":', TEXT)
+            pieces += [begin, _json_text(name, values)]
+        lines = pc.binary_join_element_wise(*pieces, pa.scalar("}\n", TEXT), pa.scalar("", TEXT))
+        file.write(lines.buffers()[2])  # the texts of an array lie there one after another
+
+    yield write
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, Kind], AbstractContextManager[Write]]] = {
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".jsonl": _json_lines,
+}
+
+
+def _text_of(type_: pa.DataType) -> pa.DataType:
+    return TEXT if type_ == TIME else type_
+
+
+def _iso(times: pa.Array) -> pa.Array:
+    """Return times as ISO 8601 with a Z."""
+    return pc.replace_substring(times.cast(TEXT), " ", "T", max_replacements=1)
+
+
+def _json_text(name: str, values: pa.Array) -> pa.Array:
+    if name == NULLABLE:  # JSON already; a line break in it can only be between its tokens
+        return pc.fill_null(pc.replace_substring_regex(values, r"[\r\n]", " "), "null")
+    if values.type in (pa.bool_(), pa.uint64()):
+        return values.cast(TEXT)
+    texts = _iso(values) if values.type == TIME else _escaped(values)
+    quote = pa.scalar('"', TEXT)
+    return pc.binary_join_element_wise(quote, texts, quote, pa.scalar("", TEXT))
+
+
+def _escaped(texts: pa.Array) -> pa.Array:
+    """Escape what JSON text must not hold as it is, the backslash first."""
+    for character in ("\\", '"'):
+        texts = pc.replace_substring(texts, character, f"\\{character}")
+    if pc.any(pc.match_substring_regex(texts, r"[\x00-\x1f]")).as_py():
+        for character, escape in _CONTROLS.items():
+            texts = pc.replace_substring(texts, character, escape)
+    return texts
