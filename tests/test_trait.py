@@ -8,10 +8,22 @@ from pathlib import Path
 
 import pytest
 from oracle import MemoryStorage
-from sync_face import SyncFace
+from sync_face import SyncFace, SyncFibers, SyncLogs, SyncMemberships
 
 import fiberstore
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage
+from fiberstore.aio import AsyncFiberRepository, AsyncLogRepository, AsyncMembershipRepository
+from fiberstore.aio_queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
+from fiberstore.queries import (
+    AsyncFibers,
+    AsyncLogs,
+    AsyncMemberships,
+    AsyncQueryStorage,
+    Fibers,
+    Logs,
+    Memberships,
+    QueryStorage,
+)
 from fiberstore.storage import AsyncStorage, Storage
 
 METHODS = {
@@ -39,8 +51,8 @@ LAYERS = (
     ("dialect",),
     ("models",),
     ("backup", "engine", "prepared"),
-    ("schema",),
-    ("bulk",),
+    ("schema", "workers"),
+    ("aio_queries", "bulk"),
     ("repositories",),
     ("duckdb",),
     ("aio", "doctor", "ingest", "testing"),
@@ -83,6 +95,50 @@ def test_every_face_has_the_signature_of_the_trait(face: type, name: str) -> Non
         getattr(Storage, name), eval_str=True
     )
     assert inspect.iscoroutinefunction(method) == face.__name__.startswith("Async")
+
+
+FACES_OF_QUERIES: dict[type, tuple[type, ...]] = {
+    Logs: (AsyncLogs, ThreadedLogs, AsyncLogRepository, SyncLogs),
+    Fibers: (AsyncFibers, ThreadedFibers, AsyncFiberRepository, SyncFibers),
+    Memberships: (AsyncMemberships, ThreadedMemberships, AsyncMembershipRepository, SyncMemberships),
+    QueryStorage: (AsyncQueryStorage, AsyncDuckDBStorage, SyncFace, DuckDBStorage),
+}
+ASKS_NOTHING = {"where", "order_by"}
+STREAMS = {"iter_records", "to_arrow", "tail"}
+
+
+@pytest.mark.parametrize(
+    ("contract", "face", "name"),
+    [
+        pytest.param(contract, face, name, id=f"{face.__name__}.{name}")
+        for contract, faces in FACES_OF_QUERIES.items()
+        for face in faces
+        for name in dir(contract)
+        if not name.startswith("_") and inspect.isfunction(getattr(contract, name))
+    ],
+)
+def test_every_face_of_a_query_has_the_signatures_of_the_contract(
+    contract: type, face: type, name: str
+) -> None:
+    method = getattr(face, name)
+    expected, found = inspect.signature(getattr(contract, name)), inspect.signature(method)
+    assert found.parameters == expected.parameters
+    if name not in STREAMS:
+        assert found.return_annotation == expected.return_annotation
+    is_async = face.__name__.startswith(("Async", "Threaded"))
+    asks_later = name in ASKS_NOTHING | {"iter_records", "to_arrow"}
+    assert inspect.iscoroutinefunction(method) == (is_async and not asks_later)
+
+
+@pytest.mark.parametrize("contract", [Logs, Fibers, Memberships])
+def test_every_face_of_a_query_has_no_method_more(contract: type) -> None:
+    asynchronous, *_ = FACES_OF_QUERIES[contract]
+    assert _public(asynchronous) == _public(contract)
+    assert asynchronous.c is contract.c  # type: ignore[attr-defined]
+
+
+def _public(face: type) -> set[str]:
+    return {name for name in dir(face) if not name.startswith("_")}
 
 
 def test_everything_public_has_a_docstring() -> None:
