@@ -139,8 +139,10 @@ def test_a_stream_that_waits_for_a_thread_is_told_when_the_storage_closes() -> N
         async with a_storage() as storage:
             first = storage.logs.iter_records()
             await anext(first)
-            waiting = [asyncio.create_task(step(storage.logs.iter_records())) for _ in range(3)]
-            await asyncio.sleep(0)
+            streams = [storage.logs.iter_records() for _ in range(3)]
+            waiting = [asyncio.create_task(step(stream)) for stream in streams]
+            for _ in range(5):  # until they wait in the queue, before who closes
+                await asyncio.sleep(0)
         ends = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(end) for end in ends} == {DatabaseError}
 
