@@ -1,6 +1,7 @@
 """The queries in coroutines: each asks the query it wraps, in a thread."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import closing
@@ -169,28 +170,19 @@ class ThreadedLogTail(AsyncLogTail):
         return self._position
 
     async def __anext__(self) -> StoredLog:
-        loop = asyncio.get_running_loop()
-        quiet_since_s = loop.time()
+        now_s = asyncio.get_running_loop().time
+        until_s = math.inf if self._timeout_s is None else now_s() + self._timeout_s
         while not self._found:
-            looked_at_s = loop.time()
-            found, read_to = await self._threads.run(_look, self._query, self._read_to)
-            if read_to != self._read_to:
-                quiet_since_s = looked_at_s
+            found, self._read_to = await self._threads.run(_look, self._query, self._read_to)
             self._found.extend(found)
-            self._read_to = read_to
             if not self._found:
-                self._position = read_to
-                await self._wait(quiet_since_s)
+                self._position = self._read_to
+                rest_s = until_s - now_s()
+                if rest_s <= 0:
+                    raise StopAsyncIteration
+                await asyncio.sleep(min(rest_s, _POLL_S))
         log, self._position = self._found.popleft()
         return log
-
-    async def _wait(self, quiet_since_s: float) -> None:
-        left_s = _POLL_S
-        if self._timeout_s is not None:
-            left_s = quiet_since_s + self._timeout_s - asyncio.get_running_loop().time()
-            if left_s <= 0:
-                raise StopAsyncIteration
-        await asyncio.sleep(min(left_s, _POLL_S))
 
 
 class ThreadedFibers(ThreadedQuery[FiberRecord], AsyncFibers):

@@ -19,7 +19,9 @@ import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-EXAMPLE = re.compile(r"```(?P<language>python|sh)\n(?P<code>.*?)```\n(?:\n```text\n(?P<shown>.*?)```\n)?", re.DOTALL)
+EXAMPLE = re.compile(
+    r"```(?P<language>python|sh)\n(?P<code>.*?)```\n(?:\n```text\n(?P<shown>.*?)```\n)?", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Example:
         line: Where it begins.
         language: python or sh.
         code: What is run.
-        shown: What it prints, as the page shows it; the commands of one without such a block may print anything.
+        shown: What it prints, as the page shows it; commands without such a block may print anything.
     """
 
     line: int
@@ -71,7 +73,11 @@ def _run_commands(code: str) -> str:
         assert program == "fiberstore", f"only fiberstore is run here: {line}"
         environment = {**os.environ, "COLUMNS": "80"}
         done = subprocess.run(
-            [sys.executable, "-m", "fiberstore", *arguments], capture_output=True, text=True, env=environment
+            [sys.executable, "-m", "fiberstore", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         printed += done.stdout
