@@ -24,6 +24,9 @@ from fiberstore.queries import (
     Memberships,
     QueryStorage,
 )
+from fiberstore.repositories.fiber_queries import SqlFibers
+from fiberstore.repositories.log_queries import SqlLogs
+from fiberstore.repositories.membership_queries import SqlMemberships
 from fiberstore.storage import AsyncStorage, Storage
 
 METHODS = {
@@ -97,6 +100,14 @@ def test_every_face_has_the_signature_of_the_trait(face: type, name: str) -> Non
     assert inspect.iscoroutinefunction(method) == face.__name__.startswith("Async")
 
 
+def _methods(contract: type) -> list[str]:
+    return [name for name in sorted(_public(contract)) if inspect.isfunction(getattr(contract, name))]
+
+
+def _public(face: type) -> set[str]:
+    return {name for name in dir(face) if not name.startswith("_")}
+
+
 FACES_OF_QUERIES: dict[type, tuple[type, ...]] = {
     Logs: (AsyncLogs, ThreadedLogs, AsyncLogRepository, SyncLogs),
     Fibers: (AsyncFibers, ThreadedFibers, AsyncFiberRepository, SyncFibers),
@@ -113,8 +124,7 @@ STREAMS = {"iter_records", "to_arrow", "tail"}
         pytest.param(contract, face, name, id=f"{face.__name__}.{name}")
         for contract, faces in FACES_OF_QUERIES.items()
         for face in faces
-        for name in dir(contract)
-        if not name.startswith("_") and inspect.isfunction(getattr(contract, name))
+        for name in _methods(contract)
     ],
 )
 def test_every_face_of_a_query_has_the_signatures_of_the_contract(
@@ -130,15 +140,20 @@ def test_every_face_of_a_query_has_the_signatures_of_the_contract(
     assert inspect.iscoroutinefunction(method) == (is_async and not asks_later)
 
 
+@pytest.mark.parametrize(
+    ("contract", "query"), [(Logs, SqlLogs), (Fibers, SqlFibers), (Memberships, SqlMemberships)]
+)
+def test_queries_in_sql_have_the_arguments_of_the_contract(contract: type, query: type) -> None:
+    assert {name: _without_types(getattr(query, name)) for name in _methods(contract)} == {
+        name: _without_types(getattr(contract, name)) for name in _methods(contract)
+    }
+
+
 @pytest.mark.parametrize("contract", [Logs, Fibers, Memberships])
 def test_every_face_of_a_query_has_no_method_more(contract: type) -> None:
     asynchronous, *_ = FACES_OF_QUERIES[contract]
     assert _public(asynchronous) == _public(contract)
     assert asynchronous.c is contract.c  # type: ignore[attr-defined]
-
-
-def _public(face: type) -> set[str]:
-    return {name for name in dir(face) if not name.startswith("_")}
 
 
 def test_everything_public_has_a_docstring() -> None:
