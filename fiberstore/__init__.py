@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from fiberstore.ids import new_log_id, stable_fiber_id, stable_log_id
     from fiberstore.models import Base, Fiber, Membership, RawLog
-    from fiberstore.queries import Fibers, Logs, Memberships, Page, QueryStorage
+    from fiberstore.queries import AsyncQueryStorage, Fibers, Logs, Memberships, Page, QueryStorage
     from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
     from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
     from fiberstore.storage import AsyncStorage, Storage
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncDuckDBStorage",
+    "AsyncQueryStorage",
     "AsyncStorage",
     "AsyncTransaction",
     "Base",

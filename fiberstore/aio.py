@@ -3,61 +3,41 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
-from contextvars import copy_context
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, ParamSpec, Self, TypeVar
+from typing import NoReturn, Self
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import FORKED
+from fiberstore.aio_queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
 from fiberstore.duckdb import DuckDBStorage, Transaction
-from fiberstore.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S
-from fiberstore.errors import DatabaseError
+from fiberstore.engine import DEFAULT_POOL_SIZE
+from fiberstore.queries import AsyncQueryStorage
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
-from fiberstore.storage import DEFAULT_LIMIT, AsyncStorage
+from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Call, StorageStats
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from fiberstore.workers import OneWorker, Threads, Worker, Workers
 
 
-class _Worker:
-    """A thread that does one thing after the other."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fiberstore")
-
-    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        context = copy_context()
-        return self._executor.submit(lambda: context.run(work, *args, **kwargs))
-
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
-
-    def stop(self) -> None:
-        self._executor.shutdown()
-
-
-class AsyncLogRepository:
+class AsyncLogRepository(ThreadedLogs):
     """``LogRepository`` in coroutines."""
 
-    def __init__(self, worker: _Worker, logs: LogRepository) -> None:
-        self._worker = worker
+    def __init__(self, threads: Threads, logs: LogRepository) -> None:
+        super().__init__(logs, threads)
         self._logs = logs
 
     async def write(self, logs: Iterable[LogRecord]) -> int:
         """See ``Storage.write_logs``."""
-        return await self._worker.run(self._logs.write, list(logs))
+        return await self._threads.run(self._logs.write, list(logs))
 
     async def get(self, log_id: UUID) -> StoredLog | None:
         """See ``Storage.get_log``."""
-        return await self._worker.run(self._logs.get, log_id)
+        return await self._threads.run(self._logs.get, log_id)
 
     async def query_by_time(
         self,
@@ -69,39 +49,39 @@ class AsyncLogRepository:
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.query_logs_by_time``."""
-        return await self._worker.run(self._logs.query_by_time, start, end, limit, offset, after=after)
+        return await self._threads.run(self._logs.query_by_time, start, end, limit, offset, after=after)
 
 
-class AsyncFiberRepository:
+class AsyncFiberRepository(ThreadedFibers):
     """``FiberRepository`` in coroutines."""
 
-    def __init__(self, worker: _Worker, fibers: FiberRepository) -> None:
-        self._worker = worker
+    def __init__(self, threads: Threads, fibers: FiberRepository) -> None:
+        super().__init__(fibers, threads)
         self._fibers = fibers
 
     async def write(self, fiber: FiberRecord) -> None:
         """See ``Storage.write_fiber``."""
-        await self._worker.run(self._fibers.write, fiber)
+        await self._threads.run(self._fibers.write, fiber)
 
     async def write_many(self, fibers: Iterable[FiberRecord]) -> int:
         """See ``FiberRepository.write_many``."""
-        return await self._worker.run(self._fibers.write_many, list(fibers))
+        return await self._threads.run(self._fibers.write_many, list(fibers))
 
     async def update(self, fiber: FiberRecord) -> None:
         """See ``Storage.update_fiber``."""
-        await self._worker.run(self._fibers.update, fiber)
+        await self._threads.run(self._fibers.update, fiber)
 
     async def update_many(self, fibers: Iterable[FiberRecord]) -> int:
         """See ``FiberRepository.update_many``."""
-        return await self._worker.run(self._fibers.update_many, list(fibers))
+        return await self._threads.run(self._fibers.update_many, list(fibers))
 
     async def merge(self, survivors: Mapping[UUID, UUID]) -> None:
         """See ``FiberRepository.merge``."""
-        await self._worker.run(self._fibers.merge, dict(survivors))
+        await self._threads.run(self._fibers.merge, dict(survivors))
 
     async def get(self, fiber_id: UUID) -> FiberRecord | None:
         """See ``Storage.get_fiber``."""
-        return await self._worker.run(self._fibers.get, fiber_id)
+        return await self._threads.run(self._fibers.get, fiber_id)
 
     async def query_by_type(
         self,
@@ -112,23 +92,23 @@ class AsyncFiberRepository:
         after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         """See ``Storage.query_fibers_by_type``."""
-        return await self._worker.run(self._fibers.query_by_type, fiber_type, limit, offset, after=after)
+        return await self._threads.run(self._fibers.query_by_type, fiber_type, limit, offset, after=after)
 
 
-class AsyncMembershipRepository:
+class AsyncMembershipRepository(ThreadedMemberships):
     """``MembershipRepository`` in coroutines."""
 
-    def __init__(self, worker: _Worker, memberships: MembershipRepository) -> None:
-        self._worker = worker
+    def __init__(self, threads: Threads, memberships: MembershipRepository) -> None:
+        super().__init__(memberships, threads)
         self._memberships = memberships
 
     async def write(self, memberships: Iterable[FiberMembership]) -> int:
         """See ``Storage.write_memberships``."""
-        return await self._worker.run(self._memberships.write, list(memberships))
+        return await self._threads.run(self._memberships.write, list(memberships))
 
     async def fibers_of(self, log_id: UUID) -> list[UUID]:
         """See ``Storage.get_log_fibers``."""
-        return await self._worker.run(self._memberships.fibers_of, log_id)
+        return await self._threads.run(self._memberships.fibers_of, log_id)
 
     async def logs_of(
         self,
@@ -139,7 +119,7 @@ class AsyncMembershipRepository:
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.get_fiber_logs``."""
-        return await self._worker.run(self._memberships.logs_of, fiber_id, limit, offset, after=after)
+        return await self._threads.run(self._memberships.logs_of, fiber_id, limit, offset, after=after)
 
 
 class AsyncTransaction:
@@ -151,13 +131,13 @@ class AsyncTransaction:
         memberships: Which log belongs to which fiber.
     """
 
-    def __init__(self, worker: _Worker, transaction: Transaction) -> None:
-        self.logs = AsyncLogRepository(worker, transaction.logs)
-        self.fibers = AsyncFiberRepository(worker, transaction.fibers)
-        self.memberships = AsyncMembershipRepository(worker, transaction.memberships)
+    def __init__(self, threads: Threads, transaction: Transaction) -> None:
+        self.logs = AsyncLogRepository(threads, transaction.logs)
+        self.fibers = AsyncFiberRepository(threads, transaction.fibers)
+        self.memberships = AsyncMembershipRepository(threads, transaction.memberships)
 
 
-class AsyncDuckDBStorage(AsyncStorage):
+class AsyncDuckDBStorage(AsyncQueryStorage):
     """``DuckDBStorage`` in coroutines: same arguments, same contract, for use in one event loop.
 
     Calls run on threads of its own, one for each connection of the pool. A call that is cancelled while it
@@ -199,13 +179,7 @@ class AsyncDuckDBStorage(AsyncStorage):
             lock_timeout_s=lock_timeout_s,
             slow_call_s=slow_call_s,
         )
-        self._workers = [_Worker() for _ in range(pool_size)]
-        self._pid = os.getpid()
-        self._closed = False
-        self._stopped: list[_Worker] = []
-        self._idle: asyncio.Queue[_Worker | None] = asyncio.LifoQueue()  # None: the storage is closed
-        for worker in self._workers:
-            self._idle.put_nowait(worker)
+        self._workers = Workers(pool_size)
 
     @property
     def engine(self) -> sa.Engine:
@@ -218,18 +192,11 @@ class AsyncDuckDBStorage(AsyncStorage):
         return self._storage.config_version
 
     async def close(self) -> None:
-        """Wait for the calls that run, and close every connection; the storage cannot be used afterwards.
+        """Wait for the calls that run, end half-read streams, and close every connection, for good.
 
         If this is cancelled, call it again.
         """
-        self._closed = True
-        while len(self._stopped) < len(self._workers):
-            worker = await self._idle.get()
-            if worker is None:  # another task has closed the storage meanwhile
-                break
-            self._stopped.append(worker)
-            worker.stop()
-        self._idle.put_nowait(None)
+        await self._workers.close()
         self._storage.close()
 
     async def __aenter__(self) -> Self:
@@ -263,37 +230,69 @@ class AsyncDuckDBStorage(AsyncStorage):
             ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
                 run the block again.
         """
-        worker = await self._next_worker()
+        worker = await self._workers.next()
         stack = ExitStack()
         try:
             transaction = await worker.run(stack.enter_context, self._storage.transaction())
         except BaseException as error:
             # If it begins after all, the worker ends it again; nobody waits for that.
-            self._give_back_after(worker.submit(stack.__exit__, type(error), error, None), worker)
+            self._workers.give_back_after(worker.submit(stack.__exit__, type(error), error, None), worker)
             raise
+        threads = OneWorker(worker)
         try:
-            yield AsyncTransaction(worker, transaction)
+            yield AsyncTransaction(threads, transaction)
         except BaseException as error:
+            threads.end_streams()
             await self._end(worker, stack, error)  # after what the worker still does
             raise
         else:
+            threads.end_streams()
             await self._end(worker, stack, None)
 
     async def init_schema(self) -> None:
         """See ``Storage.init_schema``."""
-        await self._run(self._storage.init_schema)
+        await self._workers.run(self._storage.init_schema)
 
     async def backup(self, target: str | os.PathLike[str]) -> None:
         """See ``DuckDBStorage.backup``."""
-        await self._run(self._storage.backup, target)
+        await self._workers.run(self._storage.backup, target)
+
+    @property
+    def logs(self) -> ThreadedLogs:
+        """See ``QueryStorage.logs``."""
+        return ThreadedLogs(self._storage.logs, self._workers)
+
+    @property
+    def fibers(self) -> ThreadedFibers:
+        """See ``QueryStorage.fibers``."""
+        return ThreadedFibers(self._storage.fibers, self._workers)
+
+    @property
+    def memberships(self) -> ThreadedMemberships:
+        """See ``QueryStorage.memberships``."""
+        return ThreadedMemberships(self._storage.memberships, self._workers)
+
+    async def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_logs``."""
+        return await self._workers.run(self._storage.import_logs, path, on_rows=on_rows)
+
+    async def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_fibers``."""
+        return await self._workers.run(self._storage.import_fibers, path, on_rows=on_rows)
+
+    async def import_memberships(
+        self, path: str | Path, *, on_rows: Callable[[int], None] | None = None
+    ) -> int:
+        """See ``QueryStorage.import_memberships``."""
+        return await self._workers.run(self._storage.import_memberships, path, on_rows=on_rows)
 
     async def write_logs(self, logs: Iterable[LogRecord]) -> int:
         """See ``Storage.write_logs``."""
-        return await self._run(self._storage.write_logs, list(logs))
+        return await self._workers.run(self._storage.write_logs, list(logs))
 
     async def get_log(self, log_id: UUID) -> StoredLog | None:
         """See ``Storage.get_log``."""
-        return await self._run(self._storage.get_log, log_id)
+        return await self._workers.run(self._storage.get_log, log_id)
 
     async def query_logs_by_time(
         self,
@@ -305,19 +304,21 @@ class AsyncDuckDBStorage(AsyncStorage):
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.query_logs_by_time``."""
-        return await self._run(self._storage.query_logs_by_time, start, end, limit, offset, after=after)
+        return await self._workers.run(
+            self._storage.query_logs_by_time, start, end, limit, offset, after=after
+        )
 
     async def write_fiber(self, fiber: FiberRecord) -> None:
         """See ``Storage.write_fiber``."""
-        await self._run(self._storage.write_fiber, fiber)
+        await self._workers.run(self._storage.write_fiber, fiber)
 
     async def update_fiber(self, fiber: FiberRecord) -> None:
         """See ``Storage.update_fiber``."""
-        await self._run(self._storage.update_fiber, fiber)
+        await self._workers.run(self._storage.update_fiber, fiber)
 
     async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
         """See ``Storage.get_fiber``."""
-        return await self._run(self._storage.get_fiber, fiber_id)
+        return await self._workers.run(self._storage.get_fiber, fiber_id)
 
     async def query_fibers_by_type(
         self,
@@ -328,15 +329,17 @@ class AsyncDuckDBStorage(AsyncStorage):
         after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         """See ``Storage.query_fibers_by_type``."""
-        return await self._run(self._storage.query_fibers_by_type, fiber_type, limit, offset, after=after)
+        return await self._workers.run(
+            self._storage.query_fibers_by_type, fiber_type, limit, offset, after=after
+        )
 
     async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
         """See ``Storage.write_memberships``."""
-        return await self._run(self._storage.write_memberships, list(memberships))
+        return await self._workers.run(self._storage.write_memberships, list(memberships))
 
     async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
         """See ``Storage.get_log_fibers``."""
-        return await self._run(self._storage.get_log_fibers, log_id)
+        return await self._workers.run(self._storage.get_log_fibers, log_id)
 
     async def get_fiber_logs(
         self,
@@ -347,53 +350,9 @@ class AsyncDuckDBStorage(AsyncStorage):
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.get_fiber_logs``."""
-        return await self._run(self._storage.get_fiber_logs, fiber_id, limit, offset, after=after)
+        return await self._workers.run(self._storage.get_fiber_logs, fiber_id, limit, offset, after=after)
 
-    async def _end(self, worker: _Worker, stack: ExitStack, error: BaseException | None) -> None:
+    async def _end(self, worker: Worker, stack: ExitStack, error: BaseException | None) -> None:
         end = worker.submit(stack.__exit__, type(error) if error else None, error, None)
-        self._give_back_after(end, worker)
+        self._workers.give_back_after(end, worker)
         await asyncio.shield(asyncio.wrap_future(end))
-
-    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        worker = await self._next_worker()
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def finish(future: Future[T]) -> None:
-            self._idle.put_nowait(worker)
-            if not done.cancelled():
-                error = future.exception()
-                if error is None:
-                    done.set_result(future.result())
-                else:
-                    done.set_exception(error)
-
-        # One message to the loop for both, where asyncio.wrap_future() and one for the worker would be two.
-        worker.submit(work, *args, **kwargs).add_done_callback(
-            lambda future: loop.call_soon_threadsafe(finish, future)
-        )
-        return await done
-
-    async def _next_worker(self) -> _Worker:
-        if self._closed:
-            raise DatabaseError("the storage is closed")
-        if self._pid != os.getpid():  # a forked child has not inherited the threads
-            raise DatabaseError(FORKED)
-        try:
-            worker = self._idle.get_nowait()
-        except asyncio.QueueEmpty:
-            worker = await self._wait_for_worker()
-        if worker is None:
-            self._idle.put_nowait(None)  # for the next that waits
-            raise DatabaseError("the storage is closed")
-        return worker
-
-    async def _wait_for_worker(self) -> _Worker | None:
-        try:
-            return await asyncio.wait_for(self._idle.get(), POOL_TIMEOUT_S)
-        except TimeoutError:
-            raise DatabaseError(f"no thread was free for {POOL_TIMEOUT_S:g} s; raise pool_size") from None
-
-    def _give_back_after(self, future: Future[T], worker: _Worker) -> None:
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._idle.put_nowait, worker))

@@ -11,7 +11,7 @@ ones and ask nothing; every other method asks, in one transaction. It holds no l
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAli
 from uuid import UUID
 
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
-from fiberstore.storage import DEFAULT_LIMIT, Storage
+from fiberstore.storage import DEFAULT_LIMIT, AsyncStorage, Storage
 from fiberstore.where import Condition, FiberColumns, LogColumns, MembershipColumns, Scalar
 
 if TYPE_CHECKING:
@@ -496,3 +496,195 @@ class QueryStorage(Storage):
     @abstractmethod
     def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """Store the memberships of files, all or none; see ``import_logs``."""
+
+
+class AsyncLogTail(AsyncIterator[StoredLog]):
+    """``LogTail`` with coroutines. While it waits it holds no thread, and a cancelled wait loses no log."""
+
+    @property
+    @abstractmethod
+    def position(self) -> str:
+        """See ``LogTail.position``."""
+
+
+class AsyncQuery(ABC, Generic[R]):
+    """``Query`` with coroutines: same names, same arguments, same contract.
+
+    What gives a stream is an asynchronous generator: ask it in ``async for``, within ``contextlib.aclosing``
+    if it may be left before its end. An ``on_rows`` is called in another thread.
+    """
+
+    @abstractmethod
+    def where(self, *conditions: Condition[R]) -> Self:
+        """See ``Query.where``."""
+
+    @abstractmethod
+    async def count(self, at_most: int | None = None) -> int:
+        """See ``Query.count``."""
+
+    @abstractmethod
+    def iter_records(self) -> AsyncGenerator[R, None]:
+        """See ``Query.iter_records``; it asks when it is read first."""
+
+    @abstractmethod
+    def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> AsyncGenerator["pa.RecordBatch", None]:
+        """Return the batches of ``Query.to_arrow``, one without rows if there are none, for its schema.
+
+        It asks when it is read first.
+        """
+
+    @abstractmethod
+    async def export(
+        self,
+        path: str | Path,
+        *,
+        partition_by: Partition | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> int:
+        """See ``Query.export``."""
+
+
+class AsyncLogs(AsyncQuery[StoredLog]):
+    """``Logs`` with coroutines."""
+
+    c: ClassVar = Logs.c
+
+    @abstractmethod
+    def order_by(self, order: LogOrder) -> Self:
+        """See ``Logs.order_by``."""
+
+    @abstractmethod
+    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[StoredLog]:
+        """See ``Logs.page``."""
+
+    @abstractmethod
+    async def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
+        """See ``Logs.get_many``."""
+
+    @abstractmethod
+    async def by_fiber(
+        self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
+    ) -> dict[UUID, list[StoredLog]]:
+        """See ``Logs.by_fiber``."""
+
+    @abstractmethod
+    async def sources(self) -> list[ValueCount[str]]:
+        """See ``Logs.sources``."""
+
+    @abstractmethod
+    async def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["source_id"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """See ``Logs.histogram``."""
+
+    @abstractmethod
+    async def context(
+        self,
+        log_id: UUID,
+        before: int = 10,
+        after: int = 10,
+        *,
+        within: Literal["source", "fibers"] | None = None,
+    ) -> LogContext | None:
+        """See ``Logs.context``."""
+
+    @abstractmethod
+    async def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> AsyncLogTail:
+        """See ``Logs.tail``; it is a coroutine because "now" is asked for: ``async for log in await …``."""
+
+
+class AsyncFibers(AsyncQuery[FiberRecord]):
+    """``Fibers`` with coroutines."""
+
+    c: ClassVar = Fibers.c
+
+    @abstractmethod
+    def order_by(self, order: FiberOrder) -> Self:
+        """See ``Fibers.order_by``."""
+
+    @abstractmethod
+    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberRecord]:
+        """See ``Fibers.page``."""
+
+    @abstractmethod
+    async def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
+        """See ``Fibers.summaries``."""
+
+    @abstractmethod
+    async def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
+        """See ``Fibers.get_many``."""
+
+    @abstractmethod
+    async def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
+        """See ``Fibers.by_log``."""
+
+    @abstractmethod
+    async def types(self) -> list[ValueCount[str]]:
+        """See ``Fibers.types``."""
+
+    @abstractmethod
+    async def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
+        """See ``Fibers.attribute_keys``."""
+
+    @abstractmethod
+    async def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
+        """See ``Fibers.attribute_values``."""
+
+    @abstractmethod
+    async def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["fiber_type"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """See ``Fibers.histogram``."""
+
+    @abstractmethod
+    async def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
+        """See ``Fibers.timeline``."""
+
+
+class AsyncMemberships(AsyncQuery[FiberMembership]):
+    """``Memberships`` with coroutines."""
+
+    c: ClassVar = Memberships.c
+
+
+class AsyncQueryStorage(AsyncStorage):
+    """``QueryStorage`` with coroutines: same names, same arguments, same contract."""
+
+    @property
+    @abstractmethod
+    def logs(self) -> AsyncLogs:
+        """See ``QueryStorage.logs``."""
+
+    @property
+    @abstractmethod
+    def fibers(self) -> AsyncFibers:
+        """See ``QueryStorage.fibers``."""
+
+    @property
+    @abstractmethod
+    def memberships(self) -> AsyncMemberships:
+        """See ``QueryStorage.memberships``."""
+
+    @abstractmethod
+    async def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_logs``."""
+
+    @abstractmethod
+    async def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_fibers``."""
+
+    @abstractmethod
+    async def import_memberships(
+        self, path: str | Path, *, on_rows: Callable[[int], None] | None = None
+    ) -> int:
+        """See ``QueryStorage.import_memberships``."""

@@ -30,8 +30,9 @@ from fiberstore import (
     Membership,
     StoredLog,
 )
-from fiberstore.aio import AsyncTransaction, _Worker
+from fiberstore.aio import AsyncTransaction
 from fiberstore.duckdb import Transaction
+from fiberstore.workers import OneWorker
 
 JOURNAL = datetime(2030, 1, 1, tzinfo=UTC)  # the time of the journal's logs is their position, in µs
 JOURNAL_END = JOURNAL + timedelta(days=1)
@@ -160,7 +161,7 @@ def some_appended(rng: random.Random) -> list[LogRecord]:
     ]
 
 
-class _Here(_Worker):
+class _Here(OneWorker):
     """Runs what it is given at once, so that one coroutine serves threads and tasks."""
 
     def __init__(self) -> None:

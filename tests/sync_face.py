@@ -1,15 +1,49 @@
-"""An ``AsyncStorage`` seen as a ``Storage``, so that one contract suite tests both."""
+"""An ``AsyncQueryStorage`` seen as a ``QueryStorage``, so that one contract suite tests both."""
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from typing import TypeVar
+from copy import copy
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
+import pyarrow as pa
+
+from fiberstore.queries import (
+    ARROW_BATCH_ROWS,
+    AsyncFibers,
+    AsyncLogs,
+    AsyncLogTail,
+    AsyncMemberships,
+    AsyncQuery,
+    AsyncQueryStorage,
+    Bucket,
+    FiberOrder,
+    Fibers,
+    FiberSummary,
+    Found,
+    LogContext,
+    LogOrder,
+    Logs,
+    LogTail,
+    Memberships,
+    Page,
+    Partition,
+    Query,
+    QueryStorage,
+    R,
+    Timeline,
+    ValueCount,
+)
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
-from fiberstore.storage import DEFAULT_LIMIT, AsyncStorage, Storage
+from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.where import Condition, Scalar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
 
 _T = TypeVar("_T")
 
@@ -28,15 +62,43 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-class SyncFace(Storage):
+class SyncFace(QueryStorage):
     """Runs each call as a task on the loop, from any number of threads."""
 
-    def __init__(self, store: AsyncStorage, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, store: AsyncQueryStorage, loop: asyncio.AbstractEventLoop) -> None:
         self.store = store
         self._loop = loop
 
     def run(self, call: Coroutine[object, object, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+    def read(self, stream: "AsyncGenerator[_T, None]") -> Iterator[_T]:
+        try:
+            while (item := self.run(_next(stream))) is not None:
+                yield item
+        finally:
+            self.run(stream.aclose())
+
+    @property
+    def logs(self) -> "SyncLogs":
+        return SyncLogs(self, self.store.logs)
+
+    @property
+    def fibers(self) -> "SyncFibers":
+        return SyncFibers(self, self.store.fibers)
+
+    @property
+    def memberships(self) -> "SyncMemberships":
+        return SyncMemberships(self, self.store.memberships)
+
+    def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        return self.run(self.store.import_logs(path, on_rows=on_rows))
+
+    def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        return self.run(self.store.import_fibers(path, on_rows=on_rows))
+
+    def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        return self.run(self.store.import_memberships(path, on_rows=on_rows))
 
     def init_schema(self) -> None:
         self.run(self.store.init_schema())
@@ -92,3 +154,156 @@ class SyncFace(Storage):
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         return self.run(self.store.get_fiber_logs(fiber_id, limit, offset, after=after))
+
+
+async def _next(items: AsyncIterator[_T]) -> _T | None:
+    return await anext(items, None)
+
+
+class SyncQuery(Query[R], Generic[R]):
+    """Asks an asynchronous query by the face."""
+
+    query: AsyncQuery[R]
+
+    def __init__(self, face: SyncFace, query: AsyncQuery[R]) -> None:
+        self._face = face
+        self.query = query
+        self._run = face.run
+
+    def where(self, *conditions: Condition[R]) -> Self:
+        return self._on(self.query.where(*conditions))
+
+    def count(self, at_most: int | None = None) -> int:
+        return self._run(self.query.count(at_most))
+
+    def iter_records(self) -> Iterator[R]:
+        return self._face.read(self.query.iter_records())
+
+    def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> pa.RecordBatchReader:
+        batches = self._face.read(self.query.to_arrow(batch_rows))
+        first = next(batches)
+
+        def all_of_them() -> Iterator[pa.RecordBatch]:
+            yield first
+            yield from batches
+
+        return pa.RecordBatchReader.from_batches(first.schema, all_of_them())
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        partition_by: Partition | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> int:
+        return self._run(self.query.export(path, partition_by=partition_by, on_rows=on_rows))
+
+    def _on(self, query: AsyncQuery[R]) -> Self:
+        other = copy(self)
+        other.query = query
+        return other
+
+
+class SyncLogs(SyncQuery[StoredLog], Logs):
+    query: AsyncLogs
+
+    def order_by(self, order: LogOrder) -> Self:
+        return self._on(self.query.order_by(order))
+
+    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[StoredLog]:
+        return self._run(self.query.page(limit, cursor))
+
+    def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
+        return self._run(self.query.get_many(log_ids))
+
+    def by_fiber(
+        self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
+    ) -> dict[UUID, list[StoredLog]]:
+        return self._run(self.query.by_fiber(fiber_ids, limit_per_fiber))
+
+    def sources(self) -> list[ValueCount[str]]:
+        return self._run(self.query.sources())
+
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["source_id"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        return self._run(self.query.histogram(width, by=by, start=start, end=end))
+
+    def context(
+        self,
+        log_id: UUID,
+        before: int = 10,
+        after: int = 10,
+        *,
+        within: Literal["source", "fibers"] | None = None,
+    ) -> LogContext | None:
+        return self._run(self.query.context(log_id, before, after, within=within))
+
+    def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> LogTail:
+        return SyncLogTail(self._face, self._run(self.query.tail(position, timeout_s=timeout_s)))
+
+
+class SyncLogTail(LogTail):
+    def __init__(self, face: SyncFace, tail: AsyncLogTail) -> None:
+        self._face = face
+        self._tail = tail
+
+    @property
+    def position(self) -> str:
+        return self._tail.position
+
+    def __next__(self) -> StoredLog:
+        log = self._face.run(_next(self._tail))
+        if log is None:
+            raise StopIteration
+        return log
+
+
+class SyncFibers(SyncQuery[FiberRecord], Fibers):
+    query: AsyncFibers
+
+    def order_by(self, order: FiberOrder) -> Self:
+        return self._on(self.query.order_by(order))
+
+    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberRecord]:
+        return self._run(self.query.page(limit, cursor))
+
+    def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
+        return self._run(self.query.summaries(limit, cursor))
+
+    def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
+        return self._run(self.query.get_many(fiber_ids))
+
+    def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
+        return self._run(self.query.by_log(log_ids))
+
+    def types(self) -> list[ValueCount[str]]:
+        return self._run(self.query.types())
+
+    def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
+        return self._run(self.query.attribute_keys(pointer))
+
+    def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
+        return self._run(self.query.attribute_values(pointer, limit))
+
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["fiber_type"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        return self._run(self.query.histogram(width, by=by, start=start, end=end))
+
+    def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
+        return self._run(self.query.timeline(fibers, points))
+
+
+class SyncMemberships(SyncQuery[FiberMembership], Memberships):
+    query: AsyncMemberships

@@ -8,10 +8,25 @@ from pathlib import Path
 
 import pytest
 from oracle import MemoryStorage
-from sync_face import SyncFace
+from sync_face import SyncFace, SyncFibers, SyncLogs, SyncMemberships
 
 import fiberstore
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage
+from fiberstore.aio import AsyncFiberRepository, AsyncLogRepository, AsyncMembershipRepository
+from fiberstore.aio_queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
+from fiberstore.queries import (
+    AsyncFibers,
+    AsyncLogs,
+    AsyncMemberships,
+    AsyncQueryStorage,
+    Fibers,
+    Logs,
+    Memberships,
+    QueryStorage,
+)
+from fiberstore.repositories.fiber_queries import SqlFibers
+from fiberstore.repositories.log_queries import SqlLogs
+from fiberstore.repositories.membership_queries import SqlMemberships
 from fiberstore.storage import AsyncStorage, Storage
 
 METHODS = {
@@ -39,8 +54,8 @@ LAYERS = (
     ("dialect",),
     ("models",),
     ("backup", "engine", "prepared"),
-    ("schema",),
-    ("bulk", "exchange"),
+    ("schema", "workers"),
+    ("aio_queries", "bulk", "exchange"),
     ("repositories",),
     ("duckdb",),
     ("aio", "doctor", "ingest", "testing"),
@@ -57,7 +72,7 @@ NARROWER = {
     "where": {"records"},
     "cursors": {"errors"},
     "queries": {"records", "storage", "where"},
-    "testing": {"errors", "queries", "records", "storage", "where"},
+    "testing": {"cursors", "errors", "queries", "records", "storage", "where"},
 }
 PACKAGE = Path(fiberstore.__file__).parent
 MODULES = sorted(
@@ -83,6 +98,62 @@ def test_every_face_has_the_signature_of_the_trait(face: type, name: str) -> Non
         getattr(Storage, name), eval_str=True
     )
     assert inspect.iscoroutinefunction(method) == face.__name__.startswith("Async")
+
+
+def _methods(contract: type) -> list[str]:
+    return [name for name in sorted(_public(contract)) if inspect.isfunction(getattr(contract, name))]
+
+
+def _public(face: type) -> set[str]:
+    return {name for name in dir(face) if not name.startswith("_")}
+
+
+FACES_OF_QUERIES: dict[type, tuple[type, ...]] = {
+    Logs: (AsyncLogs, ThreadedLogs, AsyncLogRepository, SyncLogs),
+    Fibers: (AsyncFibers, ThreadedFibers, AsyncFiberRepository, SyncFibers),
+    Memberships: (AsyncMemberships, ThreadedMemberships, AsyncMembershipRepository, SyncMemberships),
+    QueryStorage: (AsyncQueryStorage, AsyncDuckDBStorage, SyncFace, DuckDBStorage),
+}
+ASKS_NOTHING = {"where", "order_by"}
+STREAMS = {"iter_records", "to_arrow", "tail"}
+
+
+@pytest.mark.parametrize(
+    ("contract", "face", "name"),
+    [
+        pytest.param(contract, face, name, id=f"{face.__name__}.{name}")
+        for contract, faces in FACES_OF_QUERIES.items()
+        for face in faces
+        for name in _methods(contract)
+    ],
+)
+def test_every_face_of_a_query_has_the_signatures_of_the_contract(
+    contract: type, face: type, name: str
+) -> None:
+    method = getattr(face, name)
+    expected, found = inspect.signature(getattr(contract, name)), inspect.signature(method)
+    assert found.parameters == expected.parameters
+    if name not in STREAMS:
+        assert found.return_annotation == expected.return_annotation
+    is_async = face.__name__.startswith(("Async", "Threaded"))
+    asks_later = name in ASKS_NOTHING | {"iter_records", "to_arrow"}
+    assert inspect.iscoroutinefunction(method) == (is_async and not asks_later)
+
+
+@pytest.mark.parametrize(
+    ("contract", "query"), [(Logs, SqlLogs), (Fibers, SqlFibers), (Memberships, SqlMemberships)]
+)
+def test_queries_in_sql_have_the_arguments_of_the_contract(contract: type, query: type) -> None:
+    assert {name: _without_types(getattr(query, name)) for name in _methods(contract)} == {
+        name: _without_types(getattr(contract, name)) for name in _methods(contract)
+    }
+
+
+@pytest.mark.parametrize("contract", [Logs, Fibers, Memberships])
+def test_every_face_of_a_query_has_no_method_more(contract: type) -> None:
+    asynchronous, *_ = FACES_OF_QUERIES[contract]
+    assert _public(asynchronous) == _public(contract)
+    assert asynchronous.c is contract.c  # type: ignore[attr-defined]
 
 
 def test_everything_public_has_a_docstring() -> None:

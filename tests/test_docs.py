@@ -1,0 +1,123 @@
+"""What the pages in docs/ show works: every example runs, and prints what stands below it.
+
+To write what the examples print into the pages: ``python tests/test_docs.py``.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+EXAMPLE = re.compile(
+    r"```(?P<language>python|sh)\n(?P<code>.*?)```\n(?:\n```text\n(?P<shown>.*?)```\n)?", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A block of a page.
+
+    Attributes:
+        line: Where it begins.
+        language: python or sh.
+        code: What is run.
+        shown: What it prints, as the page shows it; commands without such a block may print anything.
+    """
+
+    line: int
+    language: str
+    code: str
+    shown: str | None
+
+
+def examples(page: str) -> list[Example]:
+    return [
+        Example(page.count("\n", 0, found.start()) + 2, found["language"], found["code"], found["shown"])
+        for found in EXAMPLE.finditer(page)
+    ]
+
+
+class Runner:
+    """Runs the examples of a page one after the other, in the working directory."""
+
+    def __init__(self, name: str) -> None:
+        self._page = name
+        self._names: dict[str, object] = {}
+
+    def run(self, example: Example) -> str:
+        return self._run_python(example) if example.language == "python" else _run_commands(example.code)
+
+    def _run_python(self, example: Example) -> str:
+        printed = io.StringIO()
+        code = "\n" * (example.line - 1) + example.code  # errors tell the line of the page
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, self._page, "exec"), self._names)  # noqa: S102
+        return printed.getvalue()
+
+
+def _run_commands(code: str) -> str:
+    printed = ""
+    for line in code.replace("\\\n", " ").splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "fiberstore", f"only fiberstore is run here: {line}"
+        environment = {**os.environ, "COLUMNS": "80"}
+        done = subprocess.run(
+            [sys.executable, "-m", "fiberstore", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        printed += done.stdout
+    return printed
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.name))
+def test_every_example_prints_what_stands_below_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = Runner(path.name)
+    for example in examples(path.read_text()):
+        printed = runner.run(example)
+        if example.shown is not None or example.language == "python":
+            assert printed == (example.shown or ""), f"{path.name}, line {example.line}"
+
+
+def test_there_are_pages_and_no_block_is_left_out() -> None:
+    assert PAGES
+    for path in PAGES:
+        page = path.read_text()
+        languages = re.findall(r"^```(\w+)$", page, re.MULTILINE)
+        assert len(examples(page)) == languages.count("python") + languages.count("sh")
+        assert set(languages) <= {"python", "sh", "text"}
+
+
+def _rewritten(path: Path) -> Iterator[str]:
+    runner, page, end = Runner(path.name), path.read_text(), 0
+    for found, example in zip(EXAMPLE.finditer(page), examples(page), strict=True):
+        printed = runner.run(example)
+        yield page[end : found.start()]
+        shown = printed if example.language == "python" or example.shown is not None else ""
+        yield f"```{example.language}\n{example.code}```\n" + (f"\n```text\n{shown}```\n" if shown else "")
+        end = found.end()
+    yield page[end:]
+
+
+if __name__ == "__main__":
+    for written in PAGES:
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            text = "".join(_rewritten(written))
+        written.write_text(text)
