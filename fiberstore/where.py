@@ -79,7 +79,7 @@ class And(Condition[R]):
     conditions: tuple[Condition[R], ...]
 
     def __repr__(self) -> str:
-        return "(" + " & ".join(map(repr, self.conditions)) + ")"
+        return _joined(self, " & ") if self.conditions else "True"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -90,7 +90,7 @@ class Or(Condition[R]):
     conditions: tuple[Condition[R], ...]
 
     def __repr__(self) -> str:
-        return "(" + " | ".join(map(repr, self.conditions)) + ")"
+        return _joined(self, " | ") if self.conditions else "False"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -226,7 +226,7 @@ class Joined(Condition[R]):
     ids: tuple[UUID, ...]
 
     def __repr__(self) -> str:
-        return f"{self.relation}.contains([{', '.join(map(repr, self.ids))}])"
+        return f"{self.relation}.contains({', '.join(map(_shown, self.ids))})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -522,8 +522,27 @@ def _same(condition: Condition[R], other: Condition[R]) -> Condition[R]:
     return checked_condition(other, condition.record)
 
 
+def _joined(condition: And[R] | Or[R], sign: str) -> str:
+    first, *others = condition.conditions
+    begin = repr(first)
+    if not others:
+        return begin
+    if type(first) is type(condition) and len(first.conditions) > 1:  # (a & b) & c is a & b & c
+        begin = begin[1:-1]
+    return f"({sign.join([begin, *map(repr, others)])})"
+
+
 def _shown(value: Value) -> str:
-    return value.isoformat() if isinstance(value, datetime) else repr(value)
+    """Show a value as text in quotes, or as a number."""
+    if isinstance(value, datetime):
+        return repr(value.isoformat())
+    if isinstance(value, UUID):
+        return repr(str(value))
+    if isinstance(value, timedelta):
+        seconds, rest_us = divmod(abs(value) // timedelta(microseconds=1), 1_000_000)
+        decimals = f".{rest_us:06d}".rstrip("0").rstrip(".")
+        return repr(f"{'-' * (value < timedelta())}{seconds}{decimals}s")
+    return repr(value)
 
 
 def _checked_ids(ids: tuple[UUID, ...]) -> tuple[UUID, ...]:

@@ -12,9 +12,40 @@ from test_rules import BAD
 
 _NO_NUMBERS = ["many", "1.5", "1e3", "nan", "0x10", "''", "True"]
 _LIMITS = [
-    *((value, 2, "Invalid value for '--{flag}'") for value in ("-1", "-9999999999999999999", *_NO_NUMBERS)),
-    (str(2**63), 1, "{flag} must be between 0 and 2**63 - 1, got 9223372036854775808"),
-    (str(10**30), 1, "{flag} must be between 0 and 2**63 - 1, got 1000"),
+    *(
+        (value, 2, "Invalid value for '--limit'")
+        for value in ("0", "-1", "-9999999999999999999", *_NO_NUMBERS)
+    ),
+    (str(2**63), 1, "limit must be between 0 and 2**63 - 1, got 9223372036854775808"),
+    (str(10**30), 1, "limit must be between 0 and 2**63 - 1, got 1000"),
+]
+_CURSORS = [
+    ("''", 1, "'' is no cursor, or not the whole of one"),
+    ("x", 1, "'x' is no cursor"),
+    ("é", 1, "'é' is no cursor"),
+    ("ItUvLVsiMDE5Y2FkYzdhM2QyNzAwMDgwMDI3MzUwYThkYTQwNjQiXQ", 1, "not the cursor of a page"),
+]
+_CONDITIONS = [
+    ("''", 2, "Invalid value for '--where': it is empty; give a condition such as config_version > 0"),
+    ("'a b'", 2, "'--where': a b cannot be read at character 3"),
+    ("nothing", 2, "'--where': nothing is no column; those of"),
+    ("'1 == 2'", 2, "'--where': 1 is no column"),
+    ("'config_version'", 2, "config_version is no condition by itself; use one of ==, !=, <, <="),
+    ("'config_version < -1'", 2, "-1 cannot be used: config_version must be an int"),
+    ("'__import__(1)'", 2, "__import__ cannot be called; only methods of columns can"),
+    ("'[].__class__'", 2, "is no condition"),
+    ("'" + "(" * 300 + "'", 2, "too many nested parentheses"),
+    ("'" + "not " * 300 + "1'", 2, "is nested too deep; 100 levels are the most"),
+]
+_LOG_IDS = [
+    ("''", 2, "'' is no log id; give its 32 hex digits"),
+    ("0193", 2, "'0193' is no log id"),
+    ("0" * 33, 2, "is no log id"),
+    (
+        "9" * 32,
+        1,
+        "no log has the id 99999999-9999-9999-9999-999999999999; fiberstore logs --json lists them",
+    ),
 ]
 _TIMES = [
     ("yesterday", 2, "'yesterday' is not ISO 8601, such as 2024-12-10T06:55:46Z"),
@@ -55,7 +86,12 @@ _TARGETS = [
     ("duckdb:///{db}?threads=many", 1, "'many'"),
     ("a" * 300, 1, "File name too long"),
 ]
-_READERS = ["logs", "fibers", "stats", "show 0193", "db current", "db check", "doctor", "db backup {none}"]
+_LOG_ID = "00000000-0000-0000-0000-000000000008"
+_FILTERED = ["logs", "grep a", "tail", "histogram", f"context {_LOG_ID}"]
+_READERS = [
+    *(*_FILTERED, "fibers", "stats", "show 0193", "db current", "db check", "doctor", "db backup {none}"),
+    *("fibers --open --order longest", "tail --position ''", "histogram --fibers --by type"),
+]
 _INGEST = "ingest --rules {rules} --db {db} "
 
 COMMANDS: list[tuple[str, int, str]] = [
@@ -78,6 +114,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ),
     *((f"{command} --db", 2, "'--db' requires an argument") for command in [*_READERS, "db upgrade", "demo"]),
     *((f"{command} --limit", 2, "'--limit' requires") for command in ("logs --db {db}", "fibers --db {db}")),
+    ("logs --db {db} --offset 1", 2, "No such option: --offset"),
     ("db backup --db {db}", 2, "Missing argument 'TARGET'"),
     ("db backup {db} --db {db}", 1, "exists already, and nothing is overwritten; give another path"),
     ("db backup {folder} --db {db}", 1, "exists already, and nothing is overwritten"),
@@ -93,16 +130,57 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("doctor --repair --db {none}/store.duckdb", 1, "none does not exist; create it first"),
     # numbers, times, ids
     *(
-        (f"{command} --db {{db}} --{flag} {value}", code, says.format(flag=flag))
-        for command in ("logs", "fibers")
-        for flag in ("limit", "offset")
+        (f"{command} --db {{db}} --limit {value}", code, says)
+        for command in ("logs", "fibers", "grep a")
         for value, code, says in _LIMITS
     ),
     *(
-        (f"logs --db {{db}} {flag} {value}", code, says)
+        (f"{command} --db {{db}} --cursor {value}", code, says)
+        for command in ("logs", "fibers", "grep a")
+        for value, code, says in _CURSORS
+    ),
+    *(
+        (f"{command} --db {{db}} {flag} {value}", code, says)
+        for command in (*_FILTERED, "fibers")
         for flag in ("--start", "--end")
         for value, code, says in _TIMES
     ),
+    *(
+        (f"{command} --db {{db}} --where {value}", code, says)
+        for command in (*_FILTERED, "fibers", "histogram --fibers")
+        for value, code, says in _CONDITIONS
+    ),
+    *(
+        (f"{command} --db {{db}} --fiber {value}", code, says)
+        for command in _FILTERED
+        for value, code, says in _IDS
+    ),
+    ("logs --db {db} --order longest", 2, "'longest' is not one of 'oldest', 'newest'"),
+    ("fibers --db {db} --order most_logs", 2, "'most_logs' is not one of 'oldest', 'newest'"),
+    ("logs --db {db} --source", 2, "'--source' requires an argument"),
+    ("fibers --db {db} --where 'source_id == 1'", 2, "source_id is no column; those of fibers are"),
+    ("grep --db {db}", 2, "Missing argument 'PATTERN'"),
+    ("grep a b --db {db}", 2, "unexpected extra argument"),
+    ("grep '(' --db {db}", 2, "'(' is no regular expression of RE2"),
+    ("grep '(?=a)' --db {db}", 2, "is no regular expression of RE2"),
+    ("context --db {db}", 2, "Missing argument 'LOG_ID'"),
+    *((f"context {value} --db {{db}}", code, says) for value, code, says in _LOG_IDS),
+    *((f"context {_LOG_ID} --db {{db}} {flag} -1", 2, f"'{flag}'") for flag in ("-A", "-B", "-C")),
+    (f"context {_LOG_ID} --db {{db}} --within day", 2, "'day' is not one of 'source', 'fibers'"),
+    (f"context {_LOG_ID} --db {{db}} -A {2**63}", 1, "2**63 - 1"),
+    *((f"tail --db {{db}} -n {value}", 2, "'--lines'") for value in ("-1", *_NO_NUMBERS)),
+    (f"tail --db {{db}} -n {2**63}", 1, "2**63 - 1"),
+    ("tail --db {db} -n 1 --position ''", 2, "--position says where to begin"),
+    ("tail --db {db} --position x", 1, "'x' is no cursor, or not the whole of one"),
+    ("tail -f --db {none}", 1, "does not exist; a read-only store must"),
+    ("histogram --db {db} --bucket 0s", 2, "'0s' is not more than 0"),
+    ("histogram --db {db} --bucket -1s", 2, "'-1s' is not more than 0"),
+    ("histogram --db {db} --bucket 1", 2, "'1' is no duration; give one such as '250ms'"),
+    ("histogram --db {db} --bucket 999999999999d", 2, "is too long; 999999999d is the longest"),
+    ("histogram --db {db} --bucket 1us --start 2024-01-01T00:00Z", 1, "100,000"),
+    ("histogram --db {db} --by type", 2, "'--by': must be source for logs"),
+    ("histogram --db {db} --by day", 2, "'day' is not one of 'source', 'type'"),
+    ("histogram --db {db} --fibers --source web", 2, "'--source': is of logs; leave it out, or --fibers"),
     *((f"show --db {{db}} -- {value}", code, says) for value, code, says in _IDS),
     # stores
     *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),
@@ -178,8 +256,13 @@ def _sql(statement: str) -> Callable[[Path], None]:
     return change
 
 
-_READING, _OPENING = ("logs", "fibers", "stats", "show 0193"), (*_READERS, "db upgrade")
-_LOGS, _FIBERS, _SHOW = ("logs",), ("fibers", "fibers --json"), "show 01930000-0000-0000-0000-000000000001"
+_READING = (*_FILTERED, "fibers", "stats", "show 0193", "histogram --fibers")
+_OPENING = (*_READERS, "db upgrade")
+_LOGS, _FIBERS, _SHOW = (
+    ("logs", "grep ''", "tail", f"context {_LOG_ID}"),
+    ("fibers", "fibers --json"),
+    "show 01930000-0000-0000-0000-000000000001",
+)
 _NO_YEAR = "outside the years 1 to 9999"
 _AT_9 = "UPDATE fiberstore_alembic_version SET version_num = '9'"
 _AND_9 = "INSERT INTO fiberstore_alembic_version VALUES ('9')"

@@ -150,5 +150,5 @@ def test_a_database_file_is_refused(folder: Path, refuse: Refuse, name: str) -> 
     change(db)
     before = contents(folder)
     for command in commands:
-        refuse([*command.split(), "--db", str(db)], 1, says)
+        refuse([*shlex.split(command), "--db", str(db)], 1, says)
         assert contents(folder) == before

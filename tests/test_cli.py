@@ -1,7 +1,6 @@
 """The command line: what each command prints, and what bad input gets."""
 
 import fcntl
-import json
 import os
 import pty
 import re
@@ -10,16 +9,15 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, TypeAlias
 from uuid import UUID
 
 import duckdb
 import pytest
 import sqlalchemy as sa
+from command_line import Result, Run, assert_refused, read_terminal, runner, told_cursor
 
 from fiberstore import DuckDBStorage, Fiber, FiberMembership, FiberRecord, LogRecord, Membership, RawLog
 from fiberstore.cli import main
@@ -65,33 +63,6 @@ DB = """\
 """
 
 
-@dataclass
-class Result:
-    """What a command has printed, and the code it ended with."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def usage(self) -> str:
-        """The error of a wrong usage, without the frame around it."""
-        text = re.sub(r"\x1b\[[0-9;]*m", "", self.err)
-        return " ".join(re.sub("[╭─╮│╰╯]", " ", text).split())
-
-    @property
-    def objects(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """The tab-separated values, without the line of names."""
-        return [line.split("\t") for line in self.out.splitlines()[1:]]
-
-
-Run: TypeAlias = Callable[..., Result]
-
-
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIBERSTORE_URL", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
@@ -101,14 +72,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process."""
-
-    def run(*arguments: str | Path) -> Result:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return Result(int(caught.value.code or 0), out, err)
-
-    return run
+    return runner(capsys)
 
 
 def write_files(folder: Path) -> Path:
@@ -141,16 +105,6 @@ def row_counts(db: Path) -> tuple[int, ...]:
         )
 
 
-def assert_refused(result: Result, *words: str) -> None:
-    """One line on stderr that holds the words, nothing on stdout, exit code 1."""
-    assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("fiberstore: ")
-    assert result.err.count("\n") == 1
-    assert "Traceback" not in result.err
-    for word in words:
-        assert word in result.err
-
-
 # ---------------------------------------------------------------- help and usage
 
 
@@ -158,6 +112,10 @@ COMMANDS = [
     "demo",
     "ingest",
     "logs",
+    "grep",
+    "context",
+    "tail",
+    "histogram",
     "fibers",
     "show",
     "stats",
@@ -188,7 +146,8 @@ def test_the_help_lists_the_commands_and_the_exit_codes(run: Run) -> None:
         (("logs",), "'--db'"),
         (("nothing",), "nothing"),
         (("logs", "--db", "x", "--limit", "-1"), "--limit"),
-        (("fibers", "--db", "x", "--offset", "-1"), "--offset"),
+        (("logs", "--db", "x", "--offset", "1"), "No such option: --offset"),
+        (("fibers", "--db", "x", "--limit", "0"), "--limit"),
         (("fibers", "--db", "x", "--limit", "many"), "--limit"),
         (("logs", "--db", "x", "--start", "2024-12-10T06:55:46"), "for UTC, write 2024-12-10T06:55:46Z"),
         (("logs", "--db", "x", "--end", "2024-12-10"), "for UTC, write 2024-12-10T00:00:00Z"),
@@ -261,12 +220,13 @@ def test_the_store_may_be_named_by_the_environment(
 def test_logs_in_a_pipe_are_tab_separated_and_whole(run: Run, store: Path) -> None:
     result = run("logs", "--db", store)
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines()[0] == "timestamp\tsource_id\traw_text"
-    assert [row[0][11:] for row in result.rows] == [
+    assert result.out.splitlines()[0] == "log_id\ttimestamp\tsource_id\traw_text"
+    assert [row[1][11:] for row in result.rows] == [
         "10:00:00Z", "10:00:00Z", "10:00:01Z", "10:00:02Z", "10:05:00Z"
     ]  # fmt: skip
-    assert {row[1] for row in result.rows[:2]} == {"web", "db"}
-    assert result.rows[-1][2] == r"2024-05-01T10:05:00Z request=c3 from ann\n  continued"
+    assert {row[2] for row in result.rows[:2]} == {"web", "db"}
+    assert UUID(result.rows[0][0]).version == 7
+    assert result.rows[-1][3] == r"2024-05-01T10:05:00Z request=c3 from ann\n  continued"
 
 
 def test_control_characters_in_logs_are_shown_not_obeyed(run: Run, store: Path) -> None:
@@ -295,9 +255,8 @@ def test_logs_as_json(run: Run, store: Path) -> None:
     [
         (("--start", "2024-05-01T10:00:02Z"), ["done", "continued"]),
         (("--start", "2024-05-01T12:00:01+02:00", "--end", "2024-05-01T10:00:02Z"), ["bob", "done"]),
-        (("--end", "2024-05-01T10:00:00Z", "--limit", "0"), []),
         (("--start", "2025-01-01T00:00:00Z"), []),
-        (("--offset", "3", "--limit", "1"), ["done"]),
+        (("--start", "2024-05-01T10:00:02Z", "--limit", "1"), ["done"]),
     ],
 )
 def test_logs_of_a_range_of_time_and_of_a_page(
@@ -310,38 +269,29 @@ def test_logs_of_a_range_of_time_and_of_a_page(
 def test_fibers_of_all_types_in_total_order(run: Run, store: Path) -> None:
     result = run("fibers", "--db", store)
     assert result.err == ""
-    names = "fiber_id fiber_type first_activity last_activity duration_s closed logs attributes"
+    names = "fiber_id fiber_type first_activity last_activity duration_s closed logs sources attributes"
     assert result.out.splitlines()[0].split("\t") == names.split()
-    assert [row[1:] for row in result.rows] == [
-        [
-            "client",
-            "2024-05-01T10:00:00Z",
-            "2024-05-01T10:05:00Z",
-            "300.0",
-            "false",
-            "2",
-            '{"client":["ann"]}',
-        ],
-        ["client", "2024-05-01T10:00:01Z", "2024-05-01T10:00:01Z", "0.0", "false", "1", '{"client":["bob"]}'],
-        ["request", "2024-05-01T10:00:00Z", "2024-05-01T10:00:02Z", "2.0", "true", "3", '{"request":["a1"]}'],
-        ["request", "2024-05-01T10:00:01Z", "2024-05-01T10:00:01Z", "0.0", "true", "1", '{"request":["b2"]}'],
-        [
-            "request",
-            "2024-05-01T10:05:00Z",
-            "2024-05-01T10:05:00Z",
-            "0.0",
-            "false",
-            "1",
-            '{"request":["c3"]}',
-        ],
+    assert [row[2][11:] for row in result.rows] == [
+        "10:00:00Z", "10:00:00Z", "10:00:01Z", "10:00:01Z", "10:05:00Z"
+    ]  # fmt: skip
+    assert [row[0] for row in result.rows] == [
+        fiber_id for _, fiber_id in sorted((row[2], row[0]) for row in result.rows)
+    ]
+    at_10, after = "2024-05-01T10:00:00Z", "2024-05-01T10:00:01Z"
+    assert sorted(row[1:] for row in result.rows[:4]) == [
+        ["client", at_10, "2024-05-01T10:05:00Z", "300.0", "false", "2", '["web"]', '{"client":["ann"]}'],
+        ["client", after, after, "0.0", "false", "1", '["web"]', '{"client":["bob"]}'],
+        ["request", at_10, "2024-05-01T10:00:02Z", "2.0", "true", "3", '["db","web"]', '{"request":["a1"]}'],
+        ["request", after, after, "0.0", "true", "1", '["web"]', '{"request":["b2"]}'],
     ]
 
 
 def test_fibers_of_one_type_and_of_a_page(run: Run, store: Path) -> None:
-    found = run(
-        "fibers", "--db", store, "--type", "request", "--limit", "1", "--offset", "1", "--json"
-    ).objects
-    assert len(found) == 1
+    page = ("fibers", "--db", store, "--type", "request", "--limit", "1", "--json")
+    first = run(*page)
+    result = run(*page, "--cursor", told_cursor(first))
+    found = result.objects
+    assert (len(first.objects), len(found)) == (1, 1)
     assert UUID(found[0].pop("fiber_id")).version == 7
     assert found[0].pop("config_version") > 0
     assert found[0] == {
@@ -351,11 +301,16 @@ def test_fibers_of_one_type_and_of_a_page(run: Run, store: Path) -> None:
         "last_activity": "2024-05-01T10:00:01Z",
         "closed": True,
         "log_count": 1,
+        "source_ids": ["web"],
+        "first_log": "2024-05-01T10:00:01Z",
+        "last_log": "2024-05-01T10:00:01Z",
     }
+    last = run(*page, "--cursor", told_cursor(result))
+    assert ([fiber["attributes"] for fiber in last.objects], last.err) == ([{"request": ["c3"]}], "")
     assert run("fibers", "--db", store, "--type", "reques", "--json").out == ""
 
 
-def test_the_default_limit_is_told_when_it_is_reached(run: Run, db_file: Path) -> None:
+def test_the_default_limit_is_told_with_a_cursor_when_it_is_reached(run: Run, db_file: Path) -> None:
     start = datetime(2024, 5, 1, tzinfo=UTC)
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
@@ -365,9 +320,16 @@ def test_the_default_limit_is_told_when_it_is_reached(run: Run, db_file: Path) -
         )
     result = run("logs", "--db", db_file, "--json")
     assert len(result.objects) == 1_000
-    assert result.err == "fiberstore: there may be more; --offset 1000 goes on, --limit prints more at once\n"
-    rest = run("logs", "--db", db_file, "--json", "--offset", "1000")
+    assert result.err.startswith("fiberstore: there is more; the same command with --cursor ")
+    assert result.err.endswith(" goes on\n")
+    rest = run("logs", "--db", db_file, "--json", "--cursor", told_cursor(result))
     assert ([log["raw_text"] for log in rest.objects], rest.err) == (["line 1000"], "")
+
+
+def fiber_of_request(run: Run, store: Path, request: str) -> str:
+    where = f'attributes["/request/0"] == "{request}"'
+    (found,) = run("fibers", "--db", store, "--where", where, "--json").objects
+    return str(found["fiber_id"])
 
 
 def fiber_ids(run: Run, store: Path) -> list[str]:
@@ -375,12 +337,12 @@ def fiber_ids(run: Run, store: Path) -> list[str]:
 
 
 def test_show_prints_a_fiber_and_its_lines_in_the_order_of_time(run: Run, store: Path) -> None:
-    fiber_id = fiber_ids(run, store)[2]
+    fiber_id = fiber_of_request(run, store, "a1")
     result = run("show", fiber_id, "--db", store)
     head, _, lines = result.out.partition("\n\n")
     assert (result.code, result.err) == (0, "")
     assert head.splitlines()[1].startswith(f"{fiber_id}\trequest\t2024-05-01T10:00:00Z\t")
-    assert [line.split("\t")[0] for line in lines.splitlines()] == [
+    assert [line.split("\t")[1] for line in lines.splitlines()] == [
         "timestamp",
         "2024-05-01T10:00:00Z",
         "2024-05-01T10:00:00Z",
@@ -475,7 +437,7 @@ def test_stats_of_an_empty_store(run: Run, db_file: Path) -> None:
     (found,) = run("stats", "--db", db_file, "--json").objects
     assert (found["first"], found["last"], found["sources"]) == (None, None, {})
     assert run("stats", "--db", db_file).code == 0
-    assert run("logs", "--db", db_file).out == "timestamp\tsource_id\traw_text\n"
+    assert run("logs", "--db", db_file).out == "log_id\ttimestamp\tsource_id\traw_text\n"
 
 
 # ---------------------------------------------------------------- db
@@ -705,8 +667,8 @@ def test_empty_log_files(run: Run, rules_file: Path, db_file: Path) -> None:
 
 def test_a_limit_that_no_database_can_count_to(run: Run, store: Path) -> None:
     assert_refused(run("logs", "--db", store, "--limit", str(2**63)), "2**63 - 1")
-    assert_refused(run("fibers", "--db", store, "--offset", str(2**63)), "2**63 - 1")
-    assert run("fibers", "--db", store, "--offset", str(2**63 - 1)).code == 0
+    assert_refused(run("fibers", "--db", store, "--limit", str(2**63)), "2**63 - 1")
+    assert len(run("fibers", "--db", store, "--limit", str(2**63 - 2), "--json").objects) == 5
 
 
 # ---------------------------------------------------------------- pieces
@@ -750,18 +712,6 @@ def start(*arguments: str | Path, stderr: int = subprocess.PIPE) -> subprocess.P
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
 
 
-def read_terminal(fd: int) -> Iterator[bytes]:
-    """Yield what is written to a terminal until the other side is closed."""
-    while True:
-        try:
-            chunk = os.read(fd, 65_536)
-        except OSError:  # Linux reports the end of a terminal as an error
-            return
-        if not chunk:
-            return
-        yield chunk
-
-
 def test_a_store_that_another_process_holds(run: Run, rules_file: Path, db_file: Path) -> None:
     run("ingest", "--rules", rules_file, "--db", db_file)
     with DuckDBStorage(db_file):
@@ -778,7 +728,7 @@ def test_a_pipe_that_is_closed_early_ends_the_command_quietly(run: Run, db_file:
         storage.write_logs(LogRecord(timestamp=now, source_id="s", raw_text="x" * 2_000) for _ in range(500))
     process = start("logs", "--db", db_file)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"timestamp\tsource_id\traw_text\n"
+    assert process.stdout.readline() == b"log_id\ttimestamp\tsource_id\traw_text\n"
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == b""
@@ -804,7 +754,7 @@ def test_on_a_terminal_tables_fit_and_sources_have_colours(
     run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
-    fiber_id = fiber_ids(run, store)[2]
+    fiber_id = fiber_of_request(run, store, "a1")
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
@@ -819,10 +769,9 @@ def test_on_a_terminal_tables_fit_and_sources_have_colours(
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", plain)
     assert max(map(len, plain.splitlines())) <= 80
     fibers, show, logs, stats, none = (part.strip("\n") for part in plain.split("-----\n")[:-1])
-    assert fibers.splitlines()[4:6] == [
-        "request  2024-05-01T10:00:00Z     2.00 s      3 logs  closed",
-        f'  {fiber_id}  {{"request":["a1"]}}',
-    ]
+    lines = fibers.splitlines()
+    begin = lines.index("request  2024-05-01T10:00:00Z     2.00 s      3 logs  closed")
+    assert lines[begin + 1] == f'  {fiber_id}  {{"request":["a1"]}}'
     assert "request, closed" in show
     for table in (show, logs):
         text = "".join(table.split())
@@ -889,11 +838,11 @@ def test_ctrl_c_during_a_query_is_an_interrupt_too(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fiberstore.cli.commands.ingest_files", interrupted)
+    monkeypatch.setattr("fiberstore.cli.ingest.ingest_files", interrupted)
     result = run("ingest", "--rules", rules_file, "--db", db_file)
     assert (result.code, result.out) == (130, "")
     assert result.err.startswith("fiberstore: interrupted; the store holds 0 logs")
-    monkeypatch.setattr("fiberstore.cli.queries.list_fibers", interrupted)
+    monkeypatch.setattr("fiberstore.cli.fibers.print_fibers", interrupted)
     result = run("fibers", "--db", store)
     assert (result.code, result.out, result.err) == (130, "", "")
 

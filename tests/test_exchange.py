@@ -482,18 +482,18 @@ def filled(db_file: Path) -> Path:
 def test_commands_export_and_import(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for what, rows in (("logs", 30), ("fibers", 1), ("memberships", 1)):
         path, again = tmp_path / f"{what}.csv", tmp_path / "again.duckdb"
-        code, out, err = run(capsys, "export", "--db", filled, what, path, "--json")
+        code, out, err = run(capsys, "export", what, path, "--db", filled, "--json")
         assert (code, err) == (0, "")
         assert json.loads(out).keys() == {"rows", "seconds"}
         assert json.loads(out)["rows"] == rows
-        code, out, err = run(capsys, "import", "--db", again, what, path)
+        code, out, err = run(capsys, "import", what, path, "--db", again)
         assert (code, err) == (0, "")
         assert out.startswith(f"{rows} new {what}; ")
-        assert json.loads(run(capsys, "import", "--db", again, what, path, "--json")[1])["rows"] == 0
+        assert json.loads(run(capsys, "import", what, path, "--db", again, "--json")[1])["rows"] == 0
     code, out, _ = run(
-        capsys, "export", "--db", filled, "logs", tmp_path / "p.jsonl", "--partition-by", "day"
+        capsys, "export", "logs", "--db", filled, tmp_path / "p.jsonl", "--partition-by", "day"
     )
-    assert (code, out.startswith(f"{tmp_path / 'p.jsonl'}: 30 logs; ")) == (0, True)
+    assert (code, out.startswith(f"{tmp_path / 'p.jsonl'}: 30 rows; ")) == (0, True)
     assert [part.name for part in (tmp_path / "p.jsonl").iterdir()] == ["day=2024-02-29"]
 
 
@@ -502,24 +502,25 @@ def test_commands_refuse_in_one_line(
 ) -> None:
     (tmp_path / "taken.csv").touch()
     for arguments, word in (
-        (("export", "--db", filled, "logs", tmp_path / "x.txt"), "must end in"),
-        (("export", "--db", filled, "logs", tmp_path / "taken.csv"), "exists already"),
-        (("export", "--db", tmp_path / "none.duckdb", "logs", tmp_path / "x.csv"), "does not exist"),
-        (("export", "--db", filled, "memberships", tmp_path / "x.csv", "--partition-by", "day"), "no time"),
-        (("import", "--db", filled, "logs", tmp_path / "none.csv"), "No such file"),
-        (("import", "--db", filled, "logs", tmp_path / "taken.csv"), "taken.csv"),
+        (("export", "logs", "--db", filled, tmp_path / "x.txt"), "must end in"),
+        (("export", "logs", "--db", filled, tmp_path / "taken.csv"), "exists already"),
+        (("export", "logs", "--db", tmp_path / "none.duckdb", tmp_path / "x.csv"), "does not exist"),
+        (("export", "memberships", "--db", filled, tmp_path / "x.csv", "--partition-by", "day"), "no time"),
+        (("import", "logs", "--db", filled, tmp_path / "none.csv"), "No such file"),
+        (("import", "logs", "--db", filled, tmp_path / "taken.csv"), "taken.csv"),
     ):
         code, out, err = run(capsys, *arguments)
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert err.startswith("fiberstore: ")
         assert word in err
-    for wrong in (("export", "--db", filled, "rows", "x.csv"), ("import", "--db", filled, "logs")):
+    for wrong in (("export", "rows", "--db", filled, "x.csv"), ("import", "logs", "--db", filled)):
         assert run(capsys, *wrong)[0] == 2
-    assert run(capsys, "export", "--db", filled, "logs", "x.csv", "--partition-by", "week")[0] == 2
+    assert run(capsys, "export", "logs", "--db", filled, "x.csv", "--partition-by", "week")[0] == 2
     for command in ("export", "import"):
         code, out, _ = run(capsys, command, "--help")
         assert code == 0
-        assert f"Example: fiberstore {command}" in out
+        assert "logs" in out
+        assert f"Example: fiberstore {command} logs" in run(capsys, command, "logs", "--help")[1]
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
@@ -531,7 +532,7 @@ def test_a_terminal_shows_a_bar(filled: Path, tmp_path: Path, command: str) -> N
             with storage.engine.begin() as connection:
                 connection.execute(sa.text("DELETE FROM raw_logs"))
     program = "import sys; from fiberstore.cli import main; main(sys.argv[1:])"
-    arguments = [sys.executable, "-c", program, command, "--db", str(filled), "logs", str(path)]
+    arguments = [sys.executable, "-c", program, command, "logs", "--db", str(filled), str(path)]
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color"}

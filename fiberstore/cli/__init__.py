@@ -1,6 +1,6 @@
-"""The ``fiberstore`` command."""
+"""The ``fiberstore`` command. A module that is imported here adds its commands to the application."""
 
-import fiberstore.cli.transfer  # noqa: F401  # its commands join the others
-from fiberstore.cli.commands import main
+from fiberstore.cli import context, db, doctor, fibers, histogram, ingest, logs, stats, tail, transfer  # noqa: F401
+from fiberstore.cli.app import main
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""What the command line asks a store beyond the storage trait."""
+"""What the command line asks a store beyond its queries: a fiber by the beginning of its id, statistics."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,22 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fiberstore.duckdb import DuckDBStorage
-from fiberstore.errors import DatabaseError, StorageError, translate_errors
+from fiberstore.errors import StorageError, translate_errors
 from fiberstore.models import Fiber, Membership, RawLog
-from fiberstore.records import FiberRecord, check_page, check_text
+from fiberstore.queries import Fibers, FiberSummary
 
 _ID_DIGITS = 32
 _MOST_CANDIDATES = 5
 
 K = TypeVar("K")
-
-
-@dataclass(frozen=True, slots=True)
-class ListedFiber:
-    """A fiber and how many logs it has."""
-
-    fiber: FiberRecord
-    log_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,41 +65,50 @@ class Statistics:
     config_versions: list[VersionCount]
 
 
-def check_tables(storage: DuckDBStorage) -> None:
-    """Raise ``DatabaseError`` unless the tables are there."""
-    with translate_errors():
-        if not sa.inspect(storage.engine).has_table(RawLog.__tablename__):
-            raise DatabaseError(
-                f"{storage.engine.url.database} has no tables of fiberstore; fiberstore ingest fills it, "
-                "fiberstore db upgrade only makes them"
-            )
+def find_fiber_id(storage: DuckDBStorage, digits: str) -> UUID:
+    """Return the id of a fiber that begins with these hex digits; all of an id need not be stored.
+
+    Raises:
+        StorageError: There is none, or more than one.
+    """
+    if len(digits) == _ID_DIGITS:
+        return UUID(digits)
+    first, last = UUID(digits.ljust(_ID_DIGITS, "0")), UUID(digits.ljust(_ID_DIGITS, "f"))
+    statement = (
+        sa.select(Fiber.fiber_id)
+        .where(Fiber.fiber_id.between(first, last))
+        .order_by(Fiber.fiber_id)
+        .limit(_MOST_CANDIDATES + 1)
+    )
+    with translate_errors(), storage.session() as session:
+        found = session.scalars(statement).all()
+    if not found:
+        raise _no_fiber(digits)
+    if len(found) > 1:
+        ids = ", ".join(map(str, found[:_MOST_CANDIDATES]))
+        more = " and more" if len(found) > _MOST_CANDIDATES else ""
+        raise StorageError(f"{digits} is the beginning of several ids, give more digits: {ids}{more}")
+    return found[0]
 
 
-def list_fibers(storage: DuckDBStorage, fiber_type: str | None, limit: int, offset: int) -> list[ListedFiber]:
-    """Return the fibers of one type, or of all, ordered by ``(fiber_type, first_activity, fiber_id)``."""
-    check_page(limit, offset)
-    wanted = sa.true() if fiber_type is None else Fiber.fiber_type == check_text(fiber_type)
-    return _list(storage, wanted, limit, offset)
-
-
-def find_fiber(storage: DuckDBStorage, prefix: str) -> ListedFiber:
+def find_fiber(storage: DuckDBStorage, digits: str) -> FiberSummary:
     """Return the fiber whose id begins with these hex digits.
 
     Raises:
         StorageError: There is none, or more than one.
     """
-    first, last = UUID(prefix.ljust(_ID_DIGITS, "0")), UUID(prefix.ljust(_ID_DIGITS, "f"))
-    found = _list(storage, Fiber.fiber_id.between(first, last), _MOST_CANDIDATES + 1)
+    fiber_id = find_fiber_id(storage, digits)
+    found = storage.fibers.where(Fibers.c.fiber_id == fiber_id).summaries(1).items
     if not found:
-        raise StorageError(f"no fiber has an id that begins with {prefix}; fiberstore fibers lists them")
-    if len(found) > 1:
-        ids = ", ".join(sorted(str(listed.fiber.fiber_id) for listed in found)[:_MOST_CANDIDATES])
-        more = " and more" if len(found) > _MOST_CANDIDATES else ""
-        raise StorageError(f"{prefix} is the beginning of several ids, give more digits: {ids}{more}")
+        raise _no_fiber(digits)
     return found[0]
 
 
-def find_widest(storage: DuckDBStorage, fiber_type: str) -> ListedFiber | None:
+def _no_fiber(digits: str) -> StorageError:
+    return StorageError(f"no fiber has an id that begins with {digits}; fiberstore fibers lists them")
+
+
+def find_widest(storage: DuckDBStorage, fiber_type: str) -> FiberSummary | None:
     """Return the first of those fibers whose logs come from the most sources."""
     sources = sa.func.count(RawLog.source_id.distinct())
     widest = (
@@ -117,10 +118,10 @@ def find_widest(storage: DuckDBStorage, fiber_type: str) -> ListedFiber | None:
         .group_by(Fiber.fiber_id, Fiber.first_activity)
         .order_by(sources.desc(), Fiber.first_activity, Fiber.fiber_id)
         .limit(1)
-        .scalar_subquery()
     )
-    found = _list(storage, Fiber.fiber_id == widest, limit=1)
-    return found[0] if found else None
+    with translate_errors(), storage.session() as session:
+        found = session.scalars(widest).one_or_none()
+    return None if found is None else find_fiber(storage, found.hex)
 
 
 def count_logs(storage: DuckDBStorage) -> int:
@@ -153,30 +154,6 @@ def collect_statistics(storage: DuckDBStorage) -> Statistics:
             fiber_types=_fiber_counts(session),
             config_versions=_version_counts(session),
         )
-
-
-def _list(
-    storage: DuckDBStorage, wanted: sa.ColumnElement[bool], limit: int, offset: int = 0
-) -> list[ListedFiber]:
-    log_count = (
-        sa.select(sa.func.count())
-        .where(Membership.fiber_id == Fiber.fiber_id)
-        .correlate(Fiber)
-        .scalar_subquery()
-    )
-    statement = (
-        sa.select(Fiber, log_count)
-        .where(wanted)
-        .order_by(Fiber.fiber_type, Fiber.first_activity, Fiber.fiber_id)
-        .limit(limit)
-        .offset(offset)
-    )
-    with translate_errors(), storage.session() as session:
-        return [ListedFiber(_record(fiber), count) for fiber, count in session.execute(statement)]
-
-
-def _record(fiber: Fiber) -> FiberRecord:
-    return FiberRecord.model_construct(**{name: getattr(fiber, name) for name in FiberRecord.model_fields})
 
 
 def _counts(session: Session, column: InstrumentedAttribute[K]) -> dict[K, int]:

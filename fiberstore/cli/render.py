@@ -8,18 +8,21 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, TypeAdapter
+from rich.bar import Bar
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
-from fiberstore.cli.queries import ListedFiber, Statistics
+from fiberstore.cli.queries import Statistics
+from fiberstore.queries import Bucket, FiberSummary, LogContext
 from fiberstore.records import FiberRecord, StoredLog
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 _SOURCE_WIDTH = 20
 _BEGINNING = 500
+_MATCH = "bold red"
+
+_summary, _bucket = TypeAdapter(FiberSummary), TypeAdapter(Bucket)
 
 # C0 and C1 controls, line and paragraph separators, and what turns the direction of the text around.
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -67,19 +73,93 @@ def print_json(value: JsonValue) -> None:
     sys.stdout.write(f"{json.dumps(value)}\n")
 
 
-def print_logs(logs: Sequence[StoredLog], *, as_json: bool) -> None:
-    """Print logs, on a terminal the beginning of each; ``print_fiber`` and a pipe get the whole."""
+def print_logs(logs: Sequence[StoredLog], *, as_json: bool, highlight: str | None = None) -> None:
+    """Print logs, on a terminal the beginning of each; ``print_fiber`` and a pipe get the whole.
+
+    Args:
+        logs: The logs.
+        as_json: Print JSON.
+        highlight: A regular expression of RE2; where it matches is highlighted on a terminal, and of a long
+            text, the part around the first match is shown.
+    """
     console = _console()
     if as_json:
         for log in logs:
             print_json(log.model_dump(mode="json"))
     elif console.is_terminal:
-        console.print(_log_table(logs, _BEGINNING) if logs else "no logs")
+        show = _beginning if highlight is None else partial(_matches, highlight)
+        console.print(_log_table(logs, show) if logs else "no logs")
     else:
         _print_tsv(_LOG_NAMES, map(_log_values, logs))
 
 
-def print_fibers(listed: Sequence[ListedFiber], *, as_json: bool) -> None:
+def print_context(found: LogContext, *, as_json: bool) -> None:
+    """Print a log and its neighbours, with their distance from it; on a terminal, it is marked."""
+    console = _console()
+    logs = [*found.before, found.log, *found.after]
+    offsets = range(-len(found.before), len(found.after) + 1)
+    if as_json:
+        for offset, log in zip(offsets, logs, strict=True):
+            print_json({"offset": offset, **log.model_dump(mode="json")})
+    elif console.is_terminal:
+        console.print(_log_table(logs, _whole, found.log))
+    else:
+        rows = ((str(offset), *_log_values(log)) for offset, log in zip(offsets, logs, strict=True))
+        _print_tsv(("offset", *_LOG_NAMES), rows)
+
+
+def print_histogram(buckets: Sequence[Bucket], group: str | None, *, as_json: bool) -> None:
+    """Print counts over time, on a terminal as bars.
+
+    Args:
+        buckets: The counts.
+        group: What they are counted by, besides.
+        as_json: Print JSON.
+    """
+    console = _console()
+    if as_json:
+        for bucket in buckets:
+            values = _bucket.dump_python(bucket, mode="json")
+            by_group = {} if group is None else {group: bucket.group}
+            print_json({"start": values["start"], **by_group, "count": bucket.count})
+    elif console.is_terminal:
+        console.print(_bars(buckets, group) if buckets else "nothing to count")
+    else:
+        names = ("start", "count") if group is None else ("start", group, "count")
+        _print_tsv(names, map(_bucket_values, buckets))
+
+
+class LogLines:
+    """Prints logs one by one, as they come: on a terminal a line each, with a colour for each source.
+
+    Args:
+        as_json: Print JSON.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = _console()
+        self._colours: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """Print what comes before all logs."""
+        if not (self._as_json or self._console.is_terminal):
+            _print_tsv(_LOG_NAMES, [])
+
+    def print(self, log: StoredLog) -> None:
+        """Print a log."""
+        if self._as_json:
+            print_json(log.model_dump(mode="json"))
+        elif self._console.is_terminal:
+            colour = self._colours.setdefault(log.source_id, _COLOURS[len(self._colours) % len(_COLOURS)])
+            source = Text(visible(log.source_id), style=colour)
+            line = Text("  ").join([Text(utc(log.timestamp)), source, _beginning(log.raw_text)])
+            self._console.print(line)
+        else:
+            _print_rows([_log_values(log)])
+
+
+def print_fibers(listed: Sequence[FiberSummary], *, as_json: bool) -> None:
     """Print fibers, on a terminal each as two lines: what it is, and how to find it."""
     console = _console()
     if as_json:
@@ -91,13 +171,13 @@ def print_fibers(listed: Sequence[ListedFiber], *, as_json: bool) -> None:
         _print_tsv(_FIBER_NAMES, map(_fiber_values, listed))
 
 
-def print_fiber(listed: ListedFiber, logs: Sequence[StoredLog], *, as_json: bool) -> None:
+def print_fiber(listed: FiberSummary, logs: Sequence[StoredLog], *, as_json: bool) -> None:
     """Print one fiber and its logs, on a terminal with a colour for each source."""
     console = _console()
     if as_json:
         print_json({**_fiber_json(listed), "logs": [log.model_dump(mode="json") for log in logs]})
     elif console.is_terminal:
-        console.print(Group(_fiber_grid(listed.fiber), "", _log_table(logs)))
+        console.print(Group(_fiber_grid(listed.fiber), "", _log_table(logs, _whole)))
     else:
         _print_tsv(_FIBER_NAMES, [_fiber_values(listed)])
         sys.stdout.write("\n")
@@ -131,39 +211,94 @@ def _console() -> Console:
 
 def _print_tsv(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     sys.stdout.write("\t".join(names) + "\n")
+    _print_rows(rows)
+
+
+def _print_rows(rows: Iterable[Sequence[str]]) -> None:
     sys.stdout.writelines("\t".join(map(visible, row)) + "\n" for row in rows)
 
 
-_LOG_NAMES = ("timestamp", "source_id", "raw_text")
+_LOG_NAMES = ("log_id", "timestamp", "source_id", "raw_text")
 
 
 def _log_values(log: StoredLog) -> tuple[str, ...]:
-    return utc(log.timestamp), log.source_id, log.raw_text
+    return str(log.log_id), utc(log.timestamp), log.source_id, log.raw_text
 
 
-def _log_table(logs: Sequence[StoredLog], most_characters: int | None = None) -> Table:
+def _log_table(
+    logs: Sequence[StoredLog], show: Callable[[str], Text], middle: StoredLog | None = None
+) -> Table:
     sources = dict.fromkeys(log.source_id for log in logs)
     colours = dict(zip(sources, itertools.cycle(_COLOURS), strict=False))
-    table = _table("timestamp")
+    table = _table("timestamp" if middle is None else "  timestamp")
     table.add_column("source_id", no_wrap=True, overflow="ellipsis", max_width=_SOURCE_WIDTH)
     table.add_column("raw_text", overflow="fold")
     for log in logs:
-        text = log.raw_text[:most_characters]
-        cut = "…" if len(text) < len(log.raw_text) else ""
+        mark = "" if middle is None else "> " if log is middle else "  "
         table.add_row(
-            utc(log.timestamp),
+            f"{mark}{utc(log.timestamp)}",
             Text(visible(log.source_id), style=colours[log.source_id]),
-            Text(visible(text, keep="\t\n") + cut),
+            show(log.raw_text),
+            style="bold" if log is middle else None,
         )
     return table
 
 
+def _whole(text: str) -> Text:
+    return Text(visible(text, keep="\t\n"))
+
+
+def _beginning(text: str) -> Text:
+    return _whole(text[:_BEGINNING]).append("…" if len(text) > _BEGINNING else "")
+
+
+def _matches(pattern: str, text: str) -> Text:
+    """Highlight the matches, found by RE2, whose time no pattern lets grow beyond measure."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    marked = compute.replace_substring_regex(pa.array([text]), pattern, "\0\\0\0")[
+        0
+    ].as_py()  # a text has no NUL
+    whole = Text()
+    first = None
+    for number, piece in enumerate(marked.split("\0")):
+        if number % 2 and first is None:
+            first = len(whole)
+        whole.append(visible(piece, keep="\t\n"), style=_MATCH if number % 2 else None)
+    begin = 0 if first is None or first < _BEGINNING // 2 else first - _BEGINNING // 5
+    end = begin + _BEGINNING
+    return Text("…" if begin else "") + whole[begin:end] + Text("…" if end < len(whole) else "")
+
+
+def _bars(buckets: Sequence[Bucket], group: str | None) -> Table:
+    table = _table("start", *([group] if group else []))
+    if group:
+        table.columns[1].justify = "left"
+        table.columns[1].max_width = _SOURCE_WIDTH
+    table.add_column("", ratio=1)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.expand = True
+    most = max(bucket.count for bucket in buckets)
+    for bucket in buckets:
+        start, *name, _count = _bucket_values(bucket)
+        bar = Bar(max(most, 1), 0, bucket.count, color="cyan")
+        table.add_row(start, *map(visible, name), bar, f"{bucket.count:,}")
+    return table
+
+
+def _bucket_values(bucket: Bucket) -> tuple[str, ...]:
+    group = () if bucket.group is None else (bucket.group,)
+    return utc(bucket.start), *group, str(bucket.count)
+
+
 _FIBER_NAMES = (
-    "fiber_id", "fiber_type", "first_activity", "last_activity", "duration_s", "closed", "logs", "attributes"
+    "fiber_id", "fiber_type", "first_activity", "last_activity", "duration_s", "closed", "logs", "sources",
+    "attributes",
 )  # fmt: skip
 
 
-def _fiber_values(listed: ListedFiber) -> tuple[str, ...]:
+def _fiber_values(listed: FiberSummary) -> tuple[str, ...]:
     fiber = listed.fiber
     return (
         str(fiber.fiber_id),
@@ -173,15 +308,17 @@ def _fiber_values(listed: ListedFiber) -> tuple[str, ...]:
         str((fiber.last_activity - fiber.first_activity).total_seconds()),
         str(fiber.closed).lower(),
         str(listed.log_count),
-        _attributes(fiber),
+        _compact([*listed.source_ids]),
+        _compact(fiber.attributes),
     )
 
 
-def _fiber_json(listed: ListedFiber) -> dict[str, JsonValue]:
-    return {**listed.fiber.model_dump(mode="json"), "log_count": listed.log_count}
+def _fiber_json(listed: FiberSummary) -> dict[str, JsonValue]:
+    values = _summary.dump_python(listed, mode="json")
+    return {**values.pop("fiber"), **values}
 
 
-def _fiber_lines(listed: Sequence[ListedFiber]) -> Iterator[Text]:
+def _fiber_lines(listed: Sequence[FiberSummary]) -> Iterator[Text]:
     types = [visible(item.fiber.fiber_type) for item in listed]
     width = max(map(len, types), default=0)
     for item, fiber_type in zip(listed, types, strict=True):
@@ -192,7 +329,7 @@ def _fiber_lines(listed: Sequence[ListedFiber]) -> Iterator[Text]:
             (f"{fiber_type:<{width}}", "bold"),
             f"  {utc(fiber.first_activity)}  {took:>9}  {item.log_count:>5,} logs  {state}",
         )
-        yield _one_line(f"  {fiber.fiber_id}  ", (visible(_attributes(fiber)), "dim"))
+        yield _one_line(f"  {fiber.fiber_id}  ", (visible(_compact(fiber.attributes)), "dim"))
 
 
 def _fiber_grid(fiber: FiberRecord) -> Table:
@@ -201,7 +338,7 @@ def _fiber_grid(fiber: FiberRecord) -> Table:
     grid.add_row("fiber_id", str(fiber.fiber_id))
     grid.add_row("type", f"{visible(fiber.fiber_type)}, {'closed' if fiber.closed else 'open'}")
     grid.add_row("activity", f"{utc(fiber.first_activity)} to {utc(fiber.last_activity)}, {took}")
-    grid.add_row("attributes", visible(_attributes(fiber)))
+    grid.add_row("attributes", visible(_compact(fiber.attributes)))
     return grid
 
 
@@ -260,5 +397,5 @@ def _one_line(*parts: str | tuple[str, str]) -> Text:
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-def _attributes(fiber: FiberRecord) -> str:
-    return json.dumps(fiber.attributes, ensure_ascii=False, separators=(",", ":"))
+def _compact(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,85 +10,104 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fiberstore.cli.commands import Db, Json, _open_to_read, app
+from fiberstore.cli.app import app
+from fiberstore.cli.opening import open_to_read
+from fiberstore.cli.options import Db, FiberFilter, Json, LogFilter, with_filter
 from fiberstore.cli.render import print_json, visible
 from fiberstore.duckdb import DuckDBStorage
-from fiberstore.queries import Query
+from fiberstore.queries import Partition, Query
+
+export_app = typer.Typer(help="Write logs, fibers or memberships into files.", no_args_is_help=True)
+import_app = typer.Typer(help="Store the logs, fibers or memberships of files.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
+app.add_typer(import_app, name="import")
+
+NewFile = Annotated[
+    Path, typer.Argument(metavar="PATH", help="The new file: .parquet, .csv or .jsonl; if split, a folder.")
+]
+Files = Annotated[
+    Path, typer.Argument(metavar="PATH", help="A .parquet, .csv or .jsonl file, or a folder of them.")
+]
+Part = Annotated[
+    Partition | None, typer.Option(help="Write a folder with a file for each month, day or hour in UTC.")
+]
 
 
-class What(Enum):
-    """A kind of record, as the commands name it."""
-
-    LOGS = "logs"
-    FIBERS = "fibers"
-    MEMBERSHIPS = "memberships"
-
-
-class Part(Enum):
-    """A span of time to split by."""
-
-    MONTH = "month"
-    DAY = "day"
-    HOUR = "hour"
-
-
-@app.command(
-    "export", epilog="Example: fiberstore export --db store.duckdb logs logs.parquet --partition-by day"
+@export_app.command(
+    "logs", epilog="Example: fiberstore export logs --db store.duckdb logs.parquet --partition-by day"
 )
-def export(
-    what: Annotated[What, typer.Argument(help="What to write.", show_default=False)],
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="PATH", help="The new file: .parquet, .csv or .jsonl; if split, a folder."),
-    ],
-    db: Db,
-    partition_by: Annotated[
-        Part | None, typer.Option(help="Write a folder with a file for each month, day or hour in UTC.")
-    ] = None,
-    as_json: Json = False,
+@with_filter
+def export_logs(
+    chosen: LogFilter, path: NewFile, *, db: Db, partition_by: Part = None, as_json: Json = False
 ) -> None:
-    """Write logs, fibers or memberships into a new file that is complete from the moment it has its name."""
-    with _open_to_read(db) as storage:
-        query = _query(storage, what)
-        with _progress("export", query.count) as on_rows:
-            begin = time.monotonic()
-            rows = query.export(
-                path, partition_by=None if partition_by is None else partition_by.value, on_rows=on_rows
-            )
-    _report(f"{visible(str(path))}: {rows:,} {what.value}", rows, time.monotonic() - begin, as_json=as_json)
+    """Write logs into a new file, which has its name only once it is complete."""
+    with open_to_read(db) as storage:
+        _export(chosen.of(storage), path, partition_by, as_json=as_json)
 
 
-@app.command("import", epilog="Example: fiberstore import --db store.duckdb logs logs.parquet")
-def import_(
-    what: Annotated[What, typer.Argument(help="What to read.", show_default=False)],
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A .parquet, .csv or .jsonl file, or a folder of them.")
-    ],
-    db: Db,
-    as_json: Json = False,
+@export_app.command(
+    "fibers", epilog="Example: fiberstore export fibers --db store.duckdb fibers.jsonl --type login"
+)
+@with_filter
+def export_fibers(
+    chosen: FiberFilter, path: NewFile, *, db: Db, partition_by: Part = None, as_json: Json = False
 ) -> None:
-    """Store the logs, fibers or memberships of files, all or none; those that are stored already stay."""
+    """Write fibers into a new file, which has its name only once it is complete."""
+    with open_to_read(db) as storage:
+        _export(chosen.of(storage), path, partition_by, as_json=as_json)
+
+
+@export_app.command(
+    "memberships", epilog="Example: fiberstore export memberships --db store.duckdb memberships.parquet"
+)
+def export_memberships(path: NewFile, *, db: Db, as_json: Json = False) -> None:
+    """Write which logs belong to which fibers into a new file; it has its name only once it is complete."""
+    with open_to_read(db) as storage:
+        _export(storage.memberships, path, None, as_json=as_json)
+
+
+@import_app.command("logs", epilog="Example: fiberstore import logs --db store.duckdb logs.parquet")
+def import_logs(path: Files, *, db: Db, as_json: Json = False) -> None:
+    """Store the logs of files, all or none; those that are stored already stay as they are."""
+    with _open_to_write(db) as storage:
+        _import(storage.import_logs, path, "logs", as_json=as_json)
+
+
+@import_app.command("fibers", epilog="Example: fiberstore import fibers --db store.duckdb fibers.jsonl")
+def import_fibers(path: Files, *, db: Db, as_json: Json = False) -> None:
+    """Store the fibers of files, all or none; those that are stored already stay as they are."""
+    with _open_to_write(db) as storage:
+        _import(storage.import_fibers, path, "fibers", as_json=as_json)
+
+
+@import_app.command(
+    "memberships", epilog="Example: fiberstore import memberships --db store.duckdb memberships.parquet"
+)
+def import_memberships(path: Files, *, db: Db, as_json: Json = False) -> None:
+    """Store the memberships of files, all or none; those that are stored already stay as they are."""
+    with _open_to_write(db) as storage:
+        _import(storage.import_memberships, path, "memberships", as_json=as_json)
+
+
+def _export(query: Query[Any], path: Path, partition_by: Partition | None, *, as_json: bool) -> None:
+    with _progress("export", query.count) as on_rows:
+        begin = time.monotonic()
+        rows = query.export(path, partition_by=partition_by, on_rows=on_rows)
+    _report(f"{visible(str(path))}: {rows:,} rows", rows, time.monotonic() - begin, as_json=as_json)
+
+
+def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) -> None:
+    with _progress("import", None) as on_rows:
+        begin = time.monotonic()
+        rows = store(path, on_rows=on_rows)
+    _report(f"{rows:,} new {what}", rows, time.monotonic() - begin, as_json=as_json)
+
+
+@contextmanager
+def _open_to_write(db: str) -> Iterator[DuckDBStorage]:
     with DuckDBStorage(db) as storage:
         storage.init_schema()
-        imports = {
-            What.LOGS: storage.import_logs,
-            What.FIBERS: storage.import_fibers,
-            What.MEMBERSHIPS: storage.import_memberships,
-        }
-        with _progress("import", None) as on_rows:
-            begin = time.monotonic()
-            rows = imports[what](path, on_rows=on_rows)
-    _report(f"{rows:,} new {what.value}", rows, time.monotonic() - begin, as_json=as_json)
-
-
-def _query(storage: DuckDBStorage, what: What) -> Query[Any]:
-    """Return the query of what is to be written; conditions will join here."""
-    queries: dict[What, Query[Any]] = {
-        What.LOGS: storage.logs,
-        What.FIBERS: storage.fibers,
-        What.MEMBERSHIPS: storage.memberships,
-    }
-    return queries[what]
+        yield storage
 
 
 @contextmanager

@@ -1,0 +1,83 @@
+"""The application: what the commands are added to, and what becomes of errors."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from fiberstore.cli.render import visible
+from fiberstore.errors import StorageError, translate_errors
+
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Shows wrong usage without the control characters that the arguments may hold."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  # as typer has it
+        """Parse the arguments of the program."""
+        with _visible_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, *args: Any) -> Any:  # noqa: ANN401
+        """Parse the arguments of the command, and run it."""
+        with _visible_errors():
+            return super().invoke(*args)
+
+    def list_commands(self, *args: Any) -> list[str]:  # noqa: ANN401
+        """Return the names, sorted."""
+        return sorted(super().list_commands(*args))
+
+
+@contextmanager
+def _visible_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):  # as typer's own errors have it
+            error.message = visible(message)  # type: ignore[attr-defined]
+        raise
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Store logs and the fibers that join them: one request, one login, one job, seen across all files.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="On a terminal, results are tables that fit it; in a pipe, they are tab-separated and whole.\n\n"
+    "Exit codes: 0 done, 1 the store or the input failed, 2 wrong usage, 130 interrupted (Ctrl-C). Nothing "
+    "found is 0 too.",
+)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; the entry point of the script ``fiberstore``.
+
+    Args:
+        args: Arguments of the command line, instead of the process's own.
+    """
+    try:
+        try:
+            with translate_errors():
+                app(args, prog_name="fiberstore")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the pipe has gone; Python must not flush into it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (StorageError, ValueError, OSError) as error:
+        for line in str(error).splitlines():
+            tell(line)
+        sys.exit(1)
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr, without control characters."""
+    typer.echo(f"fiberstore: {visible(line)}", err=True)

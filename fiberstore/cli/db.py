@@ -1,0 +1,85 @@
+"""``db``: the tables of a store, and copies of it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from fiberstore.cli.app import app
+from fiberstore.cli.opening import open_read_only
+from fiberstore.cli.options import Db, Json
+from fiberstore.cli.render import print_findings, print_json, visible
+from fiberstore.duckdb import DuckDBStorage
+from fiberstore.errors import translate_errors
+
+db_app = typer.Typer(help="Build and check the tables of a store.", no_args_is_help=True)
+app.add_typer(db_app, name="db")
+
+
+@db_app.command(epilog="Example: fiberstore db upgrade --db store.duckdb")
+def upgrade(db: Db) -> None:
+    """Build the tables, or bring them to the newest revision."""
+    from fiberstore import schema
+
+    with DuckDBStorage(db) as storage:
+        storage.init_schema()
+    typer.echo(f"{schema.head()} (head)")
+
+
+@db_app.command(epilog="Example: fiberstore db current --db store.duckdb")
+def current(db: Db, as_json: Json = False) -> None:
+    """Print the revision of the tables."""
+    from fiberstore import schema
+
+    with open_read_only(db) as storage, translate_errors(), storage.session() as session:
+        revision, head = schema.current(session.connection()), schema.head()
+    if as_json:
+        print_json({"revision": revision, "head": head})
+    else:
+        found = visible(revision) if revision else "none"
+        typer.echo(f"{found} ({'head' if revision == head else f'head is {head}'})")
+
+
+@db_app.command(epilog="Example: fiberstore db check --db store.duckdb")
+def check(db: Db, as_json: Json = False) -> None:
+    """Compare the tables with what this release expects; exit with 1 if they differ."""
+    from fiberstore import schema
+
+    with open_read_only(db) as storage, translate_errors():
+        differences = schema.differences(storage.engine)
+    if as_json:
+        print_json({"ok": not differences, "differences": [*differences]})
+    else:
+        typer.echo("\n".join(map(visible, differences)) or "ok")
+    if differences:
+        raise typer.Exit(1)
+
+
+@db_app.command(epilog="Example: fiberstore db backup --db store.duckdb /backups/store-2024-12-10.duckdb")
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file; nothing is overwritten.")],
+    db: Db,
+) -> None:
+    """Copy the whole store into a new file that is complete from the moment it has its name."""
+    with DuckDBStorage(db, read_only=True) as storage:
+        storage.backup(target)
+    typer.echo(f"{visible(str(target))}: {decimal(target.stat().st_size)}")
+
+
+@db_app.command(epilog="Example: fiberstore db rescue --db store.duckdb rescued.duckdb")
+def rescue(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file; nothing is overwritten.")],
+    db: Annotated[Path, typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file.")],
+) -> None:
+    """Copy a store that a killed checkpoint has left unreadable into one that opens.
+
+    The store itself stays as it is. What the doctor finds in the copy is printed; exit with 1 if that is a
+    problem.
+    """
+    from fiberstore import rescue as surgery
+
+    findings = surgery.rescue(db, target)
+    print_findings([f"{target} is a copy that opens"], findings)
+    if any(finding.is_problem for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,188 @@
+"""Options that commands share, and the filters that they make."""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Annotated, Any, Literal, TypeAlias, cast
+from uuid import UUID
+
+import typer
+
+from fiberstore.cli.app import tell
+from fiberstore.cli.durations import parse_duration
+from fiberstore.cli.expressions import parse_fiber_condition, parse_log_condition, parse_time
+from fiberstore.cli.queries import find_fiber_id
+from fiberstore.duckdb import DuckDBStorage
+from fiberstore.queries import FiberOrder, Fibers, LogOrder, Logs, Page
+from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.where import Condition
+
+_FIRST_TIME, _LAST_TIME = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
+
+
+def parse_id(text: str) -> str:
+    """Return the hex digits of the id of a fiber, or of the beginning of one."""
+    digits = text.replace("-", "").lower()
+    if not re.fullmatch("[0-9a-f]{4,32}", digits):
+        raise typer.BadParameter(f"{text!r} is no fiber id; give its hex digits, at least the first four")
+    return digits
+
+
+def parse_log_id(text: str) -> UUID:
+    """Return the id of a log."""
+    digits = text.replace("-", "").lower()
+    if not re.fullmatch("[0-9a-f]{32}", digits):
+        raise typer.BadParameter(f"{text!r} is no log id; give its 32 hex digits")
+    return UUID(digits)
+
+
+def parse_span(text: str) -> timedelta:
+    """Return the duration that a text names, more than none."""
+    try:
+        span = parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if span <= timedelta():
+        raise typer.BadParameter(f"{text!r} is not more than 0")
+    return span
+
+
+Db = Annotated[
+    str,
+    typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file, or its duckdb:/// URL."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; of a list, one object a line.")]
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most to print.")]
+Cursor = Annotated[
+    str | None,
+    typer.Option(metavar="CURSOR", help="Go on where a page ended; it told the cursor."),
+]
+Time = Annotated[
+    datetime | None,
+    typer.Option(parser=parse_time, metavar="TIME", help="ISO 8601 with a time zone, inclusive."),
+]
+Order: TypeAlias = Annotated[LogOrder, typer.Option(help="Which come first.")]
+FiberOrderName: TypeAlias = Literal["oldest", "newest", "longest", "most-logs"]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--source", metavar="SOURCE", help="Only logs of this source; if repeated, of any of them."),
+]
+Contains = Annotated[str | None, typer.Option(metavar="TEXT", help="Only logs with this text in them.")]
+FiberId = Annotated[
+    str | None,
+    typer.Option(parser=parse_id, metavar="ID", help="Only logs of this fiber: its id, or the beginning."),
+]
+Types = Annotated[
+    list[str] | None,
+    typer.Option("--type", metavar="TYPE", help="Only fibers of this type; if repeated, of any of them."),
+]
+_CONDITION = """Only those of which a condition on {} is true, in the words of the API, such as '{}'."""
+LogCondition = Annotated[
+    Condition[StoredLog] | None,
+    typer.Option(
+        parser=parse_log_condition,
+        metavar="EXPR",
+        help=_CONDITION.format("logs", 'raw_text.regexp_match("(?i)error") and source_id != "db"'),
+    ),
+]
+FiberCondition = Annotated[
+    Condition[FiberRecord] | None,
+    typer.Option(
+        parser=parse_fiber_condition,
+        metavar="EXPR",
+        help=_CONDITION.format("fibers", 'attributes["/user"] == "root" and duration > "5s"'),
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """The options that choose logs; all that are given must hold."""
+
+    start: Time = None
+    end: Time = None
+    source: Sources = None
+    contains: Contains = None
+    fiber: FiberId = None
+    where: LogCondition = None
+
+    def of(self, storage: DuckDBStorage) -> Logs:
+        """Return the logs of the store that are chosen."""
+        logs: Logs = storage.logs
+        if self.start is not None:
+            logs = logs.where(Logs.c.timestamp >= self.start)
+        if self.end is not None:
+            logs = logs.where(Logs.c.timestamp <= self.end)
+        if self.source:
+            logs = logs.where(Logs.c.source_id.in_(self.source))
+        if self.contains is not None:
+            logs = logs.where(Logs.c.raw_text.contains(self.contains))
+        if self.fiber is not None:
+            logs = logs.where(Logs.c.fibers.contains(find_fiber_id(storage, self.fiber)))
+        return logs if self.where is None else logs.where(self.where)
+
+
+@dataclass(frozen=True, slots=True)
+class FiberFilter:
+    """The options that choose fibers; all that are given must hold."""
+
+    type: Types = None
+    closed: Annotated[
+        bool | None, typer.Option("--closed/--open", help="Only those that are closed, or open.")
+    ] = None
+    start: Annotated[
+        datetime | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="Only those active then or later, ISO 8601."),
+    ] = None
+    end: Annotated[
+        datetime | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="Only those active then or before, ISO 8601."),
+    ] = None
+    where: FiberCondition = None
+
+    def of(self, storage: DuckDBStorage) -> Fibers:
+        """Return the fibers of the store that are chosen."""
+        fibers: Fibers = storage.fibers
+        if self.type:
+            fibers = fibers.where(Fibers.c.fiber_type.in_(self.type))
+        if self.closed is not None:
+            fibers = fibers.where(Fibers.c.closed.is_(self.closed))
+        if self.start is not None or self.end is not None:
+            start = self.start or parse_time(_FIRST_TIME)
+            fibers = fibers.where(Fibers.c.activity.overlaps(start, self.end or parse_time(_LAST_TIME)))
+        return fibers if self.where is None else fibers.where(self.where)
+
+
+def with_filter(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command have the options of the filter that its first parameter is."""
+    first, *own = inspect.signature(command).parameters.values()
+    shared = inspect.signature(first.annotation).parameters
+
+    @wraps(command)
+    def run(**values: Any) -> None:  # noqa: ANN401  # as typer gives them
+        chosen = first.annotation(**{name: values.pop(name) for name in shared})
+        command(chosen, **values)
+
+    needed = [parameter for parameter in own if parameter.default is inspect.Parameter.empty]
+    others = [parameter for parameter in own if parameter.default is not inspect.Parameter.empty]
+    parameters = [*needed, *shared.values(), *others]
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
+    return run
+
+
+def fiber_order(name: FiberOrderName) -> FiberOrder:
+    """Return the name that the API has for an order."""
+    return cast("FiberOrder", name.replace("-", "_"))
+
+
+def tell_more(page: Page[Any]) -> None:
+    """Say how to go on after a page, on stderr, and what of it is late."""
+    if page.late:
+        tell(f"the first {len(page.late):,} were stored meanwhile; their place is on an earlier page")
+    if page.next is not None:
+        tell(f"there is more; the same command with --cursor {page.next} goes on")

@@ -1,0 +1,120 @@
+"""Running a command: in this process, or on a terminal."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from fiberstore.cli import main
+
+
+@dataclass
+class Result:
+    """What a command has printed, and the code it ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def usage(self) -> str:
+        """The error of a wrong usage, without the frame around it."""
+        text = re.sub(r"\x1b\[[0-9;]*m", "", self.err)
+        return " ".join(re.sub("[╭─╮│╰╯]", " ", text).split())
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The tab-separated values, without the line of names."""
+        return [line.split("\t") for line in self.out.splitlines()[1:]]
+
+
+Run: TypeAlias = Callable[..., Result]
+
+
+def runner(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return what runs a command in this process."""
+
+    def run(*arguments: str | Path) -> Result:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return Result(int(caught.value.code or 0), out, err)
+
+    return run
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    """One line on stderr that holds the words, nothing on stdout, exit code 1."""
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("fiberstore: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in result.err
+
+
+def told_cursor(result: Result) -> str:
+    told = re.fullmatch(r"(?:.*\n)*fiberstore: there is more; .* --cursor (\S+) goes on\n", result.err)
+    assert told is not None
+    return told[1]
+
+
+def read_terminal(fd: int) -> Iterator[bytes]:
+    """Yield what is written to a terminal until the other side is closed."""
+    while True:
+        try:
+            chunk = os.read(fd, 65_536)
+        except OSError:  # Linux reports the end of a terminal as an error
+            return
+        if not chunk:
+            return
+        yield chunk
+
+
+SEVERAL = """
+import json, sys
+from fiberstore.cli import main
+for command in json.loads(sys.argv[1]):
+    try:
+        main(command)
+    except SystemExit as end:
+        assert not end.code, command
+    print("-----", flush=True)
+"""
+
+
+def on_a_terminal(commands: Sequence[Sequence[str | Path]], columns: int = 80) -> list[str]:
+    """Run commands that end well in a process that has nothing but a terminal; return what each shows."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SEVERAL, json.dumps([[*map(str, command)] for command in commands])],
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(theirs)
+    output = b"".join(read_terminal(ours)).decode().replace("\r\n", "\n")
+    os.close(ours)
+    assert process.wait() == 0, output
+    return output.split("-----\n")[:-1]
+
+
+def plain(output: str) -> str:
+    """Return what is seen, without colours; nothing else may steer the terminal."""
+    seen = re.sub(r"\x1b\[[0-9;]*m", "", output)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", seen)
+    return seen
