@@ -4,7 +4,6 @@ Bokeh draws on a plain canvas: 10,000 points stay fluid also where there is no W
 """
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +27,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _LINE_CHARACTERS = 300
 _NAME_CHARACTERS = 24
-_LEAST_ID_DIGITS = 8
+_GROUPS_OF_DIGITS = (8, 13, 18, 23, 36)
 _LANES_AT_ONCE = 50
 _LANES_OF_ONE_AXIS = 25
 _FEW_LANES = 10
 _LEGEND_COLUMNS = 6
 _TOOLTIPS = 3
+_POINTS_WHILE_MOVING = 10_000  # of a source; of more, Bokeh draws a tenth until the zoom has come to rest
 _LEAST_SPAN_MS = 0.02
 _MARGIN = 0.02
 _MARGIN_OF_NOTHING_MS = 500.0
@@ -156,11 +156,10 @@ def timeline_page(timeline: Timeline, texts: Mapping[UUID, str], *, title: str =
 
 
 def short_ids(fibers: Sequence[FiberRecord]) -> list[str]:
-    """Return of each id the beginning, all of one length that tells them apart."""
-    digits = _LEAST_ID_DIGITS
-    while len({str(fiber.fiber_id)[:digits] for fiber in fibers}) < len(fibers):
-        digits += 1
-    return [str(fiber.fiber_id)[:digits] for fiber in fibers]
+    """Return of each id the first groups of digits, as many as tell all of them apart."""
+    texts = [str(fiber.fiber_id) for fiber in fibers]
+    shortened = ([text[:digits] for text in texts] for digits in _GROUPS_OF_DIGITS)
+    return next(short for short in shortened if len(set(short)) == len(texts))
 
 
 def _headlines(timeline: Timeline) -> list[str]:
@@ -224,6 +223,7 @@ def _plot(labels: Sequence[str], spans: Sequence[Span]) -> "Figure":
         frame_height=_frame_height(min(len(labels), _LANES_AT_ONCE)),
         sizing_mode="stretch_width",
         toolbar_location="above",
+        lod_threshold=_POINTS_WHILE_MOVING,
     )
     plot.toolbar.logo = None
     formatter = DatetimeTickFormatter(
@@ -263,6 +263,7 @@ def _plot(labels: Sequence[str], spans: Sequence[Span]) -> "Figure":
 
 
 def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> None:
+    from bokeh.core.properties import value
     from bokeh.models import ColumnDataSource, HoverTool
 
     counts = Counter(point.fiber_id for point in timeline.points)
@@ -299,15 +300,15 @@ def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> 
         ends = ColumnDataSource(
             {name: [bars.data[name][number] for number in still_open] for name in ("lane", "right")}
         )
-        plot.scatter(
+        plot.text(
             x="right",
             y="lane",
+            text=value("\u25b7"),
             source=ends,
-            marker="triangle",
-            angle=-math.pi / 2,
-            size=11,
-            fill_color="white",
-            line_color="#5A6472",
+            x_offset=5,
+            text_baseline="middle",
+            text_font_size="14px",
+            text_color="#5A6472",
         )
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=_BAR_TOOLTIP, attachment="below"))
 

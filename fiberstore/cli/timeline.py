@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import JsonValue
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
@@ -31,6 +31,7 @@ _LEAST_TRACK = 20
 _TICK_COLUMNS = 18
 _LEGEND_SOURCES = 12
 _MICROSECOND = timedelta(microseconds=1)
+_POINTS = TypeAdapter(list[TimelinePoint])
 
 
 class Order(StrEnum):
@@ -103,7 +104,8 @@ def _print_timeline(found: Timeline, *, as_json: bool) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     if as_json:
         for fiber, points in _by_fiber(found):
-            print_json({**fiber.model_dump(mode="json"), "points": [_point_json(point) for point in points]})
+            found_points = _POINTS.dump_python(points, mode="json", exclude={"__all__": {"fiber_id"}})
+            print_json({**fiber.model_dump(mode="json"), "points": found_points})
     elif console.is_terminal:
         for line in _lanes(found, console.width):
             console.print(line, overflow="fold")
@@ -121,14 +123,6 @@ def _by_fiber(found: Timeline) -> Iterator[tuple[FiberRecord, list[TimelinePoint
     }
     for fiber in found.fibers:
         yield fiber, points.get(fiber.fiber_id, [])
-
-
-def _point_json(point: TimelinePoint) -> dict[str, JsonValue]:
-    return {
-        "timestamp": utc(point.timestamp),
-        "source_id": point.source_id,
-        "log_id": str(point.log_id),
-    }
 
 
 def _lanes(found: Timeline, width: int) -> Iterator[Text]:
