@@ -17,7 +17,6 @@ from fiberstore.queries import Timeline, TimelinePoint
 from fiberstore.records import FiberRecord
 
 if TYPE_CHECKING:
-    from bokeh.models.renderers.renderer import DataRenderer
     from bokeh.models.ui.ui_element import UIElement
     from bokeh.plotting._figure import figure as Figure  # noqa: N812  # it is a class
 
@@ -32,8 +31,8 @@ _LANES_AT_ONCE = 50
 _LANES_OF_ONE_AXIS = 25
 _FEW_LANES = 10
 _LEGEND_COLUMNS = 6
-_TOOLTIPS = 3
-_POINTS_WHILE_MOVING = 10_000  # of a source; of more, Bokeh draws a tenth until the zoom has come to rest
+_TOOLTIPS = 5
+_POINTS_WHILE_MOVING = 10_000  # of more, Bokeh draws a tenth until the zoom has come to rest
 _LEAST_SPAN_MS = 0.02
 _MARGIN = 0.02
 _MARGIN_OF_NOTHING_MS = 500.0
@@ -109,6 +108,10 @@ if (all.length > most && shown.length > 0) {
   const space = margin * (end - start) || margin_of_nothing
   plot.x_range.setv({start: start - space, end: end + space})
 }
+"""
+
+_SHOW_SOURCES = """
+shown.booleans = Array.from(source.data.group, number => samples[number].visible)
 """
 
 
@@ -316,33 +319,53 @@ def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> 
 def _add_points(
     plot: "Figure", points: Sequence[TimelinePoint], lanes: Mapping[UUID, str], texts: Mapping[UUID, str]
 ) -> None:
-    from bokeh.models import ColumnDataSource, HoverTool
+    from bokeh.core.properties import value
+    from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, CustomJS, HoverTool
+    from bokeh.models.annotations.legends import LegendItem
 
-    drawn: list[DataRenderer] = []
-    for legend, (colour, marker), group in _groups(points):
-        source = ColumnDataSource(
-            {
-                "ms": [_ms(point.timestamp) for point in group],
-                "lane": [lanes[point.fiber_id] for point in group],
-                "time": [_exact(point.timestamp) for point in group],
-                "source": [visible(point.source_id) for point in group],
-                "line": [_line(texts, point.log_id) for point in group],
-            }
-        )
-        drawn.append(
-            plot.scatter(
-                x="ms",
-                y="lane",
-                source=source,
-                marker=marker,
-                size=8,
-                fill_color=colour,
-                fill_alpha=0.8,
-                line_color=colour if marker == "x" else None,
-                legend_label=legend,
-            )
-        )
-    plot.add_tools(HoverTool(renderers=drawn, tooltips=_POINT_TOOLTIP, attachment="above", limit=_TOOLTIPS))
+    groups = list(_groups(points))
+    in_order = [point for _, _, group in groups for point in group]
+    styles = [style for _, style, group in groups for _ in group]
+    source = ColumnDataSource(
+        {
+            "ms": [_ms(point.timestamp) for point in in_order],
+            "lane": [lanes[point.fiber_id] for point in in_order],
+            "time": [_exact(point.timestamp) for point in in_order],
+            "source": [visible(point.source_id) for point in in_order],
+            "line": [_line(texts, point.log_id) for point in in_order],
+            "colour": [colour for colour, _ in styles],
+            "marker": [marker for _, marker in styles],
+            "group": [number for number, (_, _, group) in enumerate(groups) for _ in group],
+        }
+    )
+    # All sources are one renderer, which gives one tooltip for all points at a place. The legend hides and
+    # shows empty ones that look like a source, and these decide which points are shown.
+    shown = BooleanFilter(booleans=[True] * len(in_order))
+    drawn = plot.scatter(
+        name="points",
+        x="ms",
+        y="lane",
+        source=source,
+        view=CDSView(filter=shown),
+        marker="marker",
+        size=8,
+        fill_color="colour",
+        fill_alpha=0.8,
+        line_color="colour",
+        line_alpha=0.8,
+    )
+    samples = [
+        plot.scatter(x=[], y=[], marker=marker, size=8, color=colour) for _, (colour, marker), _ in groups
+    ]
+    (legend,) = plot.legend
+    legend.items = [
+        LegendItem(label=value(name), renderers=[sample])
+        for (name, _, _), sample in zip(groups, samples, strict=True)
+    ]
+    show = CustomJS(args={"source": source, "shown": shown, "samples": samples}, code=_SHOW_SOURCES)
+    for sample in samples:
+        sample.js_on_change("visible", show)
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=_POINT_TOOLTIP, attachment="above", limit=_TOOLTIPS))
 
 
 def _groups(

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -13,10 +14,10 @@ import pytest
 from pydantic import JsonValue
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
-from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -73,8 +74,8 @@ def open_page(browser: WebDriver, tmp_path: Path) -> Iterator[Open]:
 
     def open_page(page: str) -> WebDriver:
         (tmp_path / "page.html").write_text(page, encoding="utf-8")
-        browser.get_log("browser")
-        browser.get_log("performance")
+        _log(browser, "browser")
+        _log(browser, "performance")
         browser.get(url)
         if "Bokeh" in page:
             idle = "return Bokeh.documents.length == 1 && Bokeh.documents[0].is_idle"
@@ -82,8 +83,8 @@ def open_page(browser: WebDriver, tmp_path: Path) -> Iterator[Open]:
         return browser
 
     yield open_page
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    assert [entry for entry in _log(browser, "browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    events = [json.loads(entry["message"])["message"] for entry in _log(browser, "performance")]
     asked = {
         event["params"]["request"]["url"]
         for event in events
@@ -158,6 +159,17 @@ def test_page_shows_the_time_to_the_microsecond(open_page: Open) -> None:
     assert "(the log is not there any more)" in _tooltips(driver)
 
 
+def test_page_shows_points_of_several_sources_at_one_place_together(open_page: Open) -> None:
+    points = [_point(FIRST, number, f"source {number}", seconds=5) for number in range(3)]
+    texts = {uid(number): f"line {number}" for number in range(3)}
+    driver = open_page(timeline_page(Timeline([_fiber(FIRST)], points, 3), texts))
+    _hover(driver, at(5))
+    (of_points,) = (tip.text for tip in _find_all(driver, ".bk-Tooltip") if "line" in tip.text)
+    assert re.findall("source .|line .", of_points) == [
+        f"{what} {number}" for number in range(3) for what in ("source", "line")
+    ]
+
+
 def test_page_shows_only_lanes_of_the_types_that_are_ticked(open_page: Open) -> None:
     fibers = [_fiber(FIRST), _fiber(SECOND, "login"), _fiber(THIRD)]
     driver = open_page(timeline_page(Timeline(fibers, [], 0), {}))
@@ -173,13 +185,15 @@ def test_page_shows_only_lanes_of_the_types_that_are_ticked(open_page: Open) -> 
 def test_page_hides_and_shows_a_source_by_its_name(open_page: Open) -> None:
     points = [_point(FIRST, 1, "web", seconds=3), _point(FIRST, 2, "web"), _point(FIRST, 3, "db", seconds=5)]
     driver = open_page(timeline_page(Timeline([_fiber(FIRST)], points, 3), {uid(3): "of the database"}))
-    assert _visible_sources(driver) == ["web", "db"]
+    assert _points(driver) == {"web": 2, "db": 1}
     _click_legend(driver, "db")
-    assert _visible_sources(driver) == ["web"]
+    assert _points(driver) == {"web": 2, "db": 0}
     _hover(driver, at(5))
     assert "of the database" not in _tooltips(driver)
     _click_legend(driver, "db")
-    assert _visible_sources(driver) == ["web", "db"]
+    _hover(driver, at(5))
+    assert "of the database" in _tooltips(driver)
+    assert _points(driver) == {"web": 2, "db": 1}
 
 
 def test_page_zooms_by_the_wheel_down_to_microseconds_and_is_reset(open_page: Open) -> None:
@@ -295,6 +309,12 @@ def _many(lanes: int, logs: int) -> Timeline:
     return Timeline(fibers, points, len(points))
 
 
+def _log(driver: WebDriver, kind: str) -> list[dict[str, str]]:
+    """Return what was logged since the last call."""
+    entries: list[dict[str, str]] = driver.get_log(kind)  # type: ignore[no-untyped-call]
+    return entries
+
+
 def _lanes(driver: WebDriver) -> list[str]:
     """Return the lanes that are shown, from the top."""
     found: list[str] = driver.execute_script(f"{_PLOT} return plot.y_range.factors")
@@ -302,17 +322,16 @@ def _lanes(driver: WebDriver) -> list[str]:
 
 
 def _points(driver: WebDriver) -> dict[str, int]:
-    """Return how many points each entry of the legend has."""
+    """Return how many points of each entry of the legend are shown."""
     found: dict[str, int] = driver.execute_script(
-        f"{_PLOT} return Object.fromEntries(legend.items.map("
-        "item => [item.label.value, item.renderers[0].data_source.get_length()]))"
-    )
-    return found
-
-
-def _visible_sources(driver: WebDriver) -> list[str]:
-    found: list[str] = driver.execute_script(
-        f"{_PLOT} return legend.items.filter(item => item.renderers[0].visible).map(item => item.label.value)"
+        f"""{_PLOT}
+        const points = plot.renderers.find(renderer => renderer.name == 'points')
+        const counts = Object.fromEntries(legend.items.map(item => [item.label.value, 0]))
+        for (const index of points.view.indices) {{
+            counts[legend.items[points.data_source.data.group[index]].label.value] += 1
+        }}
+        return counts
+        """
     )
     return found
 
@@ -351,7 +370,7 @@ def _place(driver: WebDriver, time: datetime) -> tuple[int, int]:
 def _hover(driver: WebDriver, time: datetime) -> None:
     """Move the mouse to a time in the first lane."""
     actions = ActionBuilder(driver)
-    actions.pointer_action.move_to_location(1, 1).move_to_location(*_place(driver, time))
+    actions.pointer_action.move_to_location(*_place(driver, time))  # type: ignore[no-untyped-call]
     actions.perform()
 
 
