@@ -31,7 +31,7 @@ _LANES_AT_ONCE = 50
 _LANES_OF_ONE_AXIS = 25
 _FEW_LANES = 10
 _LEGEND_COLUMNS = 6
-_TOOLTIPS = 5
+_TOOLTIPS = 3
 _POINTS_WHILE_MOVING = 10_000  # of more, Bokeh draws a tenth until the zoom has come to rest
 _LEAST_SPAN_MS = 0.02
 _MARGIN = 0.02
@@ -56,6 +56,7 @@ html { background: #fff; color: #1a1a1a; font: 14px/1.4 system-ui, sans-serif; }
 body { margin: 1rem 1.5rem; }
 h1 { font-size: 1.3rem; margin: 0; }
 p { margin: .2rem 0; color: #444; }
+@media screen { body { padding-bottom: 15rem; } }
 @media print { .help { display: none; } }
 </style>
 {{ bokeh_css }}
@@ -77,7 +78,7 @@ A click on a source hides or shows it.</p>
 """
 
 _POINT_TOOLTIP = """
-<div style="max-width: 60em; font: 12px/1.4 system-ui, sans-serif">
+<div style="max-width: 60em; padding: 2px 0 5px; font: 12px/1.4 system-ui, sans-serif">
 <b>@time</b> &middot; <span>@source</span><br>
 <span style="color: #555">@lane</span>
 <div style="font: 12px/1.4 monospace; white-space: pre-wrap; overflow-wrap: anywhere">@line</div>
@@ -309,11 +310,12 @@ def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> 
             text=value("\u25b7"),
             source=ends,
             x_offset=5,
+            y_offset=-1,
             text_baseline="middle",
             text_font_size="14px",
             text_color="#5A6472",
         )
-    plot.add_tools(HoverTool(renderers=[drawn], tooltips=_BAR_TOOLTIP, attachment="below"))
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=_BAR_TOOLTIP, attachment="above"))
 
 
 def _add_points(
@@ -339,7 +341,7 @@ def _add_points(
         }
     )
     # All sources are one renderer, which gives one tooltip for all points at a place. The legend hides and
-    # shows empty ones that look like a source, and these decide which points are shown.
+    # shows others that look like a source, their only point being in no lane; these decide which are shown.
     shown = BooleanFilter(booleans=[True] * len(in_order))
     drawn = plot.scatter(
         name="points",
@@ -355,17 +357,17 @@ def _add_points(
         line_alpha=0.8,
     )
     samples = [
-        plot.scatter(x=[], y=[], marker=marker, size=8, color=colour) for _, (colour, marker), _ in groups
+        plot.scatter(x=[0], y=[""], marker=marker, size=8, color=colour) for _, (colour, marker), _ in groups
     ]
     (legend,) = plot.legend
     legend.items = [
-        LegendItem(label=value(name), renderers=[sample])
+        LegendItem(label=value(name), renderers=[sample])  # type: ignore[list-item]  # a Scatter is a Glyph
         for (name, _, _), sample in zip(groups, samples, strict=True)
     ]
     show = CustomJS(args={"source": source, "shown": shown, "samples": samples}, code=_SHOW_SOURCES)
     for sample in samples:
         sample.js_on_change("visible", show)
-    plot.add_tools(HoverTool(renderers=[drawn], tooltips=_POINT_TOOLTIP, attachment="above", limit=_TOOLTIPS))
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=_POINT_TOOLTIP, attachment="below", limit=_TOOLTIPS))
 
 
 def _groups(
