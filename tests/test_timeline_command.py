@@ -127,6 +127,8 @@ def test_on_a_terminal_lanes_fit_and_show_when_how_much_and_where(
     assert legend == r"• web 31   • d\tb\x07 1"
     web, db = re.findall(r"\x1b\[(\d+)m• [wd]", out)
     assert web != db
+    assert f"\x1b[{web}m•" in out.splitlines()[1]
+    assert f"\x1b[{db}m•" in out.splitlines()[1]
 
 
 def test_on_a_terminal_nothing_is_said_to_be_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
