@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships, Tables
 
 from fiberstore.errors import DuplicateError, NotFoundError
+from fiberstore.exchange import Stamp, read_records
+from fiberstore.exchange.schemas import Kind
 from fiberstore.queries import QueryStorage
 from fiberstore.records import (
     FiberMembership,
@@ -160,13 +162,32 @@ class MemoryStorage(QueryStorage):
         return MemoryMemberships(self._tables)
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        raise NotImplementedError
+        return self.write_logs([StoredLog(**row) for row in self._rows_of(path, StoredLog, on_rows)])
 
     def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        raise NotImplementedError
+        fibers = [FiberRecord(**row) for row in self._rows_of(path, FiberRecord, on_rows)]
+        new = {fiber.fiber_id: fiber for fiber in reversed(fibers) if self.get_fiber(fiber.fiber_id) is None}
+        for fiber in new.values():
+            self.write_fiber(fiber)
+        return len(new)
 
     def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        raise NotImplementedError
+        rows = self._rows_of(path, FiberMembership, on_rows)
+        return self.write_memberships([FiberMembership(**row) for row in rows])
+
+    def _rows_of(
+        self, path: str | Path, kind: Kind, on_rows: Callable[[int], None] | None
+    ) -> list[dict[str, Any]]:
+        stamp = Stamp(datetime.now(UTC), self._config_version)
+        rows = []
+        for batch in read_records(path, kind, stamp, on_rows=on_rows):
+            for row in batch.to_pylist():
+                for name in row.keys() & {"timestamp", "ingestion_time", "first_activity", "last_activity"}:
+                    row[name] = row[name].astimezone(UTC)
+                if row.get("attributes") is not None:
+                    row["attributes"] = json.loads(row["attributes"])
+                rows.append(row)
+        return rows
 
     def _tables(self) -> Tables:
         with self._lock:

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from fiberstore.cursors import Mark, Place, decode, decode_position, encode, encode_position
 from fiberstore.engine import check_seconds
+from fiberstore.exchange.writing import check_export, write_records
 from fiberstore.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
@@ -217,7 +218,8 @@ class MemoryQuery(Query[R], Generic[R]):
         partition_by: Partition | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> int:
-        raise NotImplementedError
+        check_export(path, self._record, partition_by)
+        return write_records(self.to_arrow(), self._record, path, partition_by=partition_by, on_rows=on_rows)
 
     def _found(self, tables: Tables) -> list[R]:
         return sorted(self._having(self._all(tables), tables), key=lambda row: self._key(row, tables))

@@ -21,7 +21,8 @@ from command_line import Result, Run, assert_refused, read_terminal, runner, tol
 
 from fiberstore import DuckDBStorage, Fiber, FiberMembership, FiberRecord, LogRecord, Membership, RawLog
 from fiberstore.cli import main
-from fiberstore.cli.render import duration, utc, visible
+from fiberstore.cli.render import duration, utc
+from fiberstore.printable import visible
 
 LOGHUB = Path(__file__).parents[2] / "shared" / "loghub"
 

@@ -57,6 +57,13 @@ def _empty(engine: sa.Engine) -> None:
             connection.execute(sa.delete(table))
 
 
+@pytest.fixture(scope="module")
+def other_store() -> Iterator[DuckDBStorage]:
+    with DuckDBStorage(":memory:") as store:
+        store.init_schema()
+        yield store
+
+
 class TestMemory(StorageContract, QueryContract):
     config_version = 7
 
@@ -64,12 +71,21 @@ class TestMemory(StorageContract, QueryContract):
     def storage(self) -> QueryStorage:
         return MemoryStorage(config_version=self.config_version)
 
+    @pytest.fixture
+    def other(self) -> QueryStorage:
+        return MemoryStorage()
+
 
 class TestDuckDBMemory(StorageContract, QueryContract):
     @pytest.fixture
     def storage(self, memory_store: DuckDBStorage) -> QueryStorage:
         _empty(memory_store.engine)
         return memory_store
+
+    @pytest.fixture
+    def other(self, other_store: DuckDBStorage) -> QueryStorage:
+        _empty(other_store.engine)
+        return other_store
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, DuckDBStorage)
@@ -86,14 +102,19 @@ class TestDuckDBFile(TestDuckDBMemory):
         return file_store
 
 
-class TestAsync(StorageContract):
+class TestAsync(StorageContract, QueryContract):
     config_version = 2**63
 
     @pytest.fixture
-    def storage(self, async_store: tuple[AsyncDuckDBStorage, SyncFace]) -> Storage:
+    def storage(self, async_store: tuple[AsyncDuckDBStorage, SyncFace]) -> QueryStorage:
         store, face = async_store
         _empty(store.engine)
         return face
+
+    @pytest.fixture
+    def other(self, other_store: DuckDBStorage) -> QueryStorage:
+        _empty(other_store.engine)
+        return other_store
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, SyncFace)

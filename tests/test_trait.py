@@ -45,7 +45,7 @@ METHODS = {
 
 # Each module may import those of the lines above its own, and nothing else of the package.
 LAYERS = (
-    ("errors", "ids", "process", "versioning"),
+    ("errors", "ids", "printable", "process", "versioning"),
     ("cursors", "files", "records", "telemetry"),
     ("storage", "where"),
     ("queries",),
@@ -59,7 +59,7 @@ LAYERS = (
     ("repositories",),
     ("duckdb",),
     ("aio", "doctor", "ingest", "testing"),
-    ("demo", "otel", "rescue"),
+    ("demo", "otel", "rescue", "timeline_page"),
     ("cli",),
     ("__main__",),
 )

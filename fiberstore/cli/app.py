@@ -9,8 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fiberstore.cli.render import visible
 from fiberstore.errors import StorageError, translate_errors
+from fiberstore.printable import visible
 
 INTERRUPTED = 130
 

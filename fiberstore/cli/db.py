@@ -9,9 +9,10 @@ from rich.filesize import decimal
 from fiberstore.cli.app import app
 from fiberstore.cli.opening import open_read_only
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import print_findings, print_json, visible
+from fiberstore.cli.render import print_findings, print_json
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import translate_errors
+from fiberstore.printable import visible
 
 db_app = typer.Typer(help="Build and check the tables of a store.", no_args_is_help=True)
 app.add_typer(db_app, name="db")

@@ -15,12 +15,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from fiberstore.cli import queries
 from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import print_fiber, print_fibers, print_json, print_statistics, utc, visible
+from fiberstore.cli.render import print_fiber, print_fibers, print_json, print_statistics, utc
 from fiberstore.demo import write_demo
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.ingest.pipeline import IngestReport
 from fiberstore.ingest.pipeline import ingest as ingest_files
 from fiberstore.ingest.rules import Rules, load_rules
+from fiberstore.printable import visible
 from fiberstore.queries import Fibers
 
 _DEMO_FIBERS = 2

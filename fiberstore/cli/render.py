@@ -6,7 +6,6 @@ never read as markup, and control characters in it are shown as ``\x1b`` and the
 
 import itertools
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fiberstore.cli.queries import Statistics
+from fiberstore.printable import visible
 from fiberstore.queries import Bucket, FiberSummary, LogContext
 from fiberstore.records import FiberRecord, StoredLog
 
@@ -34,16 +34,6 @@ _BEGINNING = 500
 _MATCH = "bold red"
 
 _summary, _bucket = TypeAdapter(FiberSummary), TypeAdapter(Bucket)
-
-# C0 and C1 controls, line and paragraph separators, and what turns the direction of the text around.
-_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def visible(text: str, keep: str = "") -> str:
-    r"""Return the text with its control characters, but for those to keep, as ``\x1b`` and the like."""
-    return _CONTROLS.sub(
-        lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape").decode(), text
-    )
 
 
 def utc(time: datetime) -> str:

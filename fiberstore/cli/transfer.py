@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from fiberstore.cli.app import app
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, Json, LogFilter, with_filter
-from fiberstore.cli.render import print_json, visible
+from fiberstore.cli.render import print_json
 from fiberstore.duckdb import DuckDBStorage
+from fiberstore.printable import visible
 from fiberstore.queries import Partition, Query
 
 export_app = typer.Typer(help="Write logs, fibers or memberships into files.", no_args_is_help=True)

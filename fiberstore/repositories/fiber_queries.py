@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fiberstore.models import load_json
-from fiberstore.queries import Bucket, Fibers, FiberSummary, Found, Page, ValueCount
+from fiberstore.queries import Bucket, Fibers, FiberSummary, Found, Page, Timeline, TimelinePoint, ValueCount
 from fiberstore.records import FiberRecord, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import DURATION_US, FIBERS, LOGS, MEMBERSHIPS, among
@@ -17,6 +17,7 @@ from fiberstore.repositories.queries import (
     Order,
     PagedQuery,
     checked_ids,
+    one_snapshot,
     select_rows,
     value_counts,
 )
@@ -138,8 +139,48 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
         with self._asking("histogram") as session:
             return histogram.buckets(select_rows(session, statement), grouped=group is not None)
 
-    def timeline(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
+        """See ``Fibers.timeline``."""
+        check_number("fibers", fibers)
+        check_number("points", points)
+        first = self._ordered(self._select(*self._columns())).limit(fibers)
+        with self._asking("timeline") as session, one_snapshot(session):
+            chosen = self._records(select_rows(session, first))
+            ids = [fiber.fiber_id for fiber in chosen]
+            rows = list(select_rows(session, _timeline_points(ids, points))) if ids else []
+        found = [TimelinePoint(row[0], from_epoch_us(row[1]), row[2], row[3]) for row in rows]
+        return Timeline(chosen, found if points else [], rows[0][4] if rows else 0)
+
+
+def _timeline_points(fiber_ids: list[UUID], most: int) -> sa.Select[Any]:
+    """Select evenly chosen logs of fibers, with the number of all; of none, the last one tells the number."""
+    listed = sa.bindparam("fiber_ids", fiber_ids, type_=sa.ARRAY(FIBERS.c.fiber_id.type))
+    chosen = sa.select(
+        sa.func.unnest(listed).label("fiber_id"), sa.func.generate_subscripts(listed, 1).label("place")
+    ).subquery("chosen")
+    in_order = sa.func.row_number().over(order_by=(chosen.c.place, LOGS.c.timestamp, LOGS.c.log_id))
+    points = (
+        sa.select(
+            chosen.c.fiber_id,
+            sa.func.epoch_us(LOGS.c.timestamp).label("time_us"),
+            LOGS.c.source_id,
+            LOGS.c.log_id,
+            in_order.label("number"),
+            sa.func.count().over().label("total"),
+        )
+        .select_from(chosen)
+        .join(MEMBERSHIPS, MEMBERSHIPS.c.fiber_id == chosen.c.fiber_id)
+        .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
+        .subquery("points")
+    )
+    number, total = points.c.number, points.c.total
+    wanted = sa.func.least(most, total)
+    is_chosen = (number * wanted).op("//")(total) != ((number - 1) * wanted).op("//")(total)
+    return (
+        sa.select(points.c.fiber_id, points.c.time_us, points.c.source_id, points.c.log_id, total)
+        .where(sa.or_(is_chosen, number == total))
+        .order_by(number)
+    )
 
 
 def _log_spans(fiber_ids: Sequence[UUID]) -> sa.Select[Any]:

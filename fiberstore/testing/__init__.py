@@ -38,6 +38,7 @@ from fiberstore.testing.query_pages import QueryPagesContract
 from fiberstore.testing.refusals import RefusalsContract
 from fiberstore.testing.streams import StreamsContract
 from fiberstore.testing.tails import TailsContract
+from fiberstore.testing.timelines import TimelinesContract
 from fiberstore.testing.values import ValuesContract
 
 __all__ = ["QueryContract", "StorageContract"]
@@ -74,8 +75,9 @@ class QueryContract(
     ContextContract,
     TailsContract,
     StreamsContract,
+    TimelinesContract,
 ):
     """What ``fiberstore.queries`` says, as tests; for storages that are a ``QueryStorage``.
 
-    A subclass has a fixture ``storage`` that gives an empty storage whose schema is built.
+    A subclass has fixtures ``storage`` and ``other`` that give empty storages whose schema is built.
     """
