@@ -218,8 +218,8 @@ class MemoryQuery(Query[R], Generic[R]):
         partition_by: Partition | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> int:
-        check_export(path, self._record, partition_by)
-        return write_records(self.to_arrow(), self._record, path, partition_by=partition_by, on_rows=on_rows)
+        check_export(path, self.record, partition_by)
+        return write_records(self.to_arrow(), self.record, path, partition_by=partition_by, on_rows=on_rows)
 
     def _found(self, tables: Tables) -> list[R]:
         return sorted(self._having(self._all(tables), tables), key=lambda row: self._key(row, tables))
