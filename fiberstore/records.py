@@ -25,7 +25,7 @@ from fiberstore.errors import SerializationError
 from fiberstore.ids import new_log_id
 
 MAX_CONFIG_VERSION = 2**64 - 1
-_MAX_ROWS = 2**63 - 1
+MAX_ROWS = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _set = object.__setattr__  # past the models' own, which are frozen
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
@@ -84,7 +84,7 @@ def check_number(name: str, value: int, *, least: int = 0) -> None:
     """
     if type(value) is not int:
         raise TypeError(f"{name} must be an int, got {value!r}")
-    if not least <= value <= _MAX_ROWS:
+    if not least <= value <= MAX_ROWS:
         raise ValueError(f"{name} must be between {least} and 2**63 - 1, got {value}")
 
 

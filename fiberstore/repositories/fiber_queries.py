@@ -13,14 +13,8 @@ from fiberstore.records import FiberRecord, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import DURATION_US, FIBERS, LOGS, MEMBERSHIPS, among
 from fiberstore.repositories.histograms import Histogram, check_group
-from fiberstore.repositories.queries import (
-    Order,
-    PagedQuery,
-    checked_ids,
-    one_snapshot,
-    select_rows,
-    value_counts,
-)
+from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
+from fiberstore.repositories.queries import one_snapshot, select_rows
 from fiberstore.repositories.rows import fiber_columns, to_fibers
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import Scalar, check_pointer

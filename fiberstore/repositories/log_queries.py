@@ -16,14 +16,8 @@ from fiberstore.records import StoredLog, check_id, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import LOGS, MEMBERSHIPS, among
 from fiberstore.repositories.histograms import Histogram, check_group
-from fiberstore.repositories.queries import (
-    Order,
-    PagedQuery,
-    checked_ids,
-    one_snapshot,
-    select_rows,
-    value_counts,
-)
+from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
+from fiberstore.repositories.queries import one_snapshot, select_rows
 from fiberstore.repositories.rows import log_columns, to_logs
 from fiberstore.repositories.tails import News, SqlTail
 from fiberstore.storage import DEFAULT_LIMIT
