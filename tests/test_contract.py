@@ -76,7 +76,7 @@ class TestMemory(StorageContract, QueryContract):
         return MemoryStorage()
 
 
-class TestDuckDBMemory(StorageContract, QueryContract):
+class _DuckDB:
     @pytest.fixture
     def storage(self, memory_store: DuckDBStorage) -> QueryStorage:
         _empty(memory_store.engine)
@@ -93,7 +93,11 @@ class TestDuckDBMemory(StorageContract, QueryContract):
             transaction.fibers.write_many(fibers)
 
 
-class TestDuckDBFile(TestDuckDBMemory):
+class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract):
+    pass
+
+
+class _DuckDBFile(_DuckDB):
     config_version = MAX_CONFIG_VERSION - 1
 
     @pytest.fixture
@@ -102,7 +106,16 @@ class TestDuckDBFile(TestDuckDBMemory):
         return file_store
 
 
-class TestAsync(StorageContract, QueryContract):
+class TestDuckDBFile(_DuckDBFile, StorageContract):
+    pass
+
+
+@pytest.mark.slow
+class TestQueriesOfDuckDBFile(_DuckDBFile, QueryContract):
+    pass
+
+
+class _Async:
     config_version = 2**63
 
     @pytest.fixture
@@ -126,6 +139,15 @@ class TestAsync(StorageContract, QueryContract):
                 await transaction.fibers.write_many(fibers)
 
         storage.run(write())
+
+
+class TestAsync(_Async, StorageContract):
+    pass
+
+
+@pytest.mark.slow
+class TestQueriesOfAsync(_Async, QueryContract):
+    pass
 
 
 @pytest.mark.parametrize("target", [":memory:", "a file"])

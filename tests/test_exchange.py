@@ -453,6 +453,7 @@ print(pa.default_memory_pool().max_memory() / 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_memory_for_files_is_bounded(tmp_path: Path, suffix: str) -> None:
     program = [sys.executable, "-c", BOUNDED, str(tmp_path / f"x{suffix}")]
