@@ -367,6 +367,8 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
         every = range((first - EPOCH) // width, (last - EPOCH) // width + 1)
         if every[0] * (width // MICROSECOND) < (YEAR_1 - EPOCH) // MICROSECOND:
             raise ValueError(f"the first bucket of width {width} would begin before the year 1")
+        if not groups:
+            return []
         if len(every) * len(groups) > MOST_BUCKETS:
             raise ValueError(f"there would be more than {MOST_BUCKETS:,} buckets of width {width}")
         return [
