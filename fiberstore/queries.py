@@ -230,7 +230,7 @@ class Query(ABC, Generic[R]):
                 With ``partition_by`` a new folder of that name, with ``day=2024-12-10/part-0.parquet`` and so
                 on in it.
             partition_by: Split by the UTC month, day or hour of ``timestamp`` or ``first_activity``.
-            on_rows: Called with the number of rows after each batch.
+            on_rows: Called with the number of rows of each batch.
 
         Returns:
             How many rows were written.
@@ -320,7 +320,8 @@ class Logs(Query[StoredLog]):
             A bucket for each step of time and each group, those without logs too, ordered by both.
 
         Raises:
-            ValueError: There would be more than 100,000 of them, or the width is not positive.
+            ValueError: There would be more than 100,000 of them, the first would begin before the year 1, or
+                the width is not positive.
         """
 
     @abstractmethod
@@ -352,7 +353,7 @@ class Logs(Query[StoredLog]):
 
         Args:
             position: ``tail.position`` of another tail; None is now, and ``""`` the beginning of the store.
-            timeout_s: End when nothing was stored for so many seconds, >= 0; None waits for ever.
+            timeout_s: End when no log of the query has come for so many seconds, >= 0; None waits for ever.
 
         Raises:
             CursorError: The position is damaged, or its log was deleted; also while it is read.
@@ -413,9 +414,10 @@ class Fibers(Query[FiberRecord]):
 
     @abstractmethod
     def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
-        """Return the most frequent values at a JSON pointer, those of equal frequency by their JSON text.
+        """Return the most frequent values at a JSON pointer.
 
-        Lists and objects are left out. Values are told apart by their JSON text: 1 and 1.0 are two.
+        Those of equal frequency come by their JSON text as the database gives it. Lists and objects are left
+        out. Values are told apart by their JSON text: 1 and 1.0 are two.
 
         Args:
             pointer: See ``Fibers.c.attributes``.
@@ -477,7 +479,7 @@ class QueryStorage(Storage):
 
         Args:
             path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, or a folder of them.
-            on_rows: Called with the number of rows after each batch.
+            on_rows: Called with the number of rows of each batch.
 
         Returns:
             How many are new: their ``log_id`` was not stored yet.

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ import pyarrow as pa
 from pyarrow import compute
 from pydantic import JsonValue
 
-from fiberstore.cursors import Mark, Place, decode, decode_position, encode, encode_position
+from fiberstore.cursors import NOTHING_SEEN, Mark, Place, decode, decode_position, encode, encode_position
 from fiberstore.engine import check_seconds
-from fiberstore.exchange.writing import check_export, write_records
+from fiberstore.errors import CursorError
+from fiberstore.exchange import check_export, schema_of, write_records
 from fiberstore.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
@@ -75,6 +77,7 @@ T = TypeVar("T", bound=Scalar)
 Key = tuple[int, UUID]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+YEAR_1 = datetime.min.replace(tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 MISSING = object()
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"==": eq, "<": lt, "<=": le, ">": gt, ">=": ge}
@@ -209,7 +212,7 @@ class MemoryQuery(Query[R], Generic[R]):
     def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> pa.RecordBatchReader:
         check_number("batch_rows", batch_rows, least=1)
         rows = [self._arrow_row(record) for record in self._found(self._tables())]
-        return pa.Table.from_pylist(rows, self._arrow_schema()).to_reader(batch_rows)
+        return pa.Table.from_pylist(rows, schema_of(self.record)).to_reader(batch_rows)
 
     def export(
         self,
@@ -233,23 +236,8 @@ class MemoryQuery(Query[R], Generic[R]):
     def _key(self, record: R, tables: Tables) -> Any:  # noqa: ANN401  # whatever it is sorted by
         raise NotImplementedError
 
-    def _arrow_schema(self) -> pa.Schema:
-        types = {
-            str: pa.string(),
-            UUID: pa.string(),
-            datetime: pa.timestamp("us", tz="UTC"),
-            int: pa.uint64(),
-            bool: pa.bool_(),
-        }
-        fields = self._columns()
-        return pa.schema([(name, types[kind]) for name, kind in fields.items()])
-
-    def _columns(self) -> dict[str, type]:
-        """Return the columns in the order of the table, and what they hold."""
-        raise NotImplementedError
-
     def _arrow_row(self, record: R) -> dict[str, object]:
-        values = {name: getattr(record, name) for name in self._columns()}
+        values = {name: getattr(record, name) for name in schema_of(self.record).names}
         if "attributes" in values:
             values["attributes"] = dump_json(values["attributes"])
         return {name: str(value) if isinstance(value, UUID) else value for name, value in values.items()}
@@ -331,12 +319,14 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
         missing = dict.fromkeys(id_ for id_ in asked if id_ not in by_id)
         return Found([by_id[id_] for id_ in asked if id_ in by_id], list(missing))
 
-    def _values(self, value_of: Callable[[P], Iterable[T]]) -> list[ValueCount[T]]:
-        """Count the values of each record; those of one JSON text are the same."""
+    def _values(
+        self, values_of: Callable[[P], Iterable[T]], text_of: Callable[[T], str] = str
+    ) -> list[ValueCount[T]]:
+        """Count the values of each record; those of one text are the same."""
         having: dict[str, tuple[T, list[P]]] = {}
         for row in self._found(self._tables()):
-            for value in value_of(row):
-                having.setdefault(dump_json(value) or "null", (value, []))[1].append(row)
+            for value in values_of(row):
+                having.setdefault(text_of(value), (value, []))[1].append(row)
         counts = [
             (
                 text,
@@ -352,33 +342,38 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
     def _histogram(
         self,
         width: timedelta,
-        group_of: Callable[[P], str | None],
+        group_of: Callable[[P], str] | None,
         start: datetime | None,
         end: datetime | None,
     ) -> list[Bucket]:
+        if not isinstance(width, timedelta):
+            raise TypeError(f"width must be a timedelta, got {width!r}")
         if width <= timedelta(0):
             raise ValueError(f"width must be positive, got {width}")
-        start, end = start and as_utc(start), end and as_utc(end)
-        rows = [
-            row
-            for row in self._found(self._tables())
-            if (start is None or self._time(row) >= start) and (end is None or self._time(row) <= end)
-        ]
+        rows = self._found(self._tables())
+        if start is not None:
+            rows = [row for row in rows if self._time(row) >= as_utc(start)]
+        if end is not None:
+            rows = [row for row in rows if self._time(row) <= as_utc(end)]
         times = [self._time(row) for row in rows]
-        first = min(times, default=None) if start is None else start
-        last = max(times, default=None) if end is None else end
-        groups = sorted({group_of(row) for row in rows}, key=str)
+        first = min(times, default=None) if start is None else as_utc(start)
+        last = max(times, default=None) if end is None else as_utc(end)
         if first is None or last is None or first > last:
             return []
+        counts = Counter(
+            ((self._time(row) - EPOCH) // width, group_of(row) if group_of else None) for row in rows
+        )
+        groups = sorted({group for _, group in counts}, key=str) if group_of else [None]
+        every = range((first - EPOCH) // width, (last - EPOCH) // width + 1)
+        if every[0] * (width // MICROSECOND) < (YEAR_1 - EPOCH) // MICROSECOND:
+            raise ValueError(f"the first bucket of width {width} would begin before the year 1")
         if not groups:
-            groups = [None]
-        numbers = range((first - EPOCH) // width, (last - EPOCH) // width + 1)
-        if len(numbers) * len(groups) > MOST_BUCKETS:
-            raise ValueError(f"there would be more than {MOST_BUCKETS} buckets; take a larger width")
-        counted = [((self._time(row) - EPOCH) // width, group_of(row)) for row in rows]
+            return []
+        if len(every) * len(groups) > MOST_BUCKETS:
+            raise ValueError(f"there would be more than {MOST_BUCKETS:,} buckets of width {width}")
         return [
-            Bucket(EPOCH + number * width, group, counted.count((number, group)))
-            for number in numbers
+            Bucket(EPOCH + number * width, group, counts[number, group])
+            for number in every
             for group in groups
         ]
 
@@ -415,7 +410,7 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
         end: datetime | None = None,
     ) -> list[Bucket]:
         _check_group(by, "source_id")
-        return self._histogram(width, lambda log: log.source_id if by else None, start, end)
+        return self._histogram(width, (lambda log: log.source_id) if by else None, start, end)
 
     def context(
         self,
@@ -451,12 +446,12 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> LogTail:
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s)
-        tables = self._tables()
-        if position is None:
-            mark = Mark(None, max(tables.arrivals.values(), default=0))
-        else:
-            mark = decode_position(position) if position else Mark(None, 0)
-        return MemoryTail(self, mark, timeout_s)
+        every = MemoryLogs(self._tables).arrived(NOTHING_SEEN)
+        places = {NOTHING_SEEN.newest_id: NOTHING_SEEN} | {place.newest_id: place for place, _ in every}
+        newest_id = [*places][-1] if position is None else decode_position(position).newest_id
+        if newest_id not in places:
+            raise CursorError(f"{newest_id} has been deleted")
+        return MemoryTail(self, places[newest_id], timeout_s)
 
     def wait(self, since: Mark, deadline: float | None) -> None:
         """Wait until something has arrived since, or the deadline."""
@@ -466,11 +461,11 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
                 lambda: self.arrived(since), None if deadline is None else max(deadline - time.monotonic(), 0)
             )
 
-    def arrived(self, since: Mark) -> list[tuple[int, StoredLog]]:
-        """Return the logs of the query that have arrived since, with their numbers."""
+    def arrived(self, since: Mark) -> list[tuple[Mark, StoredLog]]:
+        """Return the logs of the query that have arrived since, each with the place after it."""
         tables = self._tables()
         found = self._arrived(self._found(tables), since, tables)
-        return [(tables.arrivals[StoredLog, log.log_id], log) for log in found]
+        return [(Mark(log.log_id, tables.arrivals[StoredLog, log.log_id]), log) for log in found]
 
     def _all(self, tables: Tables) -> Iterable[StoredLog]:
         return tables.logs.values()
@@ -481,22 +476,13 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
     def _id(self, record: StoredLog) -> UUID:
         return record.log_id
 
-    def _columns(self) -> dict[str, type]:
-        return {
-            "log_id": UUID,
-            "timestamp": datetime,
-            "source_id": str,
-            "raw_text": str,
-            "ingestion_time": datetime,
-            "config_version": int,
-        }
-
 
 class MemoryTail(LogTail):
     def __init__(self, logs: MemoryLogs, mark: Mark, timeout_s: float | None) -> None:
         self._logs = logs
         self._mark = mark
         self._timeout_s = timeout_s
+        self._batch: deque[tuple[Mark, StoredLog]] = deque()
 
     @property
     def position(self) -> str:
@@ -504,12 +490,13 @@ class MemoryTail(LogTail):
 
     def __next__(self) -> StoredLog:
         deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
-        while not (arrived := self._logs.arrived(self._mark)):
-            if deadline is not None and time.monotonic() >= deadline:
-                raise StopIteration
-            self._logs.wait(self._mark, deadline)
-        number, log = arrived[0]
-        self._mark = Mark(None, number)
+        while not self._batch:
+            self._batch.extend(self._logs.arrived(self._mark))
+            if not self._batch:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise StopIteration
+                self._logs.wait(self._mark, deadline)
+        self._mark, log = self._batch.popleft()
         return log
 
 
@@ -561,7 +548,7 @@ class MemoryFibers(PagedMemory[FiberRecord], Fibers):
                 return []
             return [cast("Scalar", found)]
 
-        return self._values(values)[:limit]
+        return self._values(values, lambda value: dump_json(value) or "null")[:limit]
 
     def histogram(
         self,
@@ -572,7 +559,7 @@ class MemoryFibers(PagedMemory[FiberRecord], Fibers):
         end: datetime | None = None,
     ) -> list[Bucket]:
         _check_group(by, "fiber_type")
-        return self._histogram(width, lambda fiber: fiber.fiber_type if by else None, start, end)
+        return self._histogram(width, (lambda fiber: fiber.fiber_type) if by else None, start, end)
 
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         check_number("fibers", fibers)
@@ -611,17 +598,6 @@ class MemoryFibers(PagedMemory[FiberRecord], Fibers):
     def _id(self, record: FiberRecord) -> UUID:
         return record.fiber_id
 
-    def _columns(self) -> dict[str, type]:
-        return {
-            "fiber_id": UUID,
-            "fiber_type": str,
-            "config_version": int,
-            "attributes": str,
-            "first_activity": datetime,
-            "last_activity": datetime,
-            "closed": bool,
-        }
-
 
 class MemoryMemberships(MemoryQuery[FiberMembership], Memberships):
     record = FiberMembership
@@ -632,9 +608,6 @@ class MemoryMemberships(MemoryQuery[FiberMembership], Memberships):
 
     def _key(self, record: FiberMembership, tables: Tables) -> tuple[UUID, UUID]:  # noqa: ARG002  # as others
         return record.log_id, record.fiber_id
-
-    def _columns(self) -> dict[str, type]:
-        return {"log_id": UUID, "fiber_id": UUID, "config_version": int}
 
 
 def _summary(fiber: FiberRecord, tables: Tables) -> FiberSummary:

@@ -1,8 +1,9 @@
 """DuckDB and the oracle find the same records, whatever is stored and whatever is asked."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
+from uuid import UUID
 
 import hypothesis.strategies as st
 import pytest
@@ -12,12 +13,24 @@ from oracle import MemoryStorage
 from pydantic import JsonValue
 
 from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StoredLog
-from fiberstore.queries import FiberOrder, Fibers, LogOrder, Logs, Memberships, Page, Query, QueryStorage
+from fiberstore.queries import (
+    FiberOrder,
+    Fibers,
+    FiberSummary,
+    LogOrder,
+    Logs,
+    Memberships,
+    Page,
+    Query,
+    QueryStorage,
+)
 from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing.examples import ATTRIBUTES, IDS, IN_UTC, MICROSECOND, NOON, TEXTS
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import Paged, walk
 from fiberstore.where import Attribute, Column, Condition, OrderedColumn, Scalar, TextColumn
+
+Q = TypeVar("Q")
 
 Rows: TypeAlias = tuple[list[StoredLog], list[FiberRecord], list[FiberMembership]]
 
@@ -63,7 +76,7 @@ pointers = st.lists(keys | texts, max_size=2).map(as_pointer)
 
 
 @st.composite
-def fiber_records(draw: st.DrawFn) -> FiberRecord:
+def fiber_records(draw: st.DrawFn, attributes: st.SearchStrategy[JsonValue] = attributes) -> FiberRecord:
     first, last = sorted([draw(times), draw(times)])
     return FiberRecord(
         fiber_id=draw(ids),
@@ -207,10 +220,10 @@ def duckdb_store() -> Iterator[DuckDBStorage]:
 
 
 @st.composite
-def stores(draw: st.DrawFn) -> Rows:
+def stores(draw: st.DrawFn, attributes: st.SearchStrategy[JsonValue] = attributes) -> Rows:
     return (
         draw(st.lists(log_records, max_size=6, unique_by=lambda log: log.log_id)),
-        draw(st.lists(fiber_records(), max_size=6, unique_by=lambda fiber: fiber.fiber_id)),
+        draw(st.lists(fiber_records(attributes), max_size=6, unique_by=lambda fiber: fiber.fiber_id)),
         draw(st.lists(memberships, max_size=8)),
     )
 
@@ -318,3 +331,191 @@ def test_pages_are_the_same_whatever_is_written_meanwhile(
             expected.next is None,
             expected.previous is None,
         )
+
+
+def same(both: list[Q], ask: Callable[[Q], object]) -> None:
+    """Assert that the oracle and DuckDB give the same answer, or both refuse the question."""
+
+    def answer(query: Q) -> object:
+        try:
+            return ask(query)
+        except ValueError:
+            return ValueError
+
+    expected, found = map(answer, both)
+    assert found == expected
+
+
+def asked(query: Query[Any], condition: Condition[Any] | None) -> Any:  # noqa: ANN401  # of the query's class
+    return query if condition is None else query.where(condition)
+
+
+def arrow_rows(query: Query[Any], batch_rows: int) -> tuple[object, list[dict[str, object]]]:
+    reader = query.to_arrow(batch_rows)
+    batches = list(reader)
+    assert all(batch.num_rows <= batch_rows for batch in batches)
+    return reader.schema, [row for batch in batches for row in batch.to_pylist()]
+
+
+few_ids = st.lists(ids, max_size=4)
+days = 719_162  # from the year 1 to 1970
+widths = st.sampled_from(
+    [MICROSECOND, timedelta(hours=1), timedelta(1_000, microseconds=7), timedelta(days // 2), timedelta.max]
+)
+ranges = st.fixed_dictionaries({}, optional={"start": times, "end": times})
+
+
+@few
+@given(
+    rows=stores(),
+    condition=conditions(StoredLog) | st.none(),
+    order=st.sampled_from(LOG_ORDERS),
+    some=few_ids,
+    limit=st.integers(0, 3),
+    within=st.sampled_from([None, "source", "fibers"]),
+)
+def test_logs_by_ids_and_neighbours_and_batches_are_the_same(
+    *,
+    duckdb_store: DuckDBStorage,
+    rows: Rows,
+    condition: Condition[StoredLog] | None,
+    order: LogOrder,
+    some: list[UUID],
+    limit: int,
+    within: Literal["source", "fibers"] | None,
+) -> None:
+    both = [asked(store.logs, condition).order_by(order) for store in filled(duckdb_store, rows)]
+    same(both, lambda logs: logs.get_many(some))
+    same(both, lambda logs: list(logs.by_fiber(some, limit).items()))
+    same(both, lambda logs: [logs.context(id_, limit, 3 - limit, within=within) for id_ in some])
+    same(both, lambda logs: arrow_rows(logs, limit + 1))
+    same(both, lambda logs: sorted(logs.tail("", timeout_s=0), key=lambda log: log.log_id))
+
+
+@few
+@given(
+    rows=stores(),
+    condition=conditions(FiberRecord) | st.none(),
+    order=st.sampled_from(FIBER_ORDERS),
+    some=few_ids,
+    limit=st.integers(0, 3),
+    points=st.integers(0, 9),
+)
+def test_fibers_by_ids_and_summaries_and_timelines_are_the_same(
+    *,
+    duckdb_store: DuckDBStorage,
+    rows: Rows,
+    condition: Condition[FiberRecord] | None,
+    order: FiberOrder,
+    some: list[UUID],
+    limit: int,
+    points: int,
+) -> None:
+    both = [asked(store.fibers, condition).order_by(order) for store in filled(duckdb_store, rows)]
+    same(both, lambda fibers: fibers.get_many(some))
+    same(both, lambda fibers: list(fibers.by_log(some).items()))
+    same(both, lambda fibers: summaries(fibers, limit + 1))
+    same(both, lambda fibers: fibers.timeline(limit, points))
+    same(both, lambda fibers: arrow_rows(fibers, limit + 1))
+
+
+def summaries(fibers: Fibers, limit: int) -> list[list[FiberSummary]]:
+    page = fibers.summaries(limit)
+    found = [page.items]
+    while page.next is not None:
+        page = fibers.summaries(limit, page.next)
+        found.append(page.items)
+    return found
+
+
+@few
+@given(stores(), conditions(FiberMembership) | st.none(), st.integers(1, 3))
+def test_batches_of_memberships_are_the_same(
+    duckdb_store: DuckDBStorage, rows: Rows, condition: Condition[FiberMembership] | None, batch_rows: int
+) -> None:
+    both = [asked(store.memberships, condition) for store in filled(duckdb_store, rows)]
+    same(both, lambda memberships: arrow_rows(memberships, batch_rows))
+
+
+@few
+@given(
+    rows=stores(),
+    of_logs=conditions(StoredLog, 1) | st.none(),
+    of_fibers=conditions(FiberRecord, 1) | st.none(),
+    width=widths,
+    between=ranges,
+)
+def test_counts_are_the_same(
+    *,
+    duckdb_store: DuckDBStorage,
+    rows: Rows,
+    of_logs: Condition[StoredLog] | None,
+    of_fibers: Condition[FiberRecord] | None,
+    width: timedelta,
+    between: dict[str, Any],
+) -> None:
+    stores = filled(duckdb_store, rows)
+    logs = [asked(store.logs, of_logs) for store in stores]
+    same(logs, lambda query: query.sources())
+    same(logs, lambda query: query.histogram(width, **between))
+    same(logs, lambda query: query.histogram(width, by="source_id", **between))
+    fibers = [asked(store.fibers, of_fibers) for store in stores]
+    same(fibers, lambda query: query.types())
+    same(fibers, lambda query: query.histogram(width, **between))
+    same(fibers, lambda query: query.histogram(width, by="fiber_type", **between))
+
+
+@many
+@given(
+    stores(attributes | attributes.map(lambda value: {"a": value})),
+    conditions(FiberRecord, 1) | st.none(),
+    st.sampled_from(["", "/a", "/a/a", "/a/0"]) | pointers,
+    st.integers(0, 3),
+)
+def test_attributes_are_the_same(
+    duckdb_store: DuckDBStorage,
+    rows: Rows,
+    condition: Condition[FiberRecord] | None,
+    pointer: str,
+    limit: int,
+) -> None:
+    both = [asked(store.fibers, condition) for store in filled(duckdb_store, rows)]
+    same(both, lambda fibers: fibers.attribute_keys(pointer))
+    expected, found = (fibers.attribute_values(pointer) for fibers in both)
+    assert sorted(map(repr, found)) == sorted(map(repr, expected))
+    assert [value.count for value in found] == [value.count for value in expected]
+    if all(is_printed_alike(value.value) for value in expected):
+        assert list(map(repr, found)) == list(map(repr, expected))
+    for fibers, every in zip(both, (expected, found), strict=True):
+        assert fibers.attribute_values(pointer, limit) == every[:limit]
+
+
+def is_printed_alike(value: Scalar) -> bool:
+    """Tell whether Python and DuckDB write a value as the same JSON text."""
+    return value.isprintable() if isinstance(value, str) else not isinstance(value, float)
+
+
+@few
+@given(
+    stores(), conditions(StoredLog, 1) | st.none(), st.lists(st.lists(log_records, max_size=3), max_size=4)
+)
+def test_tails_are_the_same(
+    duckdb_store: DuckDBStorage,
+    rows: Rows,
+    condition: Condition[StoredLog] | None,
+    written: list[list[StoredLog]],
+) -> None:
+    stores = filled(duckdb_store, rows)
+    queries = [asked(store.logs, condition) for store in stores]
+    following = [query.tail(timeout_s=0) for query in queries]
+    positions = [tail.position for tail in following]
+    for batch in written:
+        for store in stores:
+            store.write_logs(batch)
+        again = [
+            query.tail(position, timeout_s=0) for query, position in zip(queries, positions, strict=True)
+        ]
+        expected, found = (sorted(tail, key=lambda log: log.log_id) for tail in following)
+        assert found == expected
+        same(again, lambda tail: sorted(tail, key=lambda log: log.log_id))
+        positions = [tail.position for tail in again]

@@ -76,6 +76,8 @@ class Histogram:
         starts_us = self._starts_us([start_us for start_us, _ in found])
         names = sorted({group for _, group in found if group is not None})
         groups = names if grouped else [None]
+        if not groups:  # or all the steps of time would be gone through in vain
+            return []
         if len(starts_us) * len(groups) > MOST_BUCKETS:
             raise ValueError(
                 f"there would be more than {MOST_BUCKETS:,} buckets of width {self._width}; "

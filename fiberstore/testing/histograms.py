@@ -37,6 +37,8 @@ class HistogramsContract:
             assert query.histogram(_DAY, start=NOON) == query.histogram(_DAY, end=NOON) == []
         assert storage.logs.histogram(_DAY, by="source_id", start=NOON, end=at(99)) == []
         assert storage.fibers.histogram(_DAY, by="fiber_type", start=NOON, end=at(99)) == []
+        all_time = {"start": BEGIN_OF_TIME, "end": END_OF_TIME}
+        assert storage.logs.histogram(MICROSECOND, by="source_id", **all_time) == []
 
     def test_histogram_of_nothing_between_two_times_has_zeros(self, storage: QueryStorage) -> None:
         storage.write_logs([log(1, 9.0)])
