@@ -1,5 +1,7 @@
 """What the pages in docs/ show works: every example runs, and prints what stands below it.
 
+Blocks of ``sh`` are commands in a pipe; one of ``console`` is a command on a terminal, and what it prints.
+
 To write what the examples print into the pages: ``python tests/test_docs.py``.
 """
 
@@ -8,20 +10,25 @@ import io
 import os
 import re
 import shlex
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from fiberstore.cli import main
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+LANGUAGES = {"python", "sh", "console"}
 EXAMPLE = re.compile(
-    r"```(?P<language>python|sh)\n(?P<code>.*?)```\n(?:\n```text\n(?P<shown>.*?)```\n)?", re.DOTALL
+    r"```(?:(?P<language>python|sh)\n(?P<code>.*?)```\n(?:\n```text\n(?P<shown>.*?)```\n)?"
+    r"|console\n\$ (?P<command>.*?\n)(?P<seen>.*?)```\n)",
+    re.DOTALL,
 )
+TERMINAL = {"TTY_COMPATIBLE": "1", "TERM": "dumb"}  # to Rich: a terminal without colours
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Example:
 
     Attributes:
         line: Where it begins.
-        language: python or sh.
+        language: python, sh or console.
         code: What is run.
         shown: What it prints, as the page shows it; commands without such a block may print anything.
     """
@@ -43,7 +50,12 @@ class Example:
 
 def examples(page: str) -> list[Example]:
     return [
-        Example(page.count("\n", 0, found.start()) + 2, found["language"], found["code"], found["shown"])
+        Example(
+            page.count("\n", 0, found.start()) + 2,
+            found["language"] or "console",
+            found["code"] or found["command"],
+            found["shown"] if found["language"] else found["seen"],
+        )
         for found in EXAMPLE.finditer(page)
     ]
 
@@ -56,7 +68,9 @@ class Runner:
         self._names: dict[str, object] = {}
 
     def run(self, example: Example) -> str:
-        return self._run_python(example) if example.language == "python" else _run_commands(example.code)
+        if example.language == "python":
+            return self._run_python(example)
+        return _run_commands(example.code, TERMINAL if example.language == "console" else {})
 
     def _run_python(self, example: Example) -> str:
         printed = io.StringIO()
@@ -66,21 +80,21 @@ class Runner:
         return printed.getvalue()
 
 
-def _run_commands(code: str) -> str:
+def _run_commands(code: str, terminal: dict[str, str]) -> str:
     printed = ""
     for line in code.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line)
         assert program == "fiberstore", f"only fiberstore is run here: {line}"
-        environment = {**os.environ, "COLUMNS": "80"}
-        done = subprocess.run(
-            [sys.executable, "-m", "fiberstore", *arguments],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        printed += done.stdout
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, {"COLUMNS": "80", **terminal}),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main(arguments)
+        assert ended.value.code == 0, f"{line}\n{err.getvalue()}"
+        printed += out.getvalue() + err.getvalue()
     return printed
 
 
@@ -101,8 +115,8 @@ def test_there_are_pages_and_no_block_is_left_out() -> None:
     for path in PAGES:
         page = path.read_text()
         languages = re.findall(r"^```(\w+)$", page, re.MULTILINE)
-        assert len(examples(page)) == languages.count("python") + languages.count("sh")
-        assert set(languages) <= {"python", "sh", "text"}
+        assert len(examples(page)) == sum(language in LANGUAGES for language in languages)
+        assert set(languages) <= {*LANGUAGES, "text"}
 
 
 def _rewritten(path: Path) -> Iterator[str]:
@@ -111,7 +125,11 @@ def _rewritten(path: Path) -> Iterator[str]:
         printed = runner.run(example)
         yield page[end : found.start()]
         shown = printed if example.language == "python" or example.shown is not None else ""
-        yield f"```{example.language}\n{example.code}```\n" + (f"\n```text\n{shown}```\n" if shown else "")
+        if example.language == "console":
+            yield f"```console\n$ {example.code}{shown}```\n"
+        else:
+            yield f"```{example.language}\n{example.code}```\n"
+            yield f"\n```text\n{shown}```\n" if shown else ""
         end = found.end()
     yield page[end:]
 

@@ -25,6 +25,7 @@ from fiberstore.printable import visible
 from fiberstore.queries import Fibers
 
 _DEMO_FIBERS = 2
+_UNPAID = """fiber_type == "request" and logs.any(raw_text.contains("not charged"))"""
 
 
 @app.command(epilog="Example: fiberstore demo --lines 20000")
@@ -135,9 +136,7 @@ def _show_demo(storage: DuckDBStorage, store: str, rules_file: str) -> None:
         [
             listed
             for fiber_type in ("request", "job")
-            for listed in storage.fibers.where(Fibers.c.fiber_type == fiber_type)
-            .summaries(_DEMO_FIBERS)
-            .items
+            for listed in _of_type(storage, fiber_type).summaries(_DEMO_FIBERS).items
         ],
         as_json=False,
     )
@@ -151,9 +150,11 @@ def _show_demo(storage: DuckDBStorage, store: str, rules_file: str) -> None:
 
     typer.secho("\nTry next (the last reads the same files again, and adds nothing)", bold=True)
     for command in (
-        f"fibers {store} --type job --limit 5",
+        f"timeline {store}",
+        f"histogram {store} --bucket 10s --by source",
+        f"grep -i 'declined|timeout' {store}",
+        f"fibers {store} --where {shlex.quote(_UNPAID)} --order longest --limit 5",
         f"logs {store} --start {utc(fiber.first_activity)} --limit 10",
-        f"show {fiber.fiber_id} {store} --json",
         f"ingest {store} --rules {rules_file}",
     ):
         _echo_command(command)
