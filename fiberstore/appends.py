@@ -16,12 +16,17 @@ from weakref import WeakValueDictionary
 from fiberstore.process import database_key
 
 _STATEMENTS_KEPT = 256
+_LONGEST_KEPT_CHARS = 10_000
 _APPENDS = re.compile(r"\b(insert|copy|merge|update|execute|import)\b", re.IGNORECASE)
 
 
-@lru_cache(maxsize=_STATEMENTS_KEPT)
 def appends_rows(sql: str) -> bool:
     """Tell whether a statement may append rows; an update of an indexed column does. It goes by words."""
+    return _appends_rows(sql) if len(sql) <= _LONGEST_KEPT_CHARS else _APPENDS.search(sql) is not None
+
+
+@lru_cache(maxsize=_STATEMENTS_KEPT)
+def _appends_rows(sql: str) -> bool:
     return _APPENDS.search(sql) is not None
 
 

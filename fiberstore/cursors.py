@@ -16,6 +16,7 @@ from fiberstore.errors import CursorError
 
 _DIGEST_CHARS = 16
 _CHECKSUM_BYTES = 4
+_NUMBERS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +72,16 @@ def decode(query: str, cursor: str) -> Place:
         CursorError: The cursor is damaged, or belongs to another query.
         TypeError: It is no text.
     """
-    fields = _unpack(cursor)
-    match fields:
-        case [str(bound_to), bool(forward), int(number), str(id_), *mark] if mark:
+    match _unpack(cursor):
+        case [str(bound_to), bool(forward), number, str(id_), *mark]:
             if bound_to != digest(query):
                 raise CursorError(
                     "the cursor belongs to another query; use it with the same conditions and the same order"
                 )
-            return Place(forward, (number, UUID(id_)), _mark(mark))
-    raise CursorError(f"{cursor!r:.100} is the position of a tail, not the cursor of a page")
+            return Place(forward, (_number(number), _id(id_)), _mark(mark))
+        case [str(), int(), *_]:
+            raise CursorError(f"{cursor!r:.100} is the position of a tail, not the cursor of a page")
+    raise CursorError(f"{cursor!r:.100} is no cursor of this release")
 
 
 def encode_position(mark: Mark) -> str:
@@ -97,9 +99,11 @@ def decode_position(position: str) -> Mark:
     if position == "":
         return NOTHING_SEEN
     match _unpack(position):
-        case [str(), int(number)] as fields if not isinstance(number, bool):
+        case [str(), bool(), *_]:
+            raise CursorError(f"{position!r:.100} is the cursor of a page, not the position of a tail")
+        case [str(), _] as fields:
             return _mark(fields)
-    raise CursorError(f"{position!r:.100} is the cursor of a page, not the position of a tail")
+    raise CursorError(f"{position!r:.100} is no position of this release")
 
 
 def _fields(mark: Mark) -> list[str | int | None]:
@@ -109,11 +113,24 @@ def _fields(mark: Mark) -> list[str | int | None]:
 
 def _mark(fields: Sequence[object]) -> Mark:
     match fields:
-        case [None | str() as newest, int(number), *numbers]:
-            ends = [end for end in numbers if isinstance(end, int)]
-            holes = tuple(zip(ends[::2], ends[1::2], strict=True))
-            return Mark(None if newest is None else UUID(newest), number, holes)
+        case [newest, number, *ends] if len(ends) % 2 == 0:
+            numbers = [_number(end) for end in ends]
+            holes = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+            return Mark(None if newest is None else _id(newest), _number(number), holes)
     raise CursorError("the cursor is of another release of fiberstore")
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not -_NUMBERS <= value < _NUMBERS:
+        raise CursorError(f"the cursor holds {value!r:.100} for a number")
+    return value
+
+
+def _id(value: object) -> UUID:
+    try:
+        return UUID(str(value))
+    except ValueError as error:
+        raise CursorError(f"the cursor holds {value!r:.100} for an id") from error
 
 
 def _pack(fields: list[str | int | None]) -> str:
@@ -122,7 +139,7 @@ def _pack(fields: list[str | int | None]) -> str:
     return base64.urlsafe_b64encode(checksum + data).decode().rstrip("=")
 
 
-def _unpack(text: str) -> list[object]:
+def _unpack(text: str) -> object:
     if not isinstance(text, str):
         raise TypeError(f"expected a cursor, which is a str, got {text!r:.100}")
     try:
@@ -132,5 +149,7 @@ def _unpack(text: str) -> list[object]:
     checksum, data = packed[:_CHECKSUM_BYTES], packed[_CHECKSUM_BYTES:]
     if not data or zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "big") != checksum:
         raise CursorError(f"{text!r:.100} is no cursor, or not the whole of one")
-    fields: list[object] = json.loads(data)
-    return fields
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CursorError(f"{text!r:.100} is no cursor") from error

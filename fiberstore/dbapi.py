@@ -207,7 +207,6 @@ class Connection:
             parameters: Its values.
             batch_rows: Most rows of a batch.
         """
-        self._raw.execute("SET arrow_large_buffer_size = true")  # texts of a batch may exceed 2 GiB
         with self._statement(sql):
             relation = self._raw.sql(sql, params=list(parameters))
             if self.in_transaction:

@@ -49,6 +49,8 @@ _CONFIG = {
     "custom_user_agent": "fiberstore",
     # Nothing is downloaded by itself.
     "autoinstall_known_extensions": "false",
+    # The texts of an Arrow batch may exceed 2 GiB.
+    "arrow_large_buffer_size": "true",
     # A page looks up its wide columns after its rows are found, not before: half the time for 1,000 logs.
     "late_materialization_max_rows": "10000",
     # Every commit goes through the write-ahead log. A large one that goes around it is a checkpoint, and if

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 _LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
+_NO_TABLE = re.compile("Table with name (raw_logs|fibers|fiber_memberships) does not exist")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file ""')
 _DAMAGE = re.compile(
@@ -201,6 +202,8 @@ def _storage_error(error: BaseException) -> StorageError:
         return trouble
     if isinstance(error, duckdb.TransactionException):
         return ConflictError(message)
+    if isinstance(error, duckdb.CatalogException) and _NO_TABLE.search(message):
+        advice = " init_schema() builds the tables"
     return DatabaseError(message + advice)
 
 

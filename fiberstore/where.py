@@ -14,13 +14,12 @@ A condition is plain data that knows no backend. It is true or false of a record
 value. What no backend could answer exactly is refused when the condition is made.
 """
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import ClassVar, Generic, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 
 from fiberstore.records import (
@@ -40,6 +39,7 @@ Operator: TypeAlias = Literal["==", "<", "<=", ">", ">="]
 Value: TypeAlias = str | int | UUID | datetime | timedelta
 Scalar: TypeAlias = str | int | float | bool | None
 
+_MOST_NESTED = 60
 LEAST_NUMBER, GREATEST_NUMBER = -(2**63), 2**64 - 1
 
 
@@ -48,18 +48,20 @@ class Condition(ABC, Generic[R]):
 
     Attributes:
         record: The kind of record.
+        nesting: How many conditions lie in one another, at most 60.
     """
 
     record: type[R]
+    nesting: int = 1
 
     @abstractmethod
     def __repr__(self) -> str: ...
 
     def __and__(self, other: "Condition[R]") -> "Condition[R]":
-        return And(self.record, (self, _same(self, other)))
+        return And(self.record, (*_parts(self, And), *_parts(_same(self, other), And)))
 
     def __or__(self, other: "Condition[R]") -> "Condition[R]":
-        return Or(self.record, (self, _same(self, other)))
+        return Or(self.record, (*_parts(self, Or), *_parts(_same(self, other), Or)))
 
     def __invert__(self) -> "Condition[R]":
         return Not(self.record, self)
@@ -77,6 +79,10 @@ class And(Condition[R]):
 
     record: type[R]
     conditions: tuple[Condition[R], ...]
+    nesting: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        _nest(self, *self.conditions)
 
     def __repr__(self) -> str:
         return _joined(self, " & ") if self.conditions else "True"
@@ -88,6 +94,10 @@ class Or(Condition[R]):
 
     record: type[R]
     conditions: tuple[Condition[R], ...]
+    nesting: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        _nest(self, *self.conditions)
 
     def __repr__(self) -> str:
         return _joined(self, " | ") if self.conditions else "False"
@@ -99,6 +109,13 @@ class Not(Condition[R]):
 
     record: type[R]
     condition: Condition[R]
+    nesting: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        _nest(self, self.condition)
+
+    def __invert__(self) -> Condition[R]:
+        return self.condition
 
     def __repr__(self) -> str:
         return f"~{self.condition!r}"
@@ -201,6 +218,10 @@ class HasLog(Condition[FiberRecord]):
 
     condition: Condition[StoredLog]
     record: type[FiberRecord] = field(default=FiberRecord, init=False)
+    nesting: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        _nest(self, self.condition)
 
     def __repr__(self) -> str:
         return f"logs.any({self.condition!r})"
@@ -212,6 +233,10 @@ class HasFiber(Condition[StoredLog]):
 
     condition: Condition[FiberRecord]
     record: type[StoredLog] = field(default=StoredLog, init=False)
+    nesting: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        _nest(self, self.condition)
 
     def __repr__(self) -> str:
         return f"fibers.any({self.condition!r})"
@@ -518,6 +543,25 @@ def check_pointer(pointer: str) -> str:
     return pointer
 
 
+def _nest(condition: Condition[R], *parts: Condition[Any]) -> None:
+    """Note how deep a new condition is.
+
+    Raises:
+        ValueError: Deeper than Python and SQLAlchemy can go.
+    """
+    nesting = 1 + max((part.nesting for part in parts), default=0)
+    if nesting > _MOST_NESTED:
+        raise ValueError(
+            f"conditions are nested more than {_MOST_NESTED} deep; use in_() for many values, and join many "
+            "conditions with & or | one after the other"
+        )
+    object.__setattr__(condition, "nesting", nesting)  # they are frozen
+
+
+def _parts(condition: Condition[R], kind: type[And[R]] | type[Or[R]]) -> tuple[Condition[R], ...]:
+    return condition.conditions if isinstance(condition, kind) else (condition,)
+
+
 def _same(condition: Condition[R], other: Condition[R]) -> Condition[R]:
     return checked_condition(other, condition.record)
 
@@ -565,7 +609,7 @@ def _checked_bound(value: str | float) -> str | float:
             f"an attribute is compared with text, a number, a bool or None, got {value!r:.200}; "
             "compare the parts of a list or an object by their pointers"
         )
-    if not math.isfinite(value) or not LEAST_NUMBER <= value <= GREATEST_NUMBER:
+    if not LEAST_NUMBER <= value <= GREATEST_NUMBER:  # so NaN is refused, too
         raise ValueError(f"{value} is beyond the numbers that are compared exactly, -2**63 to 2**64 - 1")
     return value
 

@@ -182,7 +182,8 @@ class Workers(Threads):
 
     async def _wait_for_worker(self) -> Worker | None:
         try:
-            return await asyncio.wait_for(self._idle.get(), POOL_TIMEOUT_S)
+            async with asyncio.timeout(POOL_TIMEOUT_S):  # wait_for() may swallow a cancellation (Python 3.11)
+                return await self._idle.get()
         except TimeoutError:
             raise DatabaseError(
                 f"no thread was free for {POOL_TIMEOUT_S:g} s; raise pool_size, or close half-read streams"

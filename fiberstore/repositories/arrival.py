@@ -40,7 +40,7 @@ class Arrival:
         after = sa.and_(rowid > sa.bindparam("after"), self._is_committed)
         self._ids = Prepared[tuple[UUID]](sa.select(id_).where(rowid == sa.bindparam("rowid")))
         self._rowids = Prepared[tuple[int]](
-            sa.select(rowid).select_from(table).where(id_ == sa.bindparam("id"), self._is_committed)
+            sa.select(rowid).select_from(table).where(id_ == sa.bindparam("id"))
         )
         self._seen = Prepared[tuple[int, int | None]](
             sa.select(sa.func.count(), sa.func.max(rowid)).select_from(table).where(after)

@@ -35,9 +35,15 @@ from fiberstore.where import (
 Expression: TypeAlias = sa.ColumnElement[Any]
 
 LOGS, FIBERS, MEMBERSHIPS = RawLog.__table__, Fiber.__table__, Membership.__table__
-DURATION_US: sa.ColumnElement[int] = sa.func.epoch_us(
-    FIBERS.c.last_activity, type_=sa.BigInteger
-) - sa.func.epoch_us(FIBERS.c.first_activity, type_=sa.BigInteger)
+# Where another client has stored 'infinity', or more than fits, it is the longest there is.
+DURATION_US: sa.ColumnElement[int] = sa.func.coalesce(
+    getattr(sa.func, "try")(
+        sa.func.epoch_us(FIBERS.c.last_activity, type_=sa.BigInteger)
+        - sa.func.epoch_us(FIBERS.c.first_activity, type_=sa.BigInteger)
+    ),
+    sa.literal_column(str(2**63 - 1), sa.BigInteger),
+    type_=sa.BigInteger,
+)
 
 _MICROSECOND = timedelta(microseconds=1)
 _MOST_PARAMETERS = 50

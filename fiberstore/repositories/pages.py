@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.cursors import Mark, Place, decode, encode
 from fiberstore.dbapi import Connection
+from fiberstore.errors import CursorError, SerializationError
 from fiberstore.queries import Found, Page, Partition, ValueCount
 from fiberstore.records import MAX_ROWS, FiberRecord, StoredLog, check_id, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
@@ -129,7 +130,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     def _paging(self, session: Session | Connection, limit: int, cursor: str | None) -> Iterator[Page[P]]:
         """Give a page, and the snapshot that it is of."""
         check_number("limit", limit, least=1)
-        place = None if cursor is None else decode(repr(self), cursor)
+        place = None if cursor is None else self._place(cursor)
         with self._arrival.snapshot(session, None if place is None else place.mark) as mark:
             if place is None:
                 yield self._page_after(session, limit, None, mark, [])
@@ -137,6 +138,14 @@ class PagedQuery(SqlQuery[P], Generic[P]):
                 yield self._page_with_late(session, limit, place, mark)
             else:
                 yield self._page_before(session, limit, place)
+
+    def _place(self, cursor: str) -> Place:
+        place = decode(repr(self), cursor)
+        try:
+            self._order.value_of(place.key[0])
+        except SerializationError as error:
+            raise CursorError(f"the cursor leads nowhere: {error}") from error
+        return place
 
     def _page_with_late(self, session: Session | Connection, limit: int, place: Place, mark: Mark) -> Page[P]:
         is_late = sa.and_(
