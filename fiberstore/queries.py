@@ -47,7 +47,8 @@ class Page(Generic[T]):
         previous: Cursor of the page before; None on the first page.
         late: Rows that were stored since the walk from page to page began, but whose place lies before this
             page, where the walk has been already; in the order they were stored. Each is reported once. A
-            fiber counts as stored when it is written and when ``update_fiber`` changes it.
+            fiber counts as stored when it is written, when ``update_fiber`` changes it, and when its type
+            changes; ``update_many`` of the same type moves nothing.
     """
 
     items: list[T]
@@ -266,7 +267,9 @@ class Logs(Query[StoredLog]):
         """Return a page of the query.
 
         Going on with ``page.next`` until it is None meets every log exactly once, in ``items`` or in
-        ``late``, whatever is stored meanwhile. A page costs the same wherever it is.
+        ``late``, whatever is stored meanwhile. A page costs the same wherever it is. A transaction sees one
+        moment: what it writes itself behind the walk is not met, and what it has met before its commit may
+        be late once more after it.
 
         Args:
             limit: Most rows, >= 1, and most late ones (but for rare cases when writes were on their way).
@@ -348,8 +351,8 @@ class Logs(Query[StoredLog]):
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> LogTail:
         """Return an iterator over the logs of the query in the order they are stored, and wait for more.
 
-        Each log that is committed after the position comes exactly once. One whose timestamp or source an
-        application changes comes again.
+        Each log that is committed after the position comes exactly once, those of one call or transaction
+        in any order. One whose timestamp or source an application changes comes again.
 
         Args:
             position: ``tail.position`` of another tail; None is now, and ``""`` the beginning of the store.
@@ -382,7 +385,8 @@ class Fibers(Query[FiberRecord]):
     def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberRecord]:
         """Return a page of the query; see ``Logs.page``.
 
-        A fiber that changes so that its place in the order moves may meanwhile come twice or not at all.
+        A fiber that changes so that its place in the order moves, or so that it begins to meet the
+        conditions, may meanwhile come twice or not at all.
         """
 
     @abstractmethod
