@@ -1,9 +1,9 @@
 """``Appends``: which writes of a database are on their way, for who reads in the order of arrival.
 
-Beside threads that write small batches and batches of 150,000 rows into a file, readers of DuckDB 2.0.0 have
-seen rows with larger numbers (``rowid``) while rows with smaller ones were missing, even a part of one commit,
-and all a moment later (in 3 of some 50 runs of ten seconds). A snapshot that was taken while no write was on its
-way has no such holes.
+Beside threads that write small batches and batches of 150,000 rows into a file, readers of DuckDB 2.0.0
+have seen rows with larger numbers (``rowid``) while rows with smaller ones were missing, even a part of one
+commit, and all a moment later (in 3 of some 50 runs of ten seconds). A snapshot that was taken while no write
+was on its way has no such holes.
 """
 
 import os
