@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import ConflictError, DatabaseError, DuckDBStorage, SerializationError
+from fiberstore import DatabaseError, DuckDBStorage, SerializationError
 from fiberstore.cli import main
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
 
@@ -415,15 +415,23 @@ def test_a_full_disk_leaves_nothing_behind(db_file: Path, tmp_path: Path, suffix
     assert list(folder.iterdir()) == []
 
 
-def test_another_transaction_that_was_first_is_a_conflict(storage: DuckDBStorage, tmp_path: Path) -> None:
+def test_an_import_that_meets_a_conflict_reads_its_file_again(storage: DuckDBStorage, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text(_json({"log_id": str(uid(1)), "fiber_id": str(uid(2)), "config_version": 3}))
+    path.write_text(
+        "".join(
+            _json({"log_id": str(uid(number)), "fiber_id": str(uid(2)), "config_version": 3})
+            for number in (1, 3)
+        )
+    )
+    seen = []
 
-    def write_first(_rows: int) -> None:
+    def write_first(rows: int) -> None:
+        seen.append(rows)
         storage.write_memberships([member(1, 2)])
 
-    with pytest.raises(ConflictError):
-        storage.import_memberships(path, on_rows=write_first)
+    assert storage.import_memberships(path, on_rows=write_first) == 1
+    assert seen == [2, 2]
+    assert list(storage.memberships.iter_records()) == [member(1, 2), member(3, 2, 3)]
 
 
 # ---------------------------------------------------------------- memory
