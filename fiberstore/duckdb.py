@@ -72,8 +72,8 @@ class DuckDBStorage(QueryStorage):
     Calls that change fibers wait for one another, because DuckDB would lose one of two such changes without
     an error; everything else runs side by side. The same holds for sessions on ``engine``: one that has read
     before it changes or deletes rows fails with a conflict if rows were changed in between. A long iterator
-    that is written holds one of the connections until it ends. An import that meets a conflict reads its files
-    again, and tells ``on_rows`` of them again; one that has run for 10 s by then fails with ``ConflictError``.
+    that is written holds one of the connections until it ends. An import that meets a conflict reads its
+    files again, and tells ``on_rows`` of them again; one that has run for 10 s by then fails.
 
     Args:
         target: A path, a ``duckdb:///`` URL (its query may hold DuckDB settings), or ``":memory:"`` for a
