@@ -26,8 +26,8 @@ def read_records(
 ) -> Iterator[pa.RecordBatch]:
     """Read a file, or all of a folder in the order of their names, in bounded memory.
 
-    A CSV or JSON Lines file that was cut off between rows, or a CSV file outside quotes, cannot be told from a
-    whole one.
+    A CSV or JSON Lines file that was cut off between rows, or a CSV file outside quotes, cannot be told from
+    a whole one.
 
     Args:
         path: The file or the folder.
