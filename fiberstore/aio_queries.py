@@ -163,6 +163,7 @@ class ThreadedLogTail(AsyncLogTail):
         self._read_to = position
         self._found: deque[tuple[StoredLog, str]] = deque()
         self._timeout_s = timeout_s
+        self._looking: asyncio.Task[None] | None = None  # goes on when a wait for it is cancelled
 
     @property
     def position(self) -> str:
@@ -173,16 +174,25 @@ class ThreadedLogTail(AsyncLogTail):
         now_s = asyncio.get_running_loop().time
         until_s = math.inf if self._timeout_s is None else now_s() + self._timeout_s
         while not self._found:
-            found, self._read_to = await self._threads.run(_look, self._query, self._read_to)
-            self._found.extend(found)
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look())
+                self._looking.add_done_callback(_take_error)
+            looking = self._looking
+            await asyncio.wait([looking])
+            looking.result()
             if not self._found:
-                self._position = self._read_to
                 rest_s = until_s - now_s()
                 if rest_s <= 0:
                     raise StopAsyncIteration
                 await asyncio.sleep(min(rest_s, _POLL_S))
         log, self._position = self._found.popleft()
         return log
+
+    async def _look(self) -> None:
+        found, self._read_to = await self._threads.run(_look, self._query, self._read_to)
+        self._found.extend(found)
+        if not found:
+            self._position = self._read_to
 
 
 class ThreadedFibers(ThreadedQuery[FiberRecord], AsyncFibers):
@@ -278,6 +288,12 @@ def _batches(query: Query[R], batch_rows: int) -> Generator["pa.RecordBatch", No
 
 def _begin_tail(query: Logs, position: str | None, timeout_s: float | None) -> str:
     return query.tail(position, timeout_s=timeout_s).position
+
+
+def _take_error(looking: "asyncio.Task[None]") -> None:
+    """Have asyncio not warn of the error of a look that nobody waits for: the next look will meet it."""
+    if not looking.cancelled():
+        looking.exception()
 
 
 def _look(query: Logs, position: str) -> tuple[list[tuple[StoredLog, str]], str]:

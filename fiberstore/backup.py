@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,42 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         DatabaseError: The target exists, its folder does not, or it cannot be written.
     """
+    with _new(target) as (partial, path):
+        try:
+            yield partial
+            _sync(partial)
+            _give_name(partial, path)
+            _sync(path.parent)
+        finally:
+            for suffix in _SUFFIXES:
+                partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the block a folder to write in, and the folder its own name once the block has ended.
+
+    The block has files in folders of the folder put on disk; the rest is as for ``new_file``.
+
+    Raises:
+        DatabaseError: The target exists, its folder does not, or it cannot be written.
+    """
+    with _new(target) as (partial, path):
+        try:
+            partial.mkdir()
+            yield partial
+            for written in (*partial.iterdir(), partial):
+                _sync(written)
+            partial.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _new(target: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
+    """Give the block a hidden path to write at, and the path of the target, if nothing is there."""
     path = Path(check_text(os.fspath(target))).absolute()
-    partial = path.with_name(f".{uuid4().hex}.partial")
     try:
         for suffix in _SUFFIXES:
             taken = path.with_name(path.name + suffix)
@@ -51,15 +86,9 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
                 raise DatabaseError(f"{taken} exists already, and nothing is overwritten; give another path")
         if not path.parent.is_dir():
             raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
-        yield partial
-        _sync(partial)
-        _give_name(partial, path)
-        _sync(path.parent)
+        yield path.with_name(f".{uuid4().hex}.partial"), path
     except OSError as error:
         raise DatabaseError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        for suffix in _SUFFIXES:
-            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
 
 
 def _give_name(partial: Path, path: Path) -> None:

@@ -72,7 +72,8 @@ class DuckDBStorage(QueryStorage):
     Calls that change fibers wait for one another, because DuckDB would lose one of two such changes without
     an error; everything else runs side by side. The same holds for sessions on ``engine``: one that has read
     before it changes or deletes rows fails with a conflict if rows were changed in between. A long iterator
-    that is written holds one of the connections until it ends.
+    that is written holds one of the connections until it ends. An import that meets a conflict reads its
+    files again, and tells ``on_rows`` of them again; one that has run for 10 s by then fails.
 
     Args:
         target: A path, a ``duckdb:///`` URL (its query may hold DuckDB settings), or ``":memory:"`` for a
@@ -333,16 +334,9 @@ class DuckDBStorage(QueryStorage):
         return self._write_batches(method, batches, write)
 
     def _write_batches(self, method: str, batches: Iterable[T], write: Callable[[Connection, T], int]) -> int:
-        """Write batches that cannot be read twice in one transaction, each as it comes."""
-        written = 0
+        """Write batches of an iterator, which cannot be read again after a conflict."""
         with self._telemetry.running(method) as call, self._connection(call) as connection:
-            with translate_errors():
-                connection.begin()
-            for batch in batches:
-                written += write(connection, batch)
-            with translate_errors():
-                connection.commit()
-        return written
+            return _write_in_one_transaction(connection, batches, write)
 
     def _import(
         self,
@@ -352,6 +346,7 @@ class DuckDBStorage(QueryStorage):
         table: str,
         on_rows: Callable[[int], None] | None,
     ) -> int:
+        """Write the batches of files, which are read again after a conflict."""
         from fiberstore.exchange import Stamp, read_records
 
         stamp = Stamp(datetime.now(UTC), self.config_version)
@@ -360,7 +355,12 @@ class DuckDBStorage(QueryStorage):
             with translate_errors():
                 return bulk.insert_batch(connection, table, batch)
 
-        return self._write_batches(method, read_records(path, kind, stamp, on_rows=on_rows), write)
+        def work(connection: Connection) -> int:
+            return _write_in_one_transaction(
+                connection, read_records(path, kind, stamp, on_rows=on_rows), write
+            )
+
+        return self._write(method, work)
 
     def _write(self, method: str, work: Callable[[Connection], T], *, changes: bool = False) -> T:
         """Run the work, again and again while it conflicts, up to ``RETRY_TIMEOUT_S``."""
@@ -415,6 +415,19 @@ class DuckDBStorage(QueryStorage):
         except BaseException:
             turn.end(changed=False)
             raise
+
+
+def _write_in_one_transaction(
+    connection: Connection, batches: Iterable[T], write: Callable[[Connection, T], int]
+) -> int:
+    written = 0
+    with translate_errors():
+        connection.begin()
+    for batch in batches:
+        written += write(connection, batch)
+    with translate_errors():
+        connection.commit()
+    return written
 
 
 def _delays_s() -> Iterator[float]:

@@ -257,6 +257,80 @@ def test_a_wait_for_a_tail_that_is_cancelled_loses_no_log() -> None:
     run(test)
 
 
+def test_a_look_goes_on_when_the_wait_for_it_is_cancelled() -> None:
+    async def test(storage: AsyncDuckDBStorage) -> None:
+        tail = await storage.logs.tail("")
+        found: list[StoredLog] = []
+        cancelled = 0
+        while len(found) < LOGS // 2 and cancelled < 20:
+            try:
+                async with asyncio.timeout(0):
+                    found.append(await anext(tail))
+            except TimeoutError:
+                cancelled += 1
+                await count(storage)  # waits for the look, as the pool has one thread
+        rest = await storage.logs.tail(tail.position, timeout_s=0)
+        ids = [row.log_id.int for row in found]
+        assert ids == list(range(LOGS // 2))
+        assert [row.log_id.int async for row in rest] == list(range(LOGS // 2, LOGS))
+
+    run(test)
+
+
+def test_a_look_that_fails_while_nobody_waits_is_no_ones_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(storage: AsyncDuckDBStorage) -> None:
+        tail = await storage.logs.tail("")
+        await asyncio.to_thread(drop_logs, storage)
+        begun = asyncio.create_task(step(tail))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # until the look has begun
+        begun.cancel()
+        await asyncio.gather(begun, return_exceptions=True)
+        with pytest.raises(DatabaseError, match="raw_logs"):
+            await storage.logs.count()  # after the look: the pool has one thread
+        again = await asyncio.gather(step(tail), return_exceptions=True)
+        assert [type(error) for error in again] == [DatabaseError]
+        del tail, begun, again
+        gc.collect()
+
+    run(test)
+    assert caplog.text == ""
+
+
+def test_a_tail_that_is_forgotten_while_it_looks_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(storage: AsyncDuckDBStorage) -> None:
+        tasks = asyncio.all_tasks()
+        for rounds in range(20):
+            tail = await storage.logs.tail("")
+            waiting = asyncio.create_task(step(tail))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            del tail, waiting
+            gc.collect()
+            assert await count(storage) == LOGS
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == tasks
+
+    for _ in range(2):
+        run(test)
+    asyncio.run(leave_looking())
+    gc.collect()
+    assert caplog.text == ""
+
+
+async def leave_looking() -> None:
+    async with a_storage() as storage:
+        tail = await storage.logs.tail("")
+        waiting = asyncio.create_task(step(tail))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
 def test_a_tail_ends_when_nothing_was_stored_for_its_timeout() -> None:
     async def test(storage: AsyncDuckDBStorage) -> None:
         loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import ConflictError, DatabaseError, DuckDBStorage, SerializationError
+from fiberstore import DatabaseError, DuckDBStorage, SerializationError
 from fiberstore.cli import main
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
 
@@ -202,6 +202,8 @@ BAD_LOGS: dict[str, tuple[str, str, str]] = {
     "no suffix": ("x", "", "must end in .parquet, .csv or .jsonl"),
     "no parquet": ("x.parquet", "PAR1", ""),
     "empty csv": ("x.csv", "", "Empty CSV"),
+    "cut off in quotes": ("x.csv", _csv()[:-3], "cut off inside quotes"),
+    "cut off after a row in quotes": ("x.csv", _csv() + _csv().splitlines()[1][:-3] + "\n", "cut off inside"),
     "a short row": ("x.csv", _csv() + "1,2\n", "Expected 4 columns, got 2"),
     "missing column": ("x.csv", "log_id,timestamp,source_id\n", "lacks raw_text"),
     "extra column": ("x.csv", _csv(level="INFO"), "has level, which no StoredLog has"),
@@ -326,6 +328,16 @@ def test_truncated_files_are_refused(storage: DuckDBStorage, tmp_path: Path) -> 
             storage.import_logs(path)
 
 
+def test_a_damaged_file_is_named(storage: DuckDBStorage, tmp_path: Path) -> None:
+    storage.write_logs([log(number) for number in range(1_000)])
+    path = tmp_path / "x.parquet"
+    storage.logs.export(path)
+    path.write_bytes(path.read_bytes().replace(b"\x28\xb5\x2f\xfd", b"\0\0\0\0"))  # what begins zstd
+    with pytest.raises(OSError, match=re.escape(str(path))) as caught:
+        storage.import_logs(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_not_there_cannot_be_read(storage: DuckDBStorage, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         storage.import_logs(tmp_path / "none.csv")
@@ -369,6 +381,10 @@ def test_an_export_overwrites_nothing(storage: DuckDBStorage, tmp_path: Path) ->
     for unit in (None, "day"):
         with pytest.raises(DatabaseError, match="does not exist; create it first"):
             storage.logs.export(tmp_path / "none" / "x.csv", partition_by=unit)  # type: ignore[arg-type]
+    path.touch()
+    for unit in (None, "day"):
+        with pytest.raises(DatabaseError, match=re.escape(f"the folder {path} does not exist")):
+            storage.logs.export(path / "y.csv", partition_by=unit)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_split_is_refused(storage: DuckDBStorage, tmp_path: Path) -> None:
@@ -415,15 +431,23 @@ def test_a_full_disk_leaves_nothing_behind(db_file: Path, tmp_path: Path, suffix
     assert list(folder.iterdir()) == []
 
 
-def test_another_transaction_that_was_first_is_a_conflict(storage: DuckDBStorage, tmp_path: Path) -> None:
+def test_an_import_that_meets_a_conflict_reads_its_file_again(storage: DuckDBStorage, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text(_json({"log_id": str(uid(1)), "fiber_id": str(uid(2)), "config_version": 3}))
+    path.write_text(
+        "".join(
+            _json({"log_id": str(uid(number)), "fiber_id": str(uid(2)), "config_version": 3})
+            for number in (1, 3)
+        )
+    )
+    seen = []
 
-    def write_first(_rows: int) -> None:
+    def write_first(rows: int) -> None:
+        seen.append(rows)
         storage.write_memberships([member(1, 2)])
 
-    with pytest.raises(ConflictError):
-        storage.import_memberships(path, on_rows=write_first)
+    assert storage.import_memberships(path, on_rows=write_first) == 1
+    assert seen == [2, 2]
+    assert list(storage.memberships.iter_records()) == [member(1, 2), member(3, 2, 3)]
 
 
 # ---------------------------------------------------------------- memory
@@ -506,7 +530,6 @@ def test_commands_refuse_in_one_line(
         (("export", "logs", "--db", filled, tmp_path / "x.txt"), "must end in"),
         (("export", "logs", "--db", filled, tmp_path / "taken.csv"), "exists already"),
         (("export", "logs", "--db", tmp_path / "none.duckdb", tmp_path / "x.csv"), "does not exist"),
-        (("export", "memberships", "--db", filled, tmp_path / "x.csv", "--partition-by", "day"), "no time"),
         (("import", "logs", "--db", filled, tmp_path / "none.csv"), "No such file"),
         (("import", "logs", "--db", filled, tmp_path / "taken.csv"), "taken.csv"),
     ):
@@ -514,7 +537,11 @@ def test_commands_refuse_in_one_line(
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert err.startswith("fiberstore: ")
         assert word in err
-    for wrong in (("export", "rows", "--db", filled, "x.csv"), ("import", "logs", "--db", filled)):
+    for wrong in (
+        ("export", "rows", "--db", filled, "x.csv"),
+        ("export", "memberships", "--db", filled, "x.csv", "--partition-by", "day"),
+        ("import", "logs", "--db", filled),
+    ):
         assert run(capsys, *wrong)[0] == 2
     assert run(capsys, "export", "logs", "--db", filled, "x.csv", "--partition-by", "week")[0] == 2
     for command in ("export", "import"):

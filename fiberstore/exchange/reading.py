@@ -1,6 +1,7 @@
 """Files to Arrow batches, as they are: ``validation`` says whether they hold records."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ def read_records(
     path: str | Path, kind: Kind, stamp: Stamp, *, on_rows: Callable[[int], None] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Read a file, or all of a folder in the order of their names, in bounded memory.
+
+    A CSV or JSON Lines file that was cut off between rows, or a CSV file outside quotes, cannot be told from
+    a whole one.
 
     Args:
         path: The file or the folder.
@@ -52,8 +56,16 @@ def _records_of(file: Path, kind: Kind, stamp: Stamp) -> Iterator[tuple[pa.Recor
         for batch in _READERS[format_of(file)](file, kind):
             yield validated(batch, kind, stamp, row), batch.num_rows
             row += batch.num_rows
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{file}: {_first_line(error)}") from error  # pyarrow's, of a damaged Parquet file
     except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{file}: {str(error).strip().partition(chr(10))[0]}") from error
+        raise ValueError(f"{file}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _files(path: Path) -> list[Path]:
@@ -76,6 +88,7 @@ def _parquet(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
 
 def _csv(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
     """Read all columns as text; what has quotes is never null."""
+    _check_quotes(path)
     as_text = {field.name: TEXT for field in schema_of(kind)}
     with path.open("rb") as opened:
         reader = pa_csv.open_csv(
@@ -92,6 +105,14 @@ def _csv(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
         with reader:
             check_columns(reader.schema.names, kind)
             yield from reader
+
+
+def _check_quotes(path: Path) -> None:
+    """Refuse a file that ends inside quotes, which pyarrow closes: in a whole one they are even in number."""
+    with path.open("rb") as file:
+        quotes = sum(block.count(b'"') for block in iter(partial(file.read, _BLOCK_BYTES), b""))
+    if quotes % 2:
+        raise ValueError("is cut off inside quotes, or has a quote in text without quotes around it")
 
 
 def _json_lines(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:

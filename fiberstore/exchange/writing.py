@@ -1,23 +1,19 @@
 """Arrow batches to files, which have their names once they are complete."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from fiberstore.backup import new_file
-from fiberstore.errors import DatabaseError
+from fiberstore.backup import new_file, new_folder
 from fiberstore.exchange.schemas import NULLABLE, TEXT, TIME, TIMES, Kind, schema_of
 from fiberstore.queries import Partition
-from fiberstore.records import check_text
 
 Write: TypeAlias = Callable[[pa.RecordBatch], object]
 
@@ -57,6 +53,7 @@ def write_records(
     """Write batches in the schema of their kind; see ``Query.export``.
 
     With ``partition_by`` they must be ordered by time, so that a part is complete when another begins.
+    Where there are none, the folder holds one empty ``part-0``, which can be read again.
 
     Returns:
         How many rows there were.
@@ -85,32 +82,9 @@ def _writing(path: Path, kind: Kind, partition_by: Partition | None) -> Iterator
             yield parts.write
         finally:
             parts.close()
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Give the block a folder to write in, and the folder its name once the block has ended.
-
-    Raises:
-        DatabaseError: The target exists, its parent does not, or it cannot be written.
-    """
-    path = Path(check_text(str(target))).absolute()
-    partial = path.with_name(f".{uuid4().hex}.partial")
-    try:
-        if os.path.lexists(path):
-            raise DatabaseError(f"{path} exists already, and nothing is overwritten; give another path")
-        if not path.parent.is_dir():
-            raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
-        partial.mkdir()
-        yield partial
-        for folder in (*(part for part in partial.iterdir()), partial):
-            _sync(folder)
-        partial.rename(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise DatabaseError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not any(folder.iterdir()):
+            with _open_part(folder / f"part-0{path.suffix}", kind):
+                pass
 
 
 class _Parts:
@@ -152,14 +126,6 @@ def _open_part(path: Path, kind: Kind) -> Iterator[Write]:
             yield write
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -164,6 +164,16 @@ class StreamsContract:
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("kind", ["logs", "fibers"])
+    def test_an_empty_export_in_parts_is_an_empty_file_in_a_folder(
+        self, *, storage: QueryStorage, other: QueryStorage, tmp_path: Path, kind: str, suffix: str
+    ) -> None:
+        path = tmp_path / f"none{suffix}"
+        assert _query(storage, kind).export(path, partition_by="day") == 0
+        assert [str(file.relative_to(path)) for file in path.rglob("*")] == [f"part-0{suffix}"]
+        assert _import(other, kind)(path) == 0
+
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    @pytest.mark.parametrize("kind", ["logs", "fibers"])
     @pytest.mark.parametrize(("unit", "length"), [("month", 7), ("day", 10), ("hour", 13)])
     def test_parts_are_folders_by_utc_time(
         self,
