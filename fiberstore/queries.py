@@ -230,7 +230,8 @@ class Query(ABC, Generic[R]):
             path: The file, which has its name only once it is complete: ``.parquet``, ``.csv`` or ``.jsonl``.
                 With ``partition_by`` a new folder of that name, with ``day=2024-12-10/part-0.parquet`` and so
                 on in it.
-            partition_by: Split by the UTC month, day or hour of ``timestamp`` or ``first_activity``.
+            partition_by: Split by the UTC month, day or hour of ``timestamp`` or ``first_activity``; the
+                query must be ordered by it, oldest or newest first. Of nothing, there is one empty ``part-0``.
             on_rows: Called with the number of rows of each batch.
 
         Returns:
@@ -483,7 +484,7 @@ class QueryStorage(Storage):
 
         Args:
             path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, or a folder of them.
-            on_rows: Called with the number of rows of each batch.
+            on_rows: Called with the number of rows of each batch; after a conflict the files are read again.
 
         Returns:
             How many are new: their ``log_id`` was not stored yet.

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from fiberstore.cursors import NOTHING_SEEN, Mark, Place, decode, decode_position, encode, encode_position
 from fiberstore.engine import check_seconds
 from fiberstore.errors import CursorError
-from fiberstore.exchange import check_export, schema_of, write_records
+from fiberstore.exchange import schema_of, write_records
 from fiberstore.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
@@ -221,7 +221,6 @@ class MemoryQuery(Query[R], Generic[R]):
         partition_by: Partition | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> int:
-        check_export(path, self.record, partition_by)
         return write_records(self.to_arrow(), self.record, path, partition_by=partition_by, on_rows=on_rows)
 
     def _found(self, tables: Tables) -> list[R]:

@@ -4,6 +4,6 @@ from fiberstore.exchange.reading import read_records
 from fiberstore.exchange.schemas import schema_of
 from fiberstore.exchange.streams import closing_reader
 from fiberstore.exchange.validation import Stamp
-from fiberstore.exchange.writing import check_export, write_records
+from fiberstore.exchange.writing import write_records
 
-__all__ = ["Stamp", "check_export", "closing_reader", "read_records", "schema_of", "write_records"]
+__all__ = ["Stamp", "closing_reader", "read_records", "schema_of", "write_records"]

@@ -125,9 +125,8 @@ class SqlQuery(Query[R], Generic[R]):
         on_rows: Callable[[int], None] | None = None,
     ) -> int:
         """See ``Query.export``."""
-        from fiberstore.exchange import check_export, write_records
+        from fiberstore.exchange import write_records
 
-        check_export(path, self._record, partition_by)
         batches = self._batches("export", _EXPORT_BATCH_ROWS)
         with closing(batches):
             return write_records(batches, self._record, path, partition_by=partition_by, on_rows=on_rows)
