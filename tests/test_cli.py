@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -722,7 +723,46 @@ def test_a_store_that_another_process_holds(run: Run, rules_file: Path, db_file:
     assert run("logs", "--db", db_file).code == 0
 
 
-def test_a_pipe_that_is_closed_early_ends_the_command_quietly(run: Run, db_file: Path) -> None:
+@pytest.mark.parametrize("command", [("stats",), ("logs", "--json"), ("grep", "-c", "a"), ("--help",)])
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        (">&-", "fiberstore: standard output is closed; give it a file, such as /dev/null\n"),
+        (">/dev/full", "fiberstore: standard output cannot be written: No space left on device\n"),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_told(
+    store: Path, command: tuple[str, ...], target: str, says: str
+) -> None:
+    db = [] if "--help" in command else ["--db", str(store)]
+    line = shlex.join([sys.executable, "-m", "fiberstore", *command, *db])
+    process = subprocess.run(
+        ["sh", "-c", f"unset PYTHONUNBUFFERED; {line} {target}"], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stderr) == (1, says)
+
+
+@pytest.mark.parametrize("command", ["logs", "fibers", "stats", "histogram", "timeline"])
+def test_colours_that_are_forced_make_no_terminal_of_a_pipe(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    plain = run(command, "--db", store)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run(command, "--db", store).out == plain.out
+    assert "\t" in plain.out
+
+
+def test_colours_that_are_forced_make_no_bar_of_a_pipe(
+    run: Run, store: Path, rules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run("export", "logs", tmp_path / "logs.jsonl", "--db", store).err == ""
+    assert run("ingest", "--rules", rules_file, "--db", tmp_path / "s.duckdb").err == ""
+
+
+def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_does_not(
+    run: Run, db_file: Path
+) -> None:
     now = datetime(2024, 5, 1, tzinfo=UTC)
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
@@ -735,6 +775,15 @@ def test_a_pipe_that_is_closed_early_ends_the_command_quietly(run: Run, db_file:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 1
+    line = shlex.join([sys.executable, "-m", "fiberstore", "logs", "--db", str(db_file)])
+    full = subprocess.run(
+        ["sh", "-c", f"unset PYTHONUNBUFFERED; {line} >/dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.stderr == "fiberstore: standard output cannot be written: No space left on device\n"
+    assert full.returncode == 1
 
 
 TERMINAL = """

@@ -61,21 +61,34 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments of the command line, instead of the process's own.
     """
+    if sys.stdout is None:  # the file of a store might get its descriptor, and what is printed into it
+        tell("standard output is closed; give it a file, such as /dev/null")
+        sys.exit(1)
+    code = 1
     try:
         try:
             with translate_errors():
                 app(args, prog_name="fiberstore")
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the pipe has gone; Python must not flush into it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+            _flush()
+    except BrokenPipeError:
+        pass
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except (StorageError, ValueError, OSError) as error:
         for line in str(error).splitlines():
             tell(line)
-        sys.exit(1)
+    sys.exit(code)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        if isinstance(error, BrokenPipeError):  # the reader has gone
+            raise
+        raise StorageError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def tell(line: str) -> None:

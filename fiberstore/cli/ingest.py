@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import queries
 from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import print_fiber, print_fibers, print_json, print_statistics, utc
+from fiberstore.cli.render import (
+    make_console,
+    print_fiber,
+    print_fibers,
+    print_json,
+    print_statistics,
+    utc,
+)
 from fiberstore.demo import write_demo
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.ingest.pipeline import IngestReport
@@ -95,7 +101,7 @@ def _ingest(storage: DuckDBStorage, rules: Rules) -> tuple[IngestReport, float]:
 @contextmanager
 def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[IngestReport], None]]]:
     """Show a bar on a terminal; yield what moves it: bytes that were read, batches that were stored."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         total = sum(source.path.stat().st_size for source in rules.sources.values())

@@ -10,14 +10,13 @@ from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
-from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
 from fiberstore.cli.app import app, tell
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, FiberOrderName, Json, fiber_order, with_filter
-from fiberstore.cli.render import duration, print_json, utc
+from fiberstore.cli.render import duration, make_console, print_json, utc
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.printable import visible
 from fiberstore.queries import Timeline, TimelinePoint
@@ -80,7 +79,7 @@ def _write_page(storage: DuckDBStorage, found: Timeline, path: Path) -> None:
 
 
 def _print_timeline(found: Timeline, *, as_json: bool) -> None:
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = make_console()
     if as_json:
         for fiber, points in _by_fiber(found):
             found_points = _POINTS.dump_python(points, mode="json", exclude={"__all__": {"fiber_id"}})

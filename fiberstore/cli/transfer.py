@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli.app import app
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, Json, LogFilter, with_filter
-from fiberstore.cli.render import print_json
+from fiberstore.cli.render import make_console, print_json
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.printable import visible
 from fiberstore.queries import Partition, Query
@@ -114,7 +113,7 @@ def _open_to_write(db: str) -> Iterator[DuckDBStorage]:
 @contextmanager
 def _progress(what: str, count: Callable[[], int] | None) -> Iterator[Callable[[int], None] | None]:
     """Show a bar on a terminal; give what moves it by a number of rows."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if not console.is_terminal:
         yield None
         return
