@@ -199,8 +199,8 @@ def print_statistics(statistics: Statistics, *, as_json: bool) -> None:
 def make_console(*, stderr: bool = False) -> Console:
     """Return what shows things on stdout or stderr, as on a terminal only if the stream is one.
 
-    Rich alone takes a pipe for a terminal under FORCE_COLOR, which most CI systems set. TTY_COMPATIBLE=1 says that
-    what reads the stream shows it as a terminal does.
+    Rich alone takes a pipe for a terminal under FORCE_COLOR, which most CI systems set. TTY_COMPATIBLE=1
+    says that what reads the stream shows it as a terminal does.
     """
     stream = sys.stderr if stderr else sys.stdout
     is_terminal = (stream is not None and stream.isatty()) or os.environ.get("TTY_COMPATIBLE") == "1"
