@@ -219,6 +219,23 @@ def test_the_store_may_be_named_by_the_environment(
 # ---------------------------------------------------------------- logs, fibers, show, stats
 
 
+@pytest.mark.parametrize("what", ["logs", "fibers", "memberships"])
+def test_an_import_of_what_is_not_there_makes_no_store(
+    run: Run, db_file: Path, tmp_path: Path, what: str
+) -> None:
+    assert_refused(run("import", what, tmp_path / "none.csv", "--db", db_file), "none.csv does not exist")
+    (tmp_path / "logs.txt").touch()
+    assert_refused(run("import", what, tmp_path / "logs.txt", "--db", db_file), "must end in .parquet, .csv")
+    assert not db_file.exists()
+
+
+def test_one_of_a_thing_is_told_in_the_singular(run: Run, store: Path, db_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "logs.jsonl"
+    assert ": 1 row; " in run("export", "logs", path, "--db", store, "--contains", "continued").out
+    assert run("import", "logs", path, "--db", db_file).out.startswith("1 new log; ")
+    assert run("import", "logs", path, "--db", db_file).out.startswith("0 new logs; ")
+
+
 def test_logs_in_a_pipe_are_tab_separated_and_whole(run: Run, store: Path) -> None:
     result = run("logs", "--db", store)
     assert (result.code, result.err) == (0, "")
@@ -366,7 +383,9 @@ def test_show_takes_the_beginning_of_an_id(run: Run, store: Path) -> None:
         fiber_id for fiber_id in ids if fiber_id[:13] == ids[0][:13]
     )
     assert_refused(run("show", "0000", "--db", store), "no fiber has an id that begins with 0000")
-    assert_refused(run("show", "f" * 32, "--db", store), "no fiber has an id")
+    assert_refused(
+        run("show", "f" * 32, "--db", store), "no fiber has the id ffffffff-ffff-ffff-ffff-ffffffffffff;"
+    )
 
 
 def test_more_candidates_than_fit_in_a_line_are_cut(run: Run, db_file: Path) -> None:
@@ -736,9 +755,7 @@ def test_a_stdout_that_takes_nothing_is_told(
 ) -> None:
     db = [] if "--help" in command else ["--db", str(store)]
     line = shlex.join([sys.executable, "-m", "fiberstore", *command, *db])
-    process = subprocess.run(
-        ["sh", "-c", f"unset PYTHONUNBUFFERED; {line} {target}"], capture_output=True, text=True, check=False
-    )
+    process = subprocess.run(["sh", "-c", f"{line} {target}"], capture_output=True, text=True, check=False)
     assert (process.returncode, process.stderr) == (1, says)
 
 
@@ -777,7 +794,7 @@ def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_do
     assert process.wait() == 1
     line = shlex.join([sys.executable, "-m", "fiberstore", "logs", "--db", str(db_file)])
     full = subprocess.run(
-        ["sh", "-c", f"unset PYTHONUNBUFFERED; {line} >/dev/full"],
+        ["sh", "-c", f"{line} >/dev/full"],
         capture_output=True,
         text=True,
         check=False,

@@ -129,6 +129,7 @@ def test_filters_of_logs(run: Run, store: Path, options: tuple[str, ...], found:
         (("--order", "newest"), [14, 13, 12, 11]),
         (("--order", "longest"), [14, 11, 12, 13]),
         (("--order", "most-logs"), [11, 12, 14, 13]),
+        (("--order", "most_logs"), [11, 12, 14, 13]),
         (("--type", "request"), [11, 12]),
         (("--type", "login", "--type", "job"), [13, 14]),
         (("--closed",), [11, 14]),

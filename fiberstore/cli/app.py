@@ -1,5 +1,6 @@
 """The application: what the commands are added to, and what becomes of errors."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from fiberstore.errors import StorageError, translate_errors
 from fiberstore.printable import visible
 
 INTERRUPTED = 130
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Commands(TyperGroup):
@@ -76,19 +79,23 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (StorageError, ValueError, OSError) as error:
-        for line in str(error).splitlines():
+        for line in _message(error).splitlines():
             tell(line)
     sys.exit(code)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+        return f"standard output cannot be written: {error.strerror}"  # errors of other files name them
+    return str(error)
 
 
 def _flush() -> None:
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError:  # such as that the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
-        if isinstance(error, BrokenPipeError):  # the reader has gone
-            raise
-        raise StorageError(f"standard output cannot be written: {error.strerror}") from error
+        raise
 
 
 def tell(line: str) -> None:

@@ -59,6 +59,11 @@ def duration(span: timedelta) -> str:
     return f"{span.microseconds // 1000} ms"
 
 
+def counted(number: int, things: str) -> str:
+    """Return a number of things, whose name is given in the plural with s."""
+    return f"{number:,} {things if number != 1 else things.removesuffix('s')}"
+
+
 def print_json(value: JsonValue) -> None:
     """Print a value as one line of JSON, in ASCII."""
     sys.stdout.write(f"{json.dumps(value)}\n")
@@ -322,10 +327,11 @@ def _fiber_lines(listed: Sequence[FiberSummary]) -> Iterator[Text]:
     for item, fiber_type in zip(listed, types, strict=True):
         fiber = item.fiber
         took = duration(fiber.last_activity - fiber.first_activity)
+        logs = "log " if item.log_count == 1 else "logs"
         state = "closed" if fiber.closed else "open"
         yield _one_line(
             (f"{fiber_type:<{width}}", "bold"),
-            f"  {utc(fiber.first_activity)}  {took:>9}  {item.log_count:>5,} logs  {state}",
+            f"  {utc(fiber.first_activity)}  {took:>9}  {item.log_count:>5,} {logs}  {state}",
         )
         yield _one_line(f"  {fiber.fiber_id}  ", (visible(_compact(fiber.attributes)), "dim"))
 

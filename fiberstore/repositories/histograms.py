@@ -107,8 +107,8 @@ class Histogram:
             return range(0)
         if first_us < _YEAR_1_US:
             raise ValueError(
-                f"the first bucket of width {_text(self._width_us)} would begin before the year 1; give a later start "
-                "or another width"
+                f"the first bucket of width {_text(self._width_us)} would begin before the year 1; "
+                "give a later start or another width"
             )
         return range(first_us, last_us + 1, self._width_us)
 
