@@ -105,7 +105,6 @@ def numbers(run: Run, command: str, *arguments: str) -> list[int]:
         (("--contains", "TIMEOUT"), []),
         (("--fiber", str(uid(11))), [1, 2, 4]),
         (("--fiber", uid(11).hex.upper()), [1, 2, 4]),
-        (("--fiber", str(uid(99))), []),
         (("--where", 'source_id == "db" or raw_text.startswith("a+")'), [2, 3, 6]),
         (("--where", "fibers.any(closed)"), [1, 2, 4, 6]),
         (("--source", "web", "--contains", "GET", "--fiber", str(uid(11)), "--where",
@@ -182,6 +181,11 @@ def test_what_was_stored_behind_the_page_is_told_with_the_next(run: Run, db_file
     result = run("logs", "--limit", "3", "--db", db_file, "--cursor", cursor, "--json")
     assert [found["log_id"] for found in result.objects] == [str(uid(number)) for number in (20, 4, 5, 6)]
     assert result.err == "fiberstore: the first 1 were stored meanwhile; their place is on an earlier page\n"
+
+
+def test_an_unknown_whole_id_is_told_as_an_unknown_beginning_is(run: Run, store: Path) -> None:
+    for text in (str(uid(99)), uid(99).hex):
+        assert_refused(run("logs", "--fiber", text), f"no fiber has the id {uid(99)};")
 
 
 def test_the_beginning_of_the_id_of_a_fiber_is_enough(run: Run, db_file: Path) -> None:
