@@ -116,7 +116,9 @@ def _check_path(path: Path, *, read_only: bool) -> None:
         if path.exists() and not path.is_file():
             raise DatabaseError(f"{path} is no regular file; give another path")
         if read_only and not path.exists():
-            raise DatabaseError(f"{path} does not exist; a read-only store must")
+            raise DatabaseError(
+                f"{path} does not exist; a read-only store must be there: `fiberstore ingest` makes one"
+            )
     except OSError as error:
         raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from error
 

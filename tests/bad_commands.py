@@ -30,6 +30,12 @@ _CONDITIONS = [
     ("'a b'", 2, "'--where': a b cannot be read at character 3"),
     ("nothing", 2, "'--where': nothing is no column; those of"),
     ("'1 == 2'", 2, "'--where': 1 is no column"),
+    ("'config_version = 1'", 2, "config_version = 1 cannot be read; to compare, write == for ="),
+    (
+        "'config_version in [1]'",
+        2,
+        "config_version cannot be compared so; use one of ==, !=, <, <=, >, >=, .in_([…])",
+    ),
     ("'config_version'", 2, "config_version is no condition by itself; use one of ==, !=, <, <="),
     ("'config_version < -1'", 2, "-1 cannot be used: config_version must be an int"),
     ("'__import__(1)'", 2, "__import__ cannot be called; only methods of columns can"),
@@ -71,6 +77,11 @@ _IDS = [
     ("0193%", 2, "'0193%' is no fiber id"),
     ("٠١٢٣", 2, "'٠١٢٣' is no fiber id"),
     ("'0193 or 1=1'", 2, "is no fiber id"),
+    (
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        1,
+        "no fiber has the id ffffffff-ffff-ffff-ffff-ffffffffffff; fiberstore fibers lists them",
+    ),
     ("ffff", 1, "no fiber has an id that begins with ffff; fiberstore fibers lists them"),
     ("0193", 1, "0193 is the beginning of several ids, give more digits: 0193"),
 ]
@@ -124,7 +135,11 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("db rescue --db {db}", 2, "Missing argument 'TARGET'"),
     ("db rescue {none} --db {db}", 1, "opens as it is; `fiberstore db backup` copies it"),
     ("db rescue {none} --db {folder}/web.log", 1, "web.log is not a DuckDB database"),
-    ("db rescue {none} --db {none}", 1, "does not exist; a read-only store must"),
+    (
+        "db rescue {none} --db {none}",
+        1,
+        "does not exist; a read-only store must be there: `fiberstore ingest` makes one",
+    ),
     ("doctor more --db {db}", 2, "unexpected extra argument"),
     ("doctor --repair=yes --db {db}", 2, "'--repair' does not take a value"),
     ("doctor --repair --db {none}/store.duckdb", 1, "none does not exist; create it first"),
@@ -156,7 +171,7 @@ COMMANDS: list[tuple[str, int, str]] = [
         for value, code, says in _IDS
     ),
     ("logs --db {db} --order longest", 2, "'longest' is not one of 'oldest', 'newest'"),
-    ("fibers --db {db} --order most_logs", 2, "'most_logs' is not one of 'oldest', 'newest'"),
+    ("fibers --db {db} --order most", 2, "'most' is not one of 'oldest', 'newest'"),
     ("logs --db {db} --source", 2, "'--source' requires an argument"),
     ("fibers --db {db} --where 'source_id == 1'", 2, "source_id is no column; those of fibers are"),
     ("grep --db {db}", 2, "Missing argument 'PATTERN'"),
@@ -172,7 +187,11 @@ COMMANDS: list[tuple[str, int, str]] = [
     (f"tail --db {{db}} -n {2**63}", 1, "2**63 - 1"),
     ("tail --db {db} -n 1 --position ''", 2, "--position says where to begin"),
     ("tail --db {db} --position x", 1, "'x' is no cursor, or not the whole of one"),
-    ("tail -f --db {none}", 1, "does not exist; a read-only store must"),
+    (
+        "tail -f --db {none}",
+        1,
+        "does not exist; a read-only store must be there: `fiberstore ingest` makes one",
+    ),
     ("histogram --db {db} --bucket 0s", 2, "'0s' is not more than 0"),
     ("histogram --db {db} --bucket -1s", 2, "'-1s' is not more than 0"),
     ("histogram --db {db} --bucket 1", 2, "'1' is no duration; give one such as '250ms'"),
@@ -184,7 +203,14 @@ COMMANDS: list[tuple[str, int, str]] = [
     *((f"show --db {{db}} -- {value}", code, says) for value, code, says in _IDS),
     # stores
     *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),
-    *((f"{command} --db {{none}}", 1, "does not exist; a read-only store must") for command in _READERS),
+    *(
+        (
+            f"{command} --db {{none}}",
+            1,
+            "does not exist; a read-only store must be there: `fiberstore ingest` makes one",
+        )
+        for command in _READERS
+    ),
     *((f"{command} --db :memory:", 1, "cannot be read_only") for command in _READERS),
     *((f"db upgrade --db {value}", 1, says) for value, _, says in _TARGETS),
     *((f"ingest --rules {{rules}} --db {value}", 1, says) for value, _, says in _TARGETS),

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -218,6 +219,23 @@ def test_the_store_may_be_named_by_the_environment(
 # ---------------------------------------------------------------- logs, fibers, show, stats
 
 
+@pytest.mark.parametrize("what", ["logs", "fibers", "memberships"])
+def test_an_import_of_what_is_not_there_makes_no_store(
+    run: Run, db_file: Path, tmp_path: Path, what: str
+) -> None:
+    assert_refused(run("import", what, tmp_path / "none.csv", "--db", db_file), "none.csv does not exist")
+    (tmp_path / "logs.txt").touch()
+    assert_refused(run("import", what, tmp_path / "logs.txt", "--db", db_file), "must end in .parquet, .csv")
+    assert not db_file.exists()
+
+
+def test_one_of_a_thing_is_told_in_the_singular(run: Run, store: Path, db_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "logs.jsonl"
+    assert ": 1 row; " in run("export", "logs", path, "--db", store, "--contains", "continued").out
+    assert run("import", "logs", path, "--db", db_file).out.startswith("1 new log; ")
+    assert run("import", "logs", path, "--db", db_file).out.startswith("0 new logs; ")
+
+
 def test_logs_in_a_pipe_are_tab_separated_and_whole(run: Run, store: Path) -> None:
     result = run("logs", "--db", store)
     assert (result.code, result.err) == (0, "")
@@ -365,7 +383,9 @@ def test_show_takes_the_beginning_of_an_id(run: Run, store: Path) -> None:
         fiber_id for fiber_id in ids if fiber_id[:13] == ids[0][:13]
     )
     assert_refused(run("show", "0000", "--db", store), "no fiber has an id that begins with 0000")
-    assert_refused(run("show", "f" * 32, "--db", store), "no fiber has an id")
+    assert_refused(
+        run("show", "f" * 32, "--db", store), "no fiber has the id ffffffff-ffff-ffff-ffff-ffffffffffff;"
+    )
 
 
 def test_more_candidates_than_fit_in_a_line_are_cut(run: Run, db_file: Path) -> None:
@@ -722,7 +742,44 @@ def test_a_store_that_another_process_holds(run: Run, rules_file: Path, db_file:
     assert run("logs", "--db", db_file).code == 0
 
 
-def test_a_pipe_that_is_closed_early_ends_the_command_quietly(run: Run, db_file: Path) -> None:
+@pytest.mark.parametrize("command", [("stats",), ("logs", "--json"), ("grep", "-c", "a"), ("--help",)])
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        (">&-", "fiberstore: standard output is closed; give it a file, such as /dev/null\n"),
+        (">/dev/full", "fiberstore: standard output cannot be written: No space left on device\n"),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_told(
+    store: Path, command: tuple[str, ...], target: str, says: str
+) -> None:
+    db = [] if "--help" in command else ["--db", str(store)]
+    line = shlex.join([sys.executable, "-m", "fiberstore", *command, *db])
+    process = subprocess.run(["sh", "-c", f"{line} {target}"], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (1, says)
+
+
+@pytest.mark.parametrize("command", ["logs", "fibers", "stats", "histogram", "timeline"])
+def test_colours_that_are_forced_make_no_terminal_of_a_pipe(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    plain = run(command, "--db", store)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run(command, "--db", store).out == plain.out
+    assert "\t" in plain.out
+
+
+def test_colours_that_are_forced_make_no_bar_of_a_pipe(
+    run: Run, store: Path, rules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run("export", "logs", tmp_path / "logs.jsonl", "--db", store).err == ""
+    assert run("ingest", "--rules", rules_file, "--db", tmp_path / "s.duckdb").err == ""
+
+
+def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_does_not(
+    run: Run, db_file: Path
+) -> None:
     now = datetime(2024, 5, 1, tzinfo=UTC)
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
@@ -735,6 +792,15 @@ def test_a_pipe_that_is_closed_early_ends_the_command_quietly(run: Run, db_file:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 1
+    line = shlex.join([sys.executable, "-m", "fiberstore", "logs", "--db", str(db_file)])
+    full = subprocess.run(
+        ["sh", "-c", f"{line} >/dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.stderr == "fiberstore: standard output cannot be written: No space left on device\n"
+    assert full.returncode == 1
 
 
 TERMINAL = """

@@ -1,5 +1,6 @@
 """Filters, pages, grep, context, histogram and tail on the command line, in a pipe and on a terminal."""
 
+import itertools
 import json
 import os
 import pty
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -104,7 +105,6 @@ def numbers(run: Run, command: str, *arguments: str) -> list[int]:
         (("--contains", "TIMEOUT"), []),
         (("--fiber", str(uid(11))), [1, 2, 4]),
         (("--fiber", uid(11).hex.upper()), [1, 2, 4]),
-        (("--fiber", str(uid(99))), []),
         (("--where", 'source_id == "db" or raw_text.startswith("a+")'), [2, 3, 6]),
         (("--where", "fibers.any(closed)"), [1, 2, 4, 6]),
         (("--source", "web", "--contains", "GET", "--fiber", str(uid(11)), "--where",
@@ -128,6 +128,7 @@ def test_filters_of_logs(run: Run, store: Path, options: tuple[str, ...], found:
         (("--order", "newest"), [14, 13, 12, 11]),
         (("--order", "longest"), [14, 11, 12, 13]),
         (("--order", "most-logs"), [11, 12, 14, 13]),
+        (("--order", "most_logs"), [11, 12, 14, 13]),
         (("--type", "request"), [11, 12]),
         (("--type", "login", "--type", "job"), [13, 14]),
         (("--closed",), [11, 14]),
@@ -180,6 +181,11 @@ def test_what_was_stored_behind_the_page_is_told_with_the_next(run: Run, db_file
     result = run("logs", "--limit", "3", "--db", db_file, "--cursor", cursor, "--json")
     assert [found["log_id"] for found in result.objects] == [str(uid(number)) for number in (20, 4, 5, 6)]
     assert result.err == "fiberstore: the first 1 were stored meanwhile; their place is on an earlier page\n"
+
+
+def test_an_unknown_whole_id_is_told_as_an_unknown_beginning_is(run: Run, store: Path) -> None:
+    for text in (str(uid(99)), uid(99).hex):
+        assert_refused(run("logs", "--fiber", text), f"no fiber has the id {uid(99)};")
 
 
 def test_the_beginning_of_the_id_of_a_fiber_is_enough(run: Run, db_file: Path) -> None:
@@ -331,7 +337,7 @@ def test_context_marks_the_log_on_a_terminal(store: Path) -> None:
 
 
 def test_histogram_counts_logs_in_steps(run: Run, store: Path) -> None:
-    assert run("histogram").rows == [
+    assert run("histogram", "--bucket", "1h").rows == [
         ["2024-02-29T12:00:00Z", "5"],
         ["2024-02-29T13:00:00Z", "0"],
         ["2024-02-29T14:00:00Z", "1"],
@@ -347,13 +353,26 @@ def test_histogram_counts_logs_in_steps(run: Run, store: Path) -> None:
     ]
     some = ("--contains", "timeout", "--source", "web", "--where", "log_id != '" + uid(5).hex + "'")
     assert run("histogram", "--bucket", "90min", *some).rows == [["2024-02-29T12:00:00Z", "1"]]
-    assert run("histogram", "--fiber", str(uid(14))).rows == [["2024-02-29T14:00:00Z", "1"]]
+    of_fiber = ("--bucket", "1h", "--fiber", str(uid(14)))
+    assert run("histogram", *of_fiber).rows == [["2024-02-29T14:00:00Z", "1"]]
     assert run("histogram", "--start", at(9_000).isoformat(), "--end", at(8_000).isoformat()).rows == []
 
 
 def test_histogram_counts_fibers_where_they_begin(run: Run, store: Path) -> None:
-    assert run("histogram", "--fibers").rows == [["2024-02-29T12:00:00Z", "4"]]
-    result = run("histogram", "--fibers", "--by", "type", "--type", "request", "--type", "job", "--json")
+    assert run("histogram", "--fibers", "--bucket", "1h").rows == [["2024-02-29T12:00:00Z", "4"]]
+    result = run(
+        "histogram",
+        "--fibers",
+        "--bucket",
+        "1h",
+        "--by",
+        "type",
+        "--type",
+        "request",
+        "--type",
+        "job",
+        "--json",
+    )
     assert result.objects == [
         {"start": "2024-02-29T12:00:00Z", "fiber_type": name, "count": count}
         for name, count in (("job", 1), ("request", 2))
@@ -386,14 +405,54 @@ def test_a_histogram_of_nothing_that_there_is(
 
 
 def test_too_many_steps_are_refused(run: Run, store: Path) -> None:
-    assert_refused(run("histogram", "--bucket", "1us"), "100,000")
+    assert_refused(run("histogram", "--bucket", "1us"), "100,000", "of width 1us;")
+    assert_refused(run("histogram", "--bucket", "1.5ms"), "of width 1500us;")
+
+
+@pytest.mark.parametrize(
+    ("span", "width"),
+    [
+        (timedelta(0), None),
+        (timedelta(milliseconds=59), timedelta(milliseconds=1)),
+        (timedelta(milliseconds=60), timedelta(milliseconds=10)),
+        (timedelta(seconds=59), timedelta(seconds=1)),
+        (timedelta(hours=2), timedelta(minutes=5)),
+        (timedelta(days=3), timedelta(hours=3)),
+        (timedelta(days=59), timedelta(days=1)),
+        (timedelta(days=20 * 365), timedelta(days=365)),
+        (timedelta(days=1_000 * 365), timedelta(days=36_500)),
+    ],
+)
+@pytest.mark.parametrize("what", [(), ("--fibers",)])
+def test_the_steps_of_a_histogram_are_as_wide_as_the_time_needs(
+    run: Run, db_file: Path, span: timedelta, width: timedelta | None, what: tuple[str, ...]
+) -> None:
+    first = datetime(1970, 1, 1, tzinfo=UTC)
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1, first), log(2, first + span)])
+        for number, time in ((1, first), (2, first + span)):
+            storage.write_fiber(fiber(number, first=time, last=time + timedelta(days=365)))
+    result = run("histogram", "--db", db_file, *what, "--json")
+    starts = [datetime.fromisoformat(found["start"]) for found in result.objects]
+    assert len(starts) <= 60
+    assert sum(found["count"] for found in result.objects) == 2
+    assert {after - before for before, after in itertools.pairwise(starts)} == ({width} if width else set())
+    bounds = ("--start", "1990-01-01T00:00Z", "--end", "1990-01-01T00:00:30Z")
+    assert len(run("histogram", "--db", db_file, *what, *bounds).rows) == 31
+
+
+def test_a_histogram_of_nothing_has_no_steps(run: Run, db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+    assert run("histogram", "--db", db_file).rows == run("histogram", "--db", db_file, "--fibers").rows == []
 
 
 @pytest.mark.parametrize("columns", [40, 200])
 def test_the_bars_of_a_histogram_fit_the_terminal(store: Path, columns: int) -> None:
     single, by, none = on_a_terminal(
         [
-            ["histogram"],
+            ["histogram", "--bucket", "1h"],
             ["histogram", "--by", "source", "--bucket", "1d"],
             ["histogram", "--fibers", "--where", "duration < 0"],
         ],

@@ -60,7 +60,7 @@ def run(store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 def test_in_a_pipe_points_are_tab_separated(run: Run) -> None:
     code, out, err = run("--fibers", "1")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "fiberstore: there is more; --fibers N shows more than 1 fiber\n")
     assert out.splitlines() == [
         "fiber_id\ttimestamp\tsource_id\tlog_id",
         f"{uid(1)}\t2024-02-29T12:00:00Z\tweb\t{uid(1)}",
@@ -68,9 +68,15 @@ def test_in_a_pipe_points_are_tab_separated(run: Run) -> None:
     ]
 
 
+def test_nothing_is_told_where_nothing_is_left_out(run: Run) -> None:
+    assert run("--fibers", "3", "--points", "32")[2] == ""
+    assert run("--type", "none", "--fibers", "0")[2] == ""
+    assert run("--fibers", "0")[2] == "fiberstore: there is more; --fibers N shows more than 0 fibers\n"
+
+
 def test_json_has_an_object_for_each_fiber(run: Run) -> None:
     code, out, err = run("--json", "--points", "8")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "fiberstore: 8 of 32 logs, evenly chosen; --points 32 shows all\n")
     found = [json.loads(line) for line in out.splitlines()]
     assert [row["fiber_id"] for row in found] == [str(uid(number)) for number in (1, 2, 3)]
     assert sum(len(row["points"]) for row in found) == 8

@@ -1,5 +1,6 @@
 """The application: what the commands are added to, and what becomes of errors."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from fiberstore.errors import StorageError, translate_errors
 from fiberstore.printable import visible
 
 INTERRUPTED = 130
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Commands(TyperGroup):
@@ -61,21 +64,38 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments of the command line, instead of the process's own.
     """
+    if sys.stdout is None:  # the file of a store might get its descriptor, and what is printed into it
+        tell("standard output is closed; give it a file, such as /dev/null")
+        sys.exit(1)
+    code = 1
     try:
         try:
             with translate_errors():
                 app(args, prog_name="fiberstore")
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the pipe has gone; Python must not flush into it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+            _flush()
+    except BrokenPipeError:
+        pass
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except (StorageError, ValueError, OSError) as error:
-        for line in str(error).splitlines():
+        for line in _message(error).splitlines():
             tell(line)
-        sys.exit(1)
+    sys.exit(code)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+        return f"standard output cannot be written: {error.strerror}"  # errors of other files name them
+    return str(error)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:  # such as that the reader of a pipe has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        raise
 
 
 def tell(line: str) -> None:

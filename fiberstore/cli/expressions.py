@@ -127,6 +127,9 @@ def _parse(text: str, record: type[R]) -> Condition[R]:
             tree = ast.parse(text, mode="eval")
         return _Reader(text, record).condition(tree.body, 0)
     except SyntaxError as error:
+        at = (error.offset or 1) - 1
+        if "Maybe you meant '=='" in error.msg or (error.lineno == 1 and text[at : at + 1] == "="):
+            raise typer.BadParameter(f"{_cut(text)} cannot be read; to compare, write == for =") from error
         place = f" at character {error.offset}" if error.lineno == 1 and error.offset else ""
         raise typer.BadParameter(f"{_cut(text)} cannot be read{place}: {error.msg}") from error
     except (RecursionError, MemoryError) as error:
@@ -188,7 +191,7 @@ class _Reader:
             raise self._wrong(left, f"is no column; {self._there_are()}")
         if op not in _COMPARISONS:
             raise self._wrong(
-                left if other is None else right, "is compared by ==, !=, <, <=, >, >= or .in_([…])"
+                left if other is None else right, f"cannot be compared so; {_how_to_use(column or other)}"
             )
         if column is None:
             left, right, column, op = right, left, other, _TURNED[op]
@@ -315,7 +318,10 @@ def _how_to_use(column: object) -> str:
         return f"write {column.column} or not {column.column}"
     if isinstance(column, Attributes):
         return 'take a part of it, such as attributes["/user"]'
-    ways = [f".{name}({'…' if values else ''})" for name, values in _methods(column).items()]
+    ways = [
+        f".{name}({'[…]' if name == 'in_' else '…' if values else ''})"
+        for name, values in _methods(column).items()
+    ]
     if isinstance(column, OrderedColumn | Attribute):
         ways = ["==, !=, <, <=, >, >=", *ways]
     elif isinstance(column, Column):

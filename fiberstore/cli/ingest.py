@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import queries
 from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import print_fiber, print_fibers, print_json, print_statistics, utc
+from fiberstore.cli.render import (
+    counted,
+    make_console,
+    print_fiber,
+    print_fibers,
+    print_json,
+    print_statistics,
+    utc,
+)
 from fiberstore.demo import write_demo
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.ingest.pipeline import IngestReport
@@ -87,7 +94,9 @@ def _ingest(storage: DuckDBStorage, rules: Rules) -> tuple[IngestReport, float]:
             report = ingest_files(storage, rules, on_bytes=on_bytes, on_batch=on_batch)
     except KeyboardInterrupt:
         stored = queries.count_logs(storage)
-        tell(f"interrupted; the store holds {stored:,} logs, and the same command goes on from there")
+        tell(
+            f"interrupted; the store holds {counted(stored, 'logs')}, and the same command goes on from there"
+        )
         raise typer.Exit(INTERRUPTED) from None
     return report, time.monotonic() - begin
 
@@ -95,7 +104,7 @@ def _ingest(storage: DuckDBStorage, rules: Rules) -> tuple[IngestReport, float]:
 @contextmanager
 def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[IngestReport], None]]]:
     """Show a bar on a terminal; yield what moves it: bytes that were read, batches that were stored."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         total = sum(source.path.stat().st_size for source in rules.sources.values())
@@ -118,8 +127,10 @@ def _print_report(report: IngestReport, seconds: float, *, as_json: bool) -> Non
         print_json({**asdict(report), "seconds": round(seconds, 3), "logs_per_second": rate})
     else:
         typer.echo(
-            f"{report.logs_read:,} logs read, {report.logs_new:,} new; {report.fibers_new:,} new fibers, "
-            f"{report.memberships_new:,} new memberships; {seconds:.2f} s, {_rate(report, seconds)}"
+            f"{counted(report.logs_read, 'logs')} read, {report.logs_new:,} new; "
+            f"{counted(report.fibers_new, 'new fibers')}, "
+            f"{counted(report.memberships_new, 'new memberships')}; "
+            f"{seconds:.2f} s, {_rate(report, seconds)}"
         )
 
 

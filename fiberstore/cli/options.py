@@ -65,7 +65,7 @@ Time = Annotated[
     typer.Option(parser=parse_time, metavar="TIME", help="ISO 8601 with a time zone, inclusive."),
 ]
 Order: TypeAlias = Annotated[LogOrder, typer.Option(help="Which come first.")]
-FiberOrderName: TypeAlias = Literal["oldest", "newest", "longest", "most-logs"]
+FiberOrderName: TypeAlias = Literal["oldest", "newest", "longest", "most-logs", "most_logs"]
 Sources = Annotated[
     list[str] | None,
     typer.Option("--source", metavar="SOURCE", help="Only logs of this source; if repeated, of any of them."),

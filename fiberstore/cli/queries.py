@@ -66,13 +66,11 @@ class Statistics:
 
 
 def find_fiber_id(storage: DuckDBStorage, digits: str) -> UUID:
-    """Return the id of a fiber that begins with these hex digits; all of an id need not be stored.
+    """Return the id of a fiber that begins with these hex digits.
 
     Raises:
         StorageError: There is none, or more than one.
     """
-    if len(digits) == _ID_DIGITS:
-        return UUID(digits)
     first, last = UUID(digits.ljust(_ID_DIGITS, "0")), UUID(digits.ljust(_ID_DIGITS, "f"))
     statement = (
         sa.select(Fiber.fiber_id)
@@ -105,7 +103,9 @@ def find_fiber(storage: DuckDBStorage, digits: str) -> FiberSummary:
 
 
 def _no_fiber(digits: str) -> StorageError:
-    return StorageError(f"no fiber has an id that begins with {digits}; fiberstore fibers lists them")
+    is_whole = len(digits) == _ID_DIGITS
+    what = f"the id {UUID(digits)}" if is_whole else f"an id that begins with {digits}"
+    return StorageError(f"no fiber has {what}; fiberstore fibers lists them")
 
 
 def find_widest(storage: DuckDBStorage, fiber_type: str) -> FiberSummary | None:

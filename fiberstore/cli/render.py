@@ -6,6 +6,7 @@ never read as markup, and control characters in it are shown as ``\x1b`` and the
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -58,6 +59,11 @@ def duration(span: timedelta) -> str:
     return f"{span.microseconds // 1000} ms"
 
 
+def counted(number: int, things: str) -> str:
+    """Return a number of things, whose name is given in the plural with s."""
+    return f"{number:,} {things if number != 1 else things.removesuffix('s')}"
+
+
 def print_json(value: JsonValue) -> None:
     """Print a value as one line of JSON, in ASCII."""
     sys.stdout.write(f"{json.dumps(value)}\n")
@@ -72,7 +78,7 @@ def print_logs(logs: Sequence[StoredLog], *, as_json: bool, highlight: str | Non
         highlight: A regular expression of RE2; where it matches is highlighted on a terminal, and of a long
             text, the part around the first match is shown.
     """
-    console = _console()
+    console = make_console()
     if as_json:
         for log in logs:
             print_json(log.model_dump(mode="json"))
@@ -85,7 +91,7 @@ def print_logs(logs: Sequence[StoredLog], *, as_json: bool, highlight: str | Non
 
 def print_context(found: LogContext, *, as_json: bool) -> None:
     """Print a log and its neighbours, with their distance from it; on a terminal, it is marked."""
-    console = _console()
+    console = make_console()
     logs = [*found.before, found.log, *found.after]
     offsets = range(-len(found.before), len(found.after) + 1)
     if as_json:
@@ -106,7 +112,7 @@ def print_histogram(buckets: Sequence[Bucket], group: str | None, *, as_json: bo
         group: What they are counted by, besides.
         as_json: Print JSON.
     """
-    console = _console()
+    console = make_console()
     if as_json:
         for bucket in buckets:
             values = _bucket.dump_python(bucket, mode="json")
@@ -128,7 +134,7 @@ class LogLines:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._console = _console()
+        self._console = make_console()
         self._colours: dict[str, str] = {}
 
     def begin(self) -> None:
@@ -151,7 +157,7 @@ class LogLines:
 
 def print_fibers(listed: Sequence[FiberSummary], *, as_json: bool) -> None:
     """Print fibers, on a terminal each as two lines: what it is, and how to find it."""
-    console = _console()
+    console = make_console()
     if as_json:
         for item in listed:
             print_json(_fiber_json(item))
@@ -163,7 +169,7 @@ def print_fibers(listed: Sequence[FiberSummary], *, as_json: bool) -> None:
 
 def print_fiber(listed: FiberSummary, logs: Sequence[StoredLog], *, as_json: bool) -> None:
     """Print one fiber and its logs, on a terminal with a colour for each source."""
-    console = _console()
+    console = make_console()
     if as_json:
         print_json({**_fiber_json(listed), "logs": [log.model_dump(mode="json") for log in logs]})
     elif console.is_terminal:
@@ -186,7 +192,7 @@ def print_findings(repaired: Iterable[str], findings: Iterable["Finding"]) -> No
 
 def print_statistics(statistics: Statistics, *, as_json: bool) -> None:
     """Print what a store holds."""
-    console = _console()
+    console = make_console()
     if as_json:
         print_json(TypeAdapter(Statistics).dump_python(statistics, mode="json"))
     elif console.is_terminal:
@@ -195,8 +201,15 @@ def print_statistics(statistics: Statistics, *, as_json: bool) -> None:
         _print_tsv(("what", "name", "value"), _statistics_values(statistics))
 
 
-def _console() -> Console:
-    return Console(markup=False, highlight=False, emoji=False)
+def make_console(*, stderr: bool = False) -> Console:
+    """Return what shows things on stdout or stderr, as on a terminal only if the stream is one.
+
+    Rich alone takes a pipe for a terminal under FORCE_COLOR, which most CI systems set. TTY_COMPATIBLE=1
+    says that what reads the stream shows it as a terminal does.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    is_terminal = (stream is not None and stream.isatty()) or os.environ.get("TTY_COMPATIBLE") == "1"
+    return Console(stderr=stderr, force_terminal=is_terminal, markup=False, highlight=False, emoji=False)
 
 
 def _print_tsv(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -314,10 +327,11 @@ def _fiber_lines(listed: Sequence[FiberSummary]) -> Iterator[Text]:
     for item, fiber_type in zip(listed, types, strict=True):
         fiber = item.fiber
         took = duration(fiber.last_activity - fiber.first_activity)
+        logs = "log " if item.log_count == 1 else "logs"
         state = "closed" if fiber.closed else "open"
         yield _one_line(
             (f"{fiber_type:<{width}}", "bold"),
-            f"  {utc(fiber.first_activity)}  {took:>9}  {item.log_count:>5,} logs  {state}",
+            f"  {utc(fiber.first_activity)}  {took:>9}  {item.log_count:>5,} {logs}  {state}",
         )
         yield _one_line(f"  {fiber.fiber_id}  ", (visible(_compact(fiber.attributes)), "dim"))
 

@@ -43,11 +43,16 @@ def tail(
     ] = False,
     position: Annotated[
         str | None,
-        typer.Option(metavar="POSITION", help="Begin after this, which the end of another run has told."),
+        typer.Option(
+            metavar="POSITION",
+            help="Begin after this, which the end of another run has told; '' is the beginning of the store.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Print the newest logs, then with `-f` those that are stored, in the order they are; nothing twice.
+
+    Logs that one call or transaction has stored may come in another order than they were written in.
 
     At its end it tells, on stderr, the position to go on from. DuckDB lets nobody write a file that another
     process has open: the store is opened only for moments, when it has changed, and a program that writes it

@@ -10,14 +10,13 @@ from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
-from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
 from fiberstore.cli.app import app, tell
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, FiberOrderName, Json, fiber_order, with_filter
-from fiberstore.cli.render import duration, print_json, utc
+from fiberstore.cli.render import counted, duration, make_console, print_json, utc
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.printable import visible
 from fiberstore.queries import Timeline, TimelinePoint
@@ -52,15 +51,25 @@ def timeline(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show fibers over time: a lane each, with all of its logs as points, by source."""
+    """Show fibers over time: a lane each, with its logs as points, by source.
+
+    What `--fibers` or `--points` leaves out is told on stderr.
+    """
     if html is not None:
         _check_bokeh()
     with open_to_read(db) as storage:
-        found = chosen.of(storage).order_by(fiber_order(order)).timeline(most_fibers, most_points)
+        query = chosen.of(storage).order_by(fiber_order(order))
+        found = query.timeline(most_fibers, most_points)
+        is_cut = len(found.fibers) == most_fibers and query.count(most_fibers + 1) > most_fibers
         if html is not None:
             _write_page(storage, found, html)
     if html is None:
         _print_timeline(found, as_json=as_json)
+    if len(found.points) < found.log_count:
+        shown, there = len(found.points), found.log_count
+        tell(f"{shown:,} of {counted(there, 'logs')}, evenly chosen; --points {there} shows all")
+    if is_cut:
+        tell(f"there is more; --fibers N shows more than {counted(most_fibers, 'fibers')}")
 
 
 def _check_bokeh() -> None:
@@ -80,7 +89,7 @@ def _write_page(storage: DuckDBStorage, found: Timeline, path: Path) -> None:
 
 
 def _print_timeline(found: Timeline, *, as_json: bool) -> None:
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = make_console()
     if as_json:
         for fiber, points in _by_fiber(found):
             found_points = _POINTS.dump_python(points, mode="json", exclude={"__all__": {"fiber_id"}})
@@ -170,8 +179,10 @@ def _labels(fibers: Sequence[FiberRecord]) -> list[str]:
 
 def _headline(found: Timeline, first: datetime, last: datetime) -> str:
     shown, there = len(found.points), found.log_count
-    logs = f"{there:,} logs" if shown == there else f"{shown:,} of {there:,} logs, evenly chosen"
-    fibers = f"{len(found.fibers):,} fibers, {logs}"
+    logs = counted(there, "logs")
+    if shown != there:
+        logs = f"{shown:,} of {logs}, evenly chosen"
+    fibers = f"{counted(len(found.fibers), 'fibers')}, {logs}"
     return f"{utc(first)} to {utc(last)}, {duration(last - first)}: {fibers}"
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli.app import app
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, Json, LogFilter, with_filter
-from fiberstore.cli.render import print_json
+from fiberstore.cli.render import counted, make_console, print_json
 from fiberstore.duckdb import DuckDBStorage
+from fiberstore.errors import StorageError
 from fiberstore.printable import visible
 from fiberstore.queries import Partition, Query
 
@@ -70,14 +70,14 @@ def export_memberships(path: NewFile, *, db: Db, as_json: Json = False) -> None:
 @import_app.command("logs", epilog="Example: fiberstore import logs --db store.duckdb logs.parquet")
 def import_logs(path: Files, *, db: Db, as_json: Json = False) -> None:
     """Store the logs of files, all or none; those that are stored already stay as they are."""
-    with _open_to_write(db) as storage:
+    with _open_to_write(db, path) as storage:
         _import(storage.import_logs, path, "logs", as_json=as_json)
 
 
 @import_app.command("fibers", epilog="Example: fiberstore import fibers --db store.duckdb fibers.jsonl")
 def import_fibers(path: Files, *, db: Db, as_json: Json = False) -> None:
     """Store the fibers of files, all or none; those that are stored already stay as they are."""
-    with _open_to_write(db) as storage:
+    with _open_to_write(db, path) as storage:
         _import(storage.import_fibers, path, "fibers", as_json=as_json)
 
 
@@ -86,7 +86,7 @@ def import_fibers(path: Files, *, db: Db, as_json: Json = False) -> None:
 )
 def import_memberships(path: Files, *, db: Db, as_json: Json = False) -> None:
     """Store the memberships of files, all or none; those that are stored already stay as they are."""
-    with _open_to_write(db) as storage:
+    with _open_to_write(db, path) as storage:
         _import(storage.import_memberships, path, "memberships", as_json=as_json)
 
 
@@ -94,18 +94,27 @@ def _export(query: Query[Any], path: Path, partition_by: Partition | None, *, as
     with _progress("export", query.count) as on_rows:
         begin = time.monotonic()
         rows = query.export(path, partition_by=partition_by, on_rows=on_rows)
-    _report(f"{visible(str(path))}: {rows:,} rows", rows, time.monotonic() - begin, as_json=as_json)
+    _report(f"{visible(str(path))}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
 
 
 def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) -> None:
     with _progress("import", None) as on_rows:
         begin = time.monotonic()
         rows = store(path, on_rows=on_rows)
-    _report(f"{rows:,} new {what}", rows, time.monotonic() - begin, as_json=as_json)
+    _report(counted(rows, f"new {what}"), rows, time.monotonic() - begin, as_json=as_json)
 
 
 @contextmanager
-def _open_to_write(db: str) -> Iterator[DuckDBStorage]:
+def _open_to_write(db: str, path: Path) -> Iterator[DuckDBStorage]:
+    """Open a store, or make one, for what there is to import."""
+    from fiberstore.exchange.writing import format_of
+
+    if not path.exists():
+        raise StorageError(
+            f"{path} does not exist; give a .parquet, .csv or .jsonl file, or a folder of them"
+        )
+    if not path.is_dir():
+        format_of(path)
     with DuckDBStorage(db) as storage:
         storage.init_schema()
         yield storage
@@ -114,7 +123,7 @@ def _open_to_write(db: str) -> Iterator[DuckDBStorage]:
 @contextmanager
 def _progress(what: str, count: Callable[[], int] | None) -> Iterator[Callable[[int], None] | None]:
     """Show a bar on a terminal; give what moves it by a number of rows."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if not console.is_terminal:
         yield None
         return
@@ -127,7 +136,7 @@ def _progress(what: str, count: Callable[[], int] | None) -> Iterator[Callable[[
             progress.advance(bar, rows)
             done = progress.tasks[bar].completed
             rate = done / (time.monotonic() - begin)
-            progress.update(bar, done=f"{done:,.0f} rows, {rate:,.0f} rows/s")
+            progress.update(bar, done=f"{counted(int(done), 'rows')}, {rate:,.0f} rows/s")
 
         yield on_rows
 

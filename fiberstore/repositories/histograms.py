@@ -14,6 +14,15 @@ _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_1_US = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
+_UNITS_US = (
+    (86_400_000_000, "d"),
+    (3_600_000_000, "h"),
+    (60_000_000, "min"),
+    (1_000_000, "s"),
+    (1_000, "ms"),
+    (1, "us"),
+)
+
 
 class Histogram:
     """Buckets of one width; see ``Logs.histogram``.
@@ -33,7 +42,6 @@ class Histogram:
             raise TypeError(f"width must be a datetime.timedelta, got {width!r:.200}")
         if width <= timedelta(0):
             raise ValueError(f"width must be more than 0, got {width}")
-        self._width = width
         self._width_us = width // _MICROSECOND
         self._start = None if start is None else as_utc(start)
         self._end = None if end is None else as_utc(end)
@@ -80,7 +88,7 @@ class Histogram:
             return []
         if len(starts_us) * len(groups) > MOST_BUCKETS:
             raise ValueError(
-                f"there would be more than {MOST_BUCKETS:,} buckets of width {self._width}; "
+                f"there would be more than {MOST_BUCKETS:,} buckets of width {_text(self._width_us)}; "
                 "give a larger width, or a start and an end that are closer together"
             )
         return [
@@ -99,13 +107,19 @@ class Histogram:
             return range(0)
         if first_us < _YEAR_1_US:
             raise ValueError(
-                f"the first bucket of width {self._width} would begin before the year 1; give a later start "
-                "or another width"
+                f"the first bucket of width {_text(self._width_us)} would begin before the year 1; "
+                "give a later start or another width"
             )
         return range(first_us, last_us + 1, self._width_us)
 
     def _floor_us(self, time: datetime) -> int:
         return (time - _EPOCH) // _MICROSECOND // self._width_us * self._width_us
+
+
+def _text(width_us: int) -> str:
+    """Return a width in the largest unit that it is a whole number of."""
+    unit, name = next((unit, name) for unit, name in _UNITS_US if width_us % unit == 0)
+    return f"{width_us // unit}{name}"
 
 
 def check_group(by: str | None, name: str) -> None:
