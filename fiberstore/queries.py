@@ -231,7 +231,7 @@ class Query(ABC, Generic[R]):
                 With ``partition_by`` a new folder of that name, with ``day=2024-12-10/part-0.parquet`` and so
                 on in it.
             partition_by: Split by the UTC month, day or hour of ``timestamp`` or ``first_activity``; the
-                query must be ordered by it, oldest or newest first. Of nothing, there is one empty ``part-0``.
+                query must be ordered by it, oldest or newest first. Of nothing, there is an empty ``part-0``.
             on_rows: Called with the number of rows of each batch.
 
         Returns:
