@@ -137,4 +137,4 @@ def test_a_demo_of_a_few_lines_ends_without_a_fiber_to_show(
     with pytest.raises(SystemExit) as caught:
         main(["demo", "--db", str(tmp_path / "a.duckdb"), "--lines", "1"])
     assert caught.value.code == 0
-    assert "1 logs read" in capsys.readouterr().out
+    assert "1 log read" in capsys.readouterr().out
