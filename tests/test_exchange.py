@@ -513,7 +513,7 @@ def test_commands_export_and_import(filled: Path, tmp_path: Path, capsys: pytest
         assert json.loads(out)["rows"] == rows
         code, out, err = run(capsys, "import", what, path, "--db", again)
         assert (code, err) == (0, "")
-        assert out.startswith(f"{rows} new {what}; ")
+        assert out.startswith(f"{rows} new {what if rows > 1 else what[:-1]}; ")
         assert json.loads(run(capsys, "import", what, path, "--db", again, "--json")[1])["rows"] == 0
     code, out, _ = run(
         capsys, "export", "logs", "--db", filled, tmp_path / "p.jsonl", "--partition-by", "day"
@@ -530,7 +530,7 @@ def test_commands_refuse_in_one_line(
         (("export", "logs", "--db", filled, tmp_path / "x.txt"), "must end in"),
         (("export", "logs", "--db", filled, tmp_path / "taken.csv"), "exists already"),
         (("export", "logs", "--db", tmp_path / "none.duckdb", tmp_path / "x.csv"), "does not exist"),
-        (("import", "logs", "--db", filled, tmp_path / "none.csv"), "No such file"),
+        (("import", "logs", "--db", filled, tmp_path / "none.csv"), "does not exist"),
         (("import", "logs", "--db", filled, tmp_path / "taken.csv"), "taken.csv"),
     ):
         code, out, err = run(capsys, *arguments)

@@ -193,7 +193,7 @@ class HistogramsContract:
             {"start": at(MOST_BUCKETS), "end": at(2 * MOST_BUCKETS)},
         ]
         for arguments in too_many:
-            with pytest.raises(ValueError, match=r"100,000.*0:00:01"):
+            with pytest.raises(ValueError, match="100,000 buckets of width"):
                 storage.logs.histogram(_SECOND, **arguments)
         with pytest.raises(ValueError, match="100,000"):
             storage.logs.histogram(MICROSECOND)
