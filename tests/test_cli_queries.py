@@ -569,8 +569,10 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_repeats_nothing(run: Run, db_fil
     with following(db_file, "--position", "", "--json") as process:
         assert next_numbers(process, 1) == [0]
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-        assert process.returncode == 130
+        assert process.stdout is not None
+        assert process.stderr is not None
+        out, err = process.stdout.read(), process.stderr.read()  # communicate() forgets what is buffered
+        assert process.wait(timeout=30) == 130
     printed = [UUID(json.loads(line)["log_id"]).int for line in out.splitlines()]
     rest = numbers(run, "tail", "--db", str(db_file), "--position", position_of(err))
     assert [0, *printed, *rest] == list(range(rows))
