@@ -23,7 +23,7 @@ _CURSORS = [
     ("''", 1, "'' is no cursor, or not the whole of one"),
     ("x", 1, "'x' is no cursor"),
     ("é", 1, "'é' is no cursor"),
-    ("ItUvLVsiMDE5Y2FkYzdhM2QyNzAwMDgwMDI3MzUwYThkYTQwNjQiXQ", 1, "not the cursor of a page"),
+    ("lTnYRVsiMDE5YWRjYTdhM2QyNzAwMDgwMDI3MzUwYThkYTQwNjQiLDVd", 1, "not the cursor of a page"),
 ]
 _CONDITIONS = [
     ("''", 2, "Invalid value for '--where': it is empty; give a condition such as config_version > 0"),
