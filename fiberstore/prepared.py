@@ -46,7 +46,7 @@ def _dialect() -> FiberstoreDialect:
 def compiled(statement: sa.Executable) -> tuple[str, list[Any]]:
     """Return the SQL and the values of a statement that is made for one call, as the driver takes them."""
     found = cast("Any", statement).compile(dialect=_dialect(), compile_kwargs={"render_postcompile": True})
-    escaped = found.escaped_bind_names  # SQLAlchemy 2.0 keeps the values under other names where one has a dot
+    escaped = found.escaped_bind_names  # SQLAlchemy 2.0 renames those with a dot
     return str(found), [found.params[escaped.get(name, name)] for name in found.positiontup]
 
 
