@@ -46,8 +46,8 @@ def _dialect() -> FiberstoreDialect:
 def compiled(statement: sa.Executable) -> tuple[str, list[Any]]:
     """Return the SQL and the values of a statement that is made for one call, as the driver takes them."""
     found = cast("Any", statement).compile(dialect=_dialect(), compile_kwargs={"render_postcompile": True})
-    escaped = found.escaped_bind_names  # SQLAlchemy 2.0 renames those with a dot
-    return str(found), [found.params[escaped.get(name, name)] for name in found.positiontup]
+    values, escaped = found.params, found.escaped_bind_names  # SQLAlchemy 2.0 may rename those with a dot
+    return str(found), [values[name if name in values else escaped[name]] for name in found.positiontup]
 
 
 class Prepared(Generic[R]):
