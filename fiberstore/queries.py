@@ -279,6 +279,7 @@ class Logs(Query[StoredLog]):
         Raises:
             ValueError: ``limit`` is less than 1.
             CursorError: The cursor is damaged or of another query, or the newest log it knew of was deleted.
+            ConflictError: Too much was on its way: run it again, and in a transaction the transaction.
         """
 
     @abstractmethod
@@ -361,6 +362,7 @@ class Logs(Query[StoredLog]):
 
         Raises:
             CursorError: The position is damaged, or its log was deleted; also while it is read.
+            ConflictError: A write that was on its way did not end for ten seconds; ask again.
         """
 
 

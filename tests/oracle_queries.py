@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
@@ -138,7 +139,7 @@ def holds(  # noqa: C901, PLR0911, PLR0912  # a case for each class of condition
             return any((log, record.fiber_id) in tables.memberships for log in condition.ids)
         case Joined(relation="fibers"):
             return any((record.log_id, fiber) in tables.memberships for fiber in condition.ids)
-    raise NotImplementedError(repr(condition))
+    raise TypeError(repr(condition))
 
 
 def value_at(value: JsonValue, pointer: str) -> object:
@@ -229,11 +230,11 @@ class MemoryQuery(Query[R], Generic[R]):
     def _having(self, records: Iterable[R], tables: Tables) -> list[R]:
         return [row for row in records if all(holds(one, row, tables) for one in self._conditions)]
 
-    def _all(self, tables: Tables) -> Iterable[R]:
-        raise NotImplementedError
+    @abstractmethod
+    def _all(self, tables: Tables) -> Iterable[R]: ...
 
-    def _key(self, record: R, tables: Tables) -> Any:  # noqa: ANN401  # whatever it is sorted by
-        raise NotImplementedError
+    @abstractmethod
+    def _key(self, record: R, tables: Tables) -> Any: ...  # noqa: ANN401  # whatever it is sorted by
 
     def _arrow_row(self, record: R) -> dict[str, object]:
         values = {name: getattr(record, name) for name in schema_of(self.record).names}
@@ -306,11 +307,11 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
     def _number(self, record: P, tables: Tables) -> int:  # noqa: ARG002  # what another order needs
         return (self._time(record) - EPOCH) // MICROSECOND
 
-    def _time(self, record: P) -> datetime:
-        raise NotImplementedError
+    @abstractmethod
+    def _time(self, record: P) -> datetime: ...
 
-    def _id(self, record: P) -> UUID:
-        raise NotImplementedError
+    @abstractmethod
+    def _id(self, record: P) -> UUID: ...
 
     def get_many(self, ids: Iterable[UUID]) -> Found[P]:
         tables, asked = self._tables(), _checked_ids(ids)

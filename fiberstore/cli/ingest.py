@@ -93,7 +93,7 @@ def _ingest(storage: DuckDBStorage, rules: Rules) -> tuple[IngestReport, float]:
         with _progress(rules) as (on_bytes, on_batch):
             report = ingest_files(storage, rules, on_bytes=on_bytes, on_batch=on_batch)
     except KeyboardInterrupt:
-        stored = queries.count_logs(storage)
+        stored = storage.logs.count()
         tell(
             f"interrupted; the store holds {counted(stored, 'logs')}, and the same command goes on from there"
         )

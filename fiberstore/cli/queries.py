@@ -124,12 +124,6 @@ def find_widest(storage: DuckDBStorage, fiber_type: str) -> FiberSummary | None:
     return None if found is None else find_fiber(storage, found.hex)
 
 
-def count_logs(storage: DuckDBStorage) -> int:
-    """Return the number of logs in the store."""
-    with translate_errors(), storage.session() as session:
-        return session.scalars(sa.select(sa.func.count()).select_from(RawLog)).one()
-
-
 def collect_statistics(storage: DuckDBStorage) -> Statistics:
     """Count what the store holds."""
     from fiberstore import schema

@@ -44,6 +44,10 @@ DURATION_US: sa.ColumnElement[int] = sa.func.coalesce(
     sa.literal_column(str(2**63 - 1), sa.BigInteger),
     type_=sa.BigInteger,
 )
+# SQL NULL reads as None.
+ATTRIBUTES: sa.ColumnElement[str] = sa.func.coalesce(
+    sa.type_coerce(FIBERS.c.attributes, sa.String), sa.literal_column("'null'::JSON")
+)
 
 _MICROSECOND = timedelta(microseconds=1)
 _MOST_PARAMETERS = 50
@@ -189,11 +193,11 @@ def _joined(column: Expression, *conditions: sa.ColumnElement[bool]) -> sa.Selec
 
 
 def _json(function: Callable[..., Any], pointer: str) -> Any:  # noqa: ANN401  # as sqlalchemy.func has it
-    attributes = sa.type_coerce(FIBERS.c.attributes, sa.String)
     if pointer:
-        return function(attributes, pointer)
-    # SQL NULL reads as None; and to DuckDB "" is no pointer, but its own form of a path has one to the whole.
-    return function(sa.func.coalesce(attributes, sa.literal_column("'null'::JSON")), "$")
+        return function(sa.type_coerce(FIBERS.c.attributes, sa.String), pointer)
+    return function(
+        ATTRIBUTES, "$"
+    )  # to DuckDB "" is no pointer, but its own form of a path has one to the whole
 
 
 def _kind(pointer: str) -> sa.ColumnElement[str]:

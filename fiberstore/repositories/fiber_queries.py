@@ -11,7 +11,7 @@ from fiberstore.models import load_json
 from fiberstore.queries import Bucket, Fibers, FiberSummary, Found, Page, Timeline, TimelinePoint, ValueCount
 from fiberstore.records import FiberRecord, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import DURATION_US, FIBERS, LOGS, MEMBERSHIPS, among
+from fiberstore.repositories.conditions import ATTRIBUTES, DURATION_US, FIBERS, LOGS, MEMBERSHIPS, among
 from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.queries import one_snapshot, select_rows
@@ -20,9 +20,6 @@ from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import Scalar, check_pointer
 
 _BEGAN_US = sa.func.epoch_us(FIBERS.c.first_activity, type_=sa.BigInteger)
-_ATTRIBUTES = sa.func.coalesce(  # SQL NULL is None
-    sa.type_coerce(FIBERS.c.attributes, sa.String), sa.literal_column("'null'::JSON")
-)
 _COUNTS = (
     sa.select(MEMBERSHIPS.c.fiber_id, sa.func.count().label("logs"))
     .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
@@ -98,7 +95,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
         """See ``Fibers.attribute_keys``."""
         check_pointer(pointer)
-        keys = sa.func.list_distinct(sa.func.json_keys(_ATTRIBUTES, pointer))
+        keys = sa.func.list_distinct(sa.func.json_keys(ATTRIBUTES, pointer))
         statement = self._values(sa.func.unnest(keys))
         with self._asking("attribute_keys") as session:
             counts = value_counts(
@@ -111,8 +108,8 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
         """See ``Fibers.attribute_values``."""
         check_pointer(pointer)
         check_number("limit", limit)
-        kind = sa.func.json_type(_ATTRIBUTES, pointer)
-        text = sa.cast(sa.func.json_extract(_ATTRIBUTES, pointer), sa.String)
+        kind = sa.func.json_type(ATTRIBUTES, pointer)
+        text = sa.cast(sa.func.json_extract(ATTRIBUTES, pointer), sa.String)
         statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
         with self._asking("attribute_values") as session:
             return value_counts(select_rows(session, statement), _scalar)

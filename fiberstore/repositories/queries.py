@@ -1,5 +1,6 @@
 """What queries of logs, fibers and memberships have in common: conditions, counts, streams."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
@@ -13,12 +14,7 @@ from fiberstore.dbapi import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.prepared import compiled, dbapi_connection
 from fiberstore.queries import ARROW_BATCH_ROWS, Partition, Query
-from fiberstore.records import (
-    FiberMembership,
-    FiberRecord,
-    StoredLog,
-    check_number,
-)
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_number
 from fiberstore.repositories.conditions import all_of
 from fiberstore.where import Condition, checked_condition
 
@@ -26,8 +22,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
-P = TypeVar("P", StoredLog, FiberRecord)
-V = TypeVar("V")
 
 Reading: TypeAlias = Callable[[str | None], AbstractContextManager[Session | Connection]]
 """Gives what a method of that name reads with; at the end of the block, that is given back.
@@ -37,8 +31,6 @@ What is read without a name lasts as long as the caller takes, so its time is no
 
 _ROWS_AT_ONCE = 2_048
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
-_ID_BITS = 128
-_BY_TIME = ("oldest", "newest")
 
 
 def select_rows(session: Session | Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
@@ -153,11 +145,14 @@ class SqlQuery(Query[R], Generic[R]):
             for batch in dbapi_connection(session).arrow_batches(sql, values, batch_rows):
                 yield as_stored(batch, self._record)
 
+    @abstractmethod
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
-        raise NotImplementedError
+        """Return what ``_records`` needs."""
 
+    @abstractmethod
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
-        raise NotImplementedError
+        """Return the statement in the order of the query."""
 
+    @abstractmethod
     def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[R]:
-        raise NotImplementedError
+        """Make records of rows of ``_columns``."""
