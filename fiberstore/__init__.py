@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fiberstore.duckdb import DuckDBStorage, Transaction
     from fiberstore.engine import create_engine
     from fiberstore.errors import (
+        CheckpointError,
         ConflictError,
         CursorError,
         DamagedFileError,
@@ -21,23 +22,43 @@ if TYPE_CHECKING:
         SerializationError,
         StorageError,
         StorageLockedError,
+        VersionNotFoundError,
     )
     from fiberstore.ids import new_log_id, stable_fiber_id, stable_log_id
+    from fiberstore.lifecycle import (
+        AsyncLifecycleStorage,
+        Checkpoint,
+        CheckpointMove,
+        ConfigVersion,
+        LifecycleStorage,
+    )
     from fiberstore.models import Base, Fiber, Membership, RawLog
     from fiberstore.queries import AsyncQueryStorage, Fibers, Logs, Memberships, Page, QueryStorage
     from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
-    from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
+    from fiberstore.repositories import (
+        CheckpointRepository,
+        FiberRepository,
+        LogRepository,
+        MembershipRepository,
+        VersionRepository,
+    )
     from fiberstore.storage import AsyncStorage, Storage
     from fiberstore.versioning import config_version
     from fiberstore.where import Condition
 
 __all__ = [
     "AsyncDuckDBStorage",
+    "AsyncLifecycleStorage",
     "AsyncQueryStorage",
     "AsyncStorage",
     "AsyncTransaction",
     "Base",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointMove",
+    "CheckpointRepository",
     "Condition",
+    "ConfigVersion",
     "ConflictError",
     "CursorError",
     "DamagedFileError",
@@ -49,6 +70,7 @@ __all__ = [
     "FiberRecord",
     "FiberRepository",
     "Fibers",
+    "LifecycleStorage",
     "LogRecord",
     "LogRepository",
     "Logs",
@@ -66,6 +88,8 @@ __all__ = [
     "StorageLockedError",
     "StoredLog",
     "Transaction",
+    "VersionNotFoundError",
+    "VersionRepository",
     "config_version",
     "create_engine",
     "new_log_id",
@@ -81,6 +105,7 @@ _MODULES = (  # what imports the least comes first
     "storage",
     "where",
     "queries",
+    "lifecycle",
     "engine",
     "models",
     "repositories",

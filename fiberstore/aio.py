@@ -13,14 +13,25 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.aio_lifecycle import ThreadedCheckpoints, ThreadedVersions
 from fiberstore.aio_queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
 from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.engine import DEFAULT_POOL_SIZE
-from fiberstore.queries import AsyncQueryStorage
+from fiberstore.lifecycle import (
+    DEFAULT_STEP_ROWS,
+    AsyncLifecycleStorage,
+    BatchCounts,
+    CheckpointMove,
+    Compacted,
+    Merged,
+    Pruned,
+    Upserted,
+)
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Call, StorageStats
+from fiberstore.where import Condition
 from fiberstore.workers import OneWorker, Threads, Worker, Workers
 
 
@@ -75,9 +86,17 @@ class AsyncFiberRepository(ThreadedFibers):
         """See ``FiberRepository.update_many``."""
         return await self._threads.run(self._fibers.update_many, list(fibers))
 
-    async def merge(self, survivors: Mapping[UUID, UUID]) -> None:
+    async def upsert_many(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """See ``FiberRepository.upsert_many``."""
+        return await self._threads.run(self._fibers.upsert_many, list(fibers))
+
+    async def merge(self, survivors: Mapping[UUID, UUID]) -> Merged:
         """See ``FiberRepository.merge``."""
-        await self._threads.run(self._fibers.merge, dict(survivors))
+        return await self._threads.run(self._fibers.merge, dict(survivors))
+
+    async def resolve(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """See ``FiberRepository.resolve``."""
+        return await self._threads.run(self._fibers.resolve, list(fiber_ids))
 
     async def get(self, fiber_id: UUID) -> FiberRecord | None:
         """See ``Storage.get_fiber``."""
@@ -129,15 +148,19 @@ class AsyncTransaction:
         logs: The logs.
         fibers: The fibers.
         memberships: Which log belongs to which fiber.
+        checkpoints: The checkpoints.
+        versions: The config versions.
     """
 
     def __init__(self, threads: Threads, transaction: Transaction) -> None:
         self.logs = AsyncLogRepository(threads, transaction.logs)
         self.fibers = AsyncFiberRepository(threads, transaction.fibers)
         self.memberships = AsyncMembershipRepository(threads, transaction.memberships)
+        self.checkpoints = ThreadedCheckpoints(transaction.checkpoints, threads)
+        self.versions = ThreadedVersions(transaction.versions, threads)
 
 
-class AsyncDuckDBStorage(AsyncQueryStorage):
+class AsyncDuckDBStorage(AsyncLifecycleStorage):
     """``DuckDBStorage`` in coroutines: same arguments, same contract, for use in one event loop.
 
     Calls run on threads of its own, one for each connection of the pool. A call that is cancelled while it
@@ -271,6 +294,76 @@ class AsyncDuckDBStorage(AsyncQueryStorage):
     def memberships(self) -> ThreadedMemberships:
         """See ``QueryStorage.memberships``."""
         return ThreadedMemberships(self._storage.memberships, self._workers)
+
+    @property
+    def checkpoints(self) -> ThreadedCheckpoints:
+        """See ``LifecycleStorage.checkpoints``."""
+        return ThreadedCheckpoints(self._storage.checkpoints, self._workers)
+
+    @property
+    def versions(self) -> ThreadedVersions:
+        """See ``LifecycleStorage.versions``."""
+        return ThreadedVersions(self._storage.versions, self._workers)
+
+    async def write_batch(
+        self,
+        *,
+        logs: Iterable[LogRecord] = (),
+        fibers: Iterable[FiberRecord] = (),
+        memberships: Iterable[FiberMembership] = (),
+        checkpoint: CheckpointMove | None = None,
+    ) -> BatchCounts:
+        """See ``LifecycleStorage.write_batch``."""
+        return await self._workers.run(
+            self._storage.write_batch,
+            logs=list(logs),
+            fibers=list(fibers),
+            memberships=list(memberships),
+            checkpoint=checkpoint,
+        )
+
+    async def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        """See ``LifecycleStorage.write_fibers``."""
+        return await self._workers.run(self._storage.write_fibers, list(fibers))
+
+    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """See ``LifecycleStorage.upsert_fibers``."""
+        return await self._workers.run(self._storage.upsert_fibers, list(fibers))
+
+    async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        """See ``LifecycleStorage.merge_fibers``."""
+        return await self._workers.run(self._storage.merge_fibers, dict(survivors))
+
+    async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """See ``LifecycleStorage.resolve_fibers``."""
+        return await self._workers.run(self._storage.resolve_fibers, list(fiber_ids))
+
+    async def prune(
+        self,
+        *,
+        fibers: Condition[FiberRecord] | None = None,
+        logs: Condition[StoredLog] | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+        step_rows: int = DEFAULT_STEP_ROWS,
+        max_steps: int | None = None,
+        on_step: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        """See ``LifecycleStorage.prune``."""
+        return await self._workers.run(
+            self._storage.prune,
+            fibers=fibers,
+            logs=logs,
+            max_bytes=max_bytes,
+            dry_run=dry_run,
+            step_rows=step_rows,
+            max_steps=max_steps,
+            on_step=on_step,
+        )
+
+    async def compact(self) -> Compacted:
+        """See ``LifecycleStorage.compact``."""
+        return await self._workers.run(self._storage.compact)
 
     async def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """See ``QueryStorage.import_logs``."""

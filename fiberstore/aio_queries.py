@@ -20,6 +20,7 @@ from fiberstore.queries import (
     AsyncMemberships,
     AsyncQuery,
     Bucket,
+    Deleted,
     FiberOrder,
     Fibers,
     FiberSummary,
@@ -89,6 +90,10 @@ class ThreadedQuery(AsyncQuery[R], Generic[R]):
         """See ``Query.export``."""
         return await self._threads.run(self._query.export, path, partition_by=partition_by, on_rows=on_rows)
 
+    async def delete(self) -> Deleted:
+        """See ``Query.delete``."""
+        return await self._threads.run(self._query.delete)
+
     def __repr__(self) -> str:
         return repr(self._query)
 
@@ -151,6 +156,18 @@ class ThreadedLogs(ThreadedQuery[StoredLog], AsyncLogs):
         """See ``AsyncLogs.tail``."""
         began_at = await self._threads.run(_begin_tail, self._query, position, timeout_s)
         return ThreadedLogTail(self._query, self._threads, began_at, timeout_s)
+
+    async def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        """See ``Logs.redact``."""
+        return await self._threads.run(self._query.redact, pattern, replacement)
+
+    async def pin(self) -> int:
+        """See ``Logs.pin``."""
+        return await self._threads.run(self._query.pin)
+
+    async def unpin(self) -> int:
+        """See ``Logs.unpin``."""
+        return await self._threads.run(self._query.unpin)
 
 
 class ThreadedLogTail(AsyncLogTail):
@@ -246,6 +263,22 @@ class ThreadedFibers(ThreadedQuery[FiberRecord], AsyncFibers):
     async def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         """See ``Fibers.timeline``."""
         return await self._threads.run(self._query.timeline, fibers, points)
+
+    async def close(self) -> int:
+        """See ``Fibers.close``."""
+        return await self._threads.run(self._query.close)
+
+    async def reopen(self) -> int:
+        """See ``Fibers.reopen``."""
+        return await self._threads.run(self._query.reopen)
+
+    async def pin(self) -> int:
+        """See ``Fibers.pin``."""
+        return await self._threads.run(self._query.pin)
+
+    async def unpin(self) -> int:
+        """See ``Fibers.unpin``."""
+        return await self._threads.run(self._query.unpin)
 
 
 class ThreadedMemberships(ThreadedQuery[FiberMembership], AsyncMemberships):

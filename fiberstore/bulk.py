@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.dbapi import ARROW_TABLE, Connection
 from fiberstore.errors import ConflictError, is_duplicate_key
+from fiberstore.lifecycle import Merged
 from fiberstore.prepared import dbapi_connection
 from fiberstore.records import (
     FiberMembership,
@@ -126,21 +127,26 @@ def update_fibers(session: Session | Connection, fibers: Sequence[FiberRecord]) 
     return found
 
 
-def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) -> None:
+def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) -> Merged:
     """Give the memberships of each key to the fiber of its value, and delete the fiber of the key."""
     columns = {
         "loser": _uuids(_integers(survivors.keys())),
         "survivor": _uuids(_integers(survivors.values())),
     }
-    _write(
+    memberships = _write(
         session,
         "INSERT OR IGNORE INTO fiber_memberships (log_id, fiber_id, config_version) "
         "SELECT m.log_id, batch.survivor, min(m.config_version) "
         f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser GROUP BY ALL",
         columns,
     )
-    for table in ("fiber_memberships", "fibers"):
-        _write(session, f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})", columns)
+    gone = {
+        table: _write(
+            session, f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})", columns
+        )
+        for table in ("fiber_memberships", "fibers")
+    }
+    return Merged(gone["fibers"], memberships)
 
 
 def memberships_among(

@@ -4,7 +4,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -20,18 +20,38 @@ from sqlalchemy.orm import Session
 from fiberstore import bulk
 from fiberstore.backup import write_backup
 from fiberstore.changes import ChangeLock, Turn
+from fiberstore.compact import compact
 from fiberstore.dbapi import Connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds, create_engine
 from fiberstore.errors import ConflictError, DatabaseError, StorageLockedError, translate_errors
+from fiberstore.lifecycle import (
+    DEFAULT_STEP_ROWS,
+    BatchCounts,
+    CheckpointMove,
+    Compacted,
+    LifecycleStorage,
+    Merged,
+    Pruned,
+    Upserted,
+)
 from fiberstore.process import IN_MEMORY, is_inherited
-from fiberstore.queries import QueryStorage
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_config_version
-from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
+from fiberstore.repositories import (
+    CheckpointRepository,
+    FiberRepository,
+    LogRepository,
+    MembershipRepository,
+    VersionRepository,
+    retention,
+)
+from fiberstore.repositories.checkpoints import SqlCheckpoints
 from fiberstore.repositories.fiber_queries import SqlFibers
 from fiberstore.repositories.log_queries import SqlLogs
 from fiberstore.repositories.membership_queries import SqlMemberships
+from fiberstore.repositories.versions import SqlVersions
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Call, RunningCall, StorageStats, Telemetry
+from fiberstore.where import Condition
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,6 +75,8 @@ class Transaction:
         logs: The logs.
         fibers: The fibers.
         memberships: Which log belongs to which fiber.
+        checkpoints: The checkpoints.
+        versions: The config versions.
     """
 
     def __init__(self, session: Session, config_version: int) -> None:
@@ -62,9 +84,11 @@ class Transaction:
         self.logs = LogRepository(session, config_version=config_version)
         self.fibers = FiberRepository(session)
         self.memberships = MembershipRepository(session)
+        self.checkpoints = CheckpointRepository(session)
+        self.versions = VersionRepository(session)
 
 
-class DuckDBStorage(QueryStorage):
+class DuckDBStorage(LifecycleStorage):
     """A storage in one DuckDB database.
 
     Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
@@ -201,17 +225,99 @@ class DuckDBStorage(QueryStorage):
     @property
     def logs(self) -> SqlLogs:
         """See ``QueryStorage.logs``."""
-        return SqlLogs(self._reading)
+        return SqlLogs(self._reading, self._changing)
 
     @property
     def fibers(self) -> SqlFibers:
         """See ``QueryStorage.fibers``."""
-        return SqlFibers(self._reading)
+        return SqlFibers(self._reading, self._changing)
 
     @property
     def memberships(self) -> SqlMemberships:
         """See ``QueryStorage.memberships``."""
-        return SqlMemberships(self._reading)
+        return SqlMemberships(self._reading, self._changing)
+
+    @property
+    def checkpoints(self) -> SqlCheckpoints:
+        """See ``LifecycleStorage.checkpoints``."""
+        return SqlCheckpoints(self._reading, self._changing)
+
+    @property
+    def versions(self) -> SqlVersions:
+        """See ``LifecycleStorage.versions``."""
+        return SqlVersions(self._reading, self._changing)
+
+    def write_batch(
+        self,
+        *,
+        logs: Iterable[LogRecord] = (),
+        fibers: Iterable[FiberRecord] = (),
+        memberships: Iterable[FiberMembership] = (),
+        checkpoint: CheckpointMove | None = None,
+    ) -> BatchCounts:
+        """See ``LifecycleStorage.write_batch``."""
+        log_rows, fiber_rows, membership_rows = list(logs), list(fibers), list(memberships)
+
+        def work(session: Session | Connection) -> BatchCounts:
+            if checkpoint is not None:
+                CheckpointRepository(session).compare_and_set(
+                    checkpoint.name, checkpoint.expected, checkpoint.value
+                )
+            return BatchCounts(
+                LogRepository(session, config_version=self.config_version).write(log_rows),
+                FiberRepository(session).upsert_many(fiber_rows),
+                MembershipRepository(session).write(membership_rows),
+            )
+
+        return self._changing("write_batch", work)
+
+    def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        """See ``LifecycleStorage.write_fibers``."""
+        rows = list(fibers)
+        return self._write("write_fibers", lambda connection: FiberRepository(connection).write_many(rows))
+
+    def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """See ``LifecycleStorage.upsert_fibers``."""
+        rows = list(fibers)
+        return self._changing("upsert_fibers", lambda session: FiberRepository(session).upsert_many(rows))
+
+    def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        """See ``LifecycleStorage.merge_fibers``."""
+        return self._changing("merge_fibers", lambda session: FiberRepository(session).merge(survivors))
+
+    def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """See ``LifecycleStorage.resolve_fibers``."""
+        with self._reading("resolve_fibers") as connection:
+            return FiberRepository(connection).resolve(fiber_ids)
+
+    def prune(
+        self,
+        *,
+        fibers: Condition[FiberRecord] | None = None,
+        logs: Condition[StoredLog] | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+        step_rows: int = DEFAULT_STEP_ROWS,
+        max_steps: int | None = None,
+        on_step: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        """See ``LifecycleStorage.prune``."""
+        return retention.prune(
+            self._reading,
+            self._changing,
+            fibers=fibers,
+            logs=logs,
+            max_bytes=max_bytes,
+            dry_run=dry_run,
+            step_rows=step_rows,
+            max_steps=max_steps,
+            on_step=on_step,
+        )
+
+    def compact(self) -> Compacted:
+        """See ``LifecycleStorage.compact``."""
+        with self._telemetry.running("compact"):
+            return compact(self.engine, self._change_pool)
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """See ``QueryStorage.import_logs``."""
@@ -376,6 +482,18 @@ class DuckDBStorage(QueryStorage):
                 call.retries += 1
                 _logger.info("%s met a conflict and is run again (%d)", method, call.retries)
                 time.sleep(next(delays_s))
+
+    def _changing(self, method: str, work: Callable[[Session | Connection], T]) -> T:
+        """Do what changes rows in one transaction, again and again while it conflicts."""
+
+        def in_one_transaction(connection: Connection) -> T:
+            with translate_errors():
+                connection.begin()
+                result = work(connection)
+                connection.commit()
+            return result
+
+        return self._write(method, in_one_transaction, changes=True)
 
     @contextmanager
     def _reading(self, method: str | None) -> Iterator[Connection]:

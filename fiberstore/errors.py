@@ -6,9 +6,11 @@ StorageError
 │   ├── StorageLockedError    another process holds the file
 │   └── DamagedFileError      the file or its write-ahead log is not what DuckDB wrote
 ├── NotFoundError         no such fiber (also a LookupError)
+├── VersionNotFoundError  no such config version (also a LookupError)
 ├── DuplicateError        that fiber exists already
 ├── ConflictError         another transaction was first; run the whole transaction again
 ├── SerializationError    a value that cannot be stored or read back (also a ValueError)
+├── CheckpointError       a checkpoint that is not where it was expected
 ├── CursorError           a cursor that leads nowhere (also a ValueError)
 └── SchemaVersionError    the database is at a revision this release does not know
 ```
@@ -27,7 +29,10 @@ from contextlib import contextmanager
 from uuid import UUID
 
 _LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
-_NO_TABLE = re.compile("Table with name (raw_logs|fibers|fiber_memberships) does not exist")
+_NO_TABLE = re.compile(
+    "Table with name (raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges"
+    "|fiber_pins|log_pins) does not exist"
+)
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file ""')
 _DAMAGE = re.compile(
@@ -107,6 +112,45 @@ class NotFoundError(StorageError, LookupError):
         return type(self), (self.fiber_id,)
 
 
+class VersionNotFoundError(StorageError, LookupError):
+    """There is no such config version, neither in the registry nor among the fibers.
+
+    Attributes:
+        config_version: The version that was asked for.
+    """
+
+    def __init__(self, config_version: int) -> None:
+        self.config_version = config_version
+        super().__init__(
+            f"no config version {config_version:016x} ({config_version}); versions.register() notes one"
+        )
+
+    def __reduce__(self) -> tuple[type["VersionNotFoundError"], tuple[int]]:
+        return type(self), (self.config_version,)
+
+
+class CheckpointError(StorageError):
+    """A checkpoint has another value than expected, and keeps it. Nothing of the call was stored.
+
+    Attributes:
+        name: Of the checkpoint.
+        expected: The value that was expected; None for no checkpoint of that name.
+        found: The value it has; None if there is none of that name.
+    """
+
+    def __init__(self, name: str, expected: str | None, found: str | None) -> None:
+        self.name = name
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"checkpoint {name!r} is {_checkpoint(found)}, not {_checkpoint(expected)}: somebody else has "
+            "moved it; read it again, and go on from there"
+        )
+
+    def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str | None, str | None]]:
+        return type(self), (self.name, self.expected, self.found)
+
+
 class DuplicateError(StorageError):
     """A fiber of that id is stored already, and was left as it is.
 
@@ -182,6 +226,10 @@ def is_duplicate_key(error: BaseException) -> bool:
     import duckdb
 
     return isinstance(error, duckdb.ConstraintException) and "Duplicate key" in str(error)
+
+
+def _checkpoint(value: str | None) -> str:
+    return "not set" if value is None else f"{value!r:.200}"
 
 
 def _storage_error(error: BaseException) -> StorageError:

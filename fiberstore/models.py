@@ -1,4 +1,4 @@
-"""The three tables as SQLAlchemy ORM classes.
+"""The tables as SQLAlchemy ORM classes: three of logs, fibers and memberships, and those of their lifecycle.
 
 The types refuse on the way in what the records refuse, so that rows written through the ORM read back as
 records. There are no foreign keys: a membership may come before its log and its fiber.
@@ -190,3 +190,52 @@ class Membership(Base):
     log_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
     fiber_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
     config_version: Mapped[int] = mapped_column(UnsignedBigInt)
+
+
+class RegisteredVersion(Base):
+    """A row of ``fiber_config_versions``: one config version; at most one is active."""
+
+    __tablename__ = "fiber_config_versions"
+    __table_args__ = (sa.UniqueConstraint("active"), sa.CheckConstraint("active"))
+
+    config_version: Mapped[int] = mapped_column(UnsignedBigInt, primary_key=True, autoincrement=False)
+    content_hash: Mapped[str | None] = mapped_column(Text)
+    content: Mapped[str | None] = mapped_column(Text)
+    parent: Mapped[int | None] = mapped_column(UnsignedBigInt)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    active: Mapped[bool | None]  # true or NULL, of which a unique column may have many
+
+
+class NamedCheckpoint(Base):
+    """A row of ``fiber_checkpoints``: a named place that an application has come to."""
+
+    __tablename__ = "fiber_checkpoints"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+    updated_at: Mapped[datetime] = mapped_column(Timestamp)
+
+
+class MergedFiber(Base):
+    """A row of ``fiber_merges``: a fiber that is no more, and the one it has become part of."""
+
+    __tablename__ = "fiber_merges"
+
+    fiber_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+    survivor_id: Mapped[UUID] = mapped_column(sa.Uuid)
+
+
+class PinnedFiber(Base):
+    """A row of ``fiber_pins``: a fiber that retention keeps, with its logs."""
+
+    __tablename__ = "fiber_pins"
+
+    fiber_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+
+
+class PinnedLog(Base):
+    """A row of ``log_pins``: a log that retention keeps."""
+
+    __tablename__ = "log_pins"
+
+    log_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)

@@ -38,6 +38,21 @@ MOST_BUCKETS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
+class Deleted:
+    """What was deleted.
+
+    Attributes:
+        logs: Logs.
+        fibers: Fibers.
+        memberships: Memberships, also those of the logs and fibers.
+    """
+
+    logs: int
+    fibers: int
+    memberships: int
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Some rows of a query, and how to go on.
 
@@ -242,6 +257,14 @@ class Query(ABC, Generic[R]):
             DatabaseError: The path exists, or cannot be written. Nothing is left there.
         """
 
+    @abstractmethod
+    def delete(self) -> Deleted:
+        """Delete everything, all or none: logs and fibers with their memberships and pins.
+
+        ``count()`` tells before how much that is. The space is free for what is written next; ``compact()``
+        gives it back to the disk. Pins keep nothing from it.
+        """
+
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> Any:  # noqa: ANN401  # a PyCapsule
         """Return the stream of ``to_arrow()`` (https://arrow.apache.org/docs/format/CDataInterface)."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
@@ -365,6 +388,32 @@ class Logs(Query[StoredLog]):
             ConflictError: A write that was on its way did not end for ten seconds; ask again.
         """
 
+    @abstractmethod
+    def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        """Replace every match in the text of the logs of the query.
+
+        Queries do not find the old text any more. It may stay in unused parts of the file, as whatever is
+        changed or deleted, until ``storage.compact()`` writes the file anew. Attributes of fibers stay.
+
+        Args:
+            pattern: A regular expression of RE2, see ``Logs.c.raw_text.regexp_match``.
+            replacement: What stands there instead, as it is.
+
+        Returns:
+            How many logs have changed.
+
+        Raises:
+            ValueError: The pattern is no such expression, or matches the empty text.
+        """
+
+    @abstractmethod
+    def pin(self) -> int:
+        """Keep the logs of the query from ``prune()``; return how many were not pinned yet."""
+
+    @abstractmethod
+    def unpin(self) -> int:
+        """Pin the logs of the query no longer; return how many were."""
+
 
 class Fibers(Query[FiberRecord]):
     """A query of fibers. ``Fibers.c`` has the columns for its conditions."""
@@ -450,6 +499,26 @@ class Fibers(Query[FiberRecord]):
             fibers: Most fibers, >= 0.
             points: Most points, >= 0; of more logs, this many are evenly chosen.
         """
+
+    @abstractmethod
+    def close(self) -> int:
+        """Close the open fibers of the query; return how many there were."""
+
+    @abstractmethod
+    def reopen(self) -> int:
+        """Open the closed fibers of the query again; return how many there were."""
+
+    @abstractmethod
+    def pin(self) -> int:
+        """Keep the fibers of the query, and their logs, from ``prune()``.
+
+        Returns:
+            How many were not pinned yet.
+        """
+
+    @abstractmethod
+    def unpin(self) -> int:
+        """Pin the fibers of the query no longer; return how many were."""
 
 
 class Memberships(Query[FiberMembership]):
@@ -552,6 +621,10 @@ class AsyncQuery(ABC, Generic[R]):
     ) -> int:
         """See ``Query.export``."""
 
+    @abstractmethod
+    async def delete(self) -> Deleted:
+        """See ``Query.delete``."""
+
 
 class AsyncLogs(AsyncQuery[StoredLog]):
     """``Logs`` with coroutines."""
@@ -606,6 +679,18 @@ class AsyncLogs(AsyncQuery[StoredLog]):
     async def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> AsyncLogTail:
         """See ``Logs.tail``; it is a coroutine because "now" is asked for: ``async for log in await …``."""
 
+    @abstractmethod
+    async def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        """See ``Logs.redact``."""
+
+    @abstractmethod
+    async def pin(self) -> int:
+        """See ``Logs.pin``."""
+
+    @abstractmethod
+    async def unpin(self) -> int:
+        """See ``Logs.unpin``."""
+
 
 class AsyncFibers(AsyncQuery[FiberRecord]):
     """``Fibers`` with coroutines."""
@@ -658,6 +743,22 @@ class AsyncFibers(AsyncQuery[FiberRecord]):
     @abstractmethod
     async def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         """See ``Fibers.timeline``."""
+
+    @abstractmethod
+    async def close(self) -> int:
+        """See ``Fibers.close``."""
+
+    @abstractmethod
+    async def reopen(self) -> int:
+        """See ``Fibers.reopen``."""
+
+    @abstractmethod
+    async def pin(self) -> int:
+        """See ``Fibers.pin``."""
+
+    @abstractmethod
+    async def unpin(self) -> int:
+        """See ``Fibers.unpin``."""
 
 
 class AsyncMemberships(AsyncQuery[FiberMembership]):

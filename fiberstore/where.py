@@ -177,6 +177,16 @@ class Flag(Condition[R]):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
+class IsActive(Condition[R]):
+    """True where the config version is the active one; while none is active, nowhere."""
+
+    record: type[R]
+
+    def __repr__(self) -> str:
+        return "config_version.is_active()"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class AttributeExists(Condition[FiberRecord]):
     """There is a value at a JSON pointer, be it null."""
 
@@ -346,6 +356,16 @@ class VersionColumn(OrderedColumn[R, int]):
         return value
 
 
+class GenerationColumn(VersionColumn[R]):
+    """A column of the config versions that have made fibers."""
+
+    __slots__ = ()
+
+    def is_active(self) -> Condition[R]:
+        """Be true where it is the version that is active (see ``fiberstore.lifecycle.Versions``)."""
+        return IsActive(self.record)
+
+
 class TextColumn(Column[R, str]):
     """A column of text. Upper and lower case differ."""
 
@@ -487,6 +507,7 @@ class LogColumns:
     raw_text = TextColumn(StoredLog, "raw_text")
     ingestion_time = TimeColumn(StoredLog, "ingestion_time")
     config_version = VersionColumn(StoredLog, "config_version")
+    pinned = Flag(StoredLog, "pinned")
     fibers: ClassVar = LogFibers()
 
 
@@ -495,13 +516,14 @@ class FiberColumns:
 
     fiber_id = IdColumn(FiberRecord, "fiber_id")
     fiber_type = TextColumn(FiberRecord, "fiber_type")
-    config_version = VersionColumn(FiberRecord, "config_version")
+    config_version = GenerationColumn(FiberRecord, "config_version")
     attributes: ClassVar = Attributes()
     first_activity = TimeColumn(FiberRecord, "first_activity")
     last_activity = TimeColumn(FiberRecord, "last_activity")
     activity: ClassVar = Activity()
     duration = DurationColumn(FiberRecord, "duration")
     closed = Flag(FiberRecord, "closed")
+    pinned = Flag(FiberRecord, "pinned")
     logs: ClassVar = FiberLogs()
 
 
@@ -510,7 +532,7 @@ class MembershipColumns:
 
     log_id = IdColumn(FiberMembership, "log_id")
     fiber_id = IdColumn(FiberMembership, "fiber_id")
-    config_version = VersionColumn(FiberMembership, "config_version")
+    config_version = GenerationColumn(FiberMembership, "config_version")
 
 
 def checked_condition(condition: Condition[R], record: type[R]) -> Condition[R]:
@@ -541,6 +563,16 @@ def check_pointer(pointer: str) -> str:
     if re.search("~(?![01])", pointer):
         raise ValueError(f"{pointer!r} is no JSON pointer: in a key, write ~0 for ~ and ~1 for /")
     return pointer
+
+
+def check_redaction(pattern: str) -> None:
+    """Check that a regular expression of RE2 matches some text only.
+
+    Raises:
+        ValueError: It is no such expression, or matches the empty text.
+    """
+    if _check_pattern(pattern):
+        raise ValueError(f"{pattern!r} matches the empty text, so everywhere; write one that does not")
 
 
 def _nest(condition: Condition[R], *parts: Condition[Any]) -> None:
@@ -614,11 +646,13 @@ def _checked_bound(value: str | float) -> str | float:
     return value
 
 
-def _check_pattern(pattern: str) -> None:
+def _check_pattern(pattern: str) -> bool:
+    """Check a regular expression of RE2, and return whether it matches the empty text."""
     import pyarrow as pa  # it has RE2 too
     from pyarrow import compute
 
     try:
-        compute.match_substring_regex(pa.array([""]), check_text(pattern))
+        (is_match,) = compute.match_substring_regex(pa.array([""]), check_text(pattern)).to_pylist()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{pattern!r} is no regular expression of RE2: {error}") from error
+    return bool(is_match)

@@ -1,8 +1,8 @@
-"""An ``AsyncQueryStorage`` seen as a ``QueryStorage``, so that one contract suite tests both."""
+"""An ``AsyncLifecycleStorage`` seen as a ``LifecycleStorage``, so that one contract suite tests both."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from datetime import datetime, timedelta
@@ -12,6 +12,24 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from fiberstore.lifecycle import (
+    DEFAULT_STEP_ROWS,
+    AsyncCheckpoints,
+    AsyncLifecycleStorage,
+    AsyncVersions,
+    BatchCounts,
+    Checkpoint,
+    CheckpointMove,
+    Checkpoints,
+    Compacted,
+    ConfigVersion,
+    GenerationDiff,
+    LifecycleStorage,
+    Merged,
+    Pruned,
+    Upserted,
+    Versions,
+)
 from fiberstore.queries import (
     ARROW_BATCH_ROWS,
     AsyncFibers,
@@ -19,8 +37,8 @@ from fiberstore.queries import (
     AsyncLogTail,
     AsyncMemberships,
     AsyncQuery,
-    AsyncQueryStorage,
     Bucket,
+    Deleted,
     FiberOrder,
     Fibers,
     FiberSummary,
@@ -33,7 +51,6 @@ from fiberstore.queries import (
     Page,
     Partition,
     Query,
-    QueryStorage,
     R,
     Timeline,
     ValueCount,
@@ -62,10 +79,10 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-class SyncFace(QueryStorage):
+class SyncFace(LifecycleStorage):
     """Runs each call as a task on the loop, from any number of threads."""
 
-    def __init__(self, store: AsyncQueryStorage, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, store: AsyncLifecycleStorage, loop: asyncio.AbstractEventLoop) -> None:
         self.store = store
         self._loop = loop
 
@@ -90,6 +107,64 @@ class SyncFace(QueryStorage):
     @property
     def memberships(self) -> "SyncMemberships":
         return SyncMemberships(self, self.store.memberships)
+
+    @property
+    def checkpoints(self) -> "SyncCheckpoints":
+        return SyncCheckpoints(self, self.store.checkpoints)
+
+    @property
+    def versions(self) -> "SyncVersions":
+        return SyncVersions(self, self.store.versions)
+
+    def write_batch(
+        self,
+        *,
+        logs: Iterable[LogRecord] = (),
+        fibers: Iterable[FiberRecord] = (),
+        memberships: Iterable[FiberMembership] = (),
+        checkpoint: CheckpointMove | None = None,
+    ) -> BatchCounts:
+        return self.run(
+            self.store.write_batch(logs=logs, fibers=fibers, memberships=memberships, checkpoint=checkpoint)
+        )
+
+    def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        return self.run(self.store.write_fibers(fibers))
+
+    def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        return self.run(self.store.upsert_fibers(fibers))
+
+    def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        return self.run(self.store.merge_fibers(survivors))
+
+    def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        return self.run(self.store.resolve_fibers(fiber_ids))
+
+    def prune(
+        self,
+        *,
+        fibers: Condition[FiberRecord] | None = None,
+        logs: Condition[StoredLog] | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+        step_rows: int = DEFAULT_STEP_ROWS,
+        max_steps: int | None = None,
+        on_step: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        return self.run(
+            self.store.prune(
+                fibers=fibers,
+                logs=logs,
+                max_bytes=max_bytes,
+                dry_run=dry_run,
+                step_rows=step_rows,
+                max_steps=max_steps,
+                on_step=on_step,
+            )
+        )
+
+    def compact(self) -> Compacted:
+        return self.run(self.store.compact())
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         return self.run(self.store.import_logs(path, on_rows=on_rows))
@@ -198,6 +273,9 @@ class SyncQuery(Query[R], Generic[R]):
     ) -> int:
         return self._run(self.query.export(path, partition_by=partition_by, on_rows=on_rows))
 
+    def delete(self) -> Deleted:
+        return self._run(self.query.delete())
+
     def _on(self, query: AsyncQuery[R]) -> Self:
         other = copy(self)
         other.query = query
@@ -246,6 +324,15 @@ class SyncLogs(SyncQuery[StoredLog], Logs):
 
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> LogTail:
         return SyncLogTail(self._face, self._run(self.query.tail(position, timeout_s=timeout_s)))
+
+    def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        return self._run(self.query.redact(pattern, replacement))
+
+    def pin(self) -> int:
+        return self._run(self.query.pin())
+
+    def unpin(self) -> int:
+        return self._run(self.query.unpin())
 
 
 class SyncLogTail(LogTail):
@@ -304,6 +391,66 @@ class SyncFibers(SyncQuery[FiberRecord], Fibers):
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         return self._run(self.query.timeline(fibers, points))
 
+    def close(self) -> int:
+        return self._run(self.query.close())
+
+    def reopen(self) -> int:
+        return self._run(self.query.reopen())
+
+    def pin(self) -> int:
+        return self._run(self.query.pin())
+
+    def unpin(self) -> int:
+        return self._run(self.query.unpin())
+
 
 class SyncMemberships(SyncQuery[FiberMembership], Memberships):
     query: AsyncMemberships
+
+
+class SyncCheckpoints(Checkpoints):
+    def __init__(self, face: SyncFace, checkpoints: AsyncCheckpoints) -> None:
+        self._checkpoints = checkpoints
+        self._run = face.run
+
+    def get(self, name: str) -> Checkpoint | None:
+        return self._run(self._checkpoints.get(name))
+
+    def all(self) -> list[Checkpoint]:
+        return self._run(self._checkpoints.all())
+
+    def set(self, name: str, value: str) -> None:
+        self._run(self._checkpoints.set(name, value))
+
+    def compare_and_set(self, name: str, expected: str | None, value: str) -> None:
+        self._run(self._checkpoints.compare_and_set(name, expected, value))
+
+    def delete(self, name: str) -> bool:
+        return self._run(self._checkpoints.delete(name))
+
+
+class SyncVersions(Versions):
+    def __init__(self, face: SyncFace, versions: AsyncVersions) -> None:
+        self._versions = versions
+        self._run = face.run
+
+    def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
+        return self._run(self._versions.register(content, parent=parent))
+
+    def get(self, config_version: int) -> ConfigVersion | None:
+        return self._run(self._versions.get(config_version))
+
+    def all(self) -> list[ConfigVersion]:
+        return self._run(self._versions.all())
+
+    def active(self) -> ConfigVersion | None:
+        return self._run(self._versions.active())
+
+    def activate(self, config_version: int | None) -> ConfigVersion | None:
+        return self._run(self._versions.activate(config_version))
+
+    def diff(self, old: int, new: int, limit: int = 1_000) -> GenerationDiff:
+        return self._run(self._versions.diff(old, new, limit))
+
+    def drop(self, config_version: int) -> Deleted:
+        return self._run(self._versions.drop(config_version))

@@ -127,7 +127,7 @@ NEXT = """
 import sys
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, rewrites_data = "0002", "0001", {rewrites_data}
+revision, down_revision, rewrites_data = "9000", "0002", {rewrites_data}
 
 def upgrade():
     op.drop_index("idx_fibers_type", "fibers")
@@ -151,7 +151,7 @@ def with_next(tmp_path: Path) -> Callable[..., Path]:
 
     def with_next(*, rewrites_data: bool, then: str = "") -> Path:
         folder = copytree(ROOT / "migrations", tmp_path / "next" / "migrations")
-        (folder / "versions" / "0002_next.py").write_text(NEXT.format(rewrites_data=rewrites_data, then=then))
+        (folder / "versions" / "9000_next.py").write_text(NEXT.format(rewrites_data=rewrites_data, then=then))
         return folder
 
     return with_next
@@ -195,10 +195,10 @@ def test_a_backup_is_taken_before_an_upgrade_that_rewrites_data(
         assert found is not None
         assert found.raw_text == "rewritten"
     (copy,) = backups(db_file)
-    assert copy.name.startswith("store.duckdb.before-0002-2")
+    assert copy.name.startswith("store.duckdb.before-9000-2")
     with DuckDBStorage(copy) as storage:
         assert_old_rows(storage)
-        storage.init_schema()  # at 0001, which is the head of this release
+        storage.init_schema()
 
 
 def test_the_alembic_command_takes_the_backup_too_and_only_when_it_moves(

@@ -49,13 +49,14 @@ LAYERS = (
     ("cursors", "files", "records", "telemetry"),
     ("storage", "where"),
     ("queries",),
+    ("lifecycle",),
     ("appends", "changes"),
     ("dbapi",),
     ("dialect",),
     ("models",),
     ("backup", "engine", "prepared"),
-    ("schema", "workers"),
-    ("aio_queries", "bulk", "exchange"),
+    ("compact", "schema", "workers"),
+    ("aio_lifecycle", "aio_queries", "bulk", "exchange"),
     ("repositories",),
     ("duckdb",),
     ("aio", "doctor", "ingest", "testing"),
@@ -72,7 +73,8 @@ NARROWER = {
     "where": {"records"},
     "cursors": {"errors"},
     "queries": {"records", "storage", "where"},
-    "testing": {"cursors", "errors", "queries", "records", "storage", "where"},
+    "lifecycle": {"queries", "records", "where"},
+    "testing": {"cursors", "errors", "lifecycle", "queries", "records", "storage", "where"},
 }
 PACKAGE = Path(fiberstore.__file__).parent
 MODULES = sorted(

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from fiberstore.models import Fiber, Membership, RawLog
+from fiberstore.models import Base, PinnedFiber, PinnedLog, RegisteredVersion
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.where import (
     LEAST_NUMBER,
@@ -24,6 +24,7 @@ from fiberstore.where import (
     HasFiber,
     HasLog,
     In,
+    IsActive,
     Joined,
     Match,
     Not,
@@ -34,7 +35,9 @@ from fiberstore.where import (
 
 Expression: TypeAlias = sa.ColumnElement[Any]
 
-LOGS, FIBERS, MEMBERSHIPS = RawLog.__table__, Fiber.__table__, Membership.__table__
+LOGS = Base.metadata.tables["raw_logs"]
+FIBERS = Base.metadata.tables["fibers"]
+MEMBERSHIPS = Base.metadata.tables["fiber_memberships"]
 # Where another client has stored 'infinity', or more than fits, it is the longest there is.
 DURATION_US: sa.ColumnElement[int] = sa.func.coalesce(
     getattr(sa.func, "try")(
@@ -53,8 +56,12 @@ _MICROSECOND = timedelta(microseconds=1)
 _MOST_PARAMETERS = 50
 _EXACT_AS_FLOAT = 2**53
 _COLUMNS: dict[type, dict[str, Expression]] = {
-    StoredLog: dict(LOGS.c),
-    FiberRecord: {**dict(FIBERS.c), "duration": DURATION_US},
+    StoredLog: {**dict(LOGS.c), "pinned": LOGS.c.log_id.in_(sa.select(PinnedLog.log_id))},
+    FiberRecord: {
+        **dict(FIBERS.c),
+        "duration": DURATION_US,
+        "pinned": FIBERS.c.fiber_id.in_(sa.select(PinnedFiber.fiber_id)),
+    },
     FiberMembership: dict(MEMBERSHIPS.c),
 }
 _OPERATORS: dict[Operator, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
@@ -112,6 +119,12 @@ def _(condition: Match) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
 @to_sql.register
 def _(condition: Flag) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
     return _COLUMNS[condition.record][condition.column].is_(True)
+
+
+@to_sql.register
+def _(condition: IsActive) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    active = sa.select(RegisteredVersion.config_version).where(RegisteredVersion.active.is_(True))
+    return _COLUMNS[condition.record]["config_version"].in_(active)
 
 
 @to_sql.register

@@ -6,15 +6,35 @@ from typing import Any, ClassVar, Literal, cast
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from fiberstore.models import load_json
-from fiberstore.queries import Bucket, Fibers, FiberSummary, Found, Page, Timeline, TimelinePoint, ValueCount
+from fiberstore.dbapi import Connection
+from fiberstore.models import MergedFiber, PinnedFiber, load_json
+from fiberstore.queries import (
+    Bucket,
+    Deleted,
+    Fibers,
+    FiberSummary,
+    Found,
+    Page,
+    Timeline,
+    TimelinePoint,
+    ValueCount,
+)
 from fiberstore.records import FiberRecord, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import ATTRIBUTES, DURATION_US, FIBERS, LOGS, MEMBERSHIPS, among
+from fiberstore.repositories.conditions import (
+    ATTRIBUTES,
+    DURATION_US,
+    FIBERS,
+    LOGS,
+    MEMBERSHIPS,
+    all_of,
+    among,
+)
 from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.queries import one_snapshot, select_rows
+from fiberstore.repositories.queries import chosen, one_snapshot, select_rows, written
 from fiberstore.repositories.rows import fiber_columns, to_fibers
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import Scalar, check_pointer
@@ -39,6 +59,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     _id_name = "fiber_id"
     _seen = (FIBERS.c.first_activity, FIBERS.c.last_activity)
     _arrival = Arrival(FIBERS, FIBERS.c.fiber_id)
+    _pins = PinnedFiber.metadata.tables["fiber_pins"]
     _orders: ClassVar = {
         "oldest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=False),
         "newest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=True),
@@ -51,6 +72,28 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
             source=FIBERS.outerjoin(_COUNTS, _COUNTS.c.fiber_id == FIBERS.c.fiber_id),
         ),
     }
+
+    def close(self) -> int:
+        """See ``Fibers.close``."""
+        return self._set_closed("close", closed=True)
+
+    def reopen(self) -> int:
+        """See ``Fibers.reopen``."""
+        return self._set_closed("reopen", closed=False)
+
+    def _set_closed(self, method: str, *, closed: bool) -> int:
+        differs = FIBERS.c.closed.is_not(closed)
+        change = sa.update(FIBERS).values(closed=closed).where(differs, *all_of(self._conditions))
+        return self._change(method, lambda session: written(session, change))
+
+    def _delete(self, session: Session | Connection) -> Deleted:
+        with chosen(session, self._select(FIBERS.c.fiber_id)) as ids:
+            merges = sa.or_(MergedFiber.fiber_id.in_(ids), MergedFiber.survivor_id.in_(ids))
+            written(session, sa.delete(MergedFiber).where(merges))
+            memberships = written(session, sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.fiber_id.in_(ids)))
+            written(session, sa.delete(self._pins).where(self._pins.c.fiber_id.in_(ids)))
+            fibers = written(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(ids)))
+        return Deleted(0, fibers, memberships)
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         return fiber_columns(FIBERS)

@@ -1,7 +1,6 @@
 """Fibers."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from datetime import datetime
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from sqlalchemy.orm import Session
 from fiberstore import bulk
 from fiberstore.dbapi import Connection
 from fiberstore.errors import DuplicateError, NotFoundError, is_duplicate_key, translate_errors
+from fiberstore.lifecycle import Merged, Upserted
 from fiberstore.models import Fiber, stored_time
 from fiberstore.prepared import Prepared, PreparedPages
 from fiberstore.records import (
@@ -25,6 +25,7 @@ from fiberstore.records import (
     from_epoch_us,
 )
 from fiberstore.repositories.fiber_queries import SqlFibers
+from fiberstore.repositories.queries import bound_to
 from fiberstore.repositories.rows import FiberRow, fiber_columns, to_fibers
 from fiberstore.storage import DEFAULT_LIMIT
 
@@ -63,7 +64,7 @@ class FiberRepository(SqlFibers):
     """
 
     def __init__(self, session: Session | Connection) -> None:
-        super().__init__(lambda _method: nullcontext(session))
+        super().__init__(*bound_to(session))
         self._session = session
 
     def write(self, fiber: FiberRecord) -> None:
@@ -120,25 +121,30 @@ class FiberRepository(SqlFibers):
         with translate_errors():
             return bulk.update_fibers(self._session, rows)
 
-    def merge(self, survivors: Mapping[UUID, UUID]) -> None:
-        """Merge fibers: memberships move to the survivor, and the merged fibers are deleted.
+    def upsert_many(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """Store fibers, or replace those that are stored; see ``LifecycleStorage.upsert_fibers``."""
+        rows = _distinct(fibers)
+        if not rows:
+            return Upserted(0, 0)
+        with translate_errors():
+            changed = bulk.update_fibers(self._session, rows)
+            return Upserted(bulk.insert_fibers(self._session, rows) if changed < len(rows) else 0, changed)
 
-        The fields of the survivors stay as they are; ``update_many`` changes them.
-
-        Args:
-            survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
-
-        Raises:
-            ValueError: A survivor ends itself.
-        """
+    def merge(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        """Make fibers part of others; see ``LifecycleStorage.merge_fibers``."""
         for loser, survivor in survivors.items():
             check_id(loser)
             check_id(survivor)
             if survivor in survivors:
                 raise ValueError(f"fiber {loser} cannot become part of {survivor}, which ends itself")
-        if survivors:
-            with translate_errors():
-                bulk.merge_fibers(self._session, survivors)
+        if not survivors:
+            return Merged(0, 0)
+        with translate_errors():
+            return bulk.merge_fibers(self._session, survivors)
+
+    def resolve(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """Return where fibers are now; see ``LifecycleStorage.resolve_fibers``."""
+        raise NotImplementedError
 
     def get(self, fiber_id: UUID) -> FiberRecord | None:
         """Return one fiber or None; see ``Storage.get_fiber``."""

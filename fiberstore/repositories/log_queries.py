@@ -11,16 +11,18 @@ from sqlalchemy.orm import Session
 from fiberstore.cursors import Mark
 from fiberstore.dbapi import Connection
 from fiberstore.errors import DatabaseError
-from fiberstore.queries import Bucket, Found, LogContext, Logs, ValueCount
-from fiberstore.records import StoredLog, check_id, check_number, from_epoch_us
+from fiberstore.models import PinnedLog
+from fiberstore.queries import Bucket, Deleted, Found, LogContext, Logs, ValueCount
+from fiberstore.records import StoredLog, check_id, check_number, check_text, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import LOGS, MEMBERSHIPS, among
+from fiberstore.repositories.conditions import LOGS, MEMBERSHIPS, all_of, among
 from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.queries import one_snapshot, select_rows
+from fiberstore.repositories.queries import chosen, one_snapshot, select_rows, written
 from fiberstore.repositories.rows import log_columns, to_logs
 from fiberstore.repositories.tails import News, SqlTail
 from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.where import check_redaction
 
 _TIMESTAMP_US = sa.func.epoch_us(LOGS.c.timestamp, type_=sa.BigInteger)
 
@@ -34,6 +36,7 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     _id = LOGS.c.log_id
     _id_name = "log_id"
     _seen = (LOGS.c.timestamp, LOGS.c.timestamp)
+    _pins = PinnedLog.metadata.tables["log_pins"]
     _arrival = Arrival(LOGS, LOGS.c.log_id)
     _orders: ClassVar = {
         "oldest": Order(LOGS.c.timestamp, _TIMESTAMP_US, from_epoch_us, descending=False),
@@ -45,6 +48,25 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
 
     def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[StoredLog]:
         return to_logs(rows, from_epoch_us)
+
+    def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        """See ``Logs.redact``."""
+        check_redaction(pattern)
+        literal = check_text(replacement).replace("\\", "\\\\")  # to RE2 it begins the number of a group
+        text: sa.ColumnElement[str] = sa.func.regexp_replace(LOGS.c.raw_text, pattern, literal, "g")
+        change = (
+            sa.update(LOGS)
+            .values(raw_text=text)
+            .where(sa.func.regexp_matches(LOGS.c.raw_text, pattern), text != LOGS.c.raw_text)
+            .where(*all_of(self._conditions))
+        )
+        return self._change("redact", lambda session: written(session, change))
+
+    def _delete(self, session: Session | Connection) -> Deleted:
+        with chosen(session, self._select(LOGS.c.log_id)) as ids:
+            memberships = written(session, sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.log_id.in_(ids)))
+            written(session, sa.delete(self._pins).where(self._pins.c.log_id.in_(ids)))
+            return Deleted(written(session, sa.delete(LOGS).where(LOGS.c.log_id.in_(ids))), 0, memberships)
 
     def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
         """See ``Logs.get_many``."""

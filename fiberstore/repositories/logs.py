@@ -1,7 +1,6 @@
 """Log lines."""
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from fiberstore.records import (
     log_key,
 )
 from fiberstore.repositories.log_queries import SqlLogs
+from fiberstore.repositories.queries import bound_to
 from fiberstore.repositories.rows import LogRow, log_columns, to_logs
 from fiberstore.storage import DEFAULT_LIMIT
 
@@ -50,7 +50,7 @@ class LogRepository(SqlLogs):
 
     def __init__(self, session: Session | Connection, *, config_version: int = 0) -> None:
         check_config_version(config_version)
-        super().__init__(lambda _method: nullcontext(session))
+        super().__init__(*bound_to(session))
         self._session = session
         self._config_version = config_version
 

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from fiberstore.queries import Memberships
+from fiberstore.dbapi import Connection
+from fiberstore.queries import Deleted, Memberships
 from fiberstore.records import FiberMembership
-from fiberstore.repositories.conditions import MEMBERSHIPS
-from fiberstore.repositories.queries import SqlQuery
+from fiberstore.repositories.conditions import MEMBERSHIPS, all_of
+from fiberstore.repositories.queries import SqlQuery, written
 
 
 class SqlMemberships(SqlQuery[FiberMembership], Memberships):
@@ -17,6 +19,9 @@ class SqlMemberships(SqlQuery[FiberMembership], Memberships):
     _record = FiberMembership
     _name = "memberships"
     _table = MEMBERSHIPS
+
+    def _delete(self, session: Session | Connection) -> Deleted:
+        return Deleted(0, 0, written(session, sa.delete(MEMBERSHIPS).where(*all_of(self._conditions))))
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         return list(MEMBERSHIPS.c)

@@ -1,7 +1,6 @@
 """Which log belongs to which fiber."""
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from datetime import datetime
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from fiberstore.records import (
 )
 from fiberstore.repositories.logs import log_pages
 from fiberstore.repositories.membership_queries import SqlMemberships
+from fiberstore.repositories.queries import bound_to
 from fiberstore.repositories.rows import to_logs
 from fiberstore.storage import DEFAULT_LIMIT
 
@@ -51,7 +51,7 @@ class MembershipRepository(SqlMemberships):
     """
 
     def __init__(self, session: Session | Connection) -> None:
-        super().__init__(lambda _method: nullcontext(session))
+        super().__init__(*bound_to(session))
         self._session = session
 
     def write(self, memberships: Iterable[FiberMembership]) -> int:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.cursors import Mark, Place, decode, encode
@@ -19,7 +20,7 @@ from fiberstore.queries import Found, Page, Partition, ValueCount
 from fiberstore.records import MAX_ROWS, FiberRecord, StoredLog, check_id, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import among
-from fiberstore.repositories.queries import Reading, SqlQuery, select_rows
+from fiberstore.repositories.queries import Changing, Reading, SqlQuery, select_rows, written
 from fiberstore.storage import DEFAULT_LIMIT
 
 P = TypeVar("P", StoredLog, FiberRecord)
@@ -82,9 +83,10 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     _id_name: ClassVar[str]
     _seen: ClassVar[tuple[sa.ColumnElement[datetime], sa.ColumnElement[datetime]]]
     _arrival: ClassVar[Arrival]
+    _pins: ClassVar[sa.Table]
 
-    def __init__(self, reading: Reading) -> None:
-        super().__init__(reading)
+    def __init__(self, reading: Reading, changing: Changing) -> None:
+        super().__init__(reading, changing)
         self._order_name = "oldest"
 
     def order_by(self, order: str) -> Self:
@@ -194,6 +196,17 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     ) -> list[_Row[P]]:
         statement = self._keyed().where(*conditions).limit(limit)
         return self._keyed_rows(session, self._ordered(statement, backwards=backwards))
+
+    def pin(self) -> int:
+        """See ``Logs.pin`` and ``Fibers.pin``."""
+        ids = self._select(self._id)
+        add = insert(self._pins).from_select([self._id_name], ids).on_conflict_do_nothing()
+        return self._change("pin", lambda session: written(session, add))
+
+    def unpin(self) -> int:
+        """See ``Logs.unpin`` and ``Fibers.unpin``."""
+        remove = sa.delete(self._pins).where(self._pins.c[self._id_name].in_(self._select(self._id)))
+        return self._change("unpin", lambda session: written(session, remove))
 
     def _found(self, ids: Iterable[UUID]) -> Found[P]:
         """Return the rows of these ids that the query has."""

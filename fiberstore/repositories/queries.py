@@ -2,18 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.bulk import expire
 from fiberstore.dbapi import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.prepared import compiled, dbapi_connection
-from fiberstore.queries import ARROW_BATCH_ROWS, Partition, Query
+from fiberstore.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_number
 from fiberstore.repositories.conditions import all_of
 from fiberstore.where import Condition, checked_condition
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
+T = TypeVar("T")
 
 Reading: TypeAlias = Callable[[str | None], AbstractContextManager[Session | Connection]]
 """Gives what a method of that name reads with; at the end of the block, that is given back.
@@ -29,13 +31,58 @@ Reading: TypeAlias = Callable[[str | None], AbstractContextManager[Session | Con
 What is read without a name lasts as long as the caller takes, so its time is not taken.
 """
 
+
+class Changing(Protocol):
+    """Does what a method of that name changes, in one transaction, again after a conflict."""
+
+    def __call__(self, method: str, work: Callable[[Session | Connection], T]) -> T:
+        """Do it, and return what it returns."""
+
+
 _ROWS_AT_ONCE = 2_048
+_CHOSEN = "fiberstore_chosen"
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
+
+
+def bound_to(session: Session | Connection) -> tuple[Reading, Changing]:
+    """Return what reads and changes within the transaction of a session that the caller owns."""
+
+    def changing(method: str, work: Callable[[Session | Connection], T]) -> T:
+        del method
+        return work(session)
+
+    def reading(_method: str | None) -> AbstractContextManager[Session | Connection]:
+        return nullcontext(session)
+
+    return reading, changing
 
 
 def select_rows(session: Session | Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
     """Return the rows of a statement that is made for one call, to be read before the next statement."""
     return dbapi_connection(session).fetch_rows(*compiled(statement))
+
+
+def written(session: Session | Connection, statement: sa.Executable) -> int:
+    """Run a statement that writes, and return how many rows it has written."""
+    ((rows,),) = dbapi_connection(session).fetch_rows(*compiled(statement))
+    expire(session)
+    return int(str(rows))
+
+
+@contextmanager
+def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Select[Any]]:
+    """Keep the ids that a statement selects, for a block that changes what the statement depends on.
+
+    Yields:
+        A statement that selects them, whatever happens to the tables. Its transaction has to be open.
+    """
+    (column,) = ids.selected_columns
+    kept = sa.table(_CHOSEN, sa.column(column.name, column.type))
+    sql, values = compiled(ids)
+    connection = dbapi_connection(session)
+    list(connection.fetch_rows(f"CREATE TEMP TABLE {_CHOSEN} AS {sql}", values))
+    yield sa.select(*kept.c)
+    list(connection.fetch_rows(f"DROP TABLE {_CHOSEN}", []))  # a rollback drops it too
 
 
 @contextmanager
@@ -62,14 +109,16 @@ class SqlQuery(Query[R], Generic[R]):
 
     Args:
         reading: Gives what its methods read with.
+        changing: Does what its methods change.
     """
 
     _record: type[R]
     _table: ClassVar[sa.FromClause]
     _name: ClassVar[str]
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, changing: Changing) -> None:
         self._reading = reading
+        self._changing = changing
         self._conditions: tuple[Condition[R], ...] = ()
 
     def where(self, *conditions: Condition[R]) -> Self:
@@ -123,6 +172,10 @@ class SqlQuery(Query[R], Generic[R]):
         with closing(batches):
             return write_records(batches, self._record, path, partition_by=partition_by, on_rows=on_rows)
 
+    def delete(self) -> Deleted:
+        """See ``Query.delete``."""
+        return self._change("delete", self._delete)
+
     def __repr__(self) -> str:
         conditions = ", ".join(map(repr, self._conditions))
         return f"{self._name}.where({conditions})" if conditions else self._name
@@ -136,6 +189,13 @@ class SqlQuery(Query[R], Generic[R]):
         with self._reading(name) as session, translate_errors():
             yield session
 
+    def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
+        def translated(session: Session | Connection) -> T:
+            with translate_errors():
+                return work(session)
+
+        return self._changing(f"{self._name}.{method}", translated)
+
     def _batches(self, method: str | None, batch_rows: int) -> "Generator[pa.RecordBatch]":
         from fiberstore.exchange.schemas import as_stored, schema_of
 
@@ -144,6 +204,10 @@ class SqlQuery(Query[R], Generic[R]):
         with self._asking(method) as session:
             for batch in dbapi_connection(session).arrow_batches(sql, values, batch_rows):
                 yield as_stored(batch, self._record)
+
+    @abstractmethod
+    def _delete(self, session: Session | Connection) -> Deleted:
+        """Delete everything, in an open transaction."""
 
     @abstractmethod
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:

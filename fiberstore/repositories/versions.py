@@ -1,0 +1,185 @@
+"""Config versions, and the generations of fibers they have made."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from fiberstore.dbapi import Connection
+from fiberstore.errors import VersionNotFoundError, translate_errors
+from fiberstore.lifecycle import ConfigVersion, GenerationDiff, Versions
+from fiberstore.models import Fiber, RegisteredVersion
+from fiberstore.queries import Deleted
+from fiberstore.records import check_config_version, check_number, check_text, from_epoch_us
+from fiberstore.repositories.queries import Changing, Reading, bound_to, select_rows, written
+from fiberstore.versioning import config_version as version_of
+
+T = TypeVar("T")
+
+_ROWS = sa.select(
+    RegisteredVersion.config_version,
+    RegisteredVersion.content_hash,
+    RegisteredVersion.content,
+    RegisteredVersion.parent,
+    sa.func.epoch_us(RegisteredVersion.created_at),
+    RegisteredVersion.active,
+).order_by(RegisteredVersion.created_at, RegisteredVersion.config_version)
+
+
+class SqlVersions(Versions):
+    """``Versions`` on a connection or a session.
+
+    Args:
+        reading: Gives what its methods read with.
+        changing: Does what its methods change.
+    """
+
+    def __init__(self, reading: Reading, changing: Changing) -> None:
+        self._reading = reading
+        self._changing = changing
+
+    def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
+        """See ``Versions.register``."""
+        data = _content_bytes(content)
+        text = check_text(data.decode())
+        if parent is not None:
+            check_config_version(parent)
+
+        def work(session: Session | Connection) -> ConfigVersion:
+            return _register(
+                session,
+                version_of(data),
+                content=text,
+                content_hash=sha256(data).hexdigest(),
+                parent=parent,
+            )
+
+        return self._change("register", work)
+
+    def get(self, config_version: int) -> ConfigVersion | None:
+        """See ``Versions.get``."""
+        check_config_version(config_version)
+        with self._reading("versions.get") as session, translate_errors():
+            return _get(session, config_version)
+
+    def all(self) -> list[ConfigVersion]:
+        """See ``Versions.all``."""
+        with self._reading("versions.all") as session, translate_errors():
+            return _versions(session, _ROWS)
+
+    def active(self) -> ConfigVersion | None:
+        """See ``Versions.active``."""
+        with self._reading("versions.active") as session, translate_errors():
+            return _active(session)
+
+    def activate(self, config_version: int | None) -> ConfigVersion | None:
+        """See ``Versions.activate``."""
+        if config_version is not None:
+            check_config_version(config_version)
+
+        def work(session: Session | Connection) -> ConfigVersion | None:
+            before = _active(session)
+            if config_version is not None:
+                _ensure(session, config_version)
+            written(
+                session,
+                sa.update(RegisteredVersion).where(RegisteredVersion.active.is_(True)).values(active=None),
+            )
+            if config_version is not None:
+                chosen = RegisteredVersion.config_version == config_version
+                written(session, sa.update(RegisteredVersion).where(chosen).values(active=True))
+            return before
+
+        return self._change("activate", work)
+
+    def diff(self, old: int, new: int, limit: int = 1_000) -> GenerationDiff:
+        """See ``Versions.diff``."""
+        check_config_version(old)
+        check_config_version(new)
+        check_number("limit", limit)
+        raise NotImplementedError
+
+    def drop(self, config_version: int) -> Deleted:
+        """See ``Versions.drop``."""
+        check_config_version(config_version)
+        raise NotImplementedError
+
+    def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
+        def translated(session: Session | Connection) -> T:
+            with translate_errors():
+                return work(session)
+
+        return self._changing(f"versions.{method}", translated)
+
+
+class VersionRepository(SqlVersions):
+    """The config versions of a session's database.
+
+    Args:
+        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
+            commits.
+    """
+
+    def __init__(self, session: Session | Connection) -> None:
+        super().__init__(*bound_to(session))
+
+
+def _content_bytes(content: bytes | str | Path) -> bytes:
+    if isinstance(content, Path):
+        return content.read_bytes()
+    return content.encode() if isinstance(content, str) else content
+
+
+def _register(
+    session: Session | Connection,
+    version: int,
+    *,
+    content: str | None = None,
+    content_hash: str | None = None,
+    parent: int | None = None,
+) -> ConfigVersion:
+    if (known := _get(session, version)) is not None:
+        return known
+    if parent is None and (active := _active(session)) is not None:
+        parent = active.config_version
+    new = ConfigVersion(version, content_hash, content, parent, datetime.now(UTC), active=False)
+    written(session, insert(RegisteredVersion).values({**asdict(new), "active": None}))
+    return new
+
+
+def _ensure(session: Session | Connection, version: int) -> None:
+    """Register a version that has fibers.
+
+    Raises:
+        VersionNotFoundError: It has none, and is not registered.
+    """
+    if _get(session, version) is not None:
+        return
+    if not list(
+        select_rows(session, sa.select(sa.literal(1)).where(Fiber.config_version == version).limit(1))
+    ):
+        raise VersionNotFoundError(version)
+    _register(session, version)
+
+
+def _get(session: Session | Connection, version: int) -> ConfigVersion | None:
+    found = _versions(session, _ROWS.where(RegisteredVersion.config_version == version))
+    return found[0] if found else None
+
+
+def _active(session: Session | Connection) -> ConfigVersion | None:
+    found = _versions(session, _ROWS.where(RegisteredVersion.active.is_(True)))
+    return found[0] if found else None
+
+
+def _versions(session: Session | Connection, rows: sa.Select[Any]) -> list[ConfigVersion]:
+    return [
+        ConfigVersion(version, content_hash, content, parent, from_epoch_us(created_us), active is True)
+        for version, content_hash, content, parent, created_us, active in select_rows(session, rows)
+    ]

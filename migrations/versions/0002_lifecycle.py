@@ -1,0 +1,56 @@
+"""The tables of the lifecycle: config versions, checkpoints, merged fibers, pins.
+
+Revision: 0002
+Revises: 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from duckdb_engine.datatypes import UBigInteger
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+rewrites_data = False
+
+
+def upgrade() -> None:
+    """Create the tables."""
+    op.create_table(
+        "fiber_config_versions",
+        sa.Column("config_version", UBigInteger(), primary_key=True, autoincrement=False),
+        sa.Column("content_hash", sa.String()),
+        sa.Column("content", sa.String()),
+        sa.Column("parent", UBigInteger()),
+        sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("active", sa.Boolean()),
+        # At most one is active: true is there once, NULL as often as needed, false never.
+        sa.UniqueConstraint("active"),
+        sa.CheckConstraint("active"),
+    )
+    op.create_table(
+        "fiber_checkpoints",
+        sa.Column("name", sa.String(), primary_key=True),
+        sa.Column("value", sa.String(), nullable=False),
+        sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
+    )
+    op.create_table(
+        "fiber_merges",
+        sa.Column("fiber_id", sa.Uuid(), primary_key=True),
+        sa.Column("survivor_id", sa.Uuid(), nullable=False),
+    )
+    op.create_table("fiber_pins", sa.Column("fiber_id", sa.Uuid(), primary_key=True))
+    op.create_table("log_pins", sa.Column("log_id", sa.Uuid(), primary_key=True))
+
+
+def downgrade() -> None:
+    """Drop the tables with their rows."""
+    for table_name in (
+        "fiber_config_versions",
+        "fiber_checkpoints",
+        "fiber_merges",
+        "fiber_pins",
+        "log_pins",
+    ):
+        op.drop_table(table_name)
