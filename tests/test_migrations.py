@@ -99,7 +99,7 @@ def test_the_catalog_is_the_one_of_the_plain_ddl() -> None:
 def test_up_down_up(config: Config, db_file: Path) -> None:
     command.upgrade(config, "head")
     command.current(config)
-    assert "0001 (head)" in printed(config)
+    assert "0002 (head)" in printed(config)
     command.check(config)
     command.downgrade(config, "base")
     engine = create_engine(db_file)
@@ -145,8 +145,8 @@ def test_autogenerate_writes_a_migration_that_imports_nothing_of_fiberstore(
     command.upgrade(config, "head")
     with DuckDBStorage(db_file) as storage, storage.engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE fibers"))
-    command.revision(config, "fibers again", rev_id="0002", autogenerate=True)
-    text = (tmp_path / "migrations" / "versions" / "0002_fibers_again.py").read_text()
+    command.revision(config, "fibers again", rev_id="9000", autogenerate=True)
+    text = (tmp_path / "migrations" / "versions" / "9000_fibers_again.py").read_text()
     assert "import fiberstore" not in text.split('"""')[2]
     assert "fiberstore." not in text
     assert "UBigInteger()" in text
@@ -277,7 +277,7 @@ def test_a_version_table_that_makes_no_sense_is_an_error_of_the_database() -> No
     with DuckDBStorage(":memory:") as storage:
         storage.init_schema()
         with storage.engine.begin() as connection:
-            connection.execute(sa.text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('0002')"))
+            connection.execute(sa.text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('9000')"))
         with pytest.raises(DatabaseError, match=schema.VERSION_TABLE):
             storage.init_schema()
 
@@ -290,7 +290,7 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, db_file: 
         before = catalog(storage.engine)
         with pytest.raises(SchemaVersionError, match="9999") as caught:
             storage.init_schema()
-        assert (caught.value.found, caught.value.known) == ("9999", "0001")
+        assert (caught.value.found, caught.value.known) == ("9999", "0002")
         assert catalog(storage.engine) == before
     with pytest.raises(CommandError, match="9999"):
         command.upgrade(config, "head")
@@ -298,8 +298,8 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, db_file: 
 
 def test_a_failed_migration_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     migrations = copytree(ROOT / "migrations", tmp_path / "migrations")
-    (migrations / "versions" / "0002_bad.py").write_text(
-        "from alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+    (migrations / "versions" / "9000_bad.py").write_text(
+        "from alembic import op\nrevision = '9000'\ndown_revision = '0002'\n"
         "def upgrade():\n    op.execute('CREATE TABLE half (a INTEGER)')\n    op.execute('nonsense')\n"
     )
     monkeypatch.setattr(schema, "_migrations", lambda: migrations)
