@@ -68,7 +68,7 @@ def main() -> None:
     logs = 10_000 if arguments.quick else 1_000_000
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store.duckdb"
-        log_ids, fiber_ids = _build(path, logs)
+        log_ids, fiber_ids = build(path, logs)
         with DuckDBStorage(path) as storage:
             by_hand = storage.engine.raw_connection()
             raw = by_hand.dbapi_connection._raw  # type: ignore[union-attr]  # DuckDB alone, on the same open file
@@ -103,7 +103,8 @@ def _ask(question: Question, raw: duckdb.DuckDBPyConnection, rounds: int) -> Non
     print(f"| {question.name} | {ours_ms:.1f} | {hand_ms:.1f} | {ours_ms / hand_ms:.2f} |", flush=True)
 
 
-def _build(path: Path, logs: int) -> tuple[list[UUID], list[UUID]]:
+def build(path: Path, logs: int) -> tuple[list[UUID], list[UUID]]:
+    """Build a store of so many logs, and a twentieth of fibers; return the ids of both, in order of time."""
     dice = random.Random(7)
     step = _DAY / logs
     log_ids: list[UUID] = []

@@ -1,0 +1,231 @@
+"""Every call of ``docs/lifecycle.md`` on a store of a million logs, and who waits for it meanwhile.
+
+``python -m benchmarks.lifecycle`` copies one store for each call, and runs the call while three threads go
+on: one reads a log by its id, one appends a log, one updates a fiber. It prints how long the call took, and the
+longest that each of the three has waited beside it. The first row is without any call.
+"""
+
+import argparse
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from uuid import UUID
+
+from fiberstore.ingest.reprocess import reprocess
+
+from benchmarks.asking import build
+from fiberstore import DuckDBStorage, FiberRecord, Fibers, LogRecord, Logs, Memberships
+from fiberstore.ingest.rules import load_rules
+
+_NOON = datetime(2024, 12, 10, 12, tzinfo=UTC)
+_LATER = datetime(2025, 1, 1, tzinfo=UTC)
+_QUIET_S = 2.0
+_RULES = r"""
+[fibers.tens]
+max_gap = "infinite"
+"""
+_SOURCE = """
+[sources.source-{number:02d}]
+path = "source-{number:02d}.log"
+timestamp = '^(?P<ts>\\S+)'
+format = "%Y-%m-%dT%H:%M:%S%z"
+[[fibers.tens.patterns]]
+source = "source-{number:02d}"
+regex = '^(?P<ten>\\d+)\\d '
+"""
+_SOURCES = 12
+
+
+@dataclass
+class Waits:
+    """How long the calls of one thread took.
+
+    Attributes:
+        longest_s: The longest of them.
+        calls: How many there were.
+    """
+
+    longest_s: float = 0.0
+    calls: int = 0
+
+
+@dataclass
+class Store:
+    """A copy of the store that a call is run on.
+
+    Attributes:
+        storage: Open.
+        log_ids: Of its logs, in the order of time.
+        fiber_ids: Of its fibers.
+        rules: A rules file for its lines.
+        waits: Of those who use it meanwhile, by what they do.
+    """
+
+    storage: DuckDBStorage
+    log_ids: Sequence[UUID]
+    fiber_ids: Sequence[UUID]
+    rules: Path
+    waits: dict[str, Waits] = field(default_factory=dict)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Read, append and change in three threads until the block ends."""
+        fiber = self.storage.get_fiber(self.fiber_ids[-1])
+        assert fiber is not None
+        numbers, ended = count(), threading.Event()
+
+        def append() -> object:
+            time_ = _LATER + timedelta(seconds=next(numbers))
+            return self.storage.write_logs([LogRecord(timestamp=time_, source_id="new", raw_text="appended")])
+
+        users: dict[str, Callable[[], object]] = {
+            "read": lambda: self.storage.get_log(self.log_ids[-1]),
+            "append": append,
+            "change": lambda: self.storage.upsert_fibers([fiber]),
+        }
+
+        def use(name: str) -> None:
+            waits = self.waits[name] = Waits()
+            while not ended.is_set():
+                begin = time.perf_counter()
+                users[name]()
+                waits.longest_s = max(waits.longest_s, time.perf_counter() - begin)
+                waits.calls += 1
+                ended.wait(0.01)
+
+        threads = [threading.Thread(target=use, args=(name,)) for name in users]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+
+
+Call = tuple[str, Callable[[Store], object]]
+
+
+def calls() -> Iterator[Call]:
+    """Give the name and the function of every call."""
+    yield "nothing", lambda _: time.sleep(_QUIET_S)
+    old_fibers, old_logs = Fibers.c.last_activity < _NOON, Logs.c.timestamp < _NOON
+    yield "upsert_fibers, all", lambda store: store.storage.upsert_fibers(_all_fibers(store))
+    yield "fibers.close(), all that are open", lambda store: store.storage.fibers.close()
+    yield "fibers.reopen(), all that are closed", lambda store: store.storage.fibers.reopen()
+    yield "fibers.pin(), all", lambda store: store.storage.fibers.pin()
+    yield "merge_fibers, every second into the one before", _merge
+    yield (
+        "prune(dry_run), half by age",
+        lambda store: store.storage.prune(fibers=old_fibers, logs=old_logs, dry_run=True),
+    )
+    yield "prune, half by age", lambda store: store.storage.prune(fibers=old_fibers, logs=old_logs)
+    yield "prune, one of four types", lambda store: store.storage.prune(fibers=Fibers.c.fiber_type == "job")
+    yield "prune, to half the size", _prune_to_half
+    yield "logs.delete(), half", lambda store: store.storage.logs.where(old_logs).delete()
+    yield "fibers.delete(), half", lambda store: store.storage.fibers.where(old_fibers).delete()
+    yield (
+        "memberships.delete(), of one version",
+        lambda store: store.storage.memberships.where(Memberships.c.config_version == 1).delete(),
+    )
+    yield "logs.redact(), three of four", lambda store: store.storage.logs.redact("user|login", "[who]")
+    yield "compact", lambda store: store.storage.compact()
+    yield (
+        "checkpoints.compare_and_set",
+        lambda store: store.storage.checkpoints.compare_and_set("a", None, "b"),
+    )
+    yield "versions.activate", lambda store: store.storage.versions.activate(1)
+    yield "reprocess", lambda store: _reprocess(store)
+    yield "versions.diff, 50 thousand to as many", _diff
+    yield "versions.drop", _drop
+
+
+def _all_fibers(store: Store) -> list[FiberRecord]:
+    return [fiber.model_copy(update={"closed": True}) for fiber in store.storage.fibers.iter_records()]
+
+
+def _merge(store: Store) -> object:
+    ids = store.fiber_ids[:-2]
+    return store.storage.merge_fibers(dict(zip(ids[1::2], ids[::2], strict=False)))
+
+
+def _prune_to_half(store: Store) -> object:
+    used = store.storage.prune(logs=Logs.c.timestamp < datetime(1970, 1, 1, tzinfo=UTC))
+    return store.storage.prune(max_bytes=(used.file_bytes - used.free_bytes) // 2)
+
+
+def _reprocess(store: Store) -> int:
+    rules = load_rules(store.rules)
+    store.storage.versions.activate(1)
+    reprocess(store.storage, rules)
+    return rules.config_version
+
+
+def _diff(store: Store) -> object:
+    return store.storage.versions.diff(1, load_rules(store.rules).config_version)
+
+
+def _drop(store: Store) -> object:
+    return store.storage.versions.drop(load_rules(store.rules).config_version)
+
+
+_ON_TWO_GENERATIONS = ("versions.diff", "versions.drop")
+
+
+def main() -> None:
+    """Build the store, run every call, print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lifecycle", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small store: does every call work?")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only calls whose name holds this")
+    arguments = parser.parse_args()
+    logs = 10_000 if arguments.quick else 1_000_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rules = folder / "rules.toml"
+        rules.write_text("".join(_SOURCE.format(number=number) for number in range(_SOURCES)) + _RULES)
+        log_ids, fiber_ids = build(folder / "one.duckdb", logs)
+        _build_two_generations(folder, Store, rules, log_ids, fiber_ids)
+        print(
+            f"| {logs:,} logs, {len(fiber_ids):,} fibers | s | longest read, ms | append, ms | change, ms |\n"
+            "|---|---|---|---|---|"
+        )
+        for call_name, call in calls():
+            if arguments.only in call_name:
+                source = "two" if call_name.startswith(_ON_TWO_GENERATIONS) else "one"
+                _run(folder, folder / f"{source}.duckdb", rules, log_ids, fiber_ids, (call_name, call))
+
+
+def _build_two_generations(
+    folder: Path, store: type[Store], rules: Path, log_ids: list[UUID], fiber_ids: list[UUID]
+) -> None:
+    shutil.copy(folder / "one.duckdb", folder / "two.duckdb")
+    with DuckDBStorage(folder / "two.duckdb") as storage:
+        _reprocess(store(storage, log_ids, fiber_ids, rules))
+
+
+def _run(
+    folder: Path, source: Path, rules: Path, log_ids: list[UUID], fiber_ids: list[UUID], call: Call
+) -> None:
+    copy = folder / "copy.duckdb"
+    shutil.copy(source, copy)
+    with DuckDBStorage(copy, slow_call_s=1e6) as storage:
+        store = Store(storage, log_ids, fiber_ids, rules)
+        with store.in_use():
+            begin = time.perf_counter()
+            call[1](store)
+            took_s = time.perf_counter() - begin
+    waits = " | ".join(f"{store.waits[name].longest_s * 1e3:,.0f}" for name in ("read", "append", "change"))
+    print(f"| {call[0]} | {took_s:.2f} | {waits} |", flush=True)
+    copy.unlink()
+
+
+if __name__ == "__main__":
+    main()
