@@ -1,8 +1,8 @@
 """Every call of ``docs/lifecycle.md`` on a store of a million logs, and who waits for it meanwhile.
 
 ``python -m benchmarks.lifecycle`` copies one store for each call, and runs the call while three threads go
-on: one reads a log by its id, one appends a log, one updates a fiber. It prints how long the call took, and the
-longest that each of the three has waited beside it. The first row is without any call.
+on: one reads a log by its id, one appends a log, one updates a fiber. It prints how long the call took, and
+the longest that each of the three has waited beside it. The first row is without any call.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def calls() -> Iterator[Call]:
         lambda store: store.storage.checkpoints.compare_and_set("a", None, "b"),
     )
     yield "versions.activate", lambda store: store.storage.versions.activate(1)
-    yield "reprocess", lambda store: _reprocess(store)
+    yield "reprocess", _reprocess
     yield "versions.diff, 50 thousand to as many", _diff
     yield "versions.drop", _drop
 
@@ -180,6 +180,27 @@ def _drop(store: Store) -> object:
 _ON_TWO_GENERATIONS = ("versions.diff", "versions.drop")
 
 
+@dataclass(frozen=True)
+class Sources:
+    """The stores that are copied.
+
+    Attributes:
+        folder: Where they are: one.duckdb has one generation of fibers, two.duckdb two.
+        log_ids: Of their logs, in the order of time.
+        fiber_ids: Of the fibers of the first generation.
+        rules: A rules file for their lines.
+    """
+
+    folder: Path
+    log_ids: list[UUID]
+    fiber_ids: list[UUID]
+    rules: Path
+
+    def store(self, storage: DuckDBStorage) -> Store:
+        """Return what a call needs of a copy."""
+        return Store(storage, self.log_ids, self.fiber_ids, self.rules)
+
+
 def main() -> None:
     """Build the store, run every call, print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lifecycle", description=__doc__)
@@ -188,42 +209,38 @@ def main() -> None:
     arguments = parser.parse_args()
     logs = 10_000 if arguments.quick else 1_000_000
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rules = folder / "rules.toml"
-        rules.write_text("".join(_SOURCE.format(number=number) for number in range(_SOURCES)) + _RULES)
-        log_ids, fiber_ids = build(folder / "one.duckdb", logs)
-        _build_two_generations(folder, Store, rules, log_ids, fiber_ids)
+        sources = _build_sources(Path(name), logs)
         print(
-            f"| {logs:,} logs, {len(fiber_ids):,} fibers | s | longest read, ms | append, ms | change, ms |\n"
-            "|---|---|---|---|---|"
+            f"| {logs:,} logs, {len(sources.fiber_ids):,} fibers | s | longest read, ms | append, ms "
+            "| change, ms |\n|---|---|---|---|---|"
         )
         for call_name, call in calls():
             if arguments.only in call_name:
-                source = "two" if call_name.startswith(_ON_TWO_GENERATIONS) else "one"
-                _run(folder, folder / f"{source}.duckdb", rules, log_ids, fiber_ids, (call_name, call))
+                _run(sources, call_name, call)
 
 
-def _build_two_generations(
-    folder: Path, store: type[Store], rules: Path, log_ids: list[UUID], fiber_ids: list[UUID]
-) -> None:
+def _build_sources(folder: Path, logs: int) -> Sources:
+    rules = folder / "rules.toml"
+    rules.write_text("".join(_SOURCE.format(number=number) for number in range(_SOURCES)) + _RULES)
+    sources = Sources(folder, *build(folder / "one.duckdb", logs), rules)
     shutil.copy(folder / "one.duckdb", folder / "two.duckdb")
     with DuckDBStorage(folder / "two.duckdb") as storage:
-        _reprocess(store(storage, log_ids, fiber_ids, rules))
+        _reprocess(sources.store(storage))
+    return sources
 
 
-def _run(
-    folder: Path, source: Path, rules: Path, log_ids: list[UUID], fiber_ids: list[UUID], call: Call
-) -> None:
-    copy = folder / "copy.duckdb"
-    shutil.copy(source, copy)
+def _run(sources: Sources, name: str, call: Callable[[Store], object]) -> None:
+    copy = sources.folder / "copy.duckdb"
+    source = "two" if name.startswith(_ON_TWO_GENERATIONS) else "one"
+    shutil.copy(sources.folder / f"{source}.duckdb", copy)
     with DuckDBStorage(copy, slow_call_s=1e6) as storage:
-        store = Store(storage, log_ids, fiber_ids, rules)
+        store = sources.store(storage)
         with store.in_use():
             begin = time.perf_counter()
-            call[1](store)
+            call(store)
             took_s = time.perf_counter() - begin
-    waits = " | ".join(f"{store.waits[name].longest_s * 1e3:,.0f}" for name in ("read", "append", "change"))
-    print(f"| {call[0]} | {took_s:.2f} | {waits} |", flush=True)
+    waits = " | ".join(f"{store.waits[user].longest_s * 1e3:,.0f}" for user in ("read", "append", "change"))
+    print(f"| {name} | {took_s:.2f} | {waits} |", flush=True)
     copy.unlink()
 
 
