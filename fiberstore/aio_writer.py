@@ -17,7 +17,6 @@ from fiberstore.buffer import (
     Batch,
     Buffer,
     BufferedRecord,
-    UnwrittenError,
     WhenFull,
     checked,
 )
@@ -109,15 +108,15 @@ class AsyncBufferedWriter:
 
     async def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
         """See ``BufferedWriter.close``. If this is cancelled, call it again."""
-        self._refuse_fork()
+        if self._pid != os.getpid():
+            return
         self._buffer.close(time.monotonic() + timeout_s)
         self._due.set()
         self._tell()
         if self._task is not None:
             await asyncio.wait([self._task])
         unwritten, self._unwritten = self._unwritten, []
-        if unwritten:
-            raise UnwrittenError(unwritten) from self._buffer.last_error
+        self._buffer.check_written(unwritten)
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
+from pydantic import JsonValue
+
 from fiberstore.errors import BufferFullError, DatabaseError, StorageError
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_number, dump_json
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_number
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -28,7 +30,6 @@ DEFAULT_CLOSE_TIMEOUT_S = 30.0
 
 FORKED = "the writer belongs to the parent process; make one in this process, for a storage opened here"
 RECORD_BYTES = 2_500
-_BYTES_PER_CHARACTER_OF_JSON = 8
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 _WHEN_FULL = ("block", "raise", "drop")
@@ -41,12 +42,15 @@ class UnwrittenError(StorageError):
         records: What is not stored, in the order it was written: another writer or storage can take it.
     """
 
-    def __init__(self, records: Iterable[BufferedRecord]) -> None:
+    def __init__(self, records: Iterable[BufferedRecord], reason: str) -> None:
         self.records = list(records)
-        super().__init__(f"{len(self.records)} records are not stored; they are in the error's `records`")
+        self._reason = reason
+        super().__init__(
+            f"{len(self.records)} records are not stored, they are in the error's `records`: {reason}"
+        )
 
-    def __reduce__(self) -> tuple[type["UnwrittenError"], tuple[list[BufferedRecord]]]:
-        return type(self), (self.records,)
+    def __reduce__(self) -> tuple[type["UnwrittenError"], tuple[list[BufferedRecord], str]]:
+        return type(self), (self.records, self._reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +226,12 @@ class Buffer(Generic[F]):
             raise self.last_error
         raise TimeoutError(f"{wanted - self.durable} records are not stored yet; they stay in the buffer")
 
+    def check_written(self, unwritten: list[BufferedRecord]) -> None:
+        """Raise ``UnwrittenError`` unless everything was stored."""
+        if unwritten:
+            error = self.last_error
+            raise UnwrittenError(unwritten, f"{type(error).__name__}: {error}") from error
+
     def give_up(self) -> tuple[list[BufferedRecord], list[F]]:
         """Let go of everything, and return the records and their futures."""
         entries = self._take(len(self._entries))
@@ -236,8 +246,8 @@ class Buffer(Generic[F]):
 def checked(record: BufferedRecord) -> tuple[BufferedRecord, int]:
     """Return a copy of a record, checked again as ``model_copy`` checks nothing, and its size in bytes.
 
-    The size is what Python needs for its texts, 1 to 4 bytes for a character, and ``RECORD_BYTES`` for the
-    record and its future. For ``attributes`` it is an estimate: 8 bytes for each character of their JSON.
+    The size is what Python needs for its texts (1 to 4 bytes for a character) and ``attributes``, and
+    ``RECORD_BYTES`` for the record and its future.
 
     Raises:
         TypeError: It is none of the three, or lacks a field.
@@ -261,7 +271,20 @@ def _text_bytes(record: BufferedRecord) -> int:
         case LogRecord():
             return sys.getsizeof(record.raw_text) + sys.getsizeof(record.source_id)
         case FiberRecord():
-            json = dump_json(record.attributes) or ""
-            return sys.getsizeof(record.fiber_type) + len(json) * _BYTES_PER_CHARACTER_OF_JSON
+            return sys.getsizeof(record.fiber_type) + _json_bytes(record.attributes)
         case _:
             return 0
+
+
+def _json_bytes(value: JsonValue) -> int:
+    size_bytes = 0
+    rest: list[JsonValue] = [value]
+    while rest:
+        value = rest.pop()
+        size_bytes += sys.getsizeof(value)
+        if isinstance(value, dict):
+            rest.extend(value)
+            rest.extend(value.values())
+        elif isinstance(value, list):
+            rest.extend(value)
+    return size_bytes

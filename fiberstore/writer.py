@@ -19,7 +19,6 @@ from fiberstore.buffer import (
     Batch,
     Buffer,
     BufferedRecord,
-    UnwrittenError,
     WhenFull,
     checked,
 )
@@ -143,7 +142,9 @@ class BufferedWriter:
             self._buffer.check_durable(wanted)
 
     def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
-        """Take no more records, write the rest, and end the thread; again, it does nothing.
+        """Take no more records, write the rest, and end the thread.
+
+        Again, or in a forked child, it does nothing.
 
         Args:
             timeout_s: For how many seconds to try again when a flush fails. One that runs is waited for.
@@ -152,7 +153,8 @@ class BufferedWriter:
             UnwrittenError: Records could not be stored; it holds them, and the futures of these records have
                 what the storage raised.
         """
-        self._refuse_fork()
+        if self._pid != os.getpid():  # what was written before the fork is the parent's
+            return
         self._refuse_own_thread()
         with self._lock:
             self._buffer.close(time.monotonic() + timeout_s)
@@ -162,8 +164,7 @@ class BufferedWriter:
             unwritten, self._unwritten = self._unwritten, []
         self._thread.join()
         atexit.unregister(self._close_at_exit)
-        if unwritten:
-            raise UnwrittenError(unwritten) from self._buffer.last_error
+        self._buffer.check_written(unwritten)
 
     def __enter__(self) -> Self:
         return self
@@ -199,8 +200,7 @@ class BufferedWriter:
             raise RuntimeError("a callback of a future would wait for the writer, which waits for it")
 
     def _close_at_exit(self) -> None:
-        if self._pid == os.getpid():
-            self.close(_EXIT_TIMEOUT_S)
+        self.close(_EXIT_TIMEOUT_S)
 
     def _run(self) -> None:
         while batch := self._next_batch():
