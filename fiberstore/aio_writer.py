@@ -19,6 +19,7 @@ from fiberstore.buffer import (
     BufferedRecord,
     WhenFull,
     checked,
+    warn_of,
 )
 from fiberstore.errors import DatabaseError
 from fiberstore.lifecycle import AsyncLifecycleStorage
@@ -61,7 +62,7 @@ class AsyncBufferedWriter:
         self._due = asyncio.Event()
         self._progress = asyncio.Event()  # a new one after each progress
         self._task: asyncio.Task[None] | None = None
-        self._unwritten: list[BufferedRecord] = []
+        self._has_ended = False
         self._pid = os.getpid()
 
     @property
@@ -100,7 +101,7 @@ class AsyncBufferedWriter:
         self._due.set()
         try:
             async with asyncio.timeout(timeout_s):
-                while self._buffer.durable < wanted and not self._has_ended():
+                while self._buffer.durable < wanted and not self._has_ended:
                     await self._progress.wait()
         except TimeoutError:
             pass  # it may be durable all the same
@@ -115,8 +116,7 @@ class AsyncBufferedWriter:
         self._tell()
         if self._task is not None:
             await asyncio.wait([self._task])
-        unwritten, self._unwritten = self._unwritten, []
-        self._buffer.check_written(unwritten)
+        self._buffer.check_written()
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,9 +153,6 @@ class AsyncBufferedWriter:
         if self._pid != os.getpid():
             raise DatabaseError(FORKED)
 
-    def _has_ended(self) -> bool:
-        return self._task is not None and self._task.done()
-
     def _tell(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()
         progress.set()
@@ -164,11 +161,15 @@ class AsyncBufferedWriter:
         try:
             while batch := await self._next_batch():
                 await self._write(batch)
-        except asyncio.CancelledError:
-            if lost := len(self._buffer):
-                _logger.error("the event loop has ended, and %d records are not stored", lost)  # noqa: TRY400
-            self._end(DatabaseError("the event loop has ended before the writer was closed"))
-            raise
+        finally:
+            if len(self._buffer) and not self._buffer.has_given_up:  # nobody may ask any more
+                _logger.error("the event loop has ended, and %d records are not stored", len(self._buffer))
+            futures, error = self._buffer.end("the event loop has ended before the writer was closed")
+            for future in futures:
+                if not future.done():  # it may have been cancelled
+                    _fail(future, error)
+            self._has_ended = True
+            self._tell()
 
     async def _next_batch(self) -> Batch[asyncio.Future[None]] | None:
         """Wait until a batch is due; None is the end."""
@@ -191,28 +192,12 @@ class AsyncBufferedWriter:
                 logs=batch.logs, fibers=batch.fibers, memberships=batch.memberships
             )
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing may be lost
-            delay_s = self._buffer.failed(error, time.monotonic())
-            if delay_s is None:
-                self._end(error)
-            else:  # the error may quote what was written
-                _logger.warning(
-                    "writing %d records failed with %s, next try in %.1f s",
-                    len(batch.futures), type(error).__name__, delay_s,
-                )  # fmt: skip
+            warn_of(error, self._buffer.failed(error, time.monotonic()))
             return
         for future in batch.futures:
             if not future.done():  # it may have been cancelled
                 future.set_result(None)
         self._buffer.stored(batch)
-        self._tell()
-
-    def _end(self, error: Exception) -> None:
-        self._buffer.last_error = error
-        self._buffer.is_closing = True
-        self._unwritten, futures = self._buffer.give_up()
-        for future in futures:
-            if not future.done():
-                _fail(future, error)
         self._tell()
 
 

@@ -3,6 +3,7 @@
 Whoever uses it sees to it that one thing happens at a time.
 """
 
+import logging
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -33,6 +34,8 @@ RECORD_BYTES = 2_500
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 _WHEN_FULL = ("block", "raise", "drop")
+
+_logger = logging.getLogger(__name__)
 
 
 class UnwrittenError(StorageError):
@@ -97,6 +100,7 @@ class Buffer(Generic[F]):
         added: How many records were taken so far.
         durable: How many of them are stored.
         is_closing: Whether it takes no more.
+        has_given_up: Whether it is not tried again, although writing has failed.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class Buffer(Generic[F]):
         self.added = 0
         self.durable = 0
         self.is_closing = False
+        self.has_given_up = False
         self._flush_rows = flush_rows
         self._flush_bytes = flush_bytes
         self._flush_interval_s = flush_interval_s
@@ -131,6 +136,7 @@ class Buffer(Generic[F]):
         self._not_before_s = 0.0
         self._delay_s = _FIRST_DELAY_S
         self._give_up_s = float("inf")
+        self._unwritten: list[BufferedRecord] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -163,7 +169,7 @@ class Buffer(Generic[F]):
 
     def due_in_s(self, now_s: float) -> float | None:
         """Return in how many seconds a flush is due; None if nothing waits for one."""
-        if not self._entries:
+        if not self._entries or self.has_given_up:
             return None
         due_s = self._entries[0].since_s + self._flush_interval_s
         if self.is_full or self.waiting or self.is_closing or self.durable < self._demanded:
@@ -211,12 +217,13 @@ class Buffer(Generic[F]):
         self.durable += len(batch.futures)
         self._take(len(batch.futures))
 
-    def failed(self, error: Exception, now_s: float) -> float | None:
-        """Note that writing has failed, and return in how many seconds to try again; None is not at all."""
+    def failed(self, error: Exception, now_s: float) -> float:
+        """Note that writing has failed, and return in how many seconds to try again, if at all."""
         self.last_error = error
         delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, _LONGEST_DELAY_S)
         self._not_before_s = now_s + delay_s
-        return None if self._not_before_s > self._give_up_s else delay_s
+        self.has_given_up = self._not_before_s > self._give_up_s
+        return delay_s
 
     def check_durable(self, wanted: int) -> None:
         """Raise the last error, or ``TimeoutError``, unless so many of all records are stored."""
@@ -226,16 +233,29 @@ class Buffer(Generic[F]):
             raise self.last_error
         raise TimeoutError(f"{wanted - self.durable} records are not stored yet; they stay in the buffer")
 
-    def check_written(self, unwritten: list[BufferedRecord]) -> None:
-        """Raise ``UnwrittenError`` unless everything was stored."""
+    def end(self, reason: str) -> tuple[list[F], Exception]:
+        """Let go of what is left, which is not stored.
+
+        Args:
+            reason: Why, if it is not that an attempt has failed.
+
+        Returns:
+            The futures of what was left, and the error they get.
+        """
+        error = self.last_error or DatabaseError(reason)
+        self.is_closing = True
+        if self._entries:
+            self.last_error = error
+        entries = self._take(len(self._entries))
+        self._unwritten += [entry.record for entry in entries]
+        return [entry.future for entry in entries], error
+
+    def check_written(self) -> None:
+        """Raise ``UnwrittenError`` once if something was left at the end."""
+        unwritten, self._unwritten = self._unwritten, []
         if unwritten:
             error = self.last_error
             raise UnwrittenError(unwritten, f"{type(error).__name__}: {error}") from error
-
-    def give_up(self) -> tuple[list[BufferedRecord], list[F]]:
-        """Let go of everything, and return the records and their futures."""
-        entries = self._take(len(self._entries))
-        return [entry.record for entry in entries], [entry.future for entry in entries]
 
     def _take(self, count: int) -> list[_Entry[F]]:
         entries = [self._entries.popleft() for _ in range(count)]
@@ -264,6 +284,11 @@ def checked(record: BufferedRecord) -> tuple[BufferedRecord, int]:
         raise TypeError(f"the record lacks a field: {error}; make it with all its fields") from error
     copy = kind(**values)
     return copy, RECORD_BYTES + _text_bytes(copy)
+
+
+def warn_of(error: Exception, delay_s: float) -> None:
+    """Log that writing has failed; not by the error's words, which may quote what was written."""
+    _logger.warning("writing failed with %s, and is tried again in %.1f s", type(error).__name__, delay_s)
 
 
 def _text_bytes(record: BufferedRecord) -> int:

@@ -1,7 +1,6 @@
 """``BufferedWriter``: single records from any number of threads, written in batches."""
 
 import atexit
-import logging
 import os
 import threading
 import time
@@ -21,13 +20,12 @@ from fiberstore.buffer import (
     BufferedRecord,
     WhenFull,
     checked,
+    warn_of,
 )
 from fiberstore.errors import DatabaseError
 from fiberstore.lifecycle import LifecycleStorage
 
 _EXIT_TIMEOUT_S = 10.0
-
-_logger = logging.getLogger(__name__)
 
 
 class BufferedWriter:
@@ -78,7 +76,6 @@ class BufferedWriter:
         self._due = threading.Condition(self._lock)
         self._progress = threading.Condition(self._lock)
         self._has_ended = False
-        self._unwritten: list[BufferedRecord] = []
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="fiberstore-writer", daemon=True)
         self._thread.start()
@@ -161,10 +158,9 @@ class BufferedWriter:
             self._due.notify()
             self._progress.notify_all()
             self._progress.wait_for(lambda: self._has_ended)
-            unwritten, self._unwritten = self._unwritten, []
         self._thread.join()
         atexit.unregister(self._close_at_exit)
-        self._buffer.check_written(unwritten)
+        self._buffer.check_written()
 
     def __enter__(self) -> Self:
         return self
@@ -203,8 +199,18 @@ class BufferedWriter:
         self.close(_EXIT_TIMEOUT_S)
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            self._write(batch)
+        try:
+            while batch := self._next_batch():
+                self._write(batch)
+        finally:
+            with self._lock:
+                futures, error = self._buffer.end("the writer's thread has ended")
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+            with self._lock:
+                self._has_ended = True
+                self._progress.notify_all()
 
     def _next_batch(self) -> Batch[Future[None]] | None:
         """Wait until a batch is due; None is the end."""
@@ -214,8 +220,6 @@ class BufferedWriter:
                 if due_in_s == 0:
                     return self._buffer.batch()
                 if due_in_s is None and self._buffer.is_closing:
-                    self._has_ended = True
-                    self._progress.notify_all()
                     return None
                 self._due.wait(due_in_s)
 
@@ -223,24 +227,12 @@ class BufferedWriter:
         try:
             self._storage.write_batch(logs=batch.logs, fibers=batch.fibers, memberships=batch.memberships)
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing may be lost
-            self._try_later(batch, error)
+            with self._lock:
+                delay_s = self._buffer.failed(error, time.monotonic())
+            warn_of(error, delay_s)
             return
         for future in batch.futures:
             future.set_result(None)
         with self._lock:
             self._buffer.stored(batch)
             self._progress.notify_all()
-
-    def _try_later(self, batch: Batch[Future[None]], error: Exception) -> None:
-        with self._lock:
-            delay_s = self._buffer.failed(error, time.monotonic())
-            if delay_s is None:
-                self._unwritten, futures = self._buffer.give_up()
-        if delay_s is not None:  # the error may quote what was written
-            _logger.warning(
-                "writing %d records failed with %s, next try in %.1f s",
-                len(batch.futures), type(error).__name__, delay_s,
-            )  # fmt: skip
-            return
-        for future in futures:
-            future.set_exception(error)

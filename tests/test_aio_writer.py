@@ -208,6 +208,26 @@ def test_close_gives_back_what_could_not_be_stored(db_file: Path) -> None:
     run(db_file, body)
 
 
+def test_one_who_waits_for_a_flush_is_told_that_it_was_given_up(db_file: Path) -> None:
+    async def body(storage: GatedStorage) -> None:
+        storage.gate.clear()
+        storage.errors = [DatabaseError("not today")]
+        writer = AsyncBufferedWriter(storage, flush_rows=1)
+        future = await writer.write(log(1))
+        flushing = asyncio.create_task(writer.flush())
+        closing = asyncio.create_task(writer.close(timeout_s=0))
+        await storage.arrived.acquire()
+        storage.gate.set()
+        with pytest.raises(DatabaseError, match="not today"):
+            await flushing
+        with pytest.raises(UnwrittenError):
+            await closing
+        with pytest.raises(DatabaseError, match="not today"):
+            await future
+
+    run(db_file, body)
+
+
 def test_a_cancelled_future_changes_nothing(db_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         async with AsyncBufferedWriter(storage, flush_interval_s=NEVER_S) as writer:

@@ -384,6 +384,24 @@ def test_close_gives_back_what_could_not_be_stored(storage: DuckDBStorage, tmp_p
         assert numbers(other) == [1, 2]
 
 
+def test_one_who_waits_for_a_flush_is_told_that_it_was_given_up(gated: GatedStorage) -> None:
+    gated.gate.clear()
+    gated.errors = [DatabaseError("not today")]
+    writer = BufferedWriter(gated, flush_rows=1)
+    writer.write(log(1))
+    with ThreadPoolExecutor(2) as threads:
+        flushing = threads.submit(writer.flush)
+        closing = threads.submit(writer.close, 0)
+        with pytest.raises(DatabaseError, match="writer is closed"):
+            while True:  # until it is closing
+                writer.write(log(1))
+        gated.gate.set()
+        with pytest.raises(DatabaseError, match="not today"):
+            flushing.result(TIMEOUT_S)
+        with pytest.raises(UnwrittenError):
+            closing.result(TIMEOUT_S)
+
+
 def test_close_tries_again_until_its_time_is_over(gated: GatedStorage) -> None:
     gated.errors = [DatabaseError("not yet"), DatabaseError("not yet")]
     writer = BufferedWriter(gated, flush_interval_s=NEVER_S)
