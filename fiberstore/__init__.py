@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fiberstore.aio import AsyncDuckDBStorage, AsyncTransaction
+    from fiberstore.aio_writer import AsyncBufferedWriter
+    from fiberstore.buffer import UnwrittenError
     from fiberstore.duckdb import DuckDBStorage, Transaction
     from fiberstore.engine import create_engine
     from fiberstore.errors import (
+        BufferFullError,
         CheckpointError,
         ConflictError,
         CursorError,
@@ -45,14 +48,18 @@ if TYPE_CHECKING:
     from fiberstore.storage import AsyncStorage, Storage
     from fiberstore.versioning import config_version
     from fiberstore.where import Condition
+    from fiberstore.writer import BufferedWriter
 
 __all__ = [
+    "AsyncBufferedWriter",
     "AsyncDuckDBStorage",
     "AsyncLifecycleStorage",
     "AsyncQueryStorage",
     "AsyncStorage",
     "AsyncTransaction",
     "Base",
+    "BufferFullError",
+    "BufferedWriter",
     "Checkpoint",
     "CheckpointError",
     "CheckpointMove",
@@ -88,6 +95,7 @@ __all__ = [
     "StorageLockedError",
     "StoredLog",
     "Transaction",
+    "UnwrittenError",
     "VersionNotFoundError",
     "VersionRepository",
     "config_version",
@@ -106,6 +114,9 @@ _MODULES = (  # what imports the least comes first
     "where",
     "queries",
     "lifecycle",
+    "buffer",
+    "writer",
+    "aio_writer",
     "engine",
     "models",
     "repositories",

@@ -127,24 +127,70 @@ def update_fibers(session: Session | Connection, fibers: Sequence[FiberRecord]) 
     return found
 
 
+def versions_of(session: Session | Connection, fiber_ids: Collection[UUID]) -> dict[UUID, int]:
+    """Return the config version of each of these fibers that is stored."""
+    sql = f"SELECT f.fiber_id, f.config_version FROM fibers AS f JOIN {ARROW_TABLE} USING (fiber_id)"
+    rows = _execute(session, sql, {"fiber_id": _uuids(_integers(fiber_ids))})
+    return {fiber_id: int(str(version)) for fiber_id, version in rows if isinstance(fiber_id, UUID)}
+
+
+def places_of(session: Session | Connection, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
+    """Return the fiber that is stored for each of these ids: its own, or the one it has become part of."""
+    rows = _execute(
+        session,
+        "SELECT batch.fiber_id, coalesce(own.fiber_id, survivor.fiber_id) AS place "
+        f"FROM {ARROW_TABLE} AS batch "
+        "LEFT JOIN fibers AS own ON own.fiber_id = batch.fiber_id "
+        "LEFT JOIN fiber_merges AS m ON m.fiber_id = batch.fiber_id "
+        "LEFT JOIN fibers AS survivor ON survivor.fiber_id = m.survivor_id "
+        "WHERE place IS NOT NULL",
+        {"fiber_id": _uuids(_integers(fiber_ids))},
+    )
+    return {
+        fiber_id: place for fiber_id, place in rows if isinstance(fiber_id, UUID) and isinstance(place, UUID)
+    }
+
+
 def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) -> Merged:
-    """Give the memberships of each key to the fiber of its value, and delete the fiber of the key."""
+    """Make the fiber of each key part of the fiber of its value; all are stored, and no value is a key."""
     columns = {
         "loser": _uuids(_integers(survivors.keys())),
         "survivor": _uuids(_integers(survivors.values())),
     }
-    memberships = _write(
-        session,
+
+    def write(sql: str) -> int:
+        return _write(session, sql, columns)
+
+    write(
+        "UPDATE fibers SET first_activity = least(fibers.first_activity, lost.first), "
+        "last_activity = greatest(fibers.last_activity, lost.last) "
+        "FROM (SELECT batch.survivor, min(f.first_activity) AS first, max(f.last_activity) AS last "
+        f"FROM {ARROW_TABLE} AS batch JOIN fibers AS f ON f.fiber_id = batch.loser GROUP BY batch.survivor) "
+        "AS lost WHERE fibers.fiber_id = lost.survivor "
+        "AND (lost.first < fibers.first_activity OR lost.last > fibers.last_activity)"
+    )
+    memberships = write(
         "INSERT OR IGNORE INTO fiber_memberships (log_id, fiber_id, config_version) "
         "SELECT m.log_id, batch.survivor, min(m.config_version) "
-        f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser GROUP BY ALL",
-        columns,
+        f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser GROUP BY ALL"
+    )
+    write(
+        "INSERT OR IGNORE INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor "
+        f"FROM fiber_pins AS p JOIN {ARROW_TABLE} AS batch ON p.fiber_id = batch.loser"
+    )
+    # A survivor may have been merged before, and stored again.
+    write(f"DELETE FROM fiber_merges WHERE fiber_id IN (SELECT survivor FROM {ARROW_TABLE})")
+    write(
+        "UPDATE fiber_merges SET survivor_id = batch.survivor "
+        f"FROM {ARROW_TABLE} AS batch WHERE fiber_merges.survivor_id = batch.loser"
+    )
+    write(
+        "INSERT OR REPLACE INTO fiber_merges (fiber_id, survivor_id) "
+        f"SELECT loser, survivor FROM {ARROW_TABLE}"
     )
     gone = {
-        table: _write(
-            session, f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})", columns
-        )
-        for table in ("fiber_memberships", "fibers")
+        table: write(f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})")
+        for table in ("fiber_memberships", "fiber_pins", "fibers")
     }
     return Merged(gone["fibers"], memberships)
 

@@ -10,6 +10,8 @@ StorageError
 ├── DuplicateError        that fiber exists already
 ├── ConflictError         another transaction was first; run the whole transaction again
 ├── SerializationError    a value that cannot be stored or read back (also a ValueError)
+├── BufferFullError       a buffered writer had no room for a record
+├── UnwrittenError        a buffered writer was closed, and has records left (in ``fiberstore.buffer``)
 ├── CheckpointError       a checkpoint that is not where it was expected
 ├── CursorError           a cursor that leads nowhere (also a ValueError)
 └── SchemaVersionError    the database is at a revision this release does not know
@@ -168,6 +170,26 @@ class DuplicateError(StorageError):
 
 class ConflictError(StorageError):
     """Another transaction changed the same data first. Nothing was stored: run the transaction again."""
+
+
+class BufferFullError(StorageError):
+    """A buffered writer had no room for a record, and has not taken it.
+
+    Attributes:
+        records: How many were waiting to be stored.
+        size_bytes: How much memory they needed.
+    """
+
+    def __init__(self, records: int, size_bytes: int) -> None:
+        self.records = records
+        self.size_bytes = size_bytes
+        super().__init__(
+            f"no room for the record: {records} others, of {size_bytes} bytes, wait to be stored; wait, or "
+            "make the writer with a larger buffer_bytes"
+        )
+
+    def __reduce__(self) -> tuple[type["BufferFullError"], tuple[int, int]]:
+        return type(self), (self.records, self.size_bytes)
 
 
 class SerializationError(StorageError, ValueError):

@@ -244,9 +244,8 @@ class MixedLoad:
         loser, survivor = self._some_fiber(rng), self._some_fiber(rng)
         if loser == survivor:
             return
-        with self.storage.transaction() as transaction:
-            if transaction.fibers.get(survivor.fiber_id) is not None:
-                transaction.fibers.merge({loser.fiber_id: survivor.fiber_id})
+        with suppress(NotFoundError):  # merged, or old
+            self.storage.merge_fibers({loser.fiber_id: survivor.fiber_id})
 
     def change_by_session(self, rng: random.Random) -> None:
         """Change an indexed column by an ORM session, again while it conflicts."""

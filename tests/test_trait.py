@@ -50,6 +50,8 @@ LAYERS = (
     ("storage", "where"),
     ("queries",),
     ("lifecycle",),
+    ("buffer",),
+    ("aio_writer", "writer"),
     ("appends", "changes"),
     ("dbapi",),
     ("dialect",),
@@ -74,6 +76,9 @@ NARROWER = {
     "cursors": {"errors"},
     "queries": {"records", "storage", "where"},
     "lifecycle": {"queries", "records", "where"},
+    "buffer": {"errors", "records"},
+    "writer": {"buffer", "errors", "lifecycle"},
+    "aio_writer": {"buffer", "errors", "lifecycle"},
     "testing": {"cursors", "errors", "lifecycle", "queries", "records", "storage", "where"},
 }
 PACKAGE = Path(fiberstore.__file__).parent

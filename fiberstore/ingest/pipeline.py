@@ -87,12 +87,13 @@ def _store(
             else:
                 correlator.add(log)
         changes = correlator.drain()
-        transaction.fibers.merge(changes.merged)
+        fibers_new = transaction.fibers.write_many(changes.new)
         transaction.fibers.update_many(changes.updated)
+        transaction.fibers.merge(changes.merged)  # a survivor may be new
         return IngestReport(
             logs_read=before.logs_read + len(batch),
             logs_new=before.logs_new + logs.write(batch),
-            fibers_new=before.fibers_new + transaction.fibers.write_many(changes.new),
+            fibers_new=before.fibers_new + fibers_new,
             memberships_new=before.memberships_new + transaction.memberships.write(changes.memberships),
         )
 

@@ -25,6 +25,7 @@ from fiberstore.records import (
     from_epoch_us,
 )
 from fiberstore.repositories.fiber_queries import SqlFibers
+from fiberstore.repositories.pages import checked_ids
 from fiberstore.repositories.queries import bound_to
 from fiberstore.repositories.rows import FiberRow, fiber_columns, to_fibers
 from fiberstore.storage import DEFAULT_LIMIT
@@ -140,11 +141,19 @@ class FiberRepository(SqlFibers):
         if not survivors:
             return Merged(0, 0)
         with translate_errors():
+            versions = bulk.versions_of(self._session, {*survivors.keys(), *survivors.values()})
+            for loser, survivor in survivors.items():
+                _check_mergeable(loser, survivor, versions)
             return bulk.merge_fibers(self._session, survivors)
 
     def resolve(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         """Return where fibers are now; see ``LifecycleStorage.resolve_fibers``."""
-        raise NotImplementedError
+        wanted = checked_ids(fiber_ids)
+        if not wanted:
+            return {}
+        with translate_errors():
+            places = bulk.places_of(self._session, wanted)
+        return {fiber_id: places[fiber_id] for fiber_id in wanted if fiber_id in places}
 
     def get(self, fiber_id: UUID) -> FiberRecord | None:
         """Return one fiber or None; see ``Storage.get_fiber``."""
@@ -192,6 +201,17 @@ def _distinct(fibers: Iterable[FiberRecord]) -> list[FiberRecord]:
             raise ValueError(f"fiber {fiber.fiber_id} is given twice")
         seen.add(fiber.fiber_id)
     return rows
+
+
+def _check_mergeable(loser: UUID, survivor: UUID, versions: Mapping[UUID, int]) -> None:
+    for fiber_id in (loser, survivor):
+        if fiber_id not in versions:
+            raise NotFoundError(fiber_id)
+    if versions[loser] != versions[survivor]:
+        raise ValueError(
+            f"fiber {loser} of config version {versions[loser]} cannot become part of {survivor} of "
+            f"{versions[survivor]}; merge fibers of one version"
+        )
 
 
 def _driver_values(fiber: FiberRecord) -> dict[str, object]:

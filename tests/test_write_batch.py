@@ -1,0 +1,133 @@
+"""Batches and upserts: all or nothing, again after a conflict, fibers that change their type among them."""
+
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import fiberstore.changes
+from fiberstore import CheckpointMove, DuckDBStorage, FiberRecord
+from fiberstore.errors import CheckpointError, DatabaseError
+from fiberstore.lifecycle import BatchCounts, Upserted
+from fiberstore.records import FiberMembership, LogRecord
+from fiberstore.testing.examples import NOON, all_rows, at, fiber, log, member, stored, uid
+
+
+def test_a_batch_is_stored_with_its_checkpoint(storage: DuckDBStorage) -> None:
+    storage.write_fiber(fiber(1))
+    changed = fiber(1, "login", {"user": "root"}, last=at(9), closed=True)
+    counts = storage.write_batch(
+        logs=iter([log(1), log(1), stored(2)]),
+        fibers=(row for row in (changed, fiber(2))),
+        memberships=[member(1, 1), member(2, 2), member(1, 1)],
+        checkpoint=CheckpointMove("web.log", None, "2"),
+    )
+    assert counts == BatchCounts(2, Upserted(1, 1), 2)
+    assert storage.fibers.get_many([uid(1), uid(2)]).items == [changed, fiber(2)]
+    assert [row.log_id.int for row in storage.get_fiber_logs(uid(1))] == [1]
+    assert storage.get_log(uid(2)) == stored(2)
+    assert [(found.name, found.value) for found in storage.checkpoints.all()] == [("web.log", "2")]
+    again = storage.write_batch(logs=[log(1)], memberships=[member(1, 1)])
+    assert again == storage.write_batch() == BatchCounts(0, Upserted(0, 0), 0)
+
+
+@pytest.mark.parametrize(
+    ("fibers", "memberships", "checkpoint", "error"),
+    [
+        ([fiber(8)], [member(8, 8)], CheckpointMove("web.log", "1", "2"), CheckpointError),
+        ([fiber(8), fiber(8)], [member(8, 8)], CheckpointMove("web.log", None, "2"), ValueError),
+        ([fiber(8)], [member(8, 8), "8"], CheckpointMove("web.log", None, "2"), TypeError),
+    ],
+)
+def test_a_batch_that_is_refused_stores_nothing(
+    storage: DuckDBStorage,
+    fibers: list[FiberRecord],
+    memberships: list[FiberMembership],
+    checkpoint: CheckpointMove,
+    error: type[Exception],
+) -> None:
+    storage.write_batch(logs=[log(1)], fibers=[fiber(1)], memberships=[member(1, 1)])
+    before = all_rows(storage)
+    with pytest.raises(error):
+        storage.write_batch(
+            logs=[log(2)], fibers=[fiber(1, "login"), *fibers], memberships=memberships, checkpoint=checkpoint
+        )
+    assert all_rows(storage) == before
+    assert storage.checkpoints.all() == []
+    assert storage.write_batch(logs=[log(2)]).logs == 1
+
+
+def test_a_batch_that_conflicts_is_written_again(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another transaction changes rows for longer than one waits for it."""
+    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.01)
+    with ThreadPoolExecutor(1) as thread:
+        with storage.transaction() as transaction:
+            transaction.logs.write([log(1, text="first")])
+            batch = thread.submit(
+                storage.write_batch,
+                logs=[log(1), log(2)],
+                fibers=[fiber(1)],
+                checkpoint=CheckpointMove("web.log", None, "2"),
+            )
+            wait([batch], timeout=0.1)
+        assert batch.result(60) == BatchCounts(1, Upserted(1, 0), 0)
+    first = storage.get_log(uid(1))
+    assert first is not None
+    assert first.raw_text == "first"
+    assert storage.stats().retries > 0
+
+
+def test_logs_of_a_batch_are_stamped_when_it_is_written(storage: DuckDBStorage) -> None:
+    before = datetime.now(UTC)
+    storage.write_batch(logs=[log(1)])
+    found = storage.get_log(uid(1))
+    assert found is not None
+    assert before <= found.ingestion_time <= datetime.now(UTC)
+
+
+rows = st.lists(
+    st.builds(
+        fiber,
+        st.integers(0, 4),
+        st.sampled_from(["request", "login", "block"]),
+        st.sampled_from([None, 1, {"a": [1]}]),
+        closed=st.booleans(),
+        config_version=st.sampled_from([0, 2**64 - 1]),
+    ),
+    unique_by=lambda row: row.fiber_id,
+    max_size=5,
+)
+
+
+@settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(transactions=st.lists(st.lists(rows, max_size=4), max_size=4))
+def test_upserts_replace_what_is_stored_and_store_the_rest(
+    storage: DuckDBStorage, transactions: list[list[list[FiberRecord]]]
+) -> None:
+    storage.fibers.delete()
+    expected: dict[object, FiberRecord] = {}
+    for batches in transactions:
+        with storage.transaction() as transaction:
+            for batch in batches:
+                known = sum(row.fiber_id in expected for row in batch)
+                assert transaction.fibers.upsert_many(batch) == Upserted(len(batch) - known, known)
+                expected.update({row.fiber_id: row for row in batch})
+        assert {row.fiber_id: row for row in storage.fibers.iter_records()} == expected
+    for kind in ("request", "login", "block"):
+        found = {row.fiber_id for row in storage.query_fibers_by_type(kind)}
+        assert found == {key for key, row in expected.items() if row.fiber_type == kind}
+
+
+def test_a_read_only_storage_refuses_a_batch(storage: DuckDBStorage) -> None:
+    path = storage.engine.url.database or ""
+    storage.close()
+    with DuckDBStorage(path, read_only=True) as read_only, pytest.raises(DatabaseError, match="read-only"):
+        read_only.write_batch(logs=[LogRecord(timestamp=NOON, source_id="web", raw_text="GET /")])
