@@ -12,12 +12,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.dbapi import Connection
-from fiberstore.errors import VersionNotFoundError, translate_errors
+from fiberstore.errors import DatabaseError, VersionNotFoundError, translate_errors
 from fiberstore.lifecycle import ConfigVersion, GenerationDiff, Versions
-from fiberstore.models import Fiber, RegisteredVersion
-from fiberstore.queries import Deleted
+from fiberstore.models import Fiber, NamedCheckpoint, RegisteredVersion
+from fiberstore.queries import Deleted, Fibers, Memberships
 from fiberstore.records import check_config_version, check_number, check_text, from_epoch_us
-from fiberstore.repositories.queries import Changing, Reading, bound_to, select_rows, written
+from fiberstore.repositories.diffs import diff
+from fiberstore.repositories.fiber_queries import SqlFibers
+from fiberstore.repositories.membership_queries import SqlMemberships
+from fiberstore.repositories.queries import Changing, Reading, bound_to, one_snapshot, select_rows, written
 from fiberstore.versioning import config_version as version_of
 
 T = TypeVar("T")
@@ -46,8 +49,8 @@ class SqlVersions(Versions):
 
     def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
         """See ``Versions.register``."""
-        data = _content_bytes(content)
-        text = check_text(data.decode())
+        text = _checked_content(content)
+        data = text.encode()
         if parent is not None:
             check_config_version(parent)
 
@@ -87,6 +90,8 @@ class SqlVersions(Versions):
             before = _active(session)
             if config_version is not None:
                 _ensure(session, config_version)
+            if config_version == (None if before is None else before.config_version):
+                return before
             written(
                 session,
                 sa.update(RegisteredVersion).where(RegisteredVersion.active.is_(True)).values(active=None),
@@ -103,12 +108,31 @@ class SqlVersions(Versions):
         check_config_version(old)
         check_config_version(new)
         check_number("limit", limit)
-        raise NotImplementedError
+        with self._reading("versions.diff") as session, translate_errors(), one_snapshot(session):
+            for version in (old, new):
+                _check_known(session, version)
+            return diff(session, old, new, limit)
 
     def drop(self, config_version: int) -> Deleted:
         """See ``Versions.drop``."""
         check_config_version(config_version)
-        raise NotImplementedError
+
+        def work(session: Session | Connection) -> Deleted:
+            _check_known(session, config_version)
+            active = _active(session)
+            if active is not None and active.config_version == config_version:
+                raise DatabaseError(
+                    f"config version {config_version:016x} ({config_version}) is the active one, which readers "
+                    "use; activate another first, or none by versions.activate(None)"
+                )
+            name = reprocess_checkpoint(config_version)
+            written(session, sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name))
+            fibers = SqlFibers(*bound_to(session)).where(Fibers.c.config_version == config_version).delete()
+            memberships = SqlMemberships(*bound_to(session))
+            rest = memberships.where(Memberships.c.config_version == config_version).delete()
+            return Deleted(0, fibers.fibers, fibers.memberships + rest.memberships)
+
+        return self._change("drop", work)
 
     def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
         def translated(session: Session | Connection) -> T:
@@ -130,10 +154,22 @@ class VersionRepository(SqlVersions):
         super().__init__(*bound_to(session))
 
 
-def _content_bytes(content: bytes | str | Path) -> bytes:
-    if isinstance(content, Path):
-        return content.read_bytes()
-    return content.encode() if isinstance(content, str) else content
+def reprocess_checkpoint(config_version: int) -> str:
+    """Return the name of the checkpoint that tells how far stored logs were read for a version."""
+    return f"reprocess {config_version:016x}"
+
+
+def _checked_content(content: bytes | str | Path) -> str:
+    data = content.read_bytes() if isinstance(content, Path) else content
+    if not isinstance(data, bytes):
+        return check_text(data)
+    try:
+        return check_text(data.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"the content of a version is kept as text, and byte {error.start} of it ({data[error.start]:#04x}) "
+            "is not UTF-8; save it as UTF-8"
+        ) from error
 
 
 def _register(
@@ -154,18 +190,22 @@ def _register(
 
 
 def _ensure(session: Session | Connection, version: int) -> None:
-    """Register a version that has fibers.
+    """Register a version that has fibers; see ``_check_known``."""
+    _check_known(session, version)
+    _register(session, version)
+
+
+def _check_known(session: Session | Connection, version: int) -> None:
+    """Check that a version is registered or has fibers.
 
     Raises:
-        VersionNotFoundError: It has none, and is not registered.
+        VersionNotFoundError: Neither.
     """
     if _get(session, version) is not None:
         return
-    if not list(
-        select_rows(session, sa.select(sa.literal(1)).where(Fiber.config_version == version).limit(1))
-    ):
+    one_fiber = sa.select(sa.literal(1)).where(Fiber.config_version == version).limit(1)
+    if not list(select_rows(session, one_fiber)):
         raise VersionNotFoundError(version)
-    _register(session, version)
 
 
 def _get(session: Session | Connection, version: int) -> ConfigVersion | None:
