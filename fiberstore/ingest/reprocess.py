@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import sqlalchemy as sa
 
@@ -44,23 +45,23 @@ def reprocess(
     """Make the generation of fibers that these rules see in the stored logs, beside those that are there.
 
     The rules are registered, and do not become the active ones: ``storage.versions.diff`` compares, and
-    ``storage.versions.activate`` switches. The log files are not read; rules that ``load_rules`` has read with
-    ``check_files=False`` will do. Meanwhile others may read, ingest and change what they like; each batch is a
-    transaction and keeps others from changing rows for that time. In memory are the logs of one batch, and the
-    open fibers.
+    ``storage.versions.activate`` switches. The log files are not read; rules that ``load_rules`` has read
+    with ``check_files=False`` will do. Meanwhile others may read, ingest and change what they like; each
+    batch is a transaction and keeps others from changing rows for that time. In memory are the logs of one
+    batch, and the open fibers.
 
     Logs are read by ``(timestamp, log_id)``. Those that are stored meanwhile come in that order too, but for
-    those before the place that was reached, which come in the order they are stored. So where the times of a
-    file run backwards, the fibers may differ from those that ``ingest`` makes of the file; where lines of one
-    time begin a fiber together, its id may.
+    those before the place that was reached, which come in the order they were stored. So the fibers are those
+    that ``ingest`` makes of the files, unless the times of a file run backwards, or lines of several sources
+    that join have one time: ``ingest`` takes those in the order of the sources.
 
-    The checkpoint ``reprocess VERSION`` moves with each batch. So a run that was killed and started again ends
-    in the same state as one that was not, and a later run adds what was stored since, late logs too. Once the
-    newest log that the last run knew of was deleted, it reads all logs again, and passes over those that are
-    in fibers of this version. ``storage.versions.drop`` deletes the checkpoint.
+    The checkpoint ``reprocess VERSION`` moves with each batch. So a run that was killed and started again
+    ends in the same state as one that was not, and a later run adds what was stored since, late logs too.
+    Once the newest log that the last run knew of was deleted, it reads all logs again, and passes over those
+    that are in fibers of this version. ``storage.versions.drop`` deletes the checkpoint.
 
-    One run at a time for each version, and no ``ingest`` by the same rules beside it: two would each begin the
-    fibers anew.
+    One run at a time for each version: another takes over, and ends the first. And no ``ingest`` by the same
+    rules beside it: each would begin the fibers anew.
 
     Args:
         storage: Its schema is up to date.
@@ -75,7 +76,7 @@ def reprocess(
     Raises:
         DatabaseError: Fibers of other versions are stored and none is active, so that those who ask for the
             active version would see none, and all others would see two generations at once.
-        CheckpointError: Another run for this version goes on, or the version was dropped meanwhile.
+        CheckpointError: Another run for this version has begun, or the version was dropped meanwhile.
         StorageError: The store failed. Batches before that stay stored.
     """
     if batch_rows < 1:
@@ -96,8 +97,8 @@ def reprocess(
 class _Run:
     """A walk through the stored logs.
 
-    Its checkpoint is the cursor of the page to be read next. Behind the last page it stays: to read that page
-    again is how to see what was stored since, at its end or late.
+    Its checkpoint is whose run it is, and the cursor of the page to be read next. Behind the last page it
+    stays: to read that page again is how to see what was stored since, at its end or late.
     """
 
     def __init__(self, storage: DuckDBStorage, rules: Rules, transaction: Transaction) -> None:
@@ -110,9 +111,9 @@ class _Run:
             rules, transaction.fibers.query_open(version), _log_time(transaction, version)
         )
         checkpoint = transaction.checkpoints.get(self._name)
-        if checkpoint is None:
-            transaction.checkpoints.set(self._name, _BEGINNING)
-        self._place = _BEGINNING if checkpoint is None else checkpoint.value
+        self._id = uuid4().hex
+        self._place = _BEGINNING if checkpoint is None else checkpoint.value.partition(" ")[2]
+        transaction.checkpoints.set(self._name, self._at(self._place))
 
     def step(self, batch_rows: int, before: ReprocessReport) -> ReprocessReport:
         """Read a page and store what came of it."""
@@ -127,8 +128,7 @@ class _Run:
         with self._storage.transaction() as transaction:
             if not _are_stored(transaction, logs):
                 return before  # some were deleted since: read the page again
-            if following != self._place:
-                transaction.checkpoints.compare_and_set(self._name, self._place, following)
+            transaction.checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))
             fibers_new, memberships_new = join(transaction, self._rules, self._correlator, logs)
         self._place = following
         self.is_over = page.next is None
@@ -138,6 +138,9 @@ class _Run:
             memberships_new=before.memberships_new + memberships_new,
         )
 
+    def _at(self, place: str) -> str:
+        return f"{self._id} {place}"
+
 
 def _check_one_is_active(transaction: Transaction, rules: Rules) -> None:
     if transaction.versions.active() is not None:
@@ -146,9 +149,9 @@ def _check_one_is_active(transaction: Transaction, rules: Rules) -> None:
     for fiber in others.page(limit=1).items:
         version = fiber.config_version
         raise DatabaseError(
-            f"fibers of config version {version:016x} ({version}) are stored, and no version is active: readers "
-            "would see two generations at once; run `fiberstore activate` for the one that they are to see "
-            f"meanwhile, or versions.activate({version})"
+            f"fibers of config version {version:016x} ({version}) are stored, and no version is active: "
+            "readers would see two generations at once; first activate the one that they are to see, by "
+            f"`fiberstore activate {version:016x}` or versions.activate({version})"
         )
 
 

@@ -208,9 +208,7 @@ class Rules(_Model):
         return self
 
 
-def load_rules(
-    path: Path, overrides: Mapping[str, Path] | None = None, *, check_files: bool = True
-) -> Rules:
+def load_rules(path: Path, overrides: Mapping[str, Path] | None = None, *, check_files: bool = True) -> Rules:
     """Read a rules file, and check it and that the log files it names can be read.
 
     Args:
@@ -225,9 +223,11 @@ def load_rules(
     """
     overrides = overrides or {}
     data, content = _read_toml(path)
-    problems = []
-    for key in data.keys() & {"config_version", "content"}:
-        problems.append(f"{key}: is computed from the file's content; remove it")
+    problems = [
+        f"{key}: is computed from the file's content; remove it"
+        for key in ("config_version", "content")
+        if key in data
+    ]
     _set_paths(data, path.parent, overrides, check_files=check_files)
     try:
         rules = Rules.model_validate({**data, "config_version": config_version(content), "content": content})

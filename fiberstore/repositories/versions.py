@@ -122,8 +122,8 @@ class SqlVersions(Versions):
             active = _active(session)
             if active is not None and active.config_version == config_version:
                 raise DatabaseError(
-                    f"config version {config_version:016x} ({config_version}) is the active one, which readers "
-                    "use; activate another first, or none by versions.activate(None)"
+                    f"config version {config_version:016x} ({config_version}) is the active one, which "
+                    "readers use; activate another first, or none by versions.activate(None)"
                 )
             name = reprocess_checkpoint(config_version)
             written(session, sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name))
@@ -167,8 +167,8 @@ def _checked_content(content: bytes | str | Path) -> str:
         return check_text(data.decode())
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"the content of a version is kept as text, and byte {error.start} of it ({data[error.start]:#04x}) "
-            "is not UTF-8; save it as UTF-8"
+            f"the content of a version is kept as text, and byte {error.start} of it "
+            f"({data[error.start]:#04x}) is not UTF-8; save it as UTF-8"
         ) from error
 
 
