@@ -386,6 +386,37 @@ def test_a_dropped_generation_can_be_made_again(
     assert generation(storage, new) == made
 
 
+KILLED_DROP = """
+import os, signal, sys
+from fiberstore import DuckDBStorage
+with DuckDBStorage(sys.argv[1]) as storage:
+    storage.on_call(lambda call: os.kill(os.getpid(), signal.SIGKILL))
+    storage.versions.drop(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("way_on", ["drop", "reprocess"])
+def test_a_drop_that_was_killed_has_dropped_all_fibers(
+    stores: Callable[[], DuckDBStorage], db_file: Path, old: Rules, new: Rules, way_on: str
+) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        ingest(storage, old)
+        reprocess(storage, new)
+        made = generation(storage, new)
+    arguments = [str(db_file), str(new.config_version)]
+    assert subprocess.run([sys.executable, "-c", KILLED_DROP, *arguments], check=False).returncode < 0
+    with DuckDBStorage(db_file) as storage:
+        left = generation(storage, new)
+        assert (left.fibers, left.memberships) == ([], made.memberships)
+        if way_on == "drop":
+            assert storage.versions.drop(new.config_version).memberships == len(made.memberships)
+            assert generation(storage, new).memberships == []
+        reprocess(storage, new)
+        assert generation(storage, new) == made
+        assert generation(storage, old) == fresh(stores, old)
+
+
 def test_a_run_whose_version_is_dropped_ends(
     stores: Callable[[], DuckDBStorage], old: Rules, new: Rules
 ) -> None:
