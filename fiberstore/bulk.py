@@ -198,8 +198,11 @@ def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) 
 def memberships_among(
     session: Session | Connection, log_ids: Collection[UUID]
 ) -> list[tuple[object, object]]:
-    """Return the log id and the config version of every membership of these logs."""
-    sql = f"SELECT m.log_id, m.config_version FROM fiber_memberships AS m JOIN {ARROW_TABLE} USING (log_id)"
+    """Return the log id and the config version of every membership of these logs in stored fibers."""
+    sql = (
+        f"SELECT m.log_id, m.config_version FROM fiber_memberships AS m JOIN {ARROW_TABLE} USING (log_id) "
+        "JOIN fibers AS f ON f.fiber_id = m.fiber_id"
+    )
     return [(row[0], row[1]) for row in _execute(session, sql, {"log_id": _uuids(_integers(log_ids))})]
 
 

@@ -47,11 +47,13 @@ class Place:
         forward: Whether the rows behind it are asked for, or those before it.
         key: What the order is by, as an integer, and the id that decides between equal ones.
         mark: What the walk has seen of the order in which rows arrive.
+        generation: What the query depends on beside its conditions: the active version. Empty if it does not.
     """
 
     forward: bool
     key: tuple[int, UUID]
     mark: Mark
+    generation: str = ""
 
 
 def digest(query: str) -> str:
@@ -62,7 +64,7 @@ def digest(query: str) -> str:
 def encode(query: str, place: Place) -> str:
     """Return a place in a query as a cursor."""
     number, id_ = place.key
-    return _pack([digest(query), place.forward, number, id_.hex, *_fields(place.mark)])
+    return _pack([f"{digest(query)}{place.generation}", place.forward, number, id_.hex, *_fields(place.mark)])
 
 
 def decode(query: str, cursor: str) -> Place:
@@ -74,11 +76,12 @@ def decode(query: str, cursor: str) -> Place:
     """
     match _unpack(cursor):
         case [str(bound_to), bool(forward), number, str(id_), *mark]:
-            if bound_to != digest(query):
+            if not bound_to.startswith(digest(query)):
                 raise CursorError(
                     "the cursor belongs to another query; use it with the same conditions and the same order"
                 )
-            return Place(forward, (_number(number), _id(id_)), _mark(mark))
+            key = (_number(number), _id(id_))
+            return Place(forward, key, _mark(mark), bound_to[_DIGEST_CHARS:])
         case [str(), int(), *_]:
             raise CursorError(f"{cursor!r:.100} is the position of a tail, not the cursor of a page")
     raise CursorError(f"{cursor!r:.100} is no cursor of this release")

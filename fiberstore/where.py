@@ -550,6 +550,18 @@ def checked_condition(condition: Condition[R], record: type[R]) -> Condition[R]:
     return condition
 
 
+def depends_on_active(condition: Condition[Any]) -> bool:
+    """Tell whether a condition depends on which config version is the active one."""
+    match condition:
+        case IsActive():
+            return True
+        case And() | Or():
+            return any(map(depends_on_active, condition.conditions))
+        case Not() | HasLog() | HasFiber():
+            return depends_on_active(condition.condition)
+    return False
+
+
 def check_pointer(pointer: str) -> str:
     """Return the text if it is a JSON pointer.
 

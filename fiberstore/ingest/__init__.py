@@ -1,20 +1,23 @@
 """Log files in, fibers out: ``rules`` says what is read, ``reader`` reads it, ``correlate`` joins it.
 
-``pipeline`` puts the three together and writes to a store.
+``pipeline`` puts the three together and writes to a store; ``reprocess`` joins what is stored by other rules.
 """
 
 from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS, IngestReport, ingest
 from fiberstore.ingest.reader import IngestError, read_source, read_sources
+from fiberstore.ingest.reprocess import ReprocessReport, reprocess
 from fiberstore.ingest.rules import Rules, RulesError, load_rules
 
 __all__ = [
     "DEFAULT_BATCH_ROWS",
     "IngestError",
     "IngestReport",
+    "ReprocessReport",
     "Rules",
     "RulesError",
     "ingest",
     "load_rules",
     "read_source",
     "read_sources",
+    "reprocess",
 ]

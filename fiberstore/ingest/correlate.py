@@ -58,14 +58,17 @@ class Correlator:
     Args:
         rules: The fiber types.
         open_fibers: Where an earlier run stopped: all stored fibers of these rules that are not closed.
+        log_time: Log time then, for who does not ``skip`` the lines of that run.
 
     Raises:
         ValueError: One of ``open_fibers`` is closed or was not made by these rules.
     """
 
-    def __init__(self, rules: Rules, open_fibers: Iterable[FiberRecord] = ()) -> None:
+    def __init__(
+        self, rules: Rules, open_fibers: Iterable[FiberRecord] = (), log_time: datetime = _BEGINNING
+    ) -> None:
         self._config_version = rules.config_version
-        self._log_time = _BEGINNING
+        self._log_time = log_time
         self._types = {name: _OpenFibers(name, rule) for name, rule in rules.fibers.items()}
         self._by_source = {
             source: [

@@ -1,12 +1,13 @@
 """Log files into a store: read, correlate, write, one transaction for each batch of lines."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fiberstore.duckdb import DuckDBStorage
+from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.ingest.correlate import Correlator
 from fiberstore.ingest.reader import read_sources
 from fiberstore.ingest.rules import Rules
+from fiberstore.queries import Fibers
 from fiberstore.records import LogRecord
 from fiberstore.repositories import LogRepository
 
@@ -47,6 +48,10 @@ def ingest(
     as one that was not, and a file that has grown, or the next one of a rotated log, is added to what is
     there.
 
+    The rules are registered (see ``storage.versions``). Their version becomes the active one if none is, and
+    no fibers of another are stored. So changed rules do not take over by themselves: their fibers stand
+    beside the others until ``storage.versions.activate`` is called.
+
     One ingest at a time for each rules file: two would each begin the fibers anew.
 
     Args:
@@ -66,6 +71,7 @@ def ingest(
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
     with storage.transaction() as transaction:
+        _register(transaction, rules)
         correlator = Correlator(rules, transaction.fibers.query_open(rules.config_version))
     report = IngestReport()
     for batch in _batches(read_sources(rules, on_bytes), batch_rows):
@@ -75,27 +81,48 @@ def ingest(
     return report
 
 
+def _register(transaction: Transaction, rules: Rules) -> None:
+    if rules.content is None:
+        return
+    transaction.versions.register(rules.content)
+    others = transaction.fibers.where(Fibers.c.config_version != rules.config_version)
+    if transaction.versions.active() is None and not others.count(at_most=1):
+        transaction.versions.activate(rules.config_version)
+
+
 def _store(
     storage: DuckDBStorage, rules: Rules, correlator: Correlator, batch: list[LogRecord], before: IngestReport
 ) -> IngestReport:
     with storage.transaction() as transaction:
         logs = LogRepository(transaction.session, config_version=rules.config_version)
-        known = transaction.memberships.joined((log.log_id for log in batch), rules.config_version)
-        for log in batch:
-            if log.log_id in known:
-                correlator.skip(log)
-            else:
-                correlator.add(log)
-        changes = correlator.drain()
-        fibers_new = transaction.fibers.write_many(changes.new)
-        transaction.fibers.update_many(changes.updated)
-        transaction.fibers.merge(changes.merged)  # a survivor may be new
+        fibers_new, memberships_new = join(transaction, rules, correlator, batch)
         return IngestReport(
             logs_read=before.logs_read + len(batch),
             logs_new=before.logs_new + logs.write(batch),
             fibers_new=before.fibers_new + fibers_new,
-            memberships_new=before.memberships_new + transaction.memberships.write(changes.memberships),
+            memberships_new=before.memberships_new + memberships_new,
         )
+
+
+def join(
+    transaction: Transaction, rules: Rules, correlator: Correlator, batch: Sequence[LogRecord]
+) -> tuple[int, int]:
+    """Put those logs into fibers that these rules have not put into one yet, and store what came of it.
+
+    Returns:
+        How many fibers, and how many memberships, are new.
+    """
+    known = transaction.memberships.joined((log.log_id for log in batch), rules.config_version)
+    for log in batch:
+        if log.log_id in known:
+            correlator.skip(log)
+        else:
+            correlator.add(log)
+    changes = correlator.drain()
+    fibers_new = transaction.fibers.write_many(changes.new)
+    transaction.fibers.update_many(changes.updated)
+    transaction.fibers.merge(changes.merged)  # a survivor may be new
+    return fibers_new, transaction.memberships.write(changes.memberships)
 
 
 def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:

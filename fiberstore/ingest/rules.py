@@ -186,11 +186,13 @@ class Rules(_Model):
         sources: The log files by name; their paths are ready to be opened.
         fibers: The fiber types by name.
         config_version: Version of the file: changes with its content.
+        content: What the file holds, for the registry of versions; None if the rules come from no file.
     """
 
     sources: dict[Text, Source] = Field(min_length=1)
     fibers: dict[Text, FiberType] = Field(default_factory=dict)
     config_version: ConfigVersion
+    content: str | None = Field(None, repr=False)
 
     @model_validator(mode="after")
     def _sources_declared(self) -> Self:
@@ -206,43 +208,46 @@ class Rules(_Model):
         return self
 
 
-def load_rules(path: Path, overrides: Mapping[str, Path] | None = None) -> Rules:
+def load_rules(path: Path, overrides: Mapping[str, Path] | None = None, *, check_files: bool = True) -> Rules:
     """Read a rules file, and check it and that the log files it names can be read.
 
     Args:
         path: The rules file.
         overrides: Log files by source name, instead of those in the rules file; relative paths are relative
             to the current directory.
+        check_files: Whether the log files are needed; for ``reprocess`` they may be missing, or not named.
 
     Raises:
         RulesError: The file cannot be read, is no TOML, or holds a rule that makes no sense; or a log file is
             missing. The message names all problems, one a line.
     """
     overrides = overrides or {}
-    data, version = _read_toml(path)
-    problems = []
-    if "config_version" in data:
-        problems.append("config_version: is computed from the file's content; remove it")
-    _set_paths(data, path.parent, overrides)
+    data, content = _read_toml(path)
+    problems = [
+        f"{key}: is computed from the file's content; remove it"
+        for key in ("config_version", "content")
+        if key in data
+    ]
+    _set_paths(data, path.parent, overrides, check_files=check_files)
     try:
-        rules = Rules.model_validate({**data, "config_version": version})
+        rules = Rules.model_validate({**data, "config_version": config_version(content), "content": content})
     except ValidationError as error:
         problems += [line for problem in error.errors() for line in _explain(problem).splitlines()]
     else:
         for name in overrides.keys() - rules.sources.keys():
             declared = ", ".join(rules.sources)
             problems.append(f"sources.{name}: given as {name}=FILE, but not declared; use one of {declared}")
-        for name, source in rules.sources.items():
+        for name, source in rules.sources.items() if check_files else ():
             problems += _unreadable(name, source.path)
         if not problems:
             return rules
     raise RulesError("\n".join(f"{path}: {problem}" for problem in problems))
 
 
-def _read_toml(path: Path) -> tuple[dict[str, object], int]:
+def _read_toml(path: Path) -> tuple[dict[str, object], str]:
     try:
-        content = path.read_bytes()
-        return tomllib.loads(content.decode()), config_version(content)
+        content = path.read_bytes().decode()
+        return tomllib.loads(content), content
     except OSError as error:
         raise RulesError(f"{path}: {error.strerror}; give the path of a rules file") from error
     except UnicodeDecodeError as error:
@@ -252,7 +257,9 @@ def _read_toml(path: Path) -> tuple[dict[str, object], int]:
         raise RulesError(f"{path}: {error}; correct the TOML there") from error
 
 
-def _set_paths(data: dict[str, object], folder: Path, overrides: Mapping[str, Path]) -> None:
+def _set_paths(
+    data: dict[str, object], folder: Path, overrides: Mapping[str, Path], *, check_files: bool
+) -> None:
     sources = data.get("sources")
     for name, source in sources.items() if isinstance(sources, dict) else ():
         if isinstance(source, dict):
@@ -260,6 +267,8 @@ def _set_paths(data: dict[str, object], folder: Path, overrides: Mapping[str, Pa
                 source["path"] = Path(overrides[name])
             elif isinstance(source.get("path"), str):
                 source["path"] = folder / source["path"]
+            elif "path" not in source and not check_files:
+                source["path"] = folder
 
 
 def _unreadable(name: str, path: Path) -> list[str]:

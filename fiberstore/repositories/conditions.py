@@ -52,6 +52,8 @@ ATTRIBUTES: sa.ColumnElement[str] = sa.func.coalesce(
     sa.type_coerce(FIBERS.c.attributes, sa.String), sa.literal_column("'null'::JSON")
 )
 
+ACTIVE_VERSION = sa.select(RegisteredVersion.config_version).where(RegisteredVersion.active.is_(True))
+
 _MICROSECOND = timedelta(microseconds=1)
 _MOST_PARAMETERS = 50
 _EXACT_AS_FLOAT = 2**53
@@ -123,8 +125,7 @@ def _(condition: Flag) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
 
 @to_sql.register
 def _(condition: IsActive) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
-    active = sa.select(RegisteredVersion.config_version).where(RegisteredVersion.active.is_(True))
-    return _COLUMNS[condition.record]["config_version"].in_(active)
+    return _COLUMNS[condition.record]["config_version"].in_(ACTIVE_VERSION)
 
 
 @to_sql.register

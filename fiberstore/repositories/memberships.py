@@ -86,7 +86,7 @@ class MembershipRepository(SqlMemberships):
             return to_logs(rows, from_epoch_us)
 
     def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[UUID]:
-        """Return which of the logs belong to a fiber of a config version, in any number of fibers."""
+        """Return which of the logs belong to a stored fiber by a membership of a config version."""
         with translate_errors():
             found = bulk.memberships_among(self._session, set(log_ids))
         return {log_id for log_id, version in found if version == config_version and isinstance(log_id, UUID)}

@@ -19,9 +19,10 @@ from fiberstore.errors import CursorError, SerializationError
 from fiberstore.queries import Found, Page, Partition, ValueCount
 from fiberstore.records import MAX_ROWS, FiberRecord, StoredLog, check_id, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import among
+from fiberstore.repositories.conditions import ACTIVE_VERSION, among
 from fiberstore.repositories.queries import Changing, Reading, SqlQuery, select_rows, written
 from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.where import depends_on_active
 
 P = TypeVar("P", StoredLog, FiberRecord)
 V = TypeVar("V")
@@ -88,6 +89,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     def __init__(self, reading: Reading, changing: Changing) -> None:
         super().__init__(reading, changing)
         self._order_name = "oldest"
+        self._generation = ""
 
     def order_by(self, order: str) -> Self:
         """See ``Logs.order_by`` and ``Fibers.order_by``."""
@@ -134,12 +136,27 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         check_number("limit", limit, least=1)
         place = None if cursor is None else self._place(cursor)
         with self._arrival.snapshot(session, None if place is None else place.mark) as mark:
+            query = self._of_generation(session)
             if place is None:
-                yield self._page_after(session, limit, None, mark, [])
-            elif place.forward:
-                yield self._page_with_late(session, limit, place, mark)
+                yield query._page_after(session, limit, None, mark, [])
+                return
+            if place.generation != query._generation:
+                raise CursorError(
+                    "another config version has become the active one since the cursor was made; start again "
+                    "without the cursor"
+                )
+            if place.forward:
+                yield query._page_with_late(session, limit, place, mark)
             else:
-                yield self._page_before(session, limit, place)
+                yield query._page_before(session, limit, place)
+
+    def _of_generation(self, session: Session | Connection) -> Self:
+        """Return the query with the version that is active in the present snapshot, if it depends on that."""
+        if not any(map(depends_on_active, self._conditions)):
+            return self
+        query = copy(self)
+        query._generation = "".join(f"{version:016x}" for (version,) in select_rows(session, ACTIVE_VERSION))
+        return query
 
     def _place(self, cursor: str) -> Place:
         place = decode(repr(self), cursor)
@@ -289,7 +306,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         return number >> _ID_BITS, UUID(int=number & (1 << _ID_BITS) - 1)
 
     def _cursor(self, forward: bool, key: tuple[int, UUID], mark: Mark) -> str:
-        return encode(repr(self), Place(forward, key, mark))
+        return encode(repr(self), Place(forward, key, mark, self._generation))
 
 
 def _one_more(limit: int) -> int:

@@ -12,16 +12,34 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.dbapi import Connection
-from fiberstore.errors import VersionNotFoundError, translate_errors
+from fiberstore.errors import DatabaseError, VersionNotFoundError, translate_errors
 from fiberstore.lifecycle import ConfigVersion, GenerationDiff, Versions
-from fiberstore.models import Fiber, RegisteredVersion
+from fiberstore.models import (
+    Fiber,
+    Membership,
+    MergedFiber,
+    NamedCheckpoint,
+    PinnedFiber,
+    RegisteredVersion,
+)
 from fiberstore.queries import Deleted
 from fiberstore.records import check_config_version, check_number, check_text, from_epoch_us
-from fiberstore.repositories.queries import Changing, Reading, bound_to, select_rows, written
+from fiberstore.repositories.diffs import diff
+from fiberstore.repositories.queries import (
+    Changing,
+    Reading,
+    bound_to,
+    chosen,
+    one_snapshot,
+    select_rows,
+    written,
+)
 from fiberstore.versioning import config_version as version_of
 
 T = TypeVar("T")
 
+_STEP_ROWS = 20_000
+_ROWID: sa.ColumnElement[int] = sa.literal_column("rowid", sa.BigInteger)
 _ROWS = sa.select(
     RegisteredVersion.config_version,
     RegisteredVersion.content_hash,
@@ -46,8 +64,8 @@ class SqlVersions(Versions):
 
     def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
         """See ``Versions.register``."""
-        data = _content_bytes(content)
-        text = check_text(data.decode())
+        text = _checked_content(content)
+        data = text.encode()
         if parent is not None:
             check_config_version(parent)
 
@@ -87,6 +105,8 @@ class SqlVersions(Versions):
             before = _active(session)
             if config_version is not None:
                 _ensure(session, config_version)
+            if config_version == (None if before is None else before.config_version):
+                return before
             written(
                 session,
                 sa.update(RegisteredVersion).where(RegisteredVersion.active.is_(True)).values(active=None),
@@ -103,12 +123,19 @@ class SqlVersions(Versions):
         check_config_version(old)
         check_config_version(new)
         check_number("limit", limit)
-        raise NotImplementedError
+        with self._reading("versions.diff") as session, translate_errors(), one_snapshot(session):
+            for version in (old, new):
+                _check_known(session, version)
+            return diff(session, old, new, limit)
 
     def drop(self, config_version: int) -> Deleted:
         """See ``Versions.drop``."""
         check_config_version(config_version)
-        raise NotImplementedError
+
+        fibers, memberships = self._change("drop", lambda session: _drop_fibers(session, config_version))
+        while step := self._change("drop", lambda session: _drop_memberships(session, config_version)):
+            memberships += step
+        return Deleted(0, fibers, memberships)
 
     def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
         def translated(session: Session | Connection) -> T:
@@ -130,10 +157,22 @@ class VersionRepository(SqlVersions):
         super().__init__(*bound_to(session))
 
 
-def _content_bytes(content: bytes | str | Path) -> bytes:
-    if isinstance(content, Path):
-        return content.read_bytes()
-    return content.encode() if isinstance(content, str) else content
+def reprocess_checkpoint(config_version: int) -> str:
+    """Return the name of the checkpoint that tells how far stored logs were read for a version."""
+    return f"reprocess {config_version:016x}"
+
+
+def _checked_content(content: bytes | str | Path) -> str:
+    data = content.read_bytes() if isinstance(content, Path) else content
+    if not isinstance(data, bytes):
+        return check_text(data)
+    try:
+        return check_text(data.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"the content of a version is kept as text, and byte {error.start} of it "
+            f"({data[error.start]:#04x}) is not UTF-8; save it as UTF-8"
+        ) from error
 
 
 def _register(
@@ -154,18 +193,61 @@ def _register(
 
 
 def _ensure(session: Session | Connection, version: int) -> None:
-    """Register a version that has fibers.
+    """Register a version that has fibers; see ``_check_known``."""
+    _check_known(session, version)
+    _register(session, version)
+
+
+def _check_known(session: Session | Connection, version: int) -> None:
+    """Check that a version is registered or has fibers.
 
     Raises:
-        VersionNotFoundError: It has none, and is not registered.
+        VersionNotFoundError: Neither.
     """
     if _get(session, version) is not None:
         return
-    if not list(
-        select_rows(session, sa.select(sa.literal(1)).where(Fiber.config_version == version).limit(1))
-    ):
+    one_fiber = sa.select(sa.literal(1)).where(Fiber.config_version == version).limit(1)
+    if not list(select_rows(session, one_fiber)):
         raise VersionNotFoundError(version)
-    _register(session, version)
+
+
+def _drop_fibers(session: Session | Connection, version: int) -> tuple[int, int]:
+    """Delete the fibers of a version, but their memberships of that version.
+
+    So readers see the whole generation or none of it, and the store is not kept from others for long: DuckDB
+    lets nobody read or write while it commits, which takes it 11 s for a million memberships.
+
+    Returns:
+        How many fibers, and how many memberships, were deleted.
+    """
+    _ensure(session, version)
+    active = _active(session)
+    if active is not None and active.config_version == version:
+        raise DatabaseError(
+            f"config version {version:016x} ({version}) is the active one, which readers use; activate "
+            "another first, or none by versions.activate(None)"
+        )
+    name = reprocess_checkpoint(version)
+    written(session, sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name))
+    with chosen(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
+        merges = sa.or_(MergedFiber.fiber_id.in_(ids), MergedFiber.survivor_id.in_(ids))
+        written(session, sa.delete(MergedFiber).where(merges))
+        written(session, sa.delete(PinnedFiber).where(PinnedFiber.fiber_id.in_(ids)))
+        others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
+        memberships = written(session, sa.delete(Membership).where(others))
+        return written(session, sa.delete(Fiber).where(Fiber.fiber_id.in_(ids))), memberships
+
+
+def _drop_memberships(session: Session | Connection, version: int) -> int:
+    """Delete some memberships of a version, unless its fibers are made again; return how many."""
+    stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
+    some = (
+        sa.select(_ROWID)
+        .select_from(Membership)
+        .where(Membership.config_version == version, Membership.fiber_id.not_in(stored))
+        .limit(_STEP_ROWS)
+    )
+    return written(session, sa.delete(Membership).where(_ROWID.in_(some)))
 
 
 def _get(session: Session | Connection, version: int) -> ConfigVersion | None:

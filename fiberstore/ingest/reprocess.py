@@ -1,0 +1,165 @@
+"""Stored logs into fibers, by other rules than those they came in by."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from fiberstore.duckdb import DuckDBStorage, Transaction
+from fiberstore.errors import CursorError, DatabaseError
+from fiberstore.ingest.correlate import Correlator
+from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS, join
+from fiberstore.ingest.rules import Rules
+from fiberstore.models import Fiber
+from fiberstore.queries import Fibers, Logs
+from fiberstore.records import StoredLog
+from fiberstore.repositories.versions import reprocess_checkpoint
+
+_BEGINNING = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReprocessReport:
+    """What a reprocessing has done so far.
+
+    Attributes:
+        logs_read: Logs read from the store, those that were passed over too.
+        fibers_new: Fibers that began.
+        memberships_new: Memberships that were not stored before.
+    """
+
+    logs_read: int = 0
+    fibers_new: int = 0
+    memberships_new: int = 0
+
+
+def reprocess(
+    storage: DuckDBStorage,
+    rules: Rules,
+    *,
+    batch_rows: int = DEFAULT_BATCH_ROWS,
+    on_batch: Callable[[ReprocessReport], None] | None = None,
+) -> ReprocessReport:
+    """Make the generation of fibers that these rules see in the stored logs, beside those that are there.
+
+    The rules are registered, and do not become the active ones: ``storage.versions.diff`` compares, and
+    ``storage.versions.activate`` switches. The log files are not read; rules that ``load_rules`` has read
+    with ``check_files=False`` will do. Meanwhile others may read, ingest and change what they like; each
+    batch is a transaction and keeps others from changing rows for that time. In memory are the logs of one
+    batch, and the open fibers.
+
+    Logs are read by ``(timestamp, log_id)``. Those that are stored meanwhile come in that order too, but for
+    those before the place that was reached, which come in the order they were stored. So the fibers are those
+    that ``ingest`` makes of the files, unless the times of a file run backwards, or lines of several sources
+    that join have one time: ``ingest`` takes those in the order of the sources.
+
+    The checkpoint ``reprocess VERSION`` moves with each batch. So a run that was killed and started again
+    ends in the same state as one that was not, and a later run adds what was stored since, late logs too.
+    Once the newest log that the last run knew of was deleted, it reads all logs again, and passes over those
+    that are in fibers of this version. ``storage.versions.drop`` deletes the checkpoint.
+
+    One run at a time for each version: another takes over, and ends the first. And no ``ingest`` by the same
+    rules beside it: each would begin the fibers anew.
+
+    Args:
+        storage: Its schema is up to date.
+        rules: How to correlate the logs; also those of the active version, for logs that other ways than
+            ``ingest`` have brought.
+        batch_rows: Most logs in one transaction, >= 1, and so many late ones.
+        on_batch: Called after each batch, when it is on disk.
+
+    Returns:
+        What was done in all.
+
+    Raises:
+        DatabaseError: Fibers of other versions are stored and none is active, so that those who ask for the
+            active version would see none, and all others would see two generations at once.
+        CheckpointError: Another run for this version has begun, or the version was dropped meanwhile.
+        StorageError: The store failed. Batches before that stay stored.
+    """
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+    with storage.transaction() as transaction:
+        _check_one_is_active(transaction, rules)
+        if rules.content is not None:
+            transaction.versions.register(rules.content)
+        run = _Run(storage, rules, transaction)
+    report = ReprocessReport()
+    while not run.is_over:
+        report = run.step(batch_rows, report)
+        if on_batch is not None:
+            on_batch(report)
+    return report
+
+
+class _Run:
+    """A walk through the stored logs.
+
+    Its checkpoint is whose run it is, and the cursor of the page to be read next. Behind the last page it
+    stays: to read that page again is how to see what was stored since, at its end or late.
+    """
+
+    def __init__(self, storage: DuckDBStorage, rules: Rules, transaction: Transaction) -> None:
+        self.is_over = False
+        self._storage = storage
+        self._rules = rules
+        self._name = reprocess_checkpoint(rules.config_version)
+        version = rules.config_version
+        self._correlator = Correlator(
+            rules, transaction.fibers.query_open(version), _log_time(transaction, version)
+        )
+        checkpoint = transaction.checkpoints.get(self._name)
+        self._id = uuid4().hex
+        self._place = _BEGINNING if checkpoint is None else checkpoint.value.partition(" ")[2]
+        transaction.checkpoints.set(self._name, self._at(self._place))
+
+    def step(self, batch_rows: int, before: ReprocessReport) -> ReprocessReport:
+        """Read a page and store what came of it."""
+        place = self._place
+        try:
+            page = self._storage.logs.page(batch_rows, place or None)
+        except CursorError:  # the newest log it knew of was deleted
+            place = _BEGINNING
+            page = self._storage.logs.page(batch_rows)
+        logs = [*page.late, *page.items]
+        following = place if page.next is None else page.next
+        with self._storage.transaction() as transaction:
+            if not _are_stored(transaction, logs):
+                return before  # some were deleted since: read the page again
+            transaction.checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))
+            fibers_new, memberships_new = join(transaction, self._rules, self._correlator, logs)
+        self._place = following
+        self.is_over = page.next is None
+        return ReprocessReport(
+            logs_read=before.logs_read + len(logs),
+            fibers_new=before.fibers_new + fibers_new,
+            memberships_new=before.memberships_new + memberships_new,
+        )
+
+    def _at(self, place: str) -> str:
+        return f"{self._id} {place}"
+
+
+def _check_one_is_active(transaction: Transaction, rules: Rules) -> None:
+    if transaction.versions.active() is not None:
+        return
+    others = transaction.fibers.where(Fibers.c.config_version != rules.config_version)
+    for fiber in others.page(limit=1).items:
+        version = fiber.config_version
+        raise DatabaseError(
+            f"fibers of config version {version:016x} ({version}) are stored, and no version is active: "
+            "readers would see two generations at once; first activate the one that they are to see, by "
+            f"`fiberstore activate {version:016x}` or versions.activate({version})"
+        )
+
+
+def _log_time(transaction: Transaction, version: int) -> datetime:
+    """Return the latest stamp of a line that is in a fiber of the version."""
+    latest = sa.select(sa.func.max(Fiber.last_activity)).where(Fiber.config_version == version)
+    return transaction.session.scalar(latest) or datetime.min.replace(tzinfo=UTC)
+
+
+def _are_stored(transaction: Transaction, logs: Sequence[StoredLog]) -> bool:
+    return transaction.logs.where(Logs.c.log_id.in_([log.log_id for log in logs])).count() == len(logs)
