@@ -302,17 +302,18 @@ class DuckDBStorage(LifecycleStorage):
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
         """See ``LifecycleStorage.prune``."""
-        return retention.prune(
-            self._reading,
-            self._changing,
-            fibers=fibers,
-            logs=logs,
-            max_bytes=max_bytes,
-            dry_run=dry_run,
-            step_rows=step_rows,
-            max_steps=max_steps,
-            on_step=on_step,
-        )
+        with self._telemetry.running("prune"):
+            return retention.prune(
+                self._reading,
+                self._changing,
+                fibers=fibers,
+                logs=logs,
+                max_bytes=max_bytes,
+                dry_run=dry_run,
+                step_rows=step_rows,
+                max_steps=max_steps,
+                on_step=on_step,
+            )
 
     def compact(self) -> Compacted:
         """See ``LifecycleStorage.compact``."""
