@@ -256,11 +256,12 @@ def test_old_ids_of_merged_fibers_go_with_the_survivor(storage: DuckDBStorage) -
 
 def test_the_space_is_free_in_the_file_afterwards(storage: DuckDBStorage, db_file: Path) -> None:
     fill(storage)
+    full = storage.prune(logs=Logs.c.timestamp < at(1))
     done = storage.prune(logs=Logs.c.timestamp < at(MANY // 4 * 3))
-    assert done.logs == MANY // 4 * 3
+    assert done.logs == MANY // 4 * 3 - 1
     assert done.text_bytes == done.logs * 64
     assert done.file_bytes == db_file.stat().st_size
-    assert done.free_bytes > 0.5 * done.file_bytes
+    assert done.free_bytes > full.free_bytes + 0.4 * (full.file_bytes - full.free_bytes)
 
 
 def test_max_bytes_deletes_the_oldest_until_the_file_uses_no_more(storage: DuckDBStorage) -> None:
@@ -271,7 +272,7 @@ def test_max_bytes_deletes_the_oldest_until_the_file_uses_no_more(storage: DuckD
     assert storage.logs.count() == MANY - 1
     done = storage.prune(max_bytes=used // 4)
     assert done.is_complete
-    assert done.file_bytes - done.free_bytes < used * 0.4  # DuckDB keeps parts of groups of rows
+    assert done.file_bytes - done.free_bytes < used * 0.6  # DuckDB keeps parts of indexes, and of groups of rows
     assert storage.compact().bytes_after == pytest.approx(used // 4, rel=0.25)
     with storage.session() as session:
         oldest = session.scalar(sa.select(sa.func.min(RawLog.timestamp)))

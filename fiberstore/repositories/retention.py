@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import count
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -250,9 +251,9 @@ class _Run:
         an estimate between two of them.
         """
         while (excess := self._excess(max_bytes)) is not None:
-            rows = max(int(excess.logs), 1)
-            begun_at = self.gone.weight
-            while self.gone.weight - begun_at < excess.weight:
+            end = self.gone.weight + excess.weight
+            while self.gone.weight < end:
+                rows = ceil((end - self.gone.weight) / excess.weight_per_log)
                 if not self._may_step():
                     return self._nothing_is_left() or self._excess(max_bytes) is None
                 if self._step(min(rows, self._step_rows)) == _Gone():
@@ -267,7 +268,7 @@ class _Run:
             return None
         excess_bytes = max((1 - _MARGIN) * (content.bytes_of(size) - max_bytes), size.block_bytes)
         weight = excess_bytes * content.weight_with_dead / size.used_bytes
-        return _Excess(weight, weight * content.rows.logs / max(content.rows.weight, 1))
+        return _Excess(weight, max(content.rows.weight / max(content.rows.logs, 1), _ROW_BYTES))
 
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
@@ -291,10 +292,10 @@ class _Run:
 
 
 class _Excess(NamedTuple):
-    """What to delete: the weight, see ``_Gone``, and about how many logs that is."""
+    """What to delete: the weight, see ``_Gone``, and how much of it a log takes with its memberships."""
 
     weight: float
-    logs: float
+    weight_per_log: float
 
 
 @dataclass(frozen=True, slots=True)
