@@ -246,7 +246,10 @@ def test_old_ids_of_merged_fibers_go_with_the_survivor(storage: DuckDBStorage) -
     storage.write_fibers([fiber(2), fiber(4)])
     with storage.session() as session:
         session.add_all(
-            [MergedFiber(fiber_id=uid(1), survivor_id=uid(2)), MergedFiber(fiber_id=uid(3), survivor_id=uid(4))]
+            [
+                MergedFiber(fiber_id=uid(1), survivor_id=uid(2)),
+                MergedFiber(fiber_id=uid(3), survivor_id=uid(4)),
+            ]
         )
         session.commit()
     storage.prune(fibers=Fibers.c.fiber_id == uid(2))
@@ -272,7 +275,9 @@ def test_max_bytes_deletes_the_oldest_until_the_file_uses_no_more(storage: DuckD
     assert storage.logs.count() == MANY - 1
     done = storage.prune(max_bytes=used // 4)
     assert done.is_complete
-    assert done.file_bytes - done.free_bytes < used * 0.6  # DuckDB keeps parts of indexes, and of groups of rows
+    assert (
+        done.file_bytes - done.free_bytes < used * 0.6
+    )  # DuckDB keeps parts of indexes, and of groups of rows
     assert storage.compact().bytes_after == pytest.approx(used // 4, rel=0.25)
     with storage.session() as session:
         oldest = session.scalar(sa.select(sa.func.min(RawLog.timestamp)))
@@ -309,9 +314,7 @@ def test_max_bytes_counts_steps_and_goes_on(storage: DuckDBStorage) -> None:
 def test_max_bytes_spares_what_does_not_meet_the_conditions(storage: DuckDBStorage) -> None:
     storage.write_logs(long_logs(3_000))
     storage.write_fiber(fiber(1))
-    done = storage.prune(
-        fibers=Fibers.c.fiber_type == "none", logs=Logs.c.timestamp < at(500), max_bytes=1
-    )
+    done = storage.prune(fibers=Fibers.c.fiber_type == "none", logs=Logs.c.timestamp < at(500), max_bytes=1)
     assert (done.fibers, done.logs, done.is_complete) == (0, 500, True)
 
 

@@ -446,7 +446,9 @@ def _going(candidates: _Candidates) -> sa.Subquery:
         )
         .outerjoin_from(LOGS, held, held.c.log_id == LOGS.c.log_id)
         .outerjoin(strays, strays.c.log_id == LOGS.c.log_id)
-        .where(_UNPINNED_LOG, sa.or_(held.c.goes.is_(True), sa.and_(held.c.log_id.is_(None), candidates.logs)))
+        .where(
+            _UNPINNED_LOG, sa.or_(held.c.goes.is_(True), sa.and_(held.c.log_id.is_(None), candidates.logs))
+        )
     )
     rows = sa.union_all(going_fibers, going_logs).subquery("going")
     weight = rows.c.text_bytes + _ROW_BYTES * (rows.c.fibers + rows.c.memberships + rows.c.logs)
