@@ -1,10 +1,10 @@
 """A database file written anew, without what was deleted from it.
 
-The new file takes the place of the old one by a rename. Until then the old one is whole and locked, and a kill
-leaves a hidden ``.partial`` beside it; from then on, the new one is. In between there is no moment:
+The new file takes the place of the old one by a rename. Until then the old one is whole and locked, and a
+kill leaves a hidden ``.partial`` beside it; from then on, the new one is. In between there is no moment:
 
-- The write-ahead log of the old file is gone before the rename, because everything of it is in the file. So it
-  never lies beside the new one, which it does not belong to.
+- The write-ahead log of the old file is gone before the rename, because everything of it is in the file. So
+  it never lies beside the new one, which it does not belong to.
 - Another process cannot write into the old file after the rename: DuckDB locks it until then, and who has
   opened it just before looks once more which file the path leads to (see ``process.opened``).
 """
@@ -41,15 +41,17 @@ _all: "WeakSet[Calls]" = WeakSet()
 class Calls:
     """The calls of a storage that run: a compaction waits for their end, and new ones for its own."""
 
+    _changed: threading.Condition
+    _running: int
+    _held_up: bool
+
     def __init__(self) -> None:
         self.renew()
         _all.add(self)
 
     def renew(self) -> None:
         """Begin anew; in a forked child, where the threads of the calls do not exist."""
-        self._changed = threading.Condition()
-        self._running = 0
-        self._held_up = False
+        self._changed, self._running, self._held_up = threading.Condition(), 0, False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -63,8 +65,7 @@ class Calls:
         finally:
             with self._changed:
                 self._running -= 1
-                if self._held_up:
-                    self._changed.notify_all()
+                self._changed.notify_all()
 
     @contextmanager
     def held_up(self, deadline: float) -> Iterator[None]:
@@ -115,7 +116,7 @@ def compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls) -> Compacted:
 def _only_connection(engine: sa.Engine, change_pool: sa.Pool, deadline: float) -> Iterator[Connection]:
     """Give the block the only connection of this process, and let no other be opened meanwhile.
 
-    DuckDB's lock on the file is kept all the time. If the block replaces the file, no connection is left after.
+    DuckDB's lock on the file is kept all the time. If the block replaces the file, it is closed afterwards.
     """
     with translate_errors():
         pooled = engine.raw_connection()
@@ -192,8 +193,8 @@ def _take_again(engine: sa.Engine) -> None:
     """Open the file at once, so that no process takes it meanwhile; one that waits for it may be faster."""
     try:
         with translate_errors(), engine.connect() as connection:
-            is_old = f"SELECT count(*) FROM duckdb_databases() WHERE database_name = '{_OLD}'"
-            if not connection.exec_driver_sql(is_old).scalar():
+            attached = connection.exec_driver_sql("SELECT database_name FROM duckdb_databases()")
+            if _OLD not in attached.scalars().all():
                 return
     except StorageLockedError as error:
         _logger.warning("compacted, but %s", error)
@@ -206,8 +207,8 @@ def _take_again(engine: sa.Engine) -> None:
 def _refuse(*_arguments: object) -> None:
     """Refuse to write into the file that was there before, which has no name any more."""
     raise DatabaseError(
-        "the file is compacted, but something in this process still holds the old one, such as a connection of "
-        "DuckDB's own; what is stored is safe, but this process has to end before it can open the file again"
+        "the file is compacted, but something in this process still holds the old one, such as a connection "
+        "of DuckDB's own; what is stored is safe, but this process has to end before it opens the file again"
     )
 
 

@@ -1,4 +1,4 @@
-"""``compact()``: the file is written anew, nothing deleted is left in it, and nobody notices but by waiting."""
+"""``compact()``: the file is written anew, nothing deleted is left in it, and who calls only waits."""
 
 import os
 import subprocess
@@ -12,11 +12,15 @@ import pytest
 import sqlalchemy as sa
 
 from fiberstore import DatabaseError, DuckDBStorage, Logs, compact
+from fiberstore.backup import write_backup
+from fiberstore.dbapi import Connection
 from fiberstore.dialect import _CONFIG
 from fiberstore.doctor import examine
+from fiberstore.lifecycle import Compacted
+from fiberstore.process import opened
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 
-SECRET = "hunter2-correct-horse-battery-staple"
+SECRET = "hunter2-correct-horse-battery-staple"  # noqa: S105
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def test_what_was_redacted_and_deleted_is_in_no_file_afterwards(plain: DuckDBSto
     assert files_with("password=***", db_file.parent) == [db_file.name]
     assert files_with(SECRET, db_file.parent) == []
     assert files_with(SECRET[::-1], db_file.parent) == []
-    assert os.listdir(db_file.parent) == [db_file.name]
+    assert [*db_file.parent.iterdir()] == [db_file]
 
 
 def test_a_secret_that_is_only_in_the_write_ahead_log_is_gone_too(
@@ -122,7 +126,6 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
 ) -> None:
     storage.write_logs([log(n) for n in range(1_000)])
     begun, errors, found = threading.Event(), [], []
-    write_backup = compact.write_backup
 
     def call(number: int) -> None:
         begun.wait()
@@ -139,7 +142,7 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
     for thread in threads:
         thread.start()
 
-    def copy_slowly(connection: compact.Connection, target: Path) -> None:
+    def copy_slowly(connection: Connection, target: Path) -> None:
         begun.set()
         for thread in threads:
             thread.join(0.02)
@@ -159,7 +162,6 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
 
 def test_engines_of_this_process_wait_too(storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_logs([log(1)])
-    write_backup = compact.write_backup
     counts: list[int] = []
 
     def count() -> None:
@@ -169,7 +171,7 @@ def test_engines_of_this_process_wait_too(storage: DuckDBStorage, monkeypatch: p
 
     thread = threading.Thread(target=count)
 
-    def copy(connection: compact.Connection, target: Path) -> None:
+    def copy(connection: Connection, target: Path) -> None:
         thread.start()
         thread.join(0.1)
         assert counts == []
@@ -232,6 +234,8 @@ def test_a_connection_of_duckdbs_own_is_noticed(db_file: Path) -> None:
 OTHER = """
 import sys
 from fiberstore import DuckDBStorage, StorageLockedError
+from fiberstore.lifecycle import Compacted
+from fiberstore.process import opened
 from fiberstore.testing.examples import log
 print("begun", flush=True)
 try:
@@ -251,10 +255,9 @@ def run_other(db_file: Path, timeout_s: str) -> str:
 def test_the_lock_is_kept_from_before_to_after(
     storage: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_backup = compact.write_backup
     said: list[str] = []
 
-    def copy(connection: compact.Connection, target: Path) -> None:
+    def copy(connection: Connection, target: Path) -> None:
         said.append(run_other(db_file, "0"))
         write_backup(connection, target)
         said.append(run_other(db_file, "0"))
@@ -297,7 +300,7 @@ def test_who_opens_the_file_that_was_there_before_looks_again(tmp_path: Path) ->
             new.replace(path)
         return text
 
-    assert compact.process.opened(str(path), connect, closed.append) == "new"
+    assert opened(str(path), connect, closed.append) == "new"
     assert closed == ["old"]
 
 
@@ -343,14 +346,14 @@ def test_what_cannot_be_copied_stays_as_it_is(storage: DuckDBStorage, db_file: P
         storage.compact()
     assert storage.logs.count() == 1
     assert db_file.stat().st_ino == number
-    assert [name for name in os.listdir(db_file.parent) if not name.startswith(db_file.name)] == []
+    assert [*db_file.parent.glob(".*")] == []
 
 
 def test_in_memory_it_does_nothing() -> None:
     with DuckDBStorage(":memory:") as storage:
         storage.init_schema()
         storage.write_logs([log(1)])
-        assert storage.compact() == compact.Compacted(0, 0)
+        assert storage.compact() == Compacted(0, 0)
         assert storage.logs.count() == 1
 
 

@@ -93,8 +93,12 @@ def kind_of(number: int) -> str:
     return "odd" if number % 2 else "even"
 
 
-def never(number: int, time: int) -> bool:
+def never(*_number_and_time: int) -> bool:
     return False
+
+
+def always(*_number_and_time: int) -> bool:
+    return True
 
 
 def stored(storage: DuckDBStorage, model: Model) -> Model:
@@ -135,14 +139,14 @@ def choices(draw: st.DrawFn) -> MayGo:
     limit = draw(st.sampled_from(TIMES))
     fiber_choices: list[tuple[Condition[FiberRecord] | None, Callable[[int, int], bool]]] = [
         (None, never),
-        (EVERY_FIBER, lambda number, time: True),
-        (Fibers.c.last_activity < at(limit + 1), lambda number, time: time < limit + 1),
-        (Fibers.c.fiber_type == "odd", lambda number, time: kind_of(number) == "odd"),
+        (EVERY_FIBER, always),
+        (Fibers.c.last_activity < at(limit + 1), lambda _, time: time < limit + 1),
+        (Fibers.c.fiber_type == "odd", lambda number, _: kind_of(number) == "odd"),
     ]
     log_choices: list[tuple[Condition[StoredLog] | None, Callable[[int, int], bool]]] = [
         (None, never),
-        (EVERY_LOG, lambda number, time: True),
-        (Logs.c.timestamp < at(limit), lambda number, time: time < limit),
+        (EVERY_LOG, always),
+        (Logs.c.timestamp < at(limit), lambda _, time: time < limit),
     ]
     given = [MayGo(*one, *other) for one in fiber_choices for other in log_choices]
     return draw(st.sampled_from(given[1:]))  # the first is neither
@@ -278,7 +282,7 @@ def test_max_bytes_deletes_the_oldest_until_the_file_uses_no_more(storage: DuckD
     assert (
         done.file_bytes - done.free_bytes < used * 0.6
     )  # DuckDB keeps parts of indexes, and of groups of rows
-    assert storage.compact().bytes_after == pytest.approx(used // 4, rel=0.25)
+    assert used // 4 * 0.6 < storage.compact().bytes_after < used // 4 * 1.1
     with storage.session() as session:
         oldest = session.scalar(sa.select(sa.func.min(RawLog.timestamp)))
     assert oldest == at(MANY - storage.logs.count())  # the oldest went, and no other
@@ -358,11 +362,11 @@ def test_a_prune_is_one_call_of_the_statistics(storage: DuckDBStorage) -> None:
 
 def fill(storage: DuckDBStorage) -> None:
     """Write many logs, one each second."""
-    text = "sha256(n::VARCHAR)"
+    begin = int(NOON.timestamp())
     with storage.session() as session:
         session.execute(
             sa.text(
-                f"INSERT INTO raw_logs SELECT uuid(), to_timestamp({int(NOON.timestamp())} + n), 'web', {text}, "
+                f"INSERT INTO raw_logs SELECT uuid(), to_timestamp({begin} + n), 'web', sha256(n::VARCHAR), "
                 f"now(), 3 FROM range({MANY}) numbers(n)"
             )
         )

@@ -65,7 +65,7 @@ def prune(
     if dry_run:
         with reading("prune.dry_run") as session, translate_errors(), one_snapshot(session):
             return _foreseen(session, candidates, max_bytes)
-    run = _Run(reading, changing, candidates, step_rows, max_steps, on_step)
+    run = _Run(reading, changing, candidates, step_rows=step_rows, max_steps=max_steps, on_step=on_step)
     is_complete = run.all() if max_bytes is None else run.down_to(max_bytes)
     with reading(None) as session:
         size = _Size.checkpointed(session) if run.gone != _Gone() else _Size.of(session)
@@ -126,7 +126,7 @@ class _Size:
 
     @classmethod
     def checkpointed(cls, session: Session | Connection) -> Self:
-        """Return them after a checkpoint, which makes what was deleted free; or before it, if it cannot be."""
+        """Return them after a checkpoint, which frees what was deleted, or without one if it cannot be."""
         try:
             list(dbapi_connection(session).fetch_rows("CHECKPOINT", []))
         except duckdb.TransactionException:  # other transactions are in its way; the next one will do it
@@ -195,13 +195,13 @@ class _Candidates:
             .subquery()
         )
         rows = sa.func.greatest(sa.func.coalesce(sizes.c.logs, 1), 1)
-        in_order = {"order_by": (found.c.time, found.c.fiber_id, found.c.log_id)}
+        in_order = (found.c.time, found.c.fiber_id, found.c.log_id)
         placed = (
             sa.select(
                 found.c.fiber_id,
                 found.c.log_id,
-                sa.func.sum(rows).over(**in_order).label("rows"),
-                sa.func.row_number().over(**in_order).label("place"),
+                sa.func.sum(rows).over(order_by=in_order).label("rows"),
+                sa.func.row_number().over(order_by=in_order).label("place"),
             )
             .outerjoin_from(found, sizes, sizes.c.fiber_id == found.c.fiber_id)
             .subquery()
@@ -225,6 +225,7 @@ class _Run:
         reading: Reading,
         changing: Changing,
         candidates: _Candidates,
+        *,
         step_rows: int,
         max_steps: int | None,
         on_step: Callable[[Pruned], None] | None,
@@ -386,7 +387,7 @@ def _delete_oldest(session: Session | Connection, candidates: _Candidates, rows:
 def _foreseen(session: Session | Connection, candidates: _Candidates, max_bytes: int | None) -> Pruned:
     """Count what would go, in one statement."""
     rows = _going(candidates)
-    counted = rows.c.before.is_not(None)
+    counted: sa.ColumnElement[bool] = rows.c.before.is_not(None)
     if max_bytes is not None:
         size, content = _of_file(session, checkpoint=False), _Content.of(session)
         excess = max(content.bytes_of(size) - max_bytes, 0)
