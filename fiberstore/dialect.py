@@ -110,12 +110,14 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
             raise duckdb.InvalidInputException(FORKED)
         config = {**_CONFIG, **arguments.get("config", {}), **arguments.get("url_config", {})}
         read_only = arguments.get("read_only", False)
-        with process.opening:
+        with process.opening_of(database):
             if not database.startswith(process.IN_MEMORY) and not process.is_open(database):
                 check_files(Path(database))
                 if has_two_logs(Path(database)) and not read_only:
                     _join_logs(database, config)
-            raw = duckdb.connect(database, read_only, config)
+            raw = process.opened(
+                database, lambda: duckdb.connect(database, read_only, config), lambda opened: opened.close()
+            )
             connection = Connection(raw, database)
         raw.execute("SET TimeZone = 'UTC'")
         return connection

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from fiberstore import bulk
 from fiberstore.backup import write_backup
 from fiberstore.changes import ChangeLock, Turn
-from fiberstore.compact import compact
+from fiberstore.compact import Calls, compact
 from fiberstore.dbapi import Connection
 from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds, create_engine
 from fiberstore.errors import ConflictError, DatabaseError, StorageLockedError, translate_errors
@@ -137,6 +137,7 @@ class DuckDBStorage(LifecycleStorage):
         self._telemetry = Telemetry(
             slow_call_s, None if database.startswith(IN_MEMORY) else f"{database}.wal"
         )
+        self._calls = Calls()
         # Who holds the change lock never waits for a connection that one who waits for the lock may hold.
         self._change_pool = self.engine.pool.recreate()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
@@ -188,7 +189,7 @@ class DuckDBStorage(LifecycleStorage):
             ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
                 run the block again.
         """
-        with self._telemetry.running("transaction") as call:
+        with self._telemetry.running("transaction") as call, self._calls.running():
             with translate_errors(), self._turn() as turn:
                 bound = sa.Connection(self.engine, self._change_pool.connect())
                 connection = cast("Connection", bound.connection.dbapi_connection)
@@ -302,22 +303,23 @@ class DuckDBStorage(LifecycleStorage):
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
         """See ``LifecycleStorage.prune``."""
-        return retention.prune(
-            self._reading,
-            self._changing,
-            fibers=fibers,
-            logs=logs,
-            max_bytes=max_bytes,
-            dry_run=dry_run,
-            step_rows=step_rows,
-            max_steps=max_steps,
-            on_step=on_step,
-        )
+        with self._telemetry.running("prune"):
+            return retention.prune(
+                self._reading,
+                self._changing,
+                fibers=fibers,
+                logs=logs,
+                max_bytes=max_bytes,
+                dry_run=dry_run,
+                step_rows=step_rows,
+                max_steps=max_steps,
+                on_step=on_step,
+            )
 
     def compact(self) -> Compacted:
         """See ``LifecycleStorage.compact``."""
         with self._telemetry.running("compact"):
-            return compact(self.engine, self._change_pool)
+            return compact(self.engine, self._change_pool, self._calls)
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """See ``QueryStorage.import_logs``."""
@@ -508,18 +510,19 @@ class DuckDBStorage(LifecycleStorage):
 
         That saves a session, a BEGIN and a ROLLBACK, which together take as long as a read by key.
         """
-        with translate_errors(), self._turn() if changes else nullcontext() as turn:
-            pooled = self._change_pool.connect() if changes else self.engine.raw_connection()
-            connection = cast("Connection", pooled.dbapi_connection)
-            if turn is not None:
-                connection.take_over(turn)
-        before = connection.rows_written
-        try:
-            yield connection
-            if call is not None:
-                call.rows_written = connection.rows_written - before
-        finally:
-            pooled.close()
+        with self._calls.running():
+            with translate_errors(), self._turn() if changes else nullcontext() as turn:
+                pooled = self._change_pool.connect() if changes else self.engine.raw_connection()
+                connection = cast("Connection", pooled.dbapi_connection)
+                if turn is not None:
+                    connection.take_over(turn)
+            before = connection.rows_written
+            try:
+                yield connection
+                if call is not None:
+                    call.rows_written = connection.rows_written - before
+            finally:
+                pooled.close()
 
     @contextmanager
     def _turn(self) -> Iterator[Turn]:

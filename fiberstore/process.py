@@ -12,10 +12,13 @@ DuckDB guards a file by a POSIX lock, with two consequences that are nobody's in
 import ctypes
 import os
 import threading
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
 from weakref import WeakSet
 
 IN_MEMORY = ":memory:"
+T = TypeVar("T")
 
 
 class Handle(Protocol):
@@ -31,9 +34,11 @@ class Handle(Protocol):
 # Held from the look at a file until DuckDB has it open, and while it closes it. A thread may take it twice,
 # because the garbage collector may close a connection anywhere.
 opening = threading.RLock()
+_let_in = threading.Condition(opening)
 _lock = threading.Lock()
 _handles: WeakSet[Handle] = WeakSet()
 _inherited: set[str] = set()
+_closed_off: set[str] = set()
 
 
 def database_key(database: str) -> str:
@@ -47,11 +52,68 @@ def register(handle: Handle) -> None:
         _handles.add(handle)
 
 
-def is_open(database: str) -> bool:
-    """Tell whether this process has the database open."""
+def open_handles(database: str) -> set[Handle]:
+    """Return the connections of this process to the database that are open."""
     key = database_key(database)
     with _lock:
-        return any(handle.database_key == key and not handle.closed for handle in _handles)
+        return {handle for handle in _handles if handle.database_key == key and not handle.closed}
+
+
+def is_open(database: str) -> bool:
+    """Tell whether this process has the database open."""
+    return bool(open_handles(database))
+
+
+@contextmanager
+def opening_of(database: str) -> Iterator[None]:
+    """Hold ``opening``, once nobody has the database closed off."""
+    key = database_key(database)
+    with opening:
+        while key in _closed_off:
+            _let_in.wait()
+        yield
+
+
+@contextmanager
+def closed_off(database: str) -> Iterator[None]:
+    """Let nobody in this process open the database until the block ends; they wait."""
+    key = database_key(database)
+    with opening:
+        _closed_off.add(key)
+    try:
+        yield
+    finally:
+        with opening:
+            _closed_off.discard(key)
+            _let_in.notify_all()
+
+
+def opened(database: str, connect: Callable[[], T], close: Callable[[T], None]) -> T:
+    """Open a database, again if a compaction in another process has replaced the file meanwhile.
+
+    Otherwise this process might hold the lock of the file that was there before, which has no name any more,
+    and write to it. While another process compacts, it holds that lock; so one look afterwards is enough.
+    """
+    while True:
+        before = file_number(database)
+        try:
+            found = connect()
+        except Exception:
+            if before is None or before == file_number(database):
+                raise
+        else:
+            if before is None or before == file_number(database):
+                return found
+            close(found)
+
+
+def file_number(database: str) -> tuple[int, int] | None:
+    """Return what tells a file from another of the same name; None if there is none."""
+    try:
+        found = os.stat(database)  # noqa: PTH116  # it opens nothing
+    except OSError:  # DuckDB will say what is wrong
+        return None
+    return found.st_dev, found.st_ino
 
 
 def is_inherited(database: str) -> bool:
@@ -79,6 +141,7 @@ def _abandon_all() -> None:
         if not handle.closed:
             _inherited.add(handle.database_key)
             handle.abandon()
+    _closed_off.clear()
     _free_locks()
 
 

@@ -77,12 +77,13 @@ def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Se
         A statement that selects them, whatever happens to the tables. Its transaction has to be open.
     """
     (column,) = ids.selected_columns
-    kept = sa.table(_CHOSEN, sa.column(column.name, column.type))
+    name = f"{_CHOSEN}_{column.name}"  # so that ids of fibers and of logs can be kept at once
+    kept = sa.table(name, sa.column(column.name, column.type))
     sql, values = compiled(ids)
     connection = dbapi_connection(session)
-    list(connection.fetch_rows(f"CREATE TEMP TABLE {_CHOSEN} AS {sql}", values))
+    list(connection.fetch_rows(f"CREATE TEMP TABLE {name} AS {sql}", values))
     yield sa.select(*kept.c)
-    list(connection.fetch_rows(f"DROP TABLE {_CHOSEN}", []))  # a rollback drops it too
+    list(connection.fetch_rows(f"DROP TABLE {name}", []))  # a rollback drops it too
 
 
 @contextmanager

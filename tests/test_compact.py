@@ -1,0 +1,366 @@
+"""``compact()``: the file is written anew, nothing deleted is left in it, and who calls only waits."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+import sqlalchemy as sa
+
+from fiberstore import DatabaseError, DuckDBStorage, Logs, compact
+from fiberstore.backup import write_backup
+from fiberstore.dbapi import Connection
+from fiberstore.dialect import _CONFIG
+from fiberstore.doctor import examine
+from fiberstore.lifecycle import Compacted
+from fiberstore.process import opened
+from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
+
+SECRET = "hunter2-correct-horse-battery-staple"  # noqa: S105
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "BUSY_TIMEOUT_S", 0.2)
+
+
+@pytest.fixture
+def plain(db_file: Path) -> Iterator[DuckDBStorage]:
+    """A storage whose texts stand in the file as they are."""
+    with DuckDBStorage(f"duckdb:///{db_file}?force_compression=uncompressed") as storage:
+        storage.init_schema()
+        yield storage
+
+
+def files_with(text: str, folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if text.encode() in path.read_bytes())
+
+
+def checkpoint(storage: DuckDBStorage) -> None:
+    with storage.engine.connect() as connection:
+        connection.exec_driver_sql("CHECKPOINT")
+
+
+def test_what_was_redacted_and_deleted_is_in_no_file_afterwards(plain: DuckDBStorage, db_file: Path) -> None:
+    plain.write_logs([log(n, text=f"{n} password={SECRET}") for n in range(3_000)])
+    plain.write_logs([log(9_000 + n, text=f"gone {SECRET[::-1]} {n}") for n in range(500)])
+    checkpoint(plain)
+    plain.logs.redact("password=[^ ]+", "password=***")
+    plain.logs.where(Logs.c.raw_text.startswith("gone")).delete()
+    checkpoint(plain)
+    plain.close()
+    # In the same process a look at the file would drop DuckDB's lock on it.
+    assert files_with(SECRET, db_file.parent) == [db_file.name]
+    assert files_with(SECRET[::-1], db_file.parent) == [db_file.name]
+    with DuckDBStorage(f"duckdb:///{db_file}?force_compression=uncompressed") as storage:
+        storage.compact()
+        assert storage.logs.count() == 3_000
+    assert files_with("password=***", db_file.parent) == [db_file.name]
+    assert files_with(SECRET, db_file.parent) == []
+    assert files_with(SECRET[::-1], db_file.parent) == []
+    assert [*db_file.parent.iterdir()] == [db_file]
+
+
+def test_a_secret_that_is_only_in_the_write_ahead_log_is_gone_too(
+    plain: DuckDBStorage, db_file: Path
+) -> None:
+    plain.write_logs([log(1, text=SECRET)])
+    plain.logs.redact(SECRET, "***")
+    plain.compact()
+    plain.write_logs([log(2)])
+    plain.close()
+    assert files_with(SECRET, db_file.parent) == []
+
+
+def test_the_file_is_smaller_and_holds_the_same(storage: DuckDBStorage, db_file: Path) -> None:
+    storage.write_logs([log(n, n, text=f"{uid(n)} " * 8) for n in range(30_000)])
+    storage.write_fibers([fiber(n, last=at(30_000)) for n in range(100)])
+    storage.write_memberships([member(n, n % 100) for n in range(30_000)])
+    checkpoint(storage)
+    storage.prune(logs=Logs.c.timestamp < at(1))
+    storage.logs.where(Logs.c.timestamp < at(25_000)).delete()
+    before = all_logs(storage), storage.fibers.page().items
+    size = storage.prune(logs=Logs.c.timestamp < at(0)).file_bytes
+    done = storage.compact()
+    assert done.bytes_before >= size
+    assert done.bytes_after == db_file.stat().st_size < size / 2
+    assert (all_logs(storage), storage.fibers.page().items) == before
+    assert [finding for finding in examine(storage) if finding.is_problem] == []
+    storage.write_logs([log(40_000)])
+    assert storage.logs.count() == 5_001
+    assert storage.stats().calls["compact"].calls == 1
+
+
+def test_what_is_written_afterwards_is_there_when_it_is_opened_again(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+        storage.compact()
+        storage.write_logs([log(2)])
+        storage.compact()
+        storage.write_logs([log(3)])
+    with DuckDBStorage(db_file) as storage:
+        assert [found.log_id for found in all_logs(storage)] == [uid(1), uid(2), uid(3)]
+
+
+def test_pages_and_tails_go_on(storage: DuckDBStorage) -> None:
+    storage.write_logs([log(n) for n in range(10)])
+    page = storage.logs.page(4)
+    tail = storage.logs.tail("", timeout_s=0)
+    assert len(list(tail)) == 10
+    storage.logs.where(Logs.c.log_id == uid(2)).delete()
+    storage.compact()
+    storage.write_logs([log(20)])
+    assert page.next is not None
+    rest = storage.logs.page(100, page.next)
+    assert [found.log_id.int for found in rest.items] == [4, 5, 6, 7, 8, 9, 20]
+    assert [found.log_id for found in storage.logs.tail(tail.position, timeout_s=0)] == [uid(20)]
+
+
+def test_calls_of_other_threads_wait_and_get_their_answers(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs([log(n) for n in range(1_000)])
+    begun, errors, found = threading.Event(), [], []
+
+    def call(number: int) -> None:
+        begun.wait()
+        try:
+            storage.write_logs([log(2_000 + number)])
+            with storage.transaction() as transaction:
+                transaction.fibers.write(fiber(number))
+            found.append(storage.get_log(uid(number)))
+        except Exception as error:  # noqa: BLE001  # the test tells of it
+            errors.append(error)
+
+    # More than the pool has connections.
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+
+    def copy_slowly(connection: Connection, target: Path) -> None:
+        begun.set()
+        for thread in threads:
+            thread.join(0.02)
+        assert found == []
+        assert errors == []
+        write_backup(connection, target)
+
+    monkeypatch.setattr(compact, "write_backup", copy_slowly)
+    storage.compact()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(one.log_id.int for one in found if one) == list(range(20))
+    assert storage.logs.count() == 1_020
+    assert storage.fibers.count() == 20
+
+
+def test_engines_of_this_process_wait_too(storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_logs([log(1)])
+    counts: list[int] = []
+
+    def count() -> None:
+        with DuckDBStorage(str(storage.engine.url.database)) as other:
+            counts.append(other.logs.count())
+            other.write_logs([log(2)])
+
+    thread = threading.Thread(target=count)
+
+    def copy(connection: Connection, target: Path) -> None:
+        thread.start()
+        thread.join(0.1)
+        assert counts == []
+        write_backup(connection, target)
+
+    monkeypatch.setattr(compact, "write_backup", copy)
+    storage.compact()
+    thread.join()
+    assert counts == [1]
+    assert storage.logs.count() == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_it_is_refused_while_something_else_uses_the_file(storage: DuckDBStorage) -> None:
+    storage.write_logs([log(n) for n in range(3)])
+    with storage.transaction(), pytest.raises(DatabaseError, match="transaction\\(\\) of this storage"):
+        storage.compact()
+    stream = storage.logs.iter_records()
+    next(stream)
+    with pytest.raises(DatabaseError, match="a stream"):
+        storage.compact()
+    assert len(list(stream)) == 2
+    with storage.session() as session:
+        session.execute(sa.text("SELECT 1"))
+        with pytest.raises(DatabaseError, match="a session or a connection of this storage's engine"):
+            storage.compact()
+    with (
+        DuckDBStorage(str(storage.engine.url.database)) as other,
+        pytest.raises(DatabaseError, match="another storage"),
+    ):
+        assert other.logs.count() == 3
+        storage.compact()
+    assert storage.logs.count() == 3
+    assert storage.compact().bytes_after > 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_refused_compaction_keeps_the_lock(storage: DuckDBStorage, db_file: Path) -> None:
+    with DuckDBStorage(db_file) as other:
+        assert other.stats().calls == {}
+        with pytest.raises(DatabaseError, match="another storage"):
+            storage.compact()
+    assert run_other(db_file, "0") == "locked"
+
+
+def test_a_connection_of_duckdbs_own_is_noticed(db_file: Path) -> None:
+    storage = DuckDBStorage(db_file)
+    storage.init_schema()
+    raw = duckdb.connect(db_file, config={**_CONFIG, "checkpoint_threshold": f"{2**27}B"})
+    with pytest.raises(DatabaseError, match="this process has to end"):
+        storage.compact()
+    with pytest.raises(DatabaseError, match="this process has to end"):
+        storage.write_logs([log(1)])
+    raw.close()
+    storage.close()
+    with DuckDBStorage(db_file) as storage:
+        assert storage.logs.count() == 0
+
+
+OTHER = """
+import sys
+from fiberstore import DuckDBStorage, StorageLockedError
+from fiberstore.lifecycle import Compacted
+from fiberstore.process import opened
+from fiberstore.testing.examples import log
+print("begun", flush=True)
+try:
+    with DuckDBStorage(sys.argv[1], lock_timeout_s=float(sys.argv[2])) as storage:
+        storage.write_logs([log(7_777)])
+        print(storage.logs.count())
+except StorageLockedError:
+    print("locked")
+"""
+
+
+def run_other(db_file: Path, timeout_s: str) -> str:
+    command = [sys.executable, "-c", OTHER, str(db_file), timeout_s]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
+def test_the_lock_is_kept_from_before_to_after(
+    storage: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def copy(connection: Connection, target: Path) -> None:
+        said.append(run_other(db_file, "0"))
+        write_backup(connection, target)
+        said.append(run_other(db_file, "0"))
+
+    monkeypatch.setattr(compact, "write_backup", copy)
+    storage.compact()
+    said.append(run_other(db_file, "0"))
+    assert said == ["locked"] * 3
+
+
+def test_a_process_that_waits_for_the_file_writes_into_the_new_one(db_file: Path) -> None:
+    storage = DuckDBStorage(db_file)
+    storage.init_schema()
+    storage.write_logs([log(n) for n in range(1_000)])
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(db_file), "60"], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        for _ in range(5):
+            try:
+                storage.compact()
+            except DatabaseError:  # the other one was faster in the moment between the files
+                break
+        storage.close()
+        assert other.stdout.read() == "1001\n"
+    with DuckDBStorage(db_file) as storage:
+        assert storage.logs.count() == 1_001
+
+
+def test_who_opens_the_file_that_was_there_before_looks_again(tmp_path: Path) -> None:
+    path, new = tmp_path / "a", tmp_path / "b"
+    path.write_text("old")
+    new.write_text("new")
+    closed: list[str] = []
+
+    def connect() -> str:
+        text = path.read_text()
+        if new.exists():
+            new.replace(path)
+        return text
+
+    assert opened(str(path), connect, closed.append) == "new"
+    assert closed == ["old"]
+
+
+def test_a_link_stays_a_link_and_permissions_stay(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    real, link = tmp_path / "real" / "store.duckdb", tmp_path / "link.duckdb"
+    link.symlink_to(real)
+    with DuckDBStorage(link) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+        checkpoint(storage)
+        real.chmod(0o640)
+        if os.geteuid() == 0:
+            os.chown(real, 12_345, 12_346)
+        before = real.stat()
+        storage.compact()
+        after = real.stat()
+        assert storage.logs.count() == 1
+    assert link.is_symlink()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_an_applications_own_tables_are_copied(storage: DuckDBStorage) -> None:
+    with storage.session() as session:
+        session.execute(sa.text("CREATE TABLE mine (a INTEGER)"))
+        session.execute(sa.text("INSERT INTO mine VALUES (42)"))
+        session.commit()
+    storage.compact()
+    with storage.session() as session:
+        assert session.scalar(sa.text("SELECT a FROM mine")) == 42
+
+
+def test_what_cannot_be_copied_stays_as_it_is(storage: DuckDBStorage, db_file: Path) -> None:
+    with storage.session() as session:
+        session.execute(sa.text("CREATE TABLE tree (a INTEGER PRIMARY KEY, b INTEGER REFERENCES tree (a))"))
+        session.execute(sa.text("INSERT INTO tree VALUES (1, NULL)"))
+        session.execute(sa.text("INSERT INTO tree VALUES (2, 1)"))
+        session.commit()
+    storage.write_logs([log(1)])
+    number = db_file.stat().st_ino
+    with pytest.raises(DatabaseError, match="foreign key"):
+        storage.compact()
+    assert storage.logs.count() == 1
+    assert db_file.stat().st_ino == number
+    assert [*db_file.parent.glob(".*")] == []
+
+
+def test_in_memory_it_does_nothing() -> None:
+    with DuckDBStorage(":memory:") as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+        assert storage.compact() == Compacted(0, 0)
+        assert storage.logs.count() == 1
+
+
+def test_a_store_that_is_only_read_is_refused(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+    with DuckDBStorage(db_file, read_only=True) as storage:
+        with pytest.raises(DatabaseError, match="reading only"):
+            storage.compact()
+        assert storage.logs.count() == 0
