@@ -111,6 +111,7 @@ class MemoryVersions(Versions):
         with self._stored.changed:
             before = self.active()
             if config_version is not None:
+                check_config_version(config_version)
                 self._check_known(config_version)
                 self._register(config_version, None, None, None)
             self._stored.active = config_version
@@ -118,6 +119,8 @@ class MemoryVersions(Versions):
 
     def diff(self, old: int, new: int, limit: int = 1_000) -> GenerationDiff:
         check_number("limit", limit)
+        check_config_version(old)
+        check_config_version(new)
         with self._stored.changed:
             self._check_known(old)
             self._check_known(new)
@@ -126,6 +129,7 @@ class MemoryVersions(Versions):
         return GenerationDiff(unchanged, counts, changes[:limit])
 
     def drop(self, config_version: int) -> Deleted:
+        check_config_version(config_version)
         with self._stored.changed:
             self._check_known(config_version)
             if config_version == self._stored.active:
@@ -137,7 +141,6 @@ class MemoryVersions(Versions):
             )
 
     def _check_known(self, version: int) -> None:
-        check_config_version(version)
         fibers = self._stored.fibers.values()
         if version not in self._stored.versions and all(row.config_version != version for row in fibers):
             raise VersionNotFoundError(version)
@@ -229,7 +232,7 @@ def to_prune(
     """Return the fibers and logs of the next step, and whether nothing is left after it."""
     fibers = [
         fiber
-        for fiber in sorted(tables.fibers.values(), key=lambda fiber: (fiber.first_activity, fiber.fiber_id))
+        for fiber in sorted(tables.fibers.values(), key=lambda fiber: (fiber.last_activity, fiber.fiber_id))
         if holds(of_fibers, fiber, tables) and (FiberRecord, fiber.fiber_id) not in tables.pins
     ]
     in_none = [
