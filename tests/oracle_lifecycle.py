@@ -51,15 +51,14 @@ class MemoryCheckpoints(Checkpoints):
             return [self._stored.checkpoints[name] for name in sorted(self._stored.checkpoints)]
 
     def set(self, name: str, value: str) -> None:
-        if not check_text(name):
-            raise ValueError("a checkpoint needs a name")
+        _check_checkpoint(name, value)
         with self._stored.changed:
-            self._stored.checkpoints[name] = Checkpoint(name, check_text(value), datetime.now(UTC))
+            self._stored.checkpoints[name] = Checkpoint(name, value, datetime.now(UTC))
 
     def compare_and_set(self, name: str, expected: str | None, value: str) -> None:
+        _check_checkpoint(name, value)
         if expected is not None:
             check_text(expected)
-        check_text(value)
         with self._stored.changed:
             known = self.get(name)
             found = None if known is None else known.value
@@ -70,6 +69,12 @@ class MemoryCheckpoints(Checkpoints):
     def delete(self, name: str) -> bool:
         with self._stored.changed:
             return self._stored.checkpoints.pop(check_text(name), None) is not None
+
+
+def _check_checkpoint(name: str, value: str) -> None:
+    if not check_text(name):
+        raise ValueError("a checkpoint needs a name")
+    check_text(value)
 
 
 class MemoryVersions(Versions):
@@ -150,16 +155,7 @@ class MemoryVersions(Versions):
 
 
 def merge(stored: Tables, survivors: Mapping[UUID, UUID]) -> Merged:
-    for id_ in [*survivors, *survivors.values()]:
-        check_id(id_)
-    for loser, survivor in survivors.items():
-        if survivor in survivors:
-            raise ValueError(f"{survivor} ends itself")
-        for id_ in (loser, survivor):
-            if id_ not in stored.fibers:
-                raise NotFoundError(id_)
-        if stored.fibers[loser].config_version != stored.fibers[survivor].config_version:
-            raise ValueError(f"{loser} and {survivor} are of two versions")
+    _check_merge(stored, survivors)
     had = set(stored.memberships)
     for loser, survivor in survivors.items():
         _widen(stored, survivor, stored.fibers[loser])
@@ -176,6 +172,19 @@ def merge(stored: Tables, survivors: Mapping[UUID, UUID]) -> Merged:
     stored.remove(fibers=survivors)
     stored.survivors = {**heirs, **survivors}
     return Merged(len(survivors), gained)
+
+
+def _check_merge(stored: Tables, survivors: Mapping[UUID, UUID]) -> None:
+    for id_ in [*survivors, *survivors.values()]:
+        check_id(id_)
+    if both := survivors.keys() & set(survivors.values()):
+        raise ValueError(f"{both} are survivors, and end themselves")
+    for loser, survivor in survivors.items():
+        for id_ in (loser, survivor):
+            if id_ not in stored.fibers:
+                raise NotFoundError(id_)
+        if stored.fibers[loser].config_version != stored.fibers[survivor].config_version:
+            raise ValueError(f"{loser} and {survivor} are of two versions")
 
 
 def _widen(stored: Tables, survivor: UUID, loser: FiberRecord) -> None:
