@@ -150,7 +150,7 @@ def _storable(value: JsonValue) -> JsonValue:
 Utc = Annotated[AwareDatetime, AfterValidator(as_utc)]
 Text = Annotated[str, AfterValidator(check_text)]
 Id = Annotated[UUID, Field(strict=False)]
-ConfigVersion = Annotated[int, Field(ge=0, le=MAX_CONFIG_VERSION)]
+VersionNumber = Annotated[int, Field(ge=0, le=MAX_CONFIG_VERSION)]
 
 
 class _Record(BaseModel):
@@ -183,7 +183,7 @@ class StoredLog(LogRecord):
     """
 
     ingestion_time: Utc
-    config_version: ConfigVersion
+    config_version: VersionNumber
 
 
 class FiberRecord(_Record):
@@ -204,7 +204,7 @@ class FiberRecord(_Record):
 
     fiber_id: Id
     fiber_type: Text
-    config_version: ConfigVersion
+    config_version: VersionNumber
     attributes: Annotated[JsonValue, AfterValidator(_storable)] = None
     first_activity: Utc
     last_activity: Utc
@@ -243,7 +243,7 @@ class FiberMembership(_Record):
 
     log_id: Id
     fiber_id: Id
-    config_version: ConfigVersion
+    config_version: VersionNumber
 
 
 def log_key(after: LogRecord | tuple[datetime, UUID] | None) -> tuple[datetime, UUID] | None:

@@ -1,27 +1,39 @@
 """A storage of plain dicts, short enough to be seen right: what the others are compared with."""
 
 import json
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+from oracle_lifecycle import MemoryCheckpoints, MemoryVersions, merge, pruned, to_prune
 from oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships, Tables
 
-from fiberstore.errors import DuplicateError, NotFoundError
+from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
 from fiberstore.exchange import Stamp, read_records
 from fiberstore.exchange.schemas import Kind
-from fiberstore.queries import QueryStorage
+from fiberstore.lifecycle import (
+    DEFAULT_STEP_ROWS,
+    BatchCounts,
+    CheckpointMove,
+    Compacted,
+    LifecycleStorage,
+    Merged,
+    Pruned,
+    Upserted,
+)
 from fiberstore.records import (
+    MAX_ROWS,
     FiberMembership,
     FiberRecord,
     LogRecord,
     StoredLog,
     as_utc,
     check_id,
+    check_number,
     check_page,
     check_text,
     dump_json,
@@ -29,21 +41,17 @@ from fiberstore.records import (
     log_key,
 )
 from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.where import Condition, Or, checked_condition
 
 _T = TypeVar("_T")
 
 
-class MemoryStorage(QueryStorage):
-    """Keeps everything in three dicts, under one lock, and sorts whatever it is asked for."""
+class MemoryStorage(LifecycleStorage):
+    """Keeps everything in plain dicts, under one lock, and sorts whatever it is asked for."""
 
     def __init__(self, *, config_version: int = 0) -> None:
         self._config_version = config_version
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._logs: dict[UUID, StoredLog] = {}
-        self._fibers: dict[UUID, FiberRecord] = {}  # their attributes are JSON text: nothing is shared
-        self._memberships: dict[tuple[UUID, UUID], FiberMembership] = {}
-        self._arrivals: dict[tuple[type, UUID], int] = {}  # the order in which rows were stored
+        self._stored = Tables()
         self._numbers = count(1)
 
     def init_schema(self) -> None:
@@ -51,18 +59,18 @@ class MemoryStorage(QueryStorage):
 
     def write_logs(self, logs: Iterable[LogRecord]) -> int:
         batch = _checked(logs, LogRecord)
-        with self._lock:
-            before = len(self._logs)
+        with self._stored.changed:
+            before = len(self._stored.logs)
             for log in batch:
-                if log.log_id not in self._logs:
-                    self._logs[log.log_id] = self._stamped(log)
+                if log.log_id not in self._stored.logs:
+                    self._stored.logs[log.log_id] = self._stamped(log)
                     self._arrive(StoredLog, log.log_id)
-            return len(self._logs) - before
+            return len(self._stored.logs) - before
 
     def get_log(self, log_id: UUID) -> StoredLog | None:
         check_id(log_id)
-        with self._lock:
-            return self._logs.get(log_id)
+        with self._stored.changed:
+            return self._stored.logs.get(log_id)
 
     def query_logs_by_time(
         self,
@@ -76,32 +84,28 @@ class MemoryStorage(QueryStorage):
         start, end = as_utc(start), as_utc(end)
         check_page(limit, offset)
         key = log_key(after)
-        with self._lock:
-            found = [log for log in self._logs.values() if start <= log.timestamp <= end]
+        with self._stored.changed:
+            found = [log for log in self._stored.logs.values() if start <= log.timestamp <= end]
         return _page(found, _log_order, limit, offset, key)
 
     def write_fiber(self, fiber: FiberRecord) -> None:
-        (fiber,) = _checked([fiber], FiberRecord)
-        row = _frozen(fiber)
-        with self._lock:
-            if fiber.fiber_id in self._fibers:
-                raise DuplicateError(fiber.fiber_id)
-            self._fibers[fiber.fiber_id] = row
-            self._arrive(FiberRecord, fiber.fiber_id)
+        (row,) = _frozen([fiber])
+        with self._stored.changed:
+            if row.fiber_id in self._stored.fibers:
+                raise DuplicateError(row.fiber_id)
+            self._put(row)
 
     def update_fiber(self, fiber: FiberRecord) -> None:
-        (fiber,) = _checked([fiber], FiberRecord)
-        row = _frozen(fiber)
-        with self._lock:
-            if fiber.fiber_id not in self._fibers:
-                raise NotFoundError(fiber.fiber_id)
-            self._fibers[fiber.fiber_id] = row
-            self._arrive(FiberRecord, fiber.fiber_id)
+        (row,) = _frozen([fiber])
+        with self._stored.changed:
+            if row.fiber_id not in self._stored.fibers:
+                raise NotFoundError(row.fiber_id)
+            self._put(row)
 
     def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
         check_id(fiber_id)
-        with self._lock:
-            row = self._fibers.get(fiber_id)
+        with self._stored.changed:
+            row = self._stored.fibers.get(fiber_id)
         return None if row is None else _thawed(row)
 
     def query_fibers_by_type(
@@ -115,22 +119,22 @@ class MemoryStorage(QueryStorage):
         check_text(fiber_type)
         check_page(limit, offset)
         key = fiber_key(after)
-        with self._lock:
-            found = [row for row in self._fibers.values() if row.fiber_type == fiber_type]
+        with self._stored.changed:
+            found = [row for row in self._stored.fibers.values() if row.fiber_type == fiber_type]
         return [_thawed(row) for row in _page(found, _fiber_order, limit, offset, key)]
 
     def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
         batch = _checked(memberships, FiberMembership)
-        with self._lock:
-            before = len(self._memberships)
+        with self._stored.changed:
+            before = len(self._stored.memberships)
             for membership in batch:
-                self._memberships.setdefault((membership.log_id, membership.fiber_id), membership)
-            return len(self._memberships) - before
+                self._stored.memberships.setdefault((membership.log_id, membership.fiber_id), membership)
+            return len(self._stored.memberships) - before
 
     def get_log_fibers(self, log_id: UUID) -> list[UUID]:
         check_id(log_id)
-        with self._lock:
-            return sorted(fiber for log, fiber in self._memberships if log == log_id)
+        with self._stored.changed:
+            return sorted(fiber for log, fiber in self._stored.memberships if log == log_id)
 
     def get_fiber_logs(
         self,
@@ -143,23 +147,120 @@ class MemoryStorage(QueryStorage):
         check_id(fiber_id)
         check_page(limit, offset)
         key = log_key(after)
-        with self._lock:
+        with self._stored.changed:
             found = [
-                self._logs[log] for log, fiber in self._memberships if fiber == fiber_id and log in self._logs
+                self._stored.logs[log]
+                for log, fiber in self._stored.memberships
+                if fiber == fiber_id and log in self._stored.logs
             ]
         return _page(found, _log_order, limit, offset, key)
 
     @property
     def logs(self) -> MemoryLogs:
-        return MemoryLogs(self._tables)
+        return MemoryLogs(self._tables, self._stored)
 
     @property
     def fibers(self) -> MemoryFibers:
-        return MemoryFibers(self._tables)
+        return MemoryFibers(self._tables, self._stored)
 
     @property
     def memberships(self) -> MemoryMemberships:
-        return MemoryMemberships(self._tables)
+        return MemoryMemberships(self._tables, self._stored)
+
+    @property
+    def checkpoints(self) -> MemoryCheckpoints:
+        return MemoryCheckpoints(self._stored)
+
+    @property
+    def versions(self) -> MemoryVersions:
+        return MemoryVersions(self._stored)
+
+    def write_batch(
+        self,
+        *,
+        logs: Iterable[LogRecord] = (),
+        fibers: Iterable[FiberRecord] = (),
+        memberships: Iterable[FiberMembership] = (),
+        checkpoint: CheckpointMove | None = None,
+    ) -> BatchCounts:
+        log_rows, fiber_rows = _checked(logs, LogRecord), _frozen(fibers)
+        membership_rows = _checked(memberships, FiberMembership)
+        with self._stored.changed:
+            if checkpoint is not None:  # the only thing that may still be refused
+                self.checkpoints.compare_and_set(checkpoint.name, checkpoint.expected, checkpoint.value)
+            return BatchCounts(
+                self.write_logs(log_rows), self._upsert(fiber_rows), self.write_memberships(membership_rows)
+            )
+
+    def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        rows = _frozen(fibers)
+        with self._stored.changed:
+            new = [row for row in rows if row.fiber_id not in self._stored.fibers]
+            return self._upsert(new).new
+
+    def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        return self._upsert(_frozen(fibers))
+
+    def _upsert(self, rows: list[FiberRecord]) -> Upserted:
+        with self._stored.changed:
+            new = sum(row.fiber_id not in self._stored.fibers for row in rows)
+            for row in rows:
+                self._put(row)
+            return Upserted(new, len(rows) - new)
+
+    def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        with self._stored.changed:
+            return merge(self._stored, survivors)
+
+    def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        asked = list(fiber_ids)
+        for id_ in asked:
+            check_id(id_)
+        with self._stored.changed:
+            stored = self._stored.fibers
+            now = {id_: id_ if id_ in stored else self._stored.survivors.get(id_) for id_ in asked}
+            return {id_: found for id_, found in now.items() if found in stored}
+
+    def prune(
+        self,
+        *,
+        fibers: Condition[FiberRecord] | None = None,
+        logs: Condition[StoredLog] | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+        step_rows: int = DEFAULT_STEP_ROWS,
+        max_steps: int | None = None,
+        on_step: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        if fibers is None and logs is None and max_bytes is None:
+            raise ValueError("nothing to prune: give fibers, logs or max_bytes")
+        check_number("step_rows", step_rows, least=1)
+        if max_steps is not None:
+            check_number("max_steps", max_steps, least=1)
+        if max_bytes is not None:
+            check_number("max_bytes", max_bytes, least=1)
+            raise DatabaseError("a storage in memory has no file whose size max_bytes could bound")
+        of_fibers = Or(FiberRecord, ()) if fibers is None else checked_condition(fibers, FiberRecord)
+        of_logs = Or(StoredLog, ()) if logs is None else checked_condition(logs, StoredLog)
+        if dry_run:
+            step_rows, max_steps = MAX_ROWS, 1
+        steps = []
+        for _ in range(max_steps or MAX_ROWS):
+            with self._stored.changed:
+                now = self._tables()
+                doomed, texts, is_complete = to_prune(now, of_fibers, of_logs, step_rows)
+                deleted = (now if dry_run else self._stored).remove(
+                    [log.log_id for log in texts], [fiber.fiber_id for fiber in doomed]
+                )
+            steps.append((deleted, sum(len(log.raw_text.encode()) for log in texts)))
+            if on_step is not None and not dry_run:
+                on_step(pruned(steps, is_complete=is_complete))
+            if is_complete:
+                break
+        return pruned(steps, is_complete=is_complete)
+
+    def compact(self) -> Compacted:
+        return Compacted(0, 0)
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         return self.write_logs([StoredLog(**row) for row in self._rows_of(path, StoredLog, on_rows)])
@@ -190,18 +291,24 @@ class MemoryStorage(QueryStorage):
         return rows
 
     def _tables(self) -> Tables:
-        with self._lock:
-            return Tables(
-                dict(self._logs),
-                {id_: _thawed(row) for id_, row in self._fibers.items()},
-                dict(self._memberships),
-                dict(self._arrivals),
-                self._changed,
+        with self._stored.changed:
+            return replace(
+                self._stored,
+                logs=dict(self._stored.logs),
+                fibers={id_: _thawed(row) for id_, row in self._stored.fibers.items()},
+                memberships=dict(self._stored.memberships),
+                arrivals=dict(self._stored.arrivals),
+                pins=set(self._stored.pins),
+                survivors=dict(self._stored.survivors),
             )
 
+    def _put(self, row: FiberRecord) -> None:
+        self._stored.fibers[row.fiber_id] = row
+        self._arrive(FiberRecord, row.fiber_id)
+
     def _arrive(self, kind: type, id_: UUID) -> None:
-        self._arrivals[kind, id_] = next(self._numbers)
-        self._changed.notify_all()
+        self._stored.arrivals[kind, id_] = next(self._numbers)
+        self._stored.changed.notify_all()
 
     def _stamped(self, log: LogRecord) -> StoredLog:
         if isinstance(log, StoredLog):
@@ -243,8 +350,14 @@ def _checked(items: Iterable[_T], kind: type[_T]) -> list[_T]:
     return batch
 
 
-def _frozen(fiber: FiberRecord) -> FiberRecord:
-    return fiber.model_copy(update={"attributes": dump_json(fiber.attributes)})
+def _frozen(fibers: Iterable[FiberRecord]) -> list[FiberRecord]:
+    rows = [
+        fiber.model_copy(update={"attributes": dump_json(fiber.attributes)})
+        for fiber in _checked(fibers, FiberRecord)
+    ]
+    if len({row.fiber_id for row in rows}) < len(rows):
+        raise ValueError("a fiber is given twice")
+    return rows
 
 
 def _thawed(row: FiberRecord) -> FiberRecord:

@@ -6,6 +6,7 @@ import time
 from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,10 +23,12 @@ from fiberstore.cursors import NOTHING_SEEN, Mark, Place, decode, decode_positio
 from fiberstore.engine import check_seconds
 from fiberstore.errors import CursorError
 from fiberstore.exchange import schema_of, write_records
+from fiberstore.lifecycle import Checkpoint, ConfigVersion
 from fiberstore.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
     Bucket,
+    Deleted,
     FiberOrder,
     Fibers,
     FiberSummary,
@@ -49,6 +52,7 @@ from fiberstore.records import (
     as_utc,
     check_id,
     check_number,
+    check_text,
     dump_json,
 )
 from fiberstore.storage import DEFAULT_LIMIT
@@ -63,12 +67,14 @@ from fiberstore.where import (
     HasFiber,
     HasLog,
     In,
+    IsActive,
     Joined,
     Match,
     Not,
     Or,
     Scalar,
     check_pointer,
+    check_redaction,
     checked_condition,
 )
 
@@ -86,12 +92,21 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"==": eq, "<": lt, "<=": le,
 
 @dataclass
 class Tables:
-    """What there is at one moment; the fibers have JSON values, and ``changed`` is told of what comes."""
+    """What there is, or was at one moment; ``changed`` is its lock, and is told of what comes.
+
+    In a store the attributes of fibers are JSON text, so that nothing is shared with its callers; what
+    queries look at has their values.
+    """
 
     logs: dict[UUID, StoredLog] = field(default_factory=dict)
     fibers: dict[UUID, FiberRecord] = field(default_factory=dict)
     memberships: dict[tuple[UUID, UUID], FiberMembership] = field(default_factory=dict)
-    arrivals: dict[tuple[type, UUID], int] = field(default_factory=dict)
+    arrivals: dict[tuple[type, UUID], int] = field(default_factory=dict)  # the order rows were stored in
+    pins: set[tuple[type, UUID]] = field(default_factory=set)
+    survivors: dict[UUID, UUID] = field(default_factory=dict)  # of fibers that were merged
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    versions: dict[int, ConfigVersion] = field(default_factory=dict)  # which is active is not told here
+    active: int | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def logs_of(self, fiber_id: UUID) -> list[StoredLog]:
@@ -101,6 +116,28 @@ class Tables:
     def fibers_of(self, log_id: UUID) -> list[FiberRecord]:
         ids = (fiber for log, fiber in self.memberships if log == log_id)
         return [self.fibers[fiber] for fiber in ids if fiber in self.fibers]
+
+    def remove(
+        self,
+        logs: Iterable[UUID] = (),
+        fibers: Iterable[UUID] = (),
+        memberships: Iterable[tuple[UUID, UUID]] = (),
+    ) -> Deleted:
+        """Delete these rows, and whatever is of these logs and fibers."""
+        gone_logs, gone_fibers = set(logs), set(fibers)
+        gone = set(memberships) | {
+            (log, fiber) for log, fiber in self.memberships if log in gone_logs or fiber in gone_fibers
+        }
+        for pair in gone:
+            del self.memberships[pair]
+        for kind, rows, ids in ((StoredLog, self.logs, gone_logs), (FiberRecord, self.fibers, gone_fibers)):
+            for id_ in ids:
+                del cast("dict[UUID, Any]", rows)[id_], self.arrivals[kind, id_]
+                self.pins.discard((kind, id_))
+        for old, survivor in list(self.survivors.items()):
+            if old in gone_fibers or survivor in gone_fibers:
+                del self.survivors[old]
+        return Deleted(len(gone_logs), len(gone_fibers), len(gone))
 
 
 def holds(  # noqa: C901, PLR0911, PLR0912  # a case for each class of conditions
@@ -122,8 +159,13 @@ def holds(  # noqa: C901, PLR0911, PLR0912  # a case for each class of condition
             return _value(record, condition.column) in condition.values
         case Match():
             return _matches(condition, _value(record, condition.column))
+        case Flag(column="pinned"):
+            id_ = record.log_id if condition.record is StoredLog else record.fiber_id
+            return (condition.record, id_) in tables.pins
         case Flag():
             return _value(record, condition.column) is True
+        case IsActive():
+            return record.config_version == tables.active
         case AttributeExists():
             return value_at(record.attributes, condition.pointer) is not MISSING
         case AttributeCompare():
@@ -183,13 +225,14 @@ def _kind(value: object) -> str:
 
 
 class MemoryQuery(Query[R], Generic[R]):
-    """A query over what ``tables()`` gives."""
+    """A query over what ``tables()`` gives, which changes what is ``stored``."""
 
     record: type[R]
     name: str
 
-    def __init__(self, tables: Callable[[], Tables]) -> None:
+    def __init__(self, tables: Callable[[], Tables], stored: Tables) -> None:
         self._tables = tables
+        self._stored = stored
         self._conditions: tuple[Condition[R], ...] = ()
         self._order = "oldest"
 
@@ -224,6 +267,12 @@ class MemoryQuery(Query[R], Generic[R]):
     ) -> int:
         return write_records(self.to_arrow(), self.record, path, partition_by=partition_by, on_rows=on_rows)
 
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[Tables, list[R]]]:
+        """Give what is stored, and the rows of the query, while nobody else reads or writes."""
+        with self._stored.changed:
+            yield self._stored, self._found(self._tables())
+
     def _found(self, tables: Tables) -> list[R]:
         return sorted(self._having(self._all(tables), tables), key=lambda row: self._key(row, tables))
 
@@ -254,6 +303,18 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
         query = copy(self)
         query._order = order
         return query
+
+    def pin(self) -> int:
+        with self._changing() as (stored, rows):
+            new = {(self.record, self._id(row)) for row in rows} - stored.pins
+            stored.pins |= new
+            return len(new)
+
+    def unpin(self) -> int:
+        with self._changing() as (stored, rows):
+            old = {(self.record, self._id(row)) for row in rows} & stored.pins
+            stored.pins -= old
+            return len(old)
 
     def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
         return self._page(limit, cursor, self._tables())
@@ -386,6 +447,21 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
     def order_by(self, order: LogOrder) -> Self:
         return self._sorted_by(order)
 
+    def delete(self) -> Deleted:
+        with self._changing() as (stored, logs):
+            return stored.remove(logs=[log.log_id for log in logs])
+
+    def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        check_redaction(pattern)
+        literal = check_text(replacement).replace("\\", "\\\\")
+        with self._changing() as (stored, logs):
+            changed = 0
+            for log in logs:
+                new = compute.replace_substring_regex(pa.array([log.raw_text]), pattern, literal)[0].as_py()
+                changed += new != log.raw_text
+                stored.logs[log.log_id] = log.model_copy(update={"raw_text": new})
+            return changed
+
     def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
     ) -> dict[UUID, list[StoredLog]]:
@@ -446,7 +522,7 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> LogTail:
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s)
-        every = MemoryLogs(self._tables).arrived(NOTHING_SEEN)
+        every = MemoryLogs(self._tables, self._stored).arrived(NOTHING_SEEN)
         places = {NOTHING_SEEN.newest_id: NOTHING_SEEN} | {place.newest_id: place for place, _ in every}
         newest_id = [*places][-1] if position is None else decode_position(position).newest_id
         if newest_id not in places:
@@ -507,6 +583,23 @@ class MemoryFibers(PagedMemory[FiberRecord], Fibers):
 
     def order_by(self, order: FiberOrder) -> Self:
         return self._sorted_by(order)
+
+    def delete(self) -> Deleted:
+        with self._changing() as (stored, fibers):
+            return stored.remove(fibers=[fiber.fiber_id for fiber in fibers])
+
+    def close(self) -> int:
+        return self._set_closed(closed=True)
+
+    def reopen(self) -> int:
+        return self._set_closed(closed=False)
+
+    def _set_closed(self, *, closed: bool) -> int:
+        with self._changing() as (stored, fibers):
+            ids = [fiber.fiber_id for fiber in fibers if fiber.closed != closed]
+            for id_ in ids:
+                stored.fibers[id_] = stored.fibers[id_].model_copy(update={"closed": closed})
+            return len(ids)
 
     def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
         tables = self._tables()
@@ -602,6 +695,10 @@ class MemoryFibers(PagedMemory[FiberRecord], Fibers):
 class MemoryMemberships(MemoryQuery[FiberMembership], Memberships):
     record = FiberMembership
     name = "memberships"
+
+    def delete(self) -> Deleted:
+        with self._changing() as (stored, rows):
+            return stored.remove(memberships=[(row.log_id, row.fiber_id) for row in rows])
 
     def _all(self, tables: Tables) -> Iterable[FiberMembership]:
         return tables.memberships.values()

@@ -17,9 +17,9 @@ from oracle import MemoryStorage
 from sync_face import SyncFace, running_loop
 
 from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
-from fiberstore.queries import QueryStorage
+from fiberstore.lifecycle import LifecycleStorage
 from fiberstore.records import MAX_CONFIG_VERSION
-from fiberstore.testing import QueryContract, StorageContract
+from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.examples import IN_UTC, all_logs, log
 
@@ -64,26 +64,26 @@ def other_store() -> Iterator[DuckDBStorage]:
         yield store
 
 
-class TestMemory(StorageContract, QueryContract):
+class TestMemory(StorageContract, QueryContract, LifecycleContract):
     config_version = 7
 
     @pytest.fixture
-    def storage(self) -> QueryStorage:
+    def storage(self) -> LifecycleStorage:
         return MemoryStorage(config_version=self.config_version)
 
     @pytest.fixture
-    def other(self) -> QueryStorage:
+    def other(self) -> LifecycleStorage:
         return MemoryStorage()
 
 
 class _DuckDB:
     @pytest.fixture
-    def storage(self, memory_store: DuckDBStorage) -> QueryStorage:
+    def storage(self, memory_store: DuckDBStorage) -> LifecycleStorage:
         _empty(memory_store.engine)
         return memory_store
 
     @pytest.fixture
-    def other(self, other_store: DuckDBStorage) -> QueryStorage:
+    def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
         _empty(other_store.engine)
         return other_store
 
@@ -93,7 +93,7 @@ class _DuckDB:
             transaction.fibers.write_many(fibers)
 
 
-class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract):
+class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContract):
     pass
 
 
@@ -101,7 +101,7 @@ class _DuckDBFile(_DuckDB):
     config_version = MAX_CONFIG_VERSION - 1
 
     @pytest.fixture
-    def storage(self, file_store: DuckDBStorage) -> QueryStorage:
+    def storage(self, file_store: DuckDBStorage) -> LifecycleStorage:
         _empty(file_store.engine)
         return file_store
 
@@ -111,7 +111,7 @@ class TestDuckDBFile(_DuckDBFile, StorageContract):
 
 
 @pytest.mark.slow
-class TestQueriesOfDuckDBFile(_DuckDBFile, QueryContract):
+class TestMoreOfDuckDBFile(_DuckDBFile, QueryContract, LifecycleContract):
     pass
 
 
@@ -119,13 +119,13 @@ class _Async:
     config_version = 2**63
 
     @pytest.fixture
-    def storage(self, async_store: tuple[AsyncDuckDBStorage, SyncFace]) -> QueryStorage:
+    def storage(self, async_store: tuple[AsyncDuckDBStorage, SyncFace]) -> LifecycleStorage:
         store, face = async_store
         _empty(store.engine)
         return face
 
     @pytest.fixture
-    def other(self, other_store: DuckDBStorage) -> QueryStorage:
+    def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
         _empty(other_store.engine)
         return other_store
 
@@ -146,7 +146,7 @@ class TestAsync(_Async, StorageContract):
 
 
 @pytest.mark.slow
-class TestQueriesOfAsync(_Async, QueryContract):
+class TestMoreOfAsync(_Async, QueryContract, LifecycleContract):
     pass
 
 

@@ -8,12 +8,29 @@ from pathlib import Path
 
 import pytest
 from oracle import MemoryStorage
-from sync_face import SyncFace, SyncFibers, SyncLogs, SyncMemberships
+from oracle_lifecycle import MemoryCheckpoints, MemoryVersions
+from sync_face import (
+    SyncCheckpoints,
+    SyncFace,
+    SyncFibers,
+    SyncLogs,
+    SyncMemberships,
+    SyncVersions,
+)
 
 import fiberstore
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage
 from fiberstore.aio import AsyncFiberRepository, AsyncLogRepository, AsyncMembershipRepository
+from fiberstore.aio_lifecycle import ThreadedCheckpoints, ThreadedVersions
 from fiberstore.aio_queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
+from fiberstore.lifecycle import (
+    AsyncCheckpoints,
+    AsyncLifecycleStorage,
+    AsyncVersions,
+    Checkpoints,
+    LifecycleStorage,
+    Versions,
+)
 from fiberstore.queries import (
     AsyncFibers,
     AsyncLogs,
@@ -24,9 +41,11 @@ from fiberstore.queries import (
     Memberships,
     QueryStorage,
 )
+from fiberstore.repositories.checkpoints import CheckpointRepository, SqlCheckpoints
 from fiberstore.repositories.fiber_queries import SqlFibers
 from fiberstore.repositories.log_queries import SqlLogs
 from fiberstore.repositories.membership_queries import SqlMemberships
+from fiberstore.repositories.versions import SqlVersions, VersionRepository
 from fiberstore.storage import AsyncStorage, Storage
 
 METHODS = {
@@ -121,6 +140,31 @@ FACES_OF_QUERIES: dict[type, tuple[type, ...]] = {
     Memberships: (AsyncMemberships, ThreadedMemberships, AsyncMembershipRepository, SyncMemberships),
     QueryStorage: (AsyncQueryStorage, AsyncDuckDBStorage, SyncFace, DuckDBStorage),
 }
+FACES_OF_LIFECYCLE: dict[type, tuple[type, ...]] = {
+    Checkpoints: (
+        AsyncCheckpoints,
+        ThreadedCheckpoints,
+        SyncCheckpoints,
+        SqlCheckpoints,
+        CheckpointRepository,
+        MemoryCheckpoints,
+    ),
+    Versions: (
+        AsyncVersions,
+        ThreadedVersions,
+        SyncVersions,
+        SqlVersions,
+        VersionRepository,
+        MemoryVersions,
+    ),
+    LifecycleStorage: (
+        AsyncLifecycleStorage,
+        AsyncDuckDBStorage,
+        SyncFace,
+        DuckDBStorage,
+        MemoryStorage,
+    ),
+}
 ASKS_NOTHING = {"where", "order_by"}
 STREAMS = {"iter_records", "to_arrow", "tail"}
 
@@ -129,16 +173,15 @@ STREAMS = {"iter_records", "to_arrow", "tail"}
     ("contract", "face", "name"),
     [
         pytest.param(contract, face, name, id=f"{face.__name__}.{name}")
-        for contract, faces in FACES_OF_QUERIES.items()
+        for contract, faces in (FACES_OF_QUERIES | FACES_OF_LIFECYCLE).items()
         for face in faces
         for name in _methods(contract)
     ],
 )
-def test_every_face_of_a_query_has_the_signatures_of_the_contract(
-    contract: type, face: type, name: str
-) -> None:
+def test_every_face_has_the_signatures_of_the_contract(contract: type, face: type, name: str) -> None:
     method = getattr(face, name)
-    expected, found = inspect.signature(getattr(contract, name)), inspect.signature(method)
+    expected = inspect.signature(getattr(contract, name), eval_str=contract in FACES_OF_LIFECYCLE)
+    found = inspect.signature(method, eval_str=contract in FACES_OF_LIFECYCLE)
     assert found.parameters == expected.parameters
     if name not in STREAMS:
         assert found.return_annotation == expected.return_annotation
@@ -161,6 +204,13 @@ def test_every_face_of_a_query_has_no_method_more(contract: type) -> None:
     asynchronous, *_ = FACES_OF_QUERIES[contract]
     assert _public(asynchronous) == _public(contract)
     assert asynchronous.c is contract.c  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("contract", FACES_OF_LIFECYCLE)
+def test_every_face_of_the_lifecycle_has_no_method_more(contract: type) -> None:
+    asynchronous, *_ = FACES_OF_LIFECYCLE[contract]
+    assert _public(asynchronous) == _public(contract)
+    assert asynchronous.__abstractmethods__ == contract.__abstractmethods__  # type: ignore[attr-defined]
 
 
 def test_everything_public_has_a_docstring() -> None:

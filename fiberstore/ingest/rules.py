@@ -43,7 +43,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from fiberstore.records import ConfigVersion, Text
+from fiberstore.records import Text, VersionNumber
 from fiberstore.versioning import config_version
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -191,7 +191,7 @@ class Rules(_Model):
 
     sources: dict[Text, Source] = Field(min_length=1)
     fibers: dict[Text, FiberType] = Field(default_factory=dict)
-    config_version: ConfigVersion
+    config_version: VersionNumber
     content: str | None = Field(None, repr=False)
 
     @model_validator(mode="after")

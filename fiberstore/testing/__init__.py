@@ -1,4 +1,4 @@
-"""The contract of ``Storage`` and ``QueryStorage`` as tests, the same for every backend.
+"""The contract of ``Storage`` and of what extends it as tests, the same for every backend.
 
 It needs pytest, and names no backend.
 
@@ -20,28 +20,37 @@ class TestMyStorage(StorageContract):
 ```
 """
 
+from fiberstore.testing.actions import ActionsContract
 from fiberstore.testing.attribute_filters import AttributeFiltersContract
+from fiberstore.testing.batch_writes import BatchWritesContract
 from fiberstore.testing.batches import BatchesContract
+from fiberstore.testing.checkpoints import CheckpointsContract
 from fiberstore.testing.concurrency import ThreadsContract
 from fiberstore.testing.context import ContextContract
+from fiberstore.testing.diffs import DiffsContract
 from fiberstore.testing.discovery import DiscoveryContract
 from fiberstore.testing.fibers import FibersContract
 from fiberstore.testing.filter_refusals import FilterRefusalsContract
 from fiberstore.testing.filters import FiltersContract
 from fiberstore.testing.histograms import HistogramsContract
 from fiberstore.testing.joined_filters import JoinedFiltersContract
+from fiberstore.testing.lifecycle_threads import LifecycleThreadsContract
 from fiberstore.testing.logs import LogsContract
 from fiberstore.testing.memberships import MembershipsContract
+from fiberstore.testing.merging import MergingContract
 from fiberstore.testing.orders import OrdersContract
 from fiberstore.testing.pages import PagesContract
 from fiberstore.testing.query_pages import QueryPagesContract
+from fiberstore.testing.redaction import RedactionContract
 from fiberstore.testing.refusals import RefusalsContract
+from fiberstore.testing.retention import RetentionContract
 from fiberstore.testing.streams import StreamsContract
 from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.timelines import TimelinesContract
 from fiberstore.testing.values import ValuesContract
+from fiberstore.testing.versions import VersionsContract
 
-__all__ = ["QueryContract", "StorageContract"]
+__all__ = ["LifecycleContract", "QueryContract", "StorageContract"]
 
 
 class StorageContract(
@@ -80,4 +89,21 @@ class QueryContract(
     """What ``fiberstore.queries`` says, as tests; for storages that are a ``QueryStorage``.
 
     A subclass has fixtures ``storage`` and ``other`` that give empty storages whose schema is built.
+    """
+
+
+class LifecycleContract(
+    ActionsContract,
+    RedactionContract,
+    BatchWritesContract,
+    MergingContract,
+    CheckpointsContract,
+    VersionsContract,
+    DiffsContract,
+    RetentionContract,
+    LifecycleThreadsContract,
+):
+    """What ``fiberstore.lifecycle`` and the actions of queries say; for a ``LifecycleStorage``.
+
+    A subclass has a fixture ``storage`` that gives an empty storage whose schema is built.
     """

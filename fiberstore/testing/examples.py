@@ -5,6 +5,8 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from fiberstore.lifecycle import LifecycleStorage
+from fiberstore.queries import Fibers, Logs
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.storage import Storage
 
@@ -220,4 +222,28 @@ def all_rows(storage: Storage) -> tuple[object, ...]:
         [storage.get_fiber(uid(number)) for number in (1, 2, 8)],
         [storage.get_log_fibers(uid(number)) for number in (1, 2, 8)],
         [storage.get_fiber_logs(uid(number)) for number in (1, 2, 8, 9)],
+    )
+
+
+def pinned(storage: LifecycleStorage) -> tuple[list[int], list[int]]:
+    """Return the numbers of the logs and of the fibers that are pinned."""
+    logs = storage.logs.where(Logs.c.pinned).iter_records()
+    fibers = storage.fibers.where(Fibers.c.pinned).iter_records()
+    return [row.log_id.int for row in logs], [row.fiber_id.int for row in fibers]
+
+
+def joins(storage: LifecycleStorage) -> list[tuple[int, int]]:
+    """Return the numbers of the log and of the fiber of every membership."""
+    return [(row.log_id.int, row.fiber_id.int) for row in storage.memberships.iter_records()]
+
+
+def everything(storage: LifecycleStorage) -> tuple[object, ...]:
+    """Return all that a small store holds, apart from where merged fibers have gone."""
+    return (
+        list(storage.logs.iter_records()),
+        list(storage.fibers.iter_records()),
+        list(storage.memberships.iter_records()),
+        pinned(storage),
+        storage.checkpoints.all(),
+        storage.versions.all(),
     )
