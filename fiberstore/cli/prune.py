@@ -27,8 +27,6 @@ from fiberstore.where import Condition
 
 R = TypeVar("R", StoredLog, FiberRecord)
 
-_NOTHING = Pruned(0, 0, 0, 0, 0, 0, is_complete=False)
-
 
 def _parse_size(text: str) -> int:
     try:
@@ -140,18 +138,12 @@ def _count(what: Callable[..., Pruned]) -> Pruned:
 
 
 def _delete(what: Callable[..., Pruned]) -> Pruned:
-    """Prune, with a bar on a terminal; say so if it is interrupted."""
-    gone = [_shown(_NOTHING)]
+    """Prune, with a bar on a terminal; say how to go on if it is interrupted."""
     try:
-        with _progress(what) as show:
-
-            def on_step(pruned: Pruned) -> None:
-                gone[0] = _shown(pruned)
-                show(pruned)
-
+        with _progress(what) as on_step:
             return what(on_step=on_step)
     except KeyboardInterrupt:
-        tell(f"interrupted; {gone[0]} were deleted, and the same command goes on")
+        tell("interrupted; what was deleted until then is gone, and the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -1,6 +1,7 @@
 """``redact``: text that must not be stored is replaced, for good."""
 
 import re
+import shlex
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -14,6 +15,7 @@ from fiberstore.cli.render import counted, print_json
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import StorageError
 from fiberstore.lifecycle import Compacted
+from fiberstore.printable import visible
 from fiberstore.queries import Logs
 from fiberstore.where import check_redaction
 
@@ -57,9 +59,9 @@ def redact(
             return
         with working("redacting"):
             changed = logs.redact(expression, replacement)
-        compacted = None if keep_file else _compact(storage, changed)
+        compacted = None if keep_file else _compact(storage, db, changed)
         seconds = time.monotonic() - begin
-    _report(changed, compacted, seconds, as_json=as_json)
+    _report(db, changed, compacted, seconds, as_json=as_json)
 
 
 def _expression(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
@@ -88,18 +90,18 @@ def _tell_matching(logs: Logs, *, as_json: bool) -> None:
         typer.echo(f"and {matching - len(ids):,} more")
 
 
-def _compact(storage: DuckDBStorage, changed: int) -> Compacted:
+def _compact(storage: DuckDBStorage, db: str, changed: int) -> Compacted:
     try:
         return compact_file(storage)
     except StorageError:
         tell(
-            f"{counted(changed, 'logs')} redacted, but their old text may still be in unused parts of the "
-            "file; the same command, or fiberstore db compact, tries again"
+            f"{counted(changed, 'logs')} redacted, but the old text may still be in unused parts of the "
+            f"file; the same command, or fiberstore db compact --db {shlex.quote(db)}, tries again"
         )
         raise
 
 
-def _report(changed: int, compacted: Compacted | None, seconds: float, *, as_json: bool) -> None:
+def _report(db: str, changed: int, compacted: Compacted | None, seconds: float, *, as_json: bool) -> None:
     tell("attributes of fibers, backups and exports are as they were; look for the text there, too")
     if as_json:
         after = {} if compacted is None else {"compacted": asdict(compacted)}
@@ -107,6 +109,7 @@ def _report(changed: int, compacted: Compacted | None, seconds: float, *, as_jso
         return
     typer.echo(f"{counted(changed, 'logs')} redacted; {seconds:.2f} s")
     if compacted is None:
-        typer.echo("the old text may still be in unused parts of the file; fiberstore db compact removes it")
+        compact = f"fiberstore db compact --db {shlex.quote(visible(db))}"
+        typer.echo(f"the old text may still be in unused parts of the file; {compact} removes it")
     else:
         typer.echo(shown_sizes(compacted))
