@@ -365,7 +365,7 @@ def test_ctrl_c_between_steps_keeps_what_is_done_and_the_next_run_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fiberstore.cli.prune._shown", interrupted)
+        patch.setattr("fiberstore.cli.prune._so_far", interrupted)
         result = run("prune", "--db", db, "--older-than", "1h")
     assert (result.code, result.out) == (130, "")
     assert (

@@ -156,15 +156,15 @@ def _progress(what: Callable[..., Pruned]) -> Iterator[Callable[[Pruned], None]]
         bar = progress.add_task("counting what goes", total=None)
         if console.is_terminal:
             progress.update(bar, total=_rows(what(dry_run=True)), description="deleting")
-        yield lambda pruned: progress.update(bar, completed=_rows(pruned), description=_shown(pruned))
+        yield lambda pruned: progress.update(bar, completed=_rows(pruned), description=_so_far(pruned))
 
 
 def _rows(pruned: Pruned) -> int:
     return pruned.fibers + pruned.logs
 
 
-def _shown(pruned: Pruned) -> str:
-    return f"{counted(pruned.fibers, 'fibers')}, {counted(pruned.logs, 'logs')}"
+def _so_far(pruned: Pruned) -> str:
+    return f"deleting: {counted(pruned.fibers, 'fibers')}, {counted(pruned.logs, 'logs')} so far"
 
 
 def _free(pruned: Pruned, db: str) -> str:
