@@ -119,7 +119,7 @@ _SPANS = [
     ("''", 2, "'' is no duration; give one such as '250ms'"),
     ("30", 2, "'30' is no duration"),
     ("30y", 2, "'30y' is no duration"),
-    ("-- -1d", 2, "'--"),
+    ("-1d", 2, "'-1d' is not more than 0"),
     ("0s", 2, "'0s' is not more than 0"),
     ("999999999d", 2, "'999999999d' ago was before the year 1; give a shorter one"),
     ("9999999999d", 2, "is too long; 999999999d is the longest"),
