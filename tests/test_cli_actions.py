@@ -332,8 +332,7 @@ def test_a_prune_may_compact_the_file_at_once(run: Run, db: Path) -> None:
     grow(db)
     before = db.stat().st_size
     (did,) = run("prune", "--db", db, "--logs", 'source_id == "big"', "--compact", "--json").objects
-    assert did["compacted"]["bytes_before"] >= before > 2 * did["compacted"]["bytes_after"]
-    assert did["compacted"]["bytes_after"] == db.stat().st_size
+    assert did["compacted"]["bytes_after"] == db.stat().st_size < before - 2_000_000
     assert "the file had " in run("prune", "--db", db, "--source", "db", "--compact").out
 
 
@@ -538,7 +537,7 @@ def test_a_store_is_compacted(run: Run, db: Path) -> None:
     (did,) = run("db", "compact", "--db", db, "--json").objects
     assert did.pop("seconds") >= 0
     assert did == {"bytes_before": before, "bytes_after": db.stat().st_size}
-    assert db.stat().st_size < before / 2
+    assert db.stat().st_size < before - 2_000_000
     result = run("db", "compact", "--db", db)
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("the file had ")
@@ -617,17 +616,15 @@ def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, db: Path, comma
         "merge": ("merging", "merging"),
         "db": ("writing the file anew", ""),
     }.get(command[0], (command[0], command[0]))
-    said = ["--db", str(db)]
     words = run(*command, "--db", shutil.copy(db, db.with_name("other.duckdb"))).out.split(";")[0]
-    if dry:
-        (output,) = on_a_terminal([[*command, *said, "--dry-run"]])
+    line = (*command, "--db", str(db))
+    outputs = on_a_terminal([(*line, "--dry-run"), line] if dry else [line], columns=200)
+    assert len(outputs) == (2 if dry else 1)
+    for output, doing in zip(reversed(outputs), (shown, dry), strict=False):
         assert_without_effect(output, terminal=True)
-        assert dry in output
-    (output,) = on_a_terminal([[*command, *said]], columns=200)
-    assert_without_effect(output, terminal=True)
-    assert shown in output
-    assert "0:00:0" in output or command[0] == "prune"
-    assert words in output
+        assert doing in output
+        assert "0:00:0" in output or doing == "deleting"
+    assert words in outputs[-1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
