@@ -1,5 +1,6 @@
 """What changes a store on the command line: pin, close, merge, prune, redact, compact."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -589,19 +590,30 @@ def test_a_store_of_an_older_release_is_told_how_to_be_upgraded(run: Run, db: Pa
     )
 
 
+ANSWERS = """
+import contextlib, io, json, sys
+from fiberstore.cli import main
+answers = []
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main(command)
+        except SystemExit as end:
+            answers.append((end.code, out.getvalue(), err.getvalue()))
+print(json.dumps(answers))
+"""
+
+
 def test_a_store_that_another_process_holds_is_left_alone(db: Path) -> None:
     before = everything(db)
+    lines = [[*command, "--db", str(db)] for command in COMMANDS]
     with DuckDBStorage(db):
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "fiberstore", *command, "--db", str(db)],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
-            for command in COMMANDS
-        ]  # fmt: skip
-        answers = [(process.communicate(), process.returncode) for process in processes]
-    for (out, err), code in answers:
-        assert_refused(Result(code, out, err), f"{db} is held by process {os.getpid()}")
+        answers = json.loads(
+            subprocess.check_output([sys.executable, "-c", ANSWERS, json.dumps(lines)], timeout=110)
+        )
+    assert len(answers) == len(COMMANDS)
+    for answer in answers:
+        assert_refused(Result(*answer), f"{db} is held by process {os.getpid()}")
     assert everything(db) == before
 
 
