@@ -97,11 +97,38 @@ _TARGETS = [
     ("duckdb:///{db}?threads=many", 1, "'many'"),
     ("a" * 300, 1, "File name too long"),
 ]
+_FIBER_ID = "01930000-0000-0000-0000-000000000001"
 _LOG_ID = "00000000-0000-0000-0000-000000000008"
 _FILTERED = ["logs", "grep a", "tail", "histogram", f"context {_LOG_ID}"]
 _READERS = [
     *(*_FILTERED, "fibers", "stats", "show 0193", "db current", "db check", "doctor", "db backup {none}"),
     *("fibers --open --order longest", "tail --position ''", "histogram --fibers --by type"),
+]
+_FIBER_ACTIONS = ["pin", "unpin", "close", "reopen"]
+_CHANGERS = [
+    *("prune --older-than 1d", "prune --dry-run --max-size 1", "redact a", "redact a --dry-run"),
+    *(f"{action} --type request" for action in _FIBER_ACTIONS),
+    *("merge 0193 0194", "db compact"),
+]
+_NO_STORE = [
+    *_TARGETS,
+    ("{none}", 1, "none does not exist; give the path of a store, `fiberstore ingest` makes one"),
+    (":memory:", 1, ":memory: is empty, there is nothing to change; give the path of a store"),
+]
+_SPANS = [
+    ("''", 2, "'' is no duration; give one such as '250ms'"),
+    ("30", 2, "'30' is no duration"),
+    ("30y", 2, "'30y' is no duration"),
+    ("-1d", 2, "'-1d' is not more than 0"),
+    ("0s", 2, "'0s' is not more than 0"),
+    ("999999999d", 2, "'999999999d' ago was before the year 1; give a shorter one"),
+    ("9999999999d", 2, "is too long; 999999999d is the longest"),
+]
+_SIZES = [
+    *((value, 2, "is no size; give one such as '500MB', '10GB', '1.5GiB'") for value in ("''", "GB", "1EB")),
+    ("0", 2, "'0' is not at least 1 byte"),
+    ("0.0001KB", 2, "'0.0001KB' is not at least 1 byte"),
+    ("--max-size=-1", 2, "'--max-size'"),
 ]
 _INGEST = "ingest --rules {rules} --db {db} "
 
@@ -201,6 +228,69 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("histogram --db {db} --by day", 2, "'day' is not one of 'source', 'type'"),
     ("histogram --db {db} --fibers --source web", 2, "'--source': is of logs; leave it out, or --fibers"),
     *((f"show --db {{db}} -- {value}", code, says) for value, code, says in _IDS),
+    # what changes a store
+    *((f"{command} more --db {{db}}", 2, "unexpected extra argument") for command in ("prune", "db compact")),
+    *((f"{command} --dry-run=yes --db {{db}}", 2, "does not take a value") for command in _CHANGERS[:-1]),
+    *((f"{command}", 2, "Missing option '--db'") for command in _CHANGERS),
+    *((f"{command} --db", 2, "'--db' requires an argument") for command in _CHANGERS),
+    *((f"{command} --db {value}", 1, says) for command in _CHANGERS for value, _, says in _NO_STORE),
+    ("prune --db {db}", 2, "'--older-than': say what may go, by this, --type, --fibers, --source, --logs or"),
+    ("prune --db {db} --compact --max-steps 1", 2, "'--older-than': say what may go"),
+    *((f"prune --db {{db}} --older-than {value}", code, says) for value, code, says in _SPANS),
+    *((f"prune --db {{db}} --max-size {value}", code, says) for value, code, says in _SIZES),
+    *(
+        (f"prune --db {{db}} --older-than 1d --max-steps {value}", 2, "'--max-steps'")
+        for value in ("0", "-1", *_NO_NUMBERS)
+    ),
+    *(
+        (f"prune --db {{db}} {flag} {value}", code, says.replace("--where", flag))
+        for flag in ("--fibers", "--logs")
+        for value, code, says in _CONDITIONS
+    ),
+    ("prune --db {db} --logs closed", 2, "'--logs': closed is no column; those of logs are"),
+    ("prune --db {db} --fibers raw_text", 2, "'--fibers': raw_text is no column; those of fibers are"),
+    ("redact --db {db}", 2, "Missing argument 'PATTERN'"),
+    ("redact a b --db {db}", 2, "unexpected extra argument"),
+    *(
+        (f"redact {value} --db {{db}} {dry}", 2, f"Invalid value for PATTERN: {says}; -F takes it as plain")
+        for dry in ("", "--dry-run")
+        for value, says in (
+            ("'x*'", "'x*' matches the empty text, so everywhere; write one that does not"),
+            ("''", "'' matches the empty text, so everywhere; write one that does not"),
+        )
+    ),
+    ("redact '(' --db {db}", 2, "'(' is no regular expression of RE2"),
+    *((f"redact a --db {{db}} --fiber {value}", code, says) for value, code, says in _IDS),
+    *((f"redact a --db {{db}} --where {value}", code, says) for value, code, says in _CONDITIONS),
+    *(
+        (f"{action} --db {{db}}", 2, f"'FIBER_ID': say which fibers to {action}, by their ids or by options")
+        for action in _FIBER_ACTIONS
+    ),
+    *(
+        (f"{action} --db {{db}} -- {value}", code, says)
+        for action in (*_FIBER_ACTIONS, f"merge --dry-run --db {{db}} {_FIBER_ID}")
+        for value, code, says in _IDS
+    ),
+    *(
+        (f"{action} --db {{db}} --all-but {value}", code, says)
+        for action in _FIBER_ACTIONS
+        for value, code, says in _IDS
+    ),
+    *(
+        (f"{action} --db {{db}} --idle {value}", code, says)
+        for action in _FIBER_ACTIONS
+        for value, code, says in _SPANS
+    ),
+    *(
+        (f"{action} --db {{db}} --log {value}", code, says)
+        for action in ("pin", "unpin")
+        for value, code, says in _LOG_IDS
+    ),
+    (f"pin --db {{db}} --log {_LOG_ID} --open", 2, "'--log': it is of logs; leave it out, or the ids and"),
+    ("close --db {db} --log 0193", 2, "No such option: --log"),
+    ("merge --db {db}", 2, "Missing argument 'SURVIVOR'"),
+    (f"merge {_FIBER_ID} --db {{db}}", 2, "Missing argument 'FIBER_ID"),
+    (f"merge {_FIBER_ID} {_FIBER_ID} --db {{db}}", 1, _FIBER_ID),
     # stores
     *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),
     *(
@@ -283,7 +373,7 @@ def _sql(statement: str) -> Callable[[Path], None]:
 
 
 _READING = (*_FILTERED, "fibers", "stats", "show 0193", "histogram --fibers")
-_OPENING = (*_READERS, "db upgrade")
+_OPENING = (*_READERS, *_CHANGERS, "db upgrade")
 _LOGS, _FIBERS, _SHOW = (
     ("logs", "grep ''", "tail", f"context {_LOG_ID}"),
     ("fibers", "fibers --json"),

@@ -126,6 +126,14 @@ COMMANDS = [
     "db current",
     "db check",
     "db backup",
+    "db compact",
+    "prune",
+    "redact",
+    "pin",
+    "unpin",
+    "close",
+    "reopen",
+    "merge",
 ]
 
 

@@ -1,6 +1,7 @@
 """The ``fiberstore`` command. A module that is imported here adds its commands to the application."""
 
 from fiberstore.cli import (  # noqa: F401
+    actions,
     context,
     db,
     doctor,
@@ -8,6 +9,8 @@ from fiberstore.cli import (  # noqa: F401
     histogram,
     ingest,
     logs,
+    prune,
+    redact,
     stats,
     tail,
     timeline,

@@ -1,5 +1,7 @@
-"""``db``: the tables of a store, and copies of it."""
+"""``db``: the tables of a store, its file, and copies of it."""
 
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +9,7 @@ import typer
 from rich.filesize import decimal
 
 from fiberstore.cli.app import app
+from fiberstore.cli.changing import compact_file, open_to_change, shown_sizes
 from fiberstore.cli.opening import open_read_only
 from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import print_findings, print_json
@@ -14,7 +17,7 @@ from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import translate_errors
 from fiberstore.printable import visible
 
-db_app = typer.Typer(help="Build and check the tables of a store.", no_args_is_help=True)
+db_app = typer.Typer(help="Build, check, copy and compact a store.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
 
 
@@ -66,6 +69,22 @@ def backup(
     with DuckDBStorage(db, read_only=True) as storage:
         storage.backup(target)
     typer.echo(f"{visible(str(target))}: {decimal(target.stat().st_size)}")
+
+
+@db_app.command(epilog="Example: fiberstore db compact --db store.duckdb")
+def compact(db: Db, as_json: Json = False) -> None:
+    """Write the file anew, without the space of what was deleted and the old text of what was redacted.
+
+    It needs as much space beside the file as the new one takes. The file stays as it was if that fails.
+    """
+    with open_to_change(db) as storage:
+        begin = time.monotonic()
+        compacted = compact_file(storage)
+        seconds = time.monotonic() - begin
+    if as_json:
+        print_json({**asdict(compacted), "seconds": round(seconds, 3)})
+    else:
+        typer.echo(f"{shown_sizes(compacted)}; {seconds:.2f} s")
 
 
 @db_app.command(epilog="Example: fiberstore db rescue --db store.duckdb rescued.duckdb")

@@ -3,8 +3,8 @@
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Annotated, Any, Literal, TypeAlias, cast
 from uuid import UUID
@@ -50,11 +50,20 @@ def parse_span(text: str) -> timedelta:
     return span
 
 
+def parse_ago(text: str) -> datetime:
+    """Return the time that is so long ago."""
+    try:
+        return datetime.now(UTC) - parse_span(text)
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} ago was before the year 1; give a shorter one") from None
+
+
 Db = Annotated[
     str,
     typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file, or its duckdb:/// URL."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of a list, one object a line.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only tell what would change.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most to print.")]
 Cursor = Annotated[
     str | None,
@@ -154,6 +163,11 @@ class FiberFilter:
             start = self.start or parse_time(_FIRST_TIME)
             fibers = fibers.where(Fibers.c.activity.overlaps(start, self.end or parse_time(_LAST_TIME)))
         return fibers if self.where is None else fibers.where(self.where)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether one of the options is given."""
+        return any(getattr(self, option.name) not in (None, []) for option in fields(self))
 
 
 def with_filter(command: Callable[..., None]) -> Callable[..., None]:

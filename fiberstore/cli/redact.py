@@ -1,0 +1,115 @@
+"""``redact``: text that must not be stored is replaced, for good."""
+
+import re
+import shlex
+import time
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from fiberstore.cli.app import app, tell
+from fiberstore.cli.changing import compact_file, open_to_change, shown_sizes, working
+from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
+from fiberstore.cli.render import counted, print_json
+from fiberstore.duckdb import DuckDBStorage
+from fiberstore.errors import StorageError
+from fiberstore.lifecycle import Compacted
+from fiberstore.printable import visible
+from fiberstore.queries import Logs
+from fiberstore.where import check_redaction
+
+_IDS = 10
+
+
+@app.command(epilog="Example: fiberstore redact 'password=[^ ]+' --db store.duckdb --with 'password=***'")
+@with_filter
+def redact(
+    chosen: LogFilter,
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of RE2.")],
+    *,
+    db: Db,
+    replacement: Annotated[
+        str, typer.Option("--with", metavar="TEXT", help="What stands there instead, as it is.")
+    ] = "[redacted]",
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Let A be a.")] = False,
+    fixed_strings: Annotated[
+        bool, typer.Option("--fixed-strings", "-F", help="Take the pattern as plain text.")
+    ] = False,
+    keep_file: Annotated[
+        bool,
+        typer.Option("--keep-file", help="Leave the old text in unused parts of the file for now."),
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Replace what a pattern matches in the text of logs, then write the file anew without the old text.
+
+    So it takes as long as a backup, and as much space beside the file; with `--keep-file` only
+    `fiberstore db compact` does that, later. A run that finds no match any more writes the file anew too.
+
+    Attributes of fibers are not changed, nor are backups and exports: look there too.
+    """
+    expression = _expression(pattern, fixed_strings=fixed_strings, ignore_case=ignore_case)
+    with open_to_change(db) as storage:
+        begin = time.monotonic()
+        logs = chosen.of(storage)
+        if dry_run:
+            _tell_matching(logs.where(Logs.c.raw_text.regexp_match(expression)), as_json=as_json)
+            return
+        with working("redacting"):
+            changed = logs.redact(expression, replacement)
+        compacted = None if keep_file else _compact(storage, db, changed)
+        seconds = time.monotonic() - begin
+    _report(db, changed, compacted, seconds, as_json=as_json)
+
+
+def _expression(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
+    expression = re.escape(pattern) if fixed_strings else pattern
+    if ignore_case:
+        expression = f"(?i){expression}"
+    try:
+        check_redaction(expression)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; -F takes it as plain text", param_hint="PATTERN") from error
+    return expression
+
+
+def _tell_matching(logs: Logs, *, as_json: bool) -> None:
+    """Tell how many there are and the ids of the first, but not the text that is to go."""
+    with working("counting"):
+        matching = logs.count()
+        ids = [str(log.log_id) for log in logs.page(_IDS).items]
+    if as_json:
+        print_json({"dry_run": True, "matching": matching, "log_ids": [*ids]})
+        return
+    typer.echo(f"the pattern matches in {counted(matching, 'logs')}")
+    for log_id in ids:
+        typer.echo(log_id)
+    if matching > len(ids):
+        typer.echo(f"and {matching - len(ids):,} more")
+
+
+def _compact(storage: DuckDBStorage, db: str, changed: int) -> Compacted:
+    try:
+        return compact_file(storage)
+    except StorageError:
+        tell(
+            f"{counted(changed, 'logs')} redacted, but the old text may still be in unused parts of the "
+            f"file; the same command, or fiberstore db compact --db {shlex.quote(db)}, tries again"
+        )
+        raise
+
+
+def _report(db: str, changed: int, compacted: Compacted | None, seconds: float, *, as_json: bool) -> None:
+    tell("attributes of fibers, backups and exports are as they were; look for the text there, too")
+    if as_json:
+        after = {} if compacted is None else {"compacted": asdict(compacted)}
+        print_json({"dry_run": False, "changed": changed, **after, "seconds": round(seconds, 3)})
+        return
+    typer.echo(f"{counted(changed, 'logs')} redacted; {seconds:.2f} s")
+    if compacted is None:
+        compact = f"fiberstore db compact --db {shlex.quote(visible(db))}"
+        typer.echo(f"the old text may still be in unused parts of the file; {compact} removes it")
+    else:
+        typer.echo(shown_sizes(compacted))
