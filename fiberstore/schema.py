@@ -87,7 +87,7 @@ def upgrade(engine: sa.Engine) -> None:
         found, newest = current(connection), str(scripts.get_current_head())
         if found == newest:
             return
-        if not _is_known(found):
+        if not is_known(found):
             raise SchemaVersionError(str(found), newest)
         connection.rollback()
         back_up_before_rewrite(connection)
@@ -116,7 +116,7 @@ def back_up_before_rewrite(connection: sa.Connection) -> Path | None:
     found, newest = current(connection), str(scripts.get_current_head())
     has_tables = bool(sa.inspect(connection).get_table_names())
     connection.rollback()
-    if not has_tables or database.startswith(IN_MEMORY) or not _is_known(found):
+    if not has_tables or database.startswith(IN_MEMORY) or not is_known(found):
         return None
     pending = scripts.iterate_revisions(newest, found or "base")
     if not any(getattr(script.module, "rewrites_data", False) for script in pending):
@@ -167,7 +167,8 @@ def _sentence(difference: tuple[Any, ...]) -> str:
     return f"{thing} {what}"
 
 
-def _is_known(revision: str | None) -> bool:
+def is_known(revision: str | None) -> bool:
+    """Tell whether this release has such a revision; None, before the first, is known."""
     return revision is None or revision in {script.revision for script in _scripts().walk_revisions()}
 
 

@@ -23,11 +23,12 @@ def open_read_only(db: str, lock_timeout_s: float = 0.0) -> Iterator[DuckDBStora
 def open_to_read(db: str, lock_timeout_s: float = 0.0) -> Iterator[DuckDBStorage]:
     """Open a store, and raise ``DatabaseError`` unless it has the tables."""
     with open_read_only(db, lock_timeout_s) as storage:
-        _check_tables(storage)
+        check_tables(storage)
         yield storage
 
 
-def _check_tables(storage: DuckDBStorage) -> None:
+def check_tables(storage: DuckDBStorage) -> None:
+    """Raise ``DatabaseError`` unless the store has the tables."""
     with translate_errors():
         if not sa.inspect(storage.engine).has_table(RawLog.__tablename__):
             raise DatabaseError(
