@@ -1,10 +1,12 @@
 """The ``fiberstore`` command. A module that is imported here adds its commands to the application."""
 
 from fiberstore.cli import (  # noqa: F401
+    checkpoints,
     context,
     db,
     doctor,
     fibers,
+    generations,
     histogram,
     ingest,
     logs,
