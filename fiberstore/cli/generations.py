@@ -35,7 +35,7 @@ from fiberstore.ingest.reprocess import ReprocessReport
 from fiberstore.ingest.reprocess import reprocess as reprocess_logs
 from fiberstore.ingest.rules import Rules, load_rules
 from fiberstore.lifecycle import ChangeKind, GenerationDiff
-from fiberstore.queries import Fibers, Memberships
+from fiberstore.queries import Fibers
 from fiberstore.storage import DEFAULT_LIMIT
 
 versions_app = typer.Typer(
@@ -89,7 +89,7 @@ def drop(
             )
         if dry_run:
             fibers = storage.fibers.where(Fibers.c.config_version == number).count()
-            memberships = storage.memberships.where(Memberships.c.config_version == number).count()
+            memberships = queries.count_memberships(storage, number)
         else:
             with working("drop"):
                 deleted = storage.versions.drop(number)
@@ -171,7 +171,7 @@ def diff(
         typer.Argument(
             parser=parse_version,
             metavar="VERSION",
-            help="The old and the new one: hex digits, or their beginning. One alone is compared with the active.",
+            help="The old and the new one: hex digits, or their beginning. One alone: the active is the old.",
         ),
     ],
     *,
@@ -207,7 +207,7 @@ def tell_unless_active(storage: DuckDBStorage, version: int, db: str) -> None:
         return
     name = shown_version(version)
     if active is None:
-        tell(f"no config version is active, and the fibers of all are shown; those of these rules are {name}")
+        tell(f"no config version is active, so all fibers are shown; these are of config version {name}")
     else:
         tell(f"these fibers are of config version {name}; {shown_version(active)} is active, and shown")
         tell(f"{_command('diff', name, db)} compares them")

@@ -145,7 +145,9 @@ def find_version(storage: DuckDBStorage, digits: str) -> int:
     """
     first, last = (int(digits.ljust(_VERSION_DIGITS, fill), 16) for fill in "0f")
     columns = [Fiber.config_version, *([RegisteredVersion.config_version] if has_lifecycle(storage) else [])]
-    statement = sa.union(*(sa.select(column).where(column.between(first, last)) for column in columns))
+    statement = sa.union(
+        *(sa.select(column).distinct().where(column.between(first, last)) for column in columns)
+    )
     with translate_errors(), storage.session() as session:
         found = sorted(session.scalars(statement))
     if not found:
@@ -192,6 +194,14 @@ def collect_generations(storage: DuckDBStorage) -> list[Generation]:
         for version in registered
     ]
     return [*known, *(Generation(version, count, None) for version, count in fibers.items())]
+
+
+def count_memberships(storage: DuckDBStorage, version: int) -> int:
+    """Count the memberships that go when a generation is dropped: its own, and those of its fibers."""
+    fibers = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
+    its_own = sa.or_(Membership.config_version == version, Membership.fiber_id.in_(fibers))
+    with translate_errors(), storage.session() as session:
+        return session.scalars(sa.select(sa.func.count()).select_from(Membership).where(its_own)).one()
 
 
 def find_widest(storage: DuckDBStorage, fiber_type: str) -> FiberSummary | None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter
 from rich.bar import Bar
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 _SOURCE_WIDTH = 20
 _BEGINNING = 500
+_MOST_IDS = 10
 _MATCH = "bold red"
 
 _summary, _bucket = TypeAdapter(FiberSummary), TypeAdapter(Bucket)
@@ -242,14 +242,13 @@ def print_diff(old: int, new: int, found: GenerationDiff, *, as_json: bool) -> N
     console = make_console()
     counts = [("unchanged", found.unchanged), *found.counts.items()]
     if as_json:
-        changes = TypeAdapter(list[FiberChange]).dump_python(found.changes, mode="json")
-        print_json({"old": version_json(old), "new": version_json(new), **dict(counts), "changes": changes})
+        values = TypeAdapter(GenerationDiff).dump_python(found, mode="json")
+        print_json({"old": version_json(old), "new": version_json(new), **values})
     elif console.is_terminal:
         console.print(f"{shown_version(old)} to {shown_version(new)}", style="bold")
         console.print(", ".join(f"{count:,} {kind}" for kind, count in counts))
-        for change in found.changes:
-            ids = f"{_ids(change.old)} -> {_ids(change.new)}"
-            console.print(Text(f"{change.kind:<6}  {visible(change.fiber_type)}  {ids}"))
+        for line in _change_lines(found.changes):
+            console.print(line)
     else:
         _print_tsv(("change", "fibers"), ((kind, str(count)) for kind, count in counts))
         sys.stdout.write("\n")
@@ -473,13 +472,15 @@ def _statistics_values(statistics: Statistics) -> Iterator[tuple[str, str, str]]
 
 
 def _generation_table(generations: Sequence[Generation]) -> Table:
-    table = _table("version", "active", "fibers", "created_at", "parent")
+    table = _table("version", "fibers", "active", "created_at", "parent")
+    for column in table.columns[2:]:
+        column.justify = "left"
     for generation in generations:
         known = generation.registered
         table.add_row(
             shown_version(generation.config_version),
-            "active" if known is not None and known.active else "",
             f"{generation.fibers:,}",
+            "active" if known is not None and known.active else "",
             "not registered" if known is None else utc(known.created_at.replace(microsecond=0)),
             "" if known is None or known.parent is None else shown_version(known.parent),
             style="bold" if known is not None and known.active else None,
@@ -503,8 +504,14 @@ def _change_values(change: FiberChange) -> tuple[str, ...]:
     return change.kind, change.fiber_type, *(_compact([*map(str, ids)]) for ids in (change.old, change.new))
 
 
-def _ids(ids: Sequence[UUID]) -> str:
-    return ", ".join(map(str, ids)) or "none"
+def _change_lines(changes: Sequence[FiberChange]) -> Iterator[Text]:
+    for change in changes:
+        yield _one_line((f"{change.kind:<6}", "bold"), f"  {visible(change.fiber_type)}")
+        for sign, ids, colour in (("-", change.old, "red"), ("+", change.new, "green")):
+            for fiber_id in ids[:_MOST_IDS]:
+                yield Text(f"  {sign} {fiber_id}", style=colour)
+            if len(ids) > _MOST_IDS:
+                yield Text(f"  {sign} and {len(ids) - _MOST_IDS:,} more", style=colour)
 
 
 def _checkpoint_table(checkpoints: Sequence[Checkpoint]) -> Table:
