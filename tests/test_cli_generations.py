@@ -179,8 +179,12 @@ def test_an_ingest_by_other_rules_tells_that_its_fibers_are_not_shown(run: Run, 
 
 def test_a_reprocessing_may_activate_its_version(run: Run, folder: Path) -> None:
     run("ingest", "--rules", "a.toml")
+    assert run("export", "fibers", "all.jsonl").err == ""
     result = run("reprocess", "--rules", "b.toml", "--activate", "--json")
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0
+    assert result.err == (
+        f"fiberstore: before, {A} was; to go back: fiberstore activate {A} --db store.duckdb\n"
+    )
     (report,) = result.objects
     assert report.pop("seconds") > 0
     assert report.pop("logs_per_second") > 0
@@ -409,8 +413,10 @@ def test_readers_see_the_active_generation_or_the_one_they_name(run: Run, active
     assert run("histogram", "--fibers", "--bucket", "1d", "--version", "all").rows[0][1] == "5"
     assert {row[0] for row in run("timeline").rows} == {str(uid(11)), str(uid(12))}
     assert {row[0] for row in run("timeline", "--version", NEW).rows} == {str(uid(21)), str(uid(22))}
-    run("export", "fibers", "active.jsonl")
-    run("export", "fibers", "all.jsonl", "--version", "all")
+    assert run("export", "fibers", "active.jsonl").err == (
+        f"fiberstore: that is config version {OLD}, the active one; --version all is every one\n"
+    )
+    assert run("export", "fibers", "all.jsonl", "--version", "all").err == ""
     assert [len(Path(name).read_text().splitlines()) for name in ("active.jsonl", "all.jsonl")] == [2, 5]
 
 
@@ -527,6 +533,7 @@ def test_a_checkpoint_moves_only_from_where_it_is_expected(run: Run, store: Path
     assert run("checkpoint", "get", "a").out == "2\n"
     assert run("checkpoint", "set", "a", "", "--expect", "2").code == 0
     assert run("checkpoint", "set", "a", "3", "--expect", "").code == 0  # the empty text is a value
+    assert_refused(run("checkpoint", "set", "a", "4", "--expect", ""), "checkpoint 'a' is '3', not ''")
     assert run("checkpoint", "get", "a").out == "3\n"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from fiberstore.cli.opening import check_tables
@@ -12,6 +13,7 @@ from fiberstore.cli.render import make_console
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.engine import create_engine
 from fiberstore.errors import DatabaseError, SchemaVersionError, translate_errors
+from fiberstore.lifecycle import Compacted
 from fiberstore.process import IN_MEMORY
 
 
@@ -64,3 +66,14 @@ def working(what: str) -> Iterator[None]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(what, total=None)
         yield
+
+
+def compact_file(storage: DuckDBStorage) -> Compacted:
+    """Write the file anew, and show on a terminal for how long that takes."""
+    with working("writing the file anew"):
+        return storage.compact()
+
+
+def shown_sizes(compacted: Compacted) -> str:
+    """Return what a compaction has done, in words."""
+    return f"the file had {decimal(compacted.bytes_before)}, and has {decimal(compacted.bytes_after)} now"

@@ -128,9 +128,7 @@ def activate(
         print_json({"active": _or_none(number), "before": _or_none(old)})
     else:
         typer.echo(f"{'no config version' if number is None else shown_version(number)} is active")
-    back = "--none" if old is None else shown_version(old)
-    was = "none was" if old is None else f"{back} was"
-    tell(f"before, {was}; to go back: {_command('activate', back, db)}")
+    _tell_way_back(old, db)
     if is_empty:
         tell("it has no fibers; fiberstore reprocess makes them from the stored logs")
 
@@ -150,10 +148,11 @@ def reprocess(
     version = loaded.config_version
     with open_to_change(db) as storage:
         report, seconds = _reprocess(storage, loaded)
-        if then_activate:
-            storage.versions.activate(version)
+        before = storage.versions.activate(version) if then_activate else None
         _print_report(version, report, seconds, as_json=as_json)
         tell_unless_active(storage, version, db)
+    if then_activate:
+        _tell_way_back(None if before is None else before.config_version, db)
 
 
 def _parse_kind(text: str) -> str:
@@ -216,6 +215,12 @@ def tell_unless_active(storage: DuckDBStorage, version: int, db: str) -> None:
 
 def _or_none(version: int | None) -> dict[str, JsonValue] | None:
     return None if version is None else version_json(version)
+
+
+def _tell_way_back(before: int | None, db: str) -> None:
+    back = "--none" if before is None else shown_version(before)
+    was = "none was" if before is None else f"{back} was"
+    tell(f"before, {was}; to go back: {_command('activate', back, db)}")
 
 
 def _command(name: str, argument: str, db: str) -> str:
