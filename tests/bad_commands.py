@@ -85,6 +85,18 @@ _IDS = [
     ("ffff", 1, "no fiber has an id that begins with ffff; fiberstore fibers lists them"),
     ("0193", 1, "0193 is the beginning of several ids, give more digits: 0193"),
 ]
+_VERSIONS = [
+    ("xyz", 2, "'xyz' is no config version; give its hex digits, at least the first four"),
+    ("''", 2, "'' is no config version"),
+    ("000", 2, "'000' is no config version"),
+    ("0" * 17, 2, "is no config version"),
+    ("0000-", 2, "'0000-' is no config version"),
+    ("0x00", 2, "'0x00' is no config version"),
+    ("٠١٢٣", 2, "'٠١٢٣' is no config version"),
+    ("'0000 or 1=1'", 2, "is no config version"),
+    ("ffff", 1, "no config version begins with ffff; fiberstore versions lists them"),
+    ("f" * 16, 1, "no config version is ffffffffffffffff; fiberstore versions lists them"),
+]
 _TARGETS = [
     ("''", 1, 'the target is empty; give a path, a duckdb:/// URL or ":memory:"'),
     ("{none}/store.duckdb", 1, "none does not exist; create it first"),
@@ -130,6 +142,11 @@ _SIZES = [
     ("0.0001KB", 2, "'0.0001KB' is not at least 1 byte"),
     ("--max-size=-1", 2, "'--max-size'"),
 ]
+_VERSION_COMMANDS = [
+    *("versions show", "versions drop", "versions drop --dry-run", "activate", "diff", "diff 0000"),
+    *("fibers --version", "timeline --version", "histogram --fibers --version"),
+]
+_CHECKPOINTS = ["checkpoint", "checkpoint get a", "checkpoint set a 1", "checkpoint delete a"]
 _INGEST = "ingest --rules {rules} --db {db} "
 
 COMMANDS: list[tuple[str, int, str]] = [
@@ -291,6 +308,48 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("merge --db {db}", 2, "Missing argument 'SURVIVOR'"),
     (f"merge {_FIBER_ID} --db {{db}}", 2, "Missing argument 'FIBER_ID"),
     (f"merge {_FIBER_ID} {_FIBER_ID} --db {{db}}", 1, _FIBER_ID),
+    # generations and checkpoints
+    *(
+        (f"{command} {value} --db {{db}}", code, says)
+        for command in _VERSION_COMMANDS
+        for value, code, says in _VERSIONS
+    ),
+    *(
+        (f"{command} --db", 2, "'--db' requires an argument")
+        for command in ("versions", "activate 0000", "diff 0000", "reprocess --rules {rules}", *_CHECKPOINTS)
+    ),
+    *(
+        (f"{command} --db {value}", 1, says)
+        for command in ("versions", "diff 0000", "activate 0000", "checkpoint", "checkpoint get a")
+        for value, _, says in _TARGETS
+    ),
+    *(
+        (f"{command} --db {{none}}", 1, "none does not exist; give the path of a store")
+        for command in ("activate 0000", "reprocess --rules {rules}", *_CHECKPOINTS[2:], "versions drop 0000")
+    ),
+    ("versions more --db {db}", 2, "unexpected extra argument"),
+    ("versions show 0000 more --db {db}", 2, "unexpected extra argument"),
+    ("versions show --db {db}", 2, "Missing argument 'VERSION'"),
+    ("versions show 0000 --db {db}", 1, "the rules of 0000000000000003 are not known"),
+    ("activate --db {db}", 2, "give either a version or --none"),
+    ("activate 0000 --none --db {db}", 2, "give either a version or --none"),
+    ("diff --db {db}", 2, "Missing argument 'VERSION"),
+    ("diff 0000 0000 0000 --db {db}", 2, "3 are too many; give the old and the new config version"),
+    ("diff 0000 --db {db}", 1, "no config version is active, to compare with; give two"),
+    ("diff 0000 0000 --kind all --db {db}", 2, "'all' is no kind of change; give one of split, merged,"),
+    *((f"diff 0000 0000 --db {{db}} --limit {value}", code, says) for value, code, says in _LIMITS[:10]),
+    ("fibers --version active --db {db}", 1, "no config version is active; fiberstore activate VERSION"),
+    ("reprocess --db {db}", 2, "Missing option '--rules'"),
+    ("reprocess --rules {none} --db {db}", 1, "No such file or directory; give the path of a rules file"),
+    ("reprocess --rules {folder}/web.log --db {db}", 1, "correct the TOML there"),
+    ("reprocess --rules {rules} --db {db}", 1, "no version is active"),
+    ("checkpoint more --db {db}", 2, "unexpected extra argument"),
+    ("checkpoint get --db {db}", 2, "Missing argument 'NAME'"),
+    ("checkpoint get a --db {db}", 1, "no checkpoint has the name 'a'; fiberstore checkpoint lists them"),
+    ("checkpoint set a --db {db}", 2, "Missing argument 'VALUE'"),
+    ("checkpoint set '' 1 --db {db}", 1, "a checkpoint needs a name, got an empty text"),
+    ("checkpoint set a 1 --expect 2 --expect-none --db {db}", 2, "'--expect-none': says something else"),
+    ("checkpoint set a 1 --expect 2 --db {db}", 1, "checkpoint 'a' is not set, not '2'"),
     # stores
     *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),
     *(

@@ -121,6 +121,18 @@ COMMANDS = [
     "fibers",
     "show",
     "stats",
+    "versions",
+    "versions list",
+    "versions show",
+    "versions drop",
+    "activate",
+    "reprocess",
+    "diff",
+    "checkpoint",
+    "checkpoint list",
+    "checkpoint get",
+    "checkpoint set",
+    "checkpoint delete",
     "doctor",
     "db upgrade",
     "db current",
@@ -440,7 +452,8 @@ def test_stats_count_what_is_there(run: Run, store: Path) -> None:
     (found,) = run("stats", "--db", store, "--json").objects
     (version,) = found.pop("config_versions")
     assert version.pop("config_version") > 0
-    assert version == {"logs": 5, "fibers": 5}
+    assert len(version.pop("version")) == 16
+    assert version == {"active": True, "logs": 5, "fibers": 5}
     assert found.pop("file_bytes") >= store.stat().st_size
     assert found == {
         "file": str(store),

@@ -50,6 +50,11 @@ ID = "00000000-0000-0000-0000-000000000008"
         ("config_version > 18446744073709551614", Logs.c.config_version > 2**64 - 2),
         ("1 <= config_version <= 3", (Logs.c.config_version >= 1) & (Logs.c.config_version <= 3)),
         ("fibers.any(closed)", Logs.c.fibers.any(Fibers.c.closed)),
+        ("pinned", Logs.c.pinned),
+        (
+            "fibers.any(config_version.is_active() and not pinned)",
+            Logs.c.fibers.any(Fibers.c.config_version.is_active() & ~Fibers.c.pinned),
+        ),
         (f'fibers.contains("{ID}", "{ID}")', Logs.c.fibers.contains(uid(8), uid(8))),
     ],
 )
@@ -64,6 +69,13 @@ def test_a_text_says_a_condition_on_logs(text: str, condition: Condition[StoredL
         ("not closed", ~Fibers.c.closed),
         ("~closed", ~Fibers.c.closed),
         ("closed.is_(False)", ~Fibers.c.closed),
+        ("pinned", Fibers.c.pinned),
+        ("pinned.is_(False)", ~Fibers.c.pinned),
+        ("config_version.is_active()", Fibers.c.config_version.is_active()),
+        (
+            "not config_version.is_active() or config_version > 3",
+            ~Fibers.c.config_version.is_active() | (Fibers.c.config_version > 3),
+        ),
         ('duration > "1.5h"', Fibers.c.duration > timedelta(hours=1.5)),
         ("duration >= 0.000001", Fibers.c.duration >= timedelta(microseconds=1)),
         ('duration.between("250ms", 5)', Fibers.c.duration.between(timedelta(0, 0.25), timedelta(0, 5))),
@@ -155,6 +167,8 @@ REFUSED_OF_LOGS = [
     ("source_id == f'a'", "f'a' is no value"),
     ("source_id == ...", "... is no value"),
     ("config_version == 1 + 1", "1 + 1 is no value"),
+    ("config_version.is_active()", "config_version.is_active is not there; use one of ==, !=, <,"),
+    ("pinned == True", "pinned cannot be compared so; write pinned or not pinned"),
     ("fibers.contains('a')", "'a' is no id"),
     ("fibers.any(True, True)", "has 2 values; any() takes 1"),
     ("fibers == 1", "fibers cannot be compared so; use one of .any(…), .contains(…)"),
@@ -174,6 +188,8 @@ REFUSED_OF_LOGS = [
 REFUSED_OF_FIBERS = [
     ("closed == True", "closed cannot be compared so; write closed or not closed"),
     ("closed.is_('x')", "expected True or False, got 'x'"),
+    ("config_version.is_active", "config_version.is_active is no condition"),
+    ("config_version.is_active(1)", "has 1 values; is_active() takes 0"),
     ("duration > '5x'", "'5x' is no duration; give one such as '250ms'"),
     ("duration > '0.5us'", "'0.5us' is finer than 1 µs"),
     ("duration > '1000000000d'", "is too long"),

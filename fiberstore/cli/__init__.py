@@ -2,10 +2,12 @@
 
 from fiberstore.cli import (  # noqa: F401
     actions,
+    checkpoints,
     context,
     db,
     doctor,
     fibers,
+    generations,
     histogram,
     ingest,
     logs,

@@ -34,6 +34,7 @@ from fiberstore.where import (
     FiberColumns,
     FiberLogs,
     Flag,
+    GenerationColumn,
     IdColumn,
     LogColumns,
     LogFibers,
@@ -77,6 +78,7 @@ _SEVERAL = -1
 _METHODS: Final[tuple[tuple[type, Mapping[str, int]], ...]] = (  # and how many values they take
     (Column, {"in_": 1}),
     (OrderedColumn, {"between": 2}),
+    (GenerationColumn, {"is_active": 0}),
     (TextColumn, {"contains": 1, "startswith": 1, "regexp_match": 1}),
     (Flag, {"is_": 1}),
     (Attribute, {"exists": 0, "in_": 1, "between": 2}),

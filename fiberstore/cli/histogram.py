@@ -14,6 +14,7 @@ from fiberstore.cli.options import (
     Db,
     FiberFilter,
     FiberId,
+    Generation,
     Json,
     LogFilter,
     Sources,
@@ -65,6 +66,7 @@ def histogram(
     contains: Contains = None,
     fiber: FiberId = None,
     types: Types = None,
+    version: Generation = None,
     where: Annotated[
         str | None,
         typer.Option(metavar="EXPR", help="Only those of which a condition on logs, or fibers, is true."),
@@ -75,7 +77,7 @@ def histogram(
     if fibers:
         _refuse("is of logs; leave it out, or --fibers", source=source, contains=contains, fiber=fiber)
         _refuse("must be type for fibers, if it is given", by=by == "source")
-        of_fibers = FiberFilter(type=types, where=_parsed(where, parse_fiber_condition))
+        of_fibers = FiberFilter(type=types, version=version, where=_parsed(where, parse_fiber_condition))
         with open_to_read(db) as storage:
             group: Literal["fiber_type"] | None = "fiber_type" if by else None
             chosen_fibers = of_fibers.of(storage)
@@ -86,7 +88,7 @@ def histogram(
             buckets = chosen_fibers.histogram(width, by=group, start=start, end=end)
         print_histogram(buckets, group, as_json=as_json)
     else:
-        _refuse("is of fibers; leave it out, or add --fibers", type=types)
+        _refuse("is of fibers; leave it out, or add --fibers", type=types, version=version)
         _refuse("must be source for logs, if it is given", by=by == "type")
         condition = _parsed(where, parse_log_condition)
         of_logs = LogFilter(source=source, contains=contains, fiber=fiber, where=condition)

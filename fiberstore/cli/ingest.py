@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from fiberstore.cli import queries
 from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli.generations import tell_unless_active
 from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import (
     counted,
@@ -71,7 +72,8 @@ def ingest(
     loaded = load_rules(rules, _parse_paths(paths or []))
     with DuckDBStorage(db) as storage:
         report, seconds = _ingest(storage, loaded)
-    _print_report(report, seconds, as_json=as_json)
+        _print_report(report, seconds, as_json=as_json)
+        tell_unless_active(storage, loaded.config_version, db)
 
 
 def _parse_paths(pairs: Sequence[str]) -> dict[str, Path]:

@@ -14,7 +14,7 @@ import typer
 from fiberstore.cli.app import tell
 from fiberstore.cli.durations import parse_duration
 from fiberstore.cli.expressions import parse_fiber_condition, parse_log_condition, parse_time
-from fiberstore.cli.queries import find_fiber_id
+from fiberstore.cli.queries import find_fiber_id, find_generation
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.queries import FiberOrder, Fibers, LogOrder, Logs, Page
 from fiberstore.records import FiberRecord, StoredLog
@@ -29,6 +29,20 @@ def parse_id(text: str) -> str:
     if not re.fullmatch("[0-9a-f]{4,32}", digits):
         raise typer.BadParameter(f"{text!r} is no fiber id; give its hex digits, at least the first four")
     return digits
+
+
+def parse_version(text: str) -> str:
+    """Return the hex digits of a config version, or of the beginning of one."""
+    if not re.fullmatch("[0-9a-f]{4,16}", text.lower()):
+        raise typer.BadParameter(
+            f"{text!r} is no config version; give its hex digits, at least the first four"
+        )
+    return text.lower()
+
+
+def parse_generation(text: str) -> str:
+    """Return the hex digits of a config version, or the word that stands for some."""
+    return text if text in ("active", "all") else parse_version(text)
 
 
 def parse_log_id(text: str) -> UUID:
@@ -87,6 +101,22 @@ FiberId = Annotated[
 Types = Annotated[
     list[str] | None,
     typer.Option("--type", metavar="TYPE", help="Only fibers of this type; if repeated, of any of them."),
+]
+Version = Annotated[
+    str,
+    typer.Argument(
+        parser=parse_version, metavar="VERSION", help="The config version: its hex digits, or the beginning."
+    ),
+]
+Generation = Annotated[
+    str | None,
+    typer.Option(
+        "--version",
+        parser=parse_generation,
+        metavar="VERSION",
+        help="Only fibers of this config version: its hex digits, or the beginning, or 'active'; 'all' is of "
+        "every one. By default the active one, if there is one.",
+    ),
 ]
 _CONDITION = """Only those of which a condition on {} is true, in the words of the API, such as '{}'."""
 LogCondition = Annotated[
@@ -150,11 +180,15 @@ class FiberFilter:
         datetime | None,
         typer.Option(parser=parse_time, metavar="TIME", help="Only those active then or before, ISO 8601."),
     ] = None
+    version: Generation = None
     where: FiberCondition = None
 
     def of(self, storage: DuckDBStorage) -> Fibers:
-        """Return the fibers of the store that are chosen."""
+        """Return the fibers of the store that are chosen: those of one whole generation, but for 'all'."""
         fibers: Fibers = storage.fibers
+        version = find_generation(storage, self.version)
+        if version is not None:
+            fibers = fibers.where(Fibers.c.config_version == version)
         if self.type:
             fibers = fibers.where(Fibers.c.fiber_type.in_(self.type))
         if self.closed is not None:

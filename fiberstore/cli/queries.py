@@ -1,5 +1,6 @@
-"""What the command line asks a store beyond its queries: a fiber by the beginning of its id, statistics."""
+"""What the command line asks a store beyond its queries: ids and versions by their beginning, statistics."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +12,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import StorageError, translate_errors
-from fiberstore.models import Fiber, Membership, RawLog
+from fiberstore.lifecycle import ConfigVersion
+from fiberstore.models import Fiber, Membership, RawLog, RegisteredVersion
 from fiberstore.queries import Fibers, FiberSummary
 
 _ID_DIGITS = 32
+_VERSION_DIGITS = 16
 _MOST_CANDIDATES = 5
 
 K = TypeVar("K")
@@ -33,9 +36,20 @@ class FiberCount:
 class VersionCount:
     """How many logs and fibers were stored under one config version."""
 
+    version: str
     config_version: int
+    active: bool
     logs: int
     fibers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A config version, registered or only found among fibers, and how many fibers it has."""
+
+    config_version: int
+    fibers: int
+    registered: ConfigVersion | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +97,7 @@ def find_fiber_id(storage: DuckDBStorage, digits: str) -> UUID:
     if not found:
         raise _no_fiber(digits)
     if len(found) > 1:
-        ids = ", ".join(map(str, found[:_MOST_CANDIDATES]))
-        more = " and more" if len(found) > _MOST_CANDIDATES else ""
-        raise StorageError(f"{digits} is the beginning of several ids, give more digits: {ids}{more}")
+        raise _ambiguous(digits, "ids", [*map(str, found)])
     return found[0]
 
 
@@ -108,6 +120,90 @@ def _no_fiber(digits: str) -> StorageError:
     return StorageError(f"no fiber has {what}; fiberstore fibers lists them")
 
 
+def _ambiguous(digits: str, what: str, found: Sequence[str]) -> StorageError:
+    named = ", ".join(found[:_MOST_CANDIDATES])
+    more = " and more" if len(found) > _MOST_CANDIDATES else ""
+    return StorageError(f"{digits} is the beginning of several {what}, give more digits: {named}{more}")
+
+
+def shown_version(config_version: int) -> str:
+    """Return a config version as it is shown and given: 16 hex digits."""
+    return f"{config_version:0{_VERSION_DIGITS}x}"
+
+
+def has_lifecycle(storage: DuckDBStorage) -> bool:
+    """Tell whether the store has the tables of the lifecycle: one that is only read is not upgraded."""
+    with translate_errors():
+        return sa.inspect(storage.engine).has_table(RegisteredVersion.__tablename__)
+
+
+def find_version(storage: DuckDBStorage, digits: str) -> int:
+    """Return the config version, registered or of fibers, that begins with these hex digits.
+
+    Raises:
+        StorageError: There is none, or more than one.
+    """
+    first, last = (int(digits.ljust(_VERSION_DIGITS, fill), 16) for fill in "0f")
+    columns = [Fiber.config_version, *([RegisteredVersion.config_version] if has_lifecycle(storage) else [])]
+    statement = sa.union(
+        *(sa.select(column).distinct().where(column.between(first, last)) for column in columns)
+    )
+    with translate_errors(), storage.session() as session:
+        found = sorted(session.scalars(statement))
+    if not found:
+        begins = "is" if len(digits) == _VERSION_DIGITS else "begins with"
+        raise StorageError(f"no config version {begins} {digits}; fiberstore versions lists them")
+    if len(found) > 1:
+        raise _ambiguous(digits, "config versions", [*map(shown_version, found)])
+    return found[0]
+
+
+def active_version(storage: DuckDBStorage) -> int | None:
+    """Return the active config version; None if none is, or the store is too old to have one."""
+    active = storage.versions.active() if has_lifecycle(storage) else None
+    return None if active is None else active.config_version
+
+
+def find_generation(storage: DuckDBStorage, name: str | None) -> int | None:
+    """Return the config version whose fibers are meant, None for those of all.
+
+    Args:
+        storage: The store.
+        name: Hex digits, ``"active"`` or ``"all"``; None is the active version if there is one.
+
+    Raises:
+        StorageError: There is no such version.
+    """
+    if name == "all":
+        return None
+    if name is not None and name != "active":
+        return find_version(storage, name)
+    active = active_version(storage)
+    if active is None and name is not None:
+        raise StorageError("no config version is active; fiberstore activate VERSION makes one so")
+    return active
+
+
+def collect_generations(storage: DuckDBStorage) -> list[Generation]:
+    """Return the config versions: the registered ones in the order of time, then those only fibers have."""
+    registered = storage.versions.all() if has_lifecycle(storage) else []
+    with translate_errors(), storage.session() as session:
+        fibers = _counts(session, Fiber.config_version)
+    known = [
+        Generation(version.config_version, fibers.pop(version.config_version, 0), version)
+        for version in registered
+    ]
+    return [*known, *(Generation(version, count, None) for version, count in fibers.items())]
+
+
+def count_memberships(storage: DuckDBStorage, version: int) -> int:
+    """Count the memberships that go when a generation is dropped: its own, and those of its fibers."""
+    fibers = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
+    its_own = sa.or_(Membership.config_version == version, Membership.fiber_id.in_(fibers))
+    with translate_errors(), storage.session() as session:
+        return session.scalars(sa.select(sa.func.count()).select_from(Membership).where(its_own)).one()
+
+
 def find_widest(storage: DuckDBStorage, fiber_type: str) -> FiberSummary | None:
     """Return the first of those fibers whose logs come from the most sources."""
     sources = sa.func.count(RawLog.source_id.distinct())
@@ -128,6 +224,7 @@ def collect_statistics(storage: DuckDBStorage) -> Statistics:
     """Count what the store holds."""
     from fiberstore import schema
 
+    active = active_version(storage)
     with translate_errors(), storage.session() as session:
         first, last = session.execute(
             sa.select(sa.func.min(RawLog.timestamp), sa.func.max(RawLog.timestamp))
@@ -146,7 +243,7 @@ def collect_statistics(storage: DuckDBStorage) -> Statistics:
             last=last,
             sources=_counts(session, RawLog.source_id),
             fiber_types=_fiber_counts(session),
-            config_versions=_version_counts(session),
+            config_versions=_version_counts(session, active),
         )
 
 
@@ -168,11 +265,13 @@ def _fiber_counts(session: Session) -> list[FiberCount]:
     return [FiberCount(fiber_type, still_open, closed) for fiber_type, still_open, closed in rows]
 
 
-def _version_counts(session: Session) -> list[VersionCount]:
+def _version_counts(session: Session, active: int | None) -> list[VersionCount]:
     logs, fibers = _counts(session, RawLog.config_version), _counts(session, Fiber.config_version)
     return [
-        VersionCount(version, logs.get(version, 0), fibers.get(version, 0))
-        for version in sorted(logs.keys() | fibers.keys())
+        VersionCount(
+            shown_version(version), version, version == active, logs.get(version, 0), fibers.get(version, 0)
+        )
+        for version in sorted(logs.keys() | fibers.keys() | ({active} if active is not None else set()))
     ]
 
 

@@ -21,7 +21,8 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
-from fiberstore.cli.queries import Statistics
+from fiberstore.cli.queries import Generation, Statistics, shown_version
+from fiberstore.lifecycle import Checkpoint, FiberChange, GenerationDiff
 from fiberstore.printable import visible
 from fiberstore.queries import Bucket, FiberSummary, LogContext
 from fiberstore.records import FiberRecord, StoredLog
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 _SOURCE_WIDTH = 20
 _BEGINNING = 500
+_MOST_IDS = 10
 _MATCH = "bold red"
 
 _summary, _bucket = TypeAdapter(FiberSummary), TypeAdapter(Bucket)
@@ -201,6 +203,84 @@ def print_statistics(statistics: Statistics, *, as_json: bool) -> None:
         _print_tsv(("what", "name", "value"), _statistics_values(statistics))
 
 
+def print_generations(generations: Sequence[Generation], *, as_json: bool) -> None:
+    """Print config versions and how many fibers each has; the active one is marked."""
+    console = make_console()
+    if as_json:
+        for generation in generations:
+            print_json(generation_json(generation))
+    elif console.is_terminal:
+        console.print(_generation_table(generations) if generations else "no config versions")
+    else:
+        _print_tsv(
+            ("version", "active", "created_at", "parent", "fibers", "content_hash"),
+            map(_generation_values, generations),
+        )
+
+
+def version_json(config_version: int) -> dict[str, JsonValue]:
+    """Return a config version as it is shown, and as the number that fibers have."""
+    return {"version": shown_version(config_version), "config_version": config_version}
+
+
+def generation_json(generation: Generation) -> dict[str, JsonValue]:
+    """Return what is known of a config version, but for its content."""
+    known = generation.registered
+    parent = None if known is None or known.parent is None else version_json(known.parent)
+    return {
+        **version_json(generation.config_version),
+        "active": known is not None and known.active,
+        "created_at": None if known is None else utc(known.created_at),
+        "parent": parent,
+        "fibers": generation.fibers,
+        "content_hash": None if known is None else known.content_hash,
+    }
+
+
+def print_diff(old: int, new: int, found: GenerationDiff, *, as_json: bool) -> None:
+    """Print how the fibers of two versions differ: the counts, then the changes."""
+    console = make_console()
+    counts = [("unchanged", found.unchanged), *found.counts.items()]
+    if as_json:
+        values = TypeAdapter(GenerationDiff).dump_python(found, mode="json")
+        print_json({"old": version_json(old), "new": version_json(new), **values})
+    elif console.is_terminal:
+        console.print(f"{shown_version(old)} to {shown_version(new)}", style="bold")
+        console.print(", ".join(f"{count:,} {kind}" for kind, count in counts))
+        for line in _change_lines(found.changes):
+            console.print(line)
+    else:
+        _print_tsv(("change", "fibers"), ((kind, str(count)) for kind, count in counts))
+        sys.stdout.write("\n")
+        _print_tsv(("change", "fiber_type", "old", "new"), map(_change_values, found.changes))
+
+
+def print_checkpoints(checkpoints: Sequence[Checkpoint], *, as_json: bool) -> None:
+    """Print named checkpoints."""
+    console = make_console()
+    if as_json:
+        for checkpoint in checkpoints:
+            print_json(checkpoint_json(checkpoint))
+    elif console.is_terminal:
+        console.print(_checkpoint_table(checkpoints) if checkpoints else "no checkpoints")
+    else:
+        _print_tsv(("name", "updated_at", "value"), map(_checkpoint_values, checkpoints))
+
+
+def checkpoint_json(checkpoint: Checkpoint) -> dict[str, JsonValue]:
+    """Return a checkpoint."""
+    return {
+        "name": checkpoint.name,
+        "value": checkpoint.value,
+        "updated_at": utc(checkpoint.updated_at),
+    }
+
+
+def print_text(text: str) -> None:
+    """Print a text, to a pipe exactly as it is."""
+    sys.stdout.write(visible(text, keep="\t\n") if make_console().is_terminal else text)
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """Return what shows things on stdout or stderr, as on a terminal only if the stream is one.
 
@@ -364,7 +444,8 @@ def _statistics_tables(statistics: Statistics) -> Iterator[RenderableType]:
         types.add_row(visible(count.fiber_type), f"{count.open:,}", f"{count.closed:,}")
     versions = _table("config version", "logs", "fibers")
     for version in statistics.config_versions:
-        versions.add_row(str(version.config_version), f"{version.logs:,}", f"{version.fibers:,}")
+        name = f"{version.version}{' (active)' if version.active else ''}"
+        versions.add_row(name, f"{version.logs:,}", f"{version.fibers:,}")
     yield Columns([tables, sources, types], padding=(0, 3))
     yield ""
     yield versions
@@ -385,8 +466,68 @@ def _statistics_values(statistics: Statistics) -> Iterator[tuple[str, str, str]]
         yield "open_fibers", count.fiber_type, str(count.open)
         yield "closed_fibers", count.fiber_type, str(count.closed)
     for version in statistics.config_versions:
-        yield "config_version_logs", str(version.config_version), str(version.logs)
-        yield "config_version_fibers", str(version.config_version), str(version.fibers)
+        yield "config_version_logs", version.version, str(version.logs)
+        yield "config_version_fibers", version.version, str(version.fibers)
+        yield "config_version_active", version.version, str(version.active).lower()
+
+
+def _generation_table(generations: Sequence[Generation]) -> Table:
+    table = _table("version", "fibers", "active", "created_at", "parent")
+    for column in table.columns[2:]:
+        column.justify = "left"
+    for generation in generations:
+        known = generation.registered
+        table.add_row(
+            shown_version(generation.config_version),
+            f"{generation.fibers:,}",
+            "active" if known is not None and known.active else "",
+            "not registered" if known is None else utc(known.created_at.replace(microsecond=0)),
+            "" if known is None or known.parent is None else shown_version(known.parent),
+            style="bold" if known is not None and known.active else None,
+        )
+    return table
+
+
+def _generation_values(generation: Generation) -> tuple[str, ...]:
+    known = generation.registered
+    return (
+        shown_version(generation.config_version),
+        str(known is not None and known.active).lower(),
+        "" if known is None else utc(known.created_at),
+        "" if known is None or known.parent is None else shown_version(known.parent),
+        str(generation.fibers),
+        "" if known is None else known.content_hash or "",
+    )
+
+
+def _change_values(change: FiberChange) -> tuple[str, ...]:
+    return change.kind, change.fiber_type, *(_compact([*map(str, ids)]) for ids in (change.old, change.new))
+
+
+def _change_lines(changes: Sequence[FiberChange]) -> Iterator[Text]:
+    for change in changes:
+        yield _one_line((f"{change.kind:<6}", "bold"), f"  {visible(change.fiber_type)}")
+        for sign, ids, colour in (("-", change.old, "red"), ("+", change.new, "green")):
+            for fiber_id in ids[:_MOST_IDS]:
+                yield Text(f"  {sign} {fiber_id}", style=colour)
+            if len(ids) > _MOST_IDS:
+                yield Text(f"  {sign} and {len(ids) - _MOST_IDS:,} more", style=colour)
+
+
+def _checkpoint_table(checkpoints: Sequence[Checkpoint]) -> Table:
+    table = _table("name", "updated_at")
+    table.add_column("value", overflow="fold")
+    for checkpoint in checkpoints:
+        table.add_row(
+            visible(checkpoint.name),
+            utc(checkpoint.updated_at.replace(microsecond=0)),
+            _beginning(checkpoint.value),
+        )
+    return table
+
+
+def _checkpoint_values(checkpoint: Checkpoint) -> tuple[str, ...]:
+    return checkpoint.name, utc(checkpoint.updated_at), checkpoint.value
 
 
 def _table(*names: str) -> Table:

@@ -9,14 +9,15 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fiberstore.cli.app import app
+from fiberstore.cli.app import app, tell
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, Json, LogFilter, with_filter
+from fiberstore.cli.queries import active_version, shown_version
 from fiberstore.cli.render import counted, make_console, print_json
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import StorageError
 from fiberstore.printable import visible
-from fiberstore.queries import Partition, Query
+from fiberstore.queries import Fibers, Partition, Query
 
 export_app = typer.Typer(help="Write logs, fibers or memberships into files.", no_args_is_help=True)
 import_app = typer.Typer(help="Store the logs, fibers or memberships of files.", no_args_is_help=True)
@@ -56,6 +57,11 @@ def export_fibers(
     """Write fibers into a new file, which has its name only once it is complete."""
     with open_to_read(db) as storage:
         _export(chosen.of(storage), path, partition_by, as_json=as_json)
+        active = None if chosen.version else active_version(storage)
+        if active is not None and storage.fibers.where(Fibers.c.config_version != active).count(1):
+            tell(
+                f"that is config version {shown_version(active)}, the active one; --version all is every one"
+            )
 
 
 @export_app.command(
