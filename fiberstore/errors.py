@@ -145,8 +145,8 @@ class CheckpointError(StorageError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"checkpoint {name!r} is {_checkpoint(found)}, not {_checkpoint(expected)}: somebody else has "
-            "moved it; read it again, and go on from there"
+            f"checkpoint {name!r} is {_checkpoint(found)}, where {_checkpoint(expected)} was expected: somebody "
+            "else has moved it; read it again, and go on from there"
         )
 
     def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str | None, str | None]]:

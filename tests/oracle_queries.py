@@ -165,7 +165,7 @@ def holds(  # noqa: C901, PLR0911, PLR0912  # a case for each class of condition
         case Flag():
             return _value(record, condition.column) is True
         case IsActive():
-            return record.config_version == tables.active
+            return bool(record.config_version == tables.active)
         case AttributeExists():
             return value_at(record.attributes, condition.pointer) is not MISSING
         case AttributeCompare():

@@ -48,7 +48,7 @@ def ingest(
     as one that was not, and a file that has grown, or the next one of a rotated log, is added to what is
     there.
 
-    The rules are registered (see ``storage.versions``). Their version becomes the active one if none is, and
+    The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active one if none is, and
     no fibers of another are stored. So changed rules do not take over by themselves: their fibers stand
     beside the others until ``storage.versions.activate`` is called.
 
@@ -71,7 +71,6 @@ def ingest(
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
     with storage.transaction() as transaction:
-        _register(transaction, rules)
         correlator = Correlator(rules, transaction.fibers.query_open(rules.config_version))
     report = IngestReport()
     for batch in _batches(read_sources(rules, on_bytes), batch_rows):
@@ -94,6 +93,8 @@ def _store(
     storage: DuckDBStorage, rules: Rules, correlator: Correlator, batch: list[LogRecord], before: IngestReport
 ) -> IngestReport:
     with storage.transaction() as transaction:
+        if not before.logs_read:
+            _register(transaction, rules)
         logs = LogRepository(transaction.session, config_version=rules.config_version)
         fibers_new, memberships_new = join(transaction, rules, correlator, batch)
         return IngestReport(
