@@ -214,6 +214,21 @@ def test_single_logs_are_pinned_and_unpinned(run: Run, db: Path) -> None:
     assert run("logs", "--db", db, "--where", "pinned", "--json").out == ""
 
 
+def test_filters_are_of_the_active_generation_and_ids_of_any(
+    run: Run, opened: DuckDBStorage, db: Path
+) -> None:
+    other = UUID(int=0xDDD4 << 112)
+    opened.write_fiber(fiber(other.int, "job", first=RECENT, config_version=4))
+    opened.versions.activate(4)
+    opened.close()
+    assert run("close", "--db", db, "bbb2").out == "1 fiber closed\n"
+    assert run("close", "--db", db, "--type", "job").out == "1 fiber closed\n"
+    assert closed(db) == {LOGIN, REQUEST, other}
+    assert run("close", "--db", db, "--type", "job", "--version", "all").out == "1 fiber closed\n"
+    assert closed(db) == {LOGIN, REQUEST, other, JOB}
+    assert run("reopen", "--db", db, "bbb2", "--version", "active").out == "0 fibers reopened\n"
+
+
 @pytest.mark.parametrize("command", ["pin", "unpin", "close", "reopen"])
 def test_nothing_that_is_chosen_is_not_everything(run: Run, db: Path, command: str) -> None:
     before = everything(db)

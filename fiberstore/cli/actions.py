@@ -1,7 +1,7 @@
 """``pin``, ``unpin``, ``close``, ``reopen`` and ``merge``: what is done to fibers that are stored."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -59,7 +59,8 @@ class ChosenFibers(FiberFilter):
 
     def of(self, storage: DuckDBStorage) -> Fibers:
         """Return the fibers of the store that are chosen."""
-        fibers = FiberFilter.of(self, storage)
+        in_any = bool(self.fiber_ids) and self.version is None  # an id says which generation is meant
+        fibers = FiberFilter.of(replace(self, version="all") if in_any else self, storage)
         if self.fiber_ids:
             fibers = fibers.where(Fibers.c.fiber_id.in_(_found(storage, self.fiber_ids)))
         if self.all_but:
