@@ -139,6 +139,7 @@ class MemoryVersions(Versions):
             self._check_known(config_version)
             if config_version == self._stored.active:
                 raise DatabaseError("it is active; activate another first")
+            self._register(config_version, None, None, None)
             fibers, memberships = self._stored.fibers.values(), self._stored.memberships.items()
             return self._stored.remove(
                 fibers=[fiber.fiber_id for fiber in fibers if fiber.config_version == config_version],

@@ -245,7 +245,7 @@ def run(examples: int, steps: int) -> None:
 
 @pytest.mark.timeout(600)  # a failure is made small first, which takes minutes
 def test_duckdb_and_the_oracle_agree_whatever_happens() -> None:
-    run(examples=8, steps=15)
+    run(examples=6, steps=12)
 
 
 logs_of_fibers = st.lists(st.lists(st.integers(1, 6), max_size=4), max_size=4)

@@ -109,6 +109,13 @@ class DiffsContract:
         assert found.counts["gone"] == 0
         assert found.changes[-1] == _change("new", [], [13])
 
+    def test_a_fiber_that_shares_a_log_is_neither_new_nor_gone(self, storage: LifecycleStorage) -> None:
+        store(storage, {1: [1, 2], 2: [3], 3: [3, 4]}, {11: [1, 2], 12: [2], 13: [3, 4]})
+        assert _found(storage).changes == [
+            _change("split", [1], [11, 12]),
+            _change("merged", [2, 3], [13]),
+        ]
+
     def test_fibers_of_two_types_are_not_compared(self, storage: LifecycleStorage) -> None:
         store(storage, {1: [1, 2]}, {11: [1, 2]})
         store(storage, {2: [1, 2]}, {12: [2]}, "login")
