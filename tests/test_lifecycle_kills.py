@@ -99,7 +99,12 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with DuckDBStorage(path) as storage:
         storage.init_schema()
         storage.write_logs(
-            log(n, n - LOG_COUNT, source="rare" if n % 100 == 0 else "web", text=f"{n} user={n * 7919} {uid(n)}")
+            log(
+                n,
+                n - LOG_COUNT,
+                source="rare" if n % 100 == 0 else "web",
+                text=f"{n} user={n * 7919} {uid(n)}",
+            )
             for n in range(LOG_COUNT)
         )
         storage.versions.register(OLD)
