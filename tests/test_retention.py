@@ -39,7 +39,10 @@ class Model:
         storage.memberships.delete()
         storage.write_logs([log(number, time, text=f"é{number}") for number, time in self.logs.items()])
         storage.write_fibers(
-            [fiber(number, kind_of(number), last=at(time)) for number, time in self.fibers.items()]
+            [
+                fiber(number, kind_of(number), first=at(0), last=at(time))
+                for number, time in self.fibers.items()
+            ]
         )
         storage.write_memberships([member(*pair) for pair in self.memberships])
         storage.fibers.where(Fibers.c.fiber_id.in_(map(uid, self.pinned_fibers))).pin()
@@ -126,7 +129,7 @@ def models(draw: st.DrawFn) -> Model:
     fibers = draw(st.dictionaries(st.sampled_from(FIBERS), st.sampled_from(TIMES), min_size=2))
     logs = draw(st.dictionaries(st.sampled_from(LOGS), st.sampled_from(TIMES), min_size=3))
     return Model(
-        {number: max(time, number) for number, time in fibers.items()},
+        fibers,
         logs,
         draw(st.frozensets(st.tuples(st.sampled_from(LOGS), st.sampled_from(FIBERS)), min_size=3)),
         frozenset(draw(st.sets(st.sampled_from(FIBERS), max_size=2)) & fibers.keys()),
