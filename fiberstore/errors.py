@@ -145,8 +145,8 @@ class CheckpointError(StorageError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"checkpoint {name!r} is {_checkpoint(found)}, where {_checkpoint(expected)} was expected: somebody "
-            "else has moved it; read it again, and go on from there"
+            f"checkpoint {name!r} {_checkpoint(found)}, and a call expected that it {_checkpoint(expected)}: "
+            "somebody else has moved it; read it again, and go on from there"
         )
 
     def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str | None, str | None]]:
@@ -251,7 +251,7 @@ def is_duplicate_key(error: BaseException) -> bool:
 
 
 def _checkpoint(value: str | None) -> str:
-    return "not set" if value is None else f"{value!r:.200}"
+    return "is not set" if value is None else f"is {value!r:.200}"
 
 
 def _storage_error(error: BaseException) -> StorageError:

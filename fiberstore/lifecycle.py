@@ -165,7 +165,7 @@ class FiberChange:
         kind: ``"split"``: the logs of one old fiber are in several new ones. ``"merged"``: one new fiber has
             logs of several old ones. ``"moved"``: one old and one new fiber share logs with no other, but
             logs came in or went. ``"new"``, ``"gone"``: a fiber that shares no log with one of the
-            other version.
+            other version (but with unchanged ones).
         fiber_type: Their type.
         old: The old fibers, ascending.
         new: The new fibers, ascending.
@@ -235,7 +235,7 @@ class Versions(ABC):
 
     @abstractmethod
     def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
-        """Note a configuration and its version; one that is registered already stays as it is.
+        """Note a configuration and its version; one that is registered with its content stays as it is.
 
         Args:
             content: The content, in UTF-8, or a ``Path`` to the file that holds it.
@@ -291,7 +291,9 @@ class Versions(ABC):
     def drop(self, config_version: int) -> Deleted:
         """Delete the fibers and memberships of a version; its logs, and its place in the registry, stay.
 
-        Pins do not keep them.
+        All fibers go in one transaction, so readers see the whole generation or none of it; then their
+        memberships go in steps, for DuckDB lets nobody in while it commits a million deletes. A call that was
+        killed in between is finished by another. Pins do not keep them.
 
         Raises:
             VersionNotFoundError: It is not registered, and has no fibers.

@@ -349,7 +349,11 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("checkpoint set a --db {db}", 2, "Missing argument 'VALUE'"),
     ("checkpoint set '' 1 --db {db}", 1, "a checkpoint needs a name, got an empty text"),
     ("checkpoint set a 1 --expect 2 --expect-none --db {db}", 2, "'--expect-none': says something else"),
-    ("checkpoint set a 1 --expect 2 --db {db}", 1, "checkpoint 'a' is not set, where '2' was expected"),
+    (
+        "checkpoint set a 1 --expect 2 --db {db}",
+        1,
+        "checkpoint 'a' is not set, and a call expected that it is '2'",
+    ),
     # stores
     *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),
     *(

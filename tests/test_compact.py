@@ -1,5 +1,6 @@
 """``compact()``: the file is written anew, nothing deleted is left in it, and who calls only waits."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import DatabaseError, DuckDBStorage, Logs, compact
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Logs, compact
 from fiberstore.backup import write_backup
 from fiberstore.dbapi import Connection
 from fiberstore.dialect import _CONFIG
@@ -347,6 +348,20 @@ def test_what_cannot_be_copied_stays_as_it_is(storage: DuckDBStorage, db_file: P
     assert storage.logs.count() == 1
     assert db_file.stat().st_ino == number
     assert [*db_file.parent.glob(".*")] == []
+
+
+async def compacted_beside_reads(db_file: Path) -> list[bool]:
+    async with AsyncDuckDBStorage(db_file) as storage:
+        reads = [asyncio.create_task(storage.get_log(uid(1))) for _ in range(30)]
+        await storage.compact()
+        return [await read is not None for read in reads]
+
+
+def test_the_async_face_waits_too(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+    assert asyncio.run(compacted_beside_reads(db_file)) == [True] * 30
 
 
 def test_in_memory_it_does_nothing() -> None:

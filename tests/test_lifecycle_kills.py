@@ -3,7 +3,7 @@
 As a program, ``test_lifecycle_kills.py FILE CALL``, it is the victim.
 """
 
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,14 +81,19 @@ def checkpoint(storage: DuckDBStorage) -> None:
         connection.exec_driver_sql("CHECKPOINT")
 
 
+def say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
 def be_killed(file: str, call: str) -> None:
     with DuckDBStorage(file) as storage:
         storage.fibers.count()
-        print("begin", flush=True)  # noqa: T201  # tells the parent
+        say("begin")
         CALLS[call](storage)
-        print("end", flush=True)  # noqa: T201  # tells the parent
+        say("end")
         checkpoint(storage)
-        print("checkpointed", flush=True)  # noqa: T201  # tells the parent
+        say("checkpointed")
         time.sleep(3_600)
 
 
@@ -218,10 +223,10 @@ def test_a_call_that_is_killed_has_happened_wholly_or_not_at_all(
             if found != after or call == "compact":
                 CALLS[call](storage)
                 assert state_of(storage) == after
-        left = {name for name in os.listdir(folder) if name not in (path.name, "rescued.duckdb")}
-        assert {name for name in left if not name.startswith(path.name)} == {
-            name for name in left if name.startswith(".") and ".partial" in name
-        }
+        others = [
+            file for file in folder.iterdir() if not file.name.startswith((path.name, "rescued.duckdb"))
+        ]
+        assert all(re.fullmatch(r"\.[0-9a-f]+\.partial(\.wal)?", file.name) for file in others), others
         shutil.rmtree(folder)
     assert last_words[0] == "begin", last_words  # it was in the call
 

@@ -39,7 +39,10 @@ class Model:
         storage.memberships.delete()
         storage.write_logs([log(number, time, text=f"é{number}") for number, time in self.logs.items()])
         storage.write_fibers(
-            [fiber(number, kind_of(number), last=at(time)) for number, time in self.fibers.items()]
+            [
+                fiber(number, kind_of(number), first=at(0), last=at(time))
+                for number, time in self.fibers.items()
+            ]
         )
         storage.write_memberships([member(*pair) for pair in self.memberships])
         storage.fibers.where(Fibers.c.fiber_id.in_(map(uid, self.pinned_fibers))).pin()
@@ -123,12 +126,12 @@ def stored(storage: DuckDBStorage, model: Model) -> Model:
 
 @st.composite
 def models(draw: st.DrawFn) -> Model:
-    fibers = draw(st.dictionaries(st.sampled_from(FIBERS), st.sampled_from(TIMES)))
-    logs = draw(st.dictionaries(st.sampled_from(LOGS), st.sampled_from(TIMES)))
+    fibers = draw(st.dictionaries(st.sampled_from(FIBERS), st.sampled_from(TIMES), min_size=2))
+    logs = draw(st.dictionaries(st.sampled_from(LOGS), st.sampled_from(TIMES), min_size=3))
     return Model(
-        {number: max(time, number) for number, time in fibers.items()},
+        fibers,
         logs,
-        draw(st.frozensets(st.tuples(st.sampled_from(LOGS), st.sampled_from(FIBERS)))),
+        draw(st.frozensets(st.tuples(st.sampled_from(LOGS), st.sampled_from(FIBERS)), min_size=3)),
         frozenset(draw(st.sets(st.sampled_from(FIBERS), max_size=2)) & fibers.keys()),
         frozenset(draw(st.sets(st.sampled_from(LOGS), max_size=2)) & logs.keys()),
     )
@@ -157,6 +160,38 @@ def memory() -> Iterator[DuckDBStorage]:
     with DuckDBStorage(":memory:") as storage:
         storage.init_schema()
         yield storage
+
+
+# Fiber 1 goes, 2 is pinned, 3 is younger, and 5 is not stored. Log 1 is in 1 alone, 2 is in 1 and pinned,
+# 3 and 4 are in 1 and in one that stays, 5 is in 5, 6 in none, and of 7 there is only a membership in 1.
+BY_HAND = Model(
+    {1: 0, 2: 0, 3: 3},
+    {1: 3, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0},
+    frozenset({(1, 1), (1, 5), (2, 1), (3, 1), (3, 2), (4, 1), (4, 3), (5, 5), (7, 1), (7, 5)}),
+    frozenset({2}),
+    frozenset({2}),
+)
+
+
+def test_fibers_go_with_the_logs_that_only_they_hold(memory: DuckDBStorage) -> None:
+    BY_HAND.write(memory)
+    done = memory.prune(fibers=Fibers.c.last_activity < at(2))
+    assert counts(done) == (1, 6, 1, 3)
+    assert stored(memory, BY_HAND) == replace(
+        BY_HAND,
+        fibers={2: 0, 3: 3},
+        logs={2: 0, 3: 0, 4: 0, 5: 0, 6: 0},
+        memberships=frozenset({(3, 2), (4, 3), (5, 5), (7, 5)}),
+    )
+
+
+def test_logs_go_that_no_stored_fiber_holds(memory: DuckDBStorage) -> None:
+    BY_HAND.write(memory)
+    done = memory.prune(logs=Logs.c.timestamp < at(2))
+    assert counts(done) == (0, 1, 2, 6)
+    assert stored(memory, BY_HAND) == replace(
+        BY_HAND, logs={1: 3, 2: 0, 3: 0, 4: 0}, memberships=BY_HAND.memberships - {(5, 5)}
+    )
 
 
 @settings(max_examples=60, deadline=None)

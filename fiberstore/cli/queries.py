@@ -80,7 +80,7 @@ class Statistics:
 
 
 def find_fiber_id(storage: DuckDBStorage, digits: str) -> UUID:
-    """Return the id of a fiber that begins with these hex digits.
+    """Return the id of a fiber that begins with these hex digits; of one that was merged, of its survivor.
 
     Raises:
         StorageError: There is none, or more than one.
@@ -94,6 +94,8 @@ def find_fiber_id(storage: DuckDBStorage, digits: str) -> UUID:
     )
     with translate_errors(), storage.session() as session:
         found = session.scalars(statement).all()
+    if not found and len(digits) == _ID_DIGITS and has_lifecycle(storage):
+        found = [*storage.resolve_fibers([first]).values()]
     if not found:
         raise _no_fiber(digits)
     if len(found) > 1:

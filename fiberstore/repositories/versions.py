@@ -1,7 +1,7 @@
 """Config versions, and the generations of fibers they have made."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -183,8 +183,14 @@ def _register(
     content_hash: str | None = None,
     parent: int | None = None,
 ) -> ConfigVersion:
-    if (known := _get(session, version)) is not None:
+    known = _get(session, version)
+    if known is not None and (known.content is not None or content is None):
         return known
+    if known is not None:  # by its fibers only
+        is_known = RegisteredVersion.config_version == version
+        change = sa.update(RegisteredVersion).where(is_known)
+        written(session, change.values(content=content, content_hash=content_hash))
+        return replace(known, content=content, content_hash=content_hash)
     if parent is None and (active := _active(session)) is not None:
         parent = active.config_version
     new = ConfigVersion(version, content_hash, content, parent, datetime.now(UTC), active=False)
