@@ -270,7 +270,8 @@ class DuckDBStorage(LifecycleStorage):
                 MembershipRepository(session).write(membership_rows),
             )
 
-        return self._changing("write_batch", work)
+        # Appends alone need not wait for who changes rows.
+        return self._changing("write_batch", work, changes=bool(fiber_rows or checkpoint))
 
     def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
         """See ``LifecycleStorage.write_fibers``."""
@@ -485,8 +486,8 @@ class DuckDBStorage(LifecycleStorage):
                 _logger.info("%s met a conflict and is run again (%d)", method, call.retries)
                 time.sleep(next(delays_s))
 
-    def _changing(self, method: str, work: Callable[[Session | Connection], T]) -> T:
-        """Do what changes rows in one transaction, again and again while it conflicts."""
+    def _changing(self, method: str, work: Callable[[Session | Connection], T], *, changes: bool = True) -> T:
+        """Do something in one transaction, again and again while it conflicts."""
 
         def in_one_transaction(connection: Connection) -> T:
             with translate_errors():
@@ -495,7 +496,7 @@ class DuckDBStorage(LifecycleStorage):
                 connection.commit()
             return result
 
-        return self._write(method, in_one_transaction, changes=True)
+        return self._write(method, in_one_transaction, changes=changes)
 
     @contextmanager
     def _reading(self, method: str | None) -> Iterator[Connection]:

@@ -261,9 +261,9 @@ class Query(ABC, Generic[R]):
     def delete(self) -> Deleted:
         """Delete everything, all or none: logs and fibers with their memberships and pins.
 
-        ``count()`` tells before how much that is. DuckDB lets nobody in while it commits, some 10 s for a million
-        rows; ``storage.prune()`` deletes in steps. The space is free for what is written next; ``compact()``
-        gives it back to the disk. Pins keep nothing from it.
+        ``count()`` tells before how much that is. DuckDB lets nobody in while it commits, some 10 s for a
+        million rows; ``storage.prune()`` deletes in steps. The space is free for what is written next;
+        ``compact()`` gives it back to the disk. Pins keep nothing from it.
         """
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> Any:  # noqa: ANN401  # a PyCapsule

@@ -48,9 +48,9 @@ def ingest(
     as one that was not, and a file that has grown, or the next one of a rotated log, is added to what is
     there.
 
-    The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active one if none is, and
-    no fibers of another are stored. So changed rules do not take over by themselves: their fibers stand
-    beside the others until ``storage.versions.activate`` is called.
+    The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
+    one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
+    their fibers stand beside the others until ``storage.versions.activate`` is called.
 
     One ingest at a time for each rules file: two would each begin the fibers anew.
 
