@@ -12,7 +12,7 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Logs, compact
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Logs, changes, compact
 from fiberstore.backup import write_backup
 from fiberstore.dbapi import Connection
 from fiberstore.dialect import _CONFIG
@@ -126,14 +126,15 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write_logs([log(n) for n in range(1_000)])
+    monkeypatch.setattr(changes, "LOCK_TIMEOUT_S", 2.0)  # they do not even begin to wait for it
     begun, errors, found = threading.Event(), [], []
 
     def call(number: int) -> None:
         begun.wait()
         try:
-            storage.write_logs([log(2_000 + number)])
             with storage.transaction() as transaction:
                 transaction.fibers.write(fiber(number))
+            storage.write_logs([log(2_000 + number)])
             found.append(storage.get_log(uid(number)))
         except Exception as error:  # noqa: BLE001  # the test tells of it
             errors.append(error)
@@ -146,7 +147,7 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
     def copy_slowly(connection: Connection, target: Path) -> None:
         begun.set()
         for thread in threads:
-            thread.join(0.02)
+            thread.join(0.15)
         assert found == []
         assert errors == []
         write_backup(connection, target)
