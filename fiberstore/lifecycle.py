@@ -161,11 +161,13 @@ class ConfigVersion:
 class FiberChange:
     """How fibers of one version and fibers of another, of the same type, hold the same logs.
 
+    Fibers that are unchanged are left out of the comparison.
+
     Attributes:
         kind: ``"split"``: the logs of one old fiber are in several new ones. ``"merged"``: one new fiber has
             logs of several old ones. ``"moved"``: one old and one new fiber share logs with no other, but
             logs came in or went. ``"new"``, ``"gone"``: a fiber that shares no log with one of the
-            other version (but with unchanged ones).
+            other version.
         fiber_type: Their type.
         old: The old fibers, ascending.
         new: The new fibers, ascending.
@@ -182,7 +184,7 @@ class GenerationDiff:
     """How the fibers of two versions differ.
 
     Attributes:
-        unchanged: How many fibers have the same logs in both.
+        unchanged: How many old fibers have a new one with exactly the same logs.
         counts: How many changes of each kind there are, those without any too.
         changes: The first of them: by kind in the order split, merged, moved, new, gone, then by the first
             old id (the first new id for those that have none). A fiber may be in several.
