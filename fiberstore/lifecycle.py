@@ -25,7 +25,7 @@ from fiberstore.where import Condition
 
 ChangeKind: TypeAlias = Literal["split", "merged", "moved", "new", "gone"]
 
-DEFAULT_STEP_ROWS = 50_000
+DEFAULT_STEP_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,15 +404,17 @@ class LifecycleStorage(QueryStorage):
         kept, and so are its logs; a pinned log is kept.
 
         It works in steps, the oldest first, each a transaction: whenever it stops, the store is whole, and
-        another call goes on. A generation that is not active is not spared.
+        another call goes on. A step does not see memberships that are appended while it runs. A generation
+        that is not active is not spared.
 
         Args:
             fibers: Which fibers may go; None is none of them, or with ``max_bytes`` all.
             logs: Which logs may go; None is only those that fibers that go hold, or with ``max_bytes`` all.
-            max_bytes: Delete the oldest of what may go only until the used part of the file is at most this,
-                > 0. With ``dry_run`` the numbers are an estimate then.
+            max_bytes: Delete the oldest of what may go only until what is left takes at most this in the file,
+                > 0, as ``compact()`` would write it. With ``dry_run`` the numbers are an estimate then.
             dry_run: Change nothing, and return what would go.
-            step_rows: Most logs of a step, >= 1, unless one fiber has more.
+            step_rows: Most logs of a step, >= 1, unless one fiber has more. DuckDB lets nobody in while it
+                commits a step.
             max_steps: End after so many steps, >= 1; None is no end.
             on_step: Called after each step, with what has gone so far.
 

@@ -351,14 +351,14 @@ def test_flush_raises_why_it_is_not_durable(storage: DuckDBStorage, monkeypatch:
     monkeypatch.setattr(fiberstore.duckdb, "RETRY_TIMEOUT_S", 0.01)
     with BufferedWriter(storage, flush_rows=1) as writer:
         with storage.transaction():
-            future = writer.write(log(1))
+            future = writer.write(fiber(1))
             with pytest.raises(ConflictError, match="another open transaction"):
                 writer.flush(timeout_s=2)
             assert isinstance(writer.last_error, ConflictError)
             assert not future.done()
         writer.flush()
         assert future.done()
-    assert numbers(storage) == [1]
+    assert storage.fibers.count() == 1
 
 
 def test_close_gives_back_what_could_not_be_stored(storage: DuckDBStorage, tmp_path: Path) -> None:
