@@ -410,8 +410,8 @@ class LifecycleStorage(QueryStorage):
         Args:
             fibers: Which fibers may go; None is none of them, or with ``max_bytes`` all.
             logs: Which logs may go; None is only those that fibers that go hold, or with ``max_bytes`` all.
-            max_bytes: Delete the oldest of what may go only until what is left takes at most this, > 0, in the
-                file as ``compact()`` would write it. With ``dry_run`` the numbers are an estimate then.
+            max_bytes: Delete the oldest of what may go only until what is left takes at most this, > 0, in
+                the file as ``compact()`` would write it. With ``dry_run`` the numbers are an estimate then.
             dry_run: Change nothing, and return what would go.
             step_rows: Most logs of a step, >= 1, unless one fiber has more. DuckDB lets nobody in while it
                 commits a step.
