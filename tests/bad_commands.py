@@ -352,7 +352,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     (
         "checkpoint set a 1 --expect 2 --db {db}",
         1,
-        "checkpoint 'a' is not set, and a call expected that it is '2'",
+        "checkpoint 'a' is unset, not '2'",
     ),
     # stores
     *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),

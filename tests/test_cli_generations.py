@@ -524,7 +524,7 @@ def test_checkpoints_are_set_got_listed_and_deleted(run: Run, store: Path) -> No
 
 
 def test_a_checkpoint_moves_only_from_where_it_is_expected(run: Run, store: Path) -> None:
-    assert_refused(run("checkpoint", "set", "a", "2", "--expect", "1"), "'a'", "not set", "'1'")
+    assert_refused(run("checkpoint", "set", "a", "2", "--expect", "1"), "checkpoint 'a' is unset, not '1'")
     assert run("checkpoint", "set", "a", "1", "--expect-none").code == 0
     assert_refused(run("checkpoint", "set", "a", "2", "--expect-none"), "checkpoint 'a' is '1'")
     assert_refused(run("checkpoint", "set", "a", "2", "--expect", "0"), "checkpoint 'a' is '1', not '0'")
