@@ -145,8 +145,8 @@ class CheckpointError(StorageError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"checkpoint {name!r} is {_place(found)}, not {_place(expected)}: somebody else has moved it; read "
-            "it again, and go on from there"
+            f"checkpoint {name!r} is {_place(found)}, not {_place(expected)}: somebody else has moved it; "
+            "read it again, and go on from there"
         )
 
     def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str | None, str | None]]:
