@@ -145,8 +145,8 @@ class CheckpointError(StorageError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"checkpoint {name!r} {_checkpoint(found)}, and a call expected that it {_checkpoint(expected)}: "
-            "somebody else has moved it; read it again, and go on from there"
+            f"checkpoint {name!r} is {_place(found)}, not {_place(expected)}: somebody else has moved it; read it "
+            "again, and go on from there"
         )
 
     def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str | None, str | None]]:
@@ -250,8 +250,8 @@ def is_duplicate_key(error: BaseException) -> bool:
     return isinstance(error, duckdb.ConstraintException) and "Duplicate key" in str(error)
 
 
-def _checkpoint(value: str | None) -> str:
-    return "is not set" if value is None else f"is {value!r:.200}"
+def _place(value: str | None) -> str:
+    return "unset" if value is None else f"{value!r:.200}"
 
 
 def _storage_error(error: BaseException) -> StorageError:

@@ -25,7 +25,7 @@ from fiberstore.where import Condition
 
 ChangeKind: TypeAlias = Literal["split", "merged", "moved", "new", "gone"]
 
-DEFAULT_STEP_ROWS = 50_000
+DEFAULT_STEP_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +161,13 @@ class ConfigVersion:
 class FiberChange:
     """How fibers of one version and fibers of another, of the same type, hold the same logs.
 
+    Fibers that are unchanged are left out of the comparison.
+
     Attributes:
         kind: ``"split"``: the logs of one old fiber are in several new ones. ``"merged"``: one new fiber has
             logs of several old ones. ``"moved"``: one old and one new fiber share logs with no other, but
             logs came in or went. ``"new"``, ``"gone"``: a fiber that shares no log with one of the
-            other version (but with unchanged ones).
+            other version.
         fiber_type: Their type.
         old: The old fibers, ascending.
         new: The new fibers, ascending.
@@ -182,7 +184,7 @@ class GenerationDiff:
     """How the fibers of two versions differ.
 
     Attributes:
-        unchanged: How many fibers have the same logs in both.
+        unchanged: How many old fibers have a new one with exactly the same logs.
         counts: How many changes of each kind there are, those without any too.
         changes: The first of them: by kind in the order split, merged, moved, new, gone, then by the first
             old id (the first new id for those that have none). A fiber may be in several.
@@ -402,15 +404,17 @@ class LifecycleStorage(QueryStorage):
         kept, and so are its logs; a pinned log is kept.
 
         It works in steps, the oldest first, each a transaction: whenever it stops, the store is whole, and
-        another call goes on. A generation that is not active is not spared.
+        another call goes on. A step does not see memberships that are appended while it runs. A generation
+        that is not active is not spared.
 
         Args:
             fibers: Which fibers may go; None is none of them, or with ``max_bytes`` all.
             logs: Which logs may go; None is only those that fibers that go hold, or with ``max_bytes`` all.
-            max_bytes: Delete the oldest of what may go only until the used part of the file is at most this,
-                > 0. With ``dry_run`` the numbers are an estimate then.
+            max_bytes: Delete the oldest of what may go only until what is left takes at most this, > 0, in
+                the file as ``compact()`` would write it. With ``dry_run`` the numbers are an estimate then.
             dry_run: Change nothing, and return what would go.
-            step_rows: Most logs of a step, >= 1, unless one fiber has more.
+            step_rows: Most logs of a step, >= 1, unless one fiber has more. DuckDB lets nobody in while it
+                commits a step.
             max_steps: End after so many steps, >= 1; None is no end.
             on_step: Called after each step, with what has gone so far.
 

@@ -118,7 +118,7 @@ _READERS = [
 ]
 _FIBER_ACTIONS = ["pin", "unpin", "close", "reopen"]
 _CHANGERS = [
-    *("prune --older-than 1d", "prune --dry-run --max-size 1", "redact a", "redact a --dry-run"),
+    *("prune --older-than 1d", "prune --dry-run --max-size 1B", "redact a", "redact a --dry-run"),
     *(f"{action} --type request" for action in _FIBER_ACTIONS),
     *("merge 0193 0194", "db compact"),
 ]
@@ -138,7 +138,11 @@ _SPANS = [
 ]
 _SIZES = [
     *((value, 2, "is no size; give one such as '500MB', '10GB', '1.5GiB'") for value in ("''", "GB", "1EB")),
-    ("0", 2, "'0' is not at least 1 byte"),
+    *(
+        (value, 2, f"'{value}' has no unit; give one such as '{value}GB', or B for bytes")
+        for value in ("10", "1.5")
+    ),
+    ("0B", 2, "'0B' is not at least 1 byte"),
     ("0.0001KB", 2, "'0.0001KB' is not at least 1 byte"),
     ("--max-size=-1", 2, "'--max-size'"),
 ]
@@ -327,7 +331,7 @@ COMMANDS: list[tuple[str, int, str]] = [
         (f"{command} --db {{none}}", 1, "none does not exist; give the path of a store")
         for command in ("activate 0000", "reprocess --rules {rules}", *_CHECKPOINTS[2:], "versions drop 0000")
     ),
-    ("versions more --db {db}", 2, "unexpected extra argument"),
+    ("versions more --db {db}", 2, "No such command 'more'"),
     ("versions show 0000 more --db {db}", 2, "unexpected extra argument"),
     ("versions show --db {db}", 2, "Missing argument 'VERSION'"),
     ("versions show 0000 --db {db}", 1, "the rules of 0000000000000003 are not known"),
@@ -343,7 +347,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("reprocess --rules {none} --db {db}", 1, "No such file or directory; give the path of a rules file"),
     ("reprocess --rules {folder}/web.log --db {db}", 1, "correct the TOML there"),
     ("reprocess --rules {rules} --db {db}", 1, "no version is active"),
-    ("checkpoint more --db {db}", 2, "unexpected extra argument"),
+    ("checkpoint more --db {db}", 2, "No such command 'more'"),
     ("checkpoint get --db {db}", 2, "Missing argument 'NAME'"),
     ("checkpoint get a --db {db}", 1, "no checkpoint has the name 'a'; fiberstore checkpoint lists them"),
     ("checkpoint set a --db {db}", 2, "Missing argument 'VALUE'"),
@@ -352,7 +356,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     (
         "checkpoint set a 1 --expect 2 --db {db}",
         1,
-        "checkpoint 'a' is not set, and a call expected that it is '2'",
+        "checkpoint 'a' is unset, not '2'",
     ),
     # stores
     *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),

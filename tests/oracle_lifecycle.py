@@ -200,13 +200,14 @@ def _widen(stored: Tables, survivor: UUID, loser: FiberRecord) -> None:
 
 def difference(tables: Tables, old: int, new: int) -> tuple[int, list[FiberChange]]:
     """Return how many fibers are unchanged, and every change in order."""
-    before = [fiber for fiber in tables.fibers.values() if fiber.config_version == old]
-    after = [fiber for fiber in tables.fibers.values() if fiber.config_version == new]
+    olds = [fiber for fiber in tables.fibers.values() if fiber.config_version == old]
+    news = [fiber for fiber in tables.fibers.values() if fiber.config_version == new]
+    before = [fiber for fiber in olds if not _has_twin(fiber, news, tables)]
+    after = [fiber for fiber in news if not _has_twin(fiber, olds, tables)]
     became = {fiber.fiber_id: _sharing(fiber, after, tables) for fiber in before}
     was = {fiber.fiber_id: _sharing(fiber, before, tables) for fiber in after}
     alone = [(fiber, *became[fiber.fiber_id]) for fiber in before if len(became[fiber.fiber_id]) == 1]
-    pairs = [(one, other) for one, other in alone if was[other.fiber_id] == [one]]
-    moved = [(one, other) for one, other in pairs if _log_ids(one, tables) != _log_ids(other, tables)]
+    moved = [(one, other) for one, other in alone if was[other.fiber_id] == [one]]
     changes = [
         *(_change("gone", [fiber], []) for fiber in before if not became[fiber.fiber_id]),
         *(_change("split", [fiber], them) for fiber in before if len(them := became[fiber.fiber_id]) > 1),
@@ -215,7 +216,13 @@ def difference(tables: Tables, old: int, new: int) -> tuple[int, list[FiberChang
         *(_change("merged", them, [fiber]) for fiber in after if len(them := was[fiber.fiber_id]) > 1),
     ]
     in_order = sorted(changes, key=lambda one: (KINDS.index(one.kind), one.old[:1], one.new))
-    return len(pairs) - len(moved), in_order
+    return len(olds) - len(before), in_order
+
+
+def _has_twin(fiber: FiberRecord, others: list[FiberRecord], tables: Tables) -> bool:
+    """Tell whether one of the same type has the same logs, and some."""
+    logs = _log_ids(fiber, tables)
+    return any(_log_ids(other, tables) == logs for other in _sharing(fiber, others, tables))
 
 
 def _sharing(fiber: FiberRecord, others: list[FiberRecord], tables: Tables) -> list[FiberRecord]:

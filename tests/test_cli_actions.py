@@ -1,7 +1,9 @@
 """What changes a store on the command line: pin, close, merge, prune, redact, compact."""
 
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,7 +46,7 @@ MEMBERS = [
 DESTRUCTIVE = [
     ("prune", "--older-than", "30d"),
     ("prune", "--source", "mail"),
-    ("prune", "--max-size", "1"),
+    ("prune", "--max-size", "1B"),
     ("redact", LEAKED),
     ("pin", "--type", "login"),
     ("unpin", "--type", "job"),
@@ -272,6 +274,25 @@ def test_fibers_become_part_of_another(run: Run, db: Path) -> None:
         assert storage.resolve_fibers([LOGIN, JOB]) == {LOGIN: REQUEST, JOB: REQUEST}
 
 
+@pytest.mark.parametrize("command", ["show", "logs --fiber", "grep login --fiber"])
+def test_the_id_of_a_merged_fiber_leads_to_its_survivor(run: Run, db: Path, command: str) -> None:
+    run("merge", "bbb2", "aaa1", "--db", db)
+    run("merge", "ccc3", "bbb2", "--db", db)
+    result = run(*command.split(), str(LOGIN), "--db", db)
+    assert (result.code, result.err) == (0, "")
+    assert LEAKED in result.out
+
+
+def test_a_fiber_that_has_become_part_of_another_is_not_merged_again(run: Run, db: Path) -> None:
+    run("merge", "bbb2", "aaa1", "--db", db)
+    before = everything(db)
+    assert_refused(
+        run("merge", "bbb2", str(LOGIN), "--db", db),
+        f"fiber {LOGIN} is part of {REQUEST} already; leave it out",
+    )
+    assert everything(db) == before
+
+
 def test_a_merge_in_words_for_one_fiber(run: Run, db: Path) -> None:
     result = run("merge", "bbb2", "aaa1", "--db", db, "--dry-run")
     assert result.out == f"1 fiber would become part of {REQUEST}, with 1 new membership\n"
@@ -280,7 +301,10 @@ def test_a_merge_in_words_for_one_fiber(run: Run, db: Path) -> None:
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_a_fiber_does_not_become_part_of_itself(run: Run, db: Path, dry: tuple[str, ...]) -> None:
     before = everything(db)
-    assert_refused(run("merge", "bbb2", "aaa1", str(REQUEST), "--db", db, *dry), str(REQUEST))
+    assert_refused(
+        run("merge", "bbb2", "aaa1", str(REQUEST), "--db", db, *dry),
+        f"fiber {REQUEST} cannot become part of itself; leave it out",
+    )
     assert everything(db) == before
 
 
@@ -310,11 +334,11 @@ def test_a_fiber_that_is_not_there_is_not_merged(run: Run, db: Path, wrong: tupl
         (("--source", "db", "--type", "login"), {REQUEST, JOB}, {2, 3, 4, 6}),
         (("--fibers", "closed", "--older-than", "1d"), {REQUEST, JOB}, {2, 3, 4, 5, 6}),
         (("--logs", 'raw_text.startswith("nobody")'), {LOGIN, REQUEST, JOB}, {1, 2, 3, 4, 6}),
-        (("--max-size", "1"), {JOB}, {4, 6}),
+        (("--max-size", "1B"), {JOB}, {4, 6}),
         (("--max-size", "10GB"), {LOGIN, REQUEST, JOB}, {1, 2, 3, 4, 5, 6}),
-        (("--max-size", "1", "--type", "login"), {REQUEST, JOB}, {2, 3, 4, 5, 6}),
-        (("--max-size", "1", "--source", "db"), {LOGIN, REQUEST, JOB}, {1, 2, 3, 4, 6}),
-        (("--max-size", "1", "--older-than", "30d"), {REQUEST, JOB}, {2, 3, 4, 6}),
+        (("--max-size", "1B", "--type", "login"), {REQUEST, JOB}, {2, 3, 4, 5, 6}),
+        (("--max-size", "1B", "--source", "db"), {LOGIN, REQUEST, JOB}, {1, 2, 3, 4, 6}),
+        (("--max-size", "1B", "--older-than", "30d"), {REQUEST, JOB}, {2, 3, 4, 6}),
     ],
 )
 def test_what_is_chosen_goes_and_what_others_need_or_is_pinned_stays(
@@ -495,6 +519,21 @@ def test_only_logs_that_are_chosen_are_redacted(
     assert {number for number, text in enumerate(texts(db), 1) if "[redacted]" in text} == changed
 
 
+def test_a_redaction_that_is_interrupted_says_what_is_left_to_do(
+    run: Run, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(storage: DuckDBStorage) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DuckDBStorage, "compact", interrupt)
+    result = run("redact", LEAKED, "--db", db)
+    assert (result.code, result.out) == (130, "")
+    assert result.err == (
+        "fiberstore: 1 log redacted, but the old text may still be in unused parts of the file; the same "
+        f"command, or fiberstore db compact --db {db}, tries again\n"
+    )
+
+
 def test_plain_text_is_redacted_as_it_is(run: Run, db: Path) -> None:
     assert run("redact", "-F", "s, o", "--db", db, "--keep-file").out.startswith("1 log redacted; ")
     assert run("redact", "-F", ".", "--db", db, "--keep-file").out.startswith("0 logs redacted; ")
@@ -663,3 +702,15 @@ def test_colours_that_are_forced_draw_nothing_in_a_pipe(
     assert result.code == 0
     assert "\x1b" not in result.out + result.err
     assert result.err.replace("fiberstore: attributes of", "").count("fiberstore: ") == 0
+
+
+@pytest.mark.parametrize("command", ["prune", "redact", "db compact"])
+def test_help_is_broken_by_the_width_of_the_terminal_alone(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    above_options = run(*command.split(), "--help").out.partition("╭")[0]
+    for paragraph in re.split(r"\n\s*\n", above_options):
+        lines = [line.strip() for line in paragraph.strip().splitlines()]
+        for line, following in itertools.pairwise(lines):
+            assert len(line) + 1 + len(following.split()[0]) > 58

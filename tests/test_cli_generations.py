@@ -286,6 +286,9 @@ def test_activate_tells_what_was_and_how_to_go_back(run: Run, store: Path) -> No
             "before": {"version": OLD, "config_version": int(OLD, 16)},
         }
     ]
+    again = run("activate", NEW)
+    assert (again.code, again.out) == (0, f"{NEW} is active\n")
+    assert again.err == "fiberstore: it was before, too; nothing is changed\n"  # no way back to itself
     none = run("activate", "--none")
     assert none.out == "no config version is active\n"
     assert none.err == (
@@ -523,17 +526,28 @@ def test_checkpoints_are_set_got_listed_and_deleted(run: Run, store: Path) -> No
     assert (found["deleted"], found["checkpoint"]["value"]) == (True, '{"line": 7}')
 
 
+def test_a_deleted_value_that_looks_like_an_option_is_set_again(run: Run, store: Path) -> None:
+    run("checkpoint", "set", "--", "-mail", "-7")
+    deleted = run("checkpoint", "delete", "--", "-mail")
+    run(*shlex.split(deleted.err.removesuffix(" sets it again\n").removeprefix("fiberstore: fiberstore ")))
+    assert run("checkpoint", "get", "--", "-mail").out == "-7\n"
+
+
 def test_a_checkpoint_moves_only_from_where_it_is_expected(run: Run, store: Path) -> None:
-    assert_refused(run("checkpoint", "set", "a", "2", "--expect", "1"), "'a'", "not set", "'1'")
+    assert_refused(run("checkpoint", "set", "a", "2", "--expect", "1"), "checkpoint 'a' is unset, not '1'")
     assert run("checkpoint", "set", "a", "1", "--expect-none").code == 0
     assert_refused(run("checkpoint", "set", "a", "2", "--expect-none"), "checkpoint 'a' is '1'")
-    assert_refused(run("checkpoint", "set", "a", "2", "--expect", "0"), "checkpoint 'a' is '1', not '0'")
+    assert_refused(
+        run("checkpoint", "set", "a", "2", "--expect", "0"), "checkpoint 'a' is '1'", "that it is '0'"
+    )
     assert run("checkpoint", "get", "a").out == "1\n"
     assert run("checkpoint", "set", "a", "2", "--expect", "1").code == 0
     assert run("checkpoint", "get", "a").out == "2\n"
     assert run("checkpoint", "set", "a", "", "--expect", "2").code == 0
     assert run("checkpoint", "set", "a", "3", "--expect", "").code == 0  # the empty text is a value
-    assert_refused(run("checkpoint", "set", "a", "4", "--expect", ""), "checkpoint 'a' is '3', not ''")
+    assert_refused(
+        run("checkpoint", "set", "a", "4", "--expect", ""), "checkpoint 'a' is '3'", "that it is ''"
+    )
     assert run("checkpoint", "get", "a").out == "3\n"
 
 
@@ -557,7 +571,7 @@ def test_a_value_is_exact_in_a_pipe_and_harmless_in_a_table(run: Run, store: Pat
         ("versions show 111", "'111' is no config version"),
         ("versions drop 11111111111111111", "'11111111111111111' is no config version"),
         ("versions drop", "Missing argument 'VERSION'"),
-        ("versions nothing", "unexpected extra argument"),
+        ("versions nothing", "No such command 'nothing'"),
         ("versions --db store.duckdb drop 1111", "unexpected extra argument"),
         ("fibers --version none", "'none' is no config version"),
         ("histogram --version 1111", "'--version': is of fibers; leave it out, or add --fibers"),
@@ -568,7 +582,7 @@ def test_a_value_is_exact_in_a_pipe_and_harmless_in_a_table(run: Run, store: Pat
         ("reprocess", "Missing option '--rules'"),
         ("checkpoint set a", "Missing argument 'VALUE'"),
         ("checkpoint set a 1 --expect 2 --expect-none", "'--expect-none': says something else"),
-        ("checkpoint nothing", "unexpected extra argument"),
+        ("checkpoint st a 1", "No such command 'st'"),
     ],
 )
 def test_wrong_usage_is_told(run: Run, active: Path, command: str, says: str) -> None:
@@ -623,6 +637,15 @@ def test_on_a_terminal_everything_fits_and_the_active_version_is_marked(
         f"fiberstore: before, {OLD} was; to go back: fiberstore activate {OLD} --db store.duckdb",
     ]
     assert plain(fibers).count("request") == 3
+
+
+def test_on_a_narrow_terminal_nothing_that_matters_is_left_out(active: Path, folder: Path) -> None:
+    with DuckDBStorage(active) as storage:
+        storage.checkpoints.set("a name that is long enough to fill it", "value 4711")
+    versions, checkpoints = map(plain, on_a_terminal([["versions"], ["checkpoint"]], columns=42))
+    assert max(map(len, (versions + checkpoints).splitlines())) <= 42
+    assert re.search(rf"^{OLD} +2  active", versions, re.MULTILINE)
+    assert "4711" in re.sub(r"\s", "", checkpoints)
 
 
 def without_progress(output: str) -> str:

@@ -21,6 +21,9 @@ def test_the_programs_run(
         "1",
         "request ['GET /cart 200 request=17']",
         "['request']",
+        "1",
+        "1",
+        "0 0 0",
         "0",
     ]
 

@@ -98,7 +98,7 @@ NARROWER = {
     "buffer": {"errors", "records"},
     "writer": {"buffer", "errors", "lifecycle"},
     "aio_writer": {"buffer", "errors", "lifecycle"},
-    "testing": {"cursors", "errors", "lifecycle", "queries", "records", "storage", "where"},
+    "testing": {"cursors", "errors", "lifecycle", "queries", "records", "storage", "where", "writer"},
 }
 PACKAGE = Path(fiberstore.__file__).parent
 MODULES = sorted(

@@ -12,7 +12,7 @@ from typing import cast
 import fiberstore.writer
 from fiberstore import BufferedWriter, DuckDBStorage, StorageError, UnwrittenError
 from fiberstore.buffer import BufferedRecord
-from fiberstore.testing.examples import log, uid
+from fiberstore.testing.examples import fiber, log, uid
 
 TIMEOUT_S = 60
 
@@ -118,10 +118,10 @@ def interrupt(path: str) -> None:
     storage = opened(path)
     writer = BufferedWriter(storage, flush_rows=1, buffer_bytes=1)
     holder = storage.transaction()
-    holder.__enter__()  # whatever the writer writes waits for it
-    writer.write(log(1))
+    holder.__enter__()  # what the writer changes waits for it
+    writer.write(fiber(1))
     waits: list[tuple[str, Callable[[], object]]] = [
-        ("write", lambda: writer.write(log(2))),
+        ("write", lambda: writer.write(fiber(2))),
         ("flush", writer.flush),
         ("close", writer.close),
     ]
@@ -133,13 +133,13 @@ def interrupt(path: str) -> None:
             say(name, "interrupted")
         if name == "flush":
             holder.__exit__(None, None, None)
-            writer.write(log(3)).result(TIMEOUT_S)
+            writer.write(fiber(3)).result(TIMEOUT_S)
             holder = storage.transaction()
             holder.__enter__()
-            writer.write(log(4))
+            writer.write(fiber(4))
     holder.__exit__(None, None, None)
     writer.close()
-    say(*(row.log_id.int for row in storage.logs.iter_records()))
+    say(*(row.fiber_id.int for row in storage.fibers.iter_records()))
 
 
 if __name__ == "__main__":

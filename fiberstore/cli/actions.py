@@ -130,6 +130,8 @@ def merge(
     with open_to_change(db) as storage:
         survivor_id = find_fiber_id(storage, survivor)
         survivors = dict.fromkeys(_found(storage, losers), survivor_id)
+        for digits in losers:
+            _check_other(storage, digits, survivor_id)
         with working("merging"), storage.transaction() as unit:
             merged = unit.fibers.merge(survivors)
             if dry_run:
@@ -142,6 +144,14 @@ def merge(
             f"{counted(merged.fibers, 'fibers')} {would} part of {survivor_id}, with "
             f"{counted(merged.memberships, 'new memberships')}"
         )
+
+
+def _check_other(storage: DuckDBStorage, digits: str, survivor_id: UUID) -> None:
+    if find_fiber_id(storage, digits) != survivor_id:
+        return
+    if survivor_id.hex.startswith(digits):
+        raise StorageError(f"fiber {survivor_id} cannot become part of itself; leave it out")
+    raise StorageError(f"fiber {UUID(digits)} is part of {survivor_id} already; leave it out")
 
 
 @dataclass(frozen=True, slots=True)

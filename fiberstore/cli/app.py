@@ -1,6 +1,7 @@
 """The application: what the commands are added to, and what becomes of errors."""
 
 import errno
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,14 @@ INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def with_whole_paragraphs(command: Any) -> Any:  # noqa: ANN401
+    """Let the help of a command, if there is one, be broken by the width of the terminal alone."""
+    if command is not None and command.help is not None:
+        paragraphs = inspect.cleandoc(command.help).split("\n\n")
+        command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+    return command
+
+
 class _Commands(TyperGroup):
     """Shows wrong usage without the control characters that the arguments may hold."""
 
@@ -30,6 +39,10 @@ class _Commands(TyperGroup):
         """Parse the arguments of the command, and run it."""
         with _visible_errors():
             return super().invoke(*args)
+
+    def get_command(self, *args: Any) -> Any:  # noqa: ANN401
+        """Return a command whose help has one line for each paragraph, for the terminal to break."""
+        return with_whole_paragraphs(super().get_command(*args))
 
     def list_commands(self, *args: Any) -> list[str]:  # noqa: ANN401
         """Return the names, sorted."""

@@ -50,7 +50,9 @@ def get(name: Name, db: Db, as_json: Json = False) -> None:
 )
 def set_(
     name: Name,
-    value: Annotated[str, typer.Argument(metavar="VALUE", help="What it gets: any text.")],
+    value: Annotated[
+        str, typer.Argument(metavar="VALUE", help="What it gets: any text; after -- if it begins with -.")
+    ],
     *,
     db: Db,
     expect: Annotated[
@@ -89,5 +91,5 @@ def delete(name: Name, db: Db, as_json: Json = False) -> None:
         print_text(f"nothing deleted; no checkpoint has the name {name!r}\n")
     else:
         print_text(f"{name} deleted\n")
-        again = shlex.join(["checkpoint", "set", name, found.value, "--db", db])
+        again = shlex.join(["checkpoint", "set", "--db", db, "--", name, found.value])
         tell(f"fiberstore {again} sets it again")

@@ -3,12 +3,13 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
+from typer.core import TyperGroup
 
-from fiberstore.cli.app import app
+from fiberstore.cli.app import app, with_whole_paragraphs
 from fiberstore.cli.changing import compact_file, open_to_change, shown_sizes
 from fiberstore.cli.opening import open_read_only
 from fiberstore.cli.options import Db, Json
@@ -17,7 +18,13 @@ from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import translate_errors
 from fiberstore.printable import visible
 
-db_app = typer.Typer(help="Build, check, copy and compact a store.", no_args_is_help=True)
+
+class _Commands(TyperGroup):
+    def get_command(self, *args: Any) -> Any:  # noqa: ANN401  # as typer has it
+        return with_whole_paragraphs(super().get_command(*args))
+
+
+db_app = typer.Typer(cls=_Commands, help="Build, check, copy and compact a store.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
 
 

@@ -128,7 +128,10 @@ def activate(
         print_json({"active": _or_none(number), "before": _or_none(old)})
     else:
         typer.echo(f"{'no config version' if number is None else shown_version(number)} is active")
-    _tell_way_back(old, db)
+    if old == number:
+        tell("it was before, too; nothing is changed")
+    else:
+        _tell_way_back(old, db)
     if is_empty:
         tell("it has no fibers; fiberstore reprocess makes them from the stored logs")
 
@@ -151,7 +154,7 @@ def reprocess(
         before = storage.versions.activate(version) if then_activate else None
         _print_report(version, report, seconds, as_json=as_json)
         tell_unless_active(storage, version, db)
-    if then_activate:
+    if then_activate and (before is None or before.config_version != version):
         _tell_way_back(None if before is None else before.config_version, db)
 
 
@@ -268,7 +271,7 @@ def _progress(logs: int) -> Iterator[Callable[[ReprocessReport], None]]:
     console = make_console(stderr=True)
     columns = (BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=logs, done="")
+        bar = progress.add_task("", total=logs, done="reading the stored logs")
         begin = time.monotonic()
 
         def on_batch(report: ReprocessReport) -> None:

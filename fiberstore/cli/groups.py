@@ -10,5 +10,5 @@ class ListsByDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  # as typer has it
         """Find the command."""
-        named = args and (args[0] in self.commands or args[0] == "--help")
+        named = args and (args[0] == "--help" or not args[0].startswith("-"))
         return super().parse_args(ctx, args if named else ["list", *args])

@@ -33,6 +33,8 @@ def _parse_size(text: str) -> int:
         size_bytes = parse_size(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if text.strip()[-1].isdigit():  # of a forgotten unit all but a few bytes would go
+        raise typer.BadParameter(f"{text!r} has no unit; give one such as '{text.strip()}GB', or B for bytes")
     if size_bytes < 1:
         raise typer.BadParameter(f"{text!r} is not at least 1 byte")
     return size_bytes
@@ -47,7 +49,7 @@ def prune(
         typer.Option(
             parser=parse_ago,
             metavar="SPAN",
-            help="Only fibers without activity for so long, and logs so old: 30d, 12h.",
+            help="Only fibers without activity for so long, and logs so old: 30d, 12h, 5m (minutes).",
         ),
     ] = None,
     types: Annotated[
@@ -56,7 +58,11 @@ def prune(
     ] = None,
     sources: Annotated[
         list[str] | None,
-        typer.Option("--source", metavar="SOURCE", help="Logs of this source; if repeated, of any of them."),
+        typer.Option(
+            "--source",
+            metavar="SOURCE",
+            help="Logs of this source that no fiber holds; if repeated, of any of them.",
+        ),
     ] = None,
     fibers: FiberCondition = None,
     logs: LogCondition = None,
@@ -81,7 +87,8 @@ def prune(
     """Delete what is no longer to be kept, the oldest first.
 
     A fiber goes with the logs that only it holds; a log that a fiber holds which stays, stays. So does what
-    is pinned, and the logs of pinned fibers.
+    is pinned, and the logs of pinned fibers. Fibers of every config version are meant, not only of the
+    active one.
 
     --type and --fibers choose fibers, --source and --logs choose logs. If only one of the kinds is chosen,
     nothing of the other goes but the logs that only those fibers hold. All that are given must hold;

@@ -13,7 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import StorageError, translate_errors
 from fiberstore.lifecycle import ConfigVersion
-from fiberstore.models import Fiber, Membership, RawLog, RegisteredVersion
+from fiberstore.models import Fiber, Membership, MergedFiber, RawLog, RegisteredVersion
 from fiberstore.queries import Fibers, FiberSummary
 
 _ID_DIGITS = 32
@@ -95,7 +95,13 @@ def find_fiber_id(storage: DuckDBStorage, digits: str) -> UUID:
     with translate_errors(), storage.session() as session:
         found = session.scalars(statement).all()
     if not found and len(digits) == _ID_DIGITS and has_lifecycle(storage):
-        found = [*storage.resolve_fibers([first]).values()]
+        survivors = (  # `resolve_fibers` reads a batch, which a store without access to the outside does not
+            sa.select(Fiber.fiber_id)
+            .join(MergedFiber, MergedFiber.survivor_id == Fiber.fiber_id)
+            .where(MergedFiber.fiber_id == first)
+        )
+        with translate_errors(), storage.session() as session:
+            found = session.scalars(survivors).all()
     if not found:
         raise _no_fiber(digits)
     if len(found) > 1:

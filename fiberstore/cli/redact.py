@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.changing import compact_file, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
 from fiberstore.cli.render import counted, print_json
@@ -94,11 +94,18 @@ def _compact(storage: DuckDBStorage, db: str, changed: int) -> Compacted:
     try:
         return compact_file(storage)
     except StorageError:
-        tell(
-            f"{counted(changed, 'logs')} redacted, but the old text may still be in unused parts of the "
-            f"file; the same command, or fiberstore db compact --db {shlex.quote(db)}, tries again"
-        )
+        _tell_unfinished(db, changed)
         raise
+    except KeyboardInterrupt:
+        _tell_unfinished(db, changed)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _tell_unfinished(db: str, changed: int) -> None:
+    tell(
+        f"{counted(changed, 'logs')} redacted, but the old text may still be in unused parts of the "
+        f"file; the same command, or fiberstore db compact --db {shlex.quote(db)}, tries again"
+    )
 
 
 def _report(db: str, changed: int, compacted: Compacted | None, seconds: float, *, as_json: bool) -> None:

@@ -475,6 +475,8 @@ def _generation_table(generations: Sequence[Generation]) -> Table:
     table = _table("version", "fibers", "active", "created_at", "parent")
     for column in table.columns[2:]:
         column.justify = "left"
+    for column in table.columns[3:]:
+        column.no_wrap = False  # on a narrow terminal these are cut, before the others
     for generation in generations:
         known = generation.registered
         table.add_row(
@@ -517,6 +519,7 @@ def _change_lines(changes: Sequence[FiberChange]) -> Iterator[Text]:
 def _checkpoint_table(checkpoints: Sequence[Checkpoint]) -> Table:
     table = _table("name", "updated_at")
     table.add_column("value", overflow="fold")
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"  # the value is to be seen, too
     for checkpoint in checkpoints:
         table.add_row(
             visible(checkpoint.name),

@@ -49,6 +49,7 @@ from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.timelines import TimelinesContract
 from fiberstore.testing.values import ValuesContract
 from fiberstore.testing.versions import VersionsContract
+from fiberstore.testing.writers import WritersContract
 
 __all__ = ["LifecycleContract", "QueryContract", "StorageContract"]
 
@@ -102,6 +103,7 @@ class LifecycleContract(
     DiffsContract,
     RetentionContract,
     LifecycleThreadsContract,
+    WritersContract,
 ):
     """What ``fiberstore.lifecycle`` and the actions of queries say; for a ``LifecycleStorage``.
 

@@ -109,12 +109,11 @@ class DiffsContract:
         assert found.counts["gone"] == 0
         assert found.changes[-1] == _change("new", [], [13])
 
-    def test_a_fiber_that_shares_a_log_is_neither_new_nor_gone(self, storage: LifecycleStorage) -> None:
+    def test_unchanged_fibers_are_left_out_of_the_comparison(self, storage: LifecycleStorage) -> None:
         store(storage, {1: [1, 2], 2: [3], 3: [3, 4]}, {11: [1, 2], 12: [2], 13: [3, 4]})
-        assert _found(storage).changes == [
-            _change("split", [1], [11, 12]),
-            _change("merged", [2, 3], [13]),
-        ]
+        found = _found(storage)
+        assert found.unchanged == 2
+        assert found.changes == [_change("new", [], [12]), _change("gone", [2], [])]
 
     def test_fibers_of_two_types_are_not_compared(self, storage: LifecycleStorage) -> None:
         store(storage, {1: [1, 2]}, {11: [1, 2]})
