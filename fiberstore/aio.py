@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
@@ -17,6 +18,7 @@ from fiberstore.aio_lifecycle import ThreadedCheckpoints, ThreadedVersions
 from fiberstore.aio_queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
 from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.engine import DEFAULT_POOL_SIZE
+from fiberstore.errors import DatabaseError
 from fiberstore.lifecycle import (
     DEFAULT_STEP_ROWS,
     AsyncLifecycleStorage,
@@ -350,16 +352,28 @@ class AsyncDuckDBStorage(AsyncLifecycleStorage):
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
         """See ``LifecycleStorage.prune``."""
-        return await self._workers.run(
-            self._storage.prune,
-            fibers=fibers,
-            logs=logs,
-            max_bytes=max_bytes,
-            dry_run=dry_run,
-            step_rows=step_rows,
-            max_steps=max_steps,
-            on_step=on_step,
-        )
+        cancelled = threading.Event()
+
+        def after_step(so_far: Pruned) -> None:
+            if on_step is not None:
+                on_step(so_far)
+            if cancelled.is_set():
+                raise DatabaseError("prune() was cancelled; the steps before that stay")
+
+        try:
+            return await self._workers.run(
+                self._storage.prune,
+                fibers=fibers,
+                logs=logs,
+                max_bytes=max_bytes,
+                dry_run=dry_run,
+                step_rows=step_rows,
+                max_steps=max_steps,
+                on_step=after_step,
+            )
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
 
     async def compact(self) -> Compacted:
         """See ``LifecycleStorage.compact``."""

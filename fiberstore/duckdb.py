@@ -270,8 +270,10 @@ class DuckDBStorage(LifecycleStorage):
                 MembershipRepository(session).write(membership_rows),
             )
 
-        # Appends alone need not wait for who changes rows.
-        return self._changing("write_batch", work, changes=bool(fiber_rows or checkpoint))
+        # Appends alone need not wait for who changes rows; but a log that is stored already is not written
+        # again, so nobody may delete it before the memberships are stored that hold it.
+        holds = bool(log_rows and membership_rows)
+        return self._changing("write_batch", work, changes=holds or bool(fiber_rows or checkpoint))
 
     def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
         """See ``LifecycleStorage.write_fibers``."""

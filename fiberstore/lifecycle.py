@@ -548,7 +548,7 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
         max_steps: int | None = None,
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
-        """See ``LifecycleStorage.prune``."""
+        """See ``LifecycleStorage.prune``. If this is cancelled, it ends with the step that runs."""
 
     @abstractmethod
     async def compact(self) -> Compacted:

@@ -581,9 +581,9 @@ def check_redaction(pattern: str) -> None:
     """Check that a regular expression of RE2 matches some text only.
 
     Raises:
-        ValueError: It is no such expression, or matches the empty text.
+        ValueError: It is no such expression, or matches the empty text, be it only beside some character.
     """
-    if _check_pattern(pattern):
+    if _check_pattern(pattern) or _matches_beside(pattern):
         raise ValueError(f"{pattern!r} matches the empty text, so everywhere; write one that does not")
 
 
@@ -668,3 +668,13 @@ def _check_pattern(pattern: str) -> bool:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{pattern!r} is no regular expression of RE2: {error}") from error
     return bool(is_match)
+
+
+def _matches_beside(pattern: str) -> bool:
+    """Return whether a regular expression matches the empty text beside a character: at a word boundary."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    characters = pa.array(["a", "0", " ", "\n"])
+    marked = compute.replace_substring_regex(characters, pattern, r"<\0>").to_pylist()
+    return any("<>" in text for text in marked)

@@ -1,6 +1,7 @@
 """``BufferedWriter``: single records from any number of threads, written in batches."""
 
 import atexit
+import logging
 import os
 import threading
 import time
@@ -26,6 +27,8 @@ from fiberstore.errors import DatabaseError
 from fiberstore.lifecycle import LifecycleStorage
 
 _EXIT_TIMEOUT_S = 10.0
+
+_logger = logging.getLogger(__name__)
 
 
 class BufferedWriter:
@@ -135,7 +138,9 @@ class BufferedWriter:
         with self._lock:
             wanted = self._buffer.demand()
             self._due.notify()
-            self._progress.wait_for(lambda: self._buffer.durable >= wanted or self._has_ended, timeout_s)
+            self._progress.wait_for(
+                lambda: self._buffer.durable >= wanted or self._has_ended, _waitable(timeout_s)
+            )
             self._buffer.check_durable(wanted)
 
     def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
@@ -207,7 +212,7 @@ class BufferedWriter:
                 futures, error = self._buffer.end("the writer's thread has ended")
             for future in futures:
                 if not future.done():
-                    future.set_exception(error)
+                    _settle(future, error)
             with self._lock:
                 self._has_ended = True
                 self._progress.notify_all()
@@ -221,7 +226,7 @@ class BufferedWriter:
                     return self._buffer.batch()
                 if due_in_s is None and self._buffer.is_closing:
                     return None
-                self._due.wait(due_in_s)
+                self._due.wait(_waitable(due_in_s))
 
     def _write(self, batch: Batch[Future[None]]) -> None:
         try:
@@ -232,7 +237,22 @@ class BufferedWriter:
             warn_of(error, delay_s)
             return
         for future in batch.futures:
-            future.set_result(None)
+            _settle(future, None)
         with self._lock:
             self._buffer.stored(batch)
             self._progress.notify_all()
+
+
+def _settle(future: Future[None], error: Exception | None) -> None:
+    try:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+    except BaseException:  # such as SystemExit, which must not end the writer's thread; others are logged too
+        _logger.exception("a callback of a future has raised an error")
+
+
+def _waitable(seconds: float | None) -> float | None:
+    """Return a time that ``threading`` can wait for: not more than 292 years."""
+    return None if seconds is None else min(seconds, threading.TIMEOUT_MAX)

@@ -1,6 +1,7 @@
 """What holds for ``AsyncDuckDBStorage`` in particular: tasks, cancellation, units of work."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,7 +18,9 @@ from fiberstore import (
     FiberMembership,
     FiberRecord,
     LogRecord,
+    Logs,
 )
+from fiberstore.lifecycle import Pruned
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 POOL_SIZE = 3
@@ -174,6 +177,25 @@ async def test_a_close_that_was_cancelled_can_be_finished(storage: AsyncDuckDBSt
     await storage.close()
     with pytest.raises(DatabaseError, match="closed"):
         await storage.get_log(uuid4())
+
+
+@in_a_loop
+async def test_a_prune_that_is_cancelled_ends_with_its_step(storage: AsyncDuckDBStorage) -> None:
+    await storage.write_logs([a_log() for _ in range(100)])
+    loop, stepped, cancelled = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def on_step(_so_far: Pruned) -> None:
+        loop.call_soon_threadsafe(stepped.set)
+        cancelled.wait()
+
+    task = asyncio.create_task(storage.prune(logs=Logs.c.source_id == "s", step_rows=10, on_step=on_step))
+    await stepped.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    cancelled.set()
+    await asyncio.sleep(0.5)
+    assert await storage.logs.count() == 90
 
 
 @in_a_loop

@@ -175,6 +175,44 @@ def test_ingestion_goes_on_meanwhile(stores: Callable[[], DuckDBStorage], old: R
     assert generation(storage, old) == fresh(stores, old)
 
 
+@pytest.mark.parametrize("run", [ingest, reprocess])
+@pytest.mark.parametrize("change", ["delete", "prune", "merge"])
+def test_fibers_that_others_delete_or_merge_meanwhile_go_on(
+    stores: Callable[[], DuckDBStorage], old: Rules, new: Rules, run: Callable[..., object], change: str
+) -> None:
+    storage = stores()
+    if run is reprocess:
+        ingest(storage, old)
+    theirs = storage.fibers.where(Fibers.c.config_version == new.config_version)
+    seen = set()
+
+    def meddle(_report: object) -> None:
+        held = {row.log_id for row in storage.memberships.iter_records()}
+        seen.update(held)
+        ids = [row.fiber_id for row in theirs.iter_records()]
+        match change:
+            case "delete":
+                theirs.where(Fibers.c.fiber_id.in_(ids[::2])).delete()
+            case "prune":
+                storage.prune(fibers=Fibers.c.fiber_id.in_(ids[1::2]))
+            case _:
+                storage.merge_fibers({ids[place]: ids[place - 1] for place in range(1, len(ids), 2)})
+        kept = {row.fiber_id for row in storage.fibers.iter_records()}
+        assert {row.fiber_id for row in storage.memberships.iter_records()} <= kept
+
+    run(storage, new, batch_rows=20, on_batch=meddle)
+    logs = {row.log_id for row in all_logs(storage)}
+    expected = {row.log_id for row in all_logs(storage) if "=" in row.raw_text}
+    assert seen & logs == expected
+    if change == "merge":
+        held = {
+            row.log_id
+            for row in storage.memberships.iter_records()
+            if row.config_version == new.config_version
+        }
+        assert held == expected
+
+
 def test_ingest_goes_on_where_reprocess_ended(
     stores: Callable[[], DuckDBStorage], tmp_path: Path, old: Rules, new: Rules
 ) -> None:

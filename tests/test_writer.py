@@ -517,6 +517,33 @@ def test_a_callback_that_would_wait_for_its_own_writer_is_refused(gated: GatedSt
     assert len(raised) == 3
 
 
+def test_a_callback_that_raises_does_not_end_the_writer(gated: GatedStorage) -> None:
+    def leave(_future: Future[None]) -> None:
+        raise SystemExit
+
+    gated.gate.clear()
+    with BufferedWriter(gated, flush_rows=2) as writer:
+        first = writer.write(log(1))
+        first.add_done_callback(leave)
+        second = writer.write(log(2))
+        gated.gate.set()
+        writer.flush(TIMEOUT_S)
+        assert (first.result(), second.result()) == (None, None)
+        writer.write(log(3))
+    assert gated.logs.count() == 3
+
+
+def test_any_number_of_seconds_can_be_waited_for(gated: GatedStorage) -> None:
+    for endless_s in (1e12, 1e300):
+        with BufferedWriter(gated, flush_interval_s=endless_s) as writer:
+            future = writer.write(log(1))
+            with pytest.raises(TimeoutError):
+                future.result(0.2)
+            writer.flush(endless_s)
+            assert future.done()
+            writer.flush(float("inf"))
+
+
 # Other processes
 
 

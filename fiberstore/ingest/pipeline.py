@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.ingest.correlate import Correlator
@@ -10,6 +11,9 @@ from fiberstore.ingest.rules import Rules
 from fiberstore.queries import Fibers
 from fiberstore.records import LogRecord
 from fiberstore.repositories import LogRepository
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 DEFAULT_BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
@@ -51,6 +55,9 @@ def ingest(
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
     their fibers stand beside the others until ``storage.versions.activate`` is called.
+
+    Others may change the store meanwhile. A fiber that they delete, and that more lines join, is stored
+    again, with these lines only; what joins one that they have merged goes to the survivor.
 
     One ingest at a time for each rules file: two would each begin the fibers anew.
 
@@ -110,6 +117,9 @@ def join(
 ) -> tuple[int, int]:
     """Put those logs into fibers that these rules have not put into one yet, and store what came of it.
 
+    A fiber that others have deleted since is stored anew, for these logs; of one that they have made part of
+    another, the logs go there.
+
     Returns:
         How many fibers, and how many memberships, are new.
     """
@@ -120,10 +130,20 @@ def join(
         else:
             correlator.add(log)
     changes = correlator.drain()
-    fibers_new = transaction.fibers.write_many(changes.new)
-    transaction.fibers.update_many(changes.updated)
-    transaction.fibers.merge(changes.merged)  # a survivor may be new
-    return fibers_new, transaction.memberships.write(changes.memberships)
+    fibers = transaction.fibers
+    fibers_new = fibers.write_many(changes.new)
+    places: dict[UUID, UUID] = {}
+    if fibers.update_many(changes.updated) < len(changes.updated):  # others have deleted or merged some
+        places = fibers.resolve(fiber.fiber_id for fiber in changes.updated)
+        fibers.write_many(changes.updated)
+    stored = fibers.resolve(changes.merged)
+    fibers.merge({old: new for old, new in changes.merged.items() if stored.get(old) == old})
+    memberships_new = transaction.memberships.write(changes.memberships)
+    for fiber_id, place in places.items():  # one at a time, as a place may be among those that go on
+        for survivor in fibers.resolve([place]).values():
+            if survivor != fiber_id:
+                fibers.merge({fiber_id: survivor})
+    return fibers_new, memberships_new
 
 
 def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:

@@ -167,6 +167,24 @@ class LifecycleThreadsContract:
 
         assert together([switch, read, read])[0] == set()
 
+    def test_a_batch_that_holds_stored_logs_keeps_them_from_going(self, storage: LifecycleStorage) -> None:
+        storage.write_fibers([fiber(1)])
+        logs = [log(number) for number in range(300)]
+        holds = [member(number, 1) for number in range(300)]
+        everything = Logs.c.source_id == "web"
+        for _ in range(10):
+            storage.write_logs(logs)
+
+            def write() -> int:
+                return storage.write_batch(logs=logs, memberships=holds).memberships
+
+            def prune() -> int:
+                return storage.prune(logs=everything).logs
+
+            assert together([write, prune])[0] == 300
+            assert len(storage.get_fiber_logs(uid(1))) == 300
+            storage.logs.delete()
+
     def test_logs_that_are_redacted_while_others_are_written_are_all_there(
         self, storage: LifecycleStorage
     ) -> None:

@@ -93,7 +93,9 @@ class RedactionContract:
         assert storage.write_logs([log(1, text="secret")]) == 0
         assert [row.raw_text for row in storage.logs.iter_records()] == ["[redacted]"]
 
-    @pytest.mark.parametrize("pattern", ["", "a*", "^", "(a|)", "x?$", "a(?=b)", "(", "\0", "\ud800"])
+    @pytest.mark.parametrize(
+        "pattern", ["", "a*", "^", "(a|)", "x?$", r"\b", r"x|\b", "a(?=b)", "(", "\0", "\ud800"]
+    )
     def test_redact_refuses_what_is_no_pattern_or_matches_everywhere(
         self, storage: LifecycleStorage, pattern: str
     ) -> None:
