@@ -258,6 +258,8 @@ class DuckDBStorage(LifecycleStorage):
     ) -> BatchCounts:
         """See ``LifecycleStorage.write_batch``."""
         log_rows, fiber_rows, membership_rows = list(logs), list(fibers), list(memberships)
+        if not isinstance(checkpoint, CheckpointMove | None):
+            raise TypeError(f"checkpoint must be a CheckpointMove, got {checkpoint!r:.200}")
 
         def work(session: Session | Connection) -> BatchCounts:
             if checkpoint is not None:

@@ -245,6 +245,7 @@ class Versions(ABC):
 
         Raises:
             ValueError: The content cannot be stored as text.
+            OSError: The file cannot be read.
         """
 
     @abstractmethod
@@ -327,6 +328,9 @@ class LifecycleStorage(QueryStorage):
     ) -> BatchCounts:
         """Store what belongs together, all or none.
 
+        Logs alone, and memberships alone, are appended beside whoever changes rows; anything else waits for
+        its turn, so that nobody deletes a stored log before the memberships are stored that hold it.
+
         Args:
             logs: As for ``write_logs``; an iterator is read to its end first.
             fibers: New ones, and changed ones, which replace what is stored.
@@ -366,13 +370,15 @@ class LifecycleStorage(QueryStorage):
         """Make fibers part of others: their memberships and pins move, and they are deleted.
 
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
-        survivor, by ``resolve_fibers``, also when it becomes part of another later.
+        survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
+        later resolves their fibers first: what is written to an old id stays there.
 
         Args:
             survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
 
         Raises:
             NotFoundError: One of the fibers is not stored.
+            TypeError: It is no mapping of ids.
             ValueError: A survivor ends itself, or is of another config version.
         """
 

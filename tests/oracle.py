@@ -185,6 +185,8 @@ class MemoryStorage(LifecycleStorage):
     ) -> BatchCounts:
         log_rows, fiber_rows = _checked(logs, LogRecord), _frozen(fibers)
         membership_rows = _checked(memberships, FiberMembership)
+        if checkpoint is not None:
+            _checked([checkpoint], CheckpointMove)
         with self._stored.changed:
             if checkpoint is not None:  # the only thing that may still be refused
                 self.checkpoints.compare_and_set(checkpoint.name, checkpoint.expected, checkpoint.value)

@@ -133,6 +133,8 @@ class FiberRepository(SqlFibers):
 
     def merge(self, survivors: Mapping[UUID, UUID]) -> Merged:
         """Make fibers part of others; see ``LifecycleStorage.merge_fibers``."""
+        if not isinstance(survivors, Mapping):
+            raise TypeError(f"expected a mapping of fiber ids to survivors, got {survivors!r:.200}")
         for loser, survivor in survivors.items():
             check_id(loser)
             check_id(survivor)

@@ -18,6 +18,7 @@ _WRONG: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "a log that is none": ({"logs": [log(9), fiber(9)]}, TypeError),
     "a fiber that is none": ({"fibers": [fiber(9), log(9)]}, TypeError),
     "a membership that is none": ({"memberships": [member(9, 9), None]}, TypeError),
+    "a checkpoint that is none": ({"checkpoint": "place"}, TypeError),
     "one fiber twice": ({"fibers": [fiber(9), fiber(8), fiber(9)]}, ValueError),
     "one stored fiber twice": ({"fibers": [fiber(1), fiber(1, "login")]}, ValueError),
     "attributes that are no JSON": ({"fibers": [fiber(8), _damaged]}, SerializationError),
