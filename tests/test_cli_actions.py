@@ -557,6 +557,7 @@ def test_a_second_run_removes_what_the_first_has_left_in_the_file(run: Run, db: 
     assert LEAKED.encode() not in db.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_compacted_is_told_after_a_redaction(
     run: Run, db: Path, opened: DuckDBStorage
 ) -> None:

@@ -248,7 +248,7 @@ def shared() -> Iterator[DuckDBStorage]:
         yield storage
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(generations(), st.integers(0, 6))
 def test_a_diff_is_what_comparing_every_pair_finds(
     shared: DuckDBStorage, drawn: list[dict[int, tuple[str, frozenset[int]]]], limit: int

@@ -22,7 +22,7 @@ from fiberstore.rescue import rescue
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from fiberstore.versioning import config_version
 
-LOG_COUNT, FIBER_COUNT, KILLS = 20_000, 1_000, 8
+LOG_COUNT, FIBER_COUNT, KILLS = 20_000, 1_000, 4
 HALF = FIBER_COUNT // 2
 OLD, NEW = b"old rules", b"new rules"
 TABLES = (

@@ -265,7 +265,7 @@ def check_diff(store_of_all: DuckDBStorage, old: list[list[int]], new: list[list
     assert found == expected
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(logs_of_fibers, logs_of_fibers, st.integers(0, 9))
 def test_changes_between_versions_are_the_same(
     store_of_all: DuckDBStorage, old: list[list[int]], new: list[list[int]], limit: int
@@ -274,7 +274,7 @@ def test_changes_between_versions_are_the_same(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(logs_of_fibers, logs_of_fibers, st.integers(0, 9))
 def test_changes_between_versions_are_the_same_for_very_many(
     store_of_all: DuckDBStorage, old: list[list[int]], new: list[list[int]], limit: int

@@ -185,7 +185,7 @@ def merges(draw: st.DrawFn) -> Step:
 
 @settings(
     deadline=None,
-    max_examples=120,
+    max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

@@ -175,6 +175,7 @@ def test_ingestion_goes_on_meanwhile(stores: Callable[[], DuckDBStorage], old: R
     assert generation(storage, old) == fresh(stores, old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [ingest, reprocess])
 @pytest.mark.parametrize("change", ["delete", "prune", "merge"])
 def test_fibers_that_others_delete_or_merge_meanwhile_go_on(
@@ -345,6 +346,7 @@ def run_killed(path: Path, rules_file: Path, stop_after: int, batch_rows: int, d
     return subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False).returncode
 
 
+@pytest.mark.slow
 def test_a_killed_run_started_again_ends_like_one_that_was_not(
     stores: Callable[[], DuckDBStorage], db_file: Path, rules_file: Path, old: Rules, new: Rules
 ) -> None:
@@ -508,6 +510,7 @@ def test_a_batch_has_a_row(stores: Callable[[], DuckDBStorage], old: Rules) -> N
         reprocess(stores(), old, batch_rows=0)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_store(
     stores: Callable[[], DuckDBStorage], rules_file: Path, tmp_path: Path
 ) -> None:

@@ -194,7 +194,7 @@ def test_logs_go_that_no_stored_fiber_holds(memory: DuckDBStorage) -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(models(), choices(), st.integers(1, 5))
 def test_what_goes_is_what_the_model_says_in_steps_of_any_size(
     memory: DuckDBStorage, model: Model, may_go: MayGo, step_rows: int
@@ -209,7 +209,7 @@ def test_what_goes_is_what_the_model_says_in_steps_of_any_size(
     assert done == foreseen
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(models(), choices(), st.integers(1, 3))
 def test_what_ended_early_goes_on_to_the_same_end(
     memory: DuckDBStorage, model: Model, may_go: MayGo, max_steps: int

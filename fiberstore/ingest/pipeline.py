@@ -84,6 +84,9 @@ def ingest(
         report = _store(storage, rules, correlator, batch, report)
         if on_batch is not None:
             on_batch(report)
+    if not report.logs_read:
+        with storage.transaction() as transaction:
+            _register(transaction, rules)
     return report
 
 
