@@ -274,7 +274,7 @@ def test_changes_between_versions_are_the_same(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(logs_of_fibers, logs_of_fibers, st.integers(0, 9))
 def test_changes_between_versions_are_the_same_for_very_many(
     store_of_all: DuckDBStorage, old: list[list[int]], new: list[list[int]], limit: int
@@ -285,4 +285,4 @@ def test_changes_between_versions_are_the_same_for_very_many(
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 def test_duckdb_and_the_oracle_agree_whatever_happens_for_long() -> None:
-    run(examples=150, steps=40)
+    run(examples=40, steps=25)

@@ -368,7 +368,7 @@ def test_a_run_may_be_killed_at_any_moment(
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
         ingest(storage, old)
-    ends = [run_killed(db_file, rules_file, 10**9, 5, 0.35 + step * 0.017) for step in range(20)]
+    ends = [run_killed(db_file, rules_file, 10**9, 5, 0.35 + step * 0.034) for step in range(10)]
     assert set(ends) <= {0, -signal.SIGKILL}
     assert ends.count(-signal.SIGKILL) > 2
     with DuckDBStorage(db_file) as storage:

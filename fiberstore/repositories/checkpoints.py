@@ -72,11 +72,7 @@ class SqlCheckpoints(Checkpoints):
         return self._change("delete", lambda session: written(session, remove) > 0)
 
     def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
-        def translated(session: Session | Connection) -> T:
-            with translate_errors():
-                return work(session)
-
-        return self._changing(f"checkpoints.{method}", translated)
+        return self._changing(f"checkpoints.{method}", work)
 
 
 class CheckpointRepository(SqlCheckpoints):

@@ -33,7 +33,10 @@ What is read without a name lasts as long as the caller takes, so its time is no
 
 
 class Changing(Protocol):
-    """Does what a method of that name changes, in one transaction, again after a conflict."""
+    """Does what a method of that name changes, in one transaction, and translates errors.
+
+    Where the transaction is its own, it does it again after a conflict.
+    """
 
     def __call__(self, method: str, work: Callable[[Session | Connection], T]) -> T:
         """Do it, and return what it returns."""
@@ -49,7 +52,8 @@ def bound_to(session: Session | Connection) -> tuple[Reading, Changing]:
 
     def changing(method: str, work: Callable[[Session | Connection], T]) -> T:
         del method
-        return work(session)
+        with translate_errors():
+            return work(session)
 
     def reading(_method: str | None) -> AbstractContextManager[Session | Connection]:
         return nullcontext(session)
@@ -191,11 +195,7 @@ class SqlQuery(Query[R], Generic[R]):
             yield session
 
     def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
-        def translated(session: Session | Connection) -> T:
-            with translate_errors():
-                return work(session)
-
-        return self._changing(f"{self._name}.{method}", translated)
+        return self._changing(f"{self._name}.{method}", work)
 
     def _batches(self, method: str | None, batch_rows: int) -> "Generator[pa.RecordBatch]":
         from fiberstore.exchange.schemas import as_stored, schema_of

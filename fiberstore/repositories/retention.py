@@ -275,11 +275,7 @@ class _Run:
         return next(self._steps, None) is not None
 
     def _step(self, rows: int) -> _Gone:
-        def work(session: Session | Connection) -> _Gone:
-            with translate_errors():
-                return _delete_oldest(session, self._candidates, rows)
-
-        gone = self._changing("prune.step", work)
+        gone = self._changing("prune.step", lambda session: _delete_oldest(session, self._candidates, rows))
         self.gone += gone
         if self._on_step is not None and gone != _Gone():
             with self._reading(None) as session:

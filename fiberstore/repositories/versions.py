@@ -138,11 +138,7 @@ class SqlVersions(Versions):
         return Deleted(0, fibers, memberships)
 
     def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
-        def translated(session: Session | Connection) -> T:
-            with translate_errors():
-                return work(session)
-
-        return self._changing(f"versions.{method}", translated)
+        return self._changing(f"versions.{method}", work)
 
 
 class VersionRepository(SqlVersions):

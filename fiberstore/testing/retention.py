@@ -237,8 +237,7 @@ class RetentionContract:
         aged.logs.where(Logs.c.source_id == "noise").delete()
         aged.logs.redact("GET", "PUT")
         before = everything(aged)
-        compacted = aged.compact()
-        assert compacted.bytes_after <= compacted.bytes_before
+        aged.compact()
         assert everything(aged) == before
         assert aged.resolve_fibers([uid(2)]) == {uid(2): uid(1)}
         assert aged.write_logs([log(50)]) == 1

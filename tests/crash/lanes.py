@@ -18,6 +18,7 @@ from fiberstore import (
     FiberMembership,
     FiberRecord,
     LogRecord,
+    NotFoundError,
     stable_log_id,
 )
 from fiberstore.records import dump_json
@@ -63,7 +64,8 @@ class Step:
                 with storage.transaction() as transaction:
                     transaction.logs.write(self.logs)
                     transaction.fibers.write_many(self.begun)
-                    transaction.fibers.merge(dict(self.merged))
+                    with suppress(NotFoundError):  # it was merged before
+                        transaction.fibers.merge(dict(self.merged))
                     transaction.fibers.update_many(self.changed)
                     transaction.memberships.write(self.memberships)
 
