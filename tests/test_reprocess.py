@@ -291,8 +291,8 @@ def test_deleted_logs_are_not_missed(stores: Callable[[], DuckDBStorage], old: R
 
     def delete_newest(report: ReprocessReport) -> None:
         if report.logs_read == 300:
-            newest = storage.logs.order_by("newest").page(1).items
-            storage.logs.where(Logs.c.log_id == newest[0].log_id).delete()
+            *_, newest = storage.logs.tail("", timeout_s=0)  # the last in the order of arrival
+            storage.logs.where(Logs.c.log_id == newest.log_id).delete()
 
     report = reprocess(storage, new, batch_rows=100, on_batch=delete_newest)
     assert report.logs_read == 300 + 899
