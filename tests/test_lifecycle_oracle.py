@@ -285,4 +285,4 @@ def test_changes_between_versions_are_the_same_for_very_many(
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 def test_duckdb_and_the_oracle_agree_whatever_happens_for_long() -> None:
-    run(examples=40, steps=25)
+    run(examples=30, steps=25)

@@ -271,4 +271,4 @@ def test_duckdb_and_the_oracle_agree_after_any_calls(machine: type[Agreement]) -
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("machine", [Agreement, FileAgreement])
 def test_duckdb_and_the_oracle_agree_after_very_many_calls(machine: type[Agreement]) -> None:
-    run(machine, examples=60, steps=50)
+    run(machine, examples=40, steps=40)
