@@ -95,7 +95,9 @@ class MemoryVersions(Versions):
         with self._stored.changed:
             parent = self._stored.active if parent is None else parent
             new = ConfigVersion(version, content_hash, content, parent, datetime.now(UTC), active=False)
-            self._stored.versions.setdefault(version, new)
+            known = self._stored.versions.setdefault(version, new)
+            if known.content is None:  # known by its fibers only
+                self._stored.versions[version] = replace(known, content=content, content_hash=content_hash)
             return self._shown(version)
 
     def get(self, config_version: int) -> ConfigVersion | None:

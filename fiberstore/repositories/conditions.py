@@ -209,9 +209,8 @@ def _joined(column: Expression, *conditions: sa.ColumnElement[bool]) -> sa.Selec
 def _json(function: Callable[..., Any], pointer: str) -> Any:  # noqa: ANN401  # as sqlalchemy.func has it
     if pointer:
         return function(sa.type_coerce(FIBERS.c.attributes, sa.String), pointer)
-    return function(
-        ATTRIBUTES, "$"
-    )  # to DuckDB "" is no pointer, but its own form of a path has one to the whole
+    # To DuckDB "" is no pointer, but its own form of a path has one to the whole.
+    return function(ATTRIBUTES, "$")
 
 
 def _kind(pointer: str) -> sa.ColumnElement[str]:

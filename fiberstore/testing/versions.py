@@ -146,6 +146,19 @@ class VersionsContract:
         assert active == ConfigVersion(MADE_BY_HAND, None, None, first, active.created_at, active=True)
         assert storage.versions.get(MADE_BY_HAND) == active
 
+    def test_content_is_filled_in_where_only_fibers_were_known(self, storage: LifecycleStorage) -> None:
+        digest = hashlib.sha256(RULES.encode())
+        version = int.from_bytes(digest.digest()[:8], "big")
+        storage.write_fibers([fiber(1, config_version=version)])
+        storage.versions.activate(version)
+        before = storage.versions.active()
+        assert before is not None
+        assert before.content is None
+        found = storage.versions.register(RULES)
+        assert (found.content, found.content_hash) == (RULES, digest.hexdigest())
+        assert (found.created_at, found.active) == (before.created_at, True)
+        assert storage.versions.get(version) == found
+
     def test_a_version_that_nobody_knows_is_not_activated(self, storage: LifecycleStorage) -> None:
         version = storage.versions.register(RULES).config_version
         storage.versions.activate(version)
