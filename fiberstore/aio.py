@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from copy import copy
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -94,7 +95,7 @@ class AsyncFiberRepository(ThreadedFibers):
 
     async def merge(self, survivors: Mapping[UUID, UUID]) -> Merged:
         """See ``FiberRepository.merge``."""
-        return await self._threads.run(self._fibers.merge, dict(survivors))
+        return await self._threads.run(self._fibers.merge, copy(survivors))
 
     async def resolve(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         """See ``FiberRepository.resolve``."""
@@ -334,7 +335,7 @@ class AsyncDuckDBStorage(AsyncLifecycleStorage):
 
     async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
         """See ``LifecycleStorage.merge_fibers``."""
-        return await self._workers.run(self._storage.merge_fibers, dict(survivors))
+        return await self._workers.run(self._storage.merge_fibers, copy(survivors))
 
     async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         """See ``LifecycleStorage.resolve_fibers``."""

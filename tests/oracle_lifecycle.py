@@ -178,6 +178,8 @@ def merge(stored: Tables, survivors: Mapping[UUID, UUID]) -> Merged:
 
 
 def _check_merge(stored: Tables, survivors: Mapping[UUID, UUID]) -> None:
+    if not isinstance(survivors, Mapping):
+        raise TypeError(f"expected a mapping, got {survivors!r}")
     for id_ in [*survivors, *survivors.values()]:
         check_id(id_)
     if both := survivors.keys() & set(survivors.values()):

@@ -154,6 +154,8 @@ class MergingContract:
         for survivors in ({str(uid(2)): uid(1)}, {uid(2): str(uid(1))}, {uid(2): None}):
             with pytest.raises(TypeError, match="UUID"):
                 fibers.merge_fibers(cast("Any", survivors))
+        with pytest.raises(TypeError, match="mapping"):
+            fibers.merge_fibers(cast("Any", [uid(2)]))
         with pytest.raises(TypeError, match="UUID"):
             fibers.resolve_fibers([uid(1), cast("Any", str(uid(2)))])
         assert _places(fibers, 2) == {2: 2}
