@@ -1,4 +1,4 @@
-"""Storage for log correlation: logs, and the fibers that join them, in DuckDB.
+"""Storage for log correlation: logs, and the fibers that join them, in DuckDB or PostgreSQL.
 
 Each public name is imported when it is first used: SQLAlchemy and DuckDB alone take 0.4 s.
 """
@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fiberstore.aio import AsyncDuckDBStorage, AsyncTransaction
+    from fiberstore.aio import AsyncSqlStorage, AsyncTransaction
     from fiberstore.aio_writer import AsyncBufferedWriter
     from fiberstore.buffer import UnwrittenError
-    from fiberstore.duckdb import DuckDBStorage, Transaction
+    from fiberstore.duckdb import AsyncDuckDBStorage, DuckDBStorage
     from fiberstore.engine import create_engine
     from fiberstore.errors import (
         BufferFullError,
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         LifecycleStorage,
     )
     from fiberstore.models import Base, Fiber, Membership, RawLog
+    from fiberstore.opening import open_async_storage, open_storage
+    from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
     from fiberstore.queries import AsyncQueryStorage, Fibers, Logs, Memberships, Page, QueryStorage
     from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
     from fiberstore.repositories import (
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         VersionRepository,
     )
     from fiberstore.storage import AsyncStorage, Storage
+    from fiberstore.storages import SqlStorage, Transaction
     from fiberstore.versioning import config_version
     from fiberstore.where import Condition
     from fiberstore.writer import BufferedWriter
@@ -54,7 +57,9 @@ __all__ = [
     "AsyncBufferedWriter",
     "AsyncDuckDBStorage",
     "AsyncLifecycleStorage",
+    "AsyncPostgresStorage",
     "AsyncQueryStorage",
+    "AsyncSqlStorage",
     "AsyncStorage",
     "AsyncTransaction",
     "Base",
@@ -86,10 +91,12 @@ __all__ = [
     "Memberships",
     "NotFoundError",
     "Page",
+    "PostgresStorage",
     "QueryStorage",
     "RawLog",
     "SchemaVersionError",
     "SerializationError",
+    "SqlStorage",
     "Storage",
     "StorageError",
     "StorageLockedError",
@@ -101,6 +108,8 @@ __all__ = [
     "config_version",
     "create_engine",
     "new_log_id",
+    "open_async_storage",
+    "open_storage",
     "stable_fiber_id",
     "stable_log_id",
 ]
@@ -120,8 +129,11 @@ _MODULES = (  # what imports the least comes first
     "engine",
     "models",
     "repositories",
-    "duckdb",
+    "storages",
     "aio",
+    "duckdb",
+    "opening",
+    "postgresql",
 )
 
 if not TYPE_CHECKING:  # or a type checker would take any name for public

@@ -1,7 +1,6 @@
-"""``AsyncDuckDBStorage``: the storage trait in coroutines, on threads: DuckDB has no asynchronous driver."""
+"""``AsyncSqlStorage``: the contract in coroutines, on threads: DuckDB has no asynchronous driver."""
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -17,8 +16,6 @@ from sqlalchemy.orm import Session
 
 from fiberstore.aio_lifecycle import ThreadedCheckpoints, ThreadedVersions
 from fiberstore.aio_queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
-from fiberstore.duckdb import DuckDBStorage, Transaction
-from fiberstore.engine import DEFAULT_POOL_SIZE
 from fiberstore.errors import DatabaseError
 from fiberstore.lifecycle import (
     DEFAULT_STEP_ROWS,
@@ -33,7 +30,8 @@ from fiberstore.lifecycle import (
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.storage import DEFAULT_LIMIT
-from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Call, StorageStats
+from fiberstore.storages import SqlStorage, Transaction
+from fiberstore.telemetry import Call, StorageStats
 from fiberstore.where import Condition
 from fiberstore.workers import OneWorker, Threads, Worker, Workers
 
@@ -163,49 +161,21 @@ class AsyncTransaction:
         self.versions = ThreadedVersions(transaction.versions, threads)
 
 
-class AsyncDuckDBStorage(AsyncLifecycleStorage):
-    """``DuckDBStorage`` in coroutines: same arguments, same contract, for use in one event loop.
+class AsyncSqlStorage(AsyncLifecycleStorage):
+    """A ``SqlStorage`` in coroutines: same contract, for use in one event loop.
 
     Calls run on threads of its own, one for each connection of the pool. A call that is cancelled while it
     waits for a thread has not happened; one that is cancelled later goes on in its thread and happens wholly
     or not at all. A cancelled ``transaction()`` is rolled back, unless it was committing already.
 
-    Opening happens in the constructor, in the calling thread; it is quick unless the write-ahead log of a
-    killed process has to be replayed.
-
     Args:
-        target: A path, a ``duckdb:///`` URL, or ``":memory:"``; see ``DuckDBStorage``.
-        config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
-        read_only: Open an existing file for reading only.
-        pool_size: Connections and threads, >= 1; as many calls run side by side.
-        lock_timeout_s: Seconds to wait, >= 0, while another process holds the file; the loop waits too.
-        slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
-
-    Raises:
-        StorageLockedError: Another process holds the file, and has not let it go in time.
-        DatabaseError: The file cannot be opened, or is no DuckDB database.
-        ValueError: An argument is out of bounds.
+        storage: The storage, which is closed with this.
+        threads: How many calls run side by side, >= 1.
     """
 
-    def __init__(
-        self,
-        target: str | os.PathLike[str],
-        *,
-        config_version: int = 0,
-        read_only: bool = False,
-        pool_size: int = DEFAULT_POOL_SIZE,
-        lock_timeout_s: float = 0.0,
-        slow_call_s: float = DEFAULT_SLOW_CALL_S,
-    ) -> None:
-        self._storage = DuckDBStorage(
-            target,
-            config_version=config_version,
-            read_only=read_only,
-            pool_size=pool_size,
-            lock_timeout_s=lock_timeout_s,
-            slow_call_s=slow_call_s,
-        )
-        self._workers = Workers(pool_size)
+    def __init__(self, storage: SqlStorage, threads: int) -> None:
+        self._storage = storage
+        self._workers = Workers(threads)
 
     @property
     def engine(self) -> sa.Engine:
@@ -237,11 +207,11 @@ class AsyncDuckDBStorage(AsyncLifecycleStorage):
         self._storage.__getstate__()
 
     def stats(self) -> StorageStats:
-        """See ``DuckDBStorage.stats``."""
+        """See ``SqlStorage.stats``."""
         return self._storage.stats()
 
     def on_call(self, hook: Callable[[Call], None]) -> None:
-        """See ``DuckDBStorage.on_call``; the thread is a worker, and has the task's context variables."""
+        """See ``SqlStorage.on_call``; the thread is a worker, and has the task's context variables."""
         self._storage.on_call(hook)
 
     def session(self) -> Session:
@@ -278,10 +248,6 @@ class AsyncDuckDBStorage(AsyncLifecycleStorage):
     async def init_schema(self) -> None:
         """See ``Storage.init_schema``."""
         await self._workers.run(self._storage.init_schema)
-
-    async def backup(self, target: str | os.PathLike[str]) -> None:
-        """See ``DuckDBStorage.backup``."""
-        await self._workers.run(self._storage.backup, target)
 
     @property
     def logs(self) -> ThreadedLogs:

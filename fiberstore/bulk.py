@@ -16,14 +16,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from uuid import UUID
 
-import duckdb
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import ARROW_TABLE, Connection
-from fiberstore.errors import ConflictError, is_duplicate_key
+from fiberstore.connections import ARROW_TABLE, Connection, Row
 from fiberstore.lifecycle import Merged
-from fiberstore.prepared import dbapi_connection
+from fiberstore.prepared import connection_of
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,
@@ -130,20 +128,20 @@ def update_fibers(session: Session | Connection, fibers: Sequence[FiberRecord]) 
 def versions_of(session: Session | Connection, fiber_ids: Collection[UUID]) -> dict[UUID, int]:
     """Return the config version of each of these fibers that is stored."""
     sql = f"SELECT f.fiber_id, f.config_version FROM fibers AS f JOIN {ARROW_TABLE} USING (fiber_id)"
-    rows = _execute(session, sql, {"fiber_id": _uuids(_integers(fiber_ids))})
+    rows = _rows(session, sql, {"fiber_id": _uuids(_integers(fiber_ids))})
     return {fiber_id: int(str(version)) for fiber_id, version in rows if isinstance(fiber_id, UUID)}
 
 
 def places_of(session: Session | Connection, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
     """Return the fiber that is stored for each of these ids: its own, or the one it has become part of."""
-    rows = _execute(
+    rows = _rows(
         session,
         "SELECT batch.fiber_id, coalesce(own.fiber_id, survivor.fiber_id) AS place "
         f"FROM {ARROW_TABLE} AS batch "
         "LEFT JOIN fibers AS own ON own.fiber_id = batch.fiber_id "
         "LEFT JOIN fiber_merges AS m ON m.fiber_id = batch.fiber_id "
         "LEFT JOIN fibers AS survivor ON survivor.fiber_id = m.survivor_id "
-        "WHERE place IS NOT NULL",
+        "WHERE coalesce(own.fiber_id, survivor.fiber_id) IS NOT NULL",
         {"fiber_id": _uuids(_integers(fiber_ids))},
     )
     return {
@@ -170,13 +168,14 @@ def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) 
         "AND (lost.first < fibers.first_activity OR lost.last > fibers.last_activity)"
     )
     memberships = write(
-        "INSERT OR IGNORE INTO fiber_memberships (log_id, fiber_id, config_version) "
+        "INSERT INTO fiber_memberships (log_id, fiber_id, config_version) "
         "SELECT m.log_id, batch.survivor, min(m.config_version) "
-        f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser GROUP BY ALL"
+        f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser "
+        "GROUP BY m.log_id, batch.survivor ON CONFLICT DO NOTHING"
     )
     write(
-        "INSERT OR IGNORE INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor "
-        f"FROM fiber_pins AS p JOIN {ARROW_TABLE} AS batch ON p.fiber_id = batch.loser"
+        "INSERT INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor FROM fiber_pins AS p "
+        f"JOIN {ARROW_TABLE} AS batch ON p.fiber_id = batch.loser ON CONFLICT DO NOTHING"
     )
     # A survivor may have been merged before, and stored again.
     write(f"DELETE FROM fiber_merges WHERE fiber_id IN (SELECT survivor FROM {ARROW_TABLE})")
@@ -185,8 +184,8 @@ def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) 
         f"FROM {ARROW_TABLE} AS batch WHERE fiber_merges.survivor_id = batch.loser"
     )
     write(
-        "INSERT OR REPLACE INTO fiber_merges (fiber_id, survivor_id) "
-        f"SELECT loser, survivor FROM {ARROW_TABLE}"
+        f"INSERT INTO fiber_merges (fiber_id, survivor_id) SELECT loser, survivor FROM {ARROW_TABLE} "
+        "ON CONFLICT (fiber_id) DO UPDATE SET survivor_id = excluded.survivor_id"
     )
     gone = {
         table: write(f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})")
@@ -195,15 +194,24 @@ def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) 
     return Merged(gone["fibers"], memberships)
 
 
-def memberships_among(
-    session: Session | Connection, log_ids: Collection[UUID]
-) -> list[tuple[object, object]]:
+def update_texts(session: Session | Connection, texts: Mapping[UUID, str]) -> int:
+    """Replace the texts of logs. Return how many of them are stored."""
+    columns = {"log_id": _uuids(_integers(texts.keys())), "raw_text": _texts(list(texts.values()))}
+    return _write(
+        session,
+        f"UPDATE raw_logs SET raw_text = batch.raw_text FROM {ARROW_TABLE} AS batch "
+        "WHERE raw_logs.log_id = batch.log_id",
+        columns,
+    )
+
+
+def memberships_among(session: Session | Connection, log_ids: Collection[UUID]) -> list[Row]:
     """Return the log id and the config version of every membership of these logs in stored fibers."""
     sql = (
         f"SELECT m.log_id, m.config_version FROM fiber_memberships AS m JOIN {ARROW_TABLE} USING (log_id) "
         "JOIN fibers AS f ON f.fiber_id = m.fiber_id"
     )
-    return [(row[0], row[1]) for row in _execute(session, sql, {"log_id": _uuids(_integers(log_ids))})]
+    return [(row[0], row[1]) for row in _rows(session, sql, {"log_id": _uuids(_integers(log_ids))})]
 
 
 def insert_batch(session: Session | Connection, table: str, batch: "pa.RecordBatch") -> int:
@@ -231,26 +239,13 @@ def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
 
 
 def _insert_new(session: Session | Connection, table: str, columns: Columns) -> int:
-    names = ", ".join(columns)
-    rows = f"INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"
-    if not dbapi_connection(session).in_transaction:
-        # To look for known keys takes up to half of the time, and there are rarely any. Where a failed
-        # statement ends no transaction, it is tried without.
-        try:
-            return _count(_execute(session, f"INSERT {rows}", columns))
-        except duckdb.ConstraintException as error:
-            if not is_duplicate_key(error):
-                raise
-    return _write(session, f"INSERT OR IGNORE {rows}", columns)
+    inserted = connection_of(session).insert_new(table, _batch(columns))
+    expire(session)
+    return inserted
 
 
 def _write(session: Session | Connection, sql: str, columns: Columns) -> int:
-    try:
-        written = _count(_execute(session, sql, columns))
-    except duckdb.ConstraintException as error:
-        if is_duplicate_key(error):  # committed after this transaction's snapshot, so not ignored
-            raise ConflictError(str(error).partition("\n")[0]) from error
-        raise
+    written = connection_of(session).write_with_batch(sql, _batch(columns))
     expire(session)
     return written
 
@@ -261,15 +256,14 @@ def expire(session: Session | Connection) -> None:
         session.expire_all()
 
 
-def _count(rows: list[tuple[object, ...]]) -> int:
-    return int(str(rows[0][0]))
+def _rows(session: Session | Connection, sql: str, columns: Columns) -> list[Row]:
+    return connection_of(session).fetch_with_batch(sql, _batch(columns))
 
 
-def _execute(session: Session | Connection, sql: str, columns: Columns) -> list[tuple[object, ...]]:
+def _batch(columns: Columns) -> "pa.RecordBatch":
     import pyarrow as pa
 
-    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    return dbapi_connection(session).execute_arrow(sql, batch)
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 
 # Records may have skipped their validation (`model_copy` and `model_construct` do), so values are checked:

@@ -24,9 +24,9 @@ class Mark:
     """A place in the order in which rows arrive: what a snapshot has seen of it.
 
     Attributes:
-        newest_id: Id of the newest row; None if there was none.
-        number: Its number in the order then. A row that changes moves to the end, and gets a larger one; in a
-            copy of the database it may have a smaller one.
+        newest_id: Id of the newest row; None if there was none, or if all of its number was seen.
+        number: Its number in the order then. On DuckDB, a row that changes moves to the end and gets a larger
+            one; in a copy of the database it may have a smaller one.
         holes: Where rows were missing that may have arrived later, as first and last, counted back from the
             newest.
     """
@@ -82,14 +82,14 @@ def decode(query: str, cursor: str) -> Place:
                 )
             key = (_number(number), _id(id_))
             return Place(forward, key, _mark(mark), bound_to[_DIGEST_CHARS:])
-        case [str(), int(), *_]:
+        case [None | str(), int(), *_]:
             raise CursorError(f"{cursor!r:.100} is the position of a tail, not the cursor of a page")
     raise CursorError(f"{cursor!r:.100} is no cursor of this release")
 
 
 def encode_position(mark: Mark) -> str:
     """Return a place without holes in the order of arrival as the position of a tail."""
-    return "" if mark.newest_id is None else _pack(_fields(mark))
+    return "" if mark == NOTHING_SEEN else _pack(_fields(mark))
 
 
 def decode_position(position: str) -> Mark:
@@ -104,7 +104,7 @@ def decode_position(position: str) -> Mark:
     match _unpack(position):
         case [str(), bool(), *_]:
             raise CursorError(f"{position!r:.100} is the cursor of a page, not the position of a tail")
-        case [str(), _] as fields:
+        case [None | str(), int()] as fields:
             return _mark(fields)
     raise CursorError(f"{position!r:.100} is no position of this release")
 

@@ -5,22 +5,24 @@ statement failed takes no more statements and no commit, transactions that chang
 (see ``fiberstore.changes``), and a statement is parsed once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from itertools import islice
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING, ClassVar, Never
 
 import duckdb
+from sqlalchemy.engine import Dialect
 
-from fiberstore import process
+from fiberstore import connections, process
 from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
+from fiberstore.connections import ARROW_TABLE, Lock, Row
+from fiberstore.errors import ConflictError, is_duplicate_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ARROW_TABLE = "fiberstore_arrow_batch"
 FORKED = (
     "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
     "or fork first, and open the storage in one process only"
@@ -36,8 +38,8 @@ class _Begun(Enum):
     SNAPSHOT = 2
 
 
-class Connection:
-    """One DuckDB connection, as a DBAPI connection.
+class Connection(connections.Connection):
+    """One DuckDB connection, as a DBAPI connection and as the repositories need one.
 
     It knows the cursor whose result is still open, and takes part in the database's ``ChangeLock``.
     Without ``begin()`` every statement is a transaction of its own.
@@ -49,10 +51,12 @@ class Connection:
         unsettled: The writes that were on their way when the open transaction took its snapshot.
     """
 
+    engine_name: ClassVar[str] = "duckdb"
     autocommit = None  # SQLAlchemy asks; DuckDB has no such switch
     closed = False
 
-    def __init__(self, raw: duckdb.DuckDBPyConnection, database: str) -> None:
+    def __init__(self, raw: duckdb.DuckDBPyConnection, database: str, dialect: Dialect) -> None:
+        self.statement_dialect = dialect
         self.database_key = process.database_key(database)
         self.rows_written = 0
         self.notices: list[str] = []
@@ -143,6 +147,11 @@ class Connection:
                 "run it again"
             )
 
+    def take_lock(self, lock: Lock) -> None:
+        """See ``connections.Connection.take_lock``; what relies on rows waits like what changes them."""
+        if lock is not Lock.NOTHING:
+            self.lock_changes()
+
     def take_over(self, turn: Turn) -> None:
         """Hold the ``ChangeLock`` by a turn that the caller has waited for, until the transaction ends."""
         self._turn = turn
@@ -156,12 +165,8 @@ class Connection:
         self._turn = self._reader = self._stream = None
         self._unread = False
 
-    def execute_arrow(self, sql: str, batch: "pa.RecordBatch") -> list[tuple[object, ...]]:
-        """Run a statement that reads an Arrow batch under the table name ``ARROW_TABLE``.
-
-        Returns:
-            Its rows; a statement that writes has one, the number of rows written.
-        """
+    def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
+        """See ``connections.Connection.fetch_with_batch``."""
         if not self._scans_variables:
             return self._execute_registered(sql, batch)
         fiberstore_arrow_batch = batch  # DuckDB finds the variable by the table's name: a "replacement scan"
@@ -170,7 +175,26 @@ class Connection:
         del fiberstore_arrow_batch
         return rows
 
-    def _execute_registered(self, sql: str, batch: "pa.RecordBatch") -> list[tuple[object, ...]]:
+    def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
+        """See ``connections.Connection.write_with_batch``."""
+        with _conflicts():
+            return _count(self.fetch_with_batch(sql, batch))
+
+    def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
+        """See ``connections.Connection.insert_new``."""
+        names = ", ".join(batch.schema.names)
+        insert = f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
+        if not self.in_transaction:
+            # To look for known keys takes up to half of the time, and there are rarely any. Where a failed
+            # statement ends no transaction, it is tried without.
+            try:
+                return _count(self.fetch_with_batch(insert, batch))
+            except duckdb.ConstraintException as error:
+                if not is_duplicate_key(error):
+                    raise
+        return self.write_with_batch(f"{insert} ON CONFLICT DO NOTHING", batch)
+
+    def _execute_registered(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
         """Give the batch its name by a temporary view, which takes 1 ms longer."""
         with self._statement(sql):
             self._raw.register(ARROW_TABLE, batch)
@@ -178,41 +202,56 @@ class Connection:
         self._raw.unregister(ARROW_TABLE)
         return rows
 
-    def fetch_rows(self, sql: str, parameters: Sequence[object]) -> Iterator[tuple[object, ...]]:
-        """Run a statement without a cursor; its rows are to be read before the next statement.
+    def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
+        """See ``connections.Connection.fetch_rows``.
 
-        A page read row by row, not from a list, gives Python's garbage collector a fifth less to do.
+        It runs without a cursor. A page read row by row, not from a list, gives Python's garbage collector a
+        fifth less to do.
         """
         with self._statement(sql):
-            self._raw.execute(self._parsed(sql), parameters)
+            self._raw.execute(self._parsed(sql), values)
         self._unread = True
         return self._unread_rows()
 
-    def _unread_rows(self) -> Iterator[tuple[object, ...]]:
+    def write(self, sql: str, values: Sequence[object] = ()) -> int:
+        """See ``connections.Connection.write``."""
+        with _conflicts():
+            rows = list(self.fetch_rows(sql, values))
+        return _count(rows) if rows else 0  # DDL has none
+
+    def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
+        """See ``connections.Connection.stream_rows``."""
+        cursor = self.cursor()
+        try:
+            cursor.execute(sql, values)
+            while rows := cursor.fetchmany(batch_rows):
+                yield rows
+        finally:
+            cursor.close()
+
+    def _unread_rows(self) -> Iterator[Row]:
         while rows := self.fetch(_ROWS_AT_ONCE):
             yield from rows
             if len(rows) < _ROWS_AT_ONCE:
                 break
         self._unread = False
 
-    def arrow_batches(
-        self, sql: str, parameters: Sequence[object], batch_rows: int
-    ) -> Iterator["pa.RecordBatch"]:
-        """Run a SELECT; its rows come as Arrow batches, as they are asked for.
+    def stream_arrow(
+        self, sql: str, values: Sequence[object], batch_rows: int, schema: "pa.Schema"
+    ) -> Generator["pa.RecordBatch"]:
+        """See ``connections.Connection.stream_arrow``.
 
         No other statement runs meanwhile. So in a transaction all rows are fetched first.
-
-        Args:
-            sql: The statement.
-            parameters: Its values.
-            batch_rows: Most rows of a batch.
         """
+        del schema
         with self._statement(sql):
-            relation = self._raw.sql(sql, params=list(parameters))
+            relation = self._raw.sql(sql, params=list(values))
             if self.in_transaction:
-                return iter(relation.to_arrow_table().to_batches(max_chunksize=batch_rows))
-            self._stream = relation.to_arrow_reader(batch_rows)
-        return self._streamed(self._stream)
+                batches = relation.to_arrow_table().to_batches(max_chunksize=batch_rows)
+            else:
+                self._stream = relation.to_arrow_reader(batch_rows)
+                batches = self._streamed(self._stream)
+        yield from batches
 
     def _streamed(self, stream: "pa.RecordBatchReader") -> Iterator["pa.RecordBatch"]:
         while True:
@@ -234,7 +273,7 @@ class Connection:
                 self._raw.execute(self._parsed(sql), parameters)
         self._reader, self._unread = cursor, True
 
-    def result(self) -> tuple[int, Sequence[tuple[object, ...]] | None]:
+    def result(self) -> tuple[int, Sequence[Row] | None]:
         """Return the row count (-1 unless rows were changed) and the columns of the open result."""
         return self._raw.rowcount, self._raw.description
 
@@ -242,7 +281,7 @@ class Connection:
         """Tell whether the open result is that cursor's."""
         return self._reader is cursor
 
-    def fetch(self, size: int | None) -> list[tuple[object, ...]]:
+    def fetch(self, size: int | None) -> list[Row]:
         """Return the next rows of the open result, all if ``size`` is None."""
         with self._driver():
             return self._raw.fetchall() if size is None else self._raw.fetchmany(size)
@@ -355,6 +394,22 @@ class Connection:
             turn.end(changed=changed)
 
 
+@contextmanager
+def _conflicts() -> Iterator[None]:
+    """Tell a key that was committed after this transaction's snapshot, which DuckDB does not pass over."""
+    try:
+        yield
+    except duckdb.ConstraintException as error:
+        if is_duplicate_key(error):
+            raise ConflictError(str(error).partition("\n")[0]) from error
+        raise
+
+
+def _count(rows: Sequence[Row]) -> int:
+    ((count,),) = rows
+    return int(count)
+
+
 class _Inherited:
     """Stands in a forked child where the parent's connection was: it ends quietly, and does nothing else."""
 
@@ -379,9 +434,9 @@ class Cursor:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.description: Sequence[tuple[object, ...]] | None = None
+        self.description: Sequence[Row] | None = None
         self.rowcount = -1
-        self._rest: Iterator[tuple[object, ...]] | None = None
+        self._rest: Iterator[Row] | None = None
 
     def execute(self, statement: str, parameters: Sequence[object] | None = None) -> None:
         """Execute a statement."""
@@ -391,19 +446,19 @@ class Cursor:
         """Execute a statement once for each set of parameters."""
         self._run(statement, list(parameters), many=True)
 
-    def fetchone(self) -> tuple[object, ...] | None:
+    def fetchone(self) -> Row | None:
         """Return the next row, or None."""
         rows = self.fetchmany(1)
         return rows[0] if rows else None
 
-    def fetchmany(self, size: int | None = None) -> list[tuple[object, ...]]:
+    def fetchmany(self, size: int | None = None) -> list[Row]:
         """Return the next ``size`` rows, or what is left of them."""
         size = self.arraysize if size is None else size
         if self.connection.is_read_by(self):
             return self.connection.fetch(size)
         return list(islice(self._kept(), size))
 
-    def fetchall(self) -> list[tuple[object, ...]]:
+    def fetchall(self) -> list[Row]:
         """Return the rows that are left."""
         if not self.connection.is_read_by(self):
             return list(self._kept())
@@ -428,7 +483,7 @@ class Cursor:
             self.description = None
             self.close()
 
-    def _kept(self) -> Iterator[tuple[object, ...]]:
+    def _kept(self) -> Iterator[Row]:
         if self._rest is None:
             raise duckdb.InvalidInputException("this result was closed by a rollback or by the cursor")
         return self._rest

@@ -118,7 +118,7 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
             raw = process.opened(
                 database, lambda: duckdb.connect(database, read_only, config), lambda opened: opened.close()
             )
-            connection = Connection(raw, database)
+            connection = Connection(raw, database, self)
         raw.execute("SET TimeZone = 'UTC'")
         return connection
 

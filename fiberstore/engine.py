@@ -55,7 +55,7 @@ def create_engine(
             with a file is said by the first connection.
     """
     url = _url(target)
-    _check_least("pool_size", pool_size, 1)
+    check_least("pool_size", pool_size, 1)
     check_seconds("pool_timeout_s", pool_timeout_s)
     in_memory = (url.database or "").startswith(":memory:")
     if in_memory and read_only:
@@ -131,7 +131,8 @@ def check_seconds(argument: str, value: float) -> None:
         raise ValueError(f"{argument} must be at least 0, got {value}")
 
 
-def _check_least(argument: str, value: int, least: int) -> None:
+def check_least(argument: str, value: int, least: int) -> None:
+    """Raise ``TypeError`` unless the value is an ``int``, ``ValueError`` if it is less than ``least``."""
     if type(value) is not int:
         raise TypeError(f"{argument} must be an int, got {value!r}")
     if value < least:
@@ -150,7 +151,7 @@ def _settings(
     for argument, (setting, value, least, unit) in given.items():
         if value is None:
             continue
-        _check_least(argument, value, least)
+        check_least(argument, value, least)
         settings[setting] = f"{value}{unit}"
     return settings
 

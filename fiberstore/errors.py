@@ -26,6 +26,7 @@ The drivers are imported where an error is translated: a program that only makes
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
@@ -35,6 +36,11 @@ _NO_TABLE = re.compile(
     "Table with name (raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges"
     "|fiber_pins|log_pins) does not exist"
 )
+_NO_RELATION = re.compile(
+    'relation "(raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges'
+    '|fiber_pins|log_pins)" does not exist'
+)
+LONGEST_INDEXED_BYTES = 2_700
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file ""')
 _DAMAGE = re.compile(
@@ -240,7 +246,15 @@ def translate_errors() -> Iterator[None]:
                 raise DatabaseError(_first_line(error)) from error
             case duckdb.Error():
                 raise _storage_error(error) from error
+        if is_postgresql_error(error):
+            raise _storage_error(error) from error
         raise
+
+
+def is_postgresql_error(error: BaseException) -> bool:
+    """Tell an error of psycopg, which need not be installed, from others."""
+    psycopg = sys.modules.get("psycopg")
+    return psycopg is not None and isinstance(error, psycopg.Error)
 
 
 def is_duplicate_key(error: BaseException) -> bool:
@@ -255,6 +269,29 @@ def _place(value: str | None) -> str:
 
 
 def _storage_error(error: BaseException) -> StorageError:
+    return _postgresql_error(error) if is_postgresql_error(error) else _duckdb_error(error)
+
+
+def _postgresql_error(error: BaseException) -> StorageError:
+    from psycopg import errors
+
+    message = _first_line(error)
+    match error:
+        case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
+            return ConflictError(message)
+        case errors.ProgramLimitExceeded() if "index row" in message:
+            return SerializationError(
+                f"{message}. PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a "
+                "fiber_type or the name of a checkpoint; shorten it"
+            )
+        case errors.DataError():
+            return SerializationError(message)
+        case errors.UndefinedTable() if _NO_RELATION.search(message):
+            return DatabaseError(f"{message}. init_schema() builds the tables")
+    return DatabaseError(message)
+
+
+def _duckdb_error(error: BaseException) -> StorageError:
     import duckdb
 
     message = _first_line(error)

@@ -8,17 +8,20 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from fiberstore.dialect import UBigInteger
 from fiberstore.errors import SerializationError
-from fiberstore.records import MAX_CONFIG_VERSION, as_utc, check_text, dump_json
+from fiberstore.records import MAX_CONFIG_VERSION, as_utc, check_text, dump_json, from_epoch_us
 
 
 class Timestamp(sa.TypeDecorator[datetime]):
@@ -39,11 +42,13 @@ class Timestamp(sa.TypeDecorator[datetime]):
 
 
 def stored_time(value: object) -> datetime:
-    """Return in ``datetime.UTC`` what DuckDB hands out for a ``TIMESTAMPTZ``.
+    """Return in ``datetime.UTC`` what a driver hands out for a ``TIMESTAMPTZ``, also as µs since 1970.
 
     Raises:
         SerializationError: It lies outside the years 1 to 9999.
     """
+    if isinstance(value, int):
+        return from_epoch_us(value)
     if not isinstance(value, datetime) or value.tzinfo is None:  # then it is text, or 'infinity'
         raise SerializationError(f"stored timestamp {value} is outside the years 1 to 9999")
     return value.astimezone(UTC)
@@ -52,7 +57,7 @@ def stored_time(value: object) -> datetime:
 class UnsignedBigInt(sa.TypeDecorator[int]):
     """``UBIGINT``: 0 to 2**64 - 1."""
 
-    impl = UBigInteger
+    impl = UBigInteger().with_variant(sa.Numeric(20, 0), "postgresql")  # which has no unsigned integers
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
@@ -66,11 +71,16 @@ class UnsignedBigInt(sa.TypeDecorator[int]):
             raise ValueError(f"expected 0 to 2**64 - 1, got {value}")
         return value
 
+    def process_result_value(self, value: Decimal | int | None, dialect: Dialect) -> int | None:
+        """Return an int, whatever the driver makes of the number."""
+        del dialect
+        return None if value is None else int(value)
+
 
 class Text(sa.TypeDecorator[str]):
-    """``VARCHAR``: text that UTF-8 can hold, without NUL."""
+    """``VARCHAR``: text that UTF-8 can hold, without NUL; in the order of its code points."""
 
-    impl = sa.String
+    impl = sa.String().with_variant(sa.Text(collation="C"), "postgresql")
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
@@ -80,7 +90,7 @@ class Text(sa.TypeDecorator[str]):
 
 
 class Json(sa.JSON):
-    """``JSON``: any JSON value; None is SQL NULL, ``sqlalchemy.JSON.NULL`` is JSON's null."""
+    """``JSON``, or ``JSONB``: any JSON value; None is SQL NULL, ``sqlalchemy.JSON.NULL`` is JSON's null."""
 
     def __init__(self) -> None:
         super().__init__(none_as_null=True)
@@ -94,6 +104,11 @@ class Json(sa.JSON):
         """Refuse NaN and Infinity, which DuckDB accepts from other clients."""
         del dialect, coltype
         return load_json
+
+
+@compiles(Json, "postgresql")
+def _jsonb(_type: Json, _compiler: SQLCompiler, **_options: object) -> str:
+    return "JSONB"
 
 
 def load_json(text: str | None) -> JsonValue:

@@ -5,15 +5,15 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("fiberstore.otel needs OpenTelemetry: install fiberstore[otel]") from error
 
-from fiberstore.aio import AsyncDuckDBStorage
-from fiberstore.duckdb import DuckDBStorage
+from fiberstore.aio import AsyncSqlStorage
+from fiberstore.storages import SqlStorage
 from fiberstore.telemetry import Call
 
 _NS_PER_S = 1_000_000_000
 
 
 def instrument(
-    storage: DuckDBStorage | AsyncDuckDBStorage,
+    storage: SqlStorage | AsyncSqlStorage,
     *,
     tracer_provider: trace.TracerProvider | None = None,
     meter_provider: metrics.MeterProvider | None = None,
@@ -28,13 +28,14 @@ def instrument(
         tracer_provider: Where spans go. Default: the global one.
         meter_provider: Where the histogram ``db.client.operation.duration`` goes. Default: the global one.
     """
+    system = storage.engine.dialect.name
     tracer = trace.get_tracer("fiberstore", tracer_provider=tracer_provider)
     durations = metrics.get_meter("fiberstore", meter_provider=meter_provider).create_histogram(
         "db.client.operation.duration", unit="s", description="Duration of calls of the storage"
     )
 
     def record(call: Call) -> None:
-        attributes: dict[str, str | int] = {"db.system.name": "duckdb", "db.operation.name": call.method}
+        attributes: dict[str, str | int] = {"db.system.name": system, "db.operation.name": call.method}
         if call.error is not None:
             attributes["error.type"] = type(call.error).__qualname__
         durations.record(call.duration_s, attributes)

@@ -7,25 +7,23 @@ them to the driver. SQLAlchemy's events and ``echo`` do not see them.
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from functools import cache, cached_property
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import Connection
-from fiberstore.dialect import FiberstoreDialect
+from fiberstore.connections import Connection
 from fiberstore.models import RawLog
 
 R = TypeVar("R")
 
 
-def dbapi_connection(session: Session | Connection) -> Connection:
-    """Return the DBAPI connection of a session's present transaction, after an autoflush.
+def connection_of(session: Session | Connection) -> Connection:
+    """Return the connection of a session's present transaction, after an autoflush.
 
     Raises:
-        TypeError: The session's engine has another dialect.
+        TypeError: The session's engine is another's.
     """
     if isinstance(session, Connection):
         return session
@@ -38,14 +36,10 @@ def dbapi_connection(session: Session | Connection) -> Connection:
     return connection
 
 
-@cache
-def _dialect() -> FiberstoreDialect:
-    return FiberstoreDialect(dbapi=FiberstoreDialect.import_dbapi())
-
-
-def compiled(statement: sa.Executable) -> tuple[str, list[Any]]:
+def compiled(session: Session | Connection, statement: sa.Executable) -> tuple[str, list[Any]]:
     """Return the SQL and the values of a statement that is made for one call, as the driver takes them."""
-    found = cast("Any", statement).compile(dialect=_dialect(), compile_kwargs={"render_postcompile": True})
+    dialect = connection_of(session).statement_dialect
+    found = cast("Any", statement).compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
     values, escaped = found.params, found.escaped_bind_names  # SQLAlchemy 2.0 may rename those with a dot
     return str(found), [values[name if name in values else escaped[name]] for name in found.positiontup]
 
@@ -54,17 +48,12 @@ class Prepared(Generic[R]):
     """A statement with named ``sqlalchemy.bindparam``s, and with rows ``R`` of the driver's own values.
 
     Args:
-        statement: A SELECT, or an INSERT or UPDATE without RETURNING: it has one row, the number of rows
-            written.
+        statement: A SELECT for ``rows``, or an INSERT or UPDATE without RETURNING for ``write``.
     """
 
     def __init__(self, statement: sa.Executable) -> None:
         self._statement = statement
-
-    @cached_property
-    def _compiled(self) -> tuple[str, list[str]]:
-        found = cast("Any", self._statement).compile(dialect=_dialect())
-        return str(found), found.positiontup
+        self._compiled: dict[str, tuple[str, list[str]]] = {}
 
     def rows(self, session: Session | Connection, values: Mapping[str, object]) -> Iterator[R]:
         """Return the rows, to be read before the next statement.
@@ -73,9 +62,21 @@ class Prepared(Generic[R]):
             session: On an engine of ``fiberstore.create_engine``.
             values: The value of each parameter, as the driver takes it.
         """
-        sql, names = self._compiled
-        rows = dbapi_connection(session).fetch_rows(sql, [values[name] for name in names])
-        return cast("Iterator[R]", rows)
+        connection = connection_of(session)
+        return cast("Iterator[R]", connection.fetch_rows(*self._of(connection, values)))
+
+    def write(self, session: Session | Connection, values: Mapping[str, object]) -> int:
+        """Return how many rows were written; the arguments are those of ``rows``."""
+        connection = connection_of(session)
+        return connection.write(*self._of(connection, values))
+
+    def _of(self, connection: Connection, values: Mapping[str, object]) -> tuple[str, list[object]]:
+        known = self._compiled.get(connection.engine_name)
+        if known is None:
+            found = cast("Any", self._statement).compile(dialect=connection.statement_dialect)
+            known = self._compiled[connection.engine_name] = (str(found), found.positiontup)
+        sql, names = known
+        return sql, [values[name] for name in names]
 
 
 class PreparedPages(Generic[R]):

@@ -6,6 +6,7 @@ the text of most databases. Both are refused. Everything else comes back as it w
 """
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 from uuid import UUID
@@ -28,6 +29,7 @@ MAX_CONFIG_VERSION = 2**64 - 1
 MAX_ROWS = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _set = object.__setattr__  # past the models' own, which are frozen
+_LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<number>-?\d(?:\.\d+)?e\+\d+)')
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
@@ -127,11 +129,19 @@ def dump_json(value: JsonValue) -> str | None:
         return None
     try:
         text = _encode(value)
+        if "e+" in text:
+            text = _LARGE_FLOAT.sub(_written_out, text)
         if "\\u0000" in text and _holds_nul(value):
             raise ValueError("a string holds NUL")
         return check_text(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError(f"attributes are not storable JSON: {error}") from error
+
+
+def _written_out(found: re.Match[str]) -> str:
+    """Write a large float with all its digits and ``.0``: without them, PostgreSQL makes it an integer."""
+    number = found["number"]
+    return f"{float(number):.1f}" if number else found[0]
 
 
 def _holds_nul(value: JsonValue) -> bool:

@@ -82,7 +82,7 @@ def upgrade(engine: sa.Engine) -> None:
         SchemaVersionError: The database is at a revision this release does not know; it is left alone.
         DatabaseError: Tables or indexes of the same names are others; they are left alone.
     """
-    with _alembic_lock, engine.connect() as connection:
+    with _alembic_lock, _connected(engine) as connection:
         scripts = _scripts()
         found, newest = current(connection), str(scripts.get_current_head())
         if found == newest:
@@ -93,10 +93,24 @@ def upgrade(engine: sa.Engine) -> None:
         back_up_before_rewrite(connection)
         try:
             with connection.begin():
+                _keep_others_out(connection)
                 command.upgrade(_config(connection), "head")
         except CommandError as error:
             raise DatabaseError(str(error)) from error
         _logger.info("the database is migrated from revision %s to %s", found, newest)
+
+
+def _connected(engine: sa.Engine) -> sa.Connection:
+    """Return a connection that sees what another process has committed while this one waited for it."""
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="READ COMMITTED")
+    return engine.connect()
+
+
+def _keep_others_out(connection: sa.Connection) -> None:
+    """Wait until no other process migrates the database; only one at a time has a DuckDB file."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(VERSION_TABLE))))
 
 
 def back_up_before_rewrite(connection: sa.Connection) -> Path | None:
@@ -107,11 +121,13 @@ def back_up_before_rewrite(connection: sa.Connection) -> Path | None:
 
     Returns:
         The copy, beside the database: its name and ``.before-``, the newest revision and the time. None if
-        there is no need of one, or the database is in memory.
+        there is no need of one, or the database is in memory or a server's.
 
     Raises:
         DatabaseError: The copy cannot be written; the database should be left as it is.
     """
+    if connection.dialect.name != "duckdb":
+        return None
     database, scripts = connection.engine.url.database or "", _scripts()
     found, newest = current(connection), str(scripts.get_current_head())
     has_tables = bool(sa.inspect(connection).get_table_names())

@@ -9,15 +9,15 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.util import CommandError
 
 from fiberstore import models
-from fiberstore.engine import create_engine
+from fiberstore.opening import create_engine, is_postgresql
 from fiberstore.schema import VERSION_TABLE, back_up_before_rewrite, is_ours
 
 # A migration must not import fiberstore: its types are written as the ones below them.
 _RENDERED = {
     models.Timestamp: "sa.TIMESTAMP(timezone=True)",
-    models.UnsignedBigInt: "UBigInteger()",
-    models.Text: "sa.String()",
-    models.Json: "sa.JSON()",
+    models.UnsignedBigInt: 'UBigInteger().with_variant(sa.Numeric(20, 0), "postgresql")',
+    models.Text: 'sa.String().with_variant(sa.Text(collation="C"), "postgresql")',
+    models.Json: 'sa.JSON().with_variant(JSONB(), "postgresql")',
 }
 
 
@@ -27,12 +27,24 @@ def render_item(kind: str, item: object, autogen_context: AutogenContext) -> str
         return False
     if isinstance(item, models.UnsignedBigInt):
         autogen_context.imports.add("from duckdb_engine.datatypes import UBigInteger")
+    if isinstance(item, models.Json):
+        autogen_context.imports.add("from sqlalchemy.dialects.postgresql import JSONB")
     return _RENDERED[type(item)]
 
 
+def named_database() -> str | None:
+    """Return the database that the command line or the environment names."""
+    return context.get_x_argument(as_dictionary=True).get("url") or os.environ.get("FIBERSTORE_URL")
+
+
+def offline_dialect() -> str:
+    """Return the dialect to write SQL text in."""
+    return "postgresql" if is_postgresql(named_database() or "") else "duckdb"
+
+
 def database_url() -> str:
-    """Return the database that the command line names."""
-    url = context.get_x_argument(as_dictionary=True).get("url") or os.environ.get("FIBERSTORE_URL")
+    """Return the database that is named, as there must be one."""
+    url = named_database()
     if not url:
         raise CommandError("no database given: use `alembic -x url=store.duckdb …` or set FIBERSTORE_URL")
     return url
@@ -51,7 +63,7 @@ def run(connection: sa.Connection | None) -> None:
     """Run the migrations, on a connection or (None) as SQL text."""
     context.configure(
         connection=connection,
-        dialect_name=None if connection else "duckdb",
+        dialect_name=None if connection else offline_dialect(),
         dialect_opts={} if connection else {"paramstyle": "named"},
         literal_binds=connection is None,
         target_metadata=models.Base.metadata,

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import postgres_server
 import pytest
+from sqlalchemy.engine import URL
 
 from fiberstore import DuckDBStorage
 
@@ -34,3 +36,17 @@ def storage(db_file: Path) -> Iterator[DuckDBStorage]:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
         yield storage
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url() -> Iterator[URL]:
+    """The URL of a PostgreSQL server, on which databases can be made."""
+    with postgres_server.server() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server_url: URL) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    with postgres_server.database(postgres_server_url) as url:
+        yield url

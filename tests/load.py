@@ -31,7 +31,7 @@ from fiberstore import (
     StoredLog,
 )
 from fiberstore.aio import AsyncTransaction
-from fiberstore.duckdb import Transaction
+from fiberstore.storages import Transaction
 from fiberstore.workers import OneWorker
 
 JOURNAL = datetime(2030, 1, 1, tzinfo=UTC)  # the time of the journal's logs is their position, in µs

@@ -14,7 +14,7 @@ from samples import a_fiber, some_logs
 from sqlalchemy.exc import OperationalError
 
 import fiberstore.changes
-import fiberstore.duckdb
+import fiberstore.storages
 from fiberstore import AsyncDuckDBStorage, ConflictError, DuckDBStorage, Fiber, FiberRecord
 from fiberstore.changes import ChangeLock, Turn
 
@@ -72,7 +72,7 @@ def test_a_conflict_that_lasts_is_raised_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
     call: Callable[[DuckDBStorage, FiberRecord], None],
 ) -> None:
-    monkeypatch.setattr(fiberstore.duckdb, "RETRY_TIMEOUT_S", RETRY_TIMEOUT_S)
+    monkeypatch.setattr(fiberstore.storages, "RETRY_TIMEOUT_S", RETRY_TIMEOUT_S)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with storage.transaction(), ThreadPoolExecutor(1) as thread:

@@ -11,17 +11,20 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+import postgres_server
 import pytest
 import sqlalchemy as sa
 from oracle import MemoryStorage
+from sqlalchemy.engine import URL
 from sync_face import SyncFace, running_loop
 
 from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
 from fiberstore.lifecycle import LifecycleStorage
+from fiberstore.postgresql import PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
 from fiberstore.testing.concurrency import together
-from fiberstore.testing.examples import IN_UTC, all_logs, log
+from fiberstore.testing.examples import IN_UTC, LONG_TEXT, all_logs, log
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,16 @@ def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
             yield store, face
         finally:
             face.run(store.close())
+
+
+@pytest.fixture(scope="module")
+def postgres_store(postgres_server_url: URL) -> Iterator[PostgresStorage]:
+    with (
+        postgres_server.database(postgres_server_url) as url,
+        PostgresStorage(url, config_version=TestPostgres.config_version) as store,
+    ):
+        store.init_schema()
+        yield store
 
 
 def _empty(engine: sa.Engine) -> None:
@@ -113,6 +126,27 @@ class TestDuckDBFile(_DuckDBFile, StorageContract):
 @pytest.mark.slow
 class TestMoreOfDuckDBFile(_DuckDBFile, QueryContract, LifecycleContract):
     pass
+
+
+class TestPostgres(StorageContract, QueryContract, LifecycleContract):
+    config_version = MAX_CONFIG_VERSION - 1
+    longest_name = LONG_TEXT[:2_000]
+    keeps_negative_zero = False
+
+    @pytest.fixture
+    def storage(self, postgres_store: PostgresStorage) -> LifecycleStorage:
+        _empty(postgres_store.engine)
+        return postgres_store
+
+    @pytest.fixture
+    def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
+        _empty(other_store.engine)
+        return other_store
+
+    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
+        assert isinstance(storage, PostgresStorage)
+        with storage.transaction() as transaction:
+            transaction.fibers.write_many(fibers)
 
 
 class _Async:

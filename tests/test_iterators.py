@@ -8,7 +8,7 @@ import pytest
 from samples import NOON, some_logs
 from sqlalchemy.exc import OperationalError
 
-import fiberstore.duckdb
+import fiberstore.storages
 from fiberstore import ConflictError, DuckDBStorage, FiberMembership, LogRecord, LogRepository
 
 BATCH_ROWS = 4
@@ -17,7 +17,7 @@ ALL_DAY = (NOON, NOON + timedelta(days=1))
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fiberstore.duckdb, "BATCH_ROWS", BATCH_ROWS)
+    monkeypatch.setattr(fiberstore.storages, "BATCH_ROWS", BATCH_ROWS)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9, 23])

@@ -190,7 +190,7 @@ def test_waiting_for_another_transaction_ends(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("fiberstore.duckdb.RETRY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("fiberstore.storages.RETRY_TIMEOUT_S", 0.0)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with storage.transaction(), ThreadPoolExecutor(1) as thread:

@@ -108,7 +108,7 @@ def test_conflicts_and_retries_are_counted_and_logged(
         late.result()
     stats = storage.stats()
     assert stats.conflicts == stats.retries >= 1
-    assert caplog.records[0].name == "fiberstore.duckdb"
+    assert caplog.records[0].name == "fiberstore.storages"
     assert caplog.records[0].getMessage() == "update_fiber met a conflict and is run again (1)"
     (log,) = some_logs(1)
     with pytest.raises(ConflictError), storage.transaction() as transaction:

@@ -64,7 +64,7 @@ METHODS = {
 
 # Each module may import those of the lines above its own, and nothing else of the package.
 LAYERS = (
-    ("errors", "ids", "printable", "process", "versioning"),
+    ("connections", "errors", "ids", "patterns", "printable", "process", "versioning"),
     ("cursors", "files", "records", "telemetry"),
     ("storage", "where"),
     ("queries",),
@@ -74,20 +74,24 @@ LAYERS = (
     ("appends", "changes"),
     ("dbapi",),
     ("dialect",),
-    ("models",),
+    ("functions", "models"),
     ("backup", "engine", "prepared"),
     ("compact", "schema", "workers"),
     ("aio_lifecycle", "aio_queries", "bulk", "exchange"),
     ("repositories",),
-    ("duckdb",),
-    ("aio", "doctor", "ingest", "testing"),
+    ("storages",),
+    ("aio",),
+    ("duckdb", "postgresql"),
+    ("doctor", "ingest", "opening", "testing"),
     ("demo", "otel", "rescue", "timeline_page"),
     ("cli",),
     ("__main__",),
 )
 NARROWER = {
     "errors": set[str](),
+    "connections": set[str](),
     "ids": set[str](),
+    "patterns": set[str](),
     "versioning": set[str](),
     "records": {"errors", "ids"},
     "storage": {"errors", "records"},

@@ -16,7 +16,7 @@ import pytest
 import writer_programs
 
 import fiberstore.changes
-import fiberstore.duckdb
+import fiberstore.storages
 from fiberstore import (
     BufferedWriter,
     BufferFullError,
@@ -348,7 +348,7 @@ def test_a_failed_flush_loses_nothing_and_keeps_the_order(
 def test_flush_raises_why_it_is_not_durable(storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another transaction changes rows for longer than a batch waits for it."""
     monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(fiberstore.duckdb, "RETRY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fiberstore.storages, "RETRY_TIMEOUT_S", 0.01)
     with BufferedWriter(storage, flush_rows=1) as writer:
         with storage.transaction():
             future = writer.write(fiber(1))

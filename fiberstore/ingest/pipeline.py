@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.ingest.correlate import Correlator
 from fiberstore.ingest.reader import read_sources
 from fiberstore.ingest.rules import Rules
 from fiberstore.queries import Fibers
 from fiberstore.records import LogRecord
 from fiberstore.repositories import LogRepository
+from fiberstore.storages import SqlStorage, Transaction
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -37,7 +37,7 @@ class IngestReport:
 
 
 def ingest(
-    storage: DuckDBStorage,
+    storage: SqlStorage,
     rules: Rules,
     *,
     batch_rows: int = DEFAULT_BATCH_ROWS,
@@ -100,7 +100,7 @@ def _register(transaction: Transaction, rules: Rules) -> None:
 
 
 def _store(
-    storage: DuckDBStorage, rules: Rules, correlator: Correlator, batch: list[LogRecord], before: IngestReport
+    storage: SqlStorage, rules: Rules, correlator: Correlator, batch: list[LogRecord], before: IngestReport
 ) -> IngestReport:
     with storage.transaction() as transaction:
         if not before.logs_read:

@@ -7,7 +7,6 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from fiberstore.duckdb import DuckDBStorage, Transaction
 from fiberstore.errors import CursorError, DatabaseError
 from fiberstore.ingest.correlate import Correlator
 from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS, join
@@ -16,6 +15,7 @@ from fiberstore.models import Fiber
 from fiberstore.queries import Fibers, Logs
 from fiberstore.records import StoredLog
 from fiberstore.repositories.versions import reprocess_checkpoint
+from fiberstore.storages import SqlStorage, Transaction
 
 _BEGINNING = ""
 
@@ -36,7 +36,7 @@ class ReprocessReport:
 
 
 def reprocess(
-    storage: DuckDBStorage,
+    storage: SqlStorage,
     rules: Rules,
     *,
     batch_rows: int = DEFAULT_BATCH_ROWS,
@@ -101,7 +101,7 @@ class _Run:
     stays: to read that page again is how to see what was stored since, at its end or late.
     """
 
-    def __init__(self, storage: DuckDBStorage, rules: Rules, transaction: Transaction) -> None:
+    def __init__(self, storage: SqlStorage, rules: Rules, transaction: Transaction) -> None:
         self.is_over = False
         self._storage = storage
         self._rules = rules

@@ -1,63 +1,49 @@
-"""The order in which rows were stored: DuckDB's ``rowid``.
+"""The order in which rows were stored."""
 
-A row that is stored later has a larger ``rowid``, also one that is changed in an indexed column, for then
-DuckDB deletes it and appends it again. A backup closes the gaps that deleted rows leave, which keeps the
-order. So a place in it is known by the id of the last row before it and its ``rowid`` then, as long as that
-row is there. Rows of a commit that is on its way may be missing before it (see ``fiberstore.appends``); a
-``Mark`` knows where.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.connections import Connection
 from fiberstore.cursors import Mark
-from fiberstore.dbapi import Connection
-from fiberstore.errors import ConflictError, CursorError
-from fiberstore.prepared import Prepared, dbapi_connection
 
-_BEFORE_ALL = -1
-_MOST_HOLES = 100
-_WAIT_S = 10.0
-# DuckDB's MAX_ROW_ID: from here on, rows of a transaction that has not committed.
-_FIRST_UNCOMMITTED: sa.ColumnElement[int] = sa.literal_column("36028797018960000", sa.BigInteger)
+T = TypeVar("T")
 
 
-class Arrival:
+@dataclass(frozen=True, slots=True)
+class News:
+    """Rows that have arrived after a place.
+
+    Attributes:
+        condition: Is true of them.
+        mark: The place up to which these are all.
+        wait: Waits for more of them, but not longer than so many seconds.
+    """
+
+    condition: sa.ColumnElement[bool]
+    mark: Mark
+    wait: Callable[[float], object]
+
+
+class Arrival(ABC):
     """The order in which the rows of a table were stored.
 
     Attributes:
-        rowid: The column to order by.
+        number: The number of a row in it, which a ``Mark`` holds.
+        order: What to order by.
     """
 
-    def __init__(self, table: sa.FromClause, id_: sa.ColumnElement[UUID]) -> None:
-        rowid: sa.ColumnElement[int] = sa.literal_column(f"{table.description}.rowid", sa.BigInteger)
-        self.rowid = rowid
-        self._is_committed = rowid < _FIRST_UNCOMMITTED
-        after = sa.and_(rowid > sa.bindparam("after"), self._is_committed)
-        self._ids = Prepared[tuple[UUID]](sa.select(id_).where(rowid == sa.bindparam("rowid")))
-        self._rowids = Prepared[tuple[int]](
-            sa.select(rowid).select_from(table).where(id_ == sa.bindparam("id"))
-        )
-        self._seen = Prepared[tuple[int, int | None]](
-            sa.select(sa.func.count(), sa.func.max(rowid)).select_from(table).where(after)
-        )
-        before = sa.func.coalesce(sa.func.lag(rowid).over(order_by=rowid), sa.bindparam("after"))
-        steps = (
-            sa.select(before.label("before"), rowid.label("here")).select_from(table).where(after).subquery()
-        )
-        self._holes = Prepared[tuple[int, int]](
-            sa.select(steps.c.before, steps.c.here)
-            .where(steps.c.here - steps.c.before > sa.literal_column("1"))
-            .order_by(steps.c.here)
-            .limit(sa.bindparam("limit"))
-        )
+    number: sa.ColumnElement[int]
+    order: Sequence[sa.ColumnElement[int]]
 
-    @contextmanager
-    def snapshot(self, session: Session | Connection, since: Mark | None) -> Iterator[Mark]:
+    @abstractmethod
+    def snapshot(self, session: Session | Connection, since: Mark | None) -> AbstractContextManager[Mark]:
         """Let all statements of the block see the same, and tell what that is in the order of arrival.
 
         Args:
@@ -65,116 +51,31 @@ class Arrival:
             since: The mark that an earlier snapshot has left, or None.
 
         Raises:
-            CursorError: The newest row of ``since`` is not there any more.
+            CursorError: What ``since`` has seen is not known any more.
             ConflictError: In a transaction: too much was on its way when it began; run it again.
         """
-        if not isinstance(session, Connection) or session.in_transaction:
-            yield self._mark(session, self._settled_by(session, since))
-            return
-        session.begin()
-        try:
-            settled = self._settled_by(session, since)
-            try:
-                mark = self._mark(session, settled)
-            except ConflictError:
-                settled, _ = self._seen_after(session, settled)
-                _begin_again(session)
-                mark = self._mark(session, settled)
-            yield mark
-        finally:
-            session.rollback()
 
-    @contextmanager
-    def news(self, connection: Connection, since: Mark) -> Iterator[tuple[int, Mark]]:
-        """Let all statements of the block see the same, in which nothing is missing up to some row.
+    @abstractmethod
+    def news(self, connection: Connection, since: Mark) -> AbstractContextManager[News]:
+        """Let all statements of the block see the same, and tell what is new in it, without gaps.
 
         Args:
             connection: Without an open transaction.
-            since: Up to where all was seen, without holes.
-
-        Yields:
-            The rowid after which rows are new, and the mark of the newest row up to which nothing is missing.
+            since: Up to where all was seen.
 
         Raises:
-            CursorError: The newest row of ``since`` is not there any more.
+            CursorError: What ``since`` has seen is not known any more.
             ConflictError: A write did not end within ten seconds.
         """
-        connection.begin()
-        try:
-            after = self._rowid_of(connection, since)
-            newest, count = self._seen_after(connection, after)
-            mark = Mark(self._id_at(connection, newest), newest) if newest > after else since
-            if count < newest - after and connection.unsettled:
-                _begin_again(connection)
-            yield after, mark
-        finally:
-            connection.rollback()
 
+    @abstractmethod
     def mark_at(self, session: Session | Connection, id_: UUID) -> Mark:
         """Return the mark of who has seen all up to a row, which is there, and nothing after it."""
-        ((rowid,),) = self._rowids.rows(session, {"id": id_})
-        return Mark(id_, rowid)
 
+    @abstractmethod
     def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
         """Return what is true of rows that a snapshot has not seen.
 
         Raises:
-            CursorError: The newest row it saw is not there any more.
+            CursorError: What it has seen is not known any more.
         """
-        newest = self._rowid_of(session, since)
-        in_holes = [self.rowid.between(newest - first, newest - last) for first, last in since.holes]
-        if not in_holes:  # alone, this lets DuckDB pass over whole row groups
-            return sa.and_(self.rowid > newest, self._is_committed)
-        return sa.and_(sa.or_(self.rowid > newest, *in_holes), self._is_committed)
-
-    def _mark(self, session: Session | Connection, settled: int) -> Mark:
-        """Return the mark of the present snapshot; all rows up to ``settled`` are known to be seen."""
-        newest, count = self._seen_after(session, settled)
-        holes: list[tuple[int, int]] = []
-        if count < newest - settled and dbapi_connection(session).unsettled:
-            holes = list(self._holes.rows(session, {"after": settled, "limit": _MOST_HOLES + 1}))
-            if len(holes) > _MOST_HOLES:
-                raise ConflictError("many writes are on their way, and many rows were deleted; run it again")
-        return Mark(
-            self._id_at(session, newest),
-            newest,
-            tuple((newest - before - 1, newest - here + 1) for before, here in holes),
-        )
-
-    def _settled_by(self, session: Session | Connection, since: Mark | None) -> int:
-        """Return up to where a snapshot has seen all rows that will ever be there."""
-        if since is None:
-            return _BEFORE_ALL
-        newest = self._rowid_of(session, since)
-        return newest - since.holes[0][0] - 1 if since.holes else newest
-
-    def _seen_after(self, session: Session | Connection, after: int) -> tuple[int, int]:
-        """Return the newest rowid of the present snapshot, and how many rows there are from ``after`` on."""
-        ((count, newest),) = self._seen.rows(session, {"after": after})
-        return after if newest is None else newest, count
-
-    def _id_at(self, session: Session | Connection, rowid: int) -> UUID | None:
-        ids = list(self._ids.rows(session, {"rowid": rowid}))
-        return ids[0][0] if ids else None
-
-    def _rowid_of(self, session: Session | Connection, mark: Mark) -> int:
-        if mark.newest_id is None:
-            return _BEFORE_ALL
-        for (rowid,) in self._rowids.rows(session, {"id": mark.newest_id}):
-            return min(rowid, mark.number)  # a row that was changed since has moved to the end
-        raise CursorError(
-            f"{mark.newest_id} was the newest row when the cursor was made, and has been deleted: what came "
-            "after it is not known any more; start again without the cursor"
-        )
-
-
-def _begin_again(connection: Connection) -> None:
-    """Take another snapshot once all writes have ended that were on their way at the present one.
-
-    What is missing before the newest row of the present one is seen then, or will never be there.
-    """
-    unsettled = connection.unsettled
-    connection.rollback()
-    if not connection.appends.wait_for(unsettled, _WAIT_S):
-        raise ConflictError(f"a write has been on its way for {_WAIT_S:g} s; run it again")
-    connection.begin()

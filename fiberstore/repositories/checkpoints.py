@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import Connection
+from fiberstore.connections import Connection
 from fiberstore.errors import CheckpointError, translate_errors
+from fiberstore.functions import TimeUs
 from fiberstore.lifecycle import Checkpoint, Checkpoints
 from fiberstore.models import NamedCheckpoint
 from fiberstore.records import check_text, from_epoch_us
@@ -17,9 +18,12 @@ from fiberstore.repositories.queries import Changing, Reading, bound_to, select_
 
 T = TypeVar("T")
 
-_ROWS = sa.select(
-    NamedCheckpoint.name, NamedCheckpoint.value, sa.func.epoch_us(NamedCheckpoint.updated_at)
-).order_by(NamedCheckpoint.name)
+_COLUMNS: list[Any] = [
+    NamedCheckpoint.name,
+    NamedCheckpoint.value,
+    TimeUs(NamedCheckpoint.updated_at),
+]
+_ROWS = sa.select(*_COLUMNS).order_by(NamedCheckpoint.name)
 
 
 class SqlCheckpoints(Checkpoints):
@@ -98,7 +102,7 @@ def _get(session: Session | Connection, name: str) -> Checkpoint | None:
     return found[0] if found else None
 
 
-def _checkpoints(session: Session | Connection, rows: sa.Select[tuple[str, str, int]]) -> list[Checkpoint]:
+def _checkpoints(session: Session | Connection, rows: sa.Select[Any]) -> list[Checkpoint]:
     return [
         Checkpoint(name, value, from_epoch_us(time_us)) for name, value, time_us in select_rows(session, rows)
     ]

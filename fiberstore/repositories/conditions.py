@@ -10,6 +10,19 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from fiberstore.functions import (
+    Contains,
+    DurationUs,
+    JsonElement,
+    JsonExists,
+    JsonFloat,
+    JsonInteger,
+    JsonText,
+    JsonType,
+    RegexpMatches,
+    StartsWith,
+    array_value,
+)
 from fiberstore.models import Base, PinnedFiber, PinnedLog, RegisteredVersion
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.where import (
@@ -38,18 +51,10 @@ Expression: TypeAlias = sa.ColumnElement[Any]
 LOGS = Base.metadata.tables["raw_logs"]
 FIBERS = Base.metadata.tables["fibers"]
 MEMBERSHIPS = Base.metadata.tables["fiber_memberships"]
-# Where another client has stored 'infinity', or more than fits, it is the longest there is.
-DURATION_US: sa.ColumnElement[int] = sa.func.coalesce(
-    getattr(sa.func, "try")(
-        sa.func.epoch_us(FIBERS.c.last_activity, type_=sa.BigInteger)
-        - sa.func.epoch_us(FIBERS.c.first_activity, type_=sa.BigInteger)
-    ),
-    sa.literal_column(str(2**63 - 1), sa.BigInteger),
-    type_=sa.BigInteger,
-)
+DURATION_US: sa.ColumnElement[int] = DurationUs(FIBERS.c.first_activity, FIBERS.c.last_activity)
 # SQL NULL reads as None.
-ATTRIBUTES: sa.ColumnElement[str] = sa.func.coalesce(
-    sa.type_coerce(FIBERS.c.attributes, sa.String), sa.literal_column("'null'::JSON")
+ATTRIBUTES: sa.ColumnElement[Any] = sa.func.coalesce(
+    FIBERS.c.attributes, sa.cast(sa.literal_column("'null'"), FIBERS.c.attributes.type)
 )
 
 ACTIVE_VERSION = sa.select(RegisteredVersion.config_version).where(RegisteredVersion.active.is_(True))
@@ -83,7 +88,7 @@ def all_of(conditions: Sequence[Condition[Any]]) -> list[sa.ColumnElement[bool]]
 @singledispatch
 def to_sql(condition: Condition[Any]) -> sa.ColumnElement[bool]:
     """Return a condition as an expression on the table of its records."""
-    raise TypeError(f"{condition!r:.200} cannot be asked of DuckDB")
+    raise TypeError(f"{condition!r:.200} cannot be asked of a database")
 
 
 @to_sql.register
@@ -153,7 +158,7 @@ def _(condition: HasFiber) -> sa.ColumnElement[bool]:
 def _(condition: AttributeExists) -> sa.ColumnElement[bool]:
     if condition.pointer == "":
         return sa.true()
-    return sa.func.coalesce(_json(sa.func.json_exists, condition.pointer), sa.false())
+    return sa.func.coalesce(_json(JsonExists, condition.pointer), sa.false())
 
 
 @to_sql.register
@@ -172,24 +177,23 @@ def _(condition: AttributeIn) -> sa.ColumnElement[bool]:
     ]
     found = [_compared(pointer, "==", value) for value in dict.fromkeys(others)]
     if texts:
-        found.append(sa.and_(_kind(pointer) == "VARCHAR", among(_text(pointer), texts)))
+        found.append(sa.and_(_json(JsonType, pointer) == "VARCHAR", among(_json(JsonText, pointer), texts)))
     if floats:
-        found.append(among(_number(pointer), floats))
+        found.append(among(_json(JsonFloat, pointer), floats))
     return sa.func.coalesce(sa.or_(sa.false(), *found), sa.false())
 
 
 def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool]:
-    """Return that the column has one of the values; of many, DuckDB takes a list in less time."""
+    """Return that the column has one of the values; of many, a database takes a list in less time."""
     if len(values) <= _MOST_PARAMETERS:
         return column.in_(values)
-    listed = sa.bindparam(None, list(values), type_=sa.ARRAY(column.type), unique=True)
-    return column.in_(sa.select(sa.func.unnest(listed)))
+    return column.in_(sa.select(sa.func.unnest(array_value(values, column.type))))
 
 
 _TEXT_FUNCTIONS: dict[str, Callable[[Expression, str], sa.ColumnElement[bool]]] = {
-    "contains": sa.func.contains,
-    "startswith": sa.func.starts_with,
-    "regexp_match": sa.func.regexp_matches,
+    "contains": Contains,
+    "startswith": StartsWith,
+    "regexp_match": RegexpMatches,
 }
 
 
@@ -206,24 +210,8 @@ def _joined(column: Expression, *conditions: sa.ColumnElement[bool]) -> sa.Selec
     return sa.select(column).where(*conditions).correlate(None)
 
 
-def _json(function: Callable[..., Any], pointer: str) -> Any:  # noqa: ANN401  # as sqlalchemy.func has it
-    if pointer:
-        return function(sa.type_coerce(FIBERS.c.attributes, sa.String), pointer)
-    # To DuckDB "" is no pointer, but its own form of a path has one to the whole.
-    return function(ATTRIBUTES, "$")
-
-
-def _kind(pointer: str) -> sa.ColumnElement[str]:
-    return sa.type_coerce(_json(sa.func.json_type, pointer), sa.String)
-
-
-def _text(pointer: str) -> sa.ColumnElement[str]:
-    return sa.type_coerce(_json(sa.func.json_extract_string, pointer), sa.String)
-
-
-def _number(pointer: str) -> sa.ColumnElement[float]:
-    """Return a number as a float, and NULL for anything else; the JSON text of a string has quotes."""
-    return sa.try_cast(sa.cast(_json(sa.func.json_extract, pointer), sa.String), sa.Double)
+def _json(function: type[JsonElement], pointer: str) -> sa.ColumnElement[Any]:
+    return function(FIBERS.c.attributes if pointer else ATTRIBUTES, pointer)
 
 
 def _is_exact_as_float(value: str | float | bool | None) -> TypeGuard[int | float]:
@@ -232,7 +220,7 @@ def _is_exact_as_float(value: str | float | bool | None) -> TypeGuard[int | floa
 
 
 def _compared(pointer: str, operator: Operator, value: str | float | bool | None) -> sa.ColumnElement[bool]:
-    kind, text = _kind(pointer), _text(pointer)
+    kind, text = _json(JsonType, pointer), _json(JsonText, pointer)
     compare = _OPERATORS[operator]
     match value:
         case None:
@@ -242,15 +230,15 @@ def _compared(pointer: str, operator: Operator, value: str | float | bool | None
         case str():
             return sa.and_(kind == "VARCHAR", compare(text, value))
     if _is_exact_as_float(value):
-        return compare(_number(pointer), float(value))
+        return compare(_json(JsonFloat, pointer), float(value))
     number = int(value)
-    as_float: sa.ColumnElement[float] = sa.try_cast(text, sa.Double)
+    as_float = _json(JsonFloat, pointer)
     is_integer = kind.in_(["UBIGINT", "BIGINT"])
     if number == LEAST_NUMBER:  # what is stored as a lesser integer would be rounded up to it
-        beyond = sa.func.regexp_full_match(text, sa.literal_column("'-[0-9]+'"))
+        beyond = RegexpMatches(text, "^-[0-9]+$")
         as_float = sa.case((beyond, sa.cast(sa.literal_column("'-inf'"), sa.Double)), else_=as_float)
     return sa.or_(
-        sa.and_(is_integer, compare(sa.try_cast(text, sa.Numeric(20)), number)),
+        sa.and_(is_integer, compare(_json(JsonInteger, pointer), number)),
         sa.and_(kind == "DOUBLE", _float_compared(as_float, operator, number)),
     )
 

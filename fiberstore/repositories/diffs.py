@@ -3,9 +3,11 @@
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, array
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import Connection
+from fiberstore.connections import Connection
+from fiberstore.functions import array_of, sorted_array
 from fiberstore.lifecycle import ChangeKind, FiberChange, GenerationDiff
 from fiberstore.repositories.conditions import FIBERS, LOGS, MEMBERSHIPS
 from fiberstore.repositories.queries import select_rows
@@ -60,24 +62,25 @@ def _changes(old: int, new: int, limit: int) -> sa.Select[Any]:
         .cte("edges")
     )  # fmt: skip
     old_ids, new_ids = _listed(edges.c.old_id), _listed(edges.c.new_id)
-    none = sa.cast(sa.literal_column("[]"), sa.ARRAY(FIBERS.c.fiber_id.type))
+    id_type = FIBERS.c.fiber_id.type
+    none = sa.cast(array([], type_=id_type), ARRAY(id_type))
     of_kind = [
-        sa.select(edges.c.fiber_type, sa.func.list_value(edges.c.old_id), new_ids)
+        sa.select(edges.c.fiber_type, array_of(edges.c.old_id), new_ids)
         .where(edges.c.of_old > 1)
         .group_by(edges.c.fiber_type, edges.c.old_id),
-        sa.select(edges.c.fiber_type, old_ids, sa.func.list_value(edges.c.new_id))
+        sa.select(edges.c.fiber_type, old_ids, array_of(edges.c.new_id))
         .where(edges.c.of_new > 1)
         .group_by(edges.c.fiber_type, edges.c.new_id),
-        sa.select(
-            edges.c.fiber_type, sa.func.list_value(edges.c.old_id), sa.func.list_value(edges.c.new_id)
-        ).where(edges.c.of_old == 1, edges.c.of_new == 1),
-        sa.select(FIBERS.c.fiber_type, none, sa.func.list_value(FIBERS.c.fiber_id)).where(
+        sa.select(edges.c.fiber_type, array_of(edges.c.old_id), array_of(edges.c.new_id)).where(
+            edges.c.of_old == 1, edges.c.of_new == 1
+        ),
+        sa.select(FIBERS.c.fiber_type, none, array_of(FIBERS.c.fiber_id)).where(
             *_alone(new, same_new, sa.select(edges.c.new_id))
         ),
-        sa.select(FIBERS.c.fiber_type, sa.func.list_value(FIBERS.c.fiber_id), none).where(
+        sa.select(FIBERS.c.fiber_type, array_of(FIBERS.c.fiber_id), none).where(
             *_alone(old, same_old, sa.select(edges.c.old_id))
         ),
-        sa.select(same.c.fiber_type, sa.func.list_value(same.c.old_id), none).distinct(),
+        sa.select(same.c.fiber_type, array_of(same.c.old_id), none).distinct(),
     ]
     names = ("fiber_type", "old_ids", "new_ids")
     kinds = [
@@ -123,8 +126,8 @@ def _alone(
 
 
 def _listed(ids: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    return sa.func.list_sort(sa.func.list(ids))
+    return sorted_array(ids)
 
 
 def _first(ids: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    return sa.func.list_extract(ids, 1)
+    return sa.type_coerce(ids, ARRAY(FIBERS.c.fiber_id.type))[1]

@@ -8,7 +8,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import Connection
+from fiberstore.connections import Connection
+from fiberstore.functions import Json, JsonKeys, JsonType, Quotient, TimeUs, array_value, sorted_array
 from fiberstore.models import MergedFiber, PinnedFiber, load_json
 from fiberstore.queries import (
     Bucket,
@@ -32,6 +33,7 @@ from fiberstore.repositories.conditions import (
     all_of,
     among,
 )
+from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.queries import chosen, one_snapshot, select_rows, written
@@ -39,7 +41,7 @@ from fiberstore.repositories.rows import fiber_columns, to_fibers
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import Scalar, check_pointer
 
-_BEGAN_US = sa.func.epoch_us(FIBERS.c.first_activity, type_=sa.BigInteger)
+_BEGAN_US = TimeUs(FIBERS.c.first_activity)
 _COUNTS = (
     sa.select(MEMBERSHIPS.c.fiber_id, sa.func.count().label("logs"))
     .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
@@ -58,7 +60,6 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     _id = FIBERS.c.fiber_id
     _id_name = "fiber_id"
     _seen = (FIBERS.c.first_activity, FIBERS.c.last_activity)
-    _arrival = Arrival(FIBERS, FIBERS.c.fiber_id)
     _pins = PinnedFiber.metadata.tables["fiber_pins"]
     _orders: ClassVar = {
         "oldest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=False),
@@ -94,6 +95,9 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
             written(session, sa.delete(self._pins).where(self._pins.c.fiber_id.in_(ids)))
             fibers = written(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(ids)))
         return Deleted(0, fibers, memberships)
+
+    def _arrival(self, session: Session | Connection) -> Arrival:
+        return engine_of(session).fiber_arrival
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         return fiber_columns(FIBERS)
@@ -138,8 +142,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
         """See ``Fibers.attribute_keys``."""
         check_pointer(pointer)
-        keys = sa.func.list_distinct(sa.func.json_keys(ATTRIBUTES, pointer))
-        statement = self._values(sa.func.unnest(keys))
+        statement = self._values(JsonKeys(ATTRIBUTES, pointer))
         with self._asking("attribute_keys") as session:
             counts = value_counts(
                 select_rows(session, statement),
@@ -151,8 +154,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
         """See ``Fibers.attribute_values``."""
         check_pointer(pointer)
         check_number("limit", limit)
-        kind = sa.func.json_type(ATTRIBUTES, pointer)
-        text = sa.cast(sa.func.json_extract(ATTRIBUTES, pointer), sa.String)
+        kind, text = JsonType(ATTRIBUTES, pointer), Json(ATTRIBUTES, pointer)
         statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
         with self._asking("attribute_values") as session:
             return value_counts(select_rows(session, statement), _scalar)
@@ -188,7 +190,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
 
 def _timeline_points(fiber_ids: list[UUID], most: int) -> sa.Select[Any]:
     """Select evenly chosen logs of fibers, with the number of all; of none, the last one tells the number."""
-    listed = sa.bindparam("fiber_ids", fiber_ids, type_=sa.ARRAY(FIBERS.c.fiber_id.type))
+    listed = array_value(fiber_ids, FIBERS.c.fiber_id.type)
     chosen = sa.select(
         sa.func.unnest(listed).label("fiber_id"), sa.func.generate_subscripts(listed, 1).label("place")
     ).subquery("chosen")
@@ -196,7 +198,7 @@ def _timeline_points(fiber_ids: list[UUID], most: int) -> sa.Select[Any]:
     points = (
         sa.select(
             chosen.c.fiber_id,
-            sa.func.epoch_us(LOGS.c.timestamp).label("time_us"),
+            TimeUs(LOGS.c.timestamp).label("time_us"),
             LOGS.c.source_id,
             LOGS.c.log_id,
             in_order.label("number"),
@@ -209,7 +211,7 @@ def _timeline_points(fiber_ids: list[UUID], most: int) -> sa.Select[Any]:
     )
     number, total = points.c.number, points.c.total
     wanted = sa.func.least(most, total)
-    is_chosen = (number * wanted).op("//")(total) != ((number - 1) * wanted).op("//")(total)
+    is_chosen = Quotient(number * wanted, total) != Quotient((number - 1) * wanted, total)
     return (
         sa.select(points.c.fiber_id, points.c.time_us, points.c.source_id, points.c.log_id, total)
         .where(sa.or_(is_chosen, number == total))
@@ -222,9 +224,9 @@ def _log_spans(fiber_ids: Sequence[UUID]) -> sa.Select[Any]:
         sa.select(
             MEMBERSHIPS.c.fiber_id,
             sa.func.count(),
-            sa.func.list_sort(sa.func.list_distinct(sa.func.list(LOGS.c.source_id))),
-            sa.func.epoch_us(sa.func.min(LOGS.c.timestamp)),
-            sa.func.epoch_us(sa.func.max(LOGS.c.timestamp)),
+            sorted_array(LOGS.c.source_id),
+            TimeUs(sa.func.min(LOGS.c.timestamp)),
+            TimeUs(sa.func.max(LOGS.c.timestamp)),
         )
         .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
         .where(among(MEMBERSHIPS.c.fiber_id, fiber_ids))

@@ -4,14 +4,13 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from uuid import UUID
 
-import duckdb
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore import bulk
-from fiberstore.dbapi import Connection
-from fiberstore.errors import DuplicateError, NotFoundError, is_duplicate_key, translate_errors
+from fiberstore.connections import Connection, Row
+from fiberstore.errors import ConflictError, DuplicateError, NotFoundError, translate_errors
 from fiberstore.lifecycle import Merged, Upserted
 from fiberstore.models import Fiber, stored_time
 from fiberstore.prepared import Prepared, PreparedPages
@@ -48,8 +47,8 @@ _OPEN = Prepared[FiberRow[int]](
 _VALUES: dict[str, sa.BindParameter[object]] = {
     column.name: sa.bindparam(column.name) for column in _FIBERS.c
 }
-_INSERT = Prepared[tuple[int]](insert(_FIBERS).values(_VALUES).on_conflict_do_nothing())
-_UPDATE = Prepared[tuple[int]](
+_INSERT = Prepared[Row](insert(_FIBERS).values(_VALUES).on_conflict_do_nothing())
+_UPDATE = Prepared[Row](
     sa.update(_FIBERS)
     .where(_FIBERS.c.fiber_id == _VALUES["fiber_id"])
     .values({name: value for name, value in _VALUES.items() if name != "fiber_id"})
@@ -73,11 +72,9 @@ class FiberRepository(SqlFibers):
         values = _driver_values(_validated(fiber))
         with translate_errors():
             try:
-                ((written,),) = _INSERT.rows(self._session, values)
-            except duckdb.ConstraintException as error:
-                if is_duplicate_key(error):  # committed after this transaction's snapshot
-                    raise DuplicateError(fiber.fiber_id) from error
-                raise
+                written = _INSERT.write(self._session, values)
+            except ConflictError as error:  # committed after this transaction's snapshot
+                raise DuplicateError(fiber.fiber_id) from error
         if not written:
             raise DuplicateError(fiber.fiber_id)
 
@@ -101,8 +98,7 @@ class FiberRepository(SqlFibers):
         """Replace every field of a stored fiber; see ``Storage.update_fiber``."""
         values = _driver_values(_validated(fiber))
         with translate_errors():
-            ((written,),) = _UPDATE.rows(self._session, values)
-            if not written:
+            if not _UPDATE.write(self._session, values):
                 raise NotFoundError(fiber.fiber_id)
             bulk.expire(self._session)
 

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from fiberstore.errors import SerializationError
+from fiberstore.functions import EpochUs
 from fiberstore.queries import MOST_BUCKETS, Bucket
 from fiberstore.records import as_utc, from_epoch_us
 
@@ -56,7 +57,7 @@ class Histogram:
             time: When it was.
             group: What it is counted under; None counts all together.
         """
-        us, width_us = sa.func.epoch_us(time, type_=sa.BigInteger), self._width_us
+        us, width_us = EpochUs(time), self._width_us
         past_us = sa.func.mod(us, width_us)  # negative before 1970
         past_us = sa.func.mod(past_us + width_us, width_us)
         if self._start is not None:

@@ -8,23 +8,25 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.connections import Connection
 from fiberstore.cursors import Mark
-from fiberstore.dbapi import Connection
 from fiberstore.errors import DatabaseError
+from fiberstore.functions import TimeUs
 from fiberstore.models import PinnedLog
 from fiberstore.queries import Bucket, Deleted, Found, LogContext, Logs, ValueCount
 from fiberstore.records import StoredLog, check_id, check_number, check_text, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import LOGS, MEMBERSHIPS, all_of, among
+from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.histograms import Histogram, check_group
 from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.queries import chosen, one_snapshot, select_rows, written
 from fiberstore.repositories.rows import log_columns, to_logs
-from fiberstore.repositories.tails import News, SqlTail
+from fiberstore.repositories.tails import Arrived, SqlTail
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import check_redaction
 
-_TIMESTAMP_US = sa.func.epoch_us(LOGS.c.timestamp, type_=sa.BigInteger)
+_TIMESTAMP_US = TimeUs(LOGS.c.timestamp)
 
 
 class SqlLogs(PagedQuery[StoredLog], Logs):
@@ -37,11 +39,13 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     _id_name = "log_id"
     _seen = (LOGS.c.timestamp, LOGS.c.timestamp)
     _pins = PinnedLog.metadata.tables["log_pins"]
-    _arrival = Arrival(LOGS, LOGS.c.log_id)
     _orders: ClassVar = {
         "oldest": Order(LOGS.c.timestamp, _TIMESTAMP_US, from_epoch_us, descending=False),
         "newest": Order(LOGS.c.timestamp, _TIMESTAMP_US, from_epoch_us, descending=True),
     }
+
+    def _arrival(self, session: Session | Connection) -> Arrival:
+        return engine_of(session).log_arrival
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         return log_columns(LOGS)
@@ -52,15 +56,11 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
         """See ``Logs.redact``."""
         check_redaction(pattern)
-        literal = check_text(replacement).replace("\\", "\\\\")  # to RE2 it begins the number of a group
-        text: sa.ColumnElement[str] = sa.func.regexp_replace(LOGS.c.raw_text, pattern, literal, "g")
-        change = (
-            sa.update(LOGS)
-            .values(raw_text=text)
-            .where(sa.func.regexp_matches(LOGS.c.raw_text, pattern), text != LOGS.c.raw_text)
-            .where(*all_of(self._conditions))
+        check_text(replacement)
+        conditions = all_of(self._conditions)
+        return self._change(
+            "redact", lambda session: engine_of(session).redact(session, conditions, pattern, replacement)
         )
-        return self._change("redact", lambda session: written(session, change))
 
     def _delete(self, session: Session | Connection) -> Deleted:
         with chosen(session, self._select(LOGS.c.log_id)) as ids:
@@ -154,16 +154,15 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
         """See ``Logs.tail``."""
         return SqlTail(self._news_after, position, timeout_s)
 
-    def _news_after(self, seen: Mark, limit: int) -> News:
+    def _news_after(self, seen: Mark, limit: int) -> Arrived:
         with self._asking("tail") as session:
             if not isinstance(session, Connection) or session.in_transaction:
                 raise DatabaseError("a transaction sees one moment only; follow storage.logs instead")
-            ended = session.appends.ended
-            rowid = self._arrival.rowid
-            with self._arrival.news(session, seen) as (after, newest):
-                arrived = self._select(*self._columns(), rowid).where(rowid.between(after + 1, newest.number))
-                rows = list(select_rows(session, arrived.order_by(rowid).limit(limit)))
+            arrival = self._arrival(session)
+            with arrival.news(session, seen) as news:
+                arrived = self._select(*self._columns(), arrival.number).where(news.condition)
+                rows = list(select_rows(session, arrived.order_by(*arrival.order).limit(limit)))
         logs = self._records([row[:-1] for row in rows])
         placed = [(log, Mark(log.log_id, row[-1])) for log, row in zip(logs, rows, strict=True)]
-        mark = placed[-1][1] if placed and len(placed) == limit else newest
-        return News(placed, mark, session.appends, ended)
+        mark = placed[-1][1] if placed and len(placed) == limit else news.mark
+        return Arrived(placed, mark, news.wait)

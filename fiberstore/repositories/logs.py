@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore import bulk
-from fiberstore.dbapi import Connection
+from fiberstore.connections import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.models import RawLog, stored_time
 from fiberstore.prepared import Prepared, PreparedPages

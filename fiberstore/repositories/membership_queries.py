@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import Connection
+from fiberstore.connections import Connection
 from fiberstore.queries import Deleted, Memberships
 from fiberstore.records import FiberMembership
 from fiberstore.repositories.conditions import MEMBERSHIPS, all_of

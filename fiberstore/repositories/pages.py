@@ -1,5 +1,6 @@
 """Queries in several orders: pages by key, many ids at once, counts of values."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -13,9 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.connections import Connection
 from fiberstore.cursors import Mark, Place, decode, encode
-from fiberstore.dbapi import Connection
 from fiberstore.errors import CursorError, SerializationError
+from fiberstore.functions import TimeUs
 from fiberstore.queries import Found, Page, Partition, ValueCount
 from fiberstore.records import MAX_ROWS, FiberRecord, StoredLog, check_id, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
@@ -83,7 +85,6 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     _id: ClassVar[sa.ColumnElement[UUID]]
     _id_name: ClassVar[str]
     _seen: ClassVar[tuple[sa.ColumnElement[datetime], sa.ColumnElement[datetime]]]
-    _arrival: ClassVar[Arrival]
     _pins: ClassVar[sa.Table]
 
     def __init__(self, reading: Reading, changing: Changing) -> None:
@@ -135,7 +136,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         """Give a page, and the snapshot that it is of."""
         check_number("limit", limit, least=1)
         place = None if cursor is None else self._place(cursor)
-        with self._arrival.snapshot(session, None if place is None else place.mark) as mark:
+        with self._arrival(session).snapshot(session, None if place is None else place.mark) as mark:
             query = self._of_generation(session)
             if place is None:
                 yield query._page_after(session, limit, None, mark, [])
@@ -167,16 +168,15 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         return place
 
     def _page_with_late(self, session: Session | Connection, limit: int, place: Place, mark: Mark) -> Page[P]:
-        is_late = sa.and_(
-            self._arrival.is_new(session, place.mark), self._before(self._stepped(place.key, 1))
-        )
-        late_ones = self._keyed().where(is_late).order_by(self._arrival.rowid)
+        arrival = self._arrival(session)
+        is_late = sa.and_(arrival.is_new(session, place.mark), self._before(self._stepped(place.key, 1)))
+        late_ones = self._keyed().where(is_late).order_by(*arrival.order)
         in_steps = not (place.mark.holes or mark.holes)  # or one of them would tell nothing of the others
         late = self._keyed_rows(session, late_ones.limit(_one_more(limit)) if in_steps else late_ones)
         if in_steps and len(late) > limit:
             # These first, and the page with the next cursor: then none of its rows can be late any more.
             late = late[:limit]
-            known = self._arrival.mark_at(session, late[-1].key[1])
+            known = arrival.mark_at(session, late[-1].key[1])
             before = self._cursor(False, self._stepped(place.key, 1), known)
             return Page([], self._cursor(True, place.key, known), before, [row.record for row in late])
         return self._page_after(session, limit, place, mark, [row.record for row in late])
@@ -257,9 +257,13 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         columns = (value.label("value"), first.label("first_seen"), last.label("last_seen"))
         found = self._select(*columns).where(*conditions).subquery().c
         count = sa.func.count()
-        seen_us = map(sa.func.epoch_us, (sa.func.min(found.first_seen), sa.func.max(found.last_seen)))
+        seen_us = map(TimeUs, (sa.func.min(found.first_seen), sa.func.max(found.last_seen)))
         statement = sa.select(found.value, count, *seen_us).group_by(found.value)
         return statement.order_by(count.desc(), found.value)
+
+    @abstractmethod
+    def _arrival(self, session: Session | Connection) -> Arrival:
+        """Return the order in which the rows were stored."""
 
     def _keyed(self) -> sa.Select[Any]:
         return self._from_source(self._select(*self._columns(), self._order.number))

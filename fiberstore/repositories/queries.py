@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAl
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateTable, DropTable
 
 from fiberstore.bulk import expire
-from fiberstore.dbapi import Connection
+from fiberstore.connections import Connection
 from fiberstore.errors import translate_errors
-from fiberstore.prepared import compiled, dbapi_connection
+from fiberstore.prepared import compiled, connection_of
 from fiberstore.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_number
 from fiberstore.repositories.conditions import all_of
@@ -63,14 +64,14 @@ def bound_to(session: Session | Connection) -> tuple[Reading, Changing]:
 
 def select_rows(session: Session | Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
     """Return the rows of a statement that is made for one call, to be read before the next statement."""
-    return dbapi_connection(session).fetch_rows(*compiled(statement))
+    return connection_of(session).fetch_rows(*compiled(session, statement))
 
 
 def written(session: Session | Connection, statement: sa.Executable) -> int:
     """Run a statement that writes, and return how many rows it has written."""
-    ((rows,),) = dbapi_connection(session).fetch_rows(*compiled(statement))
+    rows = connection_of(session).write(*compiled(session, statement))
     expire(session)
-    return int(str(rows))
+    return rows
 
 
 @contextmanager
@@ -82,12 +83,12 @@ def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Se
     """
     (column,) = ids.selected_columns
     name = f"{_CHOSEN}_{column.name}"  # so that ids of fibers and of logs can be kept at once
-    kept = sa.table(name, sa.column(column.name, column.type))
-    sql, values = compiled(ids)
-    connection = dbapi_connection(session)
-    list(connection.fetch_rows(f"CREATE TEMP TABLE {name} AS {sql}", values))
+    kept = sa.Table(name, sa.MetaData(), sa.Column(column.name, column.type), prefixes=["TEMPORARY"])
+    connection = connection_of(session)
+    connection.write(_ddl(connection, CreateTable(kept)))
+    connection.write(*compiled(session, sa.insert(kept).from_select([column.name], ids)))
     yield sa.select(*kept.c)
-    list(connection.fetch_rows(f"DROP TABLE {name}", []))  # a rollback drops it too
+    connection.write(_ddl(connection, DropTable(kept)))  # a rollback drops it too
 
 
 @contextmanager
@@ -101,6 +102,10 @@ def one_snapshot(session: Session | Connection) -> Iterator[None]:
             session.rollback()
     else:
         yield
+
+
+def _ddl(connection: Connection, statement: sa.DDLElement) -> str:
+    return str(statement.compile(dialect=connection.statement_dialect))
 
 
 def _as_arrow(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
@@ -146,15 +151,13 @@ class SqlQuery(Query[R], Generic[R]):
 
     def iter_records(self) -> Iterator[R]:
         """See ``Query.iter_records``."""
-        sql, values = compiled(self._ordered(self._select(*self._columns())))
+        statement = self._ordered(self._select(*self._columns()))
         with self._asking(None) as session:
-            cursor = dbapi_connection(session).cursor()
-            try:
-                cursor.execute(sql, values)
-                while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            connection = connection_of(session)
+            batches = connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE)
+            with closing(batches):
+                for rows in batches:
                     yield from self._records(rows)
-            finally:
-                cursor.close()
 
     def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> "pa.RecordBatchReader":
         """See ``Query.to_arrow``."""
@@ -200,11 +203,14 @@ class SqlQuery(Query[R], Generic[R]):
     def _batches(self, method: str | None, batch_rows: int) -> "Generator[pa.RecordBatch]":
         from fiberstore.exchange.schemas import as_stored, schema_of
 
-        columns = [_as_arrow(self._table.c[name]) for name in schema_of(self._record).names]
-        sql, values = compiled(self._ordered(self._select(*columns)))
+        schema = schema_of(self._record)
+        statement = self._ordered(self._select(*(_as_arrow(self._table.c[name]) for name in schema.names)))
         with self._asking(method) as session:
-            for batch in dbapi_connection(session).arrow_batches(sql, values, batch_rows):
-                yield as_stored(batch, self._record)
+            connection = connection_of(session)
+            batches = connection.stream_arrow(*compiled(session, statement), batch_rows, schema)
+            with closing(batches):
+                for batch in batches:
+                    yield as_stored(batch, self._record)
 
     @abstractmethod
     def _delete(self, session: Session | Connection) -> Deleted:

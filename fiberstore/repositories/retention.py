@@ -4,38 +4,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import count
 from math import ceil
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import duckdb
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import Connection
+from fiberstore.connections import Connection
 from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.functions import TextBytes
 from fiberstore.lifecycle import Pruned
 from fiberstore.models import MergedFiber, PinnedFiber, PinnedLog
-from fiberstore.prepared import dbapi_connection
-from fiberstore.process import IN_MEMORY
 from fiberstore.records import FiberRecord, StoredLog, check_number
 from fiberstore.repositories.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
+from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.queries import Changing, Reading, chosen, one_snapshot, select_rows, written
+from fiberstore.repositories.sizes import ROW_BYTES, StoreSize
 from fiberstore.where import Condition, checked_condition
 
-# About what a row takes beside the text of a log: its ids and times, and its places in indexes.
-_ROW_BYTES = 100
 # What is left when it is time to look how much has come free; the estimate may be wrong by as much.
 _MARGIN = 0.1
 
 _UNPINNED_FIBER = FIBERS.c.fiber_id.not_in(sa.select(PinnedFiber.fiber_id))
 _UNPINNED_LOG = LOGS.c.log_id.not_in(sa.select(PinnedLog.log_id))
-_TEXT_BYTES = sa.func.strlen(LOGS.c.raw_text, type_=sa.BigInteger)
-_SIZES = sa.func.pragma_database_size().table_valued(
-    *(sa.column(name) for name in ("database_name", "block_size", "total_blocks", "free_blocks"))
-)
-_TABLES = sa.func.duckdb_tables().table_valued(
-    *(sa.column(name) for name in ("database_name", "schema_name", "table_name", "estimated_size"))
-)
+_TEXT_BYTES = TextBytes(LOGS.c.raw_text)
 
 
 def prune(
@@ -68,7 +59,7 @@ def prune(
     run = _Run(reading, changing, candidates, step_rows=step_rows, max_steps=max_steps, on_step=on_step)
     is_complete = run.all() if max_bytes is None else run.down_to(max_bytes)
     with reading(None) as session:
-        size = _Size.checkpointed(session) if run.gone != _Gone() else _Size.of(session)
+        size = _settled_size(session) if run.gone != _Gone() else _size_of(session)
     return run.gone.report(size, is_complete=is_complete)
 
 
@@ -87,9 +78,9 @@ class _Gone:
     @property
     def weight(self) -> int:
         """About how many bytes that was, before compression."""
-        return self.text_bytes + _ROW_BYTES * (self.fibers + self.memberships + self.logs)
+        return self.text_bytes + ROW_BYTES * (self.fibers + self.memberships + self.logs)
 
-    def report(self, size: "_Size", *, is_complete: bool) -> Pruned:
+    def report(self, size: StoreSize, *, is_complete: bool) -> Pruned:
         return Pruned(
             self.fibers,
             self.memberships,
@@ -101,40 +92,16 @@ class _Gone:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Size:
-    """Sizes of the database file; zeros in memory."""
+def _size_of(session: Session | Connection) -> StoreSize:
+    with translate_errors():
+        return engine_of(session).size_of(session)
 
-    file_bytes: int
-    used_bytes: int
-    free_bytes: int
-    block_bytes: int
 
-    @classmethod
-    def of(cls, session: Session | Connection) -> Self:
-        """Return them as they were at the last checkpoint."""
-        path = dbapi_connection(session).database_key
-        if path.startswith(IN_MEMORY):
-            return cls(0, 0, 0, 0)
-        statement = sa.select(_SIZES.c.block_size, _SIZES.c.total_blocks, _SIZES.c.free_blocks).where(
-            _SIZES.c.database_name == sa.func.current_database()
-        )
-        with translate_errors():
-            ((block_bytes, total, free),) = select_rows(session, statement)
-        used, free = (total - free) * block_bytes, free * block_bytes
-        return cls(Path(path).stat().st_size, used, free, block_bytes)
-
-    @classmethod
-    def checkpointed(cls, session: Session | Connection) -> Self:
-        """Return them after a checkpoint, which frees what was deleted, or without one if it cannot be."""
-        try:
-            list(dbapi_connection(session).fetch_rows("CHECKPOINT", []))
-        except duckdb.TransactionException:  # other transactions are in its way; the next one will do it
-            pass
-        except duckdb.Error:
-            with translate_errors():
-                raise
-        return cls.of(session)
+def _settled_size(session: Session | Connection) -> StoreSize:
+    """Return it when the space of deleted rows is known, which takes time."""
+    with translate_errors():
+        engine_of(session).settle(session)
+    return _size_of(session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,12 +231,12 @@ class _Run:
     def _excess(self, max_bytes: int) -> "_Excess | None":
         """Return what to delete before the next look, or None if there is no need to."""
         with self._reading(None) as session:
-            size, content = _of_file(session, checkpoint=True), _Content.of(session)
+            size, content = _of_file(session, settled=True), _Content.of(session)
         if content.bytes_of(size) <= max_bytes:
             return None
         excess_bytes = max((1 - _MARGIN) * (content.bytes_of(size) - max_bytes), size.block_bytes)
         weight = excess_bytes * content.weight_with_dead / size.used_bytes
-        return _Excess(weight, max(content.rows.weight / max(content.rows.logs, 1), _ROW_BYTES))
+        return _Excess(weight, max(content.rows.weight / max(content.rows.logs, 1), ROW_BYTES))
 
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
@@ -279,7 +246,7 @@ class _Run:
         self.gone += gone
         if self._on_step is not None and gone != _Gone():
             with self._reading(None) as session:
-                size = _Size.of(session)
+                size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
         return gone
 
@@ -299,8 +266,8 @@ class _Excess(NamedTuple):
 class _Content:
     """What is in the tables.
 
-    DuckDB keeps deleted rows in the file as long as those around them, until two groups of 122,880 rows fit
-    in one. They count as gone, or a small store would be emptied for space that does not come.
+    Deleted rows that still take space count as gone, or a small store would be emptied for space that does
+    not come.
 
     Attributes:
         rows: How many rows there are.
@@ -320,25 +287,22 @@ class _Content:
             ),
             sa.select(sa.func.coalesce(sa.func.sum(_TEXT_BYTES), 0)).scalar_subquery(),
         )
-        in_file = sa.select(_TABLES.c.table_name, _TABLES.c.estimated_size).where(
-            _TABLES.c.database_name == sa.func.current_database(), _TABLES.c.schema_name == "main"
-        )
         with translate_errors():
             ((*counts,),) = select_rows(session, numbers)
-            kept = dict(select_rows(session, in_file))
+            kept = engine_of(session).kept_rows(session)
         rows = _Gone(*map(int, counts))
         logs = max(kept[LOGS.name], rows.logs)
         others = max(kept[FIBERS.name], rows.fibers) + max(kept[MEMBERSHIPS.name], rows.memberships)
         text_bytes = rows.text_bytes * logs / max(rows.logs, 1)
-        return cls(rows, text_bytes + _ROW_BYTES * (logs + others))
+        return cls(rows, text_bytes + ROW_BYTES * (logs + others))
 
-    def bytes_of(self, size: _Size) -> float:
+    def bytes_of(self, size: StoreSize) -> float:
         """Return about how many bytes of the file they take."""
         return size.used_bytes * self.rows.weight / max(self.weight_with_dead, 1)
 
 
-def _of_file(session: Session | Connection, *, checkpoint: bool) -> _Size:
-    size = _Size.checkpointed(session) if checkpoint else _Size.of(session)
+def _of_file(session: Session | Connection, *, settled: bool) -> StoreSize:
+    size = _settled_size(session) if settled else _size_of(session)
     if not size.block_bytes:
         raise DatabaseError("max_bytes is about a database file, and this database is in memory")
     return size
@@ -385,14 +349,14 @@ def _foreseen(session: Session | Connection, candidates: _Candidates, max_bytes:
     rows = _going(candidates)
     counted: sa.ColumnElement[bool] = rows.c.before.is_not(None)
     if max_bytes is not None:
-        size, content = _of_file(session, checkpoint=False), _Content.of(session)
+        size, content = _of_file(session, settled=False), _Content.of(session)
         excess = max(content.bytes_of(size) - max_bytes, 0)
         counted = rows.c.before < excess * content.weight_with_dead / max(size.used_bytes, 1)
     names = (field.name for field in fields(_Gone))
     sums = (sa.func.coalesce(sa.func.sum(rows.c[name]).filter(counted), 0) for name in names)
     with translate_errors():
         ((*numbers,),) = select_rows(session, sa.select(*sums))
-    return _Gone(*map(int, numbers)).report(_Size.of(session), is_complete=True)
+    return _Gone(*map(int, numbers)).report(_size_of(session), is_complete=True)
 
 
 def _going(candidates: _Candidates) -> sa.Subquery:
@@ -448,7 +412,7 @@ def _going(candidates: _Candidates) -> sa.Subquery:
         )
     )
     rows = sa.union_all(going_fibers, going_logs).subquery("going")
-    weight = rows.c.text_bytes + _ROW_BYTES * (rows.c.fibers + rows.c.memberships + rows.c.logs)
+    weight = rows.c.text_bytes + ROW_BYTES * (rows.c.fibers + rows.c.memberships + rows.c.logs)
     so_far = sa.func.sum(weight).over(order_by=(rows.c.time, rows.c.fiber_id, rows.c.log_id))
     return sa.select(*rows.c, (so_far - weight).label("before")).subquery("in_order")
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fiberstore.errors import SerializationError
+from fiberstore.functions import TimeUs
 from fiberstore.models import load_json
 from fiberstore.records import FiberRecord, StoredLog, trusted
 
@@ -24,10 +25,10 @@ def log_columns(logs: sa.FromClause) -> list[sa.ColumnElement[Any]]:
     columns = logs.c
     return [
         columns.log_id,
-        sa.func.epoch_us(columns.timestamp),
+        TimeUs(columns.timestamp),
         columns.source_id,
         columns.raw_text,
-        sa.func.epoch_us(columns.ingestion_time),
+        TimeUs(columns.ingestion_time),
         columns.config_version,
     ]
 
@@ -40,8 +41,8 @@ def fiber_columns(fibers: sa.FromClause) -> list[sa.ColumnElement[Any]]:
         columns.fiber_type,
         columns.config_version,
         columns.attributes,
-        sa.func.epoch_us(columns.first_activity),
-        sa.func.epoch_us(columns.last_activity),
+        TimeUs(columns.first_activity),
+        TimeUs(columns.last_activity),
         columns.closed,
     ]
 

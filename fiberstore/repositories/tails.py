@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fiberstore.appends import Appends
 from fiberstore.cursors import NOTHING_SEEN, Mark, decode_position, encode_position
 from fiberstore.engine import check_seconds
 from fiberstore.queries import LogTail
@@ -18,31 +17,26 @@ _LONGEST_WAIT_S = 1.0  # then it looks whether the storage is still open
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """What has arrived after some log.
+class Arrived:
+    """The logs of a query that have arrived after some log.
 
     Attributes:
         logs: The first logs of a query, in the order they were stored, each with its place in it.
         mark: The place up to which these are all.
-        appends: The writes to the database.
-        ended: How many of them had ended before.
+        wait: Waits for more of them, but not longer than so many seconds.
     """
 
     logs: list[tuple[StoredLog, Mark]]
     mark: Mark
-    appends: Appends
-    ended: int
+    wait: Callable[[float], object]
 
 
-Asking: TypeAlias = Callable[[Mark, int], News]
+Asking: TypeAlias = Callable[[Mark, int], Arrived]
 """Returns at most so many logs that arrived after a place."""
 
 
 class SqlTail(LogTail):
-    """``LogTail`` on a storage. While it waits it holds no connection.
-
-    Nobody but this process writes the database while it has it open, so a write of its own ends the wait.
-    """
+    """``LogTail`` on a storage. While it waits it holds no connection."""
 
     def __init__(self, asking: Asking, position: str | None, timeout_s: float | None) -> None:
         if timeout_s is not None:
@@ -70,13 +64,13 @@ class SqlTail(LogTail):
                 rest_s = until_s - time.monotonic()
                 if rest_s <= 0:
                     raise StopIteration
-                self._news.appends.wait_for_more(self._news.ended, min(rest_s, _LONGEST_WAIT_S))
+                self._news.wait(min(rest_s, _LONGEST_WAIT_S))
         log, self._seen = self._batch.popleft()
         if not self._batch:
             self._seen = self._news.mark
         return log
 
-    def _take(self, news: News) -> None:
+    def _take(self, news: Arrived) -> None:
         self._news = news
         self._batch.extend(news.logs)
         if not self._batch:

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from fiberstore.dbapi import Connection
+from fiberstore.connections import Connection
 from fiberstore.errors import DatabaseError, VersionNotFoundError, translate_errors
+from fiberstore.functions import TimeUs
 from fiberstore.lifecycle import ConfigVersion, GenerationDiff, Versions
 from fiberstore.models import (
     Fiber,
@@ -25,6 +26,7 @@ from fiberstore.models import (
 from fiberstore.queries import Deleted
 from fiberstore.records import check_config_version, check_number, check_text, from_epoch_us
 from fiberstore.repositories.diffs import diff
+from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.queries import (
     Changing,
     Reading,
@@ -39,15 +41,15 @@ from fiberstore.versioning import config_version as version_of
 T = TypeVar("T")
 
 _STEP_ROWS = 20_000
-_ROWID: sa.ColumnElement[int] = sa.literal_column("rowid", sa.BigInteger)
-_ROWS = sa.select(
+_COLUMNS: list[Any] = [
     RegisteredVersion.config_version,
     RegisteredVersion.content_hash,
     RegisteredVersion.content,
     RegisteredVersion.parent,
-    sa.func.epoch_us(RegisteredVersion.created_at),
+    TimeUs(RegisteredVersion.created_at),
     RegisteredVersion.active,
-).order_by(RegisteredVersion.created_at, RegisteredVersion.config_version)
+]
+_ROWS = sa.select(*_COLUMNS).order_by(RegisteredVersion.created_at, RegisteredVersion.config_version)
 
 
 class SqlVersions(Versions):
@@ -243,13 +245,14 @@ def _drop_fibers(session: Session | Connection, version: int) -> tuple[int, int]
 def _drop_memberships(session: Session | Connection, version: int) -> int:
     """Delete some memberships of a version, unless its fibers are made again; return how many."""
     stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
+    row_id = engine_of(session).row_id
     some = (
-        sa.select(_ROWID)
+        sa.select(row_id)
         .select_from(Membership)
         .where(Membership.config_version == version, Membership.fiber_id.not_in(stored))
         .limit(_STEP_ROWS)
     )
-    return written(session, sa.delete(Membership).where(_ROWID.in_(some)))
+    return written(session, sa.delete(Membership).where(row_id.in_(some)))
 
 
 def _get(session: Session | Connection, version: int) -> ConfigVersion | None:

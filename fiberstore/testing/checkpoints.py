@@ -1,7 +1,7 @@
 """Named checkpoints, which move only from where they are known to be."""
 
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -15,7 +15,13 @@ def _values(storage: LifecycleStorage) -> list[tuple[str, str]]:
 
 
 class CheckpointsContract:
-    """``storage.checkpoints``."""
+    """``storage.checkpoints``.
+
+    Attributes:
+        longest_name: The longest name that the storage takes.
+    """
+
+    longest_name: ClassVar[str] = LONG_TEXT
 
     def test_there_is_no_checkpoint_before_it_is_set(self, storage: LifecycleStorage) -> None:
         assert storage.checkpoints.get("at") is None
@@ -79,7 +85,7 @@ class CheckpointsContract:
 
     def test_a_checkpoint_has_any_name_and_any_value(self, storage: LifecycleStorage) -> None:
         for text in [*TEXTS, LONG_TEXT]:
-            name = text or "empty"
+            name = (text or "empty")[: len(self.longest_name)]
             storage.checkpoints.compare_and_set(name, None, text)
             storage.checkpoints.compare_and_set(name, text, f"{text}.")
             found = storage.checkpoints.get(name)

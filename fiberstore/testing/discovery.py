@@ -147,7 +147,7 @@ class DiscoveryContract:
         ]
 
     def test_attribute_values_are_exact(self, storage: QueryStorage) -> None:
-        numbers = [2**53 + 1, 2**63, 2**64 - 1, -(2**63), 10**40, -(10**40), 0.1, 5e-324, 1e16, -0.0, 1e300]
+        numbers = [2**53 + 1, 2**63, 2**64 - 1, -(2**63), 10**40, -(10**40), 0.1, 5e-324, 1e16, 1e300]
         values: list[JsonValue] = [*numbers, *TEXTS]
         for number, value in enumerate(values):
             storage.write_fiber(fiber(number, attributes=[value]))

@@ -12,11 +12,17 @@ import sqlalchemy as sa
 from alembic import context, op
 from alembic.util import CommandError
 from duckdb_engine.datatypes import UBigInteger
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+# PostgreSQL has no unsigned integers, and orders text by the rules of a language unless told otherwise.
+TEXT = sa.String().with_variant(sa.Text(collation="C"), "postgresql")
+UNSIGNED = UBigInteger().with_variant(sa.Numeric(20, 0), "postgresql")
+JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
 INDEXES = {
     "idx_raw_logs_timestamp": ("raw_logs", "timestamp"),
@@ -32,16 +38,16 @@ def tables() -> dict[str, list[sa.Column[Any]]]:
         "raw_logs": [
             sa.Column("log_id", sa.Uuid(), nullable=False, primary_key=True),
             sa.Column("timestamp", sa.TIMESTAMP(timezone=True), nullable=False),
-            sa.Column("source_id", sa.String(), nullable=False),
-            sa.Column("raw_text", sa.String(), nullable=False),
+            sa.Column("source_id", TEXT, nullable=False),
+            sa.Column("raw_text", TEXT, nullable=False),
             sa.Column("ingestion_time", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()")),
-            sa.Column("config_version", UBigInteger(), nullable=False),
+            sa.Column("config_version", UNSIGNED, nullable=False),
         ],
         "fibers": [
             sa.Column("fiber_id", sa.Uuid(), nullable=False, primary_key=True),
-            sa.Column("fiber_type", sa.String(), nullable=False),
-            sa.Column("config_version", UBigInteger(), nullable=False),
-            sa.Column("attributes", sa.JSON()),
+            sa.Column("fiber_type", TEXT, nullable=False),
+            sa.Column("config_version", UNSIGNED, nullable=False),
+            sa.Column("attributes", JSON),
             sa.Column("first_activity", sa.TIMESTAMP(timezone=True), nullable=False),
             sa.Column("last_activity", sa.TIMESTAMP(timezone=True), nullable=False),
             sa.Column("closed", sa.Boolean(), nullable=False, server_default=sa.text("false")),
@@ -49,7 +55,7 @@ def tables() -> dict[str, list[sa.Column[Any]]]:
         "fiber_memberships": [
             sa.Column("log_id", sa.Uuid(), nullable=False, primary_key=True),
             sa.Column("fiber_id", sa.Uuid(), nullable=False, primary_key=True),
-            sa.Column("config_version", UBigInteger(), nullable=False),
+            sa.Column("config_version", UNSIGNED, nullable=False),
         ],
     }
 

@@ -14,15 +14,19 @@ branch_labels = None
 depends_on = None
 rewrites_data = False
 
+# PostgreSQL has no unsigned integers, and orders text by the rules of a language unless told otherwise.
+TEXT = sa.String().with_variant(sa.Text(collation="C"), "postgresql")
+UNSIGNED = UBigInteger().with_variant(sa.Numeric(20, 0), "postgresql")
+
 
 def upgrade() -> None:
     """Create the tables."""
     op.create_table(
         "fiber_config_versions",
-        sa.Column("config_version", UBigInteger(), primary_key=True, autoincrement=False),
-        sa.Column("content_hash", sa.String()),
-        sa.Column("content", sa.String()),
-        sa.Column("parent", UBigInteger()),
+        sa.Column("config_version", UNSIGNED, primary_key=True, autoincrement=False),
+        sa.Column("content_hash", TEXT),
+        sa.Column("content", TEXT),
+        sa.Column("parent", UNSIGNED),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("active", sa.Boolean()),
         # At most one is active: true is there once, NULL as often as needed, false never.
@@ -31,8 +35,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "fiber_checkpoints",
-        sa.Column("name", sa.String(), primary_key=True),
-        sa.Column("value", sa.String(), nullable=False),
+        sa.Column("name", TEXT, primary_key=True),
+        sa.Column("value", TEXT, nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
     )
     op.create_table(

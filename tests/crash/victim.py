@@ -22,9 +22,9 @@ import sqlalchemy as sa
 from lanes import bulk_logs, step
 
 from fiberstore import DuckDBStorage, LogRecord, schema
-from fiberstore.duckdb import BATCH_ROWS
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
+from fiberstore.storages import BATCH_ROWS
 
 INGEST_BATCH_ROWS = 25
 _FILL_ROWS = 10_000

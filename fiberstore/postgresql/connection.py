@@ -1,0 +1,251 @@
+"""PostgreSQL connections, as SQLAlchemy and as the repositories need them."""
+
+import select
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import psycopg
+from psycopg import pq
+from psycopg.rows import TupleRow
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.engine import Dialect
+
+from fiberstore import connections
+from fiberstore.connections import ARROW_TABLE, Lock, Row
+from fiberstore.models import Base, Json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LEAST_VERSION = 14
+# From so many rows on, COPY into a temporary table is faster than a statement with arrays.
+_COPY_ROWS = 100
+# Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
+_LOCKS = {
+    Lock.DELETES: b"LOCK TABLE fiber_merges IN ROW SHARE MODE",
+    Lock.CHANGES: b"LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
+}
+_JSON_COLUMNS = frozenset(
+    column.name
+    for table in Base.metadata.tables.values()
+    for column in table.c
+    if isinstance(column.type, Json)
+)
+
+
+class CountingCursor(psycopg.Cursor[TupleRow]):
+    """A cursor that adds the rows it writes to those of its connection."""
+
+    def execute(self, *arguments: Any, **options: Any) -> "CountingCursor":  # noqa: ANN401  # as psycopg has them
+        """Execute a statement."""
+        super().execute(*arguments, **options)
+        self._count()
+        return self
+
+    def executemany(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        """Execute a statement once for each set of values."""
+        super().executemany(*arguments, **options)
+        self._count()
+
+    def _count(self) -> None:
+        connection = self.connection
+        if isinstance(connection, Connection) and _writes(self):
+            connection.rows_written += self.rowcount
+
+
+class Connection(psycopg.Connection[TupleRow], connections.Connection):
+    """One connection to a server, as a DBAPI connection and as the repositories need one.
+
+    It is in psycopg's autocommit mode for calls of a storage, and not for SQLAlchemy's sessions.
+
+    Attributes:
+        rows_written: See ``connections.Connection``; also by the statements of sessions.
+    """
+
+    engine_name: ClassVar[str] = "postgresql"
+    statement_dialect: Dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  # as psycopg has them
+        super().__init__(*arguments, **options)
+        self.rows_written = 0
+        self.cursor_factory = CountingCursor
+        self._staged: dict[tuple[str, ...], str] = {}
+
+    @property
+    def in_transaction(self) -> bool:
+        """See ``connections.Connection.in_transaction``."""
+        return not self.autocommit or self.pgconn.transaction_status != pq.TransactionStatus.IDLE
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the server has ended the idle connection, as far as this end has heard."""
+        if self.closed:
+            return True
+        readable, _, _ = select.select([self.pgconn.socket], [], [], 0)
+        if readable:  # there is nothing to be read while it is idle, but what ends it
+            try:
+                self.pgconn.consume_input()
+            except psycopg.OperationalError:
+                return True
+        return self.pgconn.status != pq.ConnStatus.OK
+
+    def begin(self) -> None:
+        """See ``connections.Connection.begin``."""
+        self._run(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
+
+    def take_lock(self, lock: Lock) -> None:
+        """See ``connections.Connection.take_lock``; PostgreSQL takes the snapshot after it."""
+        if lock in _LOCKS:
+            self._run(_LOCKS[lock])
+
+    def commit(self) -> None:
+        """Commit; on return everything is on disk."""
+        if self.pgconn.transaction_status == pq.TransactionStatus.INERROR:
+            # PostgreSQL would roll back, and say nothing.
+            raise psycopg.errors.InFailedSqlTransaction(
+                "a statement of this transaction failed, so nothing of it can be kept; roll back first"
+            )
+        if self.autocommit and self.in_transaction:
+            self._run(b"COMMIT")
+        else:
+            super().commit()
+
+    def rollback(self) -> None:
+        """Roll back whatever is open; without a transaction, do nothing."""
+        if self.autocommit and self.in_transaction:
+            self._run(b"ROLLBACK")
+        else:
+            super().rollback()
+
+    def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
+        """See ``connections.Connection.fetch_rows``."""
+        return iter(self._execute(sql, values).fetchall())
+
+    def write(self, sql: str, values: Sequence[object] = ()) -> int:
+        """See ``connections.Connection.write``."""
+        cursor = self._execute(sql, values)
+        written = cursor.rowcount if _writes(cursor) else 0
+        self.rows_written += written
+        return written
+
+    def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
+        """See ``connections.Connection.stream_rows``; it is a cursor of the server's."""
+        with self._snapshot(), psycopg.RawServerCursor(self, "fiberstore_stream") as cursor:
+            cursor.execute(sql.encode(), list(values), binary=True)
+            while rows := cursor.fetchmany(batch_rows):
+                yield rows
+
+    def stream_arrow(
+        self, sql: str, values: Sequence[object], batch_rows: int, schema: "pa.Schema"
+    ) -> Generator["pa.RecordBatch"]:
+        """See ``connections.Connection.stream_arrow``."""
+        import pyarrow as pa
+
+        for rows in self.stream_rows(sql, values, batch_rows):
+            columns = [
+                pa.array(column, pa.int64()).view(field.type)
+                if pa.types.is_timestamp(field.type)
+                else pa.array(column, field.type)
+                for field, column in zip(schema, zip(*rows, strict=True), strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
+        """See ``connections.Connection.fetch_with_batch``."""
+        with self._given(sql, batch) as (statement, values):
+            return self._execute(statement, values).fetchall()
+
+    def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
+        """See ``connections.Connection.write_with_batch``."""
+        with self._given(sql, batch) as (statement, values):
+            return self.write(statement, values)
+
+    def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
+        """See ``connections.Connection.insert_new``."""
+        names = ", ".join(batch.schema.names)
+        return self.write_with_batch(
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} ON CONFLICT DO NOTHING",  # noqa: S608  # our own names
+            batch,
+        )
+
+    def _execute(self, sql: str, values: Sequence[object]) -> psycopg.RawCursor[TupleRow]:
+        cursor = psycopg.RawCursor(self)
+        cursor.execute(sql.encode(), list(values) or None, binary=True)
+        return cursor
+
+    def _run(self, command: bytes) -> None:
+        psycopg.RawCursor(self).execute(command, prepare=False)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Let a cursor of the server's, which needs a transaction, have one."""
+        if self.in_transaction:
+            yield
+            return
+        self.begin()
+        try:
+            yield
+        finally:
+            self.rollback()
+
+    @contextmanager
+    def _given(self, sql: str, batch: "pa.RecordBatch") -> Iterator[tuple[str, Sequence[object]]]:
+        """Give a statement that reads a batch what it reads: arrays, or of many rows a temporary table."""
+        types = [_sql_type(field) for field in batch.schema]
+        if batch.num_rows < _COPY_ROWS:
+            arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
+            names = ", ".join(batch.schema.names)
+            rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names
+            yield f"WITH {rows} {sql}", [column.to_pylist() for column in batch.columns]
+            return
+        with self._own_transaction():
+            yield sql.replace(ARROW_TABLE, self._copied(batch, types)), ()
+
+    @contextmanager
+    def _own_transaction(self) -> Iterator[None]:
+        """Let several statements be one transaction, if none is open. At READ COMMITTED nothing conflicts."""
+        if self.in_transaction:
+            yield
+            return
+        self._run(b"BEGIN ISOLATION LEVEL READ COMMITTED")
+        try:
+            yield
+            self.commit()
+        finally:
+            self.rollback()
+
+    def _copied(self, batch: "pa.RecordBatch", types: list[str]) -> str:
+        """Copy a batch into a temporary table, which is emptied with the transaction; return its name."""
+        from fiberstore.postgresql.binary_copy import encoded
+
+        names = batch.schema.names
+        shape = tuple(f"{name} {type_}" for name, type_ in zip(names, types, strict=True))
+        table = self._staged.setdefault(shape, f"{ARROW_TABLE}_{len(self._staged)}")
+        columns = f"{table} ({', '.join(shape)})"
+        self._run(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS".encode())
+        self._run(f"TRUNCATE {table}".encode())
+        cursor = psycopg.RawCursor(self)
+        with cursor.copy(f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
+            for part in encoded(batch, _JSON_COLUMNS):
+                copy.write(part)
+        return table
+
+
+def _sql_type(field: "pa.Field") -> str:
+    import pyarrow as pa
+
+    if field.name in _JSON_COLUMNS:
+        return "jsonb"
+    if isinstance(field.type, pa.UuidType):
+        return "uuid"
+    if pa.types.is_timestamp(field.type):
+        return "timestamptz"
+    if pa.types.is_boolean(field.type):
+        return "boolean"
+    return "numeric" if pa.types.is_integer(field.type) else "text"
+
+
+def _writes(cursor: psycopg.Cursor[TupleRow]) -> bool:
+    command = (cursor.statusmessage or "").partition(" ")[0]
+    return command in ("INSERT", "UPDATE", "DELETE", "MERGE", "COPY") and cursor.rowcount > 0

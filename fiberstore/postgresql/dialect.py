@@ -1,0 +1,57 @@
+"""The SQLAlchemy dialect ``postgresql+fiberstore``: psycopg's, with connections for the repositories."""
+
+from typing import Any
+
+import psycopg
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+from fiberstore.errors import DatabaseError
+from fiberstore.models import Json
+from fiberstore.postgresql import loaders
+from fiberstore.postgresql.connection import LEAST_VERSION, Connection
+
+# What the server has acknowledged is to be on its disk, and who waits for a lock is to be told in time.
+_SETTINGS = """
+SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
+  set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+    WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
+"""
+
+
+class FiberstorePostgresDialect(PGDialect_psycopg):
+    """psycopg's dialect, whose connections the repositories can use."""
+
+    driver = "fiberstore"
+    supports_statement_cache = True
+    colspecs = {**PGDialect_psycopg.colspecs, Json: Json}  # noqa: RUF012  # our JSON is text to the driver
+
+    def connect(self, *arguments: Any, **options: Any) -> Connection:  # type: ignore[override]  # noqa: ANN401  # as SQLAlchemy has them
+        """Open a connection in UTC.
+
+        Raises:
+            DatabaseError: The server is too old, or does not keep its text in UTF-8.
+        """
+        connection = Connection.connect(*arguments, **options)
+        try:
+            _check_server(connection)
+            loaders.register(connection)
+            connection.execute(_SETTINGS)
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _check_server(connection: psycopg.Connection[Any]) -> None:
+    version = connection.info.server_version // 10_000
+    if version < LEAST_VERSION:
+        raise DatabaseError(
+            f"the server is PostgreSQL {version}, and fiberstore needs {LEAST_VERSION} or newer; upgrade it"
+        )
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise DatabaseError(
+            f"the database keeps its text in {encoding}, and fiberstore needs UTF8; make another with "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )

@@ -1,0 +1,157 @@
+"""``PostgresStorage`` and ``AsyncPostgresStorage``: the storage trait on PostgreSQL."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import PoolProxiedConnection
+
+from fiberstore.aio import AsyncSqlStorage
+from fiberstore.connections import Lock
+from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds
+from fiberstore.errors import translate_errors
+from fiberstore.lifecycle import Compacted
+from fiberstore.postgresql.compaction import compact
+from fiberstore.postgresql.connection import Connection
+from fiberstore.postgresql.engine import create_engine
+from fiberstore.records import check_config_version
+from fiberstore.storages import SqlStorage, refuse_connections
+from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
+
+
+class PostgresStorage(SqlStorage):
+    """A storage in one PostgreSQL database, which any number of processes on any machines may use at once.
+
+    Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
+
+    Calls that delete or merge rows wait for one another, as do ``transaction()`` blocks; everything else runs
+    side by side, and what conflicts is run again. A long iterator that is written holds one of the
+    connections until it ends.
+
+    Args:
+        url: ``postgresql+psycopg://user:password@host:port/database``; see ``create_engine`` beside it.
+        config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
+        read_only: Let the server refuse what writes.
+        pool_size: Connections at most, >= 1, and as many more for changes; as many calls run side by side.
+        slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
+
+    Attributes:
+        engine: The SQLAlchemy engine.
+        config_version: As given.
+
+    Raises:
+        DatabaseError: The server cannot be reached or refuses the connection, is older than PostgreSQL 14, or
+            has no such database.
+        ValueError: An argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        config_version: int = 0,
+        read_only: bool = False,
+        pool_size: int = DEFAULT_POOL_SIZE,
+        slow_call_s: float = DEFAULT_SLOW_CALL_S,
+    ) -> None:
+        check_config_version(config_version)
+        check_seconds("slow_call_s", slow_call_s)
+        self.config_version = config_version
+        self.engine = create_engine(url, read_only=read_only, pool_size=pool_size)
+        self._telemetry = Telemetry(slow_call_s, None)
+        # Who holds the lock never waits for a connection that one who waits for the lock may hold.
+        self._change_pool = self.engine.pool.recreate()
+        event.listen(self.engine, "engine_disposed", self._renew_change_pool)
+        with self._connection(None):  # what is wrong with the server is said now, not at the first call
+            pass
+
+    def close(self) -> None:
+        """See ``SqlStorage.close``."""
+        refuse_connections(self.engine)
+        self.engine.dispose()
+
+    def compact(self) -> Compacted:
+        """See ``LifecycleStorage.compact``. It needs the rights of the tables' owner."""
+        with self._telemetry.running("compact") as call, self._connection(call) as connection:
+            return compact(connection)
+
+    def _renew_change_pool(self, _engine: sa.Engine) -> None:
+        pool, self._change_pool = self._change_pool, self._change_pool.recreate()
+        pool.dispose()
+
+    @contextmanager
+    def _bound(self) -> Iterator[sa.Connection]:
+        """See ``SqlStorage._bound``."""
+        with translate_errors():
+            bound = sa.Connection(self.engine, _connected(self._change_pool))
+        with bound:
+            yield bound
+
+    @contextmanager
+    def _connection(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Connection]:
+        """See ``SqlStorage._connection``; a row that one statement changes is locked by that alone."""
+        with translate_errors():
+            pooled = _connected(self.engine.pool if lock is Lock.NOTHING else self._change_pool)
+        connection = cast("Connection", pooled.dbapi_connection)
+        connection.autocommit = True
+        before = connection.rows_written
+        try:
+            yield connection
+            if call is not None:
+                call.rows_written = connection.rows_written - before
+        finally:
+            if connection.closed:
+                pooled.invalidate()
+            else:
+                connection.rollback()
+                connection.autocommit = False
+                pooled.close()
+
+
+def _connected(pool: sa.Pool) -> PoolProxiedConnection:
+    """Take a connection from the pool that the server has not ended since it was used last."""
+    while True:
+        pooled = pool.connect()
+        if not cast("Connection", pooled.dbapi_connection).is_lost:
+            return pooled
+        pooled.invalidate()
+
+
+class AsyncPostgresStorage(AsyncSqlStorage):
+    """``PostgresStorage`` in coroutines: same arguments, same contract, for use in one event loop.
+
+    ``AsyncSqlStorage`` says what becomes of calls that are cancelled. Opening connects to the server, in the
+    constructor and the calling thread.
+
+    Args:
+        url: See ``PostgresStorage``.
+        config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
+        read_only: Let the server refuse what writes.
+        pool_size: Connections and threads, >= 1, and as many more connections for changes.
+        slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
+
+    Raises:
+        DatabaseError: See ``PostgresStorage``.
+        ValueError: An argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        config_version: int = 0,
+        read_only: bool = False,
+        pool_size: int = DEFAULT_POOL_SIZE,
+        slow_call_s: float = DEFAULT_SLOW_CALL_S,
+    ) -> None:
+        storage = PostgresStorage(
+            url,
+            config_version=config_version,
+            read_only=read_only,
+            pool_size=pool_size,
+            slow_call_s=slow_call_s,
+        )
+        super().__init__(storage, pool_size)

@@ -1,0 +1,52 @@
+"""Sizes of the database file."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from fiberstore import connections
+from fiberstore.prepared import connection_of
+from fiberstore.process import IN_MEMORY
+from fiberstore.repositories.on_duckdb.connection import duckdb_connection
+from fiberstore.repositories.queries import select_rows
+from fiberstore.repositories.sizes import StoreSize
+
+_SIZES = sa.func.pragma_database_size().table_valued(
+    *(sa.column(name) for name in ("database_name", "block_size", "total_blocks", "free_blocks"))
+)
+_TABLES = sa.func.duckdb_tables().table_valued(
+    *(sa.column(name) for name in ("database_name", "schema_name", "table_name", "estimated_size"))
+)
+
+
+def size_of(session: Session | connections.Connection) -> StoreSize:
+    """Return it as it was at the last checkpoint."""
+    path = duckdb_connection(session).database_key
+    if path.startswith(IN_MEMORY):
+        return StoreSize(0, 0, 0, 0)
+    statement = sa.select(_SIZES.c.block_size, _SIZES.c.total_blocks, _SIZES.c.free_blocks).where(
+        _SIZES.c.database_name == sa.func.current_database()
+    )
+    ((block_bytes, total, free),) = select_rows(session, statement)
+    used, free = (total - free) * block_bytes, free * block_bytes
+    return StoreSize(Path(path).stat().st_size, used, free, block_bytes)
+
+
+def settle(session: Session | connections.Connection) -> None:
+    """Run a checkpoint, which frees what was deleted."""
+    with suppress(duckdb.TransactionException):  # other transactions are in its way; the next one will do it
+        connection_of(session).write("CHECKPOINT")
+
+
+def kept_rows(session: Session | connections.Connection) -> dict[str, int]:
+    """Return the rows in the file.
+
+    DuckDB keeps deleted rows in it as long as those around them, until two groups of 122,880 rows fit in one.
+    """
+    statement = sa.select(_TABLES.c.table_name, _TABLES.c.estimated_size).where(
+        _TABLES.c.database_name == sa.func.current_database(), _TABLES.c.schema_name == "main"
+    )
+    return dict(select_rows(session, statement))

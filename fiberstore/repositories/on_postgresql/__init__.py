@@ -1,0 +1,1 @@
+"""What the repositories do on PostgreSQL alone."""

@@ -1,0 +1,141 @@
+"""The order in which rows were stored, by the number of their transaction.
+
+Triggers note it for each new row in ``log_arrivals`` and ``fiber_arrivals``. A snapshot of PostgreSQL has
+seen the transactions before some number, but for those that were running: that is a ``Mark``. Of the
+transaction with the number of a mark that has an id, it has seen the rows up to that one.
+
+Followed: https://www.postgresql.org/docs/current/functions-info.html, on transaction ids and snapshots.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from fiberstore.connections import Connection
+from fiberstore.cursors import Mark
+from fiberstore.errors import CursorError
+from fiberstore.prepared import Prepared
+from fiberstore.repositories.arrival import Arrival, News
+from fiberstore.repositories.queries import one_snapshot
+
+_ROWS_AT_ONCE = 10_000
+_POLL_S = 0.1
+_AFTER_ALL = 2**63 - 1
+
+
+def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    return sa.cast(sa.cast(transaction, sa.Text), sa.BigInteger)
+
+
+_SNAPSHOT = sa.func.pg_current_snapshot()
+_RUNNING = sa.func.pg_snapshot_xip(_SNAPSHOT).column_valued("running")
+_SEEN = Prepared[tuple[int, int, int | None, list[int]]](
+    sa.select(
+        _number(sa.func.pg_snapshot_xmin(_SNAPSHOT)),
+        _number(sa.func.pg_snapshot_xmax(_SNAPSHOT)),
+        _number(sa.func.pg_current_xact_id_if_assigned()),
+        sa.select(
+            sa.func.coalesce(sa.func.array_agg(_number(_RUNNING)), sa.literal_column("'{}'"))
+        ).scalar_subquery(),
+    )
+)
+
+
+class TransactionArrival(Arrival):
+    """See ``Arrival``.
+
+    Args:
+        arrivals: Name of the table that notes it.
+        id_: The key of the table whose rows it notes.
+    """
+
+    def __init__(self, arrivals: str, id_: sa.Column[UUID]) -> None:
+        self._id = id_
+        noted = sa.column(id_.name, id_.type)
+        xid, place = sa.column("xid", sa.BigInteger), sa.column("place", sa.BigInteger)
+        table = sa.table(arrivals, noted, xid, place)
+        self._noted, self._xid, self._place = table.c[id_.name], table.c.xid, table.c.place
+        self.number, of_row = (
+            sa.select(column).where(self._noted == id_).correlate(id_.table).scalar_subquery()
+            for column in (self._xid, self._place)
+        )
+        self.order = (self.number, of_row)
+        self._places = Prepared[tuple[int, int]](
+            sa.select(self._xid, self._place).where(self._noted == sa.bindparam("id"))
+        )
+        after = sa.tuple_(self._xid, self._place) > sa.tuple_(sa.bindparam("xid"), sa.bindparam("place"))
+        self._next = Prepared[tuple[int, UUID]](
+            sa.select(self._xid, self._noted)
+            .where(after, self._xid < sa.bindparam("running"))
+            .order_by(self._xid, self._place)
+            .offset(sa.bindparam("rows"))
+            .limit(sa.bindparam("limit"))
+        )
+
+    @contextmanager
+    def snapshot(self, session: Session | Connection, since: Mark | None) -> Iterator[Mark]:
+        """See ``Arrival.snapshot``."""
+        del since
+        with one_snapshot(session):
+            ((_, end, own, running),) = _SEEN.rows(session, {})
+            if own is not None and own >= end:  # its rows are seen, those of later ones are not
+                running, end = [*running, *range(end, own)], own + 1
+            newest = end - 1
+            yield Mark(None, newest, tuple((newest - xid, newest - xid) for xid in sorted(running)))
+
+    @contextmanager
+    def news(self, connection: Connection, since: Mark) -> Iterator[News]:
+        """See ``Arrival.news``. What has begun after a transaction that still runs is told after its end."""
+        with one_snapshot(connection):
+            ((first_running, *_),) = _SEEN.rows(connection, {})
+            xid, place = self._place_of(connection, since)
+            window = {"xid": xid, "place": place, "running": first_running}
+            ends = list(self._next.rows(connection, {**window, "rows": _ROWS_AT_ONCE - 1, "limit": 1}))
+            mark = Mark(ends[0][1], ends[0][0]) if ends else Mark(None, first_running - 1)
+            is_news = sa.and_(self._after(connection, since), sa.not_(self._after(connection, mark)))
+            ids = sa.select(self._noted).where(is_news)
+            yield News(self._id.in_(ids), mark, _go_on if ends else _wait)
+
+    def mark_at(self, session: Session | Connection, id_: UUID) -> Mark:
+        """See ``Arrival.mark_at``."""
+        ((xid, _),) = self._places.rows(session, {"id": id_})
+        return Mark(id_, xid)
+
+    def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
+        """See ``Arrival.is_new``."""
+        ((_, end, *_),) = _SEEN.rows(session, {})
+        if since.number > end:
+            raise CursorError("the cursor is of another database; start again without it")
+        holes = [since.number - last for last, _ in since.holes]
+        is_new = sa.or_(self._after(session, since), self._xid.in_(holes))
+        return self._id.in_(sa.select(self._noted).where(is_new))
+
+    def _after(self, session: Session | Connection, mark: Mark) -> sa.ColumnElement[bool]:
+        xid, place = self._place_of(session, mark)
+        # The first alone is one for the index.
+        return sa.and_(self._xid >= xid, sa.or_(self._xid > xid, self._place > place))
+
+    def _place_of(self, session: Session | Connection, mark: Mark) -> tuple[int, int]:
+        if mark.newest_id is None:
+            return mark.number, _AFTER_ALL
+        for xid, place in self._places.rows(session, {"id": mark.newest_id}):
+            if xid == mark.number:
+                return xid, place
+        raise CursorError(
+            f"{mark.newest_id} was the last row when the cursor was made, and has been changed or deleted: "
+            "what came after it is not known any more; start again without the cursor"
+        )
+
+
+def _wait(timeout_s: float) -> None:
+    """Let some time pass: nobody tells what other processes write."""
+    time.sleep(min(timeout_s, _POLL_S))
+
+
+def _go_on(_timeout_s: float) -> None:
+    """Do not wait, there is more."""

