@@ -64,7 +64,7 @@ METHODS = {
 
 # Each module may import those of the lines above its own, and nothing else of the package.
 LAYERS = (
-    ("errors", "ids", "printable", "process", "versioning"),
+    ("errors", "ids", "patterns", "printable", "process", "versioning"),
     ("cursors", "files", "records", "telemetry"),
     ("storage", "where"),
     ("queries",),
@@ -88,6 +88,7 @@ LAYERS = (
 NARROWER = {
     "errors": set[str](),
     "ids": set[str](),
+    "patterns": set[str](),
     "versioning": set[str](),
     "records": {"errors", "ids"},
     "storage": {"errors", "records"},
