@@ -86,7 +86,7 @@ def to_postgres(pattern: str) -> str:
         pattern: What DuckDB takes as a regular expression of RE2, without NUL.
 
     Returns:
-        The expression for the right of PostgreSQL's ``~``; on the left is a text, UTF-8, of the collation "C".
+        The expression for the right of PostgreSQL's ``~``, with a text of the collation "C" on its left.
         Where in a text it matches, and how far, can differ.
 
     Raises:
