@@ -40,6 +40,9 @@ Value: TypeAlias = str | int | UUID | datetime | timedelta
 Scalar: TypeAlias = str | int | float | bool | None
 
 _MOST_NESTED = 60
+_NAMED_GROUP = re.compile(  # or what can hold its beginning as text: quoted, escaped or in brackets
+    r"\\Q.*?(?:\\E|\Z)|\\.|\[\^?\]?(?:\[:\^?[a-z]+:\]|\\.|[^]\\])*\]|(?P<begin>\(\?<)", re.DOTALL
+)
 LEAST_NUMBER, GREATEST_NUMBER = -(2**63), 2**64 - 1
 
 
@@ -667,6 +670,9 @@ def _check_pattern(pattern: str) -> bool:
         (is_match,) = compute.match_substring_regex(pa.array([""]), check_text(pattern)).to_pylist()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{pattern!r} is no regular expression of RE2: {error}") from error
+    if any(token["begin"] for token in _NAMED_GROUP.finditer(pattern)):  # what only newer versions know
+        reason = "Invalid regular expression: invalid perl operator: (?<"
+        raise ValueError(f"{pattern!r} is no regular expression of RE2: {reason}")
     return bool(is_match)
 
 
