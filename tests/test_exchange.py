@@ -11,7 +11,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pandas as pd
@@ -400,6 +400,61 @@ def test_what_cannot_be_split_is_refused(storage: DuckDBStorage, tmp_path: Path)
     storage.write_logs([log(number, 3_600 * number) for number in range(3)])
     assert storage.logs.order_by("newest").export(path, partition_by="hour") == 3
     assert len(list(path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("order", ["oldest", "newest"])
+@pytest.mark.parametrize("kind", ["logs", "fibers"])
+def test_row_groups_are_sorted_and_say_by_what(
+    *,
+    storage: DuckDBStorage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    order: Literal["oldest", "newest"],
+) -> None:
+    monkeypatch.setattr("fiberstore.exchange.writing._ROW_GROUP_ROWS", 10)
+    monkeypatch.setattr("fiberstore.repositories.queries._EXPORT_BATCH_ROWS", 10)
+    numbers = [(number * 37) % 60 for number in range(60)]  # in no order, and two at each time
+    storage.write_logs([log(number, 3_600 * (number // 2)) for number in numbers])
+    storage.write_fibers(fiber(number, first=at(3_600 * (number // 2))) for number in numbers)
+    query = getattr(storage, kind).order_by(order)
+    names = ["timestamp", "log_id"] if kind == "logs" else ["first_activity", "fiber_id"]
+    descending = order == "newest"
+
+    query.export(tmp_path / "one.parquet")
+    query.export(tmp_path / "days.parquet", partition_by="day")
+    files = [tmp_path / "one.parquet", *(tmp_path / "days.parquet").rglob("*.parquet")]
+    assert len(files) == 1 + 2
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            assert file.num_row_groups > 1
+            for group in range(file.num_row_groups):
+                assert _sorted_by(file, group) == [(name, descending) for name in names]
+            rows = [(row[names[0]], row[names[1]]) for row in file.read().to_pylist()]
+            assert rows == sorted(rows, reverse=descending)
+
+
+def test_memberships_are_sorted_too_and_what_no_column_orders_does_not_say_so(
+    storage: DuckDBStorage, tmp_path: Path
+) -> None:
+    storage.write_memberships([member(2, 1), member(1, 2), member(1, 1)])
+    storage.write_fiber(fiber(1))
+    storage.memberships.export(tmp_path / "members.parquet")
+    with pq.ParquetFile(tmp_path / "members.parquet") as file:
+        assert _sorted_by(file, 0) == [("log_id", False), ("fiber_id", False)]
+        rows = [(row["log_id"], row["fiber_id"]) for row in file.read().to_pylist()]
+        assert rows == sorted(rows)
+    storage.fibers.order_by("longest").export(tmp_path / "longest.parquet")
+    storage.fibers.order_by("most_logs").export(tmp_path / "most.parquet")
+    for name in ("longest", "most"):
+        with pq.ParquetFile(tmp_path / f"{name}.parquet") as file:
+            assert (file.num_row_groups, _sorted_by(file, 0)) == (1, [])
+
+
+def _sorted_by(file: pq.ParquetFile, group: int) -> list[tuple[str, bool]]:
+    """The columns that a row group says it is sorted by, and whether descending."""
+    keys = file.metadata.row_group(group).sorting_columns
+    return [(file.schema_arrow.names[key.column_index], key.descending) for key in keys]
 
 
 FULL = """

@@ -1,10 +1,11 @@
 """Arrow batches to files, which have their names once they are complete."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +16,9 @@ from fiberstore.backup import new_file, new_folder
 from fiberstore.exchange.schemas import NULLABLE, TEXT, TIME, TIMES, Kind, schema_of
 from fiberstore.queries import Partition
 
+SortKey: TypeAlias = tuple[str, Literal["ascending", "descending"]]
 Write: TypeAlias = Callable[[pa.RecordBatch], object]
+_Writer: TypeAlias = Callable[[BinaryIO], AbstractContextManager[Write]]
 
 _PARTITIONS = {"month": 7, "day": 10, "hour": 13}  # characters of an ISO 8601 time
 _ROW_GROUP_ROWS = 100_000
@@ -47,6 +50,7 @@ def write_records(
     kind: Kind,
     path: str | Path,
     *,
+    sorted_by: Sequence[SortKey] = (),
     partition_by: Partition | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> int:
@@ -55,12 +59,22 @@ def write_records(
     With ``partition_by`` they must be ordered by time, so that a part is complete when another begins.
     Where there are none, the folder holds one empty ``part-0``, which can be read again.
 
+    Args:
+        batches: The rows.
+        kind: What they are.
+        path: The file, or the folder of parts.
+        sorted_by: What the rows are sorted by; Parquet files say so in their metadata.
+        partition_by: The unit of time that has a part.
+        on_rows: Called with the number of rows of each batch.
+
     Returns:
         How many rows there were.
     """
     check_export(path, kind, partition_by)
+    path = Path(path)
     rows = 0
-    with _writing(Path(path), kind, partition_by) as write:
+    writer = partial(_WRITERS[format_of(path)], kind, sorted_by)
+    with _writing(path, kind, writer, partition_by) as write:
         for batch in batches:
             write(batch)
             rows += batch.num_rows
@@ -70,34 +84,34 @@ def write_records(
 
 
 @contextmanager
-def _writing(path: Path, kind: Kind, partition_by: Partition | None) -> Iterator[Write]:
-    write_to = _WRITERS[format_of(path)]
+def _writing(path: Path, kind: Kind, writer: _Writer, partition_by: Partition | None) -> Iterator[Write]:
     if partition_by is None:
-        with new_file(path) as partial, partial.open("wb") as file, write_to(file, kind) as write:
+        with new_file(path) as unfinished, unfinished.open("wb") as file, writer(file) as write:
             yield write
         return
     with new_folder(path) as folder:
-        parts = _Parts(folder, kind, partition_by, path.suffix)
+        parts = _Parts(folder, f"part-0{path.suffix}", writer, TIMES[kind], partition_by)
         try:
             yield parts.write
         finally:
             parts.close()
         if not any(folder.iterdir()):
-            with _open_part(folder / f"part-0{path.suffix}", kind):
+            with _open_part(folder / f"part-0{path.suffix}", writer):
                 pass
 
 
 class _Parts:
     """The files of a folder, by time; one is open at a time."""
 
-    def __init__(self, folder: Path, kind: Kind, partition_by: Partition, suffix: str) -> None:
-        self._folder, self._kind, self._unit, self._suffix = folder, kind, partition_by, suffix
+    def __init__(self, folder: Path, file_name: str, writer: _Writer, time: str, unit: Partition) -> None:
+        self._folder, self._file_name, self._writer = folder, file_name, writer
+        self._time, self._unit = time, unit
         self._name: str | None = None
         self._opened = ExitStack()
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write each run of rows of one part to its file."""
-        times = batch.column(TIMES[self._kind]).cast(pa.timestamp("us"))
+        times = batch.column(self._time).cast(pa.timestamp("us"))
         runs = pc.run_end_encode(pc.floor_temporal(times, unit=self._unit), run_end_type=pa.int64())
         begin = 0
         for end, value in zip(runs.run_ends.to_pylist(), runs.values.to_pylist(), strict=True):
@@ -111,7 +125,7 @@ class _Parts:
         self.close()
         folder = self._folder / f"{self._unit}={name}"
         folder.mkdir()
-        part = _open_part(folder / f"part-0{self._suffix}", self._kind)
+        part = _open_part(folder / self._file_name, self._writer)
         self._name, self._write = name, self._opened.enter_context(part)
 
     def close(self) -> None:
@@ -120,17 +134,18 @@ class _Parts:
 
 
 @contextmanager
-def _open_part(path: Path, kind: Kind) -> Iterator[Write]:
+def _open_part(path: Path, writer: _Writer) -> Iterator[Write]:
     with path.open("xb") as file:
-        with _WRITERS[format_of(path)](file, kind) as write:
+        with writer(file) as write:
             yield write
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextmanager
-def _parquet(file: BinaryIO, kind: Kind) -> Iterator[Write]:
+def _parquet(kind: Kind, sorted_by: Sequence[SortKey], file: BinaryIO) -> Iterator[Write]:
     """Write row groups of a size that is common, whatever the size of the batches."""
+    schema = schema_of(kind)
     waiting: list[pa.RecordBatch] = []
 
     def flush() -> None:
@@ -147,14 +162,16 @@ def _parquet(file: BinaryIO, kind: Kind) -> Iterator[Write]:
         ):
             flush()
 
-    with pq.ParquetWriter(file, schema_of(kind), compression="zstd") as writer:
+    sorting = pq.SortingColumn.from_ordering(schema, sorted_by)
+    with pq.ParquetWriter(file, schema, compression="zstd", sorting_columns=sorting) as writer:
         yield write
         flush()
 
 
 @contextmanager
-def _csv(file: BinaryIO, kind: Kind) -> Iterator[Write]:
+def _csv(kind: Kind, sorted_by: Sequence[SortKey], file: BinaryIO) -> Iterator[Write]:
     """Write text in quotes, so that an empty one is not null, which has none."""
+    del sorted_by
     schema = pa.schema([(field.name, _text_of(field.type)) for field in schema_of(kind)])
 
     def write(batch: pa.RecordBatch) -> None:
@@ -166,8 +183,8 @@ def _csv(file: BinaryIO, kind: Kind) -> Iterator[Write]:
 
 
 @contextmanager
-def _json_lines(file: BinaryIO, kind: Kind) -> Iterator[Write]:
-    del kind
+def _json_lines(kind: Kind, sorted_by: Sequence[SortKey], file: BinaryIO) -> Iterator[Write]:
+    del kind, sorted_by
 
     def write(batch: pa.RecordBatch) -> None:
         if not batch.num_rows:
@@ -182,7 +199,7 @@ def _json_lines(file: BinaryIO, kind: Kind) -> Iterator[Write]:
     yield write
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, Kind], AbstractContextManager[Write]]] = {
+_WRITERS: dict[str, Callable[[Kind, Sequence[SortKey], BinaryIO], AbstractContextManager[Write]]] = {
     ".parquet": _parquet,
     ".csv": _csv,
     ".jsonl": _json_lines,

@@ -1,7 +1,7 @@
 """Queries of memberships."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,6 +11,9 @@ from fiberstore.queries import Deleted, Memberships
 from fiberstore.records import FiberMembership
 from fiberstore.repositories.conditions import MEMBERSHIPS, all_of
 from fiberstore.repositories.queries import SqlQuery, written
+
+if TYPE_CHECKING:
+    from fiberstore.exchange.writing import SortKey
 
 
 class SqlMemberships(SqlQuery[FiberMembership], Memberships):
@@ -28,6 +31,9 @@ class SqlMemberships(SqlQuery[FiberMembership], Memberships):
 
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         return statement.order_by(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id)
+
+    def _sort_keys(self) -> "Sequence[SortKey]":
+        return [("log_id", "ascending"), ("fiber_id", "ascending")]
 
     def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[FiberMembership]:
         return [

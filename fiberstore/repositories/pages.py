@@ -1,13 +1,13 @@
 """Queries in several orders: pages by key, many ids at once, counts of values."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -25,6 +25,9 @@ from fiberstore.repositories.conditions import ACTIVE_VERSION, among
 from fiberstore.repositories.queries import Changing, Reading, SqlQuery, select_rows, written
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import depends_on_active
+
+if TYPE_CHECKING:
+    from fiberstore.exchange.writing import SortKey
 
 P = TypeVar("P", StoredLog, FiberRecord)
 V = TypeVar("V")
@@ -282,6 +285,15 @@ class PagedQuery(SqlQuery[P], Generic[P]):
 
     def _ordered(self, statement: sa.Select[Any], *, backwards: bool = False) -> sa.Select[Any]:
         return self._from_source(statement).order_by(*self._order_by(backwards=backwards))
+
+    def _sort_keys(self) -> "Sequence[SortKey]":
+        column = self._order.column
+        if not isinstance(column, sa.Column):
+            return []
+        direction: Literal["ascending", "descending"] = (
+            "descending" if self._order.descending else "ascending"
+        )
+        return [(column.key, direction), (self._id_name, direction)]
 
     def _order_by(self, *, backwards: bool = False) -> list[sa.ColumnElement[Any]]:
         order = self._order

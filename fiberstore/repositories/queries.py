@@ -23,6 +23,8 @@ from fiberstore.where import Condition, checked_condition
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from fiberstore.exchange.writing import SortKey
+
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 T = TypeVar("T")
 
@@ -178,7 +180,14 @@ class SqlQuery(Query[R], Generic[R]):
 
         batches = self._batches("export", _EXPORT_BATCH_ROWS)
         with closing(batches):
-            return write_records(batches, self._record, path, partition_by=partition_by, on_rows=on_rows)
+            return write_records(
+                batches,
+                self._record,
+                path,
+                sorted_by=self._sort_keys(),
+                partition_by=partition_by,
+                on_rows=on_rows,
+            )
 
     def delete(self) -> Deleted:
         """See ``Query.delete``."""
@@ -223,6 +232,10 @@ class SqlQuery(Query[R], Generic[R]):
     @abstractmethod
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         """Return the statement in the order of the query."""
+
+    @abstractmethod
+    def _sort_keys(self) -> "Sequence[SortKey]":
+        """Return the columns that the order goes by; none if it goes by what is no column."""
 
     @abstractmethod
     def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[R]:
