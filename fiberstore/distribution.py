@@ -131,7 +131,7 @@ def _database_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        message = error.diag.message_primary or str(error)
+        message = error.diag.message_primary or str(error).partition("\n")[0]
         if error.sqlstate == _NO_TABLE:
             message = f"{message}; `fiberstore db upgrade` makes the tables"
         raise DatabaseError(message) from error

@@ -177,7 +177,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("db backup --db {db}", 2, "Missing argument 'TARGET'"),
     ("db distribute", 2, "Missing option '--engine'"),
     ("db distribute --engine oracle", 2, "'oracle' is not one of 'citus', 'cockroachdb', 'yugabytedb'"),
-    ("db distribute --engine citus --apply", 2, "'--apply': it needs --db postgresql+psycopg://"),
+    ("db distribute --engine citus --apply", 2, "give the server's URL, --db postgresql+psycopg://"),
     ("db distribute --engine citus --apply --db {db}", 1, "only a server is distributed, not a path"),
     (
         "db distribute --engine citus --apply --db duckdb:///{db}",
