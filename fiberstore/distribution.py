@@ -36,7 +36,7 @@ _NO_TABLE = "42P01"
 # Two tables with as many tablets have the same bounds of the hash of log_id.
 _TABLETS = 16
 _TIME_INDEX = "idx_raw_logs_timestamp"
-_ARRIVAL_TRIGGERS = {"raw_logs": "raw_logs_arrival", "fibers": "fibers_arrival"}
+_ARRIVALS = {"raw_logs": "log_arrivals", "fibers": "fiber_arrivals"}
 
 
 def distribution_statements(engine: DistributedEngine) -> list[str]:
@@ -163,7 +163,11 @@ def _citus() -> list[str]:
     )
     return [
         # Citus distributes no table that has triggers.
-        *(f"DROP TRIGGER IF EXISTS {name} ON {table}" for table, name in _ARRIVAL_TRIGGERS.items()),
+        *(
+            f"DROP TRIGGER IF EXISTS {arrivals}_{event} ON {table}"
+            for table, arrivals in _ARRIVALS.items()
+            for event in ("add", "remove")
+        ),
         _distribute("raw_logs", colocate_with="none"),
         _distribute("fiber_memberships", colocate_with="raw_logs"),
         _distribute("fibers", colocate_with="none"),

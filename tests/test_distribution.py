@@ -217,9 +217,10 @@ def test_citus_may_be_distributed_again(citus: sa.Engine) -> None:
 
 def test_triggers_on_arrivals_are_dropped_for_citus_and_no_others(citus: sa.Engine) -> None:
     trigger = "CREATE TRIGGER {} AFTER INSERT ON {} EXECUTE FUNCTION suppress_redundant_updates_trigger()"
-    execute(citus, trigger.format("raw_logs_arrival", "raw_logs"), trigger.format("fibers_arrival", "fibers"))
-    execute(citus, *distribution_statements("citus")[:3])
-    execute(citus, trigger.format("of_another", "fiber_memberships"))
+    for table, arrivals in [("raw_logs", "log_arrivals"), ("fibers", "fiber_arrivals")]:
+        execute(citus, *(trigger.format(f"{arrivals}_{event}", table) for event in ("add", "remove")))
+    execute(citus, *distribution_statements("citus"))
+    execute(citus, "TRUNCATE pg_dist_partition", trigger.format("of_another", "fiber_memberships"))
     with pytest.raises(DatabaseError, match=r"fiber_memberships.*because it has triggers"):
         list(distribute(shown(citus), "citus"))
 
@@ -309,7 +310,7 @@ def test_the_command_runs_the_statements_and_passes_notices_on(citus: sa.Engine,
     result = run("db", "distribute", "--engine", "citus", "--apply", "--db", shown(citus))
     assert result.code == 0
     assert result.out.splitlines() == [f"{each};" for each in distribution_statements("citus")]
-    assert 'fiberstore: trigger "raw_logs_arrival" for relation "raw_logs" does not exist' in result.err
+    assert 'fiberstore: trigger "log_arrivals_add" for relation "raw_logs" does not exist' in result.err
     with citus.connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM pg_dist_partition")).scalar() == 8
 
