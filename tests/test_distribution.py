@@ -216,7 +216,8 @@ def test_citus_may_be_distributed_again(citus: sa.Engine) -> None:
 
 
 def test_triggers_on_arrivals_are_dropped_for_citus_and_no_others(citus: sa.Engine) -> None:
-    trigger = "CREATE OR REPLACE TRIGGER {} AFTER INSERT ON {} EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    function = "suppress_redundant_updates_trigger()"
+    trigger = f"CREATE OR REPLACE TRIGGER {{}} AFTER INSERT ON {{}} EXECUTE FUNCTION {function}"
     for table, arrivals in [("raw_logs", "log_arrivals"), ("fibers", "fiber_arrivals")]:
         execute(citus, *(trigger.format(f"{arrivals}_{event}", table) for event in ("add", "remove")))
     execute(citus, *distribution_statements("citus"))
