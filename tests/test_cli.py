@@ -139,6 +139,7 @@ COMMANDS = [
     "db check",
     "db backup",
     "db compact",
+    "db distribute",
     "prune",
     "redact",
     "pin",

@@ -75,7 +75,7 @@ LAYERS = (
     ("dbapi",),
     ("dialect",),
     ("functions", "models"),
-    ("backup", "engine", "prepared"),
+    ("backup", "distribution", "engine", "prepared"),
     ("compact", "schema", "workers"),
     ("aio_lifecycle", "aio_queries", "bulk", "exchange"),
     ("repositories",),

@@ -9,7 +9,8 @@ import typer
 from rich.filesize import decimal
 from typer.core import TyperGroup
 
-from fiberstore.cli.app import app, with_whole_paragraphs
+from fiberstore import distribution
+from fiberstore.cli.app import app, tell, with_whole_paragraphs
 from fiberstore.cli.changing import compact_file, open_to_change, shown_sizes
 from fiberstore.cli.opening import open_read_only
 from fiberstore.cli.options import Db, Json
@@ -110,3 +111,29 @@ def rescue(
     print_findings([f"{target} is a copy that opens"], findings)
     if any(finding.is_problem for finding in findings):
         raise typer.Exit(1)
+
+
+@db_app.command(epilog="Example: fiberstore db distribute --engine citus")
+def distribute(
+    engine: Annotated[distribution.DistributedEngine, typer.Option(help="What the server is.")],
+    *,
+    db: Annotated[
+        str | None,
+        typer.Option(envvar="FIBERSTORE_URL", metavar="URL", help="The server's postgresql+psycopg:// URL."),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Run them on the server of --db.")] = False,
+) -> None:
+    """Print the statements that spread the tables over the nodes of a distributed engine.
+
+    With --apply, each is printed when it has run. They can be run again. On Citus and CockroachDB they come
+    after db upgrade, on YugabyteDB before it. docs/distribution.md tells what else differs there.
+    """
+    if apply and db is None:
+        raise typer.BadParameter("give the server's URL, --db postgresql+psycopg://…", param_hint="--apply")
+    statements = (
+        distribution.distribute(db, engine, on_notice=tell)
+        if apply and db is not None
+        else distribution.distribution_statements(engine)
+    )
+    for statement in statements:
+        typer.echo(f"{statement};")
