@@ -9,10 +9,11 @@ from fiberstore.errors import DatabaseError
 from fiberstore.models import Json
 from fiberstore.postgresql import loaders
 from fiberstore.postgresql.connection import LEAST_VERSION, Connection
+from fiberstore.postgresql.servers import server_of
 
 # What the server has acknowledged is to be on its disk, and who waits for a lock is to be told in time.
 _SETTINGS = """
-SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
+SELECT version(), set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit')
     WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
@@ -35,12 +36,17 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
         try:
             _check_server(connection)
             loaders.register(connection)
-            connection.execute(_SETTINGS)
+            ((version, *_),) = connection.execute(_SETTINGS).fetchall()
+            connection.server = server_of(str(version))
             connection.commit()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _get_server_version_info(self, connection: Any) -> Any:  # noqa: ANN401  # as SQLAlchemy has it
+        """Return PostgreSQL's version, or the one that a server claims to be like."""
+        return tuple(map(int, divmod(connection.connection.dbapi_connection.info.server_version, 10_000)))
 
 
 def _check_server(connection: psycopg.Connection[Any]) -> None:
