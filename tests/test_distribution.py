@@ -28,7 +28,6 @@ from fiberstore.distribution import (
 from fiberstore.errors import DatabaseError
 from fiberstore.models import Base
 from fiberstore.postgresql import PostgresStorage, create_engine
-from fiberstore.postgresql.servers import COCKROACHDB, POSTGRESQL, YUGABYTEDB, Server, server_of
 from fiberstore.queries import Fibers, Logs
 from fiberstore.repositories import memberships
 from fiberstore.repositories.conditions import to_sql
@@ -318,24 +317,12 @@ def test_what_goes_by_the_order_of_arrival_is_refused_where_nothing_notes_it(cit
             lambda: storage.logs.page(1, cursor),
             lambda: storage.logs.page(1),
             lambda: storage.logs.tail(timeout_s=0),
-            lambda: storage.fibers.summaries(),
+            storage.fibers.summaries,
         ):
             with pytest.raises(DatabaseError, match="does not note"):
                 refused()
         assert len(storage.query_logs_by_time(NOON, at(9))) == 3
         assert len(list(storage.logs.iter_records())) == 3
-
-
-@pytest.mark.parametrize(
-    ("version", "server"),
-    [
-        ("PostgreSQL 18.4 on x86_64-pc-linux-gnu, compiled by gcc", POSTGRESQL),
-        ("PostgreSQL 15.12-YB-2025.2.0.0-b0 on x86_64-pc-linux-gnu, compiled by clang", YUGABYTEDB),
-        ("CockroachDB CCL v25.4.0 (x86_64-pc-linux-gnu, built 2025/11/03, go1.23)", COCKROACHDB),
-    ],
-)
-def test_a_server_is_known_by_its_version(version: str, server: Server) -> None:
-    assert server_of(version) is server
 
 
 def test_an_engine_that_is_none_is_refused() -> None:

@@ -14,7 +14,6 @@ from sqlalchemy.engine import Dialect
 from fiberstore import connections
 from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.models import Base, Json
-from fiberstore.postgresql.servers import POSTGRESQL, Server
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,10 +61,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
 
     Attributes:
         rows_written: See ``connections.Connection``; also by the statements of sessions.
-        server: What kind of server it leads to.
     """
-
-    server: Server = POSTGRESQL
 
     engine_name: ClassVar[str] = "postgresql"
     statement_dialect: Dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
@@ -96,11 +92,11 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
 
     def begin(self) -> None:
         """See ``connections.Connection.begin``."""
-        self._run(f"BEGIN ISOLATION LEVEL {self.server.isolation_level}".encode())
+        self._run(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
 
     def take_lock(self, lock: Lock) -> None:
         """See ``connections.Connection.take_lock``; PostgreSQL takes the snapshot after it."""
-        if lock in _LOCKS and self.server.has_table_locks:
+        if lock in _LOCKS:
             self._run(_LOCKS[lock])
 
     def commit(self) -> None:
@@ -197,7 +193,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     def _given(self, sql: str, batch: "pa.RecordBatch") -> Iterator[tuple[str, Sequence[object]]]:
         """Give a statement that reads a batch what it reads: arrays, or of many rows a temporary table."""
         types = [_sql_type(field) for field in batch.schema]
-        if batch.num_rows < _COPY_ROWS or not self.server.has_staging:
+        if batch.num_rows < _COPY_ROWS:
             arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
             names = ", ".join(batch.schema.names)
             rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names

@@ -9,11 +9,10 @@ from fiberstore.errors import DatabaseError
 from fiberstore.models import Json
 from fiberstore.postgresql import loaders
 from fiberstore.postgresql.connection import LEAST_VERSION, Connection
-from fiberstore.postgresql.servers import server_of
 
 # What the server has acknowledged is to be on its disk, and who waits for a lock is to be told in time.
 _SETTINGS = """
-SELECT version(), set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
+SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit')
     WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
@@ -36,8 +35,7 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
         try:
             _check_server(connection)
             loaders.register(connection)
-            ((version, *_),) = connection.execute(_SETTINGS).fetchall()
-            connection.server = server_of(str(version))
+            connection.execute(_SETTINGS)
             connection.commit()
         except BaseException:
             connection.close()

@@ -12,7 +12,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from fiberstore.aio import AsyncSqlStorage
 from fiberstore.connections import Lock
 from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds
-from fiberstore.errors import translate_errors
+from fiberstore.errors import DatabaseError, translate_errors
 from fiberstore.lifecycle import Compacted
 from fiberstore.postgresql.compaction import compact
 from fiberstore.postgresql.connection import Connection
@@ -65,8 +65,8 @@ class PostgresStorage(SqlStorage):
         # Who holds the lock never waits for a connection that one who waits for the lock may hold.
         self._change_pool = self.engine.pool.recreate()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
-        with self._connection(None):  # what is wrong with the server is said now, not at the first call
-            pass
+        with self._connection(None) as connection:  # what is wrong with the server is said now
+            _check_server(connection)
 
     def close(self) -> None:
         """See ``SqlStorage.close``."""
@@ -109,6 +109,15 @@ class PostgresStorage(SqlStorage):
                 connection.rollback()
                 connection.autocommit = False
                 pooled.close()
+
+
+def _check_server(connection: Connection) -> None:
+    ((version,),) = connection.fetch_rows("SELECT version()", ())
+    if version.startswith("CockroachDB"):
+        raise DatabaseError(
+            f"{version.partition(' (')[0]} cannot hold a store yet, because it has no table locks, and compares "
+            "no text in the order of its code points with other text; use PostgreSQL, Citus or YugabyteDB"
+        )
 
 
 def _connected(pool: sa.Pool) -> PoolProxiedConnection:
