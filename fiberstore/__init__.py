@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fiberstore.aio import AsyncDuckDBStorage, AsyncTransaction
     from fiberstore.aio_writer import AsyncBufferedWriter
     from fiberstore.buffer import UnwrittenError
+    from fiberstore.copying import Copied, copy_store
     from fiberstore.duckdb import DuckDBStorage, Transaction
     from fiberstore.engine import create_engine
     from fiberstore.errors import (
@@ -67,6 +68,7 @@ __all__ = [
     "Condition",
     "ConfigVersion",
     "ConflictError",
+    "Copied",
     "CursorError",
     "DamagedFileError",
     "DatabaseError",
@@ -99,6 +101,7 @@ __all__ = [
     "VersionNotFoundError",
     "VersionRepository",
     "config_version",
+    "copy_store",
     "create_engine",
     "new_log_id",
     "stable_fiber_id",
@@ -122,6 +125,7 @@ _MODULES = (  # what imports the least comes first
     "repositories",
     "duckdb",
     "aio",
+    "copying",
 )
 
 if not TYPE_CHECKING:  # or a type checker would take any name for public

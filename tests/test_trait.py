@@ -80,8 +80,8 @@ LAYERS = (
     ("aio_lifecycle", "aio_queries", "bulk", "exchange"),
     ("repositories",),
     ("duckdb",),
-    ("aio", "doctor", "ingest", "testing"),
-    ("demo", "otel", "rescue", "timeline_page"),
+    ("aio", "contents", "doctor", "ingest", "testing"),
+    ("copying", "demo", "otel", "rescue", "timeline_page"),
     ("cli",),
     ("__main__",),
 )
