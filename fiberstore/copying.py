@@ -187,7 +187,8 @@ class _Copy:
             table_sums(storage, on_rows=lambda table, rows: self._tell("check", table, rows))
             for storage in (self._source, self._destination)
         ]
-        return Copied(dict(self._written), 0, False, *sums)
+        written = {table: self._written[table] for table in sums[0]}
+        return Copied(written, 0, False, *sums)
 
     def _copy_logs(self) -> None:
         try:

@@ -146,6 +146,7 @@ COMMANDS = [
     "close",
     "reopen",
     "merge",
+    "copy",
 ]
 
 
