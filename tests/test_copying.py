@@ -21,13 +21,11 @@ from fiberstore import (
     Base,
     CheckpointError,
     CheckpointMove,
-    Copied,
     DuckDBStorage,
     FiberMembership,
     FiberRecord,
     Fibers,
     Logs,
-    Memberships,
     StoredLog,
     config_version,
     copy_store,
@@ -68,7 +66,7 @@ def destination() -> Iterator[DuckDBStorage]:
         yield storage
 
 
-def rows_of(storage: DuckDBStorage) -> dict[str, set[tuple[object, ...]]]:
+def rows_of(storage: DuckDBStorage) -> dict[str, set[tuple[str, ...]]]:
     """Return every row of every table; attributes by their JSON, and without the progress of copies."""
     with storage.engine.connect() as connection:
         rows = {
@@ -94,9 +92,13 @@ def fill(storage: DuckDBStorage) -> None:
             stored(301, 2**63, ingested=END_OF_TIME),
         ]
     )
-    values = (*ATTRIBUTES, nested(100))
-    storage.write_fibers([fiber(n, attributes=value, closed=n % 2 == 0) for n, value in enumerate(values)])
-    storage.write_fibers([fiber(200 + n, text, config_version=2**64 - 1) for n, text in enumerate(TEXTS)])
+    values = (*(value for value in ATTRIBUTES if "long" not in repr(value)), nested(100))
+    storage.write_fibers(
+        [
+            *(fiber(n, attributes=value, closed=n % 2 == 0) for n, value in enumerate(values)),
+            *(fiber(200 + n, text, config_version=2**64 - 1) for n, text in enumerate(TEXTS[::5])),
+        ]
+    )
     storage.write_memberships([member(n % 50, n % 30, n) for n in range(150)])
     storage.write_memberships([member(10**6, 10**6)])  # of neither a log nor a fiber
     storage.merge_fibers({uid(3): uid(4)})
@@ -123,7 +125,7 @@ def test_nothing_is_copied_as_nothing(source: DuckDBStorage, destination: DuckDB
     assert {held.rows for held in copied.source.values()} == {0}
 
 
-@pytest.mark.parametrize("batch_rows", [1, 7, 10_000])
+@pytest.mark.parametrize("batch_rows", [7, 10_000])
 def test_every_value_of_every_table_is_copied(
     source: DuckDBStorage, destination: DuckDBStorage, batch_rows: int
 ) -> None:
@@ -158,8 +160,7 @@ def test_a_copy_that_is_run_twice_writes_nothing_more(
     first = copy_store(source, destination)
     progress = progress_of(destination)
     again = copy_store(source, destination)
-    assert again.written == dict.fromkeys(TABLES, 0) | again.written
-    assert sum(again.written.values()) == 0
+    assert again.written == dict.fromkeys(again.source, 0)
     assert (again.passes, again.source, again.destination) == (1, first.source, first.destination)
     assert progress_of(destination) == progress
 
@@ -182,29 +183,42 @@ class StoppedError(Exception):
     pass
 
 
+def stop_and_go_on(source: DuckDBStorage, destination: DuckDBStorage, told: int) -> None:
+    """Let a copy fail after it has told so many steps of its progress, and run it again."""
+    empty(destination)
+    steps = iter(range(told))
+
+    def stop(_step: str, _rows: int) -> None:
+        if next(steps, None) is None:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        copy_store(source, destination, batch_rows=20, on_rows=stop)
+    had = destination.logs.count()
+    assert had == min(20 * (told + 1), source.logs.count())
+    copied = copy_store(source, destination, batch_rows=20)
+    assert copied.is_equal
+    assert copied.written["raw_logs"] == copied.source["raw_logs"].rows - had
+    assert rows_of(destination) == rows_of(source)
+
+
+@pytest.mark.parametrize("told", [0, 1, 6])
+def test_a_copy_that_fails_goes_on_from_there(
+    source: DuckDBStorage, destination: DuckDBStorage, told: int
+) -> None:
+    fill(source)
+    stop_and_go_on(source, destination, told)
+
+
+@pytest.mark.slow
 def test_a_copy_that_fails_after_any_batch_goes_on_from_there(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
     fill(source)
-    batches: list[str] = []
-    copy_store(source, destination, batch_rows=20, on_rows=lambda step, _rows: batches.append(step))
-    for end in range(batches.index("check raw_logs") + 1):
-        empty(destination)
-        left = [end]
-
-        def stop(_step: str, _rows: int, left: list[int] = left) -> None:
-            if not left[0]:
-                raise StoppedError
-            left[0] -= 1
-
-        with pytest.raises(StoppedError):
-            copy_store(source, destination, batch_rows=20, on_rows=stop)
-        had = destination.logs.count()
-        assert had == min(20 * (end + 1), source.logs.count())
-        copied = copy_store(source, destination, batch_rows=20)
-        assert copied.is_equal
-        assert copied.written["raw_logs"] == copied.source["raw_logs"].rows - had
-    assert rows_of(destination) == rows_of(source)
+    steps: list[str] = []
+    copy_store(source, destination, batch_rows=20, on_rows=lambda step, _rows: steps.append(step))
+    for told in range(len(steps)):
+        stop_and_go_on(source, destination, told)
 
 
 def test_a_copy_goes_on_though_the_log_where_it_stood_is_deleted(
@@ -288,7 +302,7 @@ def test_a_source_that_is_written_meanwhile_is_caught_up_with(
 
     def write() -> None:
         begun.wait()
-        for number in range(1_000, 1_100):
+        for number in range(1_000, 1_040):
             logs = [log(number, (-1) ** number * number), log(10_000 + number)]
             source.write_batch(
                 logs=logs,
@@ -308,7 +322,7 @@ def test_a_source_that_is_written_meanwhile_is_caught_up_with(
     copied = copy_store(source, destination, batch_rows=20, max_passes=1_000, on_rows=on_rows)
     assert copied.is_equal
     assert rows_of(destination) == rows_of(source)
-    assert source.logs.count() > 200
+    assert source.logs.count() > 100
 
 
 def test_a_source_that_never_rests_is_told(source: DuckDBStorage, destination: DuckDBStorage) -> None:
@@ -489,10 +503,10 @@ def check_copies(
         assert found[:6] == expected[:6]
 
 
-steps = st.lists(st.tuples(log_lists, fiber_lists, membership_lists), min_size=1, max_size=3)
+steps = st.lists(st.tuples(log_lists, fiber_lists, membership_lists), min_size=1, max_size=2)
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=3, suppress_health_check=list(HealthCheck))
 @given(steps)
 def test_a_copy_is_what_the_oracle_says(
     two_stores: tuple[DuckDBStorage, DuckDBStorage],
