@@ -211,6 +211,7 @@ def test_a_copy_that_fails_goes_on_from_there(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_copy_that_fails_after_any_batch_goes_on_from_there(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -232,6 +233,21 @@ def test_a_copy_goes_on_though_the_log_where_it_stood_is_deleted(
     assert copied.written["raw_logs"] == 1
     assert copied.differing == ["raw_logs"]  # what is deleted in the source stays
     assert destination.get_log(uid(9)) is not None
+
+
+def test_a_copy_goes_on_though_the_log_where_it_stands_is_deleted(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    source.write_logs([log(number) for number in range(10)])
+
+    def on_rows(step: str, _rows: int) -> None:
+        if step == "copy raw_logs" and source.logs.where(Logs.c.log_id.in_([uid(9)])).delete().logs:
+            source.write_logs([log(10)])
+
+    copied = copy_store(source, destination, on_rows=on_rows)
+    assert copied.written["raw_logs"] == 11
+    assert copied.differing == ["raw_logs"]
+    assert destination.logs.count() == source.logs.count() + 1
 
 
 def test_what_was_copied_and_deleted_in_the_destination_is_copied_again(
@@ -516,7 +532,8 @@ def test_a_copy_is_what_the_oracle_says(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(600)
+@settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
 @given(steps)
 def test_many_copies_are_what_the_oracle_says(
     two_stores: tuple[DuckDBStorage, DuckDBStorage],
