@@ -5,10 +5,10 @@ copied = copy_store(source, destination)
 assert copied.is_equal
 ```
 
-Logs are copied in the order in which they were stored, and how far that has come is a checkpoint in the
-destination that moves with each batch. So a copy that was killed goes on where it stopped, and one that is
-run again reads the new logs only. The other tables change, or have no such order: they are compared, and what
-the destination lacks is written.
+Logs are copied page by page, and the cursor of the next page is a checkpoint in the destination that moves
+with each batch. So a copy that was killed goes on where it stopped, and one that is run again reads the last
+page and what is new: pages tell what has come behind them. The other tables change, or have no such order:
+they are compared, and what the destination lacks is written.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ from fiberstore.records import FiberMembership, FiberRecord, check_number, dump_
 
 T = TypeVar("T")
 
-BATCH_ROWS = 10_000
+BATCH_ROWS = 4_096  # lines may be long
 MOST_PASSES = 10
 _KEYS_AT_ONCE = 1_000
 _ID_CHARS = 36
@@ -157,12 +157,8 @@ class _Copy:
         self._written: Counter[str] = Counter()
         self._checkpoint = f"{COPY_PREFIX}from {_identity(source)}"
         known = destination.checkpoints.get(self._checkpoint)
-        self._position = None if known is None else known.value
+        self._cursor = self._noted = None if known is None else known.value
         self._is_resumed = known is not None
-        try:
-            self._tail = source.logs.tail(self._position or "", timeout_s=0)
-        except CursorError:
-            self.read_logs_again()
 
     def run_pass(self) -> int:
         """Go through the source once; return how many rows were written."""
@@ -178,7 +174,7 @@ class _Copy:
     def read_logs_again(self) -> bool:
         """Let the next pass read the logs from the beginning; return False if this run has done so."""
         was_resumed, self._is_resumed = self._is_resumed, False
-        self._tail = self._source.logs.tail("", timeout_s=0)
+        self._cursor = None
         return was_resumed
 
     def compare(self) -> Copied:
@@ -193,16 +189,21 @@ class _Copy:
     def _copy_logs(self) -> None:
         try:
             self._copy_new_logs()
-        except CursorError:  # the last log that was read is deleted, and with it what came after it
+        except CursorError:  # the newest log that was known is deleted, and with it what came after it
             self.read_logs_again()
             self._copy_new_logs()
 
     def _copy_new_logs(self) -> None:
-        while logs := list(islice(self._tail, self._batch_rows)):
-            move = CheckpointMove(self._checkpoint, self._position, self._tail.position)
+        """Copy page by page, up to the last one, which the next pass reads again: more may come there."""
+        while True:
+            page = self._source.logs.page(self._batch_rows, self._cursor)
+            logs = page.late + page.items
+            move = None if page.next is None else CheckpointMove(self._checkpoint, self._noted, page.next)
             counts = self._destination.write_batch(logs=logs, checkpoint=move)
-            self._position = move.value
             self._note(RawLog.__tablename__, read=len(logs), written=counts.logs)
+            if move is None:
+                return
+            self._cursor = self._noted = move.value
 
     def _copy_fibers(self) -> None:
         for some in _batches(self._source.fibers.iter_records(), self._batch_rows):

@@ -145,10 +145,11 @@ def test_a_copy_of_a_copy_is_equal_and_has_no_progress_of_the_first(
     source: DuckDBStorage, destination: DuckDBStorage, db_file: Path
 ) -> None:
     fill(source)
-    copy_store(source, destination)
+    copy_store(source, destination, batch_rows=20)
+    assert len(progress_of(destination)) == 1
     with DuckDBStorage(db_file) as third:
         third.init_schema()
-        assert copy_store(destination, third).is_equal
+        assert copy_store(destination, third, batch_rows=20).is_equal
         assert rows_of(third) == rows_of(source)
         assert len(progress_of(third)) == 1
 
@@ -157,9 +158,9 @@ def test_a_copy_that_is_run_twice_writes_nothing_more(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
     fill(source)
-    first = copy_store(source, destination)
+    first = copy_store(source, destination, batch_rows=20)
     progress = progress_of(destination)
-    again = copy_store(source, destination)
+    again = copy_store(source, destination, batch_rows=20)
     assert again.written == dict.fromkeys(again.source, 0)
     assert (again.passes, again.source, again.destination) == (1, first.source, first.destination)
     assert progress_of(destination) == progress
@@ -170,7 +171,8 @@ def test_rows_of_each_step_are_told(source: DuckDBStorage, destination: DuckDBSt
     told: list[tuple[str, int]] = []
     copied = copy_store(source, destination, batch_rows=10, on_rows=lambda *step: told.append(step))
     rows = copied.source["raw_logs"].rows
-    assert sum(number for step, number in told if step == "copy raw_logs") == rows
+    read = sum(number for step, number in told if step == "copy raw_logs")
+    assert rows <= read <= rows + 10  # the last page is read again
     assert max(number for step, number in told if step == "copy raw_logs") == 10
     assert sum(number for step, number in told if step == "check raw_logs") == 2 * rows
     assert {step for step, _ in told} == {f"{what} {table}" for what in ("copy", "check") for table in TABLES}
@@ -222,42 +224,41 @@ def test_a_copy_that_fails_after_any_batch_goes_on_from_there(
         stop_and_go_on(source, destination, told)
 
 
-def test_a_copy_goes_on_though_the_log_where_it_stood_is_deleted(
+def test_a_copy_goes_on_though_the_newest_log_it_knew_is_deleted(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
     source.write_logs([log(number) for number in range(10)])
-    copy_store(source, destination)
+    copy_store(source, destination, batch_rows=4)
     source.logs.where(Logs.c.log_id.in_([uid(9)])).delete()
     source.write_logs([log(10)])
-    copied = copy_store(source, destination)
+    copied = copy_store(source, destination, batch_rows=4)
     assert copied.written["raw_logs"] == 1
     assert copied.differing == ["raw_logs"]  # what is deleted in the source stays
     assert destination.get_log(uid(9)) is not None
 
 
-def test_a_copy_goes_on_though_the_log_where_it_stands_is_deleted(
+def test_a_copy_goes_on_though_the_newest_log_is_deleted_meanwhile(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
     source.write_logs([log(number) for number in range(10)])
 
     def on_rows(step: str, _rows: int) -> None:
         if step == "copy raw_logs" and source.logs.where(Logs.c.log_id.in_([uid(9)])).delete().logs:
-            source.write_logs([log(10)])
+            source.write_logs([log(10, -10)])
 
-    copied = copy_store(source, destination, on_rows=on_rows)
-    assert copied.written["raw_logs"] == 11
-    assert copied.differing == ["raw_logs"]
-    assert destination.logs.count() == source.logs.count() + 1
+    copied = copy_store(source, destination, batch_rows=4, on_rows=on_rows)
+    assert copied.is_equal
+    assert copied.written["raw_logs"] == 10
 
 
 def test_what_was_copied_and_deleted_in_the_destination_is_copied_again(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
     fill(source)
-    copy_store(source, destination)
+    copy_store(source, destination, batch_rows=20)
     destination.logs.where(Logs.c.source_id == "web").delete()
     destination.fibers.delete()
-    assert copy_store(source, destination).is_equal
+    assert copy_store(source, destination, batch_rows=20).is_equal
     assert rows_of(destination) == rows_of(source)
 
 
