@@ -147,6 +147,7 @@ COMMANDS = [
     "close",
     "reopen",
     "merge",
+    "copy",
 ]
 
 
