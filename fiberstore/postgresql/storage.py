@@ -115,8 +115,8 @@ def _check_server(connection: Connection) -> None:
     ((version,),) = connection.fetch_rows("SELECT version()", ())
     if version.startswith("CockroachDB"):
         raise DatabaseError(
-            f"{version.partition(' (')[0]} cannot hold a store yet: it has no table locks, and compares no text "
-            "that is ordered by its code points with other text; use PostgreSQL, Citus or YugabyteDB"
+            f"{version.partition(' (')[0]} cannot hold a store yet: it has no table locks, and compares no "
+            "text that is ordered by its code points with other text; use PostgreSQL, Citus or YugabyteDB"
         )
 
 
