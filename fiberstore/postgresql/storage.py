@@ -14,6 +14,7 @@ from fiberstore.connections import Lock
 from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds
 from fiberstore.errors import DatabaseError, translate_errors
 from fiberstore.lifecycle import Compacted
+from fiberstore.postgresql.arrivals import renumber_restored
 from fiberstore.postgresql.compaction import compact
 from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
@@ -72,6 +73,12 @@ class PostgresStorage(SqlStorage):
         """See ``SqlStorage.close``."""
         refuse_connections(self.engine)
         self.engine.dispose()
+
+    def init_schema(self) -> None:
+        """See ``Storage.init_schema``; after a dump is restored, it makes the order of arrival good again."""
+        super().init_schema()
+        with self._connection(None) as connection, translate_errors():
+            renumber_restored(connection)
 
     def compact(self) -> Compacted:
         """See ``LifecycleStorage.compact``. It needs the rights of the tables' owner."""

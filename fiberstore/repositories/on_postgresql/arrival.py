@@ -125,11 +125,13 @@ class TransactionArrival(Arrival):
 
     def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
         """See ``Arrival.is_new``."""
-        ((_, end, *_),) = _SEEN.rows(session, {})
+        ((_, end, own, _),) = _SEEN.rows(session, {})
+        end = max(end, own or 0)
         if since.number > end:
             raise CursorError("the cursor is of another database; start again without it")
         holes = [since.number - last for last, _ in since.holes]
-        is_new = sa.or_(self._after(session, since), self._xid.in_(holes))
+        # Larger numbers than those to come are of another cluster, see ``renumber_restored``.
+        is_new = sa.or_(sa.and_(self._after(session, since), self._xid <= end), self._xid.in_(holes))
         return self._id.in_(sa.select(self._noted).where(is_new))
 
     def _check_noted(self, session: Session | Connection) -> None:
