@@ -42,6 +42,10 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
             raise
         return connection
 
+    def do_ping(self, dbapi_connection: Any) -> bool:  # noqa: ANN401  # as SQLAlchemy has it
+        """Tell whether a connection of a pool can be used, without asking the server."""
+        return not dbapi_connection.is_lost
+
 
 def _check_server(connection: psycopg.Connection[Any]) -> None:
     version = connection.info.server_version // 10_000
