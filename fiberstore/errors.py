@@ -3,6 +3,7 @@
 ```
 StorageError
 ├── DatabaseError         the database failed, or refused what was asked of it
+│   ├── ConnectionLostError   the server, or the network, has ended the connection that a call used
 │   ├── StorageLockedError    another process holds the file
 │   └── DamagedFileError      the file or its write-ahead log is not what DuckDB wrote
 ├── NotFoundError         no such fiber (also a LookupError)
@@ -55,6 +56,29 @@ class StorageError(Exception):
 
 class DatabaseError(StorageError):
     """The database failed or refused; the driver's own error is the cause."""
+
+
+class ConnectionLostError(DatabaseError):
+    """The connection that a call or a ``transaction()`` block used was lost. The next call opens another.
+
+    Attributes:
+        may_be_stored: Whether what was being written may be stored, which is then all of it. If not, nothing
+            of it is.
+    """
+
+    def __init__(self, reason: str, may_be_stored: bool) -> None:  # by position, for pickle
+        self.reason = reason
+        self.may_be_stored = may_be_stored
+        outcome = (
+            "It is not known whether what was being written is stored, all of it, or nothing; look, before "
+            "you write it again"
+            if may_be_stored
+            else "Nothing of the transaction is stored; run it again"
+        )
+        super().__init__(f"the connection to the server was lost: {reason}. {outcome}")
+
+    def __reduce__(self) -> tuple[type["ConnectionLostError"], tuple[str, bool]]:
+        return type(self), (self.reason, self.may_be_stored)
 
 
 class StorageLockedError(DatabaseError):
@@ -279,6 +303,14 @@ def _postgresql_error(error: BaseException) -> StorageError:
     match error:
         case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
             return ConflictError(message)
+        case errors.TransactionResolutionUnknown():
+            return ConnectionLostError(message, True)
+        case errors.ConnectionFailure():
+            return ConnectionLostError(message, False)
+        case errors.DiskFull():
+            return DatabaseError(f"{message}. Nothing of the call was stored; free some space")
+        case errors.ReadOnlySqlTransaction():
+            return DatabaseError(f"{message}; the storage is read_only, or its server is one for reading")
         case errors.ProgramLimitExceeded() if "index row" in message:
             return SerializationError(
                 f"{message}. PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a "

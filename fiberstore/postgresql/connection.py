@@ -1,12 +1,13 @@
 """PostgreSQL connections, as SQLAlchemy and as the repositories need them."""
 
+import os
 import select
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 from psycopg.rows import TupleRow
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
@@ -67,6 +68,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     statement_dialect: Dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  # as psycopg has them
+        self._pid = os.getpid()
         super().__init__(*arguments, **options)
         self.rows_written = 0
         self.cursor_factory = CountingCursor
@@ -78,17 +80,35 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
         return not self.autocommit or self.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
     @property
+    def closed(self) -> bool:
+        """Whether it is of no use any more; to a forked child, as the parent goes on with it."""
+        return super().closed or self._pid != os.getpid()
+
+    @property
     def is_lost(self) -> bool:
-        """Whether the server has ended the idle connection, as far as this end has heard."""
-        if self.closed:
-            return True
-        readable, _, _ = select.select([self.pgconn.socket], [], [], 0)
-        if readable:  # there is nothing to be read while it is idle, but what ends it
-            try:
-                self.pgconn.consume_input()
-            except psycopg.OperationalError:
-                return True
-        return self.pgconn.status != pq.ConnStatus.OK
+        """Whether it is closed, or idle and ended by the server, as far as this end has heard."""
+        # To an idle connection the server says nothing but why it ends it.
+        return self.closed or _is_readable(self.pgconn.socket)
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # as psycopg has them
+        """Let something go over the connection, and wait for what comes back.
+
+        Raises:
+            TransactionResolutionUnknown: The connection was lost, maybe after the server had committed.
+            ConnectionFailure: The connection was lost within a transaction, of which nothing is stored.
+        """
+        if self._pid != os.getpid():
+            raise psycopg.InterfaceError(
+                "the connection was opened before this process was forked, and is its parent's"
+            )
+        in_transaction = self.in_transaction
+        try:
+            return super().wait(*arguments, **options)
+        except psycopg.OperationalError as error:
+            if not self.closed:
+                raise
+            lost = errors.ConnectionFailure if in_transaction else errors.TransactionResolutionUnknown
+            raise lost(str(error)) from error
 
     def begin(self) -> None:
         """See ``connections.Connection.begin``."""
@@ -106,17 +126,24 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
             raise psycopg.errors.InFailedSqlTransaction(
                 "a statement of this transaction failed, so nothing of it can be kept; roll back first"
             )
-        if self.autocommit and self.in_transaction:
-            self._run(b"COMMIT")
-        else:
-            super().commit()
+        try:
+            if self.autocommit and self.in_transaction:
+                self._run(b"COMMIT")
+            else:
+                super().commit()
+        except errors.ConnectionFailure as error:
+            raise errors.TransactionResolutionUnknown(str(error)) from error
 
     def rollback(self) -> None:
-        """Roll back whatever is open; without a transaction, do nothing."""
-        if self.autocommit and self.in_transaction:
-            self._run(b"ROLLBACK")
-        else:
-            super().rollback()
+        """Roll back whatever is open; without a transaction, or if the connection was lost, do nothing."""
+        try:
+            if self.autocommit and self.in_transaction:
+                self._run(b"ROLLBACK")
+            else:
+                super().rollback()
+        except psycopg.Error:
+            if not self.closed:
+                raise
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
         """See ``connections.Connection.fetch_rows``."""
@@ -230,6 +257,14 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
             for part in encoded(batch, _JSON_COLUMNS):
                 copy.write(part)
         return table
+
+
+def _is_readable(socket: int) -> bool:
+    if not hasattr(select, "poll"):  # on Windows
+        return bool(select.select([socket], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _sql_type(field: "pa.Field") -> str:

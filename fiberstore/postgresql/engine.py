@@ -5,7 +5,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
-from fiberstore.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, check_least, check_seconds
+from fiberstore.engine import (
+    DEFAULT_POOL_SIZE,
+    POOL_TIMEOUT_S,
+    check_least,
+    check_seconds,
+    leave_pool_to_parent,
+)
 from fiberstore.records import check_text
 
 DRIVER = "postgresql+fiberstore"
@@ -41,7 +47,7 @@ def create_engine(
     if read_only:
         options = parsed.query.get("options", "")
         arguments["options"] = f"{options} -c default_transaction_read_only=on".strip()
-    return sa.create_engine(
+    engine = sa.create_engine(
         parsed,
         isolation_level="REPEATABLE READ",
         connect_args=arguments,
@@ -49,8 +55,11 @@ def create_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout_s,
+        pool_pre_ping=True,  # which asks the dialect, not the server
         hide_parameters=True,
     )
+    leave_pool_to_parent(engine)
+    return engine
 
 
 def _parsed(url: str | URL) -> URL:

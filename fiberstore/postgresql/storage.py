@@ -1,5 +1,6 @@
 """``PostgresStorage`` and ``AsyncPostgresStorage``: the storage trait on PostgreSQL."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -7,7 +8,6 @@ from typing import cast
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import PoolProxiedConnection
 
 from fiberstore.aio import AsyncSqlStorage
 from fiberstore.connections import Lock
@@ -65,6 +65,7 @@ class PostgresStorage(SqlStorage):
         self._telemetry = Telemetry(slow_call_s, None)
         # Who holds the lock never waits for a connection that one who waits for the lock may hold.
         self._change_pool = self.engine.pool.recreate()
+        self._pid = os.getpid()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
         with self._connection(None) as connection:  # what is wrong with the server is said now
             _check_server(connection)
@@ -87,13 +88,15 @@ class PostgresStorage(SqlStorage):
 
     def _renew_change_pool(self, _engine: sa.Engine) -> None:
         pool, self._change_pool = self._change_pool, self._change_pool.recreate()
-        pool.dispose()
+        if self._pid == os.getpid():  # the locks of a parent's pool may be held for ever
+            pool.dispose()
+        self._pid = os.getpid()
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
         """See ``SqlStorage._bound``."""
         with translate_errors():
-            bound = sa.Connection(self.engine, _connected(self._change_pool))
+            bound = sa.Connection(self.engine, self._change_pool.connect())
         with bound:
             yield bound
 
@@ -101,7 +104,7 @@ class PostgresStorage(SqlStorage):
     def _connection(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Connection]:
         """See ``SqlStorage._connection``; a row that one statement changes is locked by that alone."""
         with translate_errors():
-            pooled = _connected(self.engine.pool if lock is Lock.NOTHING else self._change_pool)
+            pooled = (self.engine.pool if lock is Lock.NOTHING else self._change_pool).connect()
         connection = cast("Connection", pooled.dbapi_connection)
         connection.autocommit = True
         before = connection.rows_written
@@ -110,12 +113,10 @@ class PostgresStorage(SqlStorage):
             if call is not None:
                 call.rows_written = connection.rows_written - before
         finally:
-            if connection.closed:
-                pooled.invalidate()
-            else:
-                connection.rollback()
+            connection.rollback()
+            if not connection.closed:
                 connection.autocommit = False
-                pooled.close()
+            pooled.close()
 
 
 def _check_server(connection: Connection) -> None:
@@ -125,15 +126,6 @@ def _check_server(connection: Connection) -> None:
             f"{version.partition(' (')[0]} cannot hold a store yet: it has no table locks, and compares no "
             "text that is ordered by its code points with other text; use PostgreSQL, Citus or YugabyteDB"
         )
-
-
-def _connected(pool: sa.Pool) -> PoolProxiedConnection:
-    """Take a connection from the pool that the server has not ended since it was used last."""
-    while True:
-        pooled = pool.connect()
-        if not cast("Connection", pooled.dbapi_connection).is_lost:
-            return pooled
-        pooled.invalidate()
 
 
 class AsyncPostgresStorage(AsyncSqlStorage):
