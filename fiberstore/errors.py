@@ -38,8 +38,18 @@ _NO_TABLE = re.compile(
 )
 _NO_RELATION = re.compile(
     'relation "(raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges'
-    '|fiber_pins|log_pins)" does not exist'
+    '|fiber_pins|log_pins|log_arrivals|fiber_arrivals)" does not exist'
 )
+_POSTGRESQL_ADVICE = {  # by SQLSTATE
+    "42501": (  # insufficient_privilege
+        ". The owner can GRANT the role what it needs: SELECT, INSERT, UPDATE and DELETE on all tables, and "
+        "for init_schema() USAGE and CREATE on the schema"
+    ),
+    "3F000": ". The role needs USAGE and CREATE on a schema of its search_path",  # invalid_schema_name
+    "25006": (  # read_only_sql_transaction
+        ". The storage was opened with read_only=True, or the server or the role may only read"
+    ),
+}
 LONGEST_INDEXED_BYTES = 2_700
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file ""')
@@ -284,11 +294,20 @@ def _postgresql_error(error: BaseException) -> StorageError:
                 f"{message}. PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a "
                 "fiber_type or the name of a checkpoint; shorten it"
             )
+        case errors.InvalidRegularExpression():
+            return SerializationError(f"{message}. PostgreSQL cannot hold the pattern; write a smaller one")
         case errors.DataError():
             return SerializationError(message)
         case errors.UndefinedTable() if _NO_RELATION.search(message):
-            return DatabaseError(f"{message}. init_schema() builds the tables")
-    return DatabaseError(message)
+            advice = (
+                ". init_schema() builds the tables; if they are there, the role needs USAGE on their schema, "
+                "and that in its search_path"
+            )
+        case errors.Error():
+            advice = _POSTGRESQL_ADVICE.get(error.sqlstate or "", "")
+        case _:
+            advice = ""
+    return DatabaseError(message + advice)
 
 
 def _duckdb_error(error: BaseException) -> StorageError:
