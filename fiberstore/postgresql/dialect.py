@@ -36,7 +36,7 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
         target = target_of(options)
         try:
             connection = Connection.connect(*arguments, **options)
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeError) as error:  # the latter where the name of a host is none
             raise connect_error(error, target) from error
         try:
             _check_server(connection, target)

@@ -75,4 +75,4 @@ def _parsed(url: str | URL) -> URL:
 
 def _made(text: str) -> URL | None:
     """Return the URL; None where it is none, or has an @ in its password and would be parted there."""
-    return None if text.partition("?")[0].count("@") > 1 else made_url(text)
+    return None if "\0" in text or text.partition("?")[0].count("@") > 1 else made_url(text)

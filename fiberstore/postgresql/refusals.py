@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import psycopg
 from psycopg import pq
 
 from fiberstore.errors import DatabaseError
@@ -14,7 +13,7 @@ _ADVICE = [
     (re.compile(pattern), advice)
     for pattern, advice in (
         (
-            r"Connection refused|No such file or directory|failed to resolve host|timeout expired|No route",
+            r"Connection refused|No such file|failed to resolve host|'idna' codec|timeout expired|No route",
             "check the host and the port, and that the server runs and can be reached from here",
         ),
         (
@@ -68,8 +67,8 @@ def target_of(options: Mapping[str, object]) -> Target:
     )
 
 
-def connect_error(error: psycopg.Error, target: Target) -> DatabaseError:
-    """Return what to raise instead of a driver's error on the way to a connection."""
+def connect_error(error: Exception, target: Target) -> DatabaseError:
+    """Return what to raise instead of an error on the way to a connection."""
     reason = str(error).strip().partition("\n")[0]
     advice = next((f"; {advice}" for pattern, advice in _ADVICE if pattern.search(reason)), "")
     return DatabaseError(f"cannot connect to {target}: {reason}{advice}")
