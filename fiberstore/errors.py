@@ -337,8 +337,8 @@ def _advice_on_value(error: BaseException, message: str) -> str:
         return ". PostgreSQL cannot hold the pattern; write a smaller one"
     if "index row" in message:
         return (
-            f". PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a fiber_type or "
-            "the name of a checkpoint; shorten it"
+            f". PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a fiber_type "
+            "or the name of a checkpoint; shorten it"
         )
     return ""
 

@@ -130,7 +130,15 @@ class KillableServer:
 
     def start(self) -> None:
         """Start it, and wait until it can be connected to."""
-        command = [str(self._wheels.bin_path / "postgres"), "-D", str(self._data), "-k", self._data, "-h", ""]
+        command = [
+            str(self._wheels.bin_path / "postgres"),
+            "-D",
+            str(self._data),
+            "-k",
+            str(self._data),
+            "-h",
+            "",
+        ]
         self._process = subprocess.Popen(
             command, user=self._wheels.system_user, cwd=self._data, stderr=subprocess.DEVNULL
         )
