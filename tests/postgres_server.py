@@ -11,8 +11,12 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import psycopg
+import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
+
+from fiberstore import Base
+from fiberstore.storages import SqlStorage
 
 GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
 PREFIX = "fiberstore_test_"
@@ -88,3 +92,10 @@ def plain(url: URL) -> str:
 
 def connected(url: URL) -> psycopg.Connection[tuple[object, ...]]:
     return psycopg.connect(plain(url), autocommit=True)
+
+
+def empty(storage: SqlStorage) -> None:
+    """Delete all rows, for the next test."""
+    with storage.engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            connection.execute(sa.delete(table))
