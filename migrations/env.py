@@ -81,8 +81,10 @@ if context.is_offline_mode():
     run(None)
 else:
     engine = create_engine(database_url())
-    with engine.connect() as opened:
-        if moves_the_database():
-            back_up_before_rewrite(opened)
-        run(opened)
-    engine.dispose()
+    try:
+        with engine.connect() as opened:
+            if moves_the_database():
+                back_up_before_rewrite(opened)
+            run(opened)
+    finally:
+        engine.dispose()

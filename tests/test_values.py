@@ -38,12 +38,12 @@ few = settings(
 @pytest.fixture(scope="module", params=["duckdb", "postgresql"])
 def store(request: pytest.FixtureRequest) -> Iterator[SqlStorage]:
     if request.param == "postgresql":
-        with PostgresStorage(request.getfixturevalue("postgres_tables_url")) as store:
-            yield store
-        return
-    with DuckDBStorage(":memory:") as duckdb_store:
-        duckdb_store.init_schema()
-        yield duckdb_store
+        opened: SqlStorage = PostgresStorage(request.getfixturevalue("postgres_tables_url"))
+    else:
+        opened = DuckDBStorage(":memory:")
+    with opened as store:
+        store.init_schema()
+        yield store
 
 
 def empty(store: SqlStorage) -> None:
