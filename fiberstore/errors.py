@@ -66,7 +66,7 @@ class ConnectionLostError(DatabaseError):
             of it is.
     """
 
-    def __init__(self, reason: str, may_be_stored: bool) -> None:  # noqa: FBT001  # by position, for pickle
+    def __init__(self, reason: str, may_be_stored: bool) -> None:  # by position, for pickle
         self.reason = reason
         self.may_be_stored = may_be_stored
         outcome = (

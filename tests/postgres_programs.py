@@ -108,7 +108,9 @@ def upsert(storage: PostgresStorage, number: int) -> int:
     new = 0
     for step in range(3):
         numbers = range(200, 200 + ROWS)
-        fibers = [fiber(one, attributes=[number, step]) for one in (numbers if number % 2 else reversed(numbers))]
+        fibers = [
+            fiber(one, attributes=[number, step]) for one in (numbers if number % 2 else reversed(numbers))
+        ]
         new += storage.upsert_fibers(fibers).new
     return new
 

@@ -113,15 +113,18 @@ def transaction(storage: PostgresStorage, group: int) -> int:
     return 2 * FEW + 1
 
 
-WRITES: dict[str, Callable[[PostgresStorage, int], int]] = {
+Write = Callable[[PostgresStorage, int], int]
+"""Writes a group, and returns how many rows that is."""
+
+WRITES: dict[str, Write] = {
     "a few logs": partial(write_logs, rows=FEW),
     "many logs": partial(write_logs, rows=MANY),
     "memberships": write_memberships,
     "a fiber": write_fiber,
     "a small batch": partial(write_batch, rows=FEW),
-    "a large batch": partial(write_batch, rows=MANY),
     "a unit of work": transaction,
 }
+LARGE_WRITES: dict[str, Write] = {"a large batch": partial(write_batch, rows=MANY)}
 
 
 def terminating(cutting: Cutting) -> Cut:
@@ -132,14 +135,10 @@ def terminating(cutting: Cutting) -> Cut:
     return terminate
 
 
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-@pytest.mark.parametrize("how", ["before", "after", "by the server"])
-def test_a_write_whose_connection_ends_is_whole_or_not_there(
-    cutting: Cutting, write: Callable[[PostgresStorage, int], int], how: str
-) -> None:
+def cut_everywhere(cutting: Cutting, write: Write, cut: Cut) -> None:
+    """Cut the connection at each of the things that the client says in a call."""
     storage, proxy, groups = cutting.storage, cutting.proxy, cutting.groups
-    cuts = {"before": cutting_proxy.before, "after": cutting_proxy.after, "by the server": terminating(cutting)}
-    proxy.cut = cuts[how]
+    proxy.cut = cut
     write(storage, next(groups))
     proxy.said = 0
     whole = write(storage, next(groups))
@@ -156,6 +155,27 @@ def test_a_write_whose_connection_ends_is_whole_or_not_there(
         assert storage.fibers.count() >= 0
         cutting.wait_for_the_end()
         assert cutting.rows_of(group) in ((0, whole) if caught.value.may_be_stored else (0,))
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("how", ["before", "after"])
+def test_a_write_that_is_cut_off_is_whole_or_not_there(cutting: Cutting, write: str, how: str) -> None:
+    cut_everywhere(cutting, WRITES[write], cutting_proxy.before if how == "before" else cutting_proxy.after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [*WRITES, *LARGE_WRITES])
+def test_a_write_that_the_server_ends_is_whole_or_not_there(cutting: Cutting, write: str) -> None:
+    cut_everywhere(cutting, (WRITES | LARGE_WRITES)[write], terminating(cutting))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", LARGE_WRITES)
+@pytest.mark.parametrize("how", ["before", "after"])
+def test_a_large_write_that_is_cut_off_is_whole_or_not_there(cutting: Cutting, write: str, how: str) -> None:
+    cut_everywhere(
+        cutting, LARGE_WRITES[write], cutting_proxy.before if how == "before" else cutting_proxy.after
+    )
 
 
 @pytest.mark.parametrize("how", ["before", "by the server"])

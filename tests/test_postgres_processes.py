@@ -1,21 +1,17 @@
 """Several processes on one PostgreSQL database: nothing is lost, nothing is half, and conflicts are run again."""
 
 import multiprocessing
-import os
-import traceback
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import closing
-from functools import partial
 from typing import Any
 
-import postgres_server
-import psycopg
 import postgres_programs
 import pytest
 import sqlalchemy as sa
 from postgres_programs import PROCESSES, READ_BATCHES, READ_ROWS, ROWS, STEPS
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from test_processes import forks, in_a_child, needs_fork
 
 from fiberstore import (
@@ -51,9 +47,7 @@ def processes() -> Iterator[ProcessPoolExecutor]:
 def together(processes: ProcessPoolExecutor, postgres_url: str) -> Together:
     def run(program: str) -> list[Any]:
         url = impatient(postgres_url)
-        calls = [
-            processes.submit(postgres_programs.run, program, number, url) for number in range(PROCESSES)
-        ]
+        calls = [processes.submit(postgres_programs.run, program, number, url) for number in range(PROCESSES)]
         return [call.result(100) for call in calls]
 
     return run
@@ -170,7 +164,9 @@ def test_a_deadlock_of_two_calls_is_run_again(store: PostgresStorage) -> None:
     store.write_fibers([fiber(1), fiber(2)])
     with store.session() as session, ThreadPoolExecutor(1) as thread:
         session.execute(sa.update(Fiber).where(Fiber.fiber_id == uid(2)).values(closed=True))
-        upsert = thread.submit(store.upsert_fibers, [fiber(1, attributes="upsert"), fiber(2, attributes="upsert")])
+        upsert = thread.submit(
+            store.upsert_fibers, [fiber(1, attributes="upsert"), fiber(2, attributes="upsert")]
+        )
         while not _waits(store):
             pass
         try:
@@ -219,7 +215,34 @@ def test_a_walk_meets_logs_of_who_has_begun_before_it(store: PostgresStorage) ->
     while page.next is not None:
         page = store.logs.page(4, page.next)
         met += [*page.items, *page.late]
-    assert sorted(found.log_id for found in met) == sorted(found.log_id for found in store.logs.iter_records())
+    assert sorted(found.log_id for found in met) == sorted(
+        found.log_id for found in store.logs.iter_records()
+    )
+
+
+HOLD = """
+import sys
+from fiberstore import PostgresStorage
+from fiberstore.testing.examples import log
+with PostgresStorage(sys.argv[1]) as storage, storage.transaction() as unit:
+    unit.logs.write([log(number) for number in range(200)])
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_who_is_killed_in_a_transaction_leaves_nothing_and_holds_up_nobody(
+    store: PostgresStorage, postgres_url: str
+) -> None:
+    command = [sys.executable, "-c", HOLD, postgres_url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "written\n"
+        holder.kill()
+    with store.transaction() as unit:  # it waits for those who change rows
+        assert unit.logs.write([log(number) for number in range(200)]) == 200
+    assert store.stats().conflicts == 0
 
 
 # ---------------------------------------------------------------- fork

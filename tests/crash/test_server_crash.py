@@ -109,4 +109,3 @@ def test_what_was_acknowledged_is_whole_after_the_server_was_killed(long_form: b
             for one in victims:
                 one.go_on()
     assert len(expected.memberships) > 20
-    print(unknown, len(expected.logs), len(expected.fibers), len(expected.memberships))
