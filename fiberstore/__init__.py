@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fiberstore.aio import AsyncSqlStorage, AsyncTransaction
     from fiberstore.aio_writer import AsyncBufferedWriter
     from fiberstore.buffer import UnwrittenError
+    from fiberstore.copying import Copied, copy_store
     from fiberstore.duckdb import AsyncDuckDBStorage, DuckDBStorage
     from fiberstore.engine import create_engine
     from fiberstore.errors import (
@@ -74,6 +75,7 @@ __all__ = [
     "ConfigVersion",
     "ConflictError",
     "ConnectionLostError",
+    "Copied",
     "CursorError",
     "DamagedFileError",
     "DatabaseError",
@@ -108,6 +110,7 @@ __all__ = [
     "VersionNotFoundError",
     "VersionRepository",
     "config_version",
+    "copy_store",
     "create_engine",
     "new_log_id",
     "open_async_storage",
@@ -133,6 +136,7 @@ _MODULES = (  # what imports the least comes first
     "repositories",
     "storages",
     "aio",
+    "copying",
     "duckdb",
     "opening",
     "postgresql",

@@ -86,16 +86,19 @@ def _url(target: str | os.PathLike[str]) -> URL:
             raise ValueError('the target is empty; give a path, a duckdb:/// URL or ":memory:"')
         url = URL.create(DRIVER, database=text)
     else:
-        try:
-            url = make_url(text)
-        except (ArgumentError, ValueError) as error:
-            raise ValueError(f"{text!r} is not a database URL: {error}") from error
+        made = made_url(text)
+        if made is None:
+            shown = (
+                f"{text.partition('://')[0]}://…@…" if "@" in text else text
+            )  # there may be a password in it
+            raise ValueError(f"{shown!r} is not a database URL; give a path or a duckdb:/// URL")
+        url = made
         if url.drivername not in ("duckdb", DRIVER):
             raise ValueError(f"{url.drivername}:// is not supported; give a path or a duckdb:/// URL")
         if url.host or url.username or url.password or url.port:
             raise ValueError(
-                f"{url.render_as_string()!r} names a host; a file's path stands after three slashes, as in "
-                "duckdb:///store.duckdb"
+                f"{url.set(query={}).render_as_string()!r} names a host; a file's path stands after three "
+                "slashes, as in duckdb:///store.duckdb"
             )
         url = url.set(drivername=DRIVER, database=url.database or ":memory:")
     if not (url.database or "").startswith(":memory:"):
@@ -105,6 +108,14 @@ def _url(target: str | os.PathLike[str]) -> URL:
         # By this name DuckDB shares the database between connections; without one, each gets its own.
         url = url.set(database=f":memory:{uuid.uuid4().hex}")
     return url
+
+
+def made_url(text: str) -> URL | None:
+    """Return the URL of a text, or None: the error of SQLAlchemy may quote a part of a password."""
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        return None
 
 
 def _check_path(path: Path, *, read_only: bool) -> None:

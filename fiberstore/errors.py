@@ -39,8 +39,19 @@ _NO_TABLE = re.compile(
 )
 _NO_RELATION = re.compile(
     'relation "(raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges'
-    '|fiber_pins|log_pins)" does not exist'
+    '|fiber_pins|log_pins|log_arrivals|fiber_arrivals)" does not exist'
 )
+_POSTGRESQL_ADVICE = {  # by SQLSTATE
+    "42501": (  # insufficient_privilege
+        ". The owner can GRANT the role what it needs: SELECT, INSERT, UPDATE and DELETE on all tables, and "
+        "for init_schema() USAGE and CREATE on the schema"
+    ),
+    "3F000": ". The role needs USAGE and CREATE on a schema of its search_path",  # invalid_schema_name
+    "25006": (  # read_only_sql_transaction
+        ". The storage was opened with read_only=True, or the server or the role may only read"
+    ),
+    "53100": ". Nothing of the call was stored; free some space",  # disk_full
+}
 LONGEST_INDEXED_BYTES = 2_700
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file ""')
@@ -303,24 +314,33 @@ def _postgresql_error(error: BaseException) -> StorageError:
     match error:
         case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
             return ConflictError(message)
-        case errors.TransactionResolutionUnknown():
-            return ConnectionLostError(message, True)
-        case errors.ConnectionFailure():
-            return ConnectionLostError(message, False)
-        case errors.DiskFull():
-            return DatabaseError(f"{message}. Nothing of the call was stored; free some space")
-        case errors.ReadOnlySqlTransaction():
-            return DatabaseError(f"{message}; the storage is read_only, or its server is one for reading")
-        case errors.ProgramLimitExceeded() if "index row" in message:
-            return SerializationError(
-                f"{message}. PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a "
-                "fiber_type or the name of a checkpoint; shorten it"
-            )
-        case errors.DataError():
-            return SerializationError(message)
+        case errors.TransactionResolutionUnknown() | errors.ConnectionFailure():
+            return ConnectionLostError(message, isinstance(error, errors.TransactionResolutionUnknown))
+        case errors.DataError() | errors.ProgramLimitExceeded():
+            return SerializationError(message + _advice_on_value(error, message))
         case errors.UndefinedTable() if _NO_RELATION.search(message):
-            return DatabaseError(f"{message}. init_schema() builds the tables")
-    return DatabaseError(message)
+            advice = (
+                ". init_schema() builds the tables; if they are there, the role needs USAGE on their schema, "
+                "and that in its search_path"
+            )
+        case errors.Error():
+            advice = _POSTGRESQL_ADVICE.get(error.sqlstate or "", "")
+        case _:
+            advice = ""
+    return DatabaseError(message + advice)
+
+
+def _advice_on_value(error: BaseException, message: str) -> str:
+    from psycopg import errors
+
+    if isinstance(error, errors.InvalidRegularExpression):
+        return ". PostgreSQL cannot hold the pattern; write a smaller one"
+    if "index row" in message:
+        return (
+            f". PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a fiber_type "
+            "or the name of a checkpoint; shorten it"
+        )
+    return ""
 
 
 def _duckdb_error(error: BaseException) -> StorageError:

@@ -47,7 +47,7 @@ def stored_time(value: object) -> datetime:
     Raises:
         SerializationError: It lies outside the years 1 to 9999.
     """
-    if isinstance(value, int):
+    if value is None or isinstance(value, int):
         return from_epoch_us(value)
     if not isinstance(value, datetime) or value.tzinfo is None:  # then it is text, or 'infinity'
         raise SerializationError(f"stored timestamp {value} is outside the years 1 to 9999")
@@ -74,7 +74,24 @@ class UnsignedBigInt(sa.TypeDecorator[int]):
     def process_result_value(self, value: Decimal | int | None, dialect: Dialect) -> int | None:
         """Return an int, whatever the driver makes of the number."""
         del dialect
-        return None if value is None else int(value)
+        if value is None:
+            return None
+        if value != value:  # noqa: PLR0124  # the NaN of a NUMERIC
+            raise SerializationError("a stored config_version is no whole number; another client wrote it")
+        return check_stored_version(int(value))
+
+
+def check_stored_version(value: int) -> int:
+    """Return the number, which PostgreSQL does not keep others from storing out of bounds.
+
+    Raises:
+        SerializationError: It is not within 0 to 2**64 - 1.
+    """
+    if 0 <= value <= MAX_CONFIG_VERSION:
+        return value
+    raise SerializationError(
+        f"stored config_version {value} is outside 0 to 2**64 - 1; another client wrote it"
+    )
 
 
 class Text(sa.TypeDecorator[str]):

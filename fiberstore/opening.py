@@ -1,7 +1,8 @@
 """``open_storage()``: the storage of whatever database a target names."""
 
 import os
-from importlib.util import find_spec
+import re
+from importlib import import_module
 
 import sqlalchemy as sa
 
@@ -12,10 +13,13 @@ from fiberstore.engine import DEFAULT_POOL_SIZE
 from fiberstore.errors import DatabaseError
 from fiberstore.storages import SqlStorage
 
+# Also with mistakes in it: what is taken for a file is shown in errors, and its password would be.
+_MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)", re.IGNORECASE)
+
 
 def is_postgresql(target: str | os.PathLike[str]) -> bool:
-    """Tell whether a target is the URL of a PostgreSQL database, rather than a DuckDB file or its URL."""
-    return str(target).partition(":")[0].partition("+")[0] == "postgresql"
+    """Tell whether a target is meant as the URL of a PostgreSQL database, not as a DuckDB file or its URL."""
+    return _MEANT_AS_URL.match(os.fsdecode(target)) is not None
 
 
 def open_storage(
@@ -77,7 +81,9 @@ def create_engine(target: str | os.PathLike[str]) -> sa.Engine:
 
 
 def _check_driver() -> None:
-    if find_spec("psycopg") is None:
+    try:
+        import_module("psycopg")
+    except ImportError as error:  # also without libpq, which psycopg[binary] brings
         raise DatabaseError(
-            "PostgreSQL needs its driver, which is not installed: pip install 'fiberstore[postgresql]'"
-        )
+            f"PostgreSQL needs its driver, psycopg: pip install 'fiberstore[postgresql]' ({error})"
+        ) from error

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import postgres_server
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from fiberstore import DuckDBStorage
+from fiberstore import Base, DuckDBStorage
+from fiberstore.postgresql import PostgresStorage
+from fiberstore.storages import SqlStorage
 
 pytest.register_assert_rewrite("fiberstore.testing")
 
@@ -31,11 +34,24 @@ def db_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def storage(db_file: Path) -> Iterator[DuckDBStorage]:
+def duckdb_storage(db_file: Path) -> Iterator[DuckDBStorage]:
     """A storage on a file, empty, with its tables."""
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
         yield storage
+
+
+@pytest.fixture
+def storage(duckdb_storage: DuckDBStorage) -> DuckDBStorage:
+    """The same; a file of tests that are for every engine has ``any_storage`` by this name."""
+    return duckdb_storage
+
+
+@pytest.fixture(params=["duckdb", "postgresql"])
+def any_storage(request: pytest.FixtureRequest) -> SqlStorage:
+    """A storage of each engine, empty, with its tables."""
+    storage: SqlStorage = request.getfixturevalue(f"{request.param}_storage")
+    return storage
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +66,27 @@ def postgres_url(postgres_server_url: URL) -> Iterator[str]:
     """The URL of a new, empty database."""
     with postgres_server.database(postgres_server_url) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_tables_url(postgres_server_url: URL) -> Iterator[str]:
+    """The URL of a database with the tables, which tests use one after the other."""
+    with postgres_server.database(postgres_server_url) as url:
+        with PostgresStorage(url) as storage:
+            storage.init_schema()
+        yield url
+
+
+@pytest.fixture
+def postgresql_storage(postgres_tables_url: str) -> Iterator[PostgresStorage]:
+    """A storage on a server, empty, with its tables."""
+    with PostgresStorage(postgres_tables_url) as storage:
+        empty(storage)
+        yield storage
+
+
+def empty(storage: SqlStorage) -> None:
+    """Delete all rows."""
+    with storage.engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            connection.execute(sa.delete(table))

@@ -1,4 +1,7 @@
-"""A PostgreSQL server for the tests: one that a wheel brings, or that of FIBERSTORE_TEST_POSTGRES_URL."""
+"""A PostgreSQL server for the tests: one that a wheel brings, or that of FIBERSTORE_TEST_POSTGRES_URL.
+
+The latter must let the user of the URL do everything, and ask others for their passwords.
+"""
 
 import atexit
 import os
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
 
 DRIVER = "postgresql+psycopg"
 GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
+PREFIX = "fiberstore_test_"
 # A machine that loses power loses these databases, which is no loss.
+_ASKED_FOR_PASSWORDS = f"local all /^{PREFIX} scram-sha-256\n"
 _FAST = ("fsync = off", "full_page_writes = off", "autovacuum = off", "max_connections = 200")
 
 
@@ -38,8 +43,10 @@ def server() -> Iterator[URL]:
     with TemporaryDirectory() as data:
         started = _wheels_server(Path(data), start=True)
         try:
+            admitted = Path(data, "pg_hba.conf")
+            admitted.write_text(_ASKED_FOR_PASSWORDS + admitted.read_text())
             url = make_url(started.get_uri()).set(drivername=DRIVER)
-            with _connected(url) as connection:
+            with connected(url) as connection:
                 for setting in _FAST:
                     connection.execute(f"ALTER SYSTEM SET {setting}".encode())
                 connection.execute("SELECT pg_reload_conf()")
@@ -49,17 +56,37 @@ def server() -> Iterator[URL]:
 
 
 @contextmanager
-def database(server_url: URL) -> Iterator[str]:
+def database(server_url: URL, encoding: str = "UTF8") -> Iterator[str]:
     """Give the URL of a new, empty database, which is dropped afterwards."""
-    name = f"fiberstore_test_{uuid4().hex}"
-    with _connected(server_url) as connection:
-        statement = "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0"
-        connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+    name = new_name()
+    with connected(server_url) as connection:
+        locale = "" if encoding == "UTF8" else "LOCALE 'C'"  # which has any encoding
+        statement = sql.SQL(f"CREATE DATABASE {{}} ENCODING {{}} {locale} TEMPLATE template0")
+        connection.execute(statement.format(sql.Identifier(name), sql.Literal(encoding)))
     try:
         yield server_url.set(database=name).render_as_string(hide_password=False)
     finally:
-        with _connected(server_url) as connection:
+        with connected(server_url) as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def role(server_url: URL, password: str, options: str = "LOGIN") -> Iterator[str]:
+    """Give the name of a new role with a password, which is dropped with what it has."""
+    name = new_name()
+    statement = sql.SQL(f"CREATE ROLE {{}} PASSWORD {{}} {options}")
+    with connected(server_url) as connection:
+        connection.execute(statement.format(sql.Identifier(name), sql.Literal(password)))
+    try:
+        yield name
+    finally:
+        with connected(server_url) as connection:
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+def new_name() -> str:
+    """Return a name that no database and no role has."""
+    return PREFIX + uuid4().hex
 
 
 def plain(url: URL) -> str:
@@ -82,7 +109,7 @@ def _give_locks_a_folder() -> None:
         atexit.register(rmtree, os.environ["XDG_RUNTIME_DIR"])
 
 
-def _connected(url: URL) -> psycopg.Connection[tuple[object, ...]]:
+def connected(url: URL) -> psycopg.Connection[tuple[object, ...]]:
     return psycopg.connect(plain(url), autocommit=True)
 
 
@@ -103,14 +130,22 @@ class KillableServer:
 
     def start(self) -> None:
         """Start it, and wait until it can be connected to."""
-        command = [self._wheels.bin_path / "postgres", "-D", self._data, "-k", self._data, "-h", ""]
+        command = [
+            str(self._wheels.bin_path / "postgres"),
+            "-D",
+            str(self._data),
+            "-k",
+            str(self._data),
+            "-h",
+            "",
+        ]
         self._process = subprocess.Popen(
             command, user=self._wheels.system_user, cwd=self._data, stderr=subprocess.DEVNULL
         )
         deadline_s = time.monotonic() + 60
         while True:
             try:
-                _connected(self.url).close()
+                connected(self.url).close()
             except psycopg.OperationalError:
                 assert self._process.poll() is None
                 assert time.monotonic() < deadline_s

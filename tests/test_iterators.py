@@ -9,10 +9,16 @@ from samples import NOON, some_logs
 from sqlalchemy.exc import OperationalError
 
 import fiberstore.storages
-from fiberstore import ConflictError, DuckDBStorage, FiberMembership, LogRecord, LogRepository
+from fiberstore import ConflictError, FiberMembership, LogRecord, LogRepository
+from fiberstore.storages import SqlStorage
 
 BATCH_ROWS = 4
 ALL_DAY = (NOON, NOON + timedelta(days=1))
+
+
+@pytest.fixture
+def storage(any_storage: SqlStorage) -> SqlStorage:
+    return any_storage
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +27,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9, 23])
-def test_an_iterator_is_stored_to_its_end(storage: DuckDBStorage, count: int) -> None:
+def test_an_iterator_is_stored_to_its_end(storage: SqlStorage, count: int) -> None:
     logs = some_logs(count)
     assert storage.write_logs(iter(logs)) == count
     assert [log.log_id for log in storage.query_logs_by_time(*ALL_DAY)] == [log.log_id for log in logs]
@@ -30,7 +36,7 @@ def test_an_iterator_is_stored_to_its_end(storage: DuckDBStorage, count: int) ->
     assert [storage.get_log_fibers(log.log_id) for log in logs] == [[log.log_id] for log in logs]
 
 
-def test_known_logs_of_an_iterator_are_no_op_wherever_they_come_again(storage: DuckDBStorage) -> None:
+def test_known_logs_of_an_iterator_are_no_op_wherever_they_come_again(storage: SqlStorage) -> None:
     logs = some_logs(11)
     storage.write_logs(logs[6:7])
     again = [log.model_copy(update={"raw_text": "again"}) for log in logs]
@@ -38,7 +44,7 @@ def test_known_logs_of_an_iterator_are_no_op_wherever_they_come_again(storage: D
     assert [log.raw_text for log in storage.query_logs_by_time(*ALL_DAY)] == [log.raw_text for log in logs]
 
 
-def test_an_iterator_that_fails_stores_nothing(storage: DuckDBStorage) -> None:
+def test_an_iterator_that_fails_stores_nothing(storage: SqlStorage) -> None:
     def failing() -> Iterator[LogRecord]:
         yield from some_logs(2 * BATCH_ROWS + 1)
         raise KeyError("the source")
@@ -49,7 +55,7 @@ def test_an_iterator_that_fails_stores_nothing(storage: DuckDBStorage) -> None:
     assert storage.write_logs(some_logs(1)) == 1
 
 
-def test_a_bad_record_late_in_an_iterator_leaves_nothing_behind(storage: DuckDBStorage) -> None:
+def test_a_bad_record_late_in_an_iterator_leaves_nothing_behind(storage: SqlStorage) -> None:
     logs: list[LogRecord] = some_logs(2 * BATCH_ROWS + 1)
     logs[-1] = "not a record"  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="must be a LogRecord"):
@@ -58,7 +64,7 @@ def test_a_bad_record_late_in_an_iterator_leaves_nothing_behind(storage: DuckDBS
 
 
 def test_an_iterator_is_read_while_it_is_written_and_seen_only_when_it_ends(
-    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs, seen = some_logs(3 * BATCH_ROWS), []
     iterator = iter(logs)
@@ -75,7 +81,7 @@ def test_an_iterator_is_read_while_it_is_written_and_seen_only_when_it_ends(
 
 
 @pytest.mark.parametrize("position", [BATCH_ROWS // 2, 2 * BATCH_ROWS + 1])
-def test_errors_of_the_application_pass_through_a_write(storage: DuckDBStorage, position: int) -> None:
+def test_errors_of_the_application_pass_through_a_write(storage: SqlStorage, position: int) -> None:
     def failing() -> Iterator[LogRecord]:
         yield from some_logs(position)
         raise OperationalError("of another database", None, ValueError("its own"))
@@ -85,7 +91,7 @@ def test_errors_of_the_application_pass_through_a_write(storage: DuckDBStorage, 
     assert storage.query_logs_by_time(*ALL_DAY) == []
 
 
-def test_an_iterator_conflicts_with_the_same_new_log_of_another(storage: DuckDBStorage) -> None:
+def test_an_iterator_conflicts_with_the_same_new_log_of_another(storage: SqlStorage) -> None:
     logs = some_logs(3 * BATCH_ROWS)
 
     def crossed() -> Iterator[LogRecord]:
@@ -101,7 +107,7 @@ def test_an_iterator_conflicts_with_the_same_new_log_of_another(storage: DuckDBS
 
 
 def test_a_collection_of_any_length_is_tried_again_after_a_conflict(
-    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = some_logs(3 * BATCH_ROWS)
     write, calls = LogRepository.write, []

@@ -73,7 +73,7 @@ def printed(config: Config) -> str:
 
 
 def test_there_is_one_head() -> None:
-    assert schema.head() == "0002"
+    assert schema.head() == "0003"
 
 
 def test_migrations_build_what_the_models_describe() -> None:
@@ -99,7 +99,7 @@ def test_the_catalog_is_the_one_of_the_plain_ddl() -> None:
 def test_up_down_up(config: Config, db_file: Path) -> None:
     command.upgrade(config, "head")
     command.current(config)
-    assert "0002 (head)" in printed(config)
+    assert "0003 (head)" in printed(config)
     command.check(config)
     command.downgrade(config, "base")
     engine = create_engine(db_file)
@@ -290,7 +290,7 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, db_file: 
         before = catalog(storage.engine)
         with pytest.raises(SchemaVersionError, match="9999") as caught:
             storage.init_schema()
-        assert (caught.value.found, caught.value.known) == ("9999", "0002")
+        assert (caught.value.found, caught.value.known) == ("9999", "0003")
         assert catalog(storage.engine) == before
     with pytest.raises(CommandError, match="9999"):
         command.upgrade(config, "head")
@@ -299,7 +299,7 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, db_file: 
 def test_a_failed_migration_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     migrations = copytree(ROOT / "migrations", tmp_path / "migrations")
     (migrations / "versions" / "9000_bad.py").write_text(
-        "from alembic import op\nrevision = '9000'\ndown_revision = '0002'\n"
+        "from alembic import op\nrevision = '9000'\ndown_revision = '0003'\n"
         "def upgrade():\n    op.execute('CREATE TABLE half (a INTEGER)')\n    op.execute('nonsense')\n"
     )
     monkeypatch.setattr(schema, "_migrations", lambda: migrations)

@@ -11,7 +11,6 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session, selectinload
 
 from fiberstore import (
-    DuckDBStorage,
     Fiber,
     FiberMembership,
     FiberRecord,
@@ -20,15 +19,15 @@ from fiberstore import (
     RawLog,
     SerializationError,
 )
+from fiberstore.storages import SqlStorage
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def session() -> Iterator[Session]:
+def session(any_storage: SqlStorage) -> Iterator[Session]:
     """A store of three requests with 1, 2 and 3 lines, one login without lines, and a line of no fiber."""
-    with DuckDBStorage(":memory:", config_version=7) as storage:
-        storage.init_schema()
+    with any_storage as storage:
         for number in (1, 2, 3):
             logs = [
                 LogRecord(

@@ -1,4 +1,4 @@
-"""DuckDB and the oracle find the same records, whatever is stored and whatever is asked."""
+"""DuckDB, PostgreSQL and the oracle find the same records, whatever is stored and whatever is asked."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -13,6 +13,7 @@ from oracle import MemoryStorage
 from pydantic import JsonValue
 
 from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StoredLog
+from fiberstore.postgresql import PostgresStorage
 from fiberstore.queries import (
     FiberOrder,
     Fibers,
@@ -25,6 +26,7 @@ from fiberstore.queries import (
     QueryStorage,
 )
 from fiberstore.records import MAX_CONFIG_VERSION
+from fiberstore.storages import SqlStorage
 from fiberstore.testing.examples import ATTRIBUTES, IDS, IN_UTC, MICROSECOND, NOON, TEXTS
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import Paged, walk
@@ -212,11 +214,17 @@ def conditions(draw: st.DrawFn, record: type, depth: int = 3) -> Condition[Any]:
     return draw(of[record.__name__])
 
 
-@pytest.fixture(scope="module")
-def duckdb_store() -> Iterator[DuckDBStorage]:
-    with DuckDBStorage(":memory:") as store:
-        store.init_schema()
-        yield store
+@pytest.fixture(
+    scope="module", params=["duckdb", pytest.param("postgresql", marks=pytest.mark.slow)], name="sql_store"
+)
+def store_of_engine(request: pytest.FixtureRequest) -> Iterator[SqlStorage]:
+    if request.param == "postgresql":
+        with PostgresStorage(request.getfixturevalue("postgres_tables_url")) as store:
+            yield store
+        return
+    with DuckDBStorage(":memory:") as duckdb_store:
+        duckdb_store.init_schema()
+        yield duckdb_store
 
 
 @st.composite
@@ -229,23 +237,23 @@ def stores(draw: st.DrawFn, attributes: st.SearchStrategy[JsonValue] = attribute
 
 
 def filled(
-    duckdb_store: DuckDBStorage,
+    sql_store: SqlStorage,
     rows: Rows,
 ) -> list[QueryStorage]:
-    """Return the oracle and an emptied DuckDB, with these rows in both."""
+    """Return the oracle and an emptied store, with these rows in both."""
     logs, fibers, joins = rows
     oracle = MemoryStorage()
-    with duckdb_store.engine.begin() as connection:
+    with sql_store.engine.begin() as connection:
         for table in Base.metadata.sorted_tables:
             connection.execute(sa.delete(table))
-    for store in (oracle, duckdb_store):
+    for store in (oracle, sql_store):
         store.write_logs(logs)
         store.write_memberships(joins)
     for fiber in fibers:
         oracle.write_fiber(fiber)
-    with duckdb_store.transaction() as transaction:
+    with sql_store.transaction() as transaction:
         transaction.fibers.write_many(fibers)
-    return [oracle, duckdb_store]
+    return [oracle, sql_store]
 
 
 def answers(query: Query[Any]) -> tuple[list[Any], int, list[int]]:
@@ -266,18 +274,18 @@ def check(asked: list[tuple[Query[Any], Query[Any]]]) -> None:
 @many
 @given(stores(), st.lists(conditions(StoredLog), min_size=1, max_size=3), st.sampled_from(LOG_ORDERS))
 def test_logs_are_the_same(
-    duckdb_store: DuckDBStorage, rows: Rows, asked: list[Condition[StoredLog]], order: LogOrder
+    sql_store: SqlStorage, rows: Rows, asked: list[Condition[StoredLog]], order: LogOrder
 ) -> None:
-    oracle, store = filled(duckdb_store, rows)
+    oracle, store = filled(sql_store, rows)
     check([(store.logs.where(one).order_by(order), oracle.logs.where(one).order_by(order)) for one in asked])
 
 
 @many
 @given(stores(), st.lists(conditions(FiberRecord), min_size=1, max_size=3), st.sampled_from(FIBER_ORDERS))
 def test_fibers_are_the_same(
-    duckdb_store: DuckDBStorage, rows: Rows, asked: list[Condition[FiberRecord]], order: FiberOrder
+    sql_store: SqlStorage, rows: Rows, asked: list[Condition[FiberRecord]], order: FiberOrder
 ) -> None:
-    oracle, store = filled(duckdb_store, rows)
+    oracle, store = filled(sql_store, rows)
     check(
         [(store.fibers.where(one).order_by(order), oracle.fibers.where(one).order_by(order)) for one in asked]
     )
@@ -286,9 +294,9 @@ def test_fibers_are_the_same(
 @few
 @given(stores(), st.lists(conditions(FiberMembership), min_size=1, max_size=3))
 def test_memberships_are_the_same(
-    duckdb_store: DuckDBStorage, rows: Rows, asked: list[Condition[FiberMembership]]
+    sql_store: SqlStorage, rows: Rows, asked: list[Condition[FiberMembership]]
 ) -> None:
-    oracle, store = filled(duckdb_store, rows)
+    oracle, store = filled(sql_store, rows)
     check([(store.memberships.where(one), oracle.memberships.where(one)) for one in asked])
 
 
@@ -306,13 +314,13 @@ meanwhile = st.lists(st.lists(log_records, max_size=3) | fiber_records() | st.no
     meanwhile,
 )
 def test_pages_are_the_same_whatever_is_written_meanwhile(
-    duckdb_store: DuckDBStorage,
+    sql_store: SqlStorage,
     rows: Rows,
     asked: tuple[str, str],
     limit: int,
     steps: list[list[StoredLog] | FiberRecord | None],
 ) -> None:
-    both = filled(duckdb_store, rows)
+    both = filled(sql_store, rows)
     table, order = asked
     queries = [getattr(store, table).order_by(order) for store in both]
     now: list[Page[Any]] = [query.page(limit) for query in queries]
@@ -334,7 +342,7 @@ def test_pages_are_the_same_whatever_is_written_meanwhile(
 
 
 def same(both: list[Q], ask: Callable[[Q], object]) -> None:
-    """Assert that the oracle and DuckDB give the same answer, or both refuse the question."""
+    """Assert that the oracle and the store give the same answer, or both refuse the question."""
 
     def answer(query: Q) -> object:
         try:
@@ -376,7 +384,7 @@ ranges = st.fixed_dictionaries({}, optional={"start": times, "end": times})
 )
 def test_logs_by_ids_and_neighbours_and_batches_are_the_same(
     *,
-    duckdb_store: DuckDBStorage,
+    sql_store: SqlStorage,
     rows: Rows,
     condition: Condition[StoredLog] | None,
     order: LogOrder,
@@ -384,7 +392,7 @@ def test_logs_by_ids_and_neighbours_and_batches_are_the_same(
     limit: int,
     within: Literal["source", "fibers"] | None,
 ) -> None:
-    both = [asked(store.logs, condition).order_by(order) for store in filled(duckdb_store, rows)]
+    both = [asked(store.logs, condition).order_by(order) for store in filled(sql_store, rows)]
     same(both, lambda logs: logs.get_many(some))
     same(both, lambda logs: list(logs.by_fiber(some, limit).items()))
     same(both, lambda logs: [logs.context(id_, limit, 3 - limit, within=within) for id_ in some])
@@ -403,7 +411,7 @@ def test_logs_by_ids_and_neighbours_and_batches_are_the_same(
 )
 def test_fibers_by_ids_and_summaries_and_timelines_are_the_same(
     *,
-    duckdb_store: DuckDBStorage,
+    sql_store: SqlStorage,
     rows: Rows,
     condition: Condition[FiberRecord] | None,
     order: FiberOrder,
@@ -411,7 +419,7 @@ def test_fibers_by_ids_and_summaries_and_timelines_are_the_same(
     limit: int,
     points: int,
 ) -> None:
-    both = [asked(store.fibers, condition).order_by(order) for store in filled(duckdb_store, rows)]
+    both = [asked(store.fibers, condition).order_by(order) for store in filled(sql_store, rows)]
     same(both, lambda fibers: fibers.get_many(some))
     same(both, lambda fibers: list(fibers.by_log(some).items()))
     same(both, lambda fibers: summaries(fibers, limit + 1))
@@ -431,9 +439,9 @@ def summaries(fibers: Fibers, limit: int) -> list[list[FiberSummary]]:
 @few
 @given(stores(), conditions(FiberMembership) | st.none(), st.integers(1, 3))
 def test_batches_of_memberships_are_the_same(
-    duckdb_store: DuckDBStorage, rows: Rows, condition: Condition[FiberMembership] | None, batch_rows: int
+    sql_store: SqlStorage, rows: Rows, condition: Condition[FiberMembership] | None, batch_rows: int
 ) -> None:
-    both = [asked(store.memberships, condition) for store in filled(duckdb_store, rows)]
+    both = [asked(store.memberships, condition) for store in filled(sql_store, rows)]
     same(both, lambda memberships: arrow_rows(memberships, batch_rows))
 
 
@@ -447,14 +455,14 @@ def test_batches_of_memberships_are_the_same(
 )
 def test_counts_are_the_same(
     *,
-    duckdb_store: DuckDBStorage,
+    sql_store: SqlStorage,
     rows: Rows,
     of_logs: Condition[StoredLog] | None,
     of_fibers: Condition[FiberRecord] | None,
     width: timedelta,
     between: dict[str, Any],
 ) -> None:
-    stores = filled(duckdb_store, rows)
+    stores = filled(sql_store, rows)
     logs = [asked(store.logs, of_logs) for store in stores]
     same(logs, lambda query: query.sources())
     same(logs, lambda query: query.histogram(width, **between))
@@ -473,13 +481,13 @@ def test_counts_are_the_same(
     st.integers(0, 3),
 )
 def test_attributes_are_the_same(
-    duckdb_store: DuckDBStorage,
+    sql_store: SqlStorage,
     rows: Rows,
     condition: Condition[FiberRecord] | None,
     pointer: str,
     limit: int,
 ) -> None:
-    both = [asked(store.fibers, condition) for store in filled(duckdb_store, rows)]
+    both = [asked(store.fibers, condition) for store in filled(sql_store, rows)]
     same(both, lambda fibers: fibers.attribute_keys(pointer))
     expected, found = (fibers.attribute_values(pointer) for fibers in both)
     assert sorted(map(repr, found)) == sorted(map(repr, expected))
@@ -500,12 +508,12 @@ def is_printed_alike(value: Scalar) -> bool:
     stores(), conditions(StoredLog, 1) | st.none(), st.lists(st.lists(log_records, max_size=3), max_size=4)
 )
 def test_tails_are_the_same(
-    duckdb_store: DuckDBStorage,
+    sql_store: SqlStorage,
     rows: Rows,
     condition: Condition[StoredLog] | None,
     written: list[list[StoredLog]],
 ) -> None:
-    stores = filled(duckdb_store, rows)
+    stores = filled(sql_store, rows)
     queries = [asked(store.logs, condition) for store in stores]
     following = [query.tail(timeout_s=0) for query in queries]
     positions = [tail.position for tail in following]

@@ -12,10 +12,16 @@ from fiberstore import CheckpointMove, DuckDBStorage, FiberRecord
 from fiberstore.errors import CheckpointError, DatabaseError
 from fiberstore.lifecycle import BatchCounts, Upserted
 from fiberstore.records import FiberMembership, LogRecord
+from fiberstore.storages import SqlStorage
 from fiberstore.testing.examples import NOON, all_rows, at, fiber, log, member, stored, uid
 
 
-def test_a_batch_is_stored_with_its_checkpoint(storage: DuckDBStorage) -> None:
+@pytest.fixture
+def storage(any_storage: SqlStorage) -> SqlStorage:
+    return any_storage
+
+
+def test_a_batch_is_stored_with_its_checkpoint(storage: SqlStorage) -> None:
     storage.write_fiber(fiber(1))
     changed = fiber(1, "login", {"user": "root"}, last=at(9), closed=True)
     counts = storage.write_batch(
@@ -42,7 +48,7 @@ def test_a_batch_is_stored_with_its_checkpoint(storage: DuckDBStorage) -> None:
     ],
 )
 def test_a_batch_that_is_refused_stores_nothing(
-    storage: DuckDBStorage,
+    storage: SqlStorage,
     fibers: list[FiberRecord],
     memberships: list[FiberMembership],
     checkpoint: CheckpointMove,
@@ -60,28 +66,28 @@ def test_a_batch_that_is_refused_stores_nothing(
 
 
 def test_a_batch_that_conflicts_is_written_again(
-    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+    duckdb_storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another transaction changes rows for longer than one waits for it."""
     monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.01)
     with ThreadPoolExecutor(1) as thread:
-        with storage.transaction() as transaction:
+        with duckdb_storage.transaction() as transaction:
             transaction.logs.write([log(1, text="first")])
             batch = thread.submit(
-                storage.write_batch,
+                duckdb_storage.write_batch,
                 logs=[log(1), log(2)],
                 fibers=[fiber(1)],
                 checkpoint=CheckpointMove("web.log", None, "2"),
             )
             wait([batch], timeout=0.1)
         assert batch.result(60) == BatchCounts(1, Upserted(1, 0), 0)
-    first = storage.get_log(uid(1))
+    first = duckdb_storage.get_log(uid(1))
     assert first is not None
     assert first.raw_text == "first"
-    assert storage.stats().retries > 0
+    assert duckdb_storage.stats().retries > 0
 
 
-def test_logs_of_a_batch_are_stamped_when_it_is_written(storage: DuckDBStorage) -> None:
+def test_logs_of_a_batch_are_stamped_when_it_is_written(storage: SqlStorage) -> None:
     before = datetime.now(UTC)
     storage.write_batch(logs=[log(1)])
     found = storage.get_log(uid(1))
@@ -110,7 +116,7 @@ rows = st.lists(
 )
 @given(transactions=st.lists(st.lists(rows, max_size=4), max_size=4))
 def test_upserts_replace_what_is_stored_and_store_the_rest(
-    storage: DuckDBStorage, transactions: list[list[list[FiberRecord]]]
+    storage: SqlStorage, transactions: list[list[list[FiberRecord]]]
 ) -> None:
     storage.fibers.delete()
     expected: dict[object, FiberRecord] = {}
@@ -126,8 +132,8 @@ def test_upserts_replace_what_is_stored_and_store_the_rest(
         assert found == {key for key, row in expected.items() if row.fiber_type == kind}
 
 
-def test_a_read_only_storage_refuses_a_batch(storage: DuckDBStorage) -> None:
-    path = storage.engine.url.database or ""
-    storage.close()
+def test_a_read_only_storage_refuses_a_batch(duckdb_storage: DuckDBStorage) -> None:
+    path = duckdb_storage.engine.url.database or ""
+    duckdb_storage.close()
     with DuckDBStorage(path, read_only=True) as read_only, pytest.raises(DatabaseError, match="read-only"):
         read_only.write_batch(logs=[LogRecord(timestamp=NOON, source_id="web", raw_text="GET /")])

@@ -9,6 +9,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.models import Json
 from fiberstore.postgresql import loaders
 from fiberstore.postgresql.connection import LEAST_VERSION, Connection
+from fiberstore.postgresql.refusals import Target, connect_error, target_of
 
 # What the server has acknowledged is to be on its disk, and who waits for a lock is to be told in time.
 _SETTINGS = """
@@ -29,11 +30,16 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
         """Open a connection in UTC.
 
         Raises:
-            DatabaseError: The server is too old, or does not keep its text in UTF-8.
+            DatabaseError: The server cannot be reached or refuses the connection, is too old, or does not
+                keep its text in UTF-8.
         """
-        connection = Connection.connect(*arguments, **options)
+        target = target_of(options)
         try:
-            _check_server(connection)
+            connection = Connection.connect(*arguments, **options)
+        except (psycopg.Error, UnicodeError) as error:  # the latter where the name of a host is none
+            raise connect_error(error, target) from error
+        try:
+            _check_server(connection, target)
             loaders.register(connection)
             connection.execute(_SETTINGS)
             connection.commit()
@@ -42,20 +48,25 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
             raise
         return connection
 
+    def _get_server_version_info(self, connection: Any) -> Any:  # noqa: ANN401  # as SQLAlchemy has it
+        """Return PostgreSQL's version, or the one that a server claims to be like."""
+        return tuple(map(int, divmod(connection.connection.dbapi_connection.info.server_version, 10_000)))
+
     def do_ping(self, dbapi_connection: Any) -> bool:  # noqa: ANN401  # as SQLAlchemy has it
         """Tell whether a connection of a pool can be used, without asking the server."""
         return not dbapi_connection.is_lost
 
 
-def _check_server(connection: psycopg.Connection[Any]) -> None:
+def _check_server(connection: psycopg.Connection[Any], target: Target) -> None:
     version = connection.info.server_version // 10_000
     if version < LEAST_VERSION:
         raise DatabaseError(
-            f"the server is PostgreSQL {version}, and fiberstore needs {LEAST_VERSION} or newer; upgrade it"
+            f"the server of {target} is PostgreSQL {version}, and fiberstore needs {LEAST_VERSION} or newer; "
+            "upgrade it"
         )
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise DatabaseError(
-            f"the database keeps its text in {encoding}, and fiberstore needs UTF8; make another with "
+            f"{target} keeps its text in {encoding}, and fiberstore needs UTF8; make another with "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )

@@ -1,7 +1,7 @@
 """``create_engine()``: a SQLAlchemy engine on one PostgreSQL database."""
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
@@ -11,12 +11,13 @@ from fiberstore.engine import (
     check_least,
     check_seconds,
     leave_pool_to_parent,
+    made_url,
 )
-from fiberstore.records import check_text
 
 DRIVER = "postgresql+fiberstore"
 _DRIVERS = ("postgresql", "postgresql+psycopg", DRIVER)
 _CONNECT_TIMEOUT_S = 10
+_PLACE = ("host", "port")
 
 
 def create_engine(
@@ -37,41 +38,51 @@ def create_engine(
 
     Raises:
         ValueError: It is no such URL, or a number is out of bounds.
+        TypeError: It is neither text nor a URL.
     """
     check_least("pool_size", pool_size, 1)
     check_seconds("pool_timeout_s", pool_timeout_s)
     parsed = _parsed(url)
-    arguments: dict[str, object] = {}
-    if "connect_timeout" not in parsed.query:
-        arguments["connect_timeout"] = _CONNECT_TIMEOUT_S
+    # Of the query, the engine's URL keeps what says where the server is: it is shown, and what else is in
+    # there may be secret.
+    arguments: dict[str, object] = {name: value for name, value in parsed.query.items() if name not in _PLACE}
+    arguments.setdefault("connect_timeout", str(_CONNECT_TIMEOUT_S))
     if read_only:
-        options = parsed.query.get("options", "")
-        arguments["options"] = f"{options} -c default_transaction_read_only=on".strip()
-    engine = sa.create_engine(
-        parsed,
-        isolation_level="REPEATABLE READ",
-        connect_args=arguments,
-        poolclass=QueuePool,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=pool_timeout_s,
-        pool_pre_ping=True,  # which asks the dialect, not the server
-        hide_parameters=True,
-    )
+        arguments["options"] = f"{arguments.get('options', '')} -c default_transaction_read_only=on".strip()
+    try:
+        engine = sa.create_engine(
+            parsed.difference_update_query(arguments),
+            isolation_level="REPEATABLE READ",
+            connect_args=arguments,
+            poolclass=QueuePool,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=pool_timeout_s,
+            pool_pre_ping=True,  # which asks the dialect, not the server
+            hide_parameters=True,
+        )
+    except ArgumentError as error:
+        raise ValueError(f"the hosts and ports of the URL make no sense: {error}") from error
     leave_pool_to_parent(engine)
     return engine
 
 
 def _parsed(url: str | URL) -> URL:
-    try:
-        parsed = make_url(url if isinstance(url, URL) else check_text(url))
-    except (ArgumentError, ValueError):
+    if not isinstance(url, str | URL):
+        raise TypeError(f"the target must be a str, got {type(url).__name__}")
+    parsed = url if isinstance(url, URL) else _made(url)
+    if parsed is None:
         raise ValueError(  # which must not show what may be a password
             "the target is no database URL; write postgresql+psycopg://user:password@host:5432/database, and "
             "%40 for an @ in the password"
-        ) from None
+        )
     if parsed.drivername not in _DRIVERS:
         raise ValueError(
             f"{parsed.drivername}:// is not supported; use postgresql+psycopg://, or duckdb:/// for a file"
         )
     return parsed.set(drivername=DRIVER)
+
+
+def _made(text: str) -> URL | None:
+    """Return the URL; None where it is none, or has an @ in its password and would be parted there."""
+    return None if "\0" in text or text.partition("?")[0].count("@") > 1 else made_url(text)

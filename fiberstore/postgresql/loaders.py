@@ -1,16 +1,23 @@
 """What the repositories take of PostgreSQL's values, which psycopg would make into other objects.
 
-They are for results in the binary format, which only this package asks for, and for JSONB in both: the column
-type for SQLAlchemy takes its text.
+They are for results in the binary format, which only this package asks for. Sessions of SQLAlchemy get text:
+of a JSONB, and of a time that no ``datetime`` holds; the column types make values or errors of it.
 """
 
+from datetime import datetime
 from struct import Struct
 
+from psycopg import DataError
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.pq import Format
+from psycopg.types.datetime import TimestamptzLoader
+
+from fiberstore.errors import SerializationError
+from fiberstore.models import check_stored_version
 
 _EPOCH_US = 946_684_800_000_000
+_INFINITE = (-(2**63), 2**63 - 1)
 _int64 = Struct("!q")
 _numeric_head = Struct("!hhHh")
 _int16 = Struct("!h")
@@ -24,14 +31,25 @@ class EpochUs(Loader):
 
     format = Format.BINARY
 
-    def load(self, data: Buffer) -> int:
-        """Return the number."""
+    def load(self, data: Buffer) -> int | None:
+        """Return the number; None for 'infinity', as in DuckDB."""
         us: int = _int64.unpack(data)[0]
-        return us + _EPOCH_US
+        return None if us in _INFINITE else us + _EPOCH_US
+
+
+class TimeOrText(TimestamptzLoader):
+    """A TIMESTAMPTZ as a ``datetime``, or as text if none holds it, as in DuckDB."""
+
+    def load(self, data: Buffer) -> datetime:
+        """Return the datetime or the text."""
+        try:
+            return super().load(data)
+        except DataError:
+            return bytes(data).decode()  # type: ignore[return-value]
 
 
 class Integer(Loader):
-    """A NUMERIC without a fraction as an int."""
+    """A NUMERIC that is a config version, or a sum of counts, as an int."""
 
     format = Format.BINARY
 
@@ -39,16 +57,16 @@ class Integer(Loader):
         """Return the number.
 
         Raises:
-            ValueError: It has a fraction, or is none.
+            SerializationError: It has a fraction, or is none.
         """
         count, weight, sign, _ = _numeric_head.unpack_from(data)
         if count > weight + 1 or sign & _NO_NUMBER == _NO_NUMBER:
-            raise ValueError("expected a whole number, got another NUMERIC")
+            raise SerializationError("a stored config_version is no whole number; another client wrote it")
         value = 0
         for position in range(count):
             value = value * _DIGIT + _int16.unpack_from(data, 8 + 2 * position)[0]
         value *= _DIGIT ** (weight + 1 - count) if count else 1
-        return -value if sign == _NEGATIVE else value
+        return check_stored_version(-value if sign == _NEGATIVE else value)
 
 
 class JsonText(Loader):
@@ -74,6 +92,7 @@ def register(context: AdaptContext) -> None:
     adapters = context.adapters
     if adapters is not None:
         adapters.register_loader("timestamptz", EpochUs)
+        adapters.register_loader("timestamptz", TimeOrText)
         adapters.register_loader("numeric", Integer)
         adapters.register_loader("jsonb", JsonText)
         adapters.register_loader("jsonb", JsonBinary)

@@ -12,8 +12,9 @@ from sqlalchemy.engine import URL
 from fiberstore.aio import AsyncSqlStorage
 from fiberstore.connections import Lock
 from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds
-from fiberstore.errors import translate_errors
+from fiberstore.errors import DatabaseError, translate_errors
 from fiberstore.lifecycle import Compacted
+from fiberstore.postgresql.arrivals import renumber_restored
 from fiberstore.postgresql.compaction import compact
 from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
@@ -72,13 +73,19 @@ class PostgresStorage(SqlStorage):
         self._change_pool = self.engine.pool.recreate()
         self._pid = os.getpid()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
-        with self._connection(None):  # what is wrong with the server is said now, not at the first call
-            pass
+        with self._connection(None) as connection:  # what is wrong with the server is said now
+            _check_server(connection)
 
     def close(self) -> None:
         """See ``SqlStorage.close``."""
         refuse_connections(self.engine)
         self.engine.dispose()
+
+    def init_schema(self) -> None:
+        """See ``Storage.init_schema``; after a dump is restored, it makes the order of arrival good again."""
+        super().init_schema()
+        with self._connection(None) as connection, translate_errors():
+            renumber_restored(connection)
 
     def compact(self) -> Compacted:
         """See ``LifecycleStorage.compact``. It needs the rights of the tables' owner."""
@@ -116,6 +123,15 @@ class PostgresStorage(SqlStorage):
             if not connection.closed:
                 connection.autocommit = False
             pooled.close()
+
+
+def _check_server(connection: Connection) -> None:
+    ((version,),) = connection.fetch_rows("SELECT version()", ())
+    if version.startswith("CockroachDB"):
+        raise DatabaseError(
+            f"{version.partition(' (')[0]} cannot hold a store yet: it has no table locks, and compares no "
+            "text that is ordered by its code points with other text; use PostgreSQL, Citus or YugabyteDB"
+        )
 
 
 class AsyncPostgresStorage(AsyncSqlStorage):

@@ -1,7 +1,7 @@
 """The program that writes to a server that is killed: ``server_victim.py URL LANE``.
 
-It reports as ``victim.py`` does, and when it has lost a step. Then it waits for a line, reads something, which
-has to work at once, and goes on with the same storage.
+It reports as ``victim.py`` does, and when it has lost a step. Then it waits for a line, reads something,
+which has to work at once, and goes on with the same storage.
 """
 
 import sys
