@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 from history import Change, Entry, Outcome, Read, Values, contradictions, stale_register
 from load import Load, TaskLoad
+from postgres_server import pools_of
 
 import fiberstore.changes
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage, PostgresStorage
@@ -179,7 +180,7 @@ def run_threads_on_server(url: str, threads: int, calls: int, seed: int) -> None
             for one in [pool.submit(work, f"{seed}/{number}") for number in range(threads)]:
                 one.result()
         assert load.problems(storage) == []
-        assert storage.engine.pool.checkedout() == storage._change_pool.checkedout() == 0
+        assert [pool.checkedout() for pool in pools_of(storage)] == [0, 0]
 
 
 def run_tasks(path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, calls: int, seed: int) -> Load:
