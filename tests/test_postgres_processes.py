@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from postgres_programs import PROCESSES, READ_BATCHES, READ_ROWS, ROWS, STEPS
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 from test_processes import forks, in_a_child, needs_fork
 
 from fiberstore import (
@@ -254,29 +255,26 @@ def test_who_is_killed_in_a_transaction_leaves_nothing_and_holds_up_nobody(
 def test_a_forked_child_opens_connections_of_its_own_and_leaves_its_parents_alone(
     store: PostgresStorage,
 ) -> None:
+    def session_number(session: Session) -> object:
+        return session.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+
     store.write_logs([log(1)])
-    sessions = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() ORDER BY pid"
-
-    def own_session(storage: PostgresStorage) -> object:
-        with storage.session() as session:
-            return session.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
-
-    own = own_session(store)
-    with store.transaction() as unit:
+    with store.transaction() as unit, store.session() as session:
+        number = session_number(session)
         unit.logs.write([log(2)])
 
         def work() -> bool:
             with pytest.raises(DatabaseError, match="before this process was forked"):
                 unit.logs.write([log(3)])
             assert store.write_logs([log(4)]) == 1
-            assert own_session(store) != own
-            with store.session() as session:
-                assert session.execute(sa.text(sessions)).all()
+            session.close()
+            with store.session() as own:
+                assert session_number(own) != number
             store.close()
             return True
 
         assert in_a_child(work) == 0
-    assert own_session(store) == own
+        assert session_number(session) == number
     assert [found.log_id for found in store.logs.iter_records()] == [uid(1), uid(2), uid(4)]
 
 
