@@ -14,13 +14,16 @@ from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import QueuePool
+
+from fiberstore import PostgresStorage
 
 from fiberstore import Base
 from fiberstore.storages import SqlStorage
@@ -91,6 +94,11 @@ def role(server_url: URL, password: str, options: str = "LOGIN") -> Iterator[str
 def new_name() -> str:
     """Return a name that no database and no role has."""
     return PREFIX + uuid4().hex
+
+
+def pools_of(storage: PostgresStorage) -> list[QueuePool]:
+    """Return the pools of a storage: for what changes nothing that is there, and for what does."""
+    return [cast("QueuePool", pool) for pool in (storage.engine.pool, storage._change_pool)]
 
 
 def plain(url: URL) -> str:

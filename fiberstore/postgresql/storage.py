@@ -29,8 +29,14 @@ class PostgresStorage(SqlStorage):
     Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
 
     Calls that delete or merge rows wait for one another, as do ``transaction()`` blocks; everything else runs
-    side by side, and what conflicts is run again. A long iterator that is written holds one of the
+    side by side, and what conflicts is run again. Sessions on ``engine`` wait for nobody: of two transactions
+    that change one row, the second fails with a conflict. A long iterator that is written holds one of the
     connections until it ends.
+
+    A connection that the server has ended while nobody used it is replaced. A call that was using it raises
+    ``ConnectionLostError``, which says whether what it wrote may be stored; logs, memberships and upserts may
+    be written again in any case. A forked child opens connections of its own; what was begun before the fork
+    is its parent's.
 
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``; see ``create_engine`` beside it.
