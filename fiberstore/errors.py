@@ -28,8 +28,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from uuid import UUID
 
 _LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
@@ -261,29 +261,44 @@ class SchemaVersionError(StorageError):
         return type(self), (self.found, self.known)
 
 
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Raise the storage's errors instead of SQLAlchemy's and DuckDB's, each with its cause chained."""
-    try:
-        yield
-    except Exception as error:
-        import duckdb
-        from sqlalchemy import exc
+class _Translation:
+    """See ``translate_errors``; a generator would take longer, and every call of a storage needs several."""
 
-        match error:
-            case exc.DBAPIError():
-                raise _storage_error(error.orig or error) from error
-            case exc.StatementError(orig=StorageError() | ValueError() | TypeError() as refused):
-                raise refused from refused.__cause__  # a column type has refused a value
-            case exc.TimeoutError():
-                raise DatabaseError(f"no free connection in the pool: {_first_line(error)}") from error
-            case exc.SQLAlchemyError():
-                raise DatabaseError(_first_line(error)) from error
-            case duckdb.Error():
-                raise _storage_error(error) from error
-        if is_postgresql_error(error):
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            _raise_translated(error)
+
+
+_TRANSLATION = _Translation()
+
+
+def translate_errors() -> AbstractContextManager[None]:
+    """Raise the storage's errors instead of SQLAlchemy's and the drivers', each with its cause chained."""
+    return _TRANSLATION
+
+
+def _raise_translated(error: Exception) -> None:
+    import duckdb
+    from sqlalchemy import exc
+
+    match error:
+        case exc.DBAPIError():
+            raise _storage_error(error.orig or error) from error
+        case exc.StatementError(orig=StorageError() | ValueError() | TypeError() as refused):
+            raise refused from refused.__cause__  # a column type has refused a value
+        case exc.TimeoutError():
+            raise DatabaseError(f"no free connection in the pool: {_first_line(error)}") from error
+        case exc.SQLAlchemyError():
+            raise DatabaseError(_first_line(error)) from error
+        case duckdb.Error():
             raise _storage_error(error) from error
-        raise
+    if is_postgresql_error(error):
+        raise _storage_error(error) from error
 
 
 def is_postgresql_error(error: BaseException) -> bool:

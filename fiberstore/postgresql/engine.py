@@ -57,6 +57,7 @@ def create_engine(
             poolclass=QueuePool,
             pool_size=pool_size,
             max_overflow=0,
+            pool_use_lifo=True,  # whose server process has run the statements before
             pool_timeout=pool_timeout_s,
             pool_pre_ping=True,  # which asks the dialect, not the server
             hide_parameters=True,

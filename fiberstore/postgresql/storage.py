@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -18,6 +17,7 @@ from fiberstore.postgresql.arrivals import renumber_restored
 from fiberstore.postgresql.compaction import compact
 from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
+from fiberstore.postgresql.pool import CallPool
 from fiberstore.records import check_config_version
 from fiberstore.storages import SqlStorage, refuse_connections
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
@@ -42,7 +42,8 @@ class PostgresStorage(SqlStorage):
         url: ``postgresql+psycopg://user:password@host:port/database``; see ``create_engine`` beside it.
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
         read_only: Let the server refuse what writes.
-        pool_size: Connections at most, >= 1, and as many more for changes; as many calls run side by side.
+        pool_size: Connections at most, >= 1, for calls that read or append, and as many more for those that
+            change rows, for ``transaction()`` blocks, and for sessions; they are opened when they are needed.
         slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
 
     Attributes:
@@ -70,9 +71,11 @@ class PostgresStorage(SqlStorage):
         self.engine = create_engine(url, read_only=read_only, pool_size=pool_size)
         self._telemetry = Telemetry(slow_call_s, None)
         # Who holds the lock never waits for a connection that one who waits for the lock may hold.
-        self._change_pool = self.engine.pool.recreate()
+        self._call_pool = CallPool(self.engine, pool_size)
+        self._change_pool = CallPool(self.engine, pool_size)
+        self._block_pool = self.engine.pool.recreate()
         self._pid = os.getpid()
-        event.listen(self.engine, "engine_disposed", self._renew_change_pool)
+        event.listen(self.engine, "engine_disposed", self._renew_pools)
         with self._connection(None) as connection:  # what is wrong with the server is said now
             _check_server(connection)
 
@@ -92,37 +95,38 @@ class PostgresStorage(SqlStorage):
         with self._telemetry.running("compact") as call, self._connection(call) as connection:
             return compact(connection)
 
-    def _renew_change_pool(self, _engine: sa.Engine) -> None:
-        pool, self._change_pool = self._change_pool, self._change_pool.recreate()
+    def _renew_pools(self, _engine: sa.Engine) -> None:
+        calls, changes, blocks = self._call_pool, self._change_pool, self._block_pool
+        self._call_pool = CallPool(self.engine, calls.size)
+        self._change_pool = CallPool(self.engine, changes.size)
+        self._block_pool = blocks.recreate()
         if self._pid == os.getpid():  # the locks of a parent's pool may be held for ever
-            pool.dispose()
+            calls.close()
+            changes.close()
+            blocks.dispose()
         self._pid = os.getpid()
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
         """See ``SqlStorage._bound``."""
         with translate_errors():
-            bound = sa.Connection(self.engine, self._change_pool.connect())
+            bound = sa.Connection(self.engine, self._block_pool.connect())
         with bound:
             yield bound
 
     @contextmanager
     def _connection(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Connection]:
         """See ``SqlStorage._connection``; a row that one statement changes is locked by that alone."""
+        pool = self._call_pool if lock is Lock.NOTHING else self._change_pool
         with translate_errors():
-            pooled = (self.engine.pool if lock is Lock.NOTHING else self._change_pool).connect()
-        connection = cast("Connection", pooled.dbapi_connection)
-        connection.autocommit = True
+            connection = pool.take()
         before = connection.rows_written
         try:
             yield connection
             if call is not None:
                 call.rows_written = connection.rows_written - before
         finally:
-            connection.rollback()
-            if not connection.closed:
-                connection.autocommit = False
-            pooled.close()
+            pool.give_back(connection)
 
 
 def _check_server(connection: Connection) -> None:
@@ -144,7 +148,7 @@ class AsyncPostgresStorage(AsyncSqlStorage):
         url: See ``PostgresStorage``.
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
         read_only: Let the server refuse what writes.
-        pool_size: Connections and threads, >= 1, and as many more connections for changes.
+        pool_size: Threads, >= 1, and connections as ``PostgresStorage`` has them.
         slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
 
     Raises:
