@@ -23,9 +23,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import QueuePool
 
-from fiberstore import PostgresStorage
-
-from fiberstore import Base
+from fiberstore import Base, PostgresStorage
 from fiberstore.storages import SqlStorage
 
 if TYPE_CHECKING:
