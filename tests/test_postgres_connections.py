@@ -71,7 +71,7 @@ def test_calls_wait_for_a_free_connection(postgres_tables_url: str) -> None:
 
         def read_first() -> None:
             next(rows, None)
-            rows.close()
+            rows.close()  # type: ignore[attr-defined]  # it is a generator
 
         with storage._connection(None):
             reader = threading.Thread(target=read_first)

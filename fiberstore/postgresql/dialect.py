@@ -11,9 +11,12 @@ from fiberstore.postgresql import loaders
 from fiberstore.postgresql.connection import LEAST_VERSION, Connection
 from fiberstore.postgresql.refusals import Target, connect_error, target_of
 
-# What the server has acknowledged is to be on its disk, and who waits for a lock is to be told in time.
+# What the server has acknowledged is to be on its disk, who waits for a lock is to be told in time, and the
+# locks of a client whose machine is gone are not to be kept for hours.
 _SETTINGS = """
 SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
+  set_config('tcp_keepalives_idle', '60', false), set_config('tcp_keepalives_interval', '10', false),
+  set_config('tcp_keepalives_count', '3', false),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit')
     WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
