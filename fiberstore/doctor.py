@@ -2,6 +2,7 @@
 
 An index of DuckDB may disagree with its table: DuckDB 1.x leaves secondary indexes empty when a process was
 killed and the file was then opened and closed without use (#23788), and DuckDB 2 takes them as they are.
+PostgreSQL has ``pg_amcheck`` for its own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
 from fiberstore import schema
-from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import SerializationError, translate_errors
 from fiberstore.models import Base, Fiber, Membership, RawLog, Timestamp, load_json
+from fiberstore.storages import SqlStorage
 
 _KEYS_AT_ONCE = 1_000
 _ALL_BY_INDEX = {"index_scan_percentage": 1.0, "index_scan_max_count": 2**62}
@@ -65,12 +66,12 @@ class Finding:
     is_repairable: bool = False
 
 
-def examine(storage: DuckDBStorage) -> list[Finding]:
+def examine(storage: SqlStorage) -> list[Finding]:
     """Look for what can be wrong. Nothing is changed, and nobody should write meanwhile.
 
     It needs two connections of the pool, and until it ends DuckDB prefers indexes in all of them. Every row
-    is looked up by every index, which takes some 15 s for each million keys. Whether rows belong together is
-    looked at only if schema and indexes are right, because joins use them.
+    is looked up by every index of DuckDB, which takes some 15 s for each million keys. Whether rows belong
+    together is looked at only if schema and indexes are right, because joins use them.
 
     Returns:
         What was found; empty if there is nothing to tell.
@@ -85,7 +86,7 @@ def examine(storage: DuckDBStorage) -> list[Finding]:
         return about_keys or [*_about_values(connection), *_about_sense(connection)]
 
 
-def repair(storage: DuckDBStorage) -> list[str]:
+def repair(storage: SqlStorage) -> list[str]:
     """Repair what can be proved; nobody should write meanwhile.
 
     If an index is broken, all are built anew from their tables: of a column that holds one value only, DuckDB
@@ -114,7 +115,7 @@ def repair(storage: DuckDBStorage) -> list[str]:
     return done
 
 
-def _about_schema(storage: DuckDBStorage, connection: sa.Connection) -> list[Finding]:
+def _about_schema(storage: SqlStorage, connection: sa.Connection) -> list[Finding]:
     revision, head = schema.current(connection), schema.head()
     if revision is None:
         return [Finding("the tables are missing; `fiberstore db upgrade` builds them")]
@@ -133,7 +134,7 @@ def _indexes() -> list[sa.Index]:
     return sorted(found, key=lambda index: str(index.name))
 
 
-def _broken_indexes(storage: DuckDBStorage, connection: sa.Connection) -> list[Finding]:
+def _broken_indexes(storage: SqlStorage, connection: sa.Connection) -> list[Finding]:
     broken = []
     for index in _indexes():
         (column,) = index.columns
@@ -141,12 +142,14 @@ def _broken_indexes(storage: DuckDBStorage, connection: sa.Connection) -> list[F
         present = {found["name"] for found in sa.inspect(connection).get_indexes(column.table.name)}
         if index.name not in present:
             broken.append(Finding(f"{what} is missing", is_repairable=True))
-        elif lost := _count_lost(storage, connection, column):
+        elif _may_lose_rows(connection) and (lost := _count_lost(storage, connection, column)):
             broken.append(Finding(f"{what} does not find {lost:,} rows", is_repairable=True))
     return broken
 
 
-def _about_primary_keys(storage: DuckDBStorage, connection: sa.Connection) -> Iterator[Finding]:
+def _about_primary_keys(storage: SqlStorage, connection: sa.Connection) -> Iterator[Finding]:
+    if not _may_lose_rows(connection):
+        return
     advice = "`fiberstore db backup` makes a copy with new indexes"
     for table in Base.metadata.sorted_tables:
         keys = sa.select(*table.primary_key).group_by(*table.primary_key)
@@ -159,7 +162,12 @@ def _about_primary_keys(storage: DuckDBStorage, connection: sa.Connection) -> It
                 yield Finding(f"the primary key of {table.name} does not find {lost:,} rows; {advice}")
 
 
-def _count_lost(storage: DuckDBStorage, connection: sa.Connection, column: sa.ColumnElement[Any]) -> int:
+def _may_lose_rows(connection: sa.Connection) -> bool:
+    """Tell whether indexes are to be compared with their tables: those of PostgreSQL are its own affair."""
+    return connection.dialect.name == "duckdb"
+
+
+def _count_lost(storage: SqlStorage, connection: sa.Connection, column: sa.ColumnElement[Any]) -> int:
     """Count the rows that a scan finds and the index does not, or the other way round."""
     as_driven = sa.type_coerce(column, sa.types.NullType())  # rows of other clients may hold any value
     keys = sa.select(as_driven, sa.func.count()).group_by(as_driven)  # without a condition DuckDB scans
@@ -178,7 +186,7 @@ def _is_beyond_python(key: object, column: sa.ColumnElement[Any]) -> bool:
 
 
 @contextmanager
-def _by_index(storage: DuckDBStorage) -> Iterator[sa.Connection]:
+def _by_index(storage: SqlStorage) -> Iterator[sa.Connection]:
     """Give a connection whose conditions are answered by indexes, however many rows they find."""
     with storage.engine.connect() as connection:
         before = {

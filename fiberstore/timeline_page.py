@@ -285,7 +285,10 @@ def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> 
             "last": [_exact(fiber.last_activity) for fiber in fibers],
             "logs": [_count(counts[fiber.fiber_id], "log") + ("" if whole else " shown") for fiber in fibers],
             "attributes": [
-                _cut(visible(json.dumps(fiber.attributes, ensure_ascii=False)), _LINE_CHARACTERS)
+                _cut(
+                    visible(json.dumps(fiber.attributes, ensure_ascii=False, sort_keys=True)),
+                    _LINE_CHARACTERS,
+                )
                 for fiber in fibers
             ],
         }

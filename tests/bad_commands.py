@@ -103,7 +103,7 @@ _TARGETS = [
     ("{folder}", 1, "is a folder; give the path of a file in it"),
     ("{folder}/web.log", 1, "web.log is not a DuckDB database; give another path"),
     ("{folder}/web.log/store.duckdb", 1, "web.log does not exist; create it first"),
-    ("postgresql://localhost/logs", 1, "postgresql:// is not supported; give a path or a duckdb:/// URL"),
+    ("mysql://localhost/logs", 1, "mysql:// is not supported; give a path or a duckdb:/// URL"),
     ("duckdb://host/logs.duckdb", 1, "names a host"),
     ("duckdb:///{db}?no_such_setting=1", 1, "no_such_setting"),
     ("duckdb:///{db}?threads=many", 1, "'many'"),

@@ -493,7 +493,7 @@ def test_db_upgrade_builds_the_tables(run: Run, db_file: Path) -> None:
         assert (result.code, result.out, result.err) == (0, "0003 (head)\n", "")
     assert row_counts(db_file) == (0, 0, 0)
     assert run("db", "current", "--db", db_file).out == "0003 (head)\n"
-    assert run("db", "current", "--db", db_file, "--json").objects == [{"revision": "0003", "head": "0002"}]
+    assert run("db", "current", "--db", db_file, "--json").objects == [{"revision": "0003", "head": "0003"}]
     check = run("db", "check", "--db", db_file)
     assert (check.code, check.out) == (0, "ok\n")
     assert run("db", "check", "--db", db_file, "--json").objects == [{"ok": True, "differences": []}]
@@ -617,7 +617,7 @@ def test_a_path_that_is_no_store(
 @pytest.mark.parametrize(
     ("url", "word"),
     [
-        ("postgresql://localhost/x", "postgresql:// is not supported"),
+        ("mysql://localhost/x", "mysql:// is not supported"),
         ("", "the target is empty"),
         (":memory:", "read_only"),
     ],

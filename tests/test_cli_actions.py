@@ -373,7 +373,7 @@ def test_a_prune_may_compact_the_file_at_once(run: Run, db: Path) -> None:
     before = db.stat().st_size
     (did,) = run("prune", "--db", db, "--logs", 'source_id == "big"', "--compact", "--json").objects
     assert did["compacted"]["bytes_after"] == db.stat().st_size < before - 2_000_000
-    assert "the file had " in run("prune", "--db", db, "--source", "db", "--compact").out
+    assert "the store took " in run("prune", "--db", db, "--source", "db", "--compact").out
 
 
 def test_a_dry_run_does_not_compact(run: Run, db: Path) -> None:
@@ -469,7 +469,7 @@ def test_a_secret_is_redacted_in_the_logs_and_is_not_in_the_file(run: Run, db: P
     assert result.code == 0
     lines = result.out.splitlines()
     assert lines[0].startswith("1 log redacted; ")
-    assert lines[1].startswith("the file had ")
+    assert lines[1].startswith("the store took ")
     assert result.err == (
         "fiberstore: attributes of fibers, backups and exports are as they were; look for the text "
         "there, too\n"
@@ -529,7 +529,7 @@ def test_a_redaction_that_is_interrupted_says_what_is_left_to_do(
     result = run("redact", LEAKED, "--db", db)
     assert (result.code, result.out) == (130, "")
     assert result.err == (
-        "fiberstore: 1 log redacted, but the old text may still be in unused parts of the file; the same "
+        "fiberstore: 1 log redacted, but the old text may still be in unused parts of the store; the same "
         f"command, or fiberstore db compact --db {db}, tries again\n"
     )
 
@@ -542,7 +542,7 @@ def test_plain_text_is_redacted_as_it_is(run: Run, db: Path) -> None:
 def test_the_file_may_be_kept_and_compacted_later(run: Run, db: Path) -> None:
     result = run("redact", LEAKED, "--db", db, "--keep-file")
     assert result.out.splitlines()[1] == (
-        f"the old text may still be in unused parts of the file; fiberstore db compact --db {db} removes it"
+        f"the old text may still be in unused parts of the store; fiberstore db compact --db {db} removes it"
     )
     assert LEAKED.encode() in db.read_bytes()
     assert "compacted" not in run("redact", LEAKED, "--db", db, "--keep-file", "--json").objects[0]
@@ -565,7 +565,7 @@ def test_a_file_that_cannot_be_compacted_is_told_after_a_redaction(
     assert (result.code, result.out) == (1, "")
     first, _second = result.err.splitlines()
     assert first == (
-        "fiberstore: 1 log redacted, but the old text may still be in unused parts of the file; the same "
+        "fiberstore: 1 log redacted, but the old text may still be in unused parts of the store; the same "
         f"command, or fiberstore db compact --db {db}, tries again"
     )
     opened.close()
@@ -596,7 +596,7 @@ def test_a_store_is_compacted(run: Run, db: Path) -> None:
     assert db.stat().st_size < before - 2_000_000
     result = run("db", "compact", "--db", db)
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith("the file had ")
+    assert result.out.startswith("the store took ")
     assert everything(db) == rows
 
 
@@ -682,7 +682,7 @@ def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, db: Path) -> No
             "prune": ("deleting", "counting what would go"),
             "redact": ("redacting", "counting"),
             "merge": ("merging", "merging"),
-            "db": ("writing the file anew", ""),
+            "db": ("writing the store anew", ""),
         }.get(command[0], (command[0], command[0]))
         piped, seen = (shutil.copy(db, db.with_name(f"{name} {number}.duckdb")) for name in ("piped", "seen"))
         words = run(*command, "--db", piped).out.split(";")[0]

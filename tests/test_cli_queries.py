@@ -22,7 +22,7 @@ from command_line import Result, Run, assert_refused, on_a_terminal, plain, read
 from fiberstore import DuckDBStorage
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines
-from fiberstore.cli.tail import Following
+from fiberstore.cli.tail import FileStore, Following
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
 
 EVIL = "\x1b[31mred\x07 [bold]timeout[/bold] \u202eback"
@@ -592,7 +592,7 @@ def test_a_store_is_opened_only_when_it_has_changed_and_waiting_is_told_once(
     db_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(db_file)
-    following = Following(LogFilter(), str(db_file), LogLines(as_json=True), threading.Event())
+    following = Following(LogFilter(), FileStore(str(db_file)), LogLines(as_json=True), threading.Event())
     following.begin(0)
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, db_file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -16,6 +16,7 @@ from fiberstore import Base, DuckDBStorage, Fiber, Membership, RawLog
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.reader import IngestError
 from fiberstore.ingest.rules import load_rules
+from fiberstore.storages import SqlStorage
 
 RULES = r"""
 [sources.web]
@@ -52,7 +53,7 @@ class State(NamedTuple):
     memberships: list[tuple[str, ...]]
 
 
-def state_of(storage: DuckDBStorage) -> State:
+def state_of(storage: SqlStorage) -> State:
     with storage.session() as session:
 
         def rows(model: type[Base]) -> list[tuple[str, ...]]:
@@ -220,6 +221,7 @@ from pathlib import Path
 from fiberstore import DuckDBStorage
 from fiberstore.ingest.pipeline import ingest
 from fiberstore.ingest.rules import load_rules
+from fiberstore.storages import SqlStorage
 def stop(report):
     if report.logs_read >= int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -22,10 +22,10 @@ from fiberstore.cli.options import (
 )
 from fiberstore.cli.queries import find_fiber_id
 from fiberstore.cli.render import counted, print_json
-from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import StorageError
 from fiberstore.queries import Fibers, Logs
 from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.storages import SqlStorage
 from fiberstore.where import Condition
 
 LogIds = Annotated[
@@ -57,7 +57,7 @@ class ChosenFibers(FiberFilter):
         typer.Option(parser=parse_id, metavar="ID", help="Only others than this; may be repeated."),
     ] = None
 
-    def of(self, storage: DuckDBStorage) -> Fibers:
+    def of(self, storage: SqlStorage) -> Fibers:
         """Return the fibers of the store that are chosen."""
         in_any = bool(self.fiber_ids) and self.version is None  # an id says which generation is meant
         fibers = FiberFilter.of(replace(self, version="all") if in_any else self, storage)
@@ -146,7 +146,7 @@ def merge(
         )
 
 
-def _check_other(storage: DuckDBStorage, digits: str, survivor_id: UUID) -> None:
+def _check_other(storage: SqlStorage, digits: str, survivor_id: UUID) -> None:
     if find_fiber_id(storage, digits) != survivor_id:
         return
     if survivor_id.hex.startswith(digits):
@@ -214,10 +214,10 @@ def _change_logs(
     done.tell(changed, "logs")
 
 
-def _check_logs(storage: DuckDBStorage, log_ids: Sequence[UUID]) -> None:
+def _check_logs(storage: SqlStorage, log_ids: Sequence[UUID]) -> None:
     if missing := storage.logs.get_many(log_ids).missing:
         raise StorageError(f"no log has the id {missing[0]}; fiberstore logs --json lists them")
 
 
-def _found(storage: DuckDBStorage, beginnings: Sequence[str]) -> list[UUID]:
+def _found(storage: SqlStorage, beginnings: Sequence[str]) -> list[UUID]:
     return [find_fiber_id(storage, digits) for digits in beginnings]

@@ -8,25 +8,40 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from fiberstore.cli.opening import check_tables
+from fiberstore.cli.opening import check_tables, shown_target, store_name
 from fiberstore.cli.render import make_console
-from fiberstore.duckdb import DuckDBStorage
 from fiberstore.engine import create_engine
 from fiberstore.errors import DatabaseError, SchemaVersionError, translate_errors
 from fiberstore.lifecycle import Compacted
+from fiberstore.opening import is_postgresql, open_storage
 from fiberstore.process import IN_MEMORY
+from fiberstore.storages import SqlStorage
 
 
 @contextmanager
-def open_to_change(db: str) -> Iterator[DuckDBStorage]:
+def open_or_make(db: str) -> Iterator[SqlStorage]:
+    """Open a store with the tables of this release; a file and tables that are not there are made.
+
+    Raises:
+        DatabaseError: It cannot be opened; a server's database must be there.
+        SchemaVersionError: It has the tables of a newer release.
+    """
+    with open_storage(db) as storage:
+        storage.init_schema()
+        yield storage
+
+
+@contextmanager
+def open_to_change(db: str) -> Iterator[SqlStorage]:
     """Open a store that is there, with the tables of this release; nothing is made or upgraded.
 
     Raises:
         DatabaseError: It is in memory or does not exist, has no tables, or those of an older release.
         SchemaVersionError: It has the tables of a newer release.
     """
-    _check_file(db)
-    with DuckDBStorage(db) as storage:
+    if not is_postgresql(db):
+        _check_file(db)
+    with open_storage(db) as storage:
         check_tables(storage)
         check_revision(storage, db)
         yield storage
@@ -42,7 +57,7 @@ def _check_file(db: str) -> None:
         )
 
 
-def check_revision(storage: DuckDBStorage, db: str) -> None:
+def check_revision(storage: SqlStorage, db: str) -> None:
     """Check that a store has the tables of this release.
 
     Raises:
@@ -59,9 +74,14 @@ def check_revision(storage: DuckDBStorage, db: str) -> None:
     if not schema.is_known(found):
         raise SchemaVersionError(str(found), head)
     raise DatabaseError(
-        f"{storage.engine.url.database} has the tables of an older release (revision {found or 'none'}, "
-        f"this one needs {head}); fiberstore db upgrade --db {shlex.quote(db)} brings them up to date"
+        f"{store_name(storage)} has the tables of an older release (revision {found or 'none'}, this one "
+        f"needs {head}); fiberstore db upgrade {db_option(db)} brings them up to date"
     )
+
+
+def db_option(db: str) -> str:
+    """Return the option that names a store again, for commands that are told."""
+    return f"--db {shlex.quote(shown_target(db))}"
 
 
 @contextmanager
@@ -74,12 +94,12 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
-def compact_file(storage: DuckDBStorage) -> Compacted:
-    """Write the file anew, and show on a terminal for how long that takes."""
-    with working("writing the file anew"):
+def compact_store(storage: SqlStorage) -> Compacted:
+    """Write the store anew, and show on a terminal for how long that takes."""
+    with working("writing the store anew"):
         return storage.compact()
 
 
 def shown_sizes(compacted: Compacted) -> str:
     """Return what a compaction has done, in words."""
-    return f"the file had {decimal(compacted.bytes_before)}, and has {decimal(compacted.bytes_after)} now"
+    return f"the store took {decimal(compacted.bytes_before)}, and takes {decimal(compacted.bytes_after)} now"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fiberstore.cli.app import app, tell
-from fiberstore.cli.changing import open_to_change
+from fiberstore.cli.changing import db_option, open_to_change
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, Json
@@ -91,5 +91,5 @@ def delete(name: Name, db: Db, as_json: Json = False) -> None:
         print_text(f"nothing deleted; no checkpoint has the name {name!r}\n")
     else:
         print_text(f"{name} deleted\n")
-        again = shlex.join(["checkpoint", "set", "--db", db, "--", name, found.value])
+        again = f"checkpoint set {db_option(db)} -- {shlex.join([name, found.value])}"
         tell(f"fiberstore {again} sets it again")

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import check_revision
-from fiberstore.cli.opening import has_tables, open_to_read
+from fiberstore.cli.opening import has_tables, open_to_read, shown_target
 from fiberstore.cli.options import Json
 from fiberstore.cli.render import counted, make_console, print_copied
 from fiberstore.copying import Copied, copy_store
@@ -46,7 +46,8 @@ def copy(
 def _open_both(source: str, destination: str) -> Iterator[tuple[SqlStorage, SqlStorage]]:
     """Open a store to be read, and one to be written, which is made if it is not there."""
     if create_engine(source).url == create_engine(destination).url:  # opens nothing
-        raise DatabaseError(f"{source} and {destination} are the same store; give another DST")
+        shown = f"{shown_target(source)} and {shown_target(destination)}"
+        raise DatabaseError(f"{shown} are the same store; give another DST")
     with open_to_read(source) as storage:
         check_revision(storage, source)
         with open_storage(destination) as target:

@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 from fiberstore import distribution
 from fiberstore.cli.app import app, tell, with_whole_paragraphs
-from fiberstore.cli.changing import compact_file, open_to_change, shown_sizes
-from fiberstore.cli.opening import open_read_only
+from fiberstore.cli.changing import compact_store, open_or_make, open_to_change, shown_sizes
+from fiberstore.cli.opening import open_read_only, refuse_server
 from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import print_findings, print_json
 from fiberstore.duckdb import DuckDBStorage
@@ -34,8 +34,8 @@ def upgrade(db: Db) -> None:
     """Build the tables, or bring them to the newest revision."""
     from fiberstore import schema
 
-    with DuckDBStorage(db) as storage:
-        storage.init_schema()
+    with open_or_make(db):
+        pass
     typer.echo(f"{schema.head()} (head)")
 
 
@@ -74,6 +74,7 @@ def backup(
     db: Db,
 ) -> None:
     """Copy the whole store into a new file that is complete from the moment it has its name."""
+    refuse_server(db, "db backup copies DuckDB files; pg_dump copies a PostgreSQL database")
     with DuckDBStorage(db, read_only=True) as storage:
         storage.backup(target)
     typer.echo(f"{visible(str(target))}: {decimal(target.stat().st_size)}")
@@ -81,13 +82,13 @@ def backup(
 
 @db_app.command(epilog="Example: fiberstore db compact --db store.duckdb")
 def compact(db: Db, as_json: Json = False) -> None:
-    """Write the file anew, without the space of what was deleted and the old text of what was redacted.
+    """Write the store anew, without the space of what was deleted and the old text of what was redacted.
 
-    It needs as much space beside the file as the new one takes. The file stays as it was if that fails.
+    It needs as much space once more as the new one takes. The store stays as it was if that fails.
     """
     with open_to_change(db) as storage:
         begin = time.monotonic()
-        compacted = compact_file(storage)
+        compacted = compact_store(storage)
         seconds = time.monotonic() - begin
     if as_json:
         print_json({**asdict(compacted), "seconds": round(seconds, 3)})
@@ -98,13 +99,18 @@ def compact(db: Db, as_json: Json = False) -> None:
 @db_app.command(epilog="Example: fiberstore db rescue --db store.duckdb rescued.duckdb")
 def rescue(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file; nothing is overwritten.")],
-    db: Annotated[Path, typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file.")],
+    db: Annotated[str, typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file.")],
 ) -> None:
     """Copy a store that a killed checkpoint has left unreadable into one that opens.
 
     The store itself stays as it is. What the doctor finds in the copy is printed; exit with 1 if that is a
     problem.
     """
+    refuse_server(
+        db,
+        "db rescue mends DuckDB files; PostgreSQL recovers by itself when it is started, and pg_restore "
+        "reads the backups of pg_dump",
+    )
     from fiberstore import rescue as surgery
 
     findings = surgery.rescue(db, target)

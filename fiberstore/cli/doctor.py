@@ -9,7 +9,7 @@ from fiberstore.cli.app import app
 from fiberstore.cli.opening import open_read_only
 from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import print_findings, print_json
-from fiberstore.duckdb import DuckDBStorage
+from fiberstore.opening import open_storage
 
 
 @app.command(epilog="Example: fiberstore doctor --db store.duckdb --repair")
@@ -22,13 +22,15 @@ def doctor(
 
     Indexes that do not find rows, rows that cannot be read, fibers whose activity does not cover their logs,
     memberships without a log or a fiber, the schema. Nobody should write meanwhile.
+
+    On PostgreSQL the indexes are left to its own pg_amcheck.
     """
     from fiberstore import doctor as surgery
 
     if repair:
         with open_read_only(db):
             pass  # what is not there is not made anew
-    with DuckDBStorage(db) if repair else open_read_only(db) as storage:
+    with open_storage(db) if repair else open_read_only(db) as storage:
         done = surgery.repair(storage) if repair else []
         findings = surgery.examine(storage)
     if as_json:

@@ -1,6 +1,5 @@
 """Generations: the fibers of several config versions over the same logs, made, compared and switched."""
 
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import queries
 from fiberstore.cli.app import INTERRUPTED, app, tell
-from fiberstore.cli.changing import open_to_change, working
+from fiberstore.cli.changing import db_option, open_to_change, working
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, Json, Limit, Version, parse_version
@@ -29,7 +28,6 @@ from fiberstore.cli.render import (
     print_text,
     version_json,
 )
-from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import StorageError
 from fiberstore.ingest.reprocess import ReprocessReport
 from fiberstore.ingest.reprocess import reprocess as reprocess_logs
@@ -37,6 +35,7 @@ from fiberstore.ingest.rules import Rules, load_rules
 from fiberstore.lifecycle import ChangeKind, GenerationDiff
 from fiberstore.queries import Fibers
 from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.storages import SqlStorage
 
 versions_app = typer.Typer(
     cls=ListsByDefault,
@@ -202,7 +201,7 @@ def diff(
         tell(f"{len(found.changes):,} of {counted(there, 'changes')}; --limit {there} shows all")
 
 
-def tell_unless_active(storage: DuckDBStorage, version: int, db: str) -> None:
+def tell_unless_active(storage: SqlStorage, version: int, db: str) -> None:
     """Say, on stderr, that the fibers of a version are not those that are shown, and what to do about it."""
     active = queries.active_version(storage)
     if active == version:
@@ -227,14 +226,14 @@ def _tell_way_back(before: int | None, db: str) -> None:
 
 
 def _command(name: str, argument: str, db: str) -> str:
-    return f"fiberstore {name} {argument} --db {shlex.quote(db)}"
+    return f"fiberstore {name} {argument} {db_option(db)}"
 
 
-def _has_fibers(storage: DuckDBStorage, version: int) -> bool:
+def _has_fibers(storage: SqlStorage, version: int) -> bool:
     return storage.fibers.where(Fibers.c.config_version == version).count(1) > 0
 
 
-def _old_and_new(storage: DuckDBStorage, versions: list[str]) -> tuple[int, int]:
+def _old_and_new(storage: SqlStorage, versions: list[str]) -> tuple[int, int]:
     *given, new = (queries.find_version(storage, version) for version in versions)
     old = given[0] if given else queries.active_version(storage)
     if old is None:
@@ -243,7 +242,7 @@ def _old_and_new(storage: DuckDBStorage, versions: list[str]) -> tuple[int, int]
 
 
 def _differences(
-    storage: DuckDBStorage, old: int, new: int, kinds: Sequence[str] | None, limit: int
+    storage: SqlStorage, old: int, new: int, kinds: Sequence[str] | None, limit: int
 ) -> GenerationDiff:
     if not kinds:
         return storage.versions.diff(old, new, limit)
@@ -254,7 +253,7 @@ def _differences(
     return replace(found, changes=changes[:limit])
 
 
-def _reprocess(storage: DuckDBStorage, rules: Rules) -> tuple[ReprocessReport, float]:
+def _reprocess(storage: SqlStorage, rules: Rules) -> tuple[ReprocessReport, float]:
     begin = time.monotonic()
     try:
         with _progress(storage.logs.count()) as on_batch:

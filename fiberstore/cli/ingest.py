@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy.engine import make_url
 
 from fiberstore.cli import queries
 from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.generations import tell_unless_active
 from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import (
@@ -25,12 +27,12 @@ from fiberstore.cli.render import (
     utc,
 )
 from fiberstore.demo import write_demo
-from fiberstore.duckdb import DuckDBStorage
 from fiberstore.ingest.pipeline import IngestReport
 from fiberstore.ingest.pipeline import ingest as ingest_files
 from fiberstore.ingest.rules import Rules, load_rules
 from fiberstore.printable import visible
 from fiberstore.queries import Fibers
+from fiberstore.storages import SqlStorage
 
 _DEMO_FIBERS = 2
 _UNPAID = """fiber_type == "request" and logs.any(raw_text.contains("not charged"))"""
@@ -38,16 +40,20 @@ _UNPAID = """fiber_type == "request" and logs.any(raw_text.contains("not charged
 
 @app.command(epilog="Example: fiberstore demo --lines 20000")
 def demo(
-    db: Annotated[Path, typer.Option(metavar="FILE", help="The DuckDB file; its logs go beside it.")] = Path(
-        "fiberstore-demo.duckdb"
-    ),
+    db: Annotated[
+        str,
+        typer.Option(
+            metavar="STORE",
+            help="A DuckDB file, beside which the logs go, or a URL: postgresql+psycopg://user@host/database.",
+        ),
+    ] = "fiberstore-demo.duckdb",
     lines: Annotated[int, typer.Option(min=1, metavar="N", help="How many lines to make up.")] = 3_000,
 ) -> None:
     """Make up the logs of a small web shop, ingest them, and show what came of it."""
-    with DuckDBStorage(db) as storage:
-        folder = db.with_name(f"{db.stem}-logs")
+    with open_or_make(db) as storage:
+        folder = _log_folder(db)
         rules_file = write_demo(folder, lines)
-        store, quoted_rules = f"--db {shlex.quote(str(db))}", shlex.quote(str(rules_file))
+        store, quoted_rules = db_option(db), shlex.quote(str(rules_file))
         what = f"{visible(str(folder))}: logs of a web shop with three services, and rules to join them"
         typer.secho(what, bold=True)
         _echo_command(f"ingest --rules {quoted_rules} {store}")
@@ -70,10 +76,16 @@ def ingest(
 ) -> None:
     """Read log files into a store, join their lines into fibers, and go on where the last run stopped."""
     loaded = load_rules(rules, _parse_paths(paths or []))
-    with DuckDBStorage(db) as storage:
+    with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
         tell_unless_active(storage, loaded.config_version, db)
+
+
+def _log_folder(db: str) -> Path:
+    """Return where the made up logs go: beside a file, or into the working directory."""
+    database = Path((make_url(db).database if "://" in db else db) or "fiberstore-demo")
+    return database.with_name(f"{database.stem}-logs")
 
 
 def _parse_paths(pairs: Sequence[str]) -> dict[str, Path]:
@@ -88,8 +100,7 @@ def _parse_paths(pairs: Sequence[str]) -> dict[str, Path]:
     return paths
 
 
-def _ingest(storage: DuckDBStorage, rules: Rules) -> tuple[IngestReport, float]:
-    storage.init_schema()
+def _ingest(storage: SqlStorage, rules: Rules) -> tuple[IngestReport, float]:
     begin = time.monotonic()
     try:
         with _progress(rules) as (on_bytes, on_batch):
@@ -136,7 +147,7 @@ def _print_report(report: IngestReport, seconds: float, *, as_json: bool) -> Non
         )
 
 
-def _show_demo(storage: DuckDBStorage, store: str, rules_file: str) -> None:
+def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
     def announce(what: str, command: str) -> None:
         typer.secho(f"\n{what}", bold=True)
         _echo_command(f"{command} {store}")
@@ -173,7 +184,7 @@ def _show_demo(storage: DuckDBStorage, store: str, rules_file: str) -> None:
         _echo_command(command)
 
 
-def _of_type(storage: DuckDBStorage, fiber_type: str) -> Fibers:
+def _of_type(storage: SqlStorage, fiber_type: str) -> Fibers:
     return storage.fibers.where(Fibers.c.fiber_type == fiber_type)
 
 

@@ -15,9 +15,9 @@ from fiberstore.cli.app import tell
 from fiberstore.cli.durations import parse_duration
 from fiberstore.cli.expressions import parse_fiber_condition, parse_log_condition, parse_time
 from fiberstore.cli.queries import find_fiber_id, find_generation
-from fiberstore.duckdb import DuckDBStorage
 from fiberstore.queries import FiberOrder, Fibers, LogOrder, Logs, Page
 from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.storages import SqlStorage
 from fiberstore.where import Condition
 
 _FIRST_TIME, _LAST_TIME = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
@@ -74,7 +74,12 @@ def parse_ago(text: str) -> datetime:
 
 Db = Annotated[
     str,
-    typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file, or its duckdb:/// URL."),
+    typer.Option(
+        envvar="FIBERSTORE_URL",
+        metavar="STORE",
+        help="A DuckDB file, or a URL: postgresql+psycopg://user@host/database. Its password is best in "
+        "~/.pgpass, or in FIBERSTORE_URL, where no history of a shell keeps it.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of a list, one object a line.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only tell what would change.")]
@@ -148,7 +153,7 @@ class LogFilter:
     fiber: FiberId = None
     where: LogCondition = None
 
-    def of(self, storage: DuckDBStorage) -> Logs:
+    def of(self, storage: SqlStorage) -> Logs:
         """Return the logs of the store that are chosen."""
         logs: Logs = storage.logs
         if self.start is not None:
@@ -183,7 +188,7 @@ class FiberFilter:
     version: Generation = None
     where: FiberCondition = None
 
-    def of(self, storage: DuckDBStorage) -> Fibers:
+    def of(self, storage: SqlStorage) -> Fibers:
         """Return the fibers of the store that are chosen: those of one whole generation, but for 'all'."""
         fibers: Fibers = storage.fibers
         version = find_generation(storage, self.version)

@@ -1,6 +1,5 @@
 """``prune``: what is no longer to be kept goes."""
 
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli.app import INTERRUPTED, app, tell
-from fiberstore.cli.changing import compact_file, open_to_change, shown_sizes, working
+from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, FiberCondition, Json, LogCondition, parse_ago
 from fiberstore.cli.render import counted, make_console, print_json
 from fiberstore.cli.sizes import parse_size
@@ -71,7 +70,7 @@ def prune(
         typer.Option(
             parser=_parse_size,
             metavar="SIZE",
-            help="Only the oldest, until at most so much of the file is used: 10GB, 500MiB.",
+            help="Only the oldest, until at most so much of the store is used: 10GB, 500MiB.",
         ),
     ] = None,
     max_steps: Annotated[
@@ -115,7 +114,7 @@ def prune(
         begin = time.monotonic()
         what = partial(storage.prune, fibers=what_fibers, logs=what_logs, max_bytes=max_size)
         pruned = _count(what) if dry_run else _delete(partial(what, max_steps=max_steps))
-        compacted = compact_file(storage) if compact and not dry_run else None
+        compacted = compact_store(storage) if compact and not dry_run else None
         seconds = time.monotonic() - begin
     if as_json:
         after = {} if compacted is None else {"compacted": asdict(compacted)}
@@ -176,6 +175,6 @@ def _so_far(pruned: Pruned) -> str:
 
 def _free(pruned: Pruned, db: str) -> str:
     return (
-        f"{decimal(pruned.free_bytes)} of the {decimal(pruned.file_bytes)} of the file are free for what is "
-        f"written next; fiberstore db compact --db {shlex.quote(visible(db))} gives them back to the disk"
+        f"{decimal(pruned.free_bytes)} of the {decimal(pruned.file_bytes)} of the store are free for what "
+        f"is written next; fiberstore db compact {visible(db_option(db))} gives them back to the disk"
     )

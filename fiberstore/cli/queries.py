@@ -10,11 +10,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from fiberstore.duckdb import DuckDBStorage
+from fiberstore.cli.opening import store_name
 from fiberstore.errors import StorageError, translate_errors
 from fiberstore.lifecycle import ConfigVersion
 from fiberstore.models import Fiber, Membership, MergedFiber, RawLog, RegisteredVersion
+from fiberstore.process import IN_MEMORY
 from fiberstore.queries import Fibers, FiberSummary
+from fiberstore.storages import SqlStorage
 
 _ID_DIGITS = 32
 _VERSION_DIGITS = 16
@@ -57,8 +59,8 @@ class Statistics:
     """What a store holds.
 
     Attributes:
-        file: The database file; None for a database in memory.
-        file_bytes: Size of the file and of the write-ahead log beside it.
+        file: The database file, or the URL of the database on a server; None for a database in memory.
+        file_bytes: Size of the file and of the write-ahead log beside it, or of the database on a server.
         revision: The revision of the schema.
         tables: Rows by table.
         first: Time of the first log; None without logs.
@@ -79,7 +81,7 @@ class Statistics:
     config_versions: list[VersionCount]
 
 
-def find_fiber_id(storage: DuckDBStorage, digits: str) -> UUID:
+def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
     """Return the id of a fiber that begins with these hex digits; of one that was merged, of its survivor.
 
     Raises:
@@ -109,7 +111,7 @@ def find_fiber_id(storage: DuckDBStorage, digits: str) -> UUID:
     return found[0]
 
 
-def find_fiber(storage: DuckDBStorage, digits: str) -> FiberSummary:
+def find_fiber(storage: SqlStorage, digits: str) -> FiberSummary:
     """Return the fiber whose id begins with these hex digits.
 
     Raises:
@@ -139,13 +141,13 @@ def shown_version(config_version: int) -> str:
     return f"{config_version:0{_VERSION_DIGITS}x}"
 
 
-def has_lifecycle(storage: DuckDBStorage) -> bool:
+def has_lifecycle(storage: SqlStorage) -> bool:
     """Tell whether the store has the tables of the lifecycle: one that is only read is not upgraded."""
     with translate_errors():
         return sa.inspect(storage.engine).has_table(RegisteredVersion.__tablename__)
 
 
-def find_version(storage: DuckDBStorage, digits: str) -> int:
+def find_version(storage: SqlStorage, digits: str) -> int:
     """Return the config version, registered or of fibers, that begins with these hex digits.
 
     Raises:
@@ -166,13 +168,13 @@ def find_version(storage: DuckDBStorage, digits: str) -> int:
     return found[0]
 
 
-def active_version(storage: DuckDBStorage) -> int | None:
+def active_version(storage: SqlStorage) -> int | None:
     """Return the active config version; None if none is, or the store is too old to have one."""
     active = storage.versions.active() if has_lifecycle(storage) else None
     return None if active is None else active.config_version
 
 
-def find_generation(storage: DuckDBStorage, name: str | None) -> int | None:
+def find_generation(storage: SqlStorage, name: str | None) -> int | None:
     """Return the config version whose fibers are meant, None for those of all.
 
     Args:
@@ -192,7 +194,7 @@ def find_generation(storage: DuckDBStorage, name: str | None) -> int | None:
     return active
 
 
-def collect_generations(storage: DuckDBStorage) -> list[Generation]:
+def collect_generations(storage: SqlStorage) -> list[Generation]:
     """Return the config versions: the registered ones in the order of time, then those only fibers have."""
     registered = storage.versions.all() if has_lifecycle(storage) else []
     with translate_errors(), storage.session() as session:
@@ -204,7 +206,7 @@ def collect_generations(storage: DuckDBStorage) -> list[Generation]:
     return [*known, *(Generation(version, count, None) for version, count in fibers.items())]
 
 
-def count_memberships(storage: DuckDBStorage, version: int) -> int:
+def count_memberships(storage: SqlStorage, version: int) -> int:
     """Count the memberships that go when a generation is dropped: its own, and those of its fibers."""
     fibers = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
     its_own = sa.or_(Membership.config_version == version, Membership.fiber_id.in_(fibers))
@@ -212,7 +214,7 @@ def count_memberships(storage: DuckDBStorage, version: int) -> int:
         return session.scalars(sa.select(sa.func.count()).select_from(Membership).where(its_own)).one()
 
 
-def find_widest(storage: DuckDBStorage, fiber_type: str) -> FiberSummary | None:
+def find_widest(storage: SqlStorage, fiber_type: str) -> FiberSummary | None:
     """Return the first of those fibers whose logs come from the most sources."""
     sources = sa.func.count(RawLog.source_id.distinct())
     widest = (
@@ -228,7 +230,7 @@ def find_widest(storage: DuckDBStorage, fiber_type: str) -> FiberSummary | None:
     return None if found is None else find_fiber(storage, found.hex)
 
 
-def collect_statistics(storage: DuckDBStorage) -> Statistics:
+def collect_statistics(storage: SqlStorage) -> Statistics:
     """Count what the store holds."""
     from fiberstore import schema
 
@@ -237,10 +239,10 @@ def collect_statistics(storage: DuckDBStorage) -> Statistics:
         first, last = session.execute(
             sa.select(sa.func.min(RawLog.timestamp), sa.func.max(RawLog.timestamp))
         ).one()
-        file = _file(storage)
+        file, file_bytes = _file(storage, session)
         return Statistics(
-            file=None if file is None else str(file),
-            file_bytes=0 if file is None else _size(file),
+            file=file,
+            file_bytes=file_bytes,
             revision=schema.current(session.connection()),
             tables={
                 table.name: session.scalars(sa.select(sa.func.count()).select_from(table)).one()
@@ -283,11 +285,14 @@ def _version_counts(session: Session, active: int | None) -> list[VersionCount]:
     ]
 
 
-def _file(storage: DuckDBStorage) -> Path | None:
-    name = storage.engine.url.database or ":memory:"
-    return None if name.startswith(":memory:") else Path(name)
-
-
-def _size(file: Path) -> int:
+def _file(storage: SqlStorage, session: Session) -> tuple[str | None, int]:
+    """Return the name and the size of what a store is in."""
+    name = store_name(storage)
+    if storage.engine.dialect.name == "postgresql":
+        size = sa.select(sa.func.pg_database_size(sa.func.current_database()))
+        return name, session.scalars(size).one()
+    if name.startswith(IN_MEMORY):
+        return None, 0
+    file = Path(name)
     log = file.with_name(f"{file.name}.wal")
-    return file.stat().st_size + (log.stat().st_size if log.exists() else 0)
+    return name, file.stat().st_size + (log.stat().st_size if log.exists() else 0)

@@ -1,7 +1,6 @@
 """``redact``: text that must not be stored is replaced, for good."""
 
 import re
-import shlex
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -9,14 +8,14 @@ from typing import Annotated
 import typer
 
 from fiberstore.cli.app import INTERRUPTED, app, tell
-from fiberstore.cli.changing import compact_file, open_to_change, shown_sizes, working
+from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
 from fiberstore.cli.render import counted, print_json
-from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import StorageError
 from fiberstore.lifecycle import Compacted
 from fiberstore.printable import visible
 from fiberstore.queries import Logs
+from fiberstore.storages import SqlStorage
 from fiberstore.where import check_redaction
 
 _IDS = 10
@@ -38,15 +37,15 @@ def redact(
     ] = False,
     keep_file: Annotated[
         bool,
-        typer.Option("--keep-file", help="Leave the old text in unused parts of the file for now."),
+        typer.Option("--keep-file", help="Leave the old text in unused parts of the store for now."),
     ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Replace what a pattern matches in the text of logs, then write the file anew without the old text.
+    """Replace what a pattern matches in the text of logs, then write the store anew without the old text.
 
-    So it takes as long as a backup, and as much space beside the file; with `--keep-file` only
-    `fiberstore db compact` does that, later. A run that finds no match any more writes the file anew too.
+    So it takes as long as a backup, and as much space once more; with `--keep-file` only
+    `fiberstore db compact` does that, later. A run that finds no match any more writes the store anew too.
 
     Attributes of fibers are not changed, nor are backups and exports: look there too.
     """
@@ -90,9 +89,9 @@ def _tell_matching(logs: Logs, *, as_json: bool) -> None:
         typer.echo(f"and {matching - len(ids):,} more")
 
 
-def _compact(storage: DuckDBStorage, db: str, changed: int) -> Compacted:
+def _compact(storage: SqlStorage, db: str, changed: int) -> Compacted:
     try:
-        return compact_file(storage)
+        return compact_store(storage)
     except StorageError:
         _tell_unfinished(db, changed)
         raise
@@ -104,7 +103,7 @@ def _compact(storage: DuckDBStorage, db: str, changed: int) -> Compacted:
 def _tell_unfinished(db: str, changed: int) -> None:
     tell(
         f"{counted(changed, 'logs')} redacted, but the old text may still be in unused parts of the "
-        f"file; the same command, or fiberstore db compact --db {shlex.quote(db)}, tries again"
+        f"store; the same command, or fiberstore db compact {db_option(db)}, tries again"
     )
 
 
@@ -116,7 +115,7 @@ def _report(db: str, changed: int, compacted: Compacted | None, seconds: float, 
         return
     typer.echo(f"{counted(changed, 'logs')} redacted; {seconds:.2f} s")
     if compacted is None:
-        compact = f"fiberstore db compact --db {shlex.quote(visible(db))}"
-        typer.echo(f"the old text may still be in unused parts of the file; {compact} removes it")
+        compact = f"fiberstore db compact {visible(db_option(db))}"
+        typer.echo(f"the old text may still be in unused parts of the store; {compact} removes it")
     else:
         typer.echo(shown_sizes(compacted))

@@ -219,6 +219,12 @@ def print_generations(generations: Sequence[Generation], *, as_json: bool) -> No
         )
 
 
+def fiber_json(fiber: FiberRecord) -> dict[str, JsonValue]:
+    """Return a fiber with the keys of its attributes sorted: not every database keeps the order of keys."""
+    attributes = json.loads(json.dumps(fiber.attributes, sort_keys=True))
+    return {**fiber.model_dump(mode="json"), "attributes": attributes}
+
+
 def version_json(config_version: int) -> dict[str, JsonValue]:
     """Return a config version as it is shown, and as the number that fibers have."""
     return {"version": shown_version(config_version), "config_version": config_version}
@@ -413,8 +419,8 @@ def _fiber_values(listed: FiberSummary) -> tuple[str, ...]:
 
 
 def _fiber_json(listed: FiberSummary) -> dict[str, JsonValue]:
-    values = _summary.dump_python(listed, mode="json")
-    return {**values.pop("fiber"), **values}
+    values = _summary.dump_python(listed, mode="json", exclude={"fiber"})
+    return {**fiber_json(listed.fiber), **values}
 
 
 def _fiber_lines(listed: Sequence[FiberSummary]) -> Iterator[Text]:
@@ -577,4 +583,4 @@ def _one_line(*parts: str | tuple[str, str]) -> Text:
 
 
 def _compact(value: JsonValue) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)

@@ -16,11 +16,11 @@ from rich.text import Text
 from fiberstore.cli.app import app, tell
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, FiberOrderName, Json, fiber_order, with_filter
-from fiberstore.cli.render import counted, duration, make_console, print_json, utc
-from fiberstore.duckdb import DuckDBStorage
+from fiberstore.cli.render import counted, duration, fiber_json, make_console, print_json, utc
 from fiberstore.printable import visible
 from fiberstore.queries import Timeline, TimelinePoint
 from fiberstore.records import FiberRecord
+from fiberstore.storages import SqlStorage
 from fiberstore.timeline_page import short_ids
 
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
@@ -80,7 +80,7 @@ def _check_bokeh() -> None:
         raise typer.Exit(1) from None
 
 
-def _write_page(storage: DuckDBStorage, found: Timeline, path: Path) -> None:
+def _write_page(storage: SqlStorage, found: Timeline, path: Path) -> None:
     from fiberstore.timeline_page import write_timeline_page
 
     logs = storage.logs.get_many(dict.fromkeys(point.log_id for point in found.points)).items
@@ -93,7 +93,7 @@ def _print_timeline(found: Timeline, *, as_json: bool) -> None:
     if as_json:
         for fiber, points in _by_fiber(found):
             found_points = _POINTS.dump_python(points, mode="json", exclude={"__all__": {"fiber_id"}})
-            print_json({**fiber.model_dump(mode="json"), "points": found_points})
+            print_json({**fiber_json(fiber), "points": found_points})
     elif console.is_terminal:
         for line in _lanes(found, console.width):
             console.print(line, overflow="fold")

@@ -10,14 +10,15 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli.app import app, tell
+from fiberstore.cli.changing import open_or_make
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, Json, LogFilter, with_filter
 from fiberstore.cli.queries import active_version, shown_version
 from fiberstore.cli.render import counted, make_console, print_json
-from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import StorageError
 from fiberstore.printable import visible
 from fiberstore.queries import Fibers, Partition, Query
+from fiberstore.storages import SqlStorage
 
 export_app = typer.Typer(help="Write logs, fibers or memberships into files.", no_args_is_help=True)
 import_app = typer.Typer(help="Store the logs, fibers or memberships of files.", no_args_is_help=True)
@@ -111,7 +112,7 @@ def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) 
 
 
 @contextmanager
-def _open_to_write(db: str, path: Path) -> Iterator[DuckDBStorage]:
+def _open_to_write(db: str, path: Path) -> Iterator[SqlStorage]:
     """Open a store, or make one, for what there is to import."""
     from fiberstore.exchange.writing import format_of
 
@@ -121,8 +122,7 @@ def _open_to_write(db: str, path: Path) -> Iterator[DuckDBStorage]:
         )
     if not path.is_dir():
         format_of(path)
-    with DuckDBStorage(db) as storage:
-        storage.init_schema()
+    with open_or_make(db) as storage:
         yield storage
 
 
