@@ -252,8 +252,10 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     def _savepoint(self) -> Iterator[None]:
         """Let a key that is stored already undo this alone, and not the transaction in which it is."""
         if not self.in_transaction:
-            with self._own_transaction():  # so that it is known whether it was the commit that got lost
+            try:
                 yield
+            except errors.ConnectionFailure as error:  # COPY had begun, and maybe the server has committed it
+                raise errors.TransactionResolutionUnknown(str(error)) from error
             return
         self._run(b"SAVEPOINT fiberstore")
         try:
