@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import growing, living, report, writing
-from benchmarks.stores import PostgreSQL
+from benchmarks.stores import server
 
 _VERSIONS = ("duckdb", "duckdb-engine", "sqlalchemy", "pyarrow", "pydantic", "psycopg")
 
@@ -46,13 +46,15 @@ def main() -> None:
         results["writing"] = writing.bulk(rows, rounds)
         step("small transactions")
         results["small_batches_ms"] = writing.small_batches(20 if quick else 400)
+        step("batches on PostgreSQL")
+        results["postgresql_ms"] = writing.postgresql_batches([1, 10, 100, 1_000], 5 if quick else 100)
         step("growing stores")
         results["growing"] = {
             "v7": growing.grow("v7", sizes, rows, 8 if quick else 200),
             "v4": growing.grow("v4", sizes, rows, 8 if quick else 200),
         }
     finally:
-        PostgreSQL.stop_server()
+        server.stop()
     step("tasks and threads")
     results["tasks_and_threads"] = living.tasks_and_threads(rows, 8 if quick else 200, rounds)
     step("memory")

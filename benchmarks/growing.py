@@ -18,7 +18,7 @@ from fiberstore import FiberRecord, LogRecord
 
 ROWS_TO_RECORDS = 10_000
 _SAMPLES_OF_A_BATCH = 40
-_RIVALS_UP_TO_LOGS = 1_000_000  # beyond, only DuckDB alone grows with fiberstore: SQLite would take an hour
+_RIVALS_UP_TO_LOGS = 1_000_000  # beyond, only DuckDB alone grows with fiberstore: others would take an hour
 _FOREVER = timedelta(days=365)
 
 Work = Callable[[Store, int], Any]

@@ -14,10 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from benchmarks.stores import FiberstorePostgreSQL, PostgreSQL, PostgreSQLOfOurs
+
 Results = dict[str, Any]
 
 OURS, ALONE = "fiberstore", "DuckDB alone"
-_COLOURS = {OURS: "C3", ALONE: "C0", "DuckDB alone, plain join": "C9", "SQLite": "C2", "PostgreSQL": "C1"}
+ON_POSTGRESQL, PSYCOPG, PSYCOPG_OF_OURS = (
+    kind.name for kind in (FiberstorePostgreSQL, PostgreSQL, PostgreSQLOfOurs)
+)
+_COLOURS = {
+    OURS: "C3",
+    ALONE: "C0",
+    "DuckDB alone, plain join": "C9",
+    "SQLite": "C2",
+    PSYCOPG: "C1",
+    ON_POSTGRESQL: "C4",
+}
 _PLOTTED_READS = (
     "get_log",
     "get_fiber_logs",
@@ -47,16 +59,31 @@ class Mark:
 def marks(results: Results) -> list[Mark]:
     """Return every mark with the ratio that was measured."""
     sorted_, random_ = results["growing"]["v7"], results["growing"]["v4"]
-    return [*_writing(results, sorted_), *_reading(sorted_, random_), *_living(results, sorted_, random_)]
+    return [
+        *_writing(results, sorted_),
+        *_reading(sorted_, random_),
+        *_on_postgresql(results, sorted_),
+        *_living(results, sorted_, random_),
+    ]
 
 
 def print_tables(results: Results) -> None:
     """Print what was measured, then the marks."""
+    _print_measured(results)
+    print(f"\n{'mark':<66}{'ratio':>9}{'bound':>9}")
+    for mark in marks(results):
+        sign = ">=" if mark.at_least else "<="
+        print(f"{mark.what:<66}{mark.ratio:>9.2f} {sign}{mark.bound:>6g}{'' if mark.kept else '  missed'}")
+
+
+def _print_measured(results: Results) -> None:
     for part in ("write_logs", "write_memberships"):
         print(f"\n{part}, {results['rows']:,} rows into a new store, rows/s")
         for way, rate in sorted(results["writing"][part].items(), key=lambda item: -item[1]):
             print(f"  {way:<28}{rate:>12,.0f}{rate / results['writing'][part][ALONE]:>8.3f} x {ALONE}")
     _print_rows("transactions of 100 logs, ms", results["small_batches_ms"])
+    for rows, times_ms in results["postgresql_ms"].items():
+        _print_rows(f"transactions of {int(rows):,} logs on PostgreSQL, ms", times_ms)
     for ids, grown in results["growing"].items():
         size = str(grown["sizes"][-1])
         print(f"\nreads at {int(size):,} logs with {ids} ids, ms")
@@ -71,10 +98,6 @@ def print_tables(results: Results) -> None:
     _print_rows("start, ms", results["startup_ms"])
     for found in results["recovery"].values():
         _print_rows("open after kill -9", found)
-    print(f"\n{'mark':<66}{'ratio':>9}{'bound':>9}")
-    for mark in marks(results):
-        sign = ">=" if mark.at_least else "<="
-        print(f"{mark.what:<66}{mark.ratio:>9.2f} {sign}{mark.bound:>6g}{'' if mark.kept else '  missed'}")
 
 
 def save(results: Results, folder: Path) -> None:
@@ -130,6 +153,32 @@ def _reading(grown: Results, grown_random: Results) -> list[Mark]:
             reads["page after a key"][OURS] / reads["first page"][OURS], 1.5, False,
         ),
         Mark("update_fiber: time x DuckDB alone", cost("update_fiber"), 1.6, False),
+    ]  # fmt: skip
+
+
+def _on_postgresql(results: Results, grown: Results) -> list[Mark]:
+    """Compare with psycopg alone on the same server, at the last size to which both have grown."""
+    size = max(size for size in grown["sizes"] if PSYCOPG in grown["read_ms"][str(size)]["get_log"])
+    reads, rates = grown["read_ms"][str(size)], results["writing"]["write_logs"]
+    return [
+        *(
+            Mark(f"write_logs on PostgreSQL: x COPY, {name}", rates[ON_POSTGRESQL] / rates[alone], 0.6, True)
+            for name, alone in (("same tables", PSYCOPG_OF_OURS), ("no order of arrival", PSYCOPG))
+        ),
+        *(
+            Mark(
+                f"transactions of {int(rows):,} logs on PostgreSQL: x COPY, same tables",
+                times_ms[PSYCOPG_OF_OURS] / times_ms[ON_POSTGRESQL], 0.6, True,
+            )
+            for rows, times_ms in results["postgresql_ms"].items()
+        ),
+        *(
+            Mark(
+                f"{read} on PostgreSQL at {size:,} logs: time x psycopg",
+                reads[read][ON_POSTGRESQL] / reads[read][PSYCOPG], 1.5, False,
+            )
+            for read in ("get_log", "get_fiber", "get_log_fibers", "get_fiber_logs")
+        ),
     ]  # fmt: skip
 
 

@@ -13,7 +13,16 @@ from sqlalchemy.orm import Session
 
 from benchmarks.clock import medians_s, seconds
 from benchmarks.data import Batch, Generator, Row
-from benchmarks.stores import LOGS, STORES, DuckDB, SQLiteOfBytes, Store
+from benchmarks.stores import (
+    LOGS,
+    STORES,
+    DuckDB,
+    FiberstorePostgreSQL,
+    PostgreSQL,
+    PostgreSQLOfOurs,
+    SQLiteOfBytes,
+    Store,
+)
 from fiberstore import RawLog
 
 SMALL_BATCH_ROWS = 100
@@ -103,7 +112,7 @@ def bulk(rows: int, rounds: int) -> dict[str, dict[str, float]]:
     least = Generator("v7").batch(max(20, rows // _SLOWEST_PART // 20 * 20))
     for batch in (whole, part, least):  # what is made of the records for other stores is made before
         _ = batch.log_rows, batch.log_table, batch.membership_rows, batch.membership_table
-    fast: tuple[type[Store], ...] = (*STORES, SQLiteOfBytes, Appender, Unnest)
+    fast: tuple[type[Store], ...] = (*STORES, PostgreSQLOfOurs, SQLiteOfBytes, Appender, Unnest)
     slow: tuple[type[Store], ...] = (AddAll, ExecuteMany)
     ways = [*((kind, whole) for kind in fast), *((kind, part) for kind in slow)]
     ways.append((ExecuteManyOnConflict, least))
@@ -116,22 +125,35 @@ def bulk(rows: int, rounds: int) -> dict[str, dict[str, float]]:
 
 def small_batches(transactions: int) -> dict[str, float]:
     """Write many small transactions into every store, in turn; return the median milliseconds of one."""
+    return _batches((*STORES, Appender), [SMALL_BATCH_ROWS], transactions)[str(SMALL_BATCH_ROWS)]
+
+
+def postgresql_batches(sizes: list[int], transactions: int) -> dict[str, dict[str, float]]:
+    """Do the same on PostgreSQL alone, with transactions of one size after those of the other."""
+    return _batches((FiberstorePostgreSQL, PostgreSQLOfOurs, PostgreSQL), sizes, transactions)
+
+
+def _batches(
+    kinds: tuple[type[Store], ...], sizes: list[int], transactions: int
+) -> dict[str, dict[str, float]]:
     generator = Generator("v7")
-    batches = [generator.batch(SMALL_BATCH_ROWS) for _ in range(transactions)]
-    for batch in batches:
-        _ = batch.log_rows, batch.log_table
+    found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         stores: list[Store] = []
-        kinds: tuple[type[Store], ...] = (*STORES, Appender)
         for kind in kinds:
             (Path(folder) / kind.name).mkdir()
             stores.append(kind(Path(folder) / kind.name))
-        ways = {store.name: partial(_write_one, store, batches) for store in stores}
-        times_s = medians_s(ways, transactions)
+        for size in sizes:
+            batches = [Batch(list(generator.logs(size)), [], []) for _ in range(transactions)]
+            for batch in batches:
+                _ = batch.log_rows, batch.log_table
+            ways = {store.name: partial(_write_one, store, batches) for store in stores}
+            times_s = medians_s(ways, transactions)
+            found[str(size)] = {name: 1e3 * time_s for name, time_s in times_s.items()}
         for store in stores:
-            assert store.counts() == (transactions * SMALL_BATCH_ROWS, 0), f"{store.name} has lost rows"
+            assert store.counts() == (transactions * sum(sizes), 0), f"{store.name} has lost rows"
             store.close()
-    return {name: 1e3 * time_s for name, time_s in times_s.items()}
+    return found
 
 
 def _write_one(store: Store, batches: list[Batch], number: int) -> None:

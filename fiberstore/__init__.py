@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from fiberstore.aio import AsyncSqlStorage, AsyncTransaction
     from fiberstore.aio_writer import AsyncBufferedWriter
     from fiberstore.buffer import UnwrittenError
+    from fiberstore.copying import Copied, copy_store
     from fiberstore.duckdb import AsyncDuckDBStorage, DuckDBStorage
     from fiberstore.engine import create_engine
     from fiberstore.errors import (
         BufferFullError,
         CheckpointError,
         ConflictError,
+        ConnectionLostError,
         CursorError,
         DamagedFileError,
         DatabaseError,
@@ -72,6 +74,8 @@ __all__ = [
     "Condition",
     "ConfigVersion",
     "ConflictError",
+    "ConnectionLostError",
+    "Copied",
     "CursorError",
     "DamagedFileError",
     "DatabaseError",
@@ -106,6 +110,7 @@ __all__ = [
     "VersionNotFoundError",
     "VersionRepository",
     "config_version",
+    "copy_store",
     "create_engine",
     "new_log_id",
     "open_async_storage",
@@ -131,6 +136,7 @@ _MODULES = (  # what imports the least comes first
     "repositories",
     "storages",
     "aio",
+    "copying",
     "duckdb",
     "opening",
     "postgresql",

@@ -11,6 +11,7 @@ a host application's ``duckdb://`` engines stay as they are. When upstream close
 | ``supports_statement_cache`` | every statement is compiled anew |
 | ``supports_sane_rowcount`` | row counts are called unreliable, so a stale ORM update passes silently |
 | ``get_*`` | reflection asks for PostgreSQL catalogs that DuckDB lacks (#1285, #1388) |
+| ``has_multi_table`` | the same |
 | ``get_multi_*`` | the same; SQLAlchemy's own default is one call of ``get_*`` for each table |
 """
 
@@ -239,6 +240,12 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
         """Return nothing: DuckDB's tables have no options."""
         del connection, table_name, schema
         return {}
+
+    def has_multi_table(
+        self, connection: sa.Connection, table_names: Sequence[str], schema: str | None = None, **_kw: object
+    ) -> list[tuple[tuple[str | None, str], bool]]:
+        """Tell of each table whether it is there."""
+        return [((schema, name), self.has_table(connection, name, schema)) for name in table_names]
 
     get_multi_columns = DefaultDialect.get_multi_columns
     get_multi_pk_constraint = DefaultDialect.get_multi_pk_constraint

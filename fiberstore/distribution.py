@@ -6,18 +6,19 @@ hashed: placed by range, all new rows would go to one node. docs/distribution.md
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-from fiberstore.errors import DatabaseError
+from fiberstore.errors import DatabaseError, translate_errors
 from fiberstore.models import Base
 
 if TYPE_CHECKING:
     import psycopg  # only a server needs the driver, to print the statements takes none
+
+    from fiberstore.postgresql.connection import Connection
 
 DistributedEngine: TypeAlias = Literal["citus", "cockroachdb", "yugabytedb"]
 
@@ -32,7 +33,6 @@ _NAMES: dict[DistributedEngine, str] = {
     "cockroachdb": "CockroachDB",
     "yugabytedb": "YugabyteDB",
 }
-_NO_TABLE = "42P01"
 # Two tables with as many tablets have the same bounds of the hash of log_id.
 _TABLETS = 16
 _TIME_INDEX = "idx_raw_logs_timestamp"
@@ -79,7 +79,7 @@ def distribute(
         DatabaseError: The server cannot be reached, is another engine, or refuses a statement.
     """
     statements = distribution_statements(engine)
-    with _connected(url) as connection, _database_errors():
+    with _connected(url) as connection, translate_errors():
         if on_notice is not None:
             connection.add_notice_handler(lambda notice: on_notice(notice.message_primary or ""))
         _check_engine(connection, engine)
@@ -90,27 +90,16 @@ def distribute(
 
 @contextmanager
 def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
-    """Connect without an engine of SQLAlchemy: its dialect of PostgreSQL refuses CockroachDB."""
-    import psycopg
+    from fiberstore.postgresql import create_engine
 
-    options = _connect_options(url)
-    with _database_errors():
-        connection = psycopg.connect(**options, autocommit=True)
-    with connection:
+    engine = create_engine(url)
+    try:
+        with translate_errors():
+            connection = cast("Connection", engine.raw_connection().dbapi_connection)
+        connection.autocommit = True
         yield connection
-
-
-def _connect_options(url: str) -> dict[str, Any]:
-    drivername = None
-    with suppress(sa.exc.ArgumentError, ValueError):  # their messages may have the password
-        drivername = (parsed := sa.make_url(url)).drivername
-    if drivername != "postgresql+psycopg":
-        kind = f"{drivername}://" if drivername else "a path" if "://" not in url else "what that URL names"
-        raise ValueError(
-            f"only a server is distributed, not {kind}; give a URL such as postgresql+psycopg://host/database"
-        )
-    _, options = PGDialect_psycopg().create_connect_args(parsed)  # type: ignore[no-untyped-call]
-    return dict(options)
+    finally:
+        engine.dispose()
 
 
 def _check_engine(connection: "psycopg.Connection[tuple[object, ...]]", engine: DistributedEngine) -> None:
@@ -122,19 +111,6 @@ def _check_engine(connection: "psycopg.Connection[tuple[object, ...]]", engine: 
     name = _NAMES[found] if found else str(version).partition(" on ")[0]
     advice = "run CREATE EXTENSION citus in its database" if engine == "citus" else "give the URL of one"
     raise DatabaseError(f"the server is {name}, not {_NAMES[engine]}; {advice}")
-
-
-@contextmanager
-def _database_errors() -> Iterator[None]:
-    import psycopg
-
-    try:
-        yield
-    except psycopg.Error as error:
-        message = error.diag.message_primary or str(error).partition("\n")[0]
-        if error.sqlstate == _NO_TABLE:
-            message = f"{message}; `fiberstore db upgrade` makes the tables"
-        raise DatabaseError(message) from error
 
 
 def engine_of(version: str, *, has_citus: bool) -> DistributedEngine | None:
@@ -168,6 +144,7 @@ def _citus() -> list[str]:
             for table, arrivals in _ARRIVALS.items()
             for event in ("add", "remove")
         ),
+        "DROP TRIGGER IF EXISTS fiber_arrivals_renew ON fibers",
         _distribute("raw_logs", colocate_with="none"),
         _distribute("fiber_memberships", colocate_with="raw_logs"),
         _distribute("fibers", colocate_with="none"),

@@ -73,7 +73,7 @@ def create_engine(
         max_overflow=0,
         pool_timeout=pool_timeout_s,
     )
-    _engines.add(engine)
+    leave_pool_to_parent(engine)
     if in_memory:
         _keep_alive(engine)
     return engine
@@ -175,8 +175,12 @@ def _keep_alive(engine: sa.Engine) -> None:
     event.listen(engine, "engine_disposed", lambda _engine: anchor.close())
 
 
+def leave_pool_to_parent(engine: sa.Engine) -> None:
+    """Let a forked child begin with an empty pool, without the parent's connections and locks."""
+    _engines.add(engine)
+
+
 def _empty_pools() -> None:
-    """Leave the pooled connections, and the locks of the pools, to the parent process."""
     for engine in list(_engines):
         engine.dispose(close=False)
 

@@ -3,6 +3,7 @@
 ```
 StorageError
 ├── DatabaseError         the database failed, or refused what was asked of it
+│   ├── ConnectionLostError   the server, or the network, has ended the connection that a call used
 │   ├── StorageLockedError    another process holds the file
 │   └── DamagedFileError      the file or its write-ahead log is not what DuckDB wrote
 ├── NotFoundError         no such fiber (also a LookupError)
@@ -27,8 +28,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from uuid import UUID
 
 _LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
@@ -49,6 +50,7 @@ _POSTGRESQL_ADVICE = {  # by SQLSTATE
     "25006": (  # read_only_sql_transaction
         ". The storage was opened with read_only=True, or the server or the role may only read"
     ),
+    "53100": ". Nothing of the call was stored; free some space",  # disk_full
 }
 LONGEST_INDEXED_BYTES = 2_700
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -65,6 +67,29 @@ class StorageError(Exception):
 
 class DatabaseError(StorageError):
     """The database failed or refused; the driver's own error is the cause."""
+
+
+class ConnectionLostError(DatabaseError):
+    """The connection that a call or a ``transaction()`` block used was lost. The next call opens another.
+
+    Attributes:
+        may_be_stored: Whether what was being written may be stored, which is then all of it. If not, nothing
+            of it is.
+    """
+
+    def __init__(self, reason: str, may_be_stored: bool) -> None:  # by position, for pickle
+        self.reason = reason
+        self.may_be_stored = may_be_stored
+        outcome = (
+            "It is not known whether what was being written is stored, all of it, or nothing; look, before "
+            "you write it again"
+            if may_be_stored
+            else "Nothing of the transaction is stored; run it again"
+        )
+        super().__init__(f"the connection to the server was lost: {reason}. {outcome}")
+
+    def __reduce__(self) -> tuple[type["ConnectionLostError"], tuple[str, bool]]:
+        return type(self), (self.reason, self.may_be_stored)
 
 
 class StorageLockedError(DatabaseError):
@@ -236,29 +261,44 @@ class SchemaVersionError(StorageError):
         return type(self), (self.found, self.known)
 
 
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Raise the storage's errors instead of SQLAlchemy's and DuckDB's, each with its cause chained."""
-    try:
-        yield
-    except Exception as error:
-        import duckdb
-        from sqlalchemy import exc
+class _Translation:
+    """See ``translate_errors``; a generator would take longer, and every call of a storage needs several."""
 
-        match error:
-            case exc.DBAPIError():
-                raise _storage_error(error.orig or error) from error
-            case exc.StatementError(orig=StorageError() | ValueError() | TypeError() as refused):
-                raise refused from refused.__cause__  # a column type has refused a value
-            case exc.TimeoutError():
-                raise DatabaseError(f"no free connection in the pool: {_first_line(error)}") from error
-            case exc.SQLAlchemyError():
-                raise DatabaseError(_first_line(error)) from error
-            case duckdb.Error():
-                raise _storage_error(error) from error
-        if is_postgresql_error(error):
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            _raise_translated(error)
+
+
+_TRANSLATION = _Translation()
+
+
+def translate_errors() -> AbstractContextManager[None]:
+    """Raise the storage's errors instead of SQLAlchemy's and the drivers', each with its cause chained."""
+    return _TRANSLATION
+
+
+def _raise_translated(error: Exception) -> None:
+    import duckdb
+    from sqlalchemy import exc
+
+    match error:
+        case exc.DBAPIError():
+            raise _storage_error(error.orig or error) from error
+        case exc.StatementError(orig=StorageError() | ValueError() | TypeError() as refused):
+            raise refused from refused.__cause__  # a column type has refused a value
+        case exc.TimeoutError():
+            raise DatabaseError(f"no free connection in the pool: {_first_line(error)}") from error
+        case exc.SQLAlchemyError():
+            raise DatabaseError(_first_line(error)) from error
+        case duckdb.Error():
             raise _storage_error(error) from error
-        raise
+    if is_postgresql_error(error):
+        raise _storage_error(error) from error
 
 
 def is_postgresql_error(error: BaseException) -> bool:
@@ -289,15 +329,10 @@ def _postgresql_error(error: BaseException) -> StorageError:
     match error:
         case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
             return ConflictError(message)
-        case errors.ProgramLimitExceeded() if "index row" in message:
-            return SerializationError(
-                f"{message}. PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a "
-                "fiber_type or the name of a checkpoint; shorten it"
-            )
-        case errors.InvalidRegularExpression():
-            return SerializationError(f"{message}. PostgreSQL cannot hold the pattern; write a smaller one")
-        case errors.DataError():
-            return SerializationError(message)
+        case errors.TransactionResolutionUnknown() | errors.ConnectionFailure():
+            return ConnectionLostError(message, isinstance(error, errors.TransactionResolutionUnknown))
+        case errors.DataError() | errors.ProgramLimitExceeded():
+            return SerializationError(message + _advice_on_value(error, message))
         case errors.UndefinedTable() if _NO_RELATION.search(message):
             advice = (
                 ". init_schema() builds the tables; if they are there, the role needs USAGE on their schema, "
@@ -308,6 +343,19 @@ def _postgresql_error(error: BaseException) -> StorageError:
         case _:
             advice = ""
     return DatabaseError(message + advice)
+
+
+def _advice_on_value(error: BaseException, message: str) -> str:
+    from psycopg import errors
+
+    if isinstance(error, errors.InvalidRegularExpression):
+        return ". PostgreSQL cannot hold the pattern; write a smaller one"
+    if "index row" in message:
+        return (
+            f". PostgreSQL keeps at most some {LONGEST_INDEXED_BYTES:,} bytes of a source_id, a fiber_type "
+            "or the name of a checkpoint; shorten it"
+        )
+    return ""
 
 
 def _duckdb_error(error: BaseException) -> StorageError:

@@ -91,6 +91,17 @@ class Quotient(FunctionElement[int]):
     inherit_cache = True
 
 
+class NobodyChanges(FunctionElement[bool]):
+    """True, once nobody holds ``connections.Lock.CHANGES``: for a statement that changes rows by itself.
+
+    DuckDB's connection has waited for that before.
+    """
+
+    name = "nobody_changes"
+    type = sa.Boolean()
+    inherit_cache = True
+
+
 class JsonElement(FunctionElement[Any]):
     """Something about the element of a JSON document that a JSON pointer, given as a value, leads to.
 
@@ -223,6 +234,11 @@ def _(element: Quotient) -> sa.ColumnElement[int]:
     return number.op("//")(divisor)
 
 
+@_says("duckdb", NobodyChanges)
+def _(_element: NobodyChanges) -> sa.ColumnElement[bool]:
+    return sa.true()
+
+
 def _in_duckdb(function: str, element: JsonElement) -> sa.ColumnElement[Any]:
     # To DuckDB "" is no pointer, but its own form of a path has one to the whole.
     document = sa.type_coerce(element.document, sa.String)
@@ -296,6 +312,13 @@ def _(element: Contains) -> sa.ColumnElement[bool]:
 def _(element: RegexpMatches) -> sa.ColumnElement[bool]:
     text, pattern = _arguments(element)
     return text.regexp_match(to_postgres(cast("sa.BindParameter[str]", pattern).value or ""))
+
+
+@_says("postgresql", NobodyChanges)
+def _(_element: NobodyChanges) -> sa.ColumnElement[bool]:
+    # Before it looks for rows to lock, of which there are none, it locks the table as `Lock.DELETES` does.
+    merges = sa.table("fiber_merges")
+    return ~sa.exists(sa.select(sa.true()).select_from(merges).where(sa.false()).with_for_update(read=True))
 
 
 @_says("postgresql", Quotient)

@@ -32,7 +32,8 @@ class Storage(ABC):
     - What is returned belongs to the caller; changing it changes nothing in the store.
     - Errors are ``StorageError`` and its subclasses (see ``fiberstore.errors``) when the database fails,
       ``ValueError`` and ``TypeError`` when an argument is out of bounds or of the wrong type. After an error
-      nothing of that call is stored, and the next call works.
+      nothing of that call is stored, and the next call works. Only after a ``ConnectionLostError`` it may
+      not be known whether all of it is.
     """
 
     @abstractmethod

@@ -112,7 +112,8 @@ class Telemetry:
         self._wal = wal
         self._wal_bytes = 0
         self._lock = threading.Lock()
-        self._stats = StorageStats()
+        self._calls: dict[str, CallStats] = {}
+        self._rows_written = self._conflicts = self._retries = self._checkpoints = 0
         self._hooks: tuple[Callable[[Call], None], ...] = ()
         _all.add(self)
 
@@ -127,7 +128,9 @@ class Telemetry:
     def stats(self) -> StorageStats:
         """Return what was counted so far."""
         with self._lock:
-            return self._stats
+            return StorageStats(
+                dict(self._calls), self._rows_written, self._conflicts, self._retries, self._checkpoints
+            )
 
     def end(self, call: Call) -> None:
         """Count a call that has ended, and tell of it."""
@@ -136,7 +139,8 @@ class Telemetry:
             if call.rows_written:
                 self._wal_bytes = self._size_of_wal()
             checkpointed = self._wal_bytes < before_bytes
-            self._stats = _added(self._stats, call, checkpointed)
+            self._count(call)
+            self._checkpoints += checkpointed
         if checkpointed:
             _logger.info("checkpoint: %d bytes of the write-ahead log are in the file now", before_bytes)
         if call.duration_s >= self._slow_call_s:
@@ -149,6 +153,15 @@ class Telemetry:
             except Exception:  # the call has ended; what it did must not look as if it had failed
                 _logger.exception("a hook failed after %s", call.method)
 
+    def _count(self, call: Call) -> None:
+        before = self._calls.get(call.method, CallStats())
+        self._calls[call.method] = CallStats(
+            before.calls + 1, before.errors + (call.error is not None), before.duration_s + call.duration_s
+        )
+        self._rows_written += call.rows_written
+        self._conflicts += call.retries + isinstance(call.error, ConflictError)
+        self._retries += call.retries
+
     def _size_of_wal(self) -> int:
         if self._wal is None:
             return 0
@@ -160,20 +173,6 @@ class Telemetry:
     def renew_lock(self) -> None:
         """Forget a thread that does not exist in a forked child."""
         self._lock = threading.Lock()
-
-
-def _added(stats: StorageStats, call: Call, checkpointed: bool) -> StorageStats:
-    before = stats.calls.get(call.method, CallStats())
-    after = CallStats(
-        before.calls + 1, before.errors + (call.error is not None), before.duration_s + call.duration_s
-    )
-    return StorageStats(
-        calls={**stats.calls, call.method: after},
-        rows_written=stats.rows_written + call.rows_written,
-        conflicts=stats.conflicts + call.retries + isinstance(call.error, ConflictError),
-        retries=stats.retries + call.retries,
-        checkpoints=stats.checkpoints + checkpointed,
-    )
 
 
 def _renew_locks() -> None:

@@ -1,4 +1,4 @@
-"""Alembic's environment: on the caller's connection, or on the database of `-x url=…` or FIBERSTORE_URL."""
+"""Alembic's environment on the command line: the database of `-x url=…` or FIBERSTORE_URL."""
 
 import os
 from typing import Literal
@@ -77,11 +77,8 @@ def run(connection: sa.Connection | None) -> None:
         context.run_migrations()
 
 
-given = context.config.attributes.get("connection")
 if context.is_offline_mode():
     run(None)
-elif given is not None:
-    run(given)
 else:
     engine = create_engine(database_url())
     try:

@@ -129,11 +129,11 @@ def stale_register(writes: Sequence[tuple[Change, JsonValue]], reads: Iterable[R
         reads: Calls that read it by its name.
         name: The name.
     """
-    by_value = {json.dumps(value): change for change, value in writes if change.outcome is not Outcome.FAILED}
+    by_value = {_text(value): change for change, value in writes if change.outcome is not Outcome.FAILED}
     done = [change for change, _ in writes if change.outcome is Outcome.DONE]
     found = []
     for read in reads:
-        write = by_value.get(json.dumps(read.seen[name]))
+        write = by_value.get(_text(read.seen[name]))
         if write is None or write.begin > read.end:
             found.append(f"{read} saw what was not written")
         elif any(_end(write) < other.begin and other.end < read.begin for other in done):
@@ -191,3 +191,7 @@ def _agree(part: Values, whole: Values) -> bool:
 
 def _end(change: Change) -> float:
     return math.inf if change.outcome is Outcome.UNKNOWN else change.end
+
+
+def _text(value: JsonValue) -> str:
+    return json.dumps(value, sort_keys=True)  # PostgreSQL has an order of keys of its own

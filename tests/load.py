@@ -22,12 +22,12 @@ from sqlalchemy.orm import Session
 from fiberstore import (
     AsyncDuckDBStorage,
     ConflictError,
-    DuckDBStorage,
     Fiber,
     FiberMembership,
     FiberRecord,
     LogRecord,
     Membership,
+    SqlStorage,
     StoredLog,
 )
 from fiberstore.aio import AsyncTransaction
@@ -234,7 +234,7 @@ class Load:
         storage: Where they go, with its tables and nothing else.
     """
 
-    def __init__(self, storage: DuckDBStorage) -> None:
+    def __init__(self, storage: SqlStorage) -> None:
         self.storage = storage
         self.changes: list[Change] = []
         self.reads: list[Read] = []
@@ -465,7 +465,12 @@ class Load:
             self.walk_pages,
         ]
 
-    def problems(self, storage: DuckDBStorage) -> list[str]:
+    def steps_of_storage(self) -> list[Callable[[random.Random], None]]:
+        """Return those without changes by sessions, which on a server wait for nobody, in no order."""
+        by_sessions = (self.change_by_session, self.forget_a_session)
+        return [step for step in self.steps() if step not in by_sessions]
+
+    def problems(self, storage: SqlStorage) -> list[str]:
         """Compare what the callers were told with what is stored, when all calls have ended."""
         self.storage = storage
         self.read_the_board(random.Random())
@@ -492,7 +497,7 @@ class Load:
                     found.append(f"{name} was raised {expected} times, and holds {value}")
         return found
 
-    def _wrong_appends(self, storage: DuckDBStorage) -> list[str]:
+    def _wrong_appends(self, storage: SqlStorage) -> list[str]:
         stored = {log.log_id for log in storage.query_logs_by_time(APPENDED, APPENDED_END, 10**6)}
         found = []
         for change, batch in self.appends:

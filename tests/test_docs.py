@@ -2,6 +2,8 @@
 
 Blocks of ``sh`` are commands in a pipe; one of ``console`` is a command on a terminal, and what it prints.
 
+Where a page has the URL of a server, the tests' own server takes its place.
+
 To write what the examples print into the pages: ``python tests/test_docs.py``.
 """
 
@@ -12,16 +14,18 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
+import postgres_server
 import pytest
 
 from fiberstore.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+SERVER = "postgresql+psycopg://user@host/database"
 LANGUAGES = {"python", "sh", "console"}
 EXAMPLE = re.compile(
     r"```(?:(?P<language>python|sh)\n(?P<code>.*?)```\n(?:\n```text\n(?P<shown>.*?)```\n)?"
@@ -61,16 +65,23 @@ def examples(page: str) -> list[Example]:
 
 
 class Runner:
-    """Runs the examples of a page one after the other, in the working directory."""
+    """Runs the examples of a page one after the other, in the working directory.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: Of the page.
+        server_url: Of an empty database, in place of SERVER.
+    """
+
+    def __init__(self, name: str, server_url: str) -> None:
         self._page = name
+        self._server_url = server_url
         self._names: dict[str, object] = {}
 
     def run(self, example: Example) -> str:
+        run = replace(example, code=example.code.replace(SERVER, self._server_url))
         if example.language == "python":
-            return self._run_python(example)
-        return _run_commands(example.code, TERMINAL if example.language == "console" else {})
+            return self._run_python(run)
+        return _run_commands(run.code, TERMINAL if example.language == "console" else {})
 
     def _run_python(self, example: Example) -> str:
         printed = io.StringIO()
@@ -100,11 +111,13 @@ def _run_commands(code: str, terminal: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.name))
 def test_every_example_prints_what_stands_below_it(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    runner = Runner(path.name)
-    for example in examples(path.read_text()):
+    page = path.read_text()
+    server_url = request.getfixturevalue("postgres_url") if SERVER in page else ""
+    runner = Runner(path.name, server_url)
+    for example in examples(page):
         printed = runner.run(example)
         if example.shown is not None or example.language == "python":
             assert printed == (example.shown or ""), f"{path.name}, line {example.line}"
@@ -119,8 +132,8 @@ def test_there_are_pages_and_no_block_is_left_out() -> None:
         assert set(languages) <= {*LANGUAGES, "text"}
 
 
-def _rewritten(path: Path) -> Iterator[str]:
-    runner, page, end = Runner(path.name), path.read_text(), 0
+def _rewritten(path: Path, server_url: str) -> Iterator[str]:
+    runner, page, end = Runner(path.name, server_url), path.read_text(), 0
     for found, example in zip(EXAMPLE.finditer(page), examples(page), strict=True):
         printed = runner.run(example)
         yield page[end : found.start()]
@@ -135,7 +148,12 @@ def _rewritten(path: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for written in PAGES:
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            text = "".join(_rewritten(written))
-        written.write_text(text)
+    with postgres_server.server() as started:
+        for written in PAGES:
+            with (
+                postgres_server.database(started) as new_url,
+                tempfile.TemporaryDirectory() as folder,
+                contextlib.chdir(folder),
+            ):
+                text = "".join(_rewritten(written, new_url))
+            written.write_text(text)

@@ -203,9 +203,9 @@ def test_repair_makes_no_new_store(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_the_schema_comes_first(sound: DuckDBStorage) -> None:
     run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '9999'", "DROP INDEX idx_fibers_type")
-    assert texts(sound) == ["the tables are at revision 9999, and this release expects 0002"]
+    assert texts(sound) == ["the tables are at revision 9999, and this release expects 0003"]
     assert doctor.repair(sound) == []
-    run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '0002'",
+    run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '0003'",
             "ALTER TABLE fibers ALTER closed SET DEFAULT true")  # fmt: skip
     assert texts(sound) == ["column fibers.closed has default true, and should have false"]
     run_sql(sound, "DROP TABLE fiberstore_alembic_version")
@@ -221,7 +221,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 def test_the_command_prints_what_it_found_and_repairs_only_when_asked(
     stale: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(capsys, "db", "upgrade", "--db", stale) == (0, "0002 (head)\n")
+    assert command(capsys, "db", "upgrade", "--db", stale) == (0, "0003 (head)\n")
     before = stale.read_bytes()
     code, out = command(capsys, "doctor", "--db", stale)
     assert code == 1

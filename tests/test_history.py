@@ -13,9 +13,10 @@ from typing import cast
 import pytest
 from history import Change, Entry, Outcome, Read, Values, contradictions, stale_register
 from load import Load, TaskLoad
+from postgres_server import pools_of
 
 import fiberstore.changes
-from fiberstore import AsyncDuckDBStorage, DuckDBStorage
+from fiberstore import AsyncDuckDBStorage, DuckDBStorage, PostgresStorage
 
 POOL_SIZE = 2
 
@@ -164,6 +165,24 @@ def run_threads(path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, calls
     return load
 
 
+def run_threads_on_server(url: str, threads: int, calls: int, seed: int) -> None:
+    """Do the same on a PostgreSQL server."""
+
+    def work(name: str) -> None:
+        rng = random.Random(name)
+        for _ in range(calls):
+            rng.choice(load.steps_of_storage())(rng)
+
+    with PostgresStorage(url, pool_size=POOL_SIZE) as storage:
+        storage.init_schema()
+        load = Load(storage)
+        with changing_threads_often(), ThreadPoolExecutor(threads) as pool:
+            for one in [pool.submit(work, f"{seed}/{number}") for number in range(threads)]:
+                one.result()
+        assert load.problems(storage) == []
+        assert [pool.checkedout() for pool in pools_of(storage)] == [0, 0]
+
+
 def run_tasks(path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, calls: int, seed: int) -> Load:
     """Do the same with tasks, some of which are cancelled."""
 
@@ -188,6 +207,10 @@ def test_a_few_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_threads(db_file, monkeypatch, threads=4, calls=15, seed=1)
 
 
+def test_a_few_threads_on_a_server(postgres_url: str) -> None:
+    run_threads_on_server(postgres_url, threads=4, calls=15, seed=5)
+
+
 def test_a_few_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_tasks(db_file, monkeypatch, tasks=16, calls=6, seed=2)
 
@@ -204,3 +227,9 @@ def test_sixteen_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_fo
 def test_sixty_four_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool) -> None:
     load = run_tasks(db_file, monkeypatch, tasks=64, calls=200 if long_form else 12, seed=4)
     assert {change.outcome for change in load.changes} == set(Outcome)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_sixteen_threads_on_a_server(postgres_url: str, long_form: bool) -> None:
+    run_threads_on_server(postgres_url, threads=16, calls=400 if long_form else 20, seed=6)

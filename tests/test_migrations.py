@@ -126,14 +126,14 @@ def test_there_is_one_head() -> None:
     assert schema.head() == "0003"
 
 
-def test_migrations_build_what_the_models_describe(target: str) -> None:
+def test_migrations_build_what_the_models_describe(target: str, config: Config) -> None:
     engine = create_engine(target)
     schema.upgrade(engine)
     migrated = catalog(engine)
     assert len(migrated) > 20
     assert schema.differences(engine) == []
-    with engine.begin() as connection:
-        command.downgrade(schema._config(connection), "base")
+    engine.dispose()
+    command.downgrade(config, "base")
     Base.metadata.create_all(engine)
     assert migrated == catalog(engine)
     engine.dispose()

@@ -20,6 +20,7 @@ def test_the_programs_run(
         "GET /cart 200 request=17",
         "1",
         "request ['GET /cart 200 request=17']",
+        "1",
         "['request']",
         "1",
         "1",

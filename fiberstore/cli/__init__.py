@@ -4,6 +4,7 @@ from fiberstore.cli import (  # noqa: F401
     actions,
     checkpoints,
     context,
+    copying,
     db,
     doctor,
     fibers,

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 from fiberstore.errors import StorageError, translate_errors
 from fiberstore.printable import visible
@@ -84,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         try:
             with translate_errors():
-                app(args, prog_name="fiberstore")
+                _command()(args, prog_name="fiberstore")
         finally:
             _flush()
     except BrokenPipeError:
@@ -95,6 +97,12 @@ def main(args: Sequence[str] | None = None) -> None:
         for line in _message(error).splitlines():
             tell(line)
     sys.exit(code)
+
+
+@cache
+def _command() -> Any:  # noqa: ANN401  # typer does not export the class
+    """Build the command line, once for all its uses in a process: it takes longer than most commands."""
+    return get_command(app)
 
 
 def _message(error: Exception) -> str:

@@ -28,7 +28,7 @@ def open_to_change(db: str) -> Iterator[DuckDBStorage]:
     _check_file(db)
     with DuckDBStorage(db) as storage:
         check_tables(storage)
-        _check_revision(storage, db)
+        check_revision(storage, db)
         yield storage
 
 
@@ -42,7 +42,13 @@ def _check_file(db: str) -> None:
         )
 
 
-def _check_revision(storage: DuckDBStorage, db: str) -> None:
+def check_revision(storage: DuckDBStorage, db: str) -> None:
+    """Check that a store has the tables of this release.
+
+    Raises:
+        DatabaseError: They are those of an older release.
+        SchemaVersionError: They are those of a newer release.
+    """
     from fiberstore import schema
 
     with translate_errors(), storage.session() as session:

@@ -29,9 +29,14 @@ def open_to_read(db: str, lock_timeout_s: float = 0.0) -> Iterator[DuckDBStorage
 
 def check_tables(storage: DuckDBStorage) -> None:
     """Raise ``DatabaseError`` unless the store has the tables."""
+    if not has_tables(storage):
+        raise DatabaseError(
+            f"{storage.engine.url.database} has no tables of fiberstore; fiberstore ingest fills it, "
+            "fiberstore db upgrade only makes them"
+        )
+
+
+def has_tables(storage: DuckDBStorage) -> bool:
+    """Tell whether the store has the tables, of whatever release."""
     with translate_errors():
-        if not sa.inspect(storage.engine).has_table(RawLog.__tablename__):
-            raise DatabaseError(
-                f"{storage.engine.url.database} has no tables of fiberstore; fiberstore ingest fills it, "
-                "fiberstore db upgrade only makes them"
-            )
+        return sa.inspect(storage.engine).has_table(RawLog.__tablename__)

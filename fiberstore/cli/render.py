@@ -22,6 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fiberstore.cli.queries import Generation, Statistics, shown_version
+from fiberstore.copying import Copied
 from fiberstore.lifecycle import Checkpoint, FiberChange, GenerationDiff
 from fiberstore.printable import visible
 from fiberstore.queries import Bucket, FiberSummary, LogContext
@@ -274,6 +275,21 @@ def checkpoint_json(checkpoint: Checkpoint) -> dict[str, JsonValue]:
         "value": checkpoint.value,
         "updated_at": utc(checkpoint.updated_at),
     }
+
+
+def print_copied(copied: Copied, seconds: float, *, as_json: bool) -> None:
+    """Print what a copy has written, and what both stores hold at its end."""
+    console = make_console()
+    if as_json:
+        values = TypeAdapter(Copied).dump_python(copied, mode="json")
+        print_json({"equal": copied.is_equal, **values, "seconds": round(seconds, 3)})
+    elif console.is_terminal:
+        console.print(_copied_table(copied))
+        console.print(f"{'equal' if copied.is_equal else 'not equal'}; {seconds:.2f} s")
+    else:
+        names = ("table", "written", "source_rows", "destination_rows")
+        checksums = ("source_checksum", "destination_checksum")
+        _print_tsv((*names, *checksums), map(partial(_copied_values, copied), copied.source))
 
 
 def print_text(text: str) -> None:
@@ -531,6 +547,21 @@ def _checkpoint_table(checkpoints: Sequence[Checkpoint]) -> Table:
 
 def _checkpoint_values(checkpoint: Checkpoint) -> tuple[str, ...]:
     return checkpoint.name, utc(checkpoint.updated_at), checkpoint.value
+
+
+def _copied_table(copied: Copied) -> Table:
+    table = _table("table", "written", "source", "destination", "checksum")
+    for name, held in copied.source.items():
+        written, rows = copied.written.get(name, 0), copied.destination[name].rows
+        checksum = "differs" if name in copied.differing else held.checksum
+        table.add_row(name, f"{written:,}", f"{held.rows:,}", f"{rows:,}", checksum)
+    return table
+
+
+def _copied_values(copied: Copied, table: str) -> tuple[str, ...]:
+    ours, theirs = copied.source[table], copied.destination[table]
+    rows = (copied.written.get(table, 0), ours.rows, theirs.rows)
+    return (table, *map(str, rows), ours.checksum, theirs.checksum)
 
 
 def _table(*names: str) -> Table:

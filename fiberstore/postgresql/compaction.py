@@ -8,9 +8,9 @@ from psycopg.errors import Diagnostic
 from fiberstore.errors import DatabaseError, translate_errors
 from fiberstore.lifecycle import Compacted
 from fiberstore.models import Base
+from fiberstore.postgresql.arrivals import ARRIVALS
 from fiberstore.postgresql.connection import Connection
 
-ARRIVALS = {"log_arrivals": "log_id", "fiber_arrivals": "fiber_id"}
 _TABLES = [*Base.metadata.tables, *ARRIVALS]
 
 

@@ -1,12 +1,13 @@
 """PostgreSQL connections, as SQLAlchemy and as the repositories need them."""
 
+import os
 import select
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 from psycopg.rows import TupleRow
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LEAST_VERSION = 14
-# From so many rows on, COPY into a temporary table is faster than a statement with arrays.
-_COPY_ROWS = 100
+# From so many rows on, COPY into the table itself, or into a temporary one for a statement to read, is faster
+# than a statement with arrays.
+_COPY_ROWS, _STAGED_ROWS = 10, 200
+_FEW_ROWS, _MOST_CURSORS = 100, 50
 # Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
 _LOCKS = {
     Lock.DELETES: b"LOCK TABLE fiber_merges IN ROW SHARE MODE",
@@ -67,10 +70,12 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     statement_dialect: Dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  # as psycopg has them
+        self._pid = os.getpid()
         super().__init__(*arguments, **options)
         self.rows_written = 0
         self.cursor_factory = CountingCursor
         self._staged: dict[tuple[str, ...], str] = {}
+        self._cursors: dict[str, psycopg.RawCursor[TupleRow]] = {}  # the one that was used last is the last
 
     @property
     def in_transaction(self) -> bool:
@@ -78,17 +83,35 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
         return not self.autocommit or self.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
     @property
+    def closed(self) -> bool:
+        """Whether it is of no use any more; to a forked child, as the parent goes on with it."""
+        return super().closed or self._pid != os.getpid()
+
+    @property
     def is_lost(self) -> bool:
-        """Whether the server has ended the idle connection, as far as this end has heard."""
-        if self.closed:
-            return True
-        readable, _, _ = select.select([self.pgconn.socket], [], [], 0)
-        if readable:  # there is nothing to be read while it is idle, but what ends it
-            try:
-                self.pgconn.consume_input()
-            except psycopg.OperationalError:
-                return True
-        return self.pgconn.status != pq.ConnStatus.OK
+        """Whether it is closed, or idle and ended by the server, as far as this end has heard."""
+        # To an idle connection the server says nothing but why it ends it.
+        return self.closed or _is_readable(self.pgconn.socket)
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # as psycopg has them
+        """Let something go over the connection, and wait for what comes back.
+
+        Raises:
+            TransactionResolutionUnknown: The connection was lost, maybe after the server had committed.
+            ConnectionFailure: The connection was lost within a transaction, of which nothing is stored.
+        """
+        if self._pid != os.getpid():
+            raise psycopg.InterfaceError(
+                "the connection was opened before this process was forked, and is its parent's"
+            )
+        in_transaction = self.in_transaction
+        try:
+            return super().wait(*arguments, **options)
+        except psycopg.OperationalError as error:
+            if not self.closed:
+                raise
+            lost = errors.ConnectionFailure if in_transaction else errors.TransactionResolutionUnknown
+            raise lost(str(error)) from error
 
     def begin(self) -> None:
         """See ``connections.Connection.begin``."""
@@ -106,21 +129,38 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
             raise psycopg.errors.InFailedSqlTransaction(
                 "a statement of this transaction failed, so nothing of it can be kept; roll back first"
             )
-        if self.autocommit and self.in_transaction:
-            self._run(b"COMMIT")
-        else:
-            super().commit()
+        try:
+            if self.autocommit and self.in_transaction:
+                self._run(b"COMMIT")
+            else:
+                super().commit()
+        except errors.ConnectionFailure as error:
+            raise errors.TransactionResolutionUnknown(str(error)) from error
 
     def rollback(self) -> None:
-        """Roll back whatever is open; without a transaction, do nothing."""
-        if self.autocommit and self.in_transaction:
-            self._run(b"ROLLBACK")
-        else:
-            super().rollback()
+        """Roll back whatever is open; without a transaction, or if the connection was lost, do nothing."""
+        if self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            return
+        try:
+            if self.autocommit and self.in_transaction:
+                self._run(b"ROLLBACK")
+            else:
+                super().rollback()
+        except psycopg.Error:
+            if not self.closed:
+                raise
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
         """See ``connections.Connection.fetch_rows``."""
-        return iter(self._execute(sql, values).fetchall())
+        # A cursor that gets the same object again knows how to make its rows: a fifth of a read by key.
+        cursor = self._cursors.pop(sql, None) or psycopg.RawCursor(self)
+        cursor.execute(sql, list(values) or None, binary=True)
+        rows = cursor.fetchall()
+        if len(rows) <= _FEW_ROWS:  # it holds them until it is used again
+            self._cursors[sql] = cursor
+            if len(self._cursors) > _MOST_CURSORS:
+                del self._cursors[next(iter(self._cursors))]
+        return iter(rows)
 
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         """See ``connections.Connection.write``."""
@@ -163,6 +203,11 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
 
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
         """See ``connections.Connection.insert_new``."""
+        if batch.num_rows >= _COPY_ROWS:
+            with suppress(psycopg.errors.UniqueViolation), self._savepoint():
+                copied = self._copy(table, batch)
+                self.rows_written += copied
+                return copied
         names = ", ".join(batch.schema.names)
         return self.write_with_batch(
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} ON CONFLICT DO NOTHING",  # noqa: S608  # our own names
@@ -186,6 +231,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
         self.begin()
         try:
             yield
+            self.commit()  # psycopg forgets all prepared statements at a rollback
         finally:
             self.rollback()
 
@@ -193,7 +239,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     def _given(self, sql: str, batch: "pa.RecordBatch") -> Iterator[tuple[str, Sequence[object]]]:
         """Give a statement that reads a batch what it reads: arrays, or of many rows a temporary table."""
         types = [_sql_type(field) for field in batch.schema]
-        if batch.num_rows < _COPY_ROWS:
+        if batch.num_rows < _STAGED_ROWS:
             arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
             names = ", ".join(batch.schema.names)
             rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names
@@ -201,6 +247,21 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
             return
         with self._own_transaction():
             yield sql.replace(ARROW_TABLE, self._copied(batch, types)), ()
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        """Let a key that is stored already undo this alone, and not the transaction in which it is."""
+        if not self.in_transaction:
+            with self._own_transaction():  # so that it is known whether it was the commit that got lost
+                yield
+            return
+        self._run(b"SAVEPOINT fiberstore")
+        try:
+            yield
+        except psycopg.errors.UniqueViolation:
+            self._run(b"ROLLBACK TO fiberstore")
+            raise
+        self._run(b"RELEASE fiberstore")
 
     @contextmanager
     def _own_transaction(self) -> Iterator[None]:
@@ -217,19 +278,33 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
 
     def _copied(self, batch: "pa.RecordBatch", types: list[str]) -> str:
         """Copy a batch into a temporary table, which is emptied with the transaction; return its name."""
-        from fiberstore.postgresql.binary_copy import encoded
-
         names = batch.schema.names
         shape = tuple(f"{name} {type_}" for name, type_ in zip(names, types, strict=True))
         table = self._staged.setdefault(shape, f"{ARROW_TABLE}_{len(self._staged)}")
         columns = f"{table} ({', '.join(shape)})"
         self._run(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS".encode())
         self._run(f"TRUNCATE {table}".encode())
+        self._copy(table, batch)
+        return table
+
+    def _copy(self, table: str, batch: "pa.RecordBatch") -> int:
+        from fiberstore.postgresql.binary_copy import encoded
+
+        names = ", ".join(batch.schema.names)
+        statement = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"
         cursor = psycopg.RawCursor(self)
-        with cursor.copy(f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
+        with cursor.copy(statement.encode()) as copy:
             for part in encoded(batch, _JSON_COLUMNS):
                 copy.write(part)
-        return table
+        return cursor.rowcount
+
+
+def _is_readable(socket: int) -> bool:
+    if not hasattr(select, "poll"):  # on Windows
+        return bool(select.select([socket], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _sql_type(field: "pa.Field") -> str:

@@ -48,6 +48,14 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
             raise
         return connection
 
+    def _get_server_version_info(self, connection: Any) -> Any:  # noqa: ANN401  # as SQLAlchemy has it
+        """Return PostgreSQL's version, or the one that a server claims to be like."""
+        return tuple(map(int, divmod(connection.connection.dbapi_connection.info.server_version, 10_000)))
+
+    def do_ping(self, dbapi_connection: Any) -> bool:  # noqa: ANN401  # as SQLAlchemy has it
+        """Tell whether a connection of a pool can be used, without asking the server."""
+        return not dbapi_connection.is_lost
+
 
 def _check_server(connection: psycopg.Connection[Any], target: Target) -> None:
     version = connection.info.server_version // 10_000

@@ -5,7 +5,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
-from fiberstore.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, check_least, check_seconds, made_url
+from fiberstore.engine import (
+    DEFAULT_POOL_SIZE,
+    POOL_TIMEOUT_S,
+    check_least,
+    check_seconds,
+    leave_pool_to_parent,
+    made_url,
+)
 
 DRIVER = "postgresql+fiberstore"
 _DRIVERS = ("postgresql", "postgresql+psycopg", DRIVER)
@@ -43,18 +50,22 @@ def create_engine(
     if read_only:
         arguments["options"] = f"{arguments.get('options', '')} -c default_transaction_read_only=on".strip()
     try:
-        return sa.create_engine(
+        engine = sa.create_engine(
             parsed.difference_update_query(arguments),
             isolation_level="REPEATABLE READ",
             connect_args=arguments,
             poolclass=QueuePool,
             pool_size=pool_size,
             max_overflow=0,
+            pool_use_lifo=True,  # whose server process has run the statements before
             pool_timeout=pool_timeout_s,
+            pool_pre_ping=True,  # which asks the dialect, not the server
             hide_parameters=True,
         )
     except ArgumentError as error:
         raise ValueError(f"the hosts and ports of the URL make no sense: {error}") from error
+    leave_pool_to_parent(engine)
+    return engine
 
 
 def _parsed(url: str | URL) -> URL:

@@ -1,22 +1,23 @@
 """``PostgresStorage`` and ``AsyncPostgresStorage``: the storage trait on PostgreSQL."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import PoolProxiedConnection
 
 from fiberstore.aio import AsyncSqlStorage
 from fiberstore.connections import Lock
 from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds
-from fiberstore.errors import translate_errors
+from fiberstore.errors import DatabaseError, translate_errors
 from fiberstore.lifecycle import Compacted
+from fiberstore.postgresql.arrivals import renumber_restored
 from fiberstore.postgresql.compaction import compact
 from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
+from fiberstore.postgresql.pool import CallPool
 from fiberstore.records import check_config_version
 from fiberstore.storages import SqlStorage, refuse_connections
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
@@ -28,14 +29,21 @@ class PostgresStorage(SqlStorage):
     Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
 
     Calls that delete or merge rows wait for one another, as do ``transaction()`` blocks; everything else runs
-    side by side, and what conflicts is run again. A long iterator that is written holds one of the
+    side by side, and what conflicts is run again. Sessions on ``engine`` wait for nobody: of two transactions
+    that change one row, the second fails with a conflict. A long iterator that is written holds one of the
     connections until it ends.
+
+    A connection that the server has ended while nobody used it is replaced. A call that was using it raises
+    ``ConnectionLostError``, which says whether what it wrote may be stored; logs, memberships and upserts may
+    be written again in any case. A forked child opens connections of its own; what was begun before the fork
+    is its parent's.
 
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``; see ``create_engine`` beside it.
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
         read_only: Let the server refuse what writes.
-        pool_size: Connections at most, >= 1, and as many more for changes; as many calls run side by side.
+        pool_size: Connections at most, >= 1, for calls that read or append, and as many more for those that
+            change rows, for ``transaction()`` blocks, and for sessions; they are opened when they are needed.
         slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
 
     Attributes:
@@ -63,61 +71,71 @@ class PostgresStorage(SqlStorage):
         self.engine = create_engine(url, read_only=read_only, pool_size=pool_size)
         self._telemetry = Telemetry(slow_call_s, None)
         # Who holds the lock never waits for a connection that one who waits for the lock may hold.
-        self._change_pool = self.engine.pool.recreate()
-        event.listen(self.engine, "engine_disposed", self._renew_change_pool)
-        with self._connection(None):  # what is wrong with the server is said now, not at the first call
-            pass
+        self._call_pool = CallPool(self.engine, pool_size)
+        self._change_pool = CallPool(self.engine, pool_size)
+        self._block_pool = self.engine.pool.recreate()
+        self._pid = os.getpid()
+        event.listen(self.engine, "engine_disposed", self._renew_pools)
+        with self._connection(None) as connection:  # what is wrong with the server is said now
+            _check_server(connection)
 
     def close(self) -> None:
         """See ``SqlStorage.close``."""
         refuse_connections(self.engine)
         self.engine.dispose()
 
+    def init_schema(self) -> None:
+        """See ``Storage.init_schema``; after a dump is restored, it makes the order of arrival good again."""
+        super().init_schema()
+        with self._connection(None) as connection, translate_errors():
+            renumber_restored(connection)
+
     def compact(self) -> Compacted:
         """See ``LifecycleStorage.compact``. It needs the rights of the tables' owner."""
         with self._telemetry.running("compact") as call, self._connection(call) as connection:
             return compact(connection)
 
-    def _renew_change_pool(self, _engine: sa.Engine) -> None:
-        pool, self._change_pool = self._change_pool, self._change_pool.recreate()
-        pool.dispose()
+    def _renew_pools(self, _engine: sa.Engine) -> None:
+        calls, changes, blocks = self._call_pool, self._change_pool, self._block_pool
+        self._call_pool = CallPool(self.engine, calls.size)
+        self._change_pool = CallPool(self.engine, changes.size)
+        self._block_pool = blocks.recreate()
+        if self._pid == os.getpid():  # the locks of a parent's pool may be held for ever
+            calls.close()
+            changes.close()
+            blocks.dispose()
+        self._pid = os.getpid()
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
         """See ``SqlStorage._bound``."""
         with translate_errors():
-            bound = sa.Connection(self.engine, _connected(self._change_pool))
+            bound = sa.Connection(self.engine, self._block_pool.connect())
         with bound:
             yield bound
 
     @contextmanager
     def _connection(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Connection]:
         """See ``SqlStorage._connection``; a row that one statement changes is locked by that alone."""
+        pool = self._call_pool if lock is Lock.NOTHING else self._change_pool
         with translate_errors():
-            pooled = _connected(self.engine.pool if lock is Lock.NOTHING else self._change_pool)
-        connection = cast("Connection", pooled.dbapi_connection)
-        connection.autocommit = True
+            connection = pool.take()
         before = connection.rows_written
         try:
             yield connection
             if call is not None:
                 call.rows_written = connection.rows_written - before
         finally:
-            if connection.closed:
-                pooled.invalidate()
-            else:
-                connection.rollback()
-                connection.autocommit = False
-                pooled.close()
+            pool.give_back(connection)
 
 
-def _connected(pool: sa.Pool) -> PoolProxiedConnection:
-    """Take a connection from the pool that the server has not ended since it was used last."""
-    while True:
-        pooled = pool.connect()
-        if not cast("Connection", pooled.dbapi_connection).is_lost:
-            return pooled
-        pooled.invalidate()
+def _check_server(connection: Connection) -> None:
+    ((version,),) = connection.fetch_rows("SELECT version()", ())
+    if version.startswith("CockroachDB"):
+        raise DatabaseError(
+            f"{version.partition(' (')[0]} cannot hold a store yet: it has no table locks, and compares no "
+            "text that is ordered by its code points with other text; use PostgreSQL, Citus or YugabyteDB"
+        )
 
 
 class AsyncPostgresStorage(AsyncSqlStorage):
@@ -130,7 +148,7 @@ class AsyncPostgresStorage(AsyncSqlStorage):
         url: See ``PostgresStorage``.
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
         read_only: Let the server refuse what writes.
-        pool_size: Connections and threads, >= 1, and as many more connections for changes.
+        pool_size: Threads, >= 1, and connections as ``PostgresStorage`` has them.
         slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
 
     Raises:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from fiberstore import bulk
 from fiberstore.connections import Connection, Row
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError, translate_errors
+from fiberstore.functions import NobodyChanges
 from fiberstore.lifecycle import Merged, Upserted
 from fiberstore.models import Fiber, stored_time
 from fiberstore.prepared import Prepared, PreparedPages
@@ -50,7 +51,7 @@ _VALUES: dict[str, sa.BindParameter[object]] = {
 _INSERT = Prepared[Row](insert(_FIBERS).values(_VALUES).on_conflict_do_nothing())
 _UPDATE = Prepared[Row](
     sa.update(_FIBERS)
-    .where(_FIBERS.c.fiber_id == _VALUES["fiber_id"])
+    .where(_FIBERS.c.fiber_id == _VALUES["fiber_id"], NobodyChanges())
     .values({name: value for name, value in _VALUES.items() if name != "fiber_id"})
 )
 

@@ -100,6 +100,7 @@ def one_snapshot(session: Session | Connection) -> Iterator[None]:
         session.begin()
         try:
             yield
+            session.commit()  # psycopg forgets all prepared statements at a rollback
         finally:
             session.rollback()
     else:

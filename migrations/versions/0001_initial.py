@@ -62,13 +62,14 @@ def tables() -> dict[str, list[sa.Column[Any]]]:
 
 def upgrade() -> None:
     """Create what is missing, and check what is there."""
+    check = not context.is_offline_mode() and _has_tables()
     for table_name, columns in tables().items():
         op.create_table(table_name, *columns, if_not_exists=True)
-        if not context.is_offline_mode():
+        if check:
             _check_table(table_name, columns)
     for index_name, (table_name, column_name) in INDEXES.items():
         op.create_index(index_name, table_name, [column_name], if_not_exists=True)
-        if not context.is_offline_mode():
+        if check:
             _check_index(index_name, table_name, column_name)
 
 
@@ -78,6 +79,11 @@ def downgrade() -> None:
         op.drop_index(index_name, table_name)
     for table_name in tables():
         op.drop_table(table_name)
+
+
+def _has_tables() -> bool:
+    """Tell whether there is anything beside Alembic's own table."""
+    return sa.inspect(op.get_bind()).get_table_names() != [op.get_context().version_table]
 
 
 def _check_table(table_name: str, columns: list[sa.Column[Any]]) -> None:

@@ -7,7 +7,7 @@ Revises: 0002
 """
 
 import sqlalchemy as sa
-from alembic import op
+from alembic import context, op
 
 revision = "0003"
 down_revision = "0002"
@@ -48,9 +48,19 @@ INSERT INTO {arrivals} ({key}, xid) SELECT {key}, pg_current_xact_id()::text::bi
 """
 
 
+def is_for_this_server() -> bool:
+    """Tell PostgreSQL from DuckDB, and from servers of its protocol that do not number transactions as it."""
+    if op.get_context().dialect.name != "postgresql":
+        return False
+    if context.is_offline_mode():
+        return True
+    version = str(op.get_bind().scalar(sa.text("SELECT version()")))
+    return not version.startswith("CockroachDB") and "-YB-" not in version
+
+
 def upgrade() -> None:
     """Create the tables and the triggers that fill them."""
-    if op.get_context().dialect.name != "postgresql":
+    if not is_for_this_server():
         return
     for arrivals, (table, key) in KEYS.items():
         op.create_table(
@@ -66,12 +76,12 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop the triggers and the tables."""
-    if op.get_context().dialect.name != "postgresql":
+    if not is_for_this_server():
         return
-    op.execute("DROP TRIGGER fiber_arrivals_renew ON fibers")
+    op.execute("DROP TRIGGER IF EXISTS fiber_arrivals_renew ON fibers")
     op.execute("DROP FUNCTION fiber_arrivals_renew()")
     for arrivals, (table, _) in KEYS.items():
         for event in ("add", "remove"):
-            op.execute(f"DROP TRIGGER {arrivals}_{event} ON {table}")
+            op.execute(f"DROP TRIGGER IF EXISTS {arrivals}_{event} ON {table}")
             op.execute(f"DROP FUNCTION {arrivals}_{event}()")
         op.drop_table(arrivals)

@@ -19,6 +19,7 @@ from fiberstore import (
     FiberRecord,
     LogRecord,
     NotFoundError,
+    SqlStorage,
     stable_log_id,
 )
 from fiberstore.records import dump_json
@@ -48,7 +49,7 @@ class Step:
     merged: list[tuple[UUID, UUID]] = field(default_factory=list)
     memberships: list[FiberMembership] = field(default_factory=list)
 
-    def write(self, storage: DuckDBStorage) -> None:
+    def write(self, storage: SqlStorage) -> None:
         """Write it, by a call of the storage where one can do it, otherwise as a unit of work."""
         match self:
             case Step([], [], [fiber], [], []):
@@ -192,6 +193,18 @@ class Contents:
         ):
             assert len(table) == len(keys), f"{len(table)} {kind} rows have {len(keys)} keys"
         return found
+
+    @classmethod
+    def read(cls, storage: SqlStorage) -> Self:
+        """Read all records, of whatever engine."""
+        return cls(
+            {
+                log.log_id: (epoch_us(log.timestamp), log.source_id, log.raw_text)
+                for log in storage.logs.iter_records()
+            },
+            {fiber.fiber_id: _fiber_row(fiber) for fiber in storage.fibers.iter_records()},
+            {(row.log_id, row.fiber_id): row.config_version for row in storage.memberships.iter_records()},
+        )
 
     def copy(self) -> "Contents":
         return Contents(dict(self.logs), dict(self.fibers), dict(self.memberships))

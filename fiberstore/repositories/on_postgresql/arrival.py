@@ -18,13 +18,18 @@ from sqlalchemy.orm import Session
 
 from fiberstore.connections import Connection
 from fiberstore.cursors import Mark
-from fiberstore.errors import CursorError
+from fiberstore.errors import CursorError, DatabaseError
 from fiberstore.prepared import Prepared
 from fiberstore.repositories.arrival import Arrival, News
 from fiberstore.repositories.queries import one_snapshot
 
 _ROWS_AT_ONCE = 10_000
 _POLL_S = 0.1
+_NOT_NOTED = (
+    "pages and tails go by the order in which rows arrive, which this server does not note: the triggers are "
+    "missing, as on distributed tables; use query_logs_by_time(after=…), query_fibers_by_type(after=…) or "
+    "iter_records()"
+)
 _AFTER_ALL = 2**63 - 1
 
 
@@ -34,6 +39,15 @@ def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
 
 _SNAPSHOT = sa.func.pg_current_snapshot()
 _RUNNING = sa.func.pg_snapshot_xip(_SNAPSHOT).column_valued("running")
+_TRIGGERS = sa.table("pg_trigger", sa.column("tgname"), sa.column("tgrelid"))
+_IS_NOTED = Prepared[tuple[bool]](
+    sa.select(
+        sa.exists().where(
+            _TRIGGERS.c.tgname == sa.bindparam("trigger"),
+            _TRIGGERS.c.tgrelid == sa.func.to_regclass(sa.bindparam("table")),
+        )
+    )
+)
 _SEEN = Prepared[tuple[int, int, int | None, list[int]]](
     sa.select(
         _number(sa.func.pg_snapshot_xmin(_SNAPSHOT)),
@@ -56,6 +70,7 @@ class TransactionArrival(Arrival):
 
     def __init__(self, arrivals: str, id_: sa.Column[UUID]) -> None:
         self._id = id_
+        self._trigger = {"trigger": f"{arrivals}_add", "table": id_.table.name}
         noted = sa.column(id_.name, id_.type)
         xid, place = sa.column("xid", sa.BigInteger), sa.column("place", sa.BigInteger)
         table = sa.table(arrivals, noted, xid, place)
@@ -81,6 +96,7 @@ class TransactionArrival(Arrival):
     def snapshot(self, session: Session | Connection, since: Mark | None) -> Iterator[Mark]:
         """See ``Arrival.snapshot``."""
         del since
+        self._check_noted(session)
         with one_snapshot(session):
             ((_, end, own, running),) = _SEEN.rows(session, {})
             if own is not None and own >= end:  # its rows are seen, those of later ones are not
@@ -91,6 +107,7 @@ class TransactionArrival(Arrival):
     @contextmanager
     def news(self, connection: Connection, since: Mark) -> Iterator[News]:
         """See ``Arrival.news``. What has begun after a transaction that still runs is told after its end."""
+        self._check_noted(connection)
         with one_snapshot(connection):
             ((first_running, *_),) = _SEEN.rows(connection, {})
             xid, place = self._place_of(connection, since)
@@ -108,12 +125,20 @@ class TransactionArrival(Arrival):
 
     def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
         """See ``Arrival.is_new``."""
-        ((_, end, *_),) = _SEEN.rows(session, {})
+        ((_, end, own, _),) = _SEEN.rows(session, {})
+        end = max(end, own or 0)
         if since.number > end:
             raise CursorError("the cursor is of another database; start again without it")
         holes = [since.number - last for last, _ in since.holes]
-        is_new = sa.or_(self._after(session, since), self._xid.in_(holes))
+        # Larger numbers than those to come are of another cluster, see ``renumber_restored``.
+        is_new = sa.or_(sa.and_(self._after(session, since), self._xid <= end), self._xid.in_(holes))
         return self._id.in_(sa.select(self._noted).where(is_new))
+
+    def _check_noted(self, session: Session | Connection) -> None:
+        """Refuse to tell what is new on a server where nothing notes it."""
+        ((is_noted,),) = _IS_NOTED.rows(session, self._trigger)
+        if not is_noted:
+            raise DatabaseError(_NOT_NOTED)
 
     def _after(self, session: Session | Connection, mark: Mark) -> sa.ColumnElement[bool]:
         xid, place = self._place_of(session, mark)

@@ -1,0 +1,163 @@
+"""What a store holds, in a form in which two stores can be compared, on whatever backends they are.
+
+A table is told by its number of rows and by a checksum that does not depend on their order: the sum, modulo
+2**128, of a hash of each row. A row is hashed by its values as text, so it does not matter how a database
+keeps them: ids in hex, times in µs since 1970, and JSON with sorted keys and with numbers by their value,
+because a database may give ``1e16`` back as ``10000000000000000``, or ``-0.0`` as ``0.0``.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from fiberstore.errors import translate_errors
+from fiberstore.models import (
+    Fiber,
+    Membership,
+    MergedFiber,
+    NamedCheckpoint,
+    PinnedFiber,
+    PinnedLog,
+    RawLog,
+    RegisteredVersion,
+)
+from fiberstore.queries import Query
+from fiberstore.storages import SqlStorage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OnRows: TypeAlias = Callable[[str, int], None]
+
+COPY_PREFIX = "fiberstore copy "
+"""Checkpoints whose name begins so tell how far a copy has come; they are not part of what a store holds."""
+
+VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS = (
+    model.metadata.tables[model.__tablename__]
+    for model in (RegisteredVersion, NamedCheckpoint, MergedFiber, PinnedFiber, PinnedLog)
+)
+LIFECYCLE_TABLES = (VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS)
+
+_HASH_BYTES = 16
+_MODULUS = 2 ** (8 * _HASH_BYTES)
+_BATCH_ROWS = 4_096  # lines may be long
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_VALUE = "null"
+
+
+@dataclass(frozen=True, slots=True)
+class TableSum:
+    """What tells the content of one table from another.
+
+    Attributes:
+        rows: How many rows it has.
+        checksum: Of its rows in any order, 32 hex digits; 0 of none.
+    """
+
+    rows: int
+    checksum: str
+
+
+def table_sums(storage: SqlStorage, *, on_rows: OnRows | None = None) -> dict[str, TableSum]:
+    """Read a whole store, in bounded memory, and return the sum of each table by its name.
+
+    Each table is read in a snapshot of its own. Progress of copies is left out, see ``COPY_PREFIX``.
+
+    Args:
+        storage: The store.
+        on_rows: Called with the name of a table and how many more of its rows were read.
+
+    Raises:
+        StorageError: The database failed, or holds what no record can hold.
+    """
+    rows: dict[str, Iterable[Sequence[bytes]]] = {
+        RawLog.__tablename__: map(_of_batch, record_batches(storage.logs)),
+        Fiber.__tablename__: map(_of_batch, record_batches(storage.fibers)),
+        Membership.__tablename__: map(_of_batch, record_batches(storage.memberships)),
+    }
+    for table in LIFECYCLE_TABLES:
+        rows[table.name] = map(_of_rows, lifecycle_rows(storage, table, _BATCH_ROWS))
+    return {name: _sum(name, batches, on_rows) for name, batches in rows.items()}
+
+
+def record_batches(query: Query[Any], batch_rows: int = _BATCH_ROWS) -> "Iterator[pa.RecordBatch]":
+    """Give everything in a query as Arrow batches; see ``Query.to_arrow``."""
+    with query.to_arrow(batch_rows) as reader:
+        yield from reader
+
+
+def lifecycle_rows(storage: SqlStorage, table: sa.Table, batch_rows: int) -> Iterator[Sequence[sa.Row[Any]]]:
+    """Give the rows of a table of the lifecycle, at most so many at a time."""
+    statement = sa.select(table)
+    if table is CHECKPOINTS:
+        statement = statement.where(~CHECKPOINTS.c.name.startswith(COPY_PREFIX, autoescape=True))
+    with translate_errors(), storage.engine.connect() as connection:
+        yield from connection.execute(statement.execution_options(yield_per=batch_rows)).partitions()
+
+
+def canonical_json(text: str | None) -> str:
+    """Return the same text for every JSON text of a value; that of null, and of no value, is ``null``."""
+    if text is None:
+        return _NO_VALUE
+    return _encode(_DECODER.decode(text))
+
+
+def _exact(digits: str) -> float | int:
+    number = float(digits)
+    return int(Decimal(digits)) if number.is_integer() else number
+
+
+_DECODER = json.JSONDecoder(parse_float=_exact)
+_encode = json.JSONEncoder(sort_keys=True).encode
+
+
+def _sum(name: str, batches: Iterable[Sequence[bytes]], on_rows: OnRows | None) -> TableSum:
+    rows = total = 0
+    for batch in batches:
+        digests = [blake2b(row, digest_size=_HASH_BYTES).digest() for row in batch]
+        total += sum(map(int.from_bytes, digests))
+        rows += len(batch)
+        if on_rows is not None:
+            on_rows(name, len(batch))
+    return TableSum(rows, f"{total % _MODULUS:0{2 * _HASH_BYTES}x}")
+
+
+def _of_batch(batch: "pa.RecordBatch") -> list[bytes]:
+    """Return what each record is hashed by: its values, with NUL between, which no text holds."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = [_as_text(name, batch[name]) for name in batch.schema.names]
+    joined = pc.binary_join_element_wise(*columns, pa.scalar("\0", pa.large_string()))
+    rows: list[bytes] = joined.cast(pa.large_binary()).to_pylist()
+    return rows
+
+
+def _as_text(name: str, values: "pa.Array") -> "pa.Array":
+    import pyarrow as pa
+
+    if name == "attributes":
+        return pa.array(map(canonical_json, values.to_pylist()), pa.large_string())
+    number = values.view(pa.int64()) if pa.types.is_timestamp(values.type) else values
+    return number.cast(pa.large_string())
+
+
+def _of_rows(rows: Sequence[sa.Row[Any]]) -> list[bytes]:
+    return ["\0".join(map(_canonical, row)).encode() for row in rows]
+
+
+def _canonical(value: UUID | datetime | str | int | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f"={value}"  # an empty text is not the same as none
+    if isinstance(value, datetime):
+        value = (value - _EPOCH) // (datetime.resolution)
+    return str(value)

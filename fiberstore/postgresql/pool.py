@@ -1,0 +1,75 @@
+"""Connections for the calls of a storage.
+
+To take one from SQLAlchemy's pool and to give it back is a quarter of a read by key.
+"""
+
+from threading import BoundedSemaphore
+from typing import cast
+
+import sqlalchemy as sa
+
+from fiberstore.engine import POOL_TIMEOUT_S
+from fiberstore.errors import DatabaseError
+from fiberstore.postgresql.connection import Connection
+
+
+class CallPool:
+    """Connections in autocommit mode, beside those of an engine's own pool, and made as those are.
+
+    Args:
+        engine: Of PostgreSQL.
+        size: Connections at most, >= 1.
+
+    Attributes:
+        size: As given.
+    """
+
+    def __init__(self, engine: sa.Engine, size: int) -> None:
+        self._engine = engine
+        self.size = size
+        self._free = BoundedSemaphore(size)
+        self._idle: list[Connection] = []
+        self._is_closed = False
+
+    def take(self) -> Connection:
+        """Return the idle connection that was used last, if the server has not ended it, or a new one.
+
+        Raises:
+            DatabaseError: All are in use, and none has become free in ``POOL_TIMEOUT_S``.
+        """
+        if not self._free.acquire(timeout=POOL_TIMEOUT_S):
+            raise DatabaseError(f"no free connection: {self.size} are in use, for {POOL_TIMEOUT_S} s")
+        try:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_lost:
+                    return connection
+                connection.close()
+            return self._new()
+        except BaseException:
+            self._free.release()
+            raise
+
+    def give_back(self, connection: Connection) -> None:
+        """Roll back what is open, and keep the connection for another call."""
+        try:
+            if self._is_closed:
+                connection.close()
+            elif not connection.closed:
+                connection.rollback()
+                self._idle.append(connection)
+        finally:
+            self._free.release()
+
+    def close(self) -> None:
+        """Close the idle connections, and each of the others once it is given back."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def _new(self) -> Connection:
+        pooled = self._engine.raw_connection()
+        connection = cast("Connection", pooled.dbapi_connection)
+        pooled.detach()
+        connection.autocommit = True
+        return connection

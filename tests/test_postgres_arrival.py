@@ -1,0 +1,108 @@
+"""The order in which rows arrive, by the numbers of PostgreSQL's transactions."""
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from fiberstore import CursorError, LogRecord, PostgresStorage, RawLog
+from fiberstore.testing.examples import at, fiber, log, stored, uid
+from fiberstore.testing.filters import numbers
+
+
+@pytest.fixture
+def storage(postgres_url: str) -> Iterator[PostgresStorage]:
+    with PostgresStorage(postgres_url) as storage:
+        storage.init_schema()
+        yield storage
+
+
+def tailed(storage: PostgresStorage, position: str = "") -> list[int]:
+    return [row.log_id.int for row in storage.logs.tail(position, timeout_s=0)]
+
+
+def as_restored_elsewhere(storage: PostgresStorage) -> None:
+    """Leave the tables as a dump of another cluster does that has counted a billion transactions."""
+    with storage.engine.begin() as connection:
+        for table in ("log_arrivals", "fiber_arrivals"):
+            connection.execute(sa.text(f"UPDATE {table} SET xid = xid + 1000000000"))
+
+
+def test_rows_of_a_restored_dump_are_not_late(storage: PostgresStorage) -> None:
+    storage.write_logs([log(number) for number in range(0, 20, 2)])
+    as_restored_elsewhere(storage)
+    first = storage.logs.page(5)
+    storage.write_logs([log(1)])
+    second = storage.logs.page(5, first.next)
+    assert (numbers(second.late), numbers(second.items)) == ([1], [10, 12, 14, 16, 18])
+
+
+def test_tail_tells_the_rows_of_a_restored_dump_first(storage: PostgresStorage) -> None:
+    storage.write_logs([log(3), log(1)])
+    storage.write_fiber(fiber(1))
+    as_restored_elsewhere(storage)
+    storage.write_logs([log(2)])
+    storage.init_schema()
+    assert tailed(storage) == [3, 1, 2]
+
+
+def test_a_cursor_of_another_cluster_is_refused(storage: PostgresStorage) -> None:
+    storage.write_logs([log(number) for number in range(3)])
+    cursor = storage.logs.page(1).next
+    assert cursor is not None
+    from fiberstore.cursors import Place, decode, encode
+
+    query = repr(storage.logs)
+    place = decode(query, cursor)
+    elsewhere = Place(place.forward, place.key, type(place.mark)(None, place.mark.number + 10**9))
+    with pytest.raises(CursorError, match="another database"):
+        storage.logs.page(1, encode(query, elsewhere))
+
+
+def test_tail_waits_for_a_transaction_that_began_before(storage: PostgresStorage) -> None:
+    with storage.session() as session:
+        session.add(RawLog(log_id=uid(1), timestamp=at(1), source_id="a", raw_text="x", config_version=0))
+        session.flush()
+        storage.write_logs([log(2)])
+        tail = storage.logs.tail("", timeout_s=0)
+        assert list(tail) == []  # or the first could not be told in its place any more
+        session.commit()
+    assert tailed(storage, tail.position) == [1, 2]
+
+
+def test_a_page_goes_on_beside_a_transaction_and_tells_its_rows_later(storage: PostgresStorage) -> None:
+    storage.write_logs([log(number) for number in range(10, 30, 2)])
+    with storage.session() as session:
+        session.add(RawLog(log_id=uid(11), timestamp=at(11), source_id="a", raw_text="x", config_version=0))
+        session.flush()
+        first = storage.logs.page(5)
+        storage.write_logs([log(13)])
+        second = storage.logs.page(2, first.next)
+        assert (numbers(second.late), numbers(second.items)) == ([13], [20, 22])
+        session.commit()
+    third = storage.logs.page(2, second.next)
+    assert (numbers(third.late), numbers(third.items)) == ([11], [24, 26])
+
+
+def test_rows_that_a_transaction_wrote_itself_are_not_late_to_its_cursors(storage: PostgresStorage) -> None:
+    with storage.transaction() as transaction:
+        transaction.logs.write([log(number) for number in range(10)])
+        first = transaction.logs.page(5)
+    second = storage.logs.page(5, first.next)
+    assert (numbers(second.late), numbers(second.items)) == ([], [5, 6, 7, 8, 9])
+
+
+def test_a_log_that_is_stored_again_arrives_again(storage: PostgresStorage) -> None:
+    storage.write_logs([log(1), log(2)])
+    storage.logs.where(storage.logs.c.log_id == uid(1)).delete()
+    storage.write_logs([log(1)])
+    assert tailed(storage) == [2, 1]
+
+
+def test_a_tail_goes_on_in_the_middle_of_a_large_batch(storage: PostgresStorage) -> None:
+    logs: list[LogRecord] = [stored(number) for number in range(12_000, 0, -1)]  # more than is looked at once
+    storage.write_logs(logs)
+    tail = storage.logs.tail("", timeout_s=0)
+    found = [next(tail).log_id.int for _ in range(1_234)]
+    found += tailed(storage, tail.position)
+    assert found == list(range(12_000, 0, -1))
