@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import postgres_server
 import pytest
 import sqlalchemy as sa
 from bad_input import CALLS, IN_TRANSACTION, NUMBERS_TO_OPEN, TARGETS, InTransaction, bad_records
@@ -13,6 +14,8 @@ from sync_face import SyncFace, running_loop
 
 import fiberstore
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Storage, create_engine
+from fiberstore.postgresql import PostgresStorage
+from fiberstore.storages import SqlStorage
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
 
 FACES = ("sync", "async")
@@ -20,17 +23,26 @@ new_numbers = itertools.count(1_000)
 
 
 @pytest.fixture(scope="module")
-def stores() -> Iterator[dict[str, tuple[Storage, sa.Engine]]]:
-    with running_loop() as loop, DuckDBStorage(":memory:") as store:
+def stores(postgres_tables_url: str) -> Iterator[dict[str, tuple[Storage, sa.Engine]]]:
+    with (
+        running_loop() as loop,
+        DuckDBStorage(":memory:") as store,
+        PostgresStorage(postgres_tables_url) as on_server,
+    ):
+        postgres_server.empty(on_server)
         other = AsyncDuckDBStorage(":memory:")
         face = SyncFace(other, loop)
-        for storage in (store, face):
+        for storage in (store, face, on_server):
             storage.init_schema()
             storage.write_logs([log(8), stored(9)])
             storage.write_fiber(fiber(8, attributes={"user": "ada"}))
             storage.write_memberships([member(8, 8)])
         try:
-            yield {"sync": (store, store.engine), "async": (face, other.engine)}
+            yield {
+                "sync": (store, store.engine),
+                "async": (face, other.engine),
+                "postgresql": (on_server, on_server.engine),
+            }
         finally:
             face.run(other.close())
 
@@ -86,7 +98,7 @@ def test_a_record_is_not_made() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("face", [*FACES, "postgresql"])
 @pytest.mark.parametrize("method", sorted({row.method for row in CALLS}))
 def test_a_call_is_refused(stores: dict[str, tuple[Storage, sa.Engine]], face: str, method: str) -> None:
     storage, engine = stores[face]
@@ -100,12 +112,13 @@ def test_a_call_is_refused(stores: dict[str, tuple[Storage, sa.Engine]], face: s
                 assert_usable(storage)
 
 
+@pytest.mark.parametrize("face", ["sync", "postgresql"])
 @pytest.mark.parametrize("row", IN_TRANSACTION, ids=[row.name for row in IN_TRANSACTION])
 def test_a_call_of_a_repository_is_refused_and_rolls_its_transaction_back(
-    stores: dict[str, tuple[Storage, sa.Engine]], row: InTransaction
+    stores: dict[str, tuple[Storage, sa.Engine]], row: InTransaction, face: str
 ) -> None:
-    storage, engine = stores["sync"]
-    assert isinstance(storage, DuckDBStorage)
+    storage, engine = stores[face]
+    assert isinstance(storage, SqlStorage)
     before = all_rows(engine)
 
     def call() -> None:

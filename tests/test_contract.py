@@ -19,8 +19,9 @@ from sqlalchemy.engine import URL
 from sync_face import SyncFace, running_loop
 
 from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
+from fiberstore.aio import AsyncSqlStorage
 from fiberstore.lifecycle import LifecycleStorage
-from fiberstore.postgresql import PostgresStorage
+from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
 from fiberstore.testing.batches import BatchesContract
@@ -54,6 +55,18 @@ def file_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBStora
 def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
     with running_loop() as loop:
         store = AsyncDuckDBStorage(":memory:", config_version=TestAsync.config_version)
+        face = SyncFace(store, loop)
+        try:
+            face.init_schema()
+            yield store, face
+        finally:
+            face.run(store.close())
+
+
+@pytest.fixture(scope="module")
+def async_postgres_store(postgres_server_url: URL) -> Iterator[tuple[AsyncPostgresStorage, SyncFace]]:
+    with postgres_server.database(postgres_server_url) as url, running_loop() as loop:
+        store = AsyncPostgresStorage(url, config_version=TestAsyncPostgres.config_version)
         face = SyncFace(store, loop)
         try:
             face.init_schema()
@@ -177,7 +190,7 @@ class _Async:
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, SyncFace)
         store = storage.store
-        assert isinstance(store, AsyncDuckDBStorage)
+        assert isinstance(store, AsyncSqlStorage)
 
         async def write() -> None:
             async with store.transaction() as transaction:
@@ -188,6 +201,17 @@ class _Async:
 
 class TestAsync(_Async, StorageContract):
     pass
+
+
+class TestAsyncPostgres(_Async, StorageContract):
+    longest_name = TestPostgres.longest_name
+    keeps_negative_zero = TestPostgres.keeps_negative_zero
+
+    @pytest.fixture
+    def storage(self, async_postgres_store: tuple[AsyncPostgresStorage, SyncFace]) -> LifecycleStorage:
+        store, face = async_postgres_store
+        _empty(store.engine)
+        return face
 
 
 @pytest.mark.slow

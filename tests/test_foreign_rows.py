@@ -79,7 +79,7 @@ def test_a_config_version_that_no_record_holds_is_refused(
 ) -> None:
     tables = ("raw_logs", "fibers", "fiber_memberships")
     change(postgresql_storage, *(f"UPDATE {table} SET config_version = {number}" for table in tables))
-    says = "stored config_version (is no|.* is outside 0 to)"
+    says = "stored config_version (is no|.*is outside 0 to)"
     assert_logs_are_refused(postgresql_storage, says)
     assert_fibers_are_refused(postgresql_storage, says)
     memberships = postgresql_storage.memberships

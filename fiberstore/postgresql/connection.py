@@ -14,6 +14,7 @@ from sqlalchemy.engine import Dialect
 
 from fiberstore import connections
 from fiberstore.connections import ARROW_TABLE, Lock, Row
+from fiberstore.errors import SerializationError
 from fiberstore.models import Base, Json
 
 if TYPE_CHECKING:
@@ -183,12 +184,17 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
         import pyarrow as pa
 
         for rows in self.stream_rows(sql, values, batch_rows):
-            columns = [
-                pa.array(column, pa.int64()).view(field.type)
-                if pa.types.is_timestamp(field.type)
-                else pa.array(column, field.type)
-                for field, column in zip(schema, zip(*rows, strict=True), strict=True)
-            ]
+            try:
+                columns = [
+                    pa.array(column, pa.int64()).view(field.type)
+                    if pa.types.is_timestamp(field.type)
+                    else pa.array(column, field.type)
+                    for field, column in zip(schema, zip(*rows, strict=True), strict=True)
+                ]
+            except OverflowError as error:
+                raise SerializationError(
+                    f"a stored config_version is outside 0 to 2**64 - 1; another client wrote it ({error})"
+                ) from error
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:

@@ -14,7 +14,6 @@ from psycopg.pq import Format
 from psycopg.types.datetime import TimestamptzLoader
 
 from fiberstore.errors import SerializationError
-from fiberstore.models import check_stored_version
 
 _EPOCH_US = 946_684_800_000_000
 _INFINITE = (-(2**63), 2**63 - 1)
@@ -49,7 +48,7 @@ class TimeOrText(TimestamptzLoader):
 
 
 class Integer(Loader):
-    """A NUMERIC that is a config version, or a sum of counts, as an int."""
+    """A NUMERIC that is a config version, or is calculated of times, as an int."""
 
     format = Format.BINARY
 
@@ -66,7 +65,7 @@ class Integer(Loader):
         for position in range(count):
             value = value * _DIGIT + _int16.unpack_from(data, 8 + 2 * position)[0]
         value *= _DIGIT ** (weight + 1 - count) if count else 1
-        return check_stored_version(-value if sign == _NEGATIVE else value)
+        return -value if sign == _NEGATIVE else value
 
 
 class JsonText(Loader):

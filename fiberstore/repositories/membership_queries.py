@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.connections import Connection
+from fiberstore.models import check_stored_version
 from fiberstore.queries import Deleted, Memberships
 from fiberstore.records import FiberMembership
 from fiberstore.repositories.conditions import MEMBERSHIPS, all_of
@@ -37,6 +38,8 @@ class SqlMemberships(SqlQuery[FiberMembership], Memberships):
 
     def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[FiberMembership]:
         return [
-            FiberMembership.model_construct(log_id=log_id, fiber_id=fiber_id, config_version=config_version)
+            FiberMembership.model_construct(
+                log_id=log_id, fiber_id=fiber_id, config_version=check_stored_version(config_version)
+            )
             for log_id, fiber_id, config_version in rows
         ]

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from fiberstore.errors import SerializationError
 from fiberstore.functions import TimeUs
-from fiberstore.models import load_json
+from fiberstore.models import check_stored_version, load_json
 from fiberstore.records import FiberRecord, StoredLog, trusted
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def to_logs(rows: Iterable[LogRow[T]], to_time: Callable[[T], datetime]) -> list
                     "raw_text": raw_text,
                     "log_id": log_id,
                     "ingestion_time": to_time(ingestion_time),
-                    "config_version": config_version,
+                    "config_version": check_stored_version(config_version),
                 },
             )
         )
@@ -77,7 +77,7 @@ def to_fibers(rows: Iterable[FiberRow[T]], to_time: Callable[[T], datetime]) -> 
             {
                 "fiber_id": fiber_id,
                 "fiber_type": fiber_type,
-                "config_version": config_version,
+                "config_version": check_stored_version(config_version),
                 "attributes": load_json(attributes),
                 "first_activity": to_time(first_activity),
                 "last_activity": to_time(last_activity),
