@@ -118,3 +118,8 @@ def plain(output: str) -> str:
     seen = re.sub(r"\x1b\[[0-9;]*m", "", output)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", seen)
     return seen
+
+
+def without_progress(output: str) -> str:
+    """Return what stays on a terminal after the line of a spinner or a bar was erased."""
+    return re.sub(r"(?s)^.*\x1b\[(?:2K|\?25h)", "", output)

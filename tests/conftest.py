@@ -1,5 +1,6 @@
 """What every test file shares."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,11 +33,20 @@ def db_file(tmp_path: Path) -> Path:
     return tmp_path / "store.duckdb"
 
 
-@pytest.fixture
-def duckdb_storage(db_file: Path) -> Iterator[DuckDBStorage]:
-    """A storage on a file, empty, with its tables."""
-    with DuckDBStorage(db_file) as storage:
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that holds the tables and nothing else, for copies."""
+    path = tmp_path_factory.mktemp("empty") / "store.duckdb"
+    with DuckDBStorage(path) as storage:
         storage.init_schema()
+    return path
+
+
+@pytest.fixture
+def duckdb_storage(empty_store: Path, db_file: Path) -> Iterator[DuckDBStorage]:
+    """A storage on a file, empty, with its tables."""
+    shutil.copy(empty_store, db_file)
+    with DuckDBStorage(db_file) as storage:
         yield storage
 
 

@@ -203,7 +203,14 @@ def test_a_cursor_whose_newest_log_was_deleted_raises_cursor_error(storage: Duck
 
 
 def test_a_cursor_outlives_rows_that_are_deleted_and_a_checkpoint(storage: DuckDBStorage) -> None:
-    fill(storage, 300_000)
+    with storage.session() as session:
+        session.execute(
+            sa.text(
+                "INSERT INTO raw_logs SELECT ('00000000-0000-0000-0000-' || printf('%012x', n))::UUID, "
+                f"to_timestamp({int(at(0).timestamp())} + n), 'web', 'x', now(), 0 FROM range(300000) logs(n)"
+            )
+        )
+        session.commit()
     first = storage.logs.page(10)
     with storage.session() as session:
         for start, end in ((5, 99), (200, 249), (1_000, 299_000)):
@@ -316,11 +323,17 @@ def check_walk(query: Logs, limit: int, writers: Writers) -> int:
     return late
 
 
-@pytest.mark.parametrize("order", ["oldest", "newest"])
+FEW, MANY = (40, [1, 2, 5, 30], 60), (1_500, [1, 50, 400, 3_000], 15)
+
+
 @pytest.mark.parametrize(
-    ("limit", "sizes", "batches"),
-    [(40, [1, 2, 5, 30], 60), (1_500, [1, 50, 400, 3_000], 15)],
-    ids=["few", "many"],
+    ("order", "limit", "sizes", "batches"),
+    [
+        pytest.param("oldest", *FEW, id="few-oldest"),
+        pytest.param("newest", *FEW, id="few-newest", marks=pytest.mark.slow),
+        pytest.param("oldest", *MANY, id="many-oldest", marks=pytest.mark.slow),
+        pytest.param("newest", *MANY, id="many-newest"),
+    ],
 )
 def test_a_walk_beside_writers_meets_every_log_exactly_once(
     storage: DuckDBStorage, order: LogOrder, limit: int, sizes: list[int], batches: int

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import duckdb
@@ -87,29 +88,46 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def db(made: Path, db_file: Path) -> Path:
+def alone(made: Path, db_file: Path) -> Path:
     """A store whose job and whose mail are pinned."""
     shutil.copy(made, db_file)
     return db_file
 
 
 @pytest.fixture
-def opened(db: Path) -> Iterator[DuckDBStorage]:
+def opened(alone: Path) -> Iterator[DuckDBStorage]:
     """The same, open."""
-    with DuckDBStorage(db) as storage:
+    with DuckDBStorage(alone) as storage:
         yield storage
+
+
+@pytest.fixture
+def db(alone: Path, opened: DuckDBStorage) -> Path:
+    """The same, held open here: DuckDB takes far longer to open a file than commands take to change it.
+
+    A command that reads only, or writes the file anew, needs it ``alone``.
+    """
+    return alone
 
 
 def everything(db: Path) -> list[list[tuple[object, ...]]]:
     """Return the rows of every table."""
-    with duckdb.connect(str(db), read_only=True) as connection:
-        names = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
-        return [connection.execute(f'SELECT * FROM "{name}" ORDER BY ALL').fetchall() for name in names]
+    with DuckDBStorage(db) as storage, storage.engine.connect() as connection:
+        names = connection.exec_driver_sql("SHOW TABLES").scalars().all()
+        return [
+            [tuple(row) for row in connection.exec_driver_sql(f'SELECT * FROM "{name}" ORDER BY ALL')]
+            for name in names
+        ]
+
+
+def values(db: Path, query: str) -> list[Any]:
+    """Return the first column of what a query finds."""
+    with DuckDBStorage(db) as storage, storage.engine.connect() as connection:
+        return [*connection.exec_driver_sql(query).scalars()]
 
 
 def fibers_of(db: Path, query: str) -> set[UUID]:
-    with duckdb.connect(str(db), read_only=True) as connection:
-        return {row[0] for row in connection.execute(query).fetchall()}
+    return {*values(db, query)}
 
 
 def closed(db: Path) -> set[UUID]:
@@ -129,10 +147,7 @@ def stored_fibers(db: Path) -> set[UUID]:
 
 
 def texts(db: Path) -> list[str]:
-    with duckdb.connect(str(db), read_only=True) as connection:
-        return [
-            row[0] for row in connection.execute("SELECT raw_text FROM raw_logs ORDER BY log_id").fetchall()
-        ]
+    return values(db, "SELECT raw_text FROM raw_logs ORDER BY log_id")
 
 
 # ---------------------------------------------------------------- fibers are chosen
@@ -204,16 +219,16 @@ def test_fibers_are_pinned_and_unpinned(run: Run, db: Path) -> None:
     assert pinned(db) == {LOGIN}
 
 
-def test_single_logs_are_pinned_and_unpinned(run: Run, db: Path) -> None:
-    options = ("--db", db, "--log", uid(5), "--log", uid(6))
-    before = everything(db)
+def test_single_logs_are_pinned_and_unpinned(run: Run, alone: Path) -> None:
+    options = ("--db", alone, "--log", uid(5), "--log", uid(6))
+    before = everything(alone)
     assert run("pin", *options, "--dry-run").out == "would pin 1 log\n"
-    assert everything(db) == before
+    assert everything(alone) == before
     assert run("pin", *options).out == "1 log pinned\n"
-    assert run("logs", "--db", db, "--where", "pinned", "--json").objects[0]["log_id"] == str(uid(5))
+    assert run("logs", "--db", alone, "--where", "pinned", "--json").objects[0]["log_id"] == str(uid(5))
     assert run("unpin", *options, "--json").objects == [{"dry_run": False, "changed": 2}]
-    assert everything(db)[-2:] != before[-2:]
-    assert run("logs", "--db", db, "--where", "pinned", "--json").out == ""
+    assert everything(alone)[-2:] != before[-2:]
+    assert run("logs", "--db", alone, "--where", "pinned", "--json").out == ""
 
 
 def test_filters_are_of_the_active_generation_and_ids_of_any(
@@ -259,26 +274,26 @@ def test_a_log_that_is_not_there_is_named(run: Run, db: Path, command: str) -> N
 # ---------------------------------------------------------------- merge
 
 
-def test_fibers_become_part_of_another(run: Run, db: Path) -> None:
-    before = everything(db)
-    (tried,) = run("merge", "bbb2", "aaa1", "ccc3", "--db", db, "--dry-run", "--json").objects
+def test_fibers_become_part_of_another(run: Run, alone: Path) -> None:
+    before = everything(alone)
+    (tried,) = run("merge", "bbb2", "aaa1", "ccc3", "--db", alone, "--dry-run", "--json").objects
     assert tried == {"dry_run": True, "survivor": str(REQUEST), "fibers": 2, "memberships": 2}
-    assert everything(db) == before
-    result = run("merge", "bbb2", "aaa1", str(JOB), "--db", db)
+    assert everything(alone) == before
+    result = run("merge", "bbb2", "aaa1", str(JOB), "--db", alone)
     assert result.out == f"2 fibers became part of {REQUEST}, with 2 new memberships\n"
-    assert stored_fibers(db) == {REQUEST}
-    assert {line["log_id"] for line in run("show", "bbb2", "--db", db, "--json").objects[0]["logs"]} == {
+    assert stored_fibers(alone) == {REQUEST}
+    assert {line["log_id"] for line in run("show", "bbb2", "--db", alone, "--json").objects[0]["logs"]} == {
         str(uid(number)) for number in (1, 2, 3, 4)
     }
-    with DuckDBStorage(db) as storage:
+    with DuckDBStorage(alone) as storage:
         assert storage.resolve_fibers([LOGIN, JOB]) == {LOGIN: REQUEST, JOB: REQUEST}
 
 
 @pytest.mark.parametrize("command", ["show", "logs --fiber", "grep login --fiber"])
-def test_the_id_of_a_merged_fiber_leads_to_its_survivor(run: Run, db: Path, command: str) -> None:
-    run("merge", "bbb2", "aaa1", "--db", db)
-    run("merge", "ccc3", "bbb2", "--db", db)
-    result = run(*command.split(), str(LOGIN), "--db", db)
+def test_the_id_of_a_merged_fiber_leads_to_its_survivor(run: Run, alone: Path, command: str) -> None:
+    run("merge", "bbb2", "aaa1", "--db", alone)
+    run("merge", "ccc3", "bbb2", "--db", alone)
+    result = run(*command.split(), str(LOGIN), "--db", alone)
     assert (result.code, result.err) == (0, "")
     assert LEAKED in result.out
 
@@ -368,12 +383,12 @@ def test_a_prune_in_words_says_how_the_space_comes_back(run: Run, db: Path) -> N
     assert (result.code, result.err) == (0, "")
 
 
-def test_a_prune_may_compact_the_file_at_once(run: Run, db: Path) -> None:
-    grow(db)
-    before = db.stat().st_size
-    (did,) = run("prune", "--db", db, "--logs", 'source_id == "big"', "--compact", "--json").objects
-    assert did["compacted"]["bytes_after"] == db.stat().st_size < before - 2_000_000
-    assert "the store took " in run("prune", "--db", db, "--source", "db", "--compact").out
+def test_a_prune_may_compact_the_file_at_once(run: Run, alone: Path) -> None:
+    grow(alone)
+    before = alone.stat().st_size
+    (did,) = run("prune", "--db", alone, "--logs", 'source_id == "big"', "--compact", "--json").objects
+    assert did["compacted"]["bytes_after"] == alone.stat().st_size < before - 2_000_000
+    assert "the store took " in run("prune", "--db", alone, "--source", "db", "--compact").out
 
 
 def test_a_dry_run_does_not_compact(run: Run, db: Path) -> None:
@@ -463,9 +478,9 @@ def test_what_is_no_size(text: str) -> None:
 # ---------------------------------------------------------------- redact and compact
 
 
-def test_a_secret_is_redacted_in_the_logs_and_is_not_in_the_file(run: Run, db: Path) -> None:
-    assert LEAKED.encode() in db.read_bytes()
-    result = run("redact", r"password=\S+", "--db", db, "--with", r"password=\0*")
+def test_a_secret_is_redacted_in_the_logs_and_is_not_in_the_file(run: Run, alone: Path) -> None:
+    assert LEAKED.encode() in alone.read_bytes()
+    result = run("redact", r"password=\S+", "--db", alone, "--with", r"password=\0*")
     assert result.code == 0
     lines = result.out.splitlines()
     assert lines[0].startswith("1 log redacted; ")
@@ -474,17 +489,17 @@ def test_a_secret_is_redacted_in_the_logs_and_is_not_in_the_file(run: Run, db: P
         "fiberstore: attributes of fibers, backups and exports are as they were; look for the text "
         "there, too\n"
     )
-    assert texts(db)[0] == "login password=\\0* \x1b[31mred"
-    assert texts(db)[1:] == [record.raw_text for record in LOGS[1:]]
-    assert all(LEAKED.encode() not in path.read_bytes() for path in db.parent.iterdir())
+    assert texts(alone)[0] == "login password=\\0* \x1b[31mred"
+    assert texts(alone)[1:] == [record.raw_text for record in LOGS[1:]]
+    assert all(LEAKED.encode() not in path.read_bytes() for path in alone.parent.iterdir())
 
 
-def test_a_redaction_in_json(run: Run, db: Path) -> None:
-    (did,) = run("redact", "-i", r"password=\S+", "--db", db, "--json").objects
+def test_a_redaction_in_json(run: Run, alone: Path) -> None:
+    (did,) = run("redact", "-i", r"password=\S+", "--db", alone, "--json").objects
     assert did.pop("seconds") >= 0
     assert set(did.pop("compacted")) == {"bytes_before", "bytes_after"}
     assert did == {"dry_run": False, "changed": 2}
-    assert texts(db)[3] == "job [redacted]"
+    assert texts(alone)[3] == "job [redacted]"
 
 
 def test_a_dry_run_of_a_redaction_shows_ids_but_no_text(run: Run, db: Path) -> None:
@@ -539,22 +554,23 @@ def test_plain_text_is_redacted_as_it_is(run: Run, db: Path) -> None:
     assert run("redact", "-F", ".", "--db", db, "--keep-file").out.startswith("0 logs redacted; ")
 
 
-def test_the_file_may_be_kept_and_compacted_later(run: Run, db: Path) -> None:
-    result = run("redact", LEAKED, "--db", db, "--keep-file")
+def test_the_file_may_be_kept_and_compacted_later(run: Run, alone: Path) -> None:
+    result = run("redact", LEAKED, "--db", alone, "--keep-file")
     assert result.out.splitlines()[1] == (
-        f"the old text may still be in unused parts of the store; fiberstore db compact --db {db} removes it"
+        "the old text may still be in unused parts of the store; "
+        f"fiberstore db compact --db {alone} removes it"
     )
-    assert LEAKED.encode() in db.read_bytes()
-    assert "compacted" not in run("redact", LEAKED, "--db", db, "--keep-file", "--json").objects[0]
-    assert run("db", "compact", "--db", db).code == 0
-    assert LEAKED.encode() not in db.read_bytes()
+    assert LEAKED.encode() in alone.read_bytes()
+    assert "compacted" not in run("redact", LEAKED, "--db", alone, "--keep-file", "--json").objects[0]
+    assert run("db", "compact", "--db", alone).code == 0
+    assert LEAKED.encode() not in alone.read_bytes()
 
 
-def test_a_second_run_removes_what_the_first_has_left_in_the_file(run: Run, db: Path) -> None:
-    run("redact", LEAKED, "--db", db, "--keep-file")
-    assert LEAKED.encode() in db.read_bytes()
-    assert run("redact", LEAKED, "--db", db).out.startswith("0 logs redacted; ")
-    assert LEAKED.encode() not in db.read_bytes()
+def test_a_second_run_removes_what_the_first_has_left_in_the_file(run: Run, alone: Path) -> None:
+    run("redact", LEAKED, "--db", alone, "--keep-file")
+    assert LEAKED.encode() in alone.read_bytes()
+    assert run("redact", LEAKED, "--db", alone).out.startswith("0 logs redacted; ")
+    assert LEAKED.encode() not in alone.read_bytes()
 
 
 @pytest.mark.slow
@@ -584,20 +600,20 @@ def test_a_pattern_that_cannot_be_redacted_is_refused_in_a_dry_run_too(
     assert everything(db) == before
 
 
-def test_a_store_is_compacted(run: Run, db: Path) -> None:
-    rows = everything(db)
-    grow(db)
-    with DuckDBStorage(db) as storage:
+def test_a_store_is_compacted(run: Run, alone: Path) -> None:
+    rows = everything(alone)
+    grow(alone)
+    with DuckDBStorage(alone) as storage:
         storage.logs.where(Logs.c.source_id == "big").delete()
-    before = db.stat().st_size
-    (did,) = run("db", "compact", "--db", db, "--json").objects
+    before = alone.stat().st_size
+    (did,) = run("db", "compact", "--db", alone, "--json").objects
     assert did.pop("seconds") >= 0
-    assert did == {"bytes_before": before, "bytes_after": db.stat().st_size}
-    assert db.stat().st_size < before - 2_000_000
-    result = run("db", "compact", "--db", db)
+    assert did == {"bytes_before": before, "bytes_after": alone.stat().st_size}
+    assert alone.stat().st_size < before - 2_000_000
+    result = run("db", "compact", "--db", alone)
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("the store took ")
-    assert everything(db) == rows
+    assert everything(alone) == rows
 
 
 # ---------------------------------------------------------------- stores
@@ -628,20 +644,20 @@ def test_a_typo_makes_no_store(run: Run, tmp_path: Path, command: tuple[str, ...
         ),
     ],
 )
-def test_a_store_of_another_release_is_left_alone(run: Run, db: Path, statement: str, says: str) -> None:
-    with duckdb.connect(str(db)) as connection:
+def test_a_store_of_another_release_is_left_alone(run: Run, alone: Path, statement: str, says: str) -> None:
+    with duckdb.connect(str(alone)) as connection:
         connection.execute(statement)
-    before = db.read_bytes()
+    before = alone.read_bytes()
     for command in COMMANDS:
-        assert_refused(run(*command, "--db", db), says)
-    assert db.read_bytes() == before
+        assert_refused(run(*command, "--db", alone), says)
+    assert alone.read_bytes() == before
 
 
-def test_a_store_of_an_older_release_is_told_how_to_be_upgraded(run: Run, db: Path) -> None:
-    with duckdb.connect(str(db)) as connection:
+def test_a_store_of_an_older_release_is_told_how_to_be_upgraded(run: Run, alone: Path) -> None:
+    with duckdb.connect(str(alone)) as connection:
         connection.execute("DROP TABLE fiberstore_alembic_version")
     assert_refused(
-        run("close", "aaa1", "--db", db), f"fiberstore db upgrade --db {db} brings them up to date"
+        run("close", "aaa1", "--db", alone), f"fiberstore db upgrade --db {alone} brings them up to date"
     )
 
 
@@ -659,23 +675,23 @@ print(json.dumps(answers))
 """
 
 
-def test_a_store_that_another_process_holds_is_left_alone(db: Path) -> None:
-    before = everything(db)
-    lines = [[*command, "--db", str(db)] for command in COMMANDS]
-    with DuckDBStorage(db):
+def test_a_store_that_another_process_holds_is_left_alone(alone: Path) -> None:
+    before = everything(alone)
+    lines = [[*command, "--db", str(alone)] for command in COMMANDS]
+    with DuckDBStorage(alone):
         answers = json.loads(
             subprocess.check_output([sys.executable, "-c", ANSWERS, json.dumps(lines)], timeout=110)
         )
     assert len(answers) == len(COMMANDS)
     for answer in answers:
-        assert_refused(Result(*answer), f"{db} is held by process {os.getpid()}")
-    assert everything(db) == before
+        assert_refused(Result(*answer), f"{alone} is held by process {os.getpid()}")
+    assert everything(alone) == before
 
 
 # ---------------------------------------------------------------- a terminal
 
 
-def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, db: Path) -> None:
+def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, alone: Path) -> None:
     lines, expected = [], []
     for number, command in enumerate(COMMANDS):
         shown, dry = {
@@ -684,7 +700,9 @@ def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, db: Path) -> No
             "merge": ("merging", "merging"),
             "db": ("writing the store anew", ""),
         }.get(command[0], (command[0], command[0]))
-        piped, seen = (shutil.copy(db, db.with_name(f"{name} {number}.duckdb")) for name in ("piped", "seen"))
+        piped, seen = (
+            shutil.copy(alone, alone.with_name(f"{name} {number}.duckdb")) for name in ("piped", "seen")
+        )
         words = run(*command, "--db", piped).out.split(";")[0]
         line = (*command, "--db", str(seen))
         if dry:
@@ -701,10 +719,10 @@ def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, db: Path) -> No
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_colours_that_are_forced_draw_nothing_in_a_pipe(
-    run: Run, db: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+    run: Run, alone: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    result = run(*command, "--db", db)
+    result = run(*command, "--db", alone)
     assert result.code == 0
     assert "\x1b" not in result.out + result.err
     assert result.err.replace("fiberstore: attributes of", "").count("fiberstore: ") == 0

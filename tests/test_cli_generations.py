@@ -5,15 +5,26 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 import duckdb
 import pytest
-from command_line import Run, assert_refused, on_a_terminal, plain, read_terminal, runner, told_cursor
+from command_line import (
+    Run,
+    assert_refused,
+    on_a_terminal,
+    plain,
+    read_terminal,
+    runner,
+    told_cursor,
+    without_progress,
+)
 
 from fiberstore import DuckDBStorage, Fibers, config_version
 from fiberstore.testing.examples import at, fiber, log, member, uid
@@ -66,10 +77,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def store(folder: Path) -> Path:
-    """A store with the fibers of three versions, none of them active or registered."""
-    db = folder / "store.duckdb"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the fibers of three versions, none of them active or registered, for copies."""
+    db = tmp_path_factory.mktemp("made") / "store.duckdb"
     with DuckDBStorage(db) as storage:
         storage.init_schema()
         storage.write_logs([log(number) for number in range(1, 7)])
@@ -84,12 +95,40 @@ def store(folder: Path) -> Path:
     return db
 
 
-@pytest.fixture
-def active(store: Path) -> Path:
-    """The same store; the old version is active."""
-    with DuckDBStorage(store) as storage:
+@pytest.fixture(scope="module")
+def made_active(made: Path) -> Path:
+    """The same; the old version is active."""
+    db = made.with_name("active.duckdb")
+    shutil.copy(made, db)
+    with DuckDBStorage(db) as storage:
         storage.versions.activate(int(OLD, 16))
-    return store
+    return db
+
+
+@pytest.fixture
+def store(made: Path, folder: Path) -> Path:
+    """A store with the fibers of three versions, none of them active or registered."""
+    return shutil.copy(made, folder / "store.duckdb")
+
+
+@pytest.fixture
+def active(made_active: Path, folder: Path) -> Path:
+    """The same store; the old version is active."""
+    return shutil.copy(made_active, folder / "store.duckdb")
+
+
+@pytest.fixture
+def only_read(active: Path) -> Iterator[None]:
+    """The same, held open for commands that only read; to open a file takes DuckDB far longer."""
+    with DuckDBStorage(active, read_only=True):
+        yield
+
+
+@pytest.fixture
+def only_changed(store: Path) -> Iterator[None]:
+    """The store without an active version, held open for commands that all may change it."""
+    with DuckDBStorage(store):
+        yield
 
 
 def make_old(db: Path) -> None:
@@ -248,7 +287,7 @@ def test_the_rules_of_a_version_are_got_back_exactly(run: Run, folder: Path) -> 
     assert (known["content"], known["version"], known["fibers"]) == (BY_USER, B, 4)
 
 
-def test_rules_that_nobody_registered_are_not_known(run: Run, active: Path) -> None:
+def test_rules_that_nobody_registered_are_not_known(run: Run, only_read: None) -> None:
     for version in (OLD, NEW):  # activating has registered one of them, without its content
         assert_refused(run("versions", "show", version), f"the rules of {version} are not known")
         assert run("versions", "show", version, "--json").objects[0]["content"] is None
@@ -273,7 +312,7 @@ def test_a_dry_run_of_a_drop_counts_what_goes_and_deletes_nothing(run: Run, acti
 # ---------------------------------------------------------------- activate
 
 
-def test_activate_tells_what_was_and_how_to_go_back(run: Run, store: Path) -> None:
+def test_activate_tells_what_was_and_how_to_go_back(run: Run, only_changed: None) -> None:
     first = run("activate", "1111")
     assert (first.code, first.out) == (0, f"{OLD} is active\n")
     assert first.err == (
@@ -343,7 +382,7 @@ def test_a_version_is_found_by_the_beginning_of_its_hex_digits(run: Run, store: 
 # ---------------------------------------------------------------- diff
 
 
-def test_a_diff_as_json_is_one_object(run: Run, active: Path) -> None:
+def test_a_diff_as_json_is_one_object(run: Run, only_read: None) -> None:
     (found,) = run("diff", NEW, "--json").objects
     assert found == {
         "old": {"version": OLD, "config_version": int(OLD, 16)},
@@ -376,7 +415,7 @@ def test_a_diff_as_json_is_one_object(run: Run, active: Path) -> None:
     ],
 )
 def test_kinds_and_a_limit_choose_the_changes(
-    run: Run, active: Path, options: tuple[str, ...], kinds: list[str], there: int | None
+    run: Run, only_read: None, options: tuple[str, ...], kinds: list[str], there: int | None
 ) -> None:
     result = run("diff", NEW, *options, "--json")
     (found,) = result.objects
@@ -403,7 +442,7 @@ def test_a_diff_with_one_version_needs_an_active_one(run: Run, store: Path) -> N
 # ---------------------------------------------------------------- what readers see
 
 
-def test_readers_see_the_active_generation_or_the_one_they_name(run: Run, active: Path) -> None:
+def test_readers_see_the_active_generation_or_the_one_they_name(run: Run, only_read: None) -> None:
     assert listed(run) == listed(run, "--version", "active") == [11, 12]
     assert listed(run, "--version", "2222") == [21, 22]
     assert listed(run, "--version", OTHER) == [31]
@@ -423,7 +462,7 @@ def test_readers_see_the_active_generation_or_the_one_they_name(run: Run, active
     assert [len(Path(name).read_text().splitlines()) for name in ("active.jsonl", "all.jsonl")] == [2, 5]
 
 
-def test_a_fiber_named_by_its_id_is_shown_whatever_its_version(run: Run, active: Path) -> None:
+def test_a_fiber_named_by_its_id_is_shown_whatever_its_version(run: Run, only_read: None) -> None:
     assert run("show", str(uid(21)), "--json").objects[0]["log_count"] == 3
     assert len(run("logs", "--fiber", str(uid(21))).rows) == 3
 
@@ -442,7 +481,7 @@ def test_pages_are_of_one_generation(run: Run, active: Path) -> None:
     assert listed(run, "--limit", "5", "--cursor", cursor, "--version", OLD) == [12]
 
 
-def test_stats_mark_the_active_version(run: Run, active: Path) -> None:
+def test_stats_mark_the_active_version(run: Run, only_read: None) -> None:
     versions = run("stats", "--json").objects[0]["config_versions"]
     assert [
         (found["version"], found["config_version"], found["active"], found["fibers"]) for found in versions
@@ -642,11 +681,6 @@ def test_on_a_narrow_terminal_nothing_that_matters_is_left_out(active: Path, fol
     assert max(map(len, (versions + checkpoints).splitlines())) <= 42
     assert re.search(rf"^{OLD} +2  active", versions, re.MULTILINE)
     assert "4711" in re.sub(r"\s", "", checkpoints)
-
-
-def without_progress(output: str) -> str:
-    """Return what stays on a terminal after the line of a spinner or a bar was erased."""
-    return re.sub(r"(?s)^.*\x1b\[(?:2K|\?25h)", "", output)
 
 
 def test_a_fiber_that_became_many_does_not_fill_the_terminal(active: Path, folder: Path) -> None:

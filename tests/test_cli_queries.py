@@ -59,10 +59,11 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     db = tmp_path_factory.mktemp("queries") / "s.duckdb"
     fill(db)
-    return db
+    with DuckDBStorage(db, read_only=True):  # to open a file takes DuckDB far longer than to read it
+        yield db
 
 
 @pytest.fixture

@@ -52,18 +52,24 @@ from fiberstore.testing.examples import (
 TABLES = tuple(sorted(Base.metadata.tables))
 
 
-@pytest.fixture
-def source() -> Iterator[DuckDBStorage]:
-    with DuckDBStorage(":memory:") as storage:
-        storage.init_schema()
-        yield storage
+@pytest.fixture(scope="module")
+def two_stores() -> Iterator[tuple[DuckDBStorage, DuckDBStorage]]:
+    with DuckDBStorage(":memory:") as one, DuckDBStorage(":memory:") as other:
+        one.init_schema()
+        other.init_schema()
+        yield one, other
 
 
 @pytest.fixture
-def destination() -> Iterator[DuckDBStorage]:
-    with DuckDBStorage(":memory:") as storage:
-        storage.init_schema()
-        yield storage
+def source(two_stores: tuple[DuckDBStorage, DuckDBStorage]) -> DuckDBStorage:
+    empty(two_stores[0])
+    return two_stores[0]
+
+
+@pytest.fixture
+def destination(two_stores: tuple[DuckDBStorage, DuckDBStorage]) -> DuckDBStorage:
+    empty(two_stores[1])
+    return two_stores[1]
 
 
 def rows_of(storage: DuckDBStorage) -> dict[str, set[tuple[str, ...]]]:
@@ -303,9 +309,9 @@ def test_what_changes_in_the_source_after_it_was_copied_is_copied(
     source: DuckDBStorage, destination: DuckDBStorage, change: Callable[[DuckDBStorage], None]
 ) -> None:
     fill(source)
-    copy_store(source, destination, batch_rows=3)
+    copy_store(source, destination, batch_rows=10)
     change(source)
-    copied = copy_store(source, destination, batch_rows=3)
+    copied = copy_store(source, destination, batch_rows=10)
     assert copied.is_equal
     assert 0 < sum(copied.written.values()) < 20
     assert rows_of(destination) == rows_of(source)
@@ -490,14 +496,6 @@ def test_sums_do_not_depend_on_the_order_and_tell_every_value_apart(
 
 
 # ---------------------------------------------------------------- whatever is stored
-
-
-@pytest.fixture(scope="module")
-def two_stores() -> Iterator[tuple[DuckDBStorage, DuckDBStorage]]:
-    with DuckDBStorage(":memory:") as one, DuckDBStorage(":memory:") as other:
-        one.init_schema()
-        other.init_schema()
-        yield one, other
 
 
 def check_copies(

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 from uuid import UUID
@@ -20,7 +20,7 @@ Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store that tests only read: three fibers, the last of another type and without logs."""
     path = tmp_path_factory.mktemp("store") / "s.duckdb"
     with DuckDBStorage(path) as storage:
@@ -41,7 +41,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         storage.write_memberships(
             [member(1, 1), member(2, 1), *(member(10 + number, 2) for number in range(30))]
         )
-    return path
+    with DuckDBStorage(path, read_only=True):  # to open a file takes DuckDB far longer than to read it
+        yield path
 
 
 @pytest.fixture

@@ -172,9 +172,11 @@ class StreamsContract:
         assert [str(file.relative_to(path)) for file in path.rglob("*")] == [f"part-0{suffix}"]
         assert _import(other, kind)(path) == 0
 
-    @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("kind", ["logs", "fibers"])
-    @pytest.mark.parametrize(("unit", "length"), [("month", 7), ("day", 10), ("hour", 13)])
+    @pytest.mark.parametrize(
+        ("unit", "length", "suffix"),
+        [("day", 10, suffix) for suffix in SUFFIXES] + [("month", 7, ".jsonl"), ("hour", 13, ".jsonl")],
+    )
     def test_parts_are_folders_by_utc_time(
         self,
         *,
