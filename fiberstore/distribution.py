@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql
 
 from fiberstore.errors import DatabaseError, translate_errors
 from fiberstore.models import Base
+from fiberstore.opening import create_engine, is_postgresql
 
 if TYPE_CHECKING:
     import psycopg  # only a server needs the driver, to print the statements takes none
@@ -90,12 +91,15 @@ def distribute(
 
 @contextmanager
 def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
-    from fiberstore.postgresql import create_engine
-
+    if not is_postgresql(url):
+        raise ValueError(
+            "only a server is distributed, not a file; give a URL such as postgresql+psycopg://host/database"
+        )
     engine = create_engine(url)
     try:
         with translate_errors():
-            connection = cast("Connection", engine.raw_connection().dbapi_connection)
+            pooled = engine.raw_connection()
+        connection = cast("Connection", pooled.dbapi_connection)
         connection.autocommit = True
         yield connection
     finally:

@@ -178,11 +178,11 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("db distribute", 2, "Missing option '--engine'"),
     ("db distribute --engine oracle", 2, "'oracle' is not one of 'citus', 'cockroachdb', 'yugabytedb'"),
     ("db distribute --engine citus --apply", 2, "give the server's URL, --db postgresql+psycopg://"),
-    ("db distribute --engine citus --apply --db {db}", 1, "only a server is distributed, not a path"),
+    ("db distribute --engine citus --apply --db {db}", 1, "only a server is distributed, not a file"),
     (
         "db distribute --engine citus --apply --db duckdb:///{db}",
         1,
-        "only a server is distributed, not duckdb://; give a URL such as postgresql+psycopg://",
+        "only a server is distributed, not a file; give a URL such as postgresql+psycopg://",
     ),
     (
         "db distribute --engine citus --apply --db postgresql+psycopg://u:secret@127.0.0.1:1/x",

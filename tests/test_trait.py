@@ -82,8 +82,8 @@ LAYERS = (
     ("storages",),
     ("aio", "contents"),
     ("copying", "duckdb", "postgresql"),
-    ("distribution", "doctor", "ingest", "opening", "testing"),
-    ("demo", "otel", "rescue", "timeline_page"),
+    ("doctor", "ingest", "opening", "testing"),
+    ("demo", "distribution", "otel", "rescue", "timeline_page"),
     ("cli",),
     ("__main__",),
 )
