@@ -427,7 +427,7 @@ RIGHTS = [
         ("permission denied for table raw_logs", "GRANT"),
     ),
     Rights("transaction", READS, begin, ("permission denied for table", "GRANT")),
-    Rights("compact", READS, lambda storage: storage.compact(), ("permission denied", "owner")),
+    Rights("compact", READS, lambda storage: storage.compact(), ("rights of the tables' owner",)),
     *(Rights(name, READS, call, ("permission denied for table", "GRANT")) for name, call in WRITES),
 ]
 
