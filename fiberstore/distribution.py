@@ -6,7 +6,7 @@ hashed: placed by range, all new rows would go to one node. docs/distribution.md
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 import sqlalchemy as sa
@@ -99,9 +99,10 @@ def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
     try:
         with translate_errors():
             pooled = engine.raw_connection()
-        connection = cast("Connection", pooled.dbapi_connection)
-        connection.autocommit = True
-        yield connection
+        with closing(pooled):
+            connection = cast("Connection", pooled.dbapi_connection)
+            connection.autocommit = True
+            yield connection
     finally:
         engine.dispose()
 
