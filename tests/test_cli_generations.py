@@ -108,13 +108,15 @@ def made_active(made: Path) -> Path:
 @pytest.fixture
 def store(made: Path, folder: Path) -> Path:
     """A store with the fibers of three versions, none of them active or registered."""
-    return Path(shutil.copy(made, folder / "store.duckdb"))
+    shutil.copy(made, folder / "store.duckdb")
+    return folder / "store.duckdb"
 
 
 @pytest.fixture
 def active(made_active: Path, folder: Path) -> Path:
     """The same store; the old version is active."""
-    return Path(shutil.copy(made_active, folder / "store.duckdb"))
+    shutil.copy(made_active, folder / "store.duckdb")
+    return folder / "store.duckdb"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 from history import Change, Entry, Outcome, Read, Values, contradictions, stale_register
 from load import Load, TaskLoad
-from postgres_server import pools_of
+from postgres_server import connections_in_use
 
 import fiberstore.changes
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage, PostgresStorage
@@ -180,7 +180,7 @@ def run_threads_on_server(url: str, threads: int, calls: int, seed: int) -> None
             for one in [pool.submit(work, f"{seed}/{number}") for number in range(threads)]:
                 one.result()
         assert load.problems(storage) == []
-        assert [pool.checkedout() for pool in pools_of(storage)] == [0, 0]
+        assert connections_in_use(storage) == 0
 
 
 def run_tasks(path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, calls: int, seed: int) -> Load:

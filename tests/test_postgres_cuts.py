@@ -13,7 +13,7 @@ import postgres_server
 import psycopg
 import pytest
 from cutting_proxy import Cut, Proxy
-from postgres_server import GIVEN, pools_of
+from postgres_server import GIVEN, connections_in_use, idle_connections
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore import ConnectionLostError, PostgresStorage
@@ -41,7 +41,7 @@ class Cutting(NamedTuple):
 
     def wait_for_the_end(self) -> None:
         """Wait until there are no sessions but those of connections that are in the pools."""
-        pooled = sum(pool.checkedin() for pool in pools_of(self.storage))
+        pooled = idle_connections(self.storage)
         sessions = "SELECT count(*) FROM pg_stat_activity, pg_sleep(0.005) WHERE application_name = "
         while self.number(f"{sessions}'{CUT}'") > pooled:
             pass
@@ -149,7 +149,7 @@ def cut_everywhere(cutting: Cutting, write: Write, cut: Cut) -> None:
         with pytest.raises(ConnectionLostError) as caught:
             write(storage, group)
         proxy.cut_at = None
-        assert [pool.checkedout() for pool in pools_of(storage)] == [0, 0]
+        assert connections_in_use(storage) == 0
         other = next(groups)
         assert write(storage, other) == cutting.rows_of(other) == whole
         assert storage.fibers.count() >= 0
@@ -188,6 +188,6 @@ def test_a_stream_whose_connection_ends_says_so(cutting: Cutting, how: str) -> N
     with pytest.raises(ConnectionLostError):
         list(rows)
     proxy.cut_at = None
-    assert [pool.checkedout() for pool in pools_of(storage)] == [0, 0]
+    assert connections_in_use(storage) == 0
     assert len(list(storage.logs.iter_records())) == storage.logs.count()
     cutting.wait_for_the_end()

@@ -345,7 +345,7 @@ def test_max_bytes_that_the_pinned_alone_exceed_ends(storage: DuckDBStorage) -> 
 
 
 def test_max_bytes_counts_steps_and_goes_on(storage: DuckDBStorage) -> None:
-    storage.write_logs(long_logs(40_000))
+    storage.write_logs(long_logs(8_000))
     first = storage.prune(max_bytes=1_000_000, step_rows=100, max_steps=2)
     assert (first.logs, first.is_complete) == (200, False)
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from fiberstore import ConflictError, CursorError, DatabaseError, DuckDBStorage, LogRecord, RawLog
 from fiberstore.appends import Appends
-from fiberstore.repositories import LogRepository, arrival
+from fiberstore.repositories import LogRepository
+from fiberstore.repositories.on_duckdb import arrival
 from fiberstore.testing.examples import all_logs, at, log, uid
 
 

@@ -29,6 +29,7 @@ class CallPool:
         self.size = size
         self._free = BoundedSemaphore(size)
         self._idle: list[Connection] = []
+        self._taken: set[Connection] = set()
         self._is_closed = False
 
     def take(self) -> Connection:
@@ -40,14 +41,12 @@ class CallPool:
         if not self._free.acquire(timeout=POOL_TIMEOUT_S):
             raise DatabaseError(f"no free connection: {self.size} are in use, for {POOL_TIMEOUT_S} s")
         try:
-            while (connection := self._pop()) is not None:
-                if not connection.is_lost:
-                    return connection
-                connection.close()
-            return self._new()
+            connection = self._idle_one() or self._new()
         except BaseException:
             self._free.release()
             raise
+        self._taken.add(connection)
+        return connection
 
     def give_back(self, connection: Connection) -> None:
         """Roll back what is open, and keep the connection for another call."""
@@ -58,7 +57,16 @@ class CallPool:
                 connection.rollback()
                 self._idle.append(connection)
         finally:
+            self._taken.discard(connection)
             self._free.release()
+
+    def checkedout(self) -> int:
+        """Return how many connections are in use; so named in SQLAlchemy's pools."""
+        return len(self._taken)
+
+    def checkedin(self) -> int:
+        """Return how many are idle."""
+        return len(self._idle)
 
     def close(self) -> None:
         """Close the idle connections, and each of the others once it is given back."""
@@ -71,6 +79,13 @@ class CallPool:
             return self._idle.pop()
         except IndexError:  # to look first is too early: another thread may take the last one meanwhile
             return None
+
+    def _idle_one(self) -> Connection | None:
+        while (connection := self._pop()) is not None:
+            if not connection.is_lost:
+                return connection
+            connection.close()
+        return None
 
     def _new(self) -> Connection:
         pooled = self._engine.raw_connection()
