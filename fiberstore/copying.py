@@ -160,16 +160,16 @@ class _Copy:
         self._cursor = self._noted = None if known is None else known.value
         self._is_resumed = known is not None
 
-    def run_pass(self) -> int:
-        """Go through the source once; return how many rows were written."""
+    def run_pass(self) -> bool:
+        """Go through the source once; return whether there may be more to write."""
         before = self._written.total()
-        self._copy_logs()
+        has_all_logs = self._copy_logs()
         self._copy_fibers()
         self._copy_memberships()
         self._copy_merged()
         for table in LIFECYCLE_TABLES:
             self._copy_rows(table)
-        return self._written.total() - before
+        return self._written.total() > before or not has_all_logs
 
     def read_logs_again(self) -> bool:
         """Let the next pass read the logs from the beginning; return False if this run has done so."""
@@ -186,21 +186,25 @@ class _Copy:
         written = {table: self._written[table] for table in sums[0]}
         return Copied(written, 0, False, *sums)
 
-    def _copy_logs(self) -> None:
+    def _copy_logs(self) -> bool:
+        """Copy the new logs; return False if the next pass has to begin again."""
         try:
             self._copy_new_logs()
         except CursorError:  # the newest log that was known is deleted, and with it what came after it
             self.read_logs_again()
-            self._copy_new_logs()
+            return False
+        return True
 
     def _copy_new_logs(self) -> None:
         """Copy page by page, up to the last one, which the next pass reads again: more may come there."""
         while True:
             page = self._source.logs.page(self._batch_rows, self._cursor)
-            logs = page.late + page.items
+            for late in _batches(page.late, self._batch_rows):  # of which there may be more than of others
+                written = self._destination.write_logs(late)
+                self._note(RawLog.__tablename__, read=len(late), written=written)
             move = None if page.next is None else CheckpointMove(self._checkpoint, self._noted, page.next)
-            counts = self._destination.write_batch(logs=logs, checkpoint=move)
-            self._note(RawLog.__tablename__, read=len(logs), written=counts.logs)
+            counts = self._destination.write_batch(logs=page.items, checkpoint=move)
+            self._note(RawLog.__tablename__, read=len(page.items), written=counts.logs)
             if move is None:
                 return
             self._cursor = self._noted = move.value

@@ -88,9 +88,8 @@ def _url(target: str | os.PathLike[str]) -> URL:
     else:
         made = made_url(text)
         if made is None:
-            shown = (
-                f"{text.partition('://')[0]}://…@…" if "@" in text else text
-            )  # there may be a password in it
+            is_secret = "@" in text or "?" in text  # there may be a password in it
+            shown = f"{text.partition('://')[0]}://…" if is_secret else text
             raise ValueError(f"{shown!r} is not a database URL; give a path or a duckdb:/// URL")
         url = made
         if url.drivername not in ("duckdb", DRIVER):

@@ -36,7 +36,8 @@ def open_storage(
             ``postgresql+psycopg://user:password@host:port/database`` for a ``PostgresStorage``.
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
         read_only: For reading only.
-        pool_size: Connections at most, >= 1; as many calls run side by side.
+        pool_size: Connections at most, >= 1; as many calls run side by side. On PostgreSQL, up to four times
+            as many: ``PostgresStorage`` says for what.
 
     Raises:
         DatabaseError: The database cannot be opened or reached, or the driver of PostgreSQL is not installed.

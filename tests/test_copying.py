@@ -257,6 +257,21 @@ def test_a_copy_goes_on_though_the_newest_log_is_deleted_meanwhile(
     assert copied.written["raw_logs"] == 10
 
 
+def test_a_copy_goes_on_though_the_newest_log_is_deleted_again_and_again(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    source.write_logs([log(number) for number in range(10)])
+    newest = iter([9, 8, 7])
+
+    def on_rows(step: str, _rows: int) -> None:
+        number = next(newest, None) if step == "copy raw_logs" else None
+        if number is not None:
+            source.logs.where(Logs.c.log_id.in_([uid(number)])).delete()
+
+    copied = copy_store(source, destination, batch_rows=4, on_rows=on_rows)
+    assert copied.is_equal
+
+
 def test_what_was_copied_and_deleted_in_the_destination_is_copied_again(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:

@@ -1,11 +1,16 @@
 """How many rows get to PostgreSQL, and which connections the calls of a storage use."""
 
 import threading
+from collections.abc import Generator
 
 import pytest
 import sqlalchemy as sa
 
 from fiberstore import DatabaseError, PostgresStorage
+from fiberstore.connections import Row
+from fiberstore.postgresql.connection import Connection
+from fiberstore.prepared import connection_of
+from fiberstore.storages import Transaction
 from fiberstore.testing.examples import log
 
 MANY = range(300)
@@ -23,6 +28,10 @@ def server_processes(storage: PostgresStorage) -> int:
             sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
         )
     return int(found or 0) - 1
+
+
+def stream(transaction: Transaction) -> Generator[list[Row]]:
+    return connection_of(transaction.session).stream_rows("SELECT log_id FROM raw_logs", (), 1)
 
 
 def test_many_rows_of_which_one_is_stored_already(postgresql_storage: PostgresStorage) -> None:
@@ -45,6 +54,46 @@ def test_many_rows_in_a_transaction_of_which_one_is_stored_already(
         assert transaction.logs.write([log(number) for number in MANY]) == len(MANY) - 1
         assert transaction.logs.write([log(1_001)]) == 1
     assert storage.logs.count() == len(MANY) + 2
+
+
+def test_a_transaction_reads_several_streams_at_once(postgresql_storage: PostgresStorage) -> None:
+    postgresql_storage.write_logs([log(number) for number in MANY])
+    with postgresql_storage.transaction() as transaction:
+        one, other = transaction.logs.iter_records(), transaction.logs.iter_records()
+        assert sum(first == second for first, second in zip(one, other, strict=True)) == len(MANY)
+
+
+def test_a_stream_that_outlives_its_transaction_ends_no_other(postgresql_storage: PostgresStorage) -> None:
+    postgresql_storage.write_logs([log(number) for number in MANY])
+    with postgresql_storage.transaction() as transaction:
+        left = stream(transaction)
+        next(left)
+    with postgresql_storage.transaction() as transaction:  # on the same connection
+        read = stream(transaction)
+        next(read)
+        left.close()
+        assert sum(len(rows) for rows in read) == len(MANY) - 1
+
+
+def test_who_may_only_read_resolves_many_fibers(postgres_tables_url: str) -> None:
+    with PostgresStorage(postgres_tables_url, read_only=True) as storage:
+        assert storage.resolve_fibers([log(number).log_id for number in MANY]) == {}
+
+
+def test_two_threads_that_take_the_last_idle_connection(
+    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = postgresql_storage._call_pool
+    pool.close()
+
+    class TakenMeanwhile(list[Connection]):
+        """It has one when it is looked at, which another thread takes."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    monkeypatch.setattr(pool, "_idle", TakenMeanwhile())
+    pool.give_back(pool.take())
 
 
 def test_what_only_reads_leaves_statements_prepared(postgresql_storage: PostgresStorage) -> None:

@@ -4,6 +4,7 @@ import os
 import select
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
@@ -76,6 +77,8 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
         self.rows_written = 0
         self.cursor_factory = CountingCursor
         self._staged: dict[tuple[str, ...], str] = {}
+        self._stream_numbers = count()
+        self._transactions_ended = 0
         self._cursors: dict[str, psycopg.RawCursor[TupleRow]] = {}  # the one that was used last is the last
 
     @property
@@ -125,6 +128,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
 
     def commit(self) -> None:
         """Commit; on return everything is on disk."""
+        self._transactions_ended += 1
         if self.pgconn.transaction_status == pq.TransactionStatus.INERROR:
             # PostgreSQL would roll back, and say nothing.
             raise psycopg.errors.InFailedSqlTransaction(
@@ -142,6 +146,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
         """Roll back whatever is open; without a transaction, or if the connection was lost, do nothing."""
         if self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
             return
+        self._transactions_ended += 1
         try:
             if self.autocommit and self.in_transaction:
                 self._run(b"ROLLBACK")
@@ -172,10 +177,20 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
         """See ``connections.Connection.stream_rows``; it is a cursor of the server's."""
-        with self._snapshot(), psycopg.RawServerCursor(self, "fiberstore_stream") as cursor:
-            cursor.execute(sql.encode(), list(values), binary=True)
-            while rows := cursor.fetchmany(batch_rows):
-                yield rows
+        name = f"fiberstore_stream_{next(self._stream_numbers)}"  # a transaction may read several at once
+        fetch = f"FETCH {batch_rows} FROM {name}".encode()
+        with self._snapshot():
+            self._execute(f"DECLARE {name} NO SCROLL CURSOR FOR {sql}", values)
+            ended = self._transactions_ended
+            try:
+                while rows := psycopg.RawCursor(self).execute(fetch, prepare=False, binary=True).fetchall():
+                    yield rows
+                    if ended != self._transactions_ended:
+                        raise psycopg.InterfaceError("the transaction of this stream has ended")
+            finally:  # psycopg's own cursor would close it in whatever transaction is open by then
+                is_usable = not self.closed and self.pgconn.transaction_status == pq.TransactionStatus.INTRANS
+                if is_usable and ended == self._transactions_ended:
+                    self._run(f"CLOSE {name}".encode())
 
     def stream_arrow(
         self, sql: str, values: Sequence[object], batch_rows: int, schema: "pa.Schema"
@@ -199,8 +214,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
         """See ``connections.Connection.fetch_with_batch``."""
-        with self._given(sql, batch) as (statement, values):
-            return self._execute(statement, values).fetchall()
+        return self._execute(*_with_arrays(sql, batch)).fetchall()  # a reader can make no tables
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
         """See ``connections.Connection.write_with_batch``."""
@@ -244,15 +258,11 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     @contextmanager
     def _given(self, sql: str, batch: "pa.RecordBatch") -> Iterator[tuple[str, Sequence[object]]]:
         """Give a statement that reads a batch what it reads: arrays, or of many rows a temporary table."""
-        types = [_sql_type(field) for field in batch.schema]
         if batch.num_rows < _STAGED_ROWS:
-            arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
-            names = ", ".join(batch.schema.names)
-            rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names
-            yield f"WITH {rows} {sql}", [column.to_pylist() for column in batch.columns]
+            yield _with_arrays(sql, batch)
             return
         with self._own_transaction():
-            yield sql.replace(ARROW_TABLE, self._copied(batch, types)), ()
+            yield sql.replace(ARROW_TABLE, self._copied(batch)), ()
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
@@ -284,10 +294,9 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
         finally:
             self.rollback()
 
-    def _copied(self, batch: "pa.RecordBatch", types: list[str]) -> str:
+    def _copied(self, batch: "pa.RecordBatch") -> str:
         """Copy a batch into a temporary table, which is emptied with the transaction; return its name."""
-        names = batch.schema.names
-        shape = tuple(f"{name} {type_}" for name, type_ in zip(names, types, strict=True))
+        shape = tuple(f"{field.name} {_sql_type(field)}" for field in batch.schema)
         table = self._staged.setdefault(shape, f"{ARROW_TABLE}_{len(self._staged)}")
         columns = f"{table} ({', '.join(shape)})"
         self._run(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS".encode())
@@ -313,6 +322,14 @@ def _is_readable(socket: int) -> bool:
     poll = select.poll()
     poll.register(socket, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _with_arrays(sql: str, batch: "pa.RecordBatch") -> tuple[str, list[list[object]]]:
+    """Return a statement that reads a batch from arrays, and these."""
+    arrays = ", ".join(f"${number}::{_sql_type(field)}[]" for number, field in enumerate(batch.schema, 1))
+    names = ", ".join(batch.schema.names)
+    rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names
+    return f"WITH {rows} {sql}", [column.to_pylist() for column in batch.columns]
 
 
 def _sql_type(field: "pa.Field") -> str:

@@ -71,12 +71,17 @@ class CallPool:
     def close(self) -> None:
         """Close the idle connections, and each of the others once it is given back."""
         self._is_closed = True
-        while self._idle:
-            self._idle.pop().close()
+        while (connection := self._pop()) is not None:
+            connection.close()
+
+    def _pop(self) -> Connection | None:
+        try:
+            return self._idle.pop()
+        except IndexError:  # to look first is too early: another thread may take the last one meanwhile
+            return None
 
     def _idle_one(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
+        while (connection := self._pop()) is not None:
             if not connection.is_lost:
                 return connection
             connection.close()
