@@ -48,8 +48,13 @@ class Connection(ABC):
         """Whether a transaction is open, rather than that each statement is one."""
 
     @abstractmethod
-    def begin(self) -> None:
-        """Begin a transaction, whose statements all see the snapshot of the first."""
+    def begin(self, *, only_appends: bool = False) -> None:
+        """Begin a transaction, whose statements all see the snapshot of the first.
+
+        Args:
+            only_appends: It reads nothing, and needs no snapshot: a row that another transaction stores
+                meanwhile is no conflict, where the engine can have it so.
+        """
 
     @abstractmethod
     def take_lock(self, lock: Lock) -> None:

@@ -92,8 +92,9 @@ class Connection(connections.Connection):
         """Return a new cursor with a result of its own."""
         return Cursor(self)
 
-    def begin(self) -> None:
-        """Begin a transaction; DuckDB takes its snapshot at the first statement."""
+    def begin(self, *, only_appends: bool = False) -> None:
+        """Begin a transaction; DuckDB takes its snapshot at the first statement, also for appends."""
+        del only_appends
         self._keep_open_result()
         self._begun, self._changed, self._appended, self._failed = _Begun.YES, False, False, False
         with self._driver():

@@ -147,7 +147,7 @@ def _citus() -> list[str]:
         *(
             f"DROP TRIGGER IF EXISTS {arrivals}_{event} ON {table}"
             for table, arrivals in _ARRIVALS.items()
-            for event in ("add", "remove")
+            for event in ("add", "remove", "clear")
         ),
         "DROP TRIGGER IF EXISTS fiber_arrivals_renew ON fibers",
         _distribute("raw_logs", colocate_with="none"),

@@ -297,7 +297,7 @@ class Logs(Query[StoredLog]):
         be late once more after it.
 
         Args:
-            limit: Most rows, >= 1, and most late ones (but for rare cases when writes were on their way).
+            limit: Most rows, >= 1, and most late ones, unless writes were on their way.
             cursor: ``next`` or ``previous`` of a page of this query; None for the first page.
 
         Raises:

@@ -456,7 +456,7 @@ def _write_in_one_transaction(
 ) -> int:
     written = 0
     with translate_errors():
-        connection.begin()
+        connection.begin(only_appends=True)
     for batch in batches:
         written += write(connection, batch)
     with translate_errors():

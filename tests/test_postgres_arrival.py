@@ -99,6 +99,28 @@ def test_a_log_that_is_stored_again_arrives_again(storage: PostgresStorage) -> N
     assert tailed(storage) == [2, 1]
 
 
+def test_logs_of_a_table_that_was_emptied_are_stored_again(storage: PostgresStorage) -> None:
+    storage.write_logs([log(1), log(2)])
+    with storage.engine.begin() as connection:
+        connection.execute(sa.text("TRUNCATE raw_logs"))
+    assert storage.write_logs([log(2), log(1)]) == 2
+    assert tailed(storage) == [2, 1]
+
+
+def test_a_long_append_meets_no_conflict_with_another(
+    storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiberstore.storages.BATCH_ROWS", 2)
+
+    def logs() -> Iterator[LogRecord]:
+        yield from [log(1), log(2)]
+        storage.write_logs([log(4), log(5)])
+        yield from [log(3), log(4)]
+
+    assert storage.write_logs(logs()) == 3
+    assert sorted(tailed(storage)) == [1, 2, 3, 4, 5]
+
+
 def test_a_tail_goes_on_in_the_middle_of_a_large_batch(storage: PostgresStorage) -> None:
     logs: list[LogRecord] = [stored(number) for number in range(12_000, 0, -1)]  # more than is looked at once
     storage.write_logs(logs)

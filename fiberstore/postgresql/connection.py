@@ -117,9 +117,10 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
             lost = errors.ConnectionFailure if in_transaction else errors.TransactionResolutionUnknown
             raise lost(str(error)) from error
 
-    def begin(self) -> None:
+    def begin(self, *, only_appends: bool = False) -> None:
         """See ``connections.Connection.begin``."""
-        self._run(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
+        level = "READ COMMITTED" if only_appends else "REPEATABLE READ"
+        self._run(f"BEGIN ISOLATION LEVEL {level}".encode())
 
     def take_lock(self, lock: Lock) -> None:
         """See ``connections.Connection.take_lock``; PostgreSQL takes the snapshot after it."""
@@ -283,11 +284,11 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
 
     @contextmanager
     def _own_transaction(self) -> Iterator[None]:
-        """Let several statements be one transaction, if none is open. At READ COMMITTED nothing conflicts."""
+        """Let several statements be one transaction, if none is open."""
         if self.in_transaction:
             yield
             return
-        self._run(b"BEGIN ISOLATION LEVEL READ COMMITTED")
+        self.begin(only_appends=True)
         try:
             yield
             self.commit()

@@ -40,6 +40,13 @@ BEGIN
   DELETE FROM {arrivals} USING gone WHERE {arrivals}.{key} = gone.{key};
   RETURN NULL;
 END $$;
+CREATE FUNCTION {arrivals}_clear() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  DELETE FROM {arrivals};
+  RETURN NULL;
+END $$;
+CREATE TRIGGER {arrivals}_clear AFTER TRUNCATE ON {table}
+  FOR EACH STATEMENT EXECUTE FUNCTION {arrivals}_clear();
 CREATE TRIGGER {arrivals}_add AFTER INSERT ON {table} REFERENCING NEW TABLE AS arrived
   FOR EACH STATEMENT EXECUTE FUNCTION {arrivals}_add();
 CREATE TRIGGER {arrivals}_remove AFTER DELETE ON {table} REFERENCING OLD TABLE AS gone
@@ -81,7 +88,7 @@ def downgrade() -> None:
     op.execute("DROP TRIGGER IF EXISTS fiber_arrivals_renew ON fibers")
     op.execute("DROP FUNCTION fiber_arrivals_renew()")
     for arrivals, (table, _) in KEYS.items():
-        for event in ("add", "remove"):
+        for event in ("add", "remove", "clear"):
             op.execute(f"DROP TRIGGER IF EXISTS {arrivals}_{event} ON {table}")
             op.execute(f"DROP FUNCTION {arrivals}_{event}()")
         op.drop_table(arrivals)
