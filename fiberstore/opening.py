@@ -14,7 +14,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.storages import SqlStorage
 
 # Also with mistakes in it: what is taken for a file is shown in errors, and its password would be.
-_MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)|.*\b(dbname|password) *=", re.IGNORECASE)
+_MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)|(?!.*://).*\b(dbname|password) *=", re.IGNORECASE)
 
 
 def is_postgresql(target: str | os.PathLike[str]) -> bool:

@@ -111,3 +111,11 @@ def test_a_copy_on_a_terminal_shows_a_table(source: Path, destination: Path) -> 
     assert re.fullmatch(SUM, row[4])
     assert seen[-1][0] == "equal;"
     assert "check fibers" in shown  # meanwhile
+
+
+@pytest.mark.slow
+def test_a_narrow_terminal_cuts_no_count(source: Path, destination: Path) -> None:
+    (shown,) = on_a_terminal([["copy", source, destination]], columns=40)
+    seen = [line.split() for line in plain(without_progress(shown)).splitlines()]
+    assert any(line[1:4] == ["written", "source", "destination"] for line in seen)
+    assert any(line[1:4] == ["4", "4", "4"] for line in seen)

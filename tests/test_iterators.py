@@ -9,7 +9,7 @@ from samples import NOON, some_logs
 from sqlalchemy.exc import OperationalError
 
 import fiberstore.storages
-from fiberstore import ConflictError, FiberMembership, LogRecord, LogRepository
+from fiberstore import ConflictError, FiberMembership, LogRecord, LogRepository, PostgresStorage
 from fiberstore.storages import SqlStorage
 
 BATCH_ROWS = 4
@@ -91,7 +91,7 @@ def test_errors_of_the_application_pass_through_a_write(storage: SqlStorage, pos
     assert storage.query_logs_by_time(*ALL_DAY) == []
 
 
-def test_an_iterator_conflicts_with_the_same_new_log_of_another(storage: SqlStorage) -> None:
+def test_an_iterator_meets_the_same_new_log_of_another(storage: SqlStorage) -> None:
     logs = some_logs(3 * BATCH_ROWS)
 
     def crossed() -> Iterator[LogRecord]:
@@ -100,10 +100,14 @@ def test_an_iterator_conflicts_with_the_same_new_log_of_another(storage: SqlStor
         assert storage.write_logs(logs[-1:]) == 1
         yield from logs[BATCH_ROWS + 1 :]
 
-    with pytest.raises(ConflictError):
-        storage.write_logs(crossed())
-    assert [log.log_id for log in storage.query_logs_by_time(*ALL_DAY)] == [logs[-1].log_id]
-    assert storage.write_logs(iter(logs)) == len(logs) - 1
+    if isinstance(storage, PostgresStorage):  # which passes over it
+        assert storage.write_logs(crossed()) == len(logs) - 1
+    else:
+        with pytest.raises(ConflictError):
+            storage.write_logs(crossed())
+        assert [log.log_id for log in storage.query_logs_by_time(*ALL_DAY)] == [logs[-1].log_id]
+        assert storage.write_logs(iter(logs)) == len(logs) - 1
+    assert len(storage.query_logs_by_time(*ALL_DAY)) == len(logs)
 
 
 def test_a_collection_of_any_length_is_tried_again_after_a_conflict(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.changing import check_revision
 from fiberstore.cli.opening import has_tables, open_to_read, shown_target
 from fiberstore.cli.options import Json
@@ -34,7 +34,11 @@ def copy(
     """
     with _open_both(source, destination) as (storage, target), _progress(storage) as on_rows:
         begin = time.monotonic()
-        copied = copy_store(storage, target, on_rows=on_rows)
+        try:
+            copied = copy_store(storage, target, on_rows=on_rows)
+        except KeyboardInterrupt:
+            tell("interrupted; the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
         seconds = time.monotonic() - begin
     print_copied(copied, seconds, as_json=as_json)
     if not copied.is_equal:

@@ -557,6 +557,8 @@ def _checkpoint_values(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _copied_table(copied: Copied) -> Table:
     table = _table("table", "written", "source", "destination", "checksum")
+    for name_or_checksum in (table.columns[0], table.columns[-1]):
+        name_or_checksum.no_wrap = False  # so on a narrow terminal they give way to the counts
     for name, held in copied.source.items():
         written, rows = copied.written.get(name, 0), copied.destination[name].rows
         checksum = "differs" if name in copied.differing else held.checksum
