@@ -104,7 +104,7 @@ def test_a_store_of_another_release_is_refused(
 
 
 def test_a_copy_on_a_terminal_shows_a_table(source: Path, destination: Path) -> None:
-    (shown,) = on_a_terminal([["copy", source, destination]], columns=100)
+    (shown,) = on_a_terminal([["copy", source, destination]], columns=120)
     seen = [line.split() for line in plain(without_progress(shown)).splitlines()]
     assert ["table", "written", "source", "destination", "checksum"] in seen
     (row,) = [line for line in seen if line[:4] == ["raw_logs", "4", "4", "4"]]
