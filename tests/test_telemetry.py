@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import logging
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -34,6 +35,14 @@ from fiberstore.telemetry import Call, CallStats, StorageStats
 from fiberstore.testing.concurrency import together
 
 SECRET = "password=hunter2"  # noqa: S105  # what must not be in a log
+
+
+@pytest.fixture
+def storage(db_file: Path) -> Iterator[DuckDBStorage]:
+    """A storage that has made its tables itself."""
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        yield storage
 
 
 def test_calls_errors_and_rows_are_counted(storage: DuckDBStorage) -> None:
