@@ -215,6 +215,7 @@ class TestAsyncPostgres(_Async, StorageContract):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 class TestMoreOfAsync(
     _Async,
     OrdersContract,

@@ -533,7 +533,9 @@ print(pa.default_memory_pool().max_memory() / 2**20)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize(
+    "suffix", [".parquet", *(pytest.param(suffix, marks=pytest.mark.long) for suffix in (".csv", ".jsonl"))]
+)
 def test_memory_for_files_is_bounded(tmp_path: Path, suffix: str) -> None:
     program = [sys.executable, "-c", BOUNDED, str(tmp_path / f"x{suffix}")]
     grown_mb = float(subprocess.run(program, capture_output=True, text=True, check=True).stdout)

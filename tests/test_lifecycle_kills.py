@@ -22,7 +22,7 @@ from fiberstore.rescue import rescue
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from fiberstore.versioning import config_version
 
-LOG_COUNT, FIBER_COUNT, KILLS = 20_000, 1_000, 4
+LOG_COUNT, FIBER_COUNT, KILLS = 20_000, 1_000, 2
 HALF = FIBER_COUNT // 2
 OLD, NEW = b"old rules", b"new rules"
 TABLES = (
@@ -211,7 +211,7 @@ def test_a_call_that_is_killed_has_happened_wholly_or_not_at_all(
         place = TABLES.index("fiber_memberships")
         states.append((*after[:place], before[place], *after[place + 1 :]))
         assert len(set(states)) == 3
-    kills = KILLS * (10 if long_form else 1)
+    kills = KILLS * (20 if long_form else 1)
     last_words = []
     for number in range(kills):
         folder = tmp_path / f"kill {number}"

@@ -171,7 +171,7 @@ def test_a_write_that_the_server_ends_is_whole_or_not_there(cutting: Cutting, wr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write", LARGE_WRITES)
-@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("how", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_a_large_write_that_is_cut_off_is_whole_or_not_there(cutting: Cutting, write: str, how: str) -> None:
     cut_everywhere(
         cutting, LARGE_WRITES[write], cutting_proxy.before if how == "before" else cutting_proxy.after

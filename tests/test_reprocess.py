@@ -200,7 +200,7 @@ def test_ingestion_goes_on_meanwhile(stores: Callable[[], DuckDBStorage], old: R
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", [ingest, reprocess])
+@pytest.mark.parametrize("run", [pytest.param(ingest, marks=pytest.mark.long), reprocess])
 @pytest.mark.parametrize("change", ["delete", "prune", "merge"])
 def test_fibers_that_others_delete_or_merge_meanwhile_go_on(
     stores: Callable[[], DuckDBStorage], old: Rules, new: Rules, run: Callable[..., object], change: str
@@ -392,9 +392,9 @@ def test_a_run_may_be_killed_at_any_moment(
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
         ingest(storage, old)
-    ends = [run_killed(db_file, rules_file, 10**9, 5, 0.35 + step * 0.034) for step in range(10)]
+    ends = [run_killed(db_file, rules_file, 10**9, 5, 0.35 + step * 0.085) for step in range(4)]
     assert set(ends) <= {0, -signal.SIGKILL}
-    assert ends.count(-signal.SIGKILL) > 2
+    assert ends.count(-signal.SIGKILL) > 1
     with DuckDBStorage(db_file) as storage:
         reprocess(storage, new)
         assert generation(storage, new) == fresh(stores, new)

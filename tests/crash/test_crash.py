@@ -12,10 +12,10 @@ from scenes import INDEXED, look_up
 from fiberstore import DuckDBStorage
 
 GROUPS = {
-    ("plain", "threshold", "threads-threshold", "checkpoint", "threads"): 8,
-    ("bulk", "recovery"): 4,
-    ("migrate-empty", "migrate-tables"): 4,
-    ("ingest",): 4,
+    ("plain", "threshold", "threads-threshold", "checkpoint", "threads"): 5,
+    ("bulk", "recovery"): 2,
+    ("migrate-empty", "migrate-tables"): 2,
+    ("ingest",): 2,
 }
 
 
@@ -27,7 +27,7 @@ def test_what_was_acknowledged_is_whole_after_a_kill_and_nothing_is_half(
 ) -> None:
     campaign = Campaign(tmp_path, random.SystemRandom().randrange(10**6), modes)
     lines: list[str] = []
-    campaign.run(kills * (10 if long_form else 1), lines.append)
+    campaign.run(kills * (20 if long_form else 1), lines.append)
     assert campaign.violations == [], "\n".join(lines)
 
 

@@ -97,7 +97,7 @@ def test_what_was_acknowledged_is_whole_after_the_server_was_killed(long_form: b
         storage = stack.enter_context(PostgresStorage(url))
         storage.init_schema()
         victims = [stack.enter_context(victim(url, lane)) for lane in WRITTEN]
-        for _ in range(60 if long_form else 3):
+        for _ in range(60 if long_form else 2):
             for one in victims[:-1]:
                 one.until_end(dice.randint(1, 12), expected)
             time.sleep(dice.uniform(0, 0.2))  # the moment of the kill
