@@ -216,7 +216,7 @@ def test_a_call_that_is_killed_has_happened_wholly_or_not_at_all(
     for number in range(kills):
         folder = tmp_path / f"kill {number}"
         path = copied(seed, folder)
-        last_words.append(kill(path, call, duration_s * (number + 0.5) / kills))
+        last_words.append(kill(path, call, duration_s * (number + 0.25) / kills))
         with reopened(path) as storage:
             found = state_of(storage)
             assert found in states, f"killed after {last_words[-1]}"
