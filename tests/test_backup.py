@@ -107,7 +107,7 @@ def test_a_backup_overwrites_nothing_and_needs_its_folder(storage: DuckDBStorage
         with pytest.raises(DatabaseError, match=complaint):
             storage.backup(target)
     assert taken.read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["store.duckdb", "store.duckdb.wal", "taken"]
+    assert {path.name for path in tmp_path.iterdir()} - {"store.duckdb.wal"} == {"store.duckdb", "taken"}
     assert storage.write_logs(some_logs(1)) == 1
 
 
