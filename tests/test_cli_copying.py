@@ -108,7 +108,7 @@ def test_a_copy_on_a_terminal_shows_a_table(source: Path, destination: Path) -> 
     seen = [line.split() for line in plain(without_progress(shown)).splitlines()]
     assert ["table", "written", "source", "destination", "checksum"] in seen
     (row,) = [line for line in seen if line[:4] == ["raw_logs", "4", "4", "4"]]
-    assert re.fullmatch(SUM, row[4])
+    assert re.fullmatch(r"[0-9a-f]{8,32}…?", row[4])  # where there is less room, less of it
     assert seen[-1][0] == "equal;"
     assert "check fibers" in shown  # meanwhile
 
