@@ -90,8 +90,12 @@ def _check_table(table_name: str, columns: list[sa.Column[Any]]) -> None:
     """Refuse a table that was there before with other columns or constraints."""
     bind = op.get_bind()
     inspector = sa.inspect(bind)
+    collations = _collations(table_name)
 
     def described(name: str, type_: sa.types.TypeEngine[Any], nullable: bool) -> str:
+        collation = collations.get(name)
+        if collation and " COLLATE " not in (text := type_.compile(bind.dialect)):
+            return f'{name} {text} COLLATE "{collation}"{"" if nullable else " NOT NULL"}'
         return f"{name} {type_.compile(bind.dialect)}{'' if nullable else ' NOT NULL'}"
 
     expected = {described(column.name, column.type, bool(column.nullable)) for column in columns}
@@ -109,6 +113,21 @@ def _check_table(table_name: str, columns: list[sa.Column[Any]]) -> None:
         raise CommandError(f"table {table_name} exists without the primary key {sorted(key)}; rename it")
     if inspector.get_unique_constraints(table_name) or inspector.get_check_constraints(table_name):
         raise CommandError(f"table {table_name} exists with constraints that fiberstore's has not; rename it")
+
+
+def _collations(table_name: str) -> dict[str, str]:
+    """Return the collations of PostgreSQL's columns but the default one, which SQLAlchemy 2.0 does not reflect."""
+    bind = op.get_bind()
+    if bind.dialect.name != "postgresql":
+        return {}
+    rows = bind.execute(
+        sa.text(
+            "SELECT attname, collname FROM pg_attribute JOIN pg_collation AS c ON c.oid = attcollation "
+            "WHERE attrelid = to_regclass(:name) AND collname <> 'default'"
+        ),
+        {"name": table_name},
+    )
+    return {str(column): str(collation) for column, collation in rows}
 
 
 def _check_index(index_name: str, table_name: str, column_name: str) -> None:
