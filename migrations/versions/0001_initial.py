@@ -116,7 +116,7 @@ def _check_table(table_name: str, columns: list[sa.Column[Any]]) -> None:
 
 
 def _collations(table_name: str) -> dict[str, str]:
-    """Return the collations of PostgreSQL's columns but the default one, which SQLAlchemy 2.0 does not reflect."""
+    """Return the collations of PostgreSQL's columns, which SQLAlchemy 2.0 does not reflect."""
     bind = op.get_bind()
     if bind.dialect.name != "postgresql":
         return {}
