@@ -180,7 +180,8 @@ def sorted_array(column: sa.ColumnElement[T]) -> sa.ColumnElement[Any]:
 
 def array_value(values: Sequence[object], type_: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
     """Return values as one parameter; its type is said, because a server cannot tell it."""
-    plain = sa.String() if type_.python_type is str else type_  # a cast takes no collation
+    is_text = isinstance(type_, sa.String) or isinstance(getattr(type_, "impl", None), sa.String)
+    plain = sa.String() if is_text else type_  # a cast takes no collation
     return sa.cast(sa.bindparam(None, list(values), type_=sa.ARRAY(plain), unique=True), sa.ARRAY(plain))
 
 
