@@ -1,6 +1,6 @@
 """SQL functions that the engines have under different names, as elements of SQLAlchemy expressions.
 
-Each says what it is, and how PostgreSQL says it; DuckDB has it by its name.
+The classes say what each is; below them stands how DuckDB says it, and how PostgreSQL does.
 """
 
 import math

@@ -11,7 +11,7 @@ from fiberstore.connections import Row
 from fiberstore.postgresql.connection import Connection
 from fiberstore.prepared import connection_of
 from fiberstore.storages import Transaction
-from fiberstore.testing.examples import log
+from fiberstore.testing.examples import log, uid
 
 MANY = range(300)
 
@@ -136,3 +136,13 @@ def test_a_call_that_outlives_its_storage_leaves_no_connection(postgres_tables_u
     assert connection.closed
     with pytest.raises(DatabaseError, match="closed"):
         storage.logs.count()
+
+
+def test_who_finds_no_free_connection_is_told_what_to_do(
+    postgres_tables_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiberstore.postgresql.pool.POOL_TIMEOUT_S", 0.01)
+    with PostgresStorage(postgres_tables_url, pool_size=1) as storage:
+        with storage._connection(None), pytest.raises(DatabaseError, match="1 are in use; open .* pool_size"):
+            storage.get_log(uid(1))
+        assert storage.get_log(uid(1)) is None

@@ -39,7 +39,10 @@ class CallPool:
             DatabaseError: All are in use, and none has become free in ``POOL_TIMEOUT_S``.
         """
         if not self._free.acquire(timeout=POOL_TIMEOUT_S):
-            raise DatabaseError(f"no free connection: {self.size} are in use, for {POOL_TIMEOUT_S} s")
+            raise DatabaseError(
+                f"no free connection in {POOL_TIMEOUT_S:g} s: {self.size} are in use; open the storage with a "
+                "larger pool_size, or end streams that are no longer read"
+            )
         try:
             connection = self._idle_one() or self._new()
         except BaseException:
