@@ -103,7 +103,8 @@ def copy_store(
 
     Args:
         source: Where from.
-        destination: Where to, with its tables; it need not be empty, and its pool has two connections or more.
+        destination: Where to, with its tables; it need not be empty. Its pool has two connections or
+            more.
         batch_rows: Most rows of a transaction, >= 1.
         max_passes: Most passes, >= 1, while the source is being written.
         on_rows: Called with the name of a step, such as ``"copy raw_logs"`` or ``"check fibers"``, and how

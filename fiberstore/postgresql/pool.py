@@ -40,8 +40,8 @@ class CallPool:
         """
         if not self._free.acquire(timeout=POOL_TIMEOUT_S):
             raise DatabaseError(
-                f"no free connection in {POOL_TIMEOUT_S:g} s: {self.size} are in use; open the storage with a "
-                "larger pool_size, or end streams that are no longer read"
+                f"no free connection in {POOL_TIMEOUT_S:g} s: {self.size} are in use; open the storage with "
+                "a larger pool_size, or end streams that are no longer read"
             )
         try:
             connection = self._idle_one() or self._new()
