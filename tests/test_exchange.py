@@ -116,19 +116,6 @@ def test_a_stream_is_of_one_moment(storage: DuckDBStorage) -> None:
     assert 1 + sum(1 for _ in records) == reader.read_all().num_rows == 10_000
 
 
-def test_the_time_of_its_reader_is_not_that_of_a_stream(
-    db_file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with DuckDBStorage(db_file, slow_call_s=0) as storage:
-        storage.init_schema()
-        caplog.clear()
-        list(storage.logs.iter_records())
-        storage.logs.to_arrow().read_all()
-        assert "slow call" not in caplog.text
-        storage.logs.count()
-        assert "slow call: logs.count" in caplog.text
-
-
 def test_in_a_transaction_other_statements_may_come_between(storage: DuckDBStorage) -> None:
     with storage.transaction() as transaction:
         transaction.logs.write([log(number) for number in range(100)])
