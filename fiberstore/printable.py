@@ -1,13 +1,56 @@
 """Text from logs, made harmless to look at."""
 
 import re
+import sys
+import unicodedata
+from functools import cache
 
-# C0 and C1 controls, line and paragraph separators, and what turns the direction of the text around.
-_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Controls, format characters, surrogates, private and unassigned code points, ends of lines and paragraphs.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Of Unicode's Default_Ignorable_Code_Point those in other categories: fillers and variation selectors.
+_IGNORABLE = frozenset(
+    map(
+        chr,
+        (
+            *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
+            *range(0x180B, 0x1810),
+            *range(0xFE00, 0xFE10),
+            *range(0xE0100, 0xE01F0),
+        ),
+    )
+)
+_MARKS = frozenset({"Mn", "Me"})
+_MOST_MARKS = 8  # more than any language puts on a letter; a pile of them covers the lines around it
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return the text with its control characters, but for those to keep, as ``\x1b`` and the like."""
-    return _CONTROLS.sub(
-        lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape").decode(), text
-    )
+    r"""Return the text with every character that moves, hides or turns text shown as ``\x1b`` and the like.
+
+    Args:
+        text: What anybody may have written.
+        keep: Characters that stay as they are.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    characters = set(text).difference(keep)
+    unseen = filter(_is_unseen, characters)
+    text = text.translate({ord(character): _escape(character) for character in unseen})
+    if any(unicodedata.category(character) in _MARKS for character in characters):
+        text = _piled_marks().sub(lambda found: "".join(map(_escape, found[0])), text)
+    return text
+
+
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character) in _UNSEEN or character in _IGNORABLE
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+@cache
+def _piled_marks() -> re.Pattern[str]:
+    """Build the pattern of marks behind as many as are shown; it takes long, and few texts have any."""
+    every = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(character for character in every if unicodedata.category(character) in _MARKS)
+    return re.compile(f"(?<=[{marks}]{{{_MOST_MARKS}}})[{marks}]+")

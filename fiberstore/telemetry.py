@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import partial
 from types import TracebackType
 from typing import TypeVar
 from weakref import WeakSet
@@ -154,8 +153,8 @@ class Telemetry:
 
         Its hooks run in the context that asked for the first part, wherever the stream ends.
         """
-        end = partial(copy_context().run, self.end)
-        with RunningCall(method, end) as call, closing(parts):
+        context = copy_context()
+        with RunningCall(method, lambda call: context.run(self.end, call)) as call, closing(parts):
             for part in parts:
                 given_s = time.perf_counter()
                 try:

@@ -10,6 +10,7 @@ import pty
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,13 +46,15 @@ ESCAPES = [
     "\x9b31mred", "\x9d0;title\x9c", "\x90q\x9c", "\x85", "\x84", "\x8e",
     "password\rUSER: root", "abc\b\b\bxyz", "bell\a", "a\vb\fc", "tab\tend", "two\nlines", "\x0e\x0f", "\x7f",
     "\u202edesrever\u202c", "\u2066isolate\u2069", "\u202dforced", "\u2028line", "\u2029paragraph",
-    "zero\u200bwidth\u2060\ufeff", "\u200e\u200f", "[red]x[/red]", "[/]", "[link=http://evil.test]x[/link]",
+    "zero\u200bwidth\u2060\ufeff", "\u200e\u200f", "soft\xadhyphen", "\u180e\u034f\u3164\ue000\u0378",
+    "🙂\ufe0f\u200d\U000e0041\U000e007f\U000e0100", f"pile{chr(0x336) * 30}", "[red]x[/red]", "[/]", "[link=http://evil.test]x[/link]",
     "[bold", ":smile: :bomb:", "[@click=app.quit]x[/]",
 ]  # fmt: skip
 EVERYTHING = "".join(ESCAPES)  # for what takes a whole process to look at
 
-# C0 and C1 controls but for line feeds, separators of lines, changes of direction.
-EFFECTIVE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# What is not seen but acts, by Unicode's categories; and what is in others: fillers and variation selectors.
+ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+FILLING = re.compile("[\u034f\u115f\u1160\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]|\u0336{9}")
 # What the commands themselves write to a terminal: colours, and the bar of an ingest, drawn over and over.
 OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\r?\x1b\[1A\x1b\[2K|\r\x1b\[2K|\r\n")
 EVIL_COLOURS = ("\x1b[31mred", "\x1b[31mX", "\x1b[38;5;1mX")
@@ -61,7 +64,8 @@ def assert_without_effect(output: str, *, terminal: bool = False) -> None:
     """Nothing in the output acts; on a terminal, nothing but what the command itself draws."""
     assert [output[i - 60 : i + 30] for c in EVIL_COLOURS if (i := output.find(c)) >= 0] == []
     rest = OWN.sub("", output) if terminal else output.replace("\t", "")
-    assert EFFECTIVE.findall(rest) == []
+    assert [sign for sign in rest if unicodedata.category(sign) in ACTING and sign != "\n"] == []
+    assert FILLING.findall(rest) == []
 
 
 # ---------------------------------------------------------------- the store

@@ -38,7 +38,7 @@ Without a name, it is for a part of a call that is counted already.
 class Streaming(Protocol):
     """Counts the parts that a generator yields as one call of a method of that name."""
 
-    def __call__(self, method: str, parts: Generator[T]) -> Generator[T]:
+    def __call__(self, method: str, parts: Generator[T], /) -> Generator[T]:
         """Return a generator of the same parts, which closes the other."""
 
 
