@@ -1,5 +1,6 @@
 """Text from logs, made harmless to look at."""
 
+import itertools
 import re
 import sys
 import unicodedata
@@ -36,7 +37,7 @@ def visible(text: str, keep: str = "") -> str:
     unseen = filter(_is_unseen, characters)
     text = text.translate({ord(character): _escape(character) for character in unseen})
     if any(unicodedata.category(character) in _MARKS for character in characters):
-        text = _piled_marks().sub(lambda found: "".join(map(_escape, found[0])), text)
+        text = _runs_of_marks().sub(_without_pile, text)
     return text
 
 
@@ -49,8 +50,13 @@ def _escape(character: str) -> str:
 
 
 @cache
-def _piled_marks() -> re.Pattern[str]:
-    """Build the pattern of marks behind as many as are shown; it takes long, and few texts have any."""
+def _runs_of_marks() -> re.Pattern[str]:
+    """Build the pattern of more marks than are shown; it takes long, and few texts have any."""
     every = map(chr, range(sys.maxunicode + 1))
     marks = "".join(character for character in every if unicodedata.category(character) in _MARKS)
-    return re.compile(f"(?<=[{marks}]{{{_MOST_MARKS}}})[{marks}]+")
+    return re.compile(f"[{marks}\0]{{{_MOST_MARKS + 1},}}")  # NUL, where it is kept, parts no pile
+
+
+def _without_pile(run: re.Match[str]) -> str:
+    numbers = itertools.count(1)
+    return "".join(_escape(mark) if mark != "\0" and next(numbers) > _MOST_MARKS else mark for mark in run[0])

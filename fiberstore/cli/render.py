@@ -337,15 +337,14 @@ def _matches(pattern: str, text: str) -> Text:
     import pyarrow as pa
     from pyarrow import compute
 
-    marked = compute.replace_substring_regex(pa.array([text]), pattern, "\0\\0\0")[
-        0
-    ].as_py()  # a text has no NUL
+    # A text has no NUL.
+    marked = compute.replace_substring_regex(pa.array([text]), pattern, "\0\\0\0")[0].as_py()
     whole = Text()
     first = None
-    for number, piece in enumerate(marked.split("\0")):
+    for number, piece in enumerate(visible(marked, keep=f"{LAYOUT}\0").split("\0")):
         if number % 2 and first is None:
             first = len(whole)
-        whole.append(visible(piece, keep=LAYOUT), style=_MATCH if number % 2 else None)
+        whole.append(piece, style=_MATCH if number % 2 else None)
     begin = 0 if first is None or first < _BEGINNING // 2 else first - _BEGINNING // 5
     end = begin + _BEGINNING
     return Text("…" if begin else "") + whole[begin:end] + Text("…" if end < len(whole) else "")
