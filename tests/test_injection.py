@@ -299,7 +299,7 @@ def test_what_changes_or_is_written_is_told_without_effect_on_a_terminal(tmp_pat
         for number, text in enumerate(ESCAPES):
             storage.write_fiber(fiber(number, text, {text: [text]}))
     copy, again = tmp_path / f"copy{name}", tmp_path / f"again{name}"
-    commands = [
+    commands: list[list[str | Path]] = [
         *(["export", kind, f"{copy}.{kind}.csv", "--db", store] for kind in ("logs", "fibers")),
         *(["import", kind, f"{copy}.{kind}.csv", "--db", again] for kind in ("logs", "fibers")),
         ["timeline", "--html", f"{copy}.html", "--db", store],
