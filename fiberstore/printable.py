@@ -1,10 +1,7 @@
 """Text from logs, made harmless to look at."""
 
-import itertools
-import re
-import sys
 import unicodedata
-from functools import cache
+from functools import lru_cache
 
 # Controls, format characters, surrogates, private and unassigned code points, ends of lines and paragraphs.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -34,29 +31,36 @@ def visible(text: str, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     characters = set(text).difference(keep)
-    unseen = filter(_is_unseen, characters)
-    text = text.translate({ord(character): _escape(character) for character in unseen})
-    if any(unicodedata.category(character) in _MARKS for character in characters):
-        text = _runs_of_marks().sub(_without_pile, text)
+    if any(map(_is_unseen, characters)):
+        # All characters are in the table: one that is not costs an exception.
+        text = text.translate(
+            {ord(found): _escape(found) if _is_unseen(found) else found for found in characters}
+        )
+    if any(map(_is_mark, characters)):
+        text = _without_piles(text)
     return text
 
 
+@lru_cache(maxsize=4_096)
 def _is_unseen(character: str) -> bool:
     return unicodedata.category(character) in _UNSEEN or character in _IGNORABLE
+
+
+@lru_cache(maxsize=4_096)
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character) in _MARKS
 
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-@cache
-def _runs_of_marks() -> re.Pattern[str]:
-    """Build the pattern of more marks than are shown; it takes long, and few texts have any."""
-    every = map(chr, range(sys.maxunicode + 1))
-    marks = "".join(character for character in every if unicodedata.category(character) in _MARKS)
-    return re.compile(f"[{marks}\0]{{{_MOST_MARKS + 1},}}")  # NUL, where it is kept, parts no pile
-
-
-def _without_pile(run: re.Match[str]) -> str:
-    numbers = itertools.count(1)
-    return "".join(_escape(mark) if mark != "\0" and next(numbers) > _MOST_MARKS else mark for mark in run[0])
+def _without_piles(text: str) -> str:
+    """Escape the marks in a row beyond those that are shown; NUL, where it is kept, parts no row."""
+    shown, marks = [], 0
+    for character in text:
+        if character != "\0":
+            marks = marks + 1 if _is_mark(character) else 0
+        is_shown = marks <= _MOST_MARKS or character == "\0"
+        shown.append(character if is_shown else _escape(character))
+    return "".join(shown)

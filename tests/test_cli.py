@@ -796,7 +796,9 @@ def test_text_that_only_looks_foreign_stays_as_it_is() -> None:
     assert visible("a\tb\nc\x1b", keep="\t\n") == "a\tb\nc\\x1b"
     for text in ("Ünïcödé 日本\u3000🙂 [bold]", "e\u0301", "ปั๊ม", "हिन्दी", "שָּׁבַ֖ת", "Việt"):
         assert visible(text) == text
-    assert visible(f"a{chr(0x336) * 10}b") == f"a{chr(0x336) * 8}\\u0336\\u0336b"
+    pile = chr(0x336)
+    assert visible(f"a{pile * 10}b") == f"a{pile * 8}\\u0336\\u0336b"
+    assert visible(f"a{pile * 4}\0{pile * 5}\0b", keep="\0") == f"a{pile * 4}\0{pile * 4}\\u0336\0b"
 
 
 # ---------------------------------------------------------------- real processes
