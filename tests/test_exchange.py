@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiberstore import DatabaseError, DuckDBStorage, SerializationError
@@ -337,6 +337,7 @@ def test_null_attributes_in_csv_of_other_tools_are_none(tmp_path: Path) -> None:
 SOUP = st.text('ab,"\r\n\ufeff', max_size=30)
 
 
+@settings(deadline=None)
 @given(soup=SOUP, first=st.sampled_from(["\n", "\r\n", "\r"]), block=st.integers(1, 9))
 def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: str, block: int) -> None:
     text = f"log_id,timestamp,source_id,raw_text{first}{ID},{TIME},{soup}"
@@ -356,6 +357,7 @@ def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: 
     assert found == [row[2:] for row in rows]
 
 
+@settings(deadline=None)
 @given(
     texts=st.tuples(SOUP, SOUP),
     line_break=st.sampled_from(["\n", "\r\n", "\r"]),

@@ -382,7 +382,7 @@ def test_arguments_in_an_error_have_no_effect_on_a_terminal(tmp_path: Path) -> N
 
 def toml(text: str) -> str:
     """Return the text as a basic string of TOML."""
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def rules(*, source: str, fiber_type: str, path: str, pattern: str = "request=(?P<request>.+)") -> str:
