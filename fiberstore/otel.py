@@ -9,7 +9,8 @@ from fiberstore.aio import AsyncSqlStorage
 from fiberstore.storages import SqlStorage
 from fiberstore.telemetry import Call
 
-_NS_PER_S = 1_000_000_000
+# Those of the semantic conventions for database clients; OpenTelemetry's defaults are for milliseconds.
+_BOUNDS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
 
 def instrument(
@@ -20,27 +21,53 @@ def instrument(
 ) -> None:
     """Make a span of each call of the storage, and record its duration.
 
-    A span is the child of what is current where the method is called, in a thread or a task. Names and
-    attributes follow OpenTelemetry's conventions for database clients; they hold no ids and no text of logs.
+    A span is the child of what is current where the method is called, in a thread or a task. A stream has one
+    span, from its first part to its end; the duration leaves out what its reader takes. Names and attributes
+    follow OpenTelemetry's conventions for database clients; they hold no ids and no text of logs.
 
     Args:
-        storage: The storage; it is told of once.
+        storage: The storage. Instrumented again with the same providers, it still records each call once.
         tracer_provider: Where spans go. Default: the global one.
         meter_provider: Where the histogram ``db.client.operation.duration`` goes. Default: the global one.
     """
-    system = storage.engine.dialect.name
-    tracer = trace.get_tracer("fiberstore", tracer_provider=tracer_provider)
-    durations = metrics.get_meter("fiberstore", meter_provider=meter_provider).create_histogram(
-        "db.client.operation.duration", unit="s", description="Duration of calls of the storage"
-    )
+    storage.on_call(_Recorder(storage.engine.dialect.name, tracer_provider, meter_provider))
 
-    def record(call: Call) -> None:
-        attributes: dict[str, str | int] = {"db.system.name": system, "db.operation.name": call.method}
+
+class _Recorder:
+    """A hook that makes spans and measurements; it equals another with the same providers."""
+
+    def __init__(
+        self,
+        system: str,
+        tracer_provider: trace.TracerProvider | None,
+        meter_provider: metrics.MeterProvider | None,
+    ) -> None:
+        self._system = system
+        self._providers = (tracer_provider, meter_provider)
+        self._tracer = trace.get_tracer("fiberstore", tracer_provider=tracer_provider)
+        self._durations = metrics.get_meter("fiberstore", meter_provider=meter_provider).create_histogram(
+            "db.client.operation.duration",
+            unit="s",
+            description="Duration of calls of the storage",
+            explicit_bucket_boundaries_advisory=_BOUNDS_S,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Recorder) and self._providers == other._providers
+
+    def __hash__(self) -> int:
+        return hash(self._providers)
+
+    def __call__(self, call: Call) -> None:
+        attributes: dict[str, str | int] = {
+            "db.system.name": self._system,
+            "db.operation.name": call.method,
+        }
         if call.error is not None:
             attributes["error.type"] = type(call.error).__qualname__
-        durations.record(call.duration_s, attributes)
+        self._durations.record(call.duration_s, attributes)
         counts = {"fiberstore.rows_written": call.rows_written, "fiberstore.retries": call.retries}
-        span = tracer.start_span(
+        span = self._tracer.start_span(
             f"{call.method} fiberstore",
             kind=trace.SpanKind.CLIENT,
             attributes={**attributes, **counts},
@@ -48,6 +75,4 @@ def instrument(
         )
         if call.error is not None:
             span.set_status(trace.StatusCode.ERROR)
-        span.end(call.began_ns + round(call.duration_s * _NS_PER_S))
-
-    storage.on_call(record)
+        span.end(call.ended_ns)

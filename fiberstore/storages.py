@@ -136,8 +136,10 @@ class SqlStorage(LifecycleStorage):
     def on_call(self, hook: Callable[[Call], None]) -> None:
         """Have a hook called after each call and each ``transaction()`` block, in the thread of the call.
 
-        An ``Exception`` of the hook is logged and changes nothing; what it waits for, the caller waits for.
-        ``fiberstore.otel.instrument`` is such a hook.
+        A stream is one call, which ends when it is read out, closed or dropped; a tail is one for each look
+        at the store. An ``Exception`` of the hook is logged and changes nothing; what it waits for, the
+        caller waits for. A hook that is given twice is called once. ``fiberstore.otel.instrument`` is such a
+        hook.
         """
         if not callable(hook):
             raise TypeError(f"expected a function of one Call, got {hook!r}")
@@ -183,17 +185,17 @@ class SqlStorage(LifecycleStorage):
     @property
     def logs(self) -> SqlLogs:
         """See ``QueryStorage.logs``."""
-        return SqlLogs(self._reading, self._changing)
+        return SqlLogs(self._reading, self._changing, self._telemetry.stream)
 
     @property
     def fibers(self) -> SqlFibers:
         """See ``QueryStorage.fibers``."""
-        return SqlFibers(self._reading, self._changing)
+        return SqlFibers(self._reading, self._changing, self._telemetry.stream)
 
     @property
     def memberships(self) -> SqlMemberships:
         """See ``QueryStorage.memberships``."""
-        return SqlMemberships(self._reading, self._changing)
+        return SqlMemberships(self._reading, self._changing, self._telemetry.stream)
 
     @property
     def checkpoints(self) -> SqlCheckpoints:
@@ -445,7 +447,7 @@ class SqlStorage(LifecycleStorage):
 
     @contextmanager
     def _reading(self, method: str | None) -> Iterator[Connection]:
-        """Give a connection to a call, or without a name to a stream, whose time is that of its reader."""
+        """Give a connection to a call, or without a name to a part of a call that is counted already."""
         running = nullcontext() if method is None else self._telemetry.running(method)
         with running as call, self._connection(call) as connection:
             yield connection

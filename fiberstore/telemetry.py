@@ -8,14 +8,21 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import TypeVar
 from weakref import WeakSet
 
 from fiberstore.errors import ConflictError
 
 DEFAULT_SLOW_CALL_S = 1.0
+
+T = TypeVar("T")
+
+_NS_PER_S = 1_000_000_000
 
 _all: WeakSet["Telemetry"] = WeakSet()
 _logger = logging.getLogger(__name__)
@@ -24,12 +31,13 @@ logging.getLogger("fiberstore").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a storage's method, or one ``transaction()`` block, that has ended.
+    """One call of a storage's method, one ``transaction()`` block or one stream that has ended.
 
     Attributes:
         method: The method's name.
         began_ns: When it began, in ns since 1970.
-        duration_s: How long it took, waiting for other transactions included.
+        ended_ns: When it ended, in ns since 1970.
+        duration_s: How long it took, waiting for other transactions included, the reader of a stream not.
         rows_written: Rows that were inserted, updated or deleted, not by statements that return rows.
         retries: How often it was run again after a conflict.
         error: What it raised, or None.
@@ -37,6 +45,7 @@ class Call:
 
     method: str
     began_ns: int
+    ended_ns: int
     duration_s: float
     rows_written: int
     retries: int
@@ -78,13 +87,21 @@ class StorageStats:
 
 
 class RunningCall:
-    """A call that is going on; use it as a context manager around what the method does."""
+    """A call in progress; use it as a context manager around what the method does.
 
-    def __init__(self, telemetry: "Telemetry", method: str) -> None:
-        self._telemetry = telemetry
+    Attributes:
+        method: The method's name.
+        rows_written: Rows written so far.
+        retries: Retries so far.
+        idle_s: Time that is not the call's own.
+    """
+
+    def __init__(self, method: str, end: Callable[[Call], None]) -> None:
+        self._end = end
         self.method = method
         self.rows_written = 0
         self.retries = 0
+        self.idle_s = 0.0
 
     def __enter__(self) -> "RunningCall":
         self._began_ns = time.time_ns()
@@ -94,9 +111,19 @@ class RunningCall:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        duration_s = time.perf_counter() - self._began_s
-        call = Call(self.method, self._began_ns, duration_s, self.rows_written, self.retries, error)
-        self._telemetry.end(call)
+        elapsed_s = time.perf_counter() - self._began_s
+        ended_ns = self._began_ns + round(elapsed_s * _NS_PER_S)
+        self._end(
+            Call(
+                self.method,
+                self._began_ns,
+                ended_ns,
+                elapsed_s - self.idle_s,
+                self.rows_written,
+                self.retries,
+                error,
+            )
+        )
 
 
 class Telemetry:
@@ -111,7 +138,7 @@ class Telemetry:
         self._slow_call_s = slow_call_s
         self._wal = wal
         self._wal_bytes = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a stream while its thread holds it
         self._calls: dict[str, CallStats] = {}
         self._rows_written = self._conflicts = self._retries = self._checkpoints = 0
         self._hooks: tuple[Callable[[Call], None], ...] = ()
@@ -119,11 +146,28 @@ class Telemetry:
 
     def running(self, method: str) -> RunningCall:
         """Return a context manager for a call of a method."""
-        return RunningCall(self, method)
+        return RunningCall(method, self.end)
+
+    def stream(self, method: str, parts: Generator[T]) -> Generator[T]:
+        """Yield the parts of a stream, and count it as one call, which ends with it.
+
+        Its hooks run in the context that asked for the first part, wherever the stream ends.
+        """
+        context = copy_context()
+        with RunningCall(method, lambda call: context.run(self.end, call)) as call, closing(parts):
+            for part in parts:
+                given_s = time.perf_counter()
+                try:
+                    yield part
+                except GeneratorExit:  # closed half-read, which is no error
+                    return
+                finally:
+                    call.idle_s += time.perf_counter() - given_s
 
     def add_hook(self, hook: Callable[[Call], None]) -> None:
-        """Call the hook after each call."""
-        self._hooks = (*self._hooks, hook)
+        """Call the hook after each call; once, however often it is added."""
+        if hook not in self._hooks:
+            self._hooks = (*self._hooks, hook)
 
     def stats(self) -> StorageStats:
         """Return what was counted so far."""
@@ -172,7 +216,7 @@ class Telemetry:
 
     def renew_lock(self) -> None:
         """Forget a thread that does not exist in a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _renew_locks() -> None:

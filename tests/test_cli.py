@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -756,11 +757,48 @@ def test_durations_are_shown_in_their_largest_units(span: timedelta, text: str) 
     assert duration(span) == text
 
 
-def test_what_could_take_over_a_terminal_is_escaped() -> None:
-    controls = [*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u2028", "\u202e", "\u2066"]
-    assert all(visible(control).isascii() and visible(control).isprintable() for control in controls)
+# Unicode's Default_Ignorable_Code_Point.
+IGNORABLE = {
+    chr(code)
+    for first, last in [
+        (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F),
+        (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F),
+        (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A),
+        (0xE0000, 0xE0FFF),
+    ]
+    for code in range(first, last + 1)
+}  # fmt: skip
+SHOWN_CATEGORIES = [
+    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf",
+    "Po", "Sm", "Sc", "Sk", "So", "Zs",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def characters() -> dict[str, list[str]]:
+    by_category = dict[str, list[str]]()
+    for character in map(chr, range(sys.maxunicode + 1)):
+        by_category.setdefault(unicodedata.category(character), []).append(character)
+    return by_category
+
+
+@pytest.mark.parametrize("category", [*SHOWN_CATEGORIES, "Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
+def test_what_moves_hides_or_turns_text_is_escaped(characters: dict[str, list[str]], category: str) -> None:
+    def escaped(character: str) -> str:
+        acts = category not in SHOWN_CATEGORIES or character in IGNORABLE
+        return character.encode("unicode_escape").decode() if acts else character
+
+    some = characters[category][:: 1 + len(characters[category]) // 20_000]
+    assert visible("x".join(some)) == "x".join(map(escaped, some))
+
+
+def test_text_that_only_looks_foreign_stays_as_it_is() -> None:
     assert visible("a\tb\nc\x1b", keep="\t\n") == "a\tb\nc\\x1b"
-    assert visible("Ünïcödé 日本 🙂 [bold]") == "Ünïcödé 日本 🙂 [bold]"
+    for text in ("Ünïcödé 日本\u3000🙂 [bold]", "e\u0301", "ปั๊ม", "हिन्दी", "שָּׁבַ֖ת", "Việt"):
+        assert visible(text) == text
+    pile = chr(0x336)
+    assert visible(f"a{pile * 10}b") == f"a{pile * 8}\\u0336\\u0336b"
+    assert visible(f"a{pile * 4}\0{pile * 5}\0b", keep="\0") == f"a{pile * 4}\0{pile * 4}\\u0336\0b"
 
 
 # ---------------------------------------------------------------- real processes
@@ -850,6 +888,7 @@ def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_do
 
 TERMINAL = """
 import sys
+import unicodedata
 from fiberstore.cli import main
 db, fiber_id = sys.argv[1:]
 none = ["logs", "--start", "2030-01-01T00:00Z"]

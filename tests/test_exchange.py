@@ -1,6 +1,8 @@
 """Files that are not what they should be, connections that must come back, and the two commands."""
 
+import csv
 import fcntl
+import io
 import json
 import os
 import pty
@@ -8,6 +10,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fiberstore import DatabaseError, DuckDBStorage, SerializationError
 from fiberstore.cli import main
+from fiberstore.exchange import Stamp, read_records
+from fiberstore.records import StoredLog
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
 
 ID = "00000000-0000-0000-0000-000000000001"
@@ -109,19 +116,6 @@ def test_a_stream_is_of_one_moment(storage: DuckDBStorage) -> None:
     assert 1 + sum(1 for _ in records) == reader.read_all().num_rows == 10_000
 
 
-def test_the_time_of_its_reader_is_not_that_of_a_stream(
-    db_file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with DuckDBStorage(db_file, slow_call_s=0) as storage:
-        storage.init_schema()
-        caplog.clear()
-        list(storage.logs.iter_records())
-        storage.logs.to_arrow().read_all()
-        assert "slow call" not in caplog.text
-        storage.logs.count()
-        assert "slow call: logs.count" in caplog.text
-
-
 def test_in_a_transaction_other_statements_may_come_between(storage: DuckDBStorage) -> None:
     with storage.transaction() as transaction:
         transaction.logs.write([log(number) for number in range(100)])
@@ -204,7 +198,28 @@ BAD_LOGS: dict[str, tuple[str, str, str]] = {
     "empty csv": ("x.csv", "", "Empty CSV"),
     "cut off in quotes": ("x.csv", _csv()[:-3], "cut off inside quotes"),
     "cut off after a row in quotes": ("x.csv", _csv() + _csv().splitlines()[1][:-3] + "\n", "cut off inside"),
-    "a short row": ("x.csv", _csv() + "1,2\n", "Expected 4 columns, got 2"),
+    "a short row": ("x.csv", _csv() + "1,2\n", "row 2: has 2 fields, the header 4"),
+    "a long row": ("x.csv", f"{_csv()}1,2,3,4,5\n", "row 2: has 5 fields, the header 4"),
+    "text after quotes": ("x.csv", _csv(raw_text='a"b'), "line 2: has text after a closing quote"),
+    "backslashes for quotes": ("x.csv", _csv(raw_text='\\"b'), "line 2: has text after a closing quote"),
+    "a quote in text": (
+        "x.csv",
+        f'{_csv()}\n1,2,3,4"\r5"\n',
+        "line 4: has a quote in a field without quotes",
+    ),
+    "quotes that never end": ("x.csv", f'{_csv()}1,2,3,"4\n', "cut off inside quotes that begin in line 3"),
+    "semicolons": ("x.csv", _csv().replace(",", ";"), "has fields separated by ';'; write it with commas"),
+    "line breaks of two kinds": (
+        "x.csv",
+        f"{_csv()}1,2,3,4\r\n",
+        r"line 3: ends in '\\r\\n', others in '\\n'",
+    ),
+    "index of pandas": ("x.csv", f",{_csv()}".replace('"0', '0,"0'), "has '', an index .* index=False"),
+    "index read by pandas": (
+        "x.csv",
+        f"Unnamed: 0,{_csv()}".replace('"0', '0,"0'),
+        "has 'Unnamed: 0', an in",
+    ),
     "missing column": ("x.csv", "log_id,timestamp,source_id\n", "lacks raw_text"),
     "extra column": ("x.csv", _csv(level="INFO"), "has level, which no StoredLog has"),
     "column twice": ("x.csv", _csv().replace("source_id", "raw_text"), "lacks source_id"),
@@ -217,7 +232,7 @@ BAD_LOGS: dict[str, tuple[str, str, str]] = {
     "nanoseconds": ("x.csv", _csv(timestamp="2024-02-29T12:00:00.123456789Z"), "at most 6 decimals"),
     "year 0": ("x.csv", _csv(timestamp="0000-02-29T12:00:00Z"), "years 1 to 9999"),
     "no id": ("x.csv", _csv(log_id="1"), "row 1: log_id must be a UUID, got '1'"),
-    "null": ("x.csv", _csv().replace('"web"', ""), "row 1: source_id is missing"),
+    "null": ("x.csv", _csv(timestamp="").replace('""', ""), "row 1: timestamp is missing"),
     "config_version": ("x.csv", _csv(config_version=2**64), "row 1: config_version must be an integer"),
     "negative": ("x.csv", _csv(config_version=-1), "row 1: config_version must be an integer"),
     "NUL": ("x.csv", _csv(raw_text="a\0b"), "row 1: raw_text holds NUL"),
@@ -249,6 +264,120 @@ def test_bad_logs_are_refused_with_file_row_and_column(
             storage.import_logs(good.parent)  # nothing of the good file is kept
         assert storage.logs.count() == 0
     assert storage.import_logs(good) == 1
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
+def test_byte_order_marks_blank_lines_and_empty_texts_are_fine(
+    storage: DuckDBStorage, tmp_path: Path, line_break: str
+) -> None:
+    path = tmp_path / "x.csv"
+    for number, (begin, end) in enumerate([("", "\n"), ("\ufeff", "\n\n"), ("\ufeff\n", "\n\n\n"), ("", "")]):
+        row = _csv(log_id=uid(number), raw_text="").strip().replace('"web"', "")
+        path.write_text(f"{begin}{row}{end}", newline=line_break)
+        assert storage.import_logs(path) == 1
+    assert {(found.source_id, found.raw_text) for found in storage.logs.iter_records()} == {("", "")}
+
+
+def test_utf_16_is_named(storage: DuckDBStorage, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(_csv(), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"x\.csv: is UTF-16; write it as UTF-8"):
+        storage.import_logs(tmp_path / "x.csv")
+
+
+def test_an_index_of_pandas_in_parquet_is_named(storage: DuckDBStorage, tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pd.DataFrame([LOG], index=["row"]).to_parquet(path)
+    with pytest.raises(ValueError, match=r"has '__index_level_0__', an index that pandas .* index=False"):
+        storage.import_logs(path)
+
+
+STAMP = Stamp(at(0), 0)
+ODD_TEXTS = [
+    "", '"', '""', 'a"b', 'a"', "a,b", ",", "a;b", "\n", "a\nb", "a\r\nb", " a ", "\ufeffa", "NULL", "nan",
+    "\\N", "\\.", "\\", '\\"', "\t", "#", "'a'", "é日\U0001f642", "\u2028", "\x1b",
+]  # fmt: skip
+CARRIAGE_RETURNS = ["\r", "a\rb", "\ra", "a\r", "a\r\r"]
+CSV_WRITERS: dict[str, Callable[[pa.Table, Path], object]] = {
+    "pandas": lambda table, path: table.to_pandas().to_csv(path, index=False),
+    "pandas, CR LF": lambda table, path: table.to_pandas().to_csv(path, index=False, lineterminator="\r\n"),
+    "polars": lambda table, path: pl.DataFrame(table).write_csv(path),
+    "duckdb": lambda table, path: duckdb.from_arrow(table).to_csv(str(path)),
+}
+
+
+@pytest.mark.parametrize("write", CSV_WRITERS.values(), ids=list(CSV_WRITERS))
+def test_odd_texts_in_csv_of_other_tools_are_read_as_they_were(
+    tmp_path: Path, write: Callable[[pa.Table, Path], object]
+) -> None:
+    path = tmp_path / "x.csv"
+    for texts in (ODD_TEXTS, *([text] for text in CARRIAGE_RETURNS)):
+        columns = {name: [value] * len(texts) for name, value in LOG.items()}
+        ids = [str(uid(number)) for number in range(len(texts))]
+        write(pa.table({**columns, "log_id": ids, "source_id": texts, "raw_text": texts}), path)
+        try:
+            (batch,) = read_records(path, StoredLog, STAMP)
+        except ValueError as error:  # pandas writes a carriage return without quotes
+            assert texts != ODD_TEXTS
+            assert "a line break in a text needs quotes" in str(error)  # noqa: PT017
+        else:
+            assert batch["source_id"].to_pylist() == batch["raw_text"].to_pylist() == texts
+
+
+def test_null_attributes_in_csv_of_other_tools_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    for write in CSV_WRITERS.values():
+        rows = [{**FIBER, "attributes": None}, {**FIBER, "fiber_id": str(uid(2)), "attributes": "{}"}]
+        write(pa.Table.from_pylist(rows), path)
+        with DuckDBStorage(":memory:") as other:
+            other.init_schema()
+            assert other.import_fibers(path) == 2
+            assert [record.attributes for record in other.fibers.iter_records()] == [None, {}]
+
+
+SOUP = st.text('ab,"\r\n\ufeff', max_size=30)
+
+
+@settings(deadline=None)
+@given(soup=SOUP, first=st.sampled_from(["\n", "\r\n", "\r"]), block=st.integers(1, 9))
+def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: str, block: int) -> None:
+    text = f"log_id,timestamp,source_id,raw_text{first}{ID},{TIME},{soup}"
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row][1:]
+    except csv.Error:
+        rows = []
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fiberstore.exchange.reading._QUOTES_BLOCK_BYTES", block)
+        path = Path(folder, "x.csv")
+        path.write_text(text, newline="")
+        try:
+            batches = list(read_records(path, StoredLog, STAMP))
+        except ValueError:
+            return
+    found = [[row["source_id"], row["raw_text"]] for batch in batches for row in batch.to_pylist()]
+    assert found == [row[2:] for row in rows]
+
+
+@settings(deadline=None)
+@given(
+    texts=st.tuples(SOUP, SOUP),
+    line_break=st.sampled_from(["\n", "\r\n", "\r"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+)
+def test_csv_of_python_is_never_altered(
+    texts: tuple[str, str], line_break: str, quoting: Literal[0, 1, 2]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.csv")
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator=line_break, quoting=quoting)
+            writer.writerows([LOG, {**LOG, "source_id": texts[0], "raw_text": texts[1]}.values()])
+        try:
+            (batch,) = read_records(path, StoredLog, STAMP)
+        except ValueError:
+            assert quoting == csv.QUOTE_MINIMAL
+            assert re.search("[\r\n]", "".join(texts))
+            return
+    assert (batch["source_id"].to_pylist(), batch["raw_text"].to_pylist()) == ([texts[0]], [texts[1]])
 
 
 BAD_FIBERS: dict[str, tuple[dict[str, object], str]] = {

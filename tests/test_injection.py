@@ -10,6 +10,7 @@ import pty
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from sync_face import SyncFace, running_loop
 
-from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Fiber, RawLog, Storage
+from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Fiber, RawLog, Storage, config_version
 from fiberstore.cli import main
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 
@@ -45,13 +46,15 @@ ESCAPES = [
     "\x9b31mred", "\x9d0;title\x9c", "\x90q\x9c", "\x85", "\x84", "\x8e",
     "password\rUSER: root", "abc\b\b\bxyz", "bell\a", "a\vb\fc", "tab\tend", "two\nlines", "\x0e\x0f", "\x7f",
     "\u202edesrever\u202c", "\u2066isolate\u2069", "\u202dforced", "\u2028line", "\u2029paragraph",
-    "zero\u200bwidth\u2060\ufeff", "\u200e\u200f", "[red]x[/red]", "[/]", "[link=http://evil.test]x[/link]",
+    "zero\u200bwidth\u2060\ufeff", "\u200e\u200f", "soft\xadhyphen", "\u180e\u034f\u3164\ue000\u0378",
+    "🙂\ufe0f\u200d\U000e0041\U000e007f\U000e0100", f"pile{chr(0x336) * 30}", "[red]x[/red]", "[/]", "[link=http://evil.test]x[/link]",
     "[bold", ":smile: :bomb:", "[@click=app.quit]x[/]",
 ]  # fmt: skip
 EVERYTHING = "".join(ESCAPES)  # for what takes a whole process to look at
 
-# C0 and C1 controls but for line feeds, separators of lines, changes of direction.
-EFFECTIVE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# What is not seen but acts, by Unicode's categories; and what is in others: fillers and variation selectors.
+ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+FILLING = re.compile("[\u034f\u115f\u1160\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]|\u0336{9}")
 # What the commands themselves write to a terminal: colours, and the bar of an ingest, drawn over and over.
 OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\r?\x1b\[1A\x1b\[2K|\r\x1b\[2K|\r\n")
 EVIL_COLOURS = ("\x1b[31mred", "\x1b[31mX", "\x1b[38;5;1mX")
@@ -60,8 +63,9 @@ EVIL_COLOURS = ("\x1b[31mred", "\x1b[31mX", "\x1b[38;5;1mX")
 def assert_without_effect(output: str, *, terminal: bool = False) -> None:
     """Nothing in the output acts; on a terminal, nothing but what the command itself draws."""
     assert [output[i - 60 : i + 30] for c in EVIL_COLOURS if (i := output.find(c)) >= 0] == []
-    rest = OWN.sub("", output) if terminal else output.replace("\t", "")
-    assert EFFECTIVE.findall(rest) == []
+    rest = (OWN.sub("", output) if terminal else output).replace("\t", "")
+    assert [sign for sign in rest if unicodedata.category(sign) in ACTING and sign != "\n"] == []
+    assert FILLING.findall(rest) == []
 
 
 # ---------------------------------------------------------------- the store
@@ -161,7 +165,12 @@ def evil_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.write_logs([log(n, source=text, text=text) for n, text in enumerate(texts)])
         for number, text in enumerate(texts):
             store.write_fiber(fiber(number, text, {text: [text]}))
+            store.checkpoints.set(text, text)
         store.write_memberships([member(number, 0) for number in range(len(texts))])
+        text = ESCAPES[1]
+        store.write_fiber(fiber(10_000, text, {text: [text]}, config_version=1))
+        store.write_memberships([member(0, 10_000, 1)])
+        store.versions.register(EVERYTHING)
         with store.engine.begin() as connection:
             revision = sa.text("UPDATE fiberstore_alembic_version SET version_num = :text")
             connection.execute(revision, {"text": EVERYTHING})
@@ -171,10 +180,15 @@ def evil_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-FIRST_FIBER = "00000000-0000-0000-0000-000000000000"
+FIRST = "00000000-0000-0000-0000-000000000000"
+SHOW_RULES = ("versions", "show", f"{config_version(EVERYTHING):016x}")
 READERS = [
-    ("logs",), ("fibers",), ("show", FIRST_FIBER), ("stats",), ("db", "current"), ("db", "check"),
-    ("db", "upgrade"), *(("fibers", "--type", text) for text in ("\x1b[31mred", "\u202edesrever\u202c")),
+    ("logs",), ("grep", "."), ("grep", "-F", "\x1b"), ("context", FIRST), ("tail", "-n", "500"), ("fibers",),
+    ("show", FIRST), ("timeline",),
+    ("histogram", "--by", "source"), ("histogram", "--fibers", "--by", "type"),
+    ("stats",), ("checkpoint", "list"), ("versions", "list"), SHOW_RULES, ("diff", f"{3:016x}", f"{1:016x}"),
+    ("doctor",), ("db", "current"), ("db", "check"), ("db", "upgrade"),
+    *(("fibers", "--type", text) for text in ("\x1b[31mred", "\u202edesrever\u202c")),
 ]  # fmt: skip
 
 
@@ -193,14 +207,17 @@ def test_what_is_stored_has_no_effect_in_a_pipe(
         options = ()
     code = run(*command, *options, "--db", str(evil_store))
     out, err = capsys.readouterr()
-    assert code == (1 if command in (("db", "check"), ("db", "upgrade")) else 0)
+    assert code == (1 if command in (("db", "check"), ("db", "upgrade"), ("doctor",)) else 0)
+    if command == SHOW_RULES and not options:
+        assert out == EVERYTHING
+        return
     assert_without_effect(out)
     assert_without_effect(err)
     assert "Traceback" not in err
     if options:
         assert out.isascii()
         assert [json.loads(line) for line in out.splitlines()]
-    elif command in (("logs",), ("fibers",), ("show", FIRST_FIBER)):
+    elif command in (("logs",), ("fibers",), ("show", FIRST)):
         assert r"\x1b]52;c;cm0gLXJm\x07" in out
         assert "[red]x[/red]" in out
         assert ":smile: :bomb:" in out
@@ -272,6 +289,36 @@ def test_what_is_stored_has_no_effect_on_a_terminal(evil_store: Path) -> None:
     assert ":smile: :bomb:" in output
 
 
+@pytest.mark.slow
+def test_what_changes_or_is_written_is_told_without_effect_on_a_terminal(tmp_path: Path) -> None:
+    name = name_of(EVERYTHING)
+    store = tmp_path / f"{name}.duckdb"
+    with DuckDBStorage(store) as storage:
+        storage.init_schema()
+        storage.write_logs([log(number, source=text, text=text) for number, text in enumerate(ESCAPES)])
+        for number, text in enumerate(ESCAPES):
+            storage.write_fiber(fiber(number, text, {text: [text]}))
+    copy, again = tmp_path / f"copy{name}", tmp_path / f"again{name}"
+    commands: list[list[str | Path]] = [
+        *(["export", kind, f"{copy}.{kind}.csv", "--db", store] for kind in ("logs", "fibers")),
+        *(["import", kind, f"{copy}.{kind}.csv", "--db", again] for kind in ("logs", "fibers")),
+        ["timeline", "--html", f"{copy}.html", "--db", store],
+        ["db", "backup", f"{copy}.backup", "--db", store],
+        ["copy", store, copy], ["copy", store, store],
+        *([verb, f"--type={ESCAPES[1]}", "--db", store] for verb in ("close", "reopen", "pin", "unpin")),
+        ["merge", FIRST, str(uid(1)), "--db", store], ["prune", f"--type={ESCAPES[2]}", "--db", store],
+        ["checkpoint", "set", EVERYTHING, EVERYTHING, "--db", store],
+        ["checkpoint", "delete", EVERYTHING, "--db", store],
+        ["redact", "-F", "\x1b", "--with", "\u202e", "--keep-file", "--db", store],
+        ["db", "compact", "--db", store],
+    ]  # fmt: skip
+    output = on_a_terminal([[*map(str, command)] for command in commands], tmp_path)
+    assert output.count("-----\r\n") == len(commands)
+    assert_without_effect(output, terminal=True)
+    assert "Traceback" not in output
+    assert rf"copy{name.encode('unicode_escape').decode()[:20]}" in output
+
+
 # ---------------------------------------------------------------- what is given on the command line
 
 EVIL = [
@@ -335,7 +382,7 @@ def test_arguments_in_an_error_have_no_effect_on_a_terminal(tmp_path: Path) -> N
 
 def toml(text: str) -> str:
     """Return the text as a basic string of TOML."""
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def rules(*, source: str, fiber_type: str, path: str, pattern: str = "request=(?P<request>.+)") -> str:

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,6 +28,7 @@ from fiberstore import (
     FiberMembership,
     LogRepository,
     NotFoundError,
+    SerializationError,
     StorageError,
     otel,
 )
@@ -70,6 +71,54 @@ def test_calls_errors_and_rows_are_counted(storage: DuckDBStorage) -> None:
     }
     assert all(of.duration_s > 0 for of in stats.calls.values())
     assert (stats.rows_written, stats.conflicts, stats.retries) == (3 + 2 + 1 + 1, 0, 0)
+
+
+def test_each_stream_is_one_call_and_a_transaction_counts_its_own(storage: DuckDBStorage) -> None:
+    storage.write_logs(some_logs(5_000))
+    list(storage.logs.iter_records())
+    list(storage.memberships.iter_records())
+    storage.fibers.to_arrow().read_all()
+    half_read = storage.logs.iter_records()
+    next(half_read)
+    del half_read
+    storage.logs.to_arrow(7).close()
+    list(storage.logs.tail(timeout_s=0))
+    storage.logs.iter_records()  # of which nothing is asked
+    with storage.transaction() as transaction:
+        list(transaction.logs.iter_records())
+    with storage.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE raw_logs SET ingestion_time = NULL"))
+    for stream in (lambda: next(storage.logs.iter_records()), storage.logs.to_arrow):
+        with pytest.raises(SerializationError):
+            stream()
+    assert {name: (of.calls, of.errors) for name, of in storage.stats().calls.items()} == {
+        "init_schema": (1, 0),
+        "write_logs": (1, 0),
+        "logs.iter_records": (3, 1),
+        "memberships.iter_records": (1, 0),
+        "fibers.to_arrow": (1, 0),
+        "logs.to_arrow": (2, 1),
+        "logs.tail": (2, 0),
+        "transaction": (1, 0),
+    }
+
+
+def test_the_time_of_its_reader_is_not_that_of_a_stream(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Call] = []
+    passed_s = 0.0
+    storage.write_logs(some_logs(5_000))
+    storage.on_call(seen.append)
+    monkeypatch.setattr("fiberstore.telemetry.time.perf_counter", lambda: passed_s)
+    for _ in storage.logs.iter_records():
+        passed_s += 1
+    with storage.logs.to_arrow(1_000) as reader:
+        for _ in reader:
+            passed_s += 1
+    elapsed_ns = [call.ended_ns - call.began_ns for call in seen]
+    assert [call.duration_s for call in seen] == [0, 0]
+    assert elapsed_ns == [5_000 * 10**9, 5 * 10**9]
 
 
 def test_a_new_storage_has_done_nothing(db_file: Path) -> None:
@@ -142,7 +191,7 @@ def test_slow_calls_are_logged_from_the_threshold_on(db_file: Path, caplog: pyte
 
 
 def test_checkpoints_and_migrations_are_logged(db_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "fiberstore"), DuckDBStorage(db_file) as storage:
+    with caplog.at_level(logging.INFO, "fiberstore"), DuckDBStorage(db_file, slow_call_s=3600) as storage:
         storage.init_schema()
         storage.write_logs(some_logs(2000))
         wal_bytes = db_file.with_name(f"{db_file.name}.wal").stat().st_size
@@ -210,7 +259,8 @@ def test_hooks_see_every_call_and_cannot_spoil_it(
         raise ZeroDivisionError
 
     storage.on_call(broken)
-    storage.on_call(seen.append)
+    for _ in range(2):
+        storage.on_call(seen.append)
     assert storage.write_logs(some_logs(3)) == 3
     with pytest.raises(NotFoundError) as caught:
         storage.update_fiber(a_fiber())
@@ -228,7 +278,9 @@ def test_calls_become_spans_and_a_histogram(storage: DuckDBStorage) -> None:
     spans, metrics = InMemorySpanExporter(), InMemoryMetricReader()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    otel.instrument(storage, tracer_provider=provider, meter_provider=MeterProvider(metric_readers=[metrics]))
+    meters = MeterProvider(metric_readers=[metrics])
+    for _ in range(2):
+        otel.instrument(storage, tracer_provider=provider, meter_provider=meters)
     with provider.get_tracer("app").start_as_current_span("request") as request:
         storage.write_logs(some_logs(3))
         with pytest.raises(NotFoundError):
@@ -254,7 +306,29 @@ def test_calls_become_spans_and_a_histogram(storage: DuckDBStorage) -> None:
     assert data is not None
     (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
     assert (metric.name, metric.unit) == ("db.client.operation.duration", "s")
-    assert len(list(metric.data.data_points)) == 2
+    points = list(metric.data.data_points)
+    assert [point.count for point in points if isinstance(point, HistogramDataPoint)] == [1, 1]
+    for point in points:
+        assert isinstance(point, HistogramDataPoint)
+        assert point.explicit_bounds == (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+
+
+def test_a_span_of_a_stream_belongs_to_who_began_it(storage: DuckDBStorage) -> None:
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    tracer = provider.get_tracer("app")
+    storage.write_logs(some_logs(3))
+    otel.instrument(storage, tracer_provider=provider)
+    with tracer.start_as_current_span("reads") as reads:
+        records, reader = storage.logs.iter_records(), storage.logs.to_arrow()
+        next(records)
+    with tracer.start_as_current_span("drops"):
+        del records, reader
+    streams = [span for span in spans.get_finished_spans() if span.name.endswith("fiberstore")]
+    assert {span.name for span in streams} == {"logs.iter_records fiberstore", "logs.to_arrow fiberstore"}
+    for span in streams:
+        assert span.parent == reads.get_span_context()
+        assert span.status.status_code is StatusCode.UNSET
 
 
 def test_spans_of_the_async_face_belong_to_the_task(db_file: Path) -> None:
@@ -269,6 +343,7 @@ def test_spans_of_the_async_face_belong_to_the_task(db_file: Path) -> None:
             async def serve(number: int) -> None:
                 with provider.get_tracer("app").start_as_current_span(f"request {number}"):
                     await storage.get_log(uuid4())
+                    assert [record async for record in storage.logs.iter_records()] == []
                     async with storage.transaction() as transaction:
                         await transaction.memberships.write(
                             [FiberMembership(log_id=uuid4(), fiber_id=uuid4(), config_version=0)]
@@ -287,7 +362,7 @@ def test_spans_of_the_async_face_belong_to_the_task(db_file: Path) -> None:
     assert parents == sorted(
         (f"request {number}", f"{method} fiberstore")
         for number in range(5)
-        for method in ("get_log", "transaction")
+        for method in ("get_log", "logs.iter_records", "transaction")
     )
 
 

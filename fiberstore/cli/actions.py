@@ -20,8 +20,9 @@ from fiberstore.cli.options import (
     parse_log_id,
     with_filter,
 )
+from fiberstore.cli.output import print_json, print_line
 from fiberstore.cli.queries import find_fiber_id
-from fiberstore.cli.render import counted, print_json
+from fiberstore.cli.render import counted
 from fiberstore.errors import StorageError
 from fiberstore.queries import Fibers, Logs
 from fiberstore.records import FiberRecord, StoredLog
@@ -140,7 +141,7 @@ def merge(
         print_json({"dry_run": dry_run, "survivor": str(survivor_id), **asdict(merged)})
     else:
         would = "would become" if dry_run else "became"
-        typer.echo(
+        print_line(
             f"{counted(merged.fibers, 'fibers')} {would} part of {survivor_id}, with "
             f"{counted(merged.memberships, 'new memberships')}"
         )
@@ -168,9 +169,9 @@ class Done:
         if self.as_json:
             print_json({"dry_run": self.dry_run, "changed": changed})
         elif self.dry_run:
-            typer.echo(f"would {self.verb} {counted(changed, things)}")
+            print_line(f"would {self.verb} {counted(changed, things)}")
         else:
-            typer.echo(f"{counted(changed, things)} {self.participle}")
+            print_line(f"{counted(changed, things)} {self.participle}")
 
 
 def _change_fibers(

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from fiberstore.cli.output import print_line
 from fiberstore.errors import StorageError, translate_errors
 from fiberstore.printable import visible
 
@@ -94,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (StorageError, ValueError, OSError) as error:
-        for line in _message(error).splitlines():
+        for line in _message(error).split("\n"):
             tell(line)
     sys.exit(code)
 
@@ -120,5 +121,5 @@ def _flush() -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line on stderr, without control characters."""
-    typer.echo(f"fiberstore: {visible(line)}", err=True)
+    """Print a line on stderr."""
+    print_line(f"fiberstore: {line}", err=True)

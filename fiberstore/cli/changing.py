@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from fiberstore.cli.opening import check_tables, shown_target, store_name
-from fiberstore.cli.render import make_console
+from fiberstore.cli.output import make_console
 from fiberstore.engine import create_engine
 from fiberstore.errors import DatabaseError, SchemaVersionError, translate_errors
 from fiberstore.lifecycle import Compacted

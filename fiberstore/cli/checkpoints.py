@@ -10,8 +10,9 @@ from fiberstore.cli.changing import db_option, open_to_change
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, Json
+from fiberstore.cli.output import print_json, print_text
 from fiberstore.cli.queries import has_lifecycle
-from fiberstore.cli.render import checkpoint_json, print_checkpoints, print_json, print_text
+from fiberstore.cli.render import checkpoint_json, print_checkpoints
 from fiberstore.errors import StorageError
 
 checkpoint_app = typer.Typer(

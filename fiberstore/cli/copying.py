@@ -12,7 +12,8 @@ from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.changing import check_revision
 from fiberstore.cli.opening import has_tables, open_to_read, shown_target
 from fiberstore.cli.options import Json
-from fiberstore.cli.render import counted, make_console, print_copied
+from fiberstore.cli.output import make_console
+from fiberstore.cli.render import counted, print_copied
 from fiberstore.copying import Copied, copy_store
 from fiberstore.errors import DatabaseError
 from fiberstore.opening import create_engine, open_storage

@@ -14,10 +14,10 @@ from fiberstore.cli.app import app, tell, with_whole_paragraphs
 from fiberstore.cli.changing import compact_store, open_or_make, open_to_change, shown_sizes
 from fiberstore.cli.opening import open_read_only, refuse_server
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import print_findings, print_json
+from fiberstore.cli.output import print_json, print_line, print_text
+from fiberstore.cli.render import print_findings
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import translate_errors
-from fiberstore.printable import visible
 
 
 class _Commands(TyperGroup):
@@ -36,7 +36,7 @@ def upgrade(db: Db) -> None:
 
     with open_or_make(db):
         pass
-    typer.echo(f"{schema.head()} (head)")
+    print_line(f"{schema.head()} (head)")
 
 
 @db_app.command(epilog="Example: fiberstore db current --db store.duckdb")
@@ -49,8 +49,8 @@ def current(db: Db, as_json: Json = False) -> None:
     if as_json:
         print_json({"revision": revision, "head": head})
     else:
-        found = visible(revision) if revision else "none"
-        typer.echo(f"{found} ({'head' if revision == head else f'head is {head}'})")
+        found = revision or "none"
+        print_line(f"{found} ({'head' if revision == head else f'head is {head}'})")
 
 
 @db_app.command(epilog="Example: fiberstore db check --db store.duckdb")
@@ -63,7 +63,8 @@ def check(db: Db, as_json: Json = False) -> None:
     if as_json:
         print_json({"ok": not differences, "differences": [*differences]})
     else:
-        typer.echo("\n".join(map(visible, differences)) or "ok")
+        for line in differences or ["ok"]:
+            print_line(line)
     if differences:
         raise typer.Exit(1)
 
@@ -77,7 +78,7 @@ def backup(
     refuse_server(db, "db backup copies DuckDB files; pg_dump copies a PostgreSQL database")
     with DuckDBStorage(db, read_only=True) as storage:
         storage.backup(target)
-    typer.echo(f"{visible(str(target))}: {decimal(target.stat().st_size)}")
+    print_line(f"{target}: {decimal(target.stat().st_size)}")
 
 
 @db_app.command(epilog="Example: fiberstore db compact --db store.duckdb")
@@ -93,7 +94,7 @@ def compact(db: Db, as_json: Json = False) -> None:
     if as_json:
         print_json({**asdict(compacted), "seconds": round(seconds, 3)})
     else:
-        typer.echo(f"{shown_sizes(compacted)}; {seconds:.2f} s")
+        print_line(f"{shown_sizes(compacted)}; {seconds:.2f} s")
 
 
 @db_app.command(epilog="Example: fiberstore db rescue --db store.duckdb rescued.duckdb")
@@ -142,4 +143,4 @@ def distribute(
         else distribution.distribution_statements(engine)
     )
     for statement in statements:
-        typer.echo(f"{statement};")
+        print_text(f"{statement};\n")

@@ -8,7 +8,8 @@ import typer
 from fiberstore.cli.app import app
 from fiberstore.cli.opening import open_read_only
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import print_findings, print_json
+from fiberstore.cli.output import print_json
+from fiberstore.cli.render import print_findings
 from fiberstore.opening import open_storage
 
 

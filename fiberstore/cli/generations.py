@@ -17,17 +17,9 @@ from fiberstore.cli.changing import db_option, open_to_change, working
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, Json, Limit, Version, parse_version
+from fiberstore.cli.output import make_console, print_json, print_line, print_text
 from fiberstore.cli.queries import shown_version
-from fiberstore.cli.render import (
-    counted,
-    generation_json,
-    make_console,
-    print_diff,
-    print_generations,
-    print_json,
-    print_text,
-    version_json,
-)
+from fiberstore.cli.render import counted, generation_json, print_diff, print_generations, version_json
 from fiberstore.errors import StorageError
 from fiberstore.ingest.reprocess import ReprocessReport
 from fiberstore.ingest.reprocess import reprocess as reprocess_logs
@@ -99,7 +91,7 @@ def drop(
     else:
         counted_both = f"{counted(fibers, 'fibers')} and {counted(memberships, 'memberships')}"
         would = "would be deleted" if dry_run else "deleted"
-        typer.echo(f"{shown_version(number)}: {counted_both} {would}")
+        print_line(f"{shown_version(number)}: {counted_both} {would}")
 
 
 @app.command(epilog="Example: fiberstore activate 1f3a --db store.duckdb")
@@ -126,7 +118,7 @@ def activate(
     if as_json:
         print_json({"active": _or_none(number), "before": _or_none(old)})
     else:
-        typer.echo(f"{'no config version' if number is None else shown_version(number)} is active")
+        print_line(f"{'no config version' if number is None else shown_version(number)} is active")
     if old == number:
         tell("it was before, too; nothing is changed")
     else:
@@ -290,7 +282,7 @@ def _print_report(version: int, report: ReprocessReport, seconds: float, *, as_j
         times = {"seconds": round(seconds, 3), "logs_per_second": rate}
         print_json({**version_json(version), **asdict(report), **times})
     else:
-        typer.echo(
+        print_line(
             f"{shown_version(version)}: {counted(report.logs_read, 'logs')} read; "
             f"{counted(report.fibers_new, 'new fibers')}, "
             f"{counted(report.memberships_new, 'new memberships')}; "

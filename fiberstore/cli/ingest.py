@@ -17,20 +17,12 @@ from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.generations import tell_unless_active
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import (
-    counted,
-    make_console,
-    print_fiber,
-    print_fibers,
-    print_json,
-    print_statistics,
-    utc,
-)
+from fiberstore.cli.output import make_console, print_json, print_line
+from fiberstore.cli.render import counted, print_fiber, print_fibers, print_statistics, utc
 from fiberstore.demo import write_demo
 from fiberstore.ingest.pipeline import IngestReport
 from fiberstore.ingest.pipeline import ingest as ingest_files
 from fiberstore.ingest.rules import Rules, load_rules
-from fiberstore.printable import visible
 from fiberstore.queries import Fibers
 from fiberstore.storages import SqlStorage
 
@@ -54,13 +46,13 @@ def demo(
         folder = _log_folder(db)
         rules_file = write_demo(folder, lines)
         store, quoted_rules = db_option(db), shlex.quote(str(rules_file))
-        what = f"{visible(str(folder))}: logs of a web shop with three services, and rules to join them"
-        typer.secho(what, bold=True)
+        what = f"{folder}: logs of a web shop with three services, and rules to join them"
+        print_line(what, bold=True)
         _echo_command(f"ingest --rules {quoted_rules} {store}")
         report, seconds = _ingest(storage, load_rules(rules_file))
         _print_report(report, seconds, as_json=False)
         if not report.logs_new:
-            typer.echo("Nothing is new: the store holds these logs since an earlier run.")
+            print_line("Nothing is new: the store holds these logs since an earlier run.")
         _show_demo(storage, store, quoted_rules)
 
 
@@ -139,7 +131,7 @@ def _print_report(report: IngestReport, seconds: float, *, as_json: bool) -> Non
         rate = round(report.logs_read / seconds)
         print_json({**asdict(report), "seconds": round(seconds, 3), "logs_per_second": rate})
     else:
-        typer.echo(
+        print_line(
             f"{counted(report.logs_read, 'logs')} read, {report.logs_new:,} new; "
             f"{counted(report.fibers_new, 'new fibers')}, "
             f"{counted(report.memberships_new, 'new memberships')}; "
@@ -149,7 +141,8 @@ def _print_report(report: IngestReport, seconds: float, *, as_json: bool) -> Non
 
 def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
     def announce(what: str, command: str) -> None:
-        typer.secho(f"\n{what}", bold=True)
+        print_line()
+        print_line(what, bold=True)
         _echo_command(f"{command} {store}")
 
     announce("What the store holds", "stats")
@@ -172,7 +165,8 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
     announce("One request, through all three services", f"show {fiber.fiber_id}")
     print_fiber(widest, storage.get_fiber_logs(fiber.fiber_id), as_json=False)
 
-    typer.secho("\nTry next (the last reads the same files again, and adds nothing)", bold=True)
+    print_line()
+    print_line("Try next (the last reads the same files again, and adds nothing)", bold=True)
     for command in (
         f"timeline {store}",
         f"histogram {store} --bucket 10s --by source",
@@ -189,4 +183,4 @@ def _of_type(storage: SqlStorage, fiber_type: str) -> Fibers:
 
 
 def _echo_command(command: str) -> None:
-    typer.echo(f"$ fiberstore {visible(command)}")
+    print_line(f"$ fiberstore {command}")

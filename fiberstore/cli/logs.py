@@ -8,7 +8,8 @@ import typer
 from fiberstore.cli.app import app
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Cursor, Db, Json, Limit, LogFilter, Order, tell_more, with_filter
-from fiberstore.cli.render import print_json, print_logs
+from fiberstore.cli.output import print_json, print_line
+from fiberstore.cli.render import print_logs
 from fiberstore.queries import Logs
 from fiberstore.records import StoredLog
 from fiberstore.storage import DEFAULT_LIMIT
@@ -66,7 +67,7 @@ def grep(  # as grep has them
         else:
             page = query.page(limit, cursor)
     if count:
-        print_json({"count": number}) if as_json else typer.echo(number)
+        print_json({"count": number}) if as_json else print_line(str(number))
     else:
         print_logs([*page.late, *page.items], as_json=as_json, highlight=None if invert_match else expression)
         tell_more(page)

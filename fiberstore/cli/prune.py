@@ -16,10 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, FiberCondition, Json, LogCondition, parse_ago
-from fiberstore.cli.render import counted, make_console, print_json
+from fiberstore.cli.output import make_console, print_json, print_line
+from fiberstore.cli.render import counted
 from fiberstore.cli.sizes import parse_size
 from fiberstore.lifecycle import Pruned
-from fiberstore.printable import visible
 from fiberstore.queries import Fibers, Logs
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.where import Condition
@@ -120,15 +120,15 @@ def prune(
         after = {} if compacted is None else {"compacted": asdict(compacted)}
         print_json({"dry_run": dry_run, **asdict(pruned), **after, "seconds": round(seconds, 3)})
         return
-    typer.echo(
+    print_line(
         f"{'would delete' if dry_run else 'deleted'} {counted(pruned.fibers, 'fibers')}, "
         f"{counted(pruned.logs, 'logs')} with {decimal(pruned.text_bytes)} of text, "
         f"{counted(pruned.memberships, 'memberships')}; {seconds:.2f} s"
     )
     if compacted is not None:
-        typer.echo(shown_sizes(compacted))
+        print_line(shown_sizes(compacted))
     elif not dry_run:
-        typer.echo(_free(pruned, db))
+        print_line(_free(pruned, db))
     if not pruned.is_complete:
         tell("there is more to delete; the same command goes on")
 
@@ -176,5 +176,5 @@ def _so_far(pruned: Pruned) -> str:
 def _free(pruned: Pruned, db: str) -> str:
     return (
         f"{decimal(pruned.free_bytes)} of the {decimal(pruned.file_bytes)} of the store are free for what "
-        f"is written next; fiberstore db compact {visible(db_option(db))} gives them back to the disk"
+        f"is written next; fiberstore db compact {db_option(db)} gives them back to the disk"
     )

@@ -10,10 +10,10 @@ import typer
 from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
-from fiberstore.cli.render import counted, print_json
+from fiberstore.cli.output import print_json, print_line
+from fiberstore.cli.render import counted
 from fiberstore.errors import StorageError
 from fiberstore.lifecycle import Compacted
-from fiberstore.printable import visible
 from fiberstore.queries import Logs
 from fiberstore.storages import SqlStorage
 from fiberstore.where import check_redaction
@@ -82,11 +82,11 @@ def _tell_matching(logs: Logs, *, as_json: bool) -> None:
     if as_json:
         print_json({"dry_run": True, "matching": matching, "log_ids": [*ids]})
         return
-    typer.echo(f"the pattern matches in {counted(matching, 'logs')}")
+    print_line(f"the pattern matches in {counted(matching, 'logs')}")
     for log_id in ids:
-        typer.echo(log_id)
+        print_line(log_id)
     if matching > len(ids):
-        typer.echo(f"and {matching - len(ids):,} more")
+        print_line(f"and {matching - len(ids):,} more")
 
 
 def _compact(storage: SqlStorage, db: str, changed: int) -> Compacted:
@@ -113,9 +113,9 @@ def _report(db: str, changed: int, compacted: Compacted | None, seconds: float, 
         after = {} if compacted is None else {"compacted": asdict(compacted)}
         print_json({"dry_run": False, "changed": changed, **after, "seconds": round(seconds, 3)})
         return
-    typer.echo(f"{counted(changed, 'logs')} redacted; {seconds:.2f} s")
+    print_line(f"{counted(changed, 'logs')} redacted; {seconds:.2f} s")
     if compacted is None:
-        compact = f"fiberstore db compact {visible(db_option(db))}"
-        typer.echo(f"the old text may still be in unused parts of the store; {compact} removes it")
+        compact = f"fiberstore db compact {db_option(db)}"
+        print_line(f"the old text may still be in unused parts of the store; {compact} removes it")
     else:
-        typer.echo(shown_sizes(compacted))
+        print_line(shown_sizes(compacted))

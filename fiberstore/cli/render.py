@@ -6,8 +6,6 @@ never read as markup, and control characters in it are shown as ``\x1b`` and the
 
 import itertools
 import json
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,11 +14,12 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue, TypeAdapter
 from rich.bar import Bar
 from rich.columns import Columns
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
+from fiberstore.cli.output import LAYOUT, make_console, print_json, print_line, print_rows
 from fiberstore.cli.queries import Generation, Statistics, shown_version
 from fiberstore.copying import Copied
 from fiberstore.lifecycle import Checkpoint, FiberChange, GenerationDiff
@@ -65,11 +64,6 @@ def duration(span: timedelta) -> str:
 def counted(number: int, things: str) -> str:
     """Return a number of things, whose name is given in the plural with s."""
     return f"{number:,} {things if number != 1 else things.removesuffix('s')}"
-
-
-def print_json(value: JsonValue) -> None:
-    """Print a value as one line of JSON, in ASCII."""
-    sys.stdout.write(f"{json.dumps(value)}\n")
 
 
 def print_logs(logs: Sequence[StoredLog], *, as_json: bool, highlight: str | None = None) -> None:
@@ -155,7 +149,7 @@ class LogLines:
             line = Text("  ").join([Text(utc(log.timestamp)), source, _beginning(log.raw_text)])
             self._console.print(line)
         else:
-            _print_rows([_log_values(log)])
+            print_rows([_log_values(log)])
 
 
 def print_fibers(listed: Sequence[FiberSummary], *, as_json: bool) -> None:
@@ -179,7 +173,7 @@ def print_fiber(listed: FiberSummary, logs: Sequence[StoredLog], *, as_json: boo
         console.print(Group(_fiber_grid(listed.fiber), "", _log_table(logs, _whole)))
     else:
         _print_tsv(_FIBER_NAMES, [_fiber_values(listed)])
-        sys.stdout.write("\n")
+        print_line()
         _print_tsv(_LOG_NAMES, map(_log_values, logs))
 
 
@@ -190,7 +184,8 @@ def print_findings(repaired: Iterable[str], findings: Iterable["Finding"]) -> No
         kind = "problem" if finding.is_problem else "remark"
         hint = " (--repair mends it)" if finding.is_repairable else ""
         lines.append(f"{kind}: {finding.text}{hint}")
-    sys.stdout.writelines(f"{visible(line)}\n" for line in lines or ["ok"])
+    for line in lines or ["ok"]:
+        print_line(line)
 
 
 def print_statistics(statistics: Statistics, *, as_json: bool) -> None:
@@ -258,7 +253,7 @@ def print_diff(old: int, new: int, found: GenerationDiff, *, as_json: bool) -> N
             console.print(line)
     else:
         _print_tsv(("change", "fibers"), ((kind, str(count)) for kind, count in counts))
-        sys.stdout.write("\n")
+        print_line()
         _print_tsv(("change", "fiber_type", "old", "new"), map(_change_values, found.changes))
 
 
@@ -298,29 +293,9 @@ def print_copied(copied: Copied, seconds: float, *, as_json: bool) -> None:
         _print_tsv((*names, *checksums), map(partial(_copied_values, copied), copied.source))
 
 
-def print_text(text: str) -> None:
-    """Print a text, to a pipe exactly as it is."""
-    sys.stdout.write(visible(text, keep="\t\n") if make_console().is_terminal else text)
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """Return what shows things on stdout or stderr, as on a terminal only if the stream is one.
-
-    Rich alone takes a pipe for a terminal under FORCE_COLOR, which most CI systems set. TTY_COMPATIBLE=1
-    says that what reads the stream shows it as a terminal does.
-    """
-    stream = sys.stderr if stderr else sys.stdout
-    is_terminal = (stream is not None and stream.isatty()) or os.environ.get("TTY_COMPATIBLE") == "1"
-    return Console(stderr=stderr, force_terminal=is_terminal, markup=False, highlight=False, emoji=False)
-
-
 def _print_tsv(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    sys.stdout.write("\t".join(names) + "\n")
-    _print_rows(rows)
-
-
-def _print_rows(rows: Iterable[Sequence[str]]) -> None:
-    sys.stdout.writelines("\t".join(map(visible, row)) + "\n" for row in rows)
+    print_rows([names])
+    print_rows(rows)
 
 
 _LOG_NAMES = ("log_id", "timestamp", "source_id", "raw_text")
@@ -350,7 +325,7 @@ def _log_table(
 
 
 def _whole(text: str) -> Text:
-    return Text(visible(text, keep="\t\n"))
+    return Text(visible(text, keep=LAYOUT))
 
 
 def _beginning(text: str) -> Text:
@@ -362,15 +337,14 @@ def _matches(pattern: str, text: str) -> Text:
     import pyarrow as pa
     from pyarrow import compute
 
-    marked = compute.replace_substring_regex(pa.array([text]), pattern, "\0\\0\0")[
-        0
-    ].as_py()  # a text has no NUL
+    # A text has no NUL.
+    marked = compute.replace_substring_regex(pa.array([text]), pattern, "\0\\0\0")[0].as_py()
     whole = Text()
     first = None
-    for number, piece in enumerate(marked.split("\0")):
+    for number, piece in enumerate(visible(marked, keep=f"{LAYOUT}\0").split("\0")):
         if number % 2 and first is None:
             first = len(whole)
-        whole.append(visible(piece, keep="\t\n"), style=_MATCH if number % 2 else None)
+        whole.append(piece, style=_MATCH if number % 2 else None)
     begin = 0 if first is None or first < _BEGINNING // 2 else first - _BEGINNING // 5
     end = begin + _BEGINNING
     return Text("…" if begin else "") + whole[begin:end] + Text("…" if end < len(whole) else "")
@@ -388,7 +362,7 @@ def _bars(buckets: Sequence[Bucket], group: str | None) -> Table:
     for bucket in buckets:
         start, *name, _count = _bucket_values(bucket)
         bar = Bar(max(most, 1), 0, bucket.count, color="cyan")
-        table.add_row(start, *map(visible, name), bar, f"{bucket.count:,}")
+        table.add_row(start, *name, bar, f"{bucket.count:,}")
     return table
 
 
@@ -442,16 +416,16 @@ def _fiber_grid(fiber: FiberRecord) -> Table:
     grid = Table.grid(Column(style="bold", no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
     took = duration(fiber.last_activity - fiber.first_activity)
     grid.add_row("fiber_id", str(fiber.fiber_id))
-    grid.add_row("type", f"{visible(fiber.fiber_type)}, {'closed' if fiber.closed else 'open'}")
+    grid.add_row("type", f"{fiber.fiber_type}, {'closed' if fiber.closed else 'open'}")
     grid.add_row("activity", f"{utc(fiber.first_activity)} to {utc(fiber.last_activity)}, {took}")
-    grid.add_row("attributes", visible(_compact(fiber.attributes)))
+    grid.add_row("attributes", _compact(fiber.attributes))
     return grid
 
 
 def _statistics_tables(statistics: Statistics) -> Iterator[RenderableType]:
     revision = f"revision {statistics.revision or 'none'}"
     where = [statistics.file, decimal(statistics.file_bytes)] if statistics.file else ["in memory"]
-    yield Text(visible(", ".join([*where, revision])))
+    yield ", ".join([*where, revision])
     if statistics.first and statistics.last:
         yield Text(f"{utc(statistics.first)} to {utc(statistics.last)}")
     yield ""
@@ -460,10 +434,10 @@ def _statistics_tables(statistics: Statistics) -> Iterator[RenderableType]:
         tables.add_row(name, f"{rows:,}")
     sources = _table("source", "logs")
     for name, logs in statistics.sources.items():
-        sources.add_row(visible(name), f"{logs:,}")
+        sources.add_row(name, f"{logs:,}")
     types = _table("fiber type", "open", "closed")
     for count in statistics.fiber_types:
-        types.add_row(visible(count.fiber_type), f"{count.open:,}", f"{count.closed:,}")
+        types.add_row(count.fiber_type, f"{count.open:,}", f"{count.closed:,}")
     versions = _table("config version", "logs", "fibers")
     for version in statistics.config_versions:
         name = f"{version.version}{' (active)' if version.active else ''}"
@@ -544,7 +518,7 @@ def _checkpoint_table(checkpoints: Sequence[Checkpoint]) -> Table:
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"  # the value is to be seen, too
     for checkpoint in checkpoints:
         table.add_row(
-            visible(checkpoint.name),
+            checkpoint.name,
             utc(checkpoint.updated_at.replace(microsecond=0)),
             _beginning(checkpoint.value),
         )

@@ -1,6 +1,5 @@
 """The command ``fiberstore timeline``: fibers over time, in the terminal or as a page."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -16,7 +15,8 @@ from rich.text import Text
 from fiberstore.cli.app import app, tell
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, FiberOrderName, Json, fiber_order, with_filter
-from fiberstore.cli.render import counted, duration, fiber_json, make_console, print_json, utc
+from fiberstore.cli.output import make_console, print_json, print_line, print_rows
+from fiberstore.cli.render import counted, duration, fiber_json, utc
 from fiberstore.printable import visible
 from fiberstore.queries import Timeline, TimelinePoint
 from fiberstore.records import FiberRecord
@@ -85,7 +85,7 @@ def _write_page(storage: SqlStorage, found: Timeline, path: Path) -> None:
 
     logs = storage.logs.get_many(dict.fromkeys(point.log_id for point in found.points)).items
     write_timeline_page(path, found, {log.log_id: log.raw_text for log in logs})
-    typer.echo(f"{visible(str(path))}: {decimal(path.stat().st_size)}")
+    print_line(f"{path}: {decimal(path.stat().st_size)}")
 
 
 def _print_timeline(found: Timeline, *, as_json: bool) -> None:
@@ -98,9 +98,9 @@ def _print_timeline(found: Timeline, *, as_json: bool) -> None:
         for line in _lanes(found, console.width):
             console.print(line, overflow="fold")
     else:
-        sys.stdout.write("fiber_id\ttimestamp\tsource_id\tlog_id\n")
-        sys.stdout.writelines(
-            f"{point.fiber_id}\t{utc(point.timestamp)}\t{visible(point.source_id)}\t{point.log_id}\n"
+        print_rows([("fiber_id", "timestamp", "source_id", "log_id")])
+        print_rows(
+            (str(point.fiber_id), utc(point.timestamp), point.source_id, str(point.log_id))
             for point in found.points
         )
 

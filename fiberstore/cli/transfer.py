@@ -13,10 +13,10 @@ from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import open_or_make
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, FiberFilter, Json, LogFilter, with_filter
+from fiberstore.cli.output import make_console, print_json, print_line
 from fiberstore.cli.queries import active_version, shown_version
-from fiberstore.cli.render import counted, make_console, print_json
+from fiberstore.cli.render import counted
 from fiberstore.errors import StorageError
-from fiberstore.printable import visible
 from fiberstore.queries import Fibers, Partition, Query
 from fiberstore.storages import SqlStorage
 
@@ -101,7 +101,7 @@ def _export(query: Query[Any], path: Path, partition_by: Partition | None, *, as
     with _progress("export", query.count) as on_rows:
         begin = time.monotonic()
         rows = query.export(path, partition_by=partition_by, on_rows=on_rows)
-    _report(f"{visible(str(path))}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
+    _report(f"{path}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
 
 
 def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) -> None:
@@ -151,4 +151,4 @@ def _report(text: str, rows: int, seconds: float, *, as_json: bool) -> None:
     if as_json:
         print_json({"rows": rows, "seconds": round(seconds, 3)})
     else:
-        typer.echo(f"{text}; {seconds:.2f} s")
+        print_line(f"{text}; {seconds:.2f} s")

@@ -1,17 +1,19 @@
 """Files to Arrow batches, as they are: ``validation`` says whether they hold records."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from fiberstore.errors import SerializationError
-from fiberstore.exchange.schemas import NULLABLE, TEXT, TIME, VERSION, Kind, schema_of
+from fiberstore.exchange.schemas import KEYS, NULLABLE, TEXT, TIME, VERSION, Kind, schema_of
 from fiberstore.exchange.validation import Stamp, check_columns, validated
 from fiberstore.exchange.writing import format_of
 from fiberstore.models import load_json
@@ -19,6 +21,10 @@ from fiberstore.records import check_config_version, check_text, dump_json
 
 _BATCH_ROWS = 8_192
 _BLOCK_BYTES = 16 * 2**20  # a row of CSV must fit
+_QUOTES_BLOCK_BYTES = 2**20
+_SEPARATORS = b",\r\n"
+_LINE_BREAK = re.compile(rb"\r\n?|\n")
+_OTHER_SEPARATORS = re.compile(rb"[;\t|]")
 
 
 def read_records(
@@ -88,32 +94,126 @@ def _parquet(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
 
 
 def _csv(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
-    """Read all columns as text; what has quotes is never null."""
+    """Read all columns as text. Null is what is empty without quotes, in the one column that may be null."""
+    _check_header(path)
     _check_quotes(path)
-    as_text = {field.name: TEXT for field in schema_of(kind)}
+    schema = schema_of(kind)
+    texts = [
+        field.name for field in schema if field.type == TEXT and field.name not in (*KEYS[kind], NULLABLE)
+    ]
+    misfits: list[pa_csv.InvalidRow] = []
+
+    def note(row: pa_csv.InvalidRow) -> str:
+        misfits.append(row)
+        return "error"
+
     with path.open("rb") as opened:
-        reader = pa_csv.open_csv(
-            opened,
-            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=as_text,
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
-        with reader:
-            check_columns(reader.schema.names, kind)
-            yield from reader
+        try:
+            reader = pa_csv.open_csv(
+                opened,
+                read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types=dict.fromkeys(schema.names, TEXT),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                ),
+            )
+            with reader:
+                check_columns(reader.schema.names, kind)
+                for batch in reader:
+                    yield _with_empty_texts(batch, texts)
+        except pa.ArrowInvalid:
+            if not misfits:
+                raise
+            row = misfits[0]  # the header is row 1 to pyarrow
+            raise ValueError(
+                f"row {row.number - 1}: has {row.actual_columns} fields, the header {row.expected_columns}"
+            ) from None
+
+
+def _with_empty_texts(batch: pa.RecordBatch, names: Collection[str]) -> pa.RecordBatch:
+    columns = [
+        pc.fill_null(values, "") if name in names else values
+        for name, values in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what Excel writes besides CSV as of RFC 4180: UTF-16, and other separators than commas."""
+    with path.open("rb") as file:
+        header = file.readline(_QUOTES_BLOCK_BYTES)
+    if header.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise ValueError("is UTF-16; write it as UTF-8")
+    if b"," not in header and (found := _OTHER_SEPARATORS.search(header)):
+        raise ValueError(f"has fields separated by {found[0].decode()!r}; write it with commas")
 
 
 def _check_quotes(path: Path) -> None:
-    """Refuse a file that ends inside quotes, which pyarrow closes: in a whole one they are even in number."""
+    """Refuse quotes and line breaks that pyarrow would read as another text than was meant.
+
+    A quote encloses a field, or is doubled inside one. Line breaks outside quotes are of one kind: of two,
+    one is a text's, such as the carriage return that pandas writes without quotes.
+    """
+    line, opened_in, in_quotes = 1, 0, False
+    line_break: bytes | None = None
+    before = b","  # stands for the text outside quotes that the block before has ended in
+    for block in _blocks(path):
+        pieces = (before + block).split(b'"')
+        outside = pieces[in_quotes::2]  # empty between doubled quotes
+        ends_in_quotes = (len(pieces) + in_quotes) % 2 == 0
+        end = b"" if ends_in_quotes else outside.pop()
+        outside.append(end and end + b",")
+        if line_break is None:
+            line_break = next((found[0] for text in outside if (found := _LINE_BREAK.search(text))), None)
+        if any(_fault(text, line_break) for text in set(outside)):
+            number, (at, what) = next(
+                (number, fault) for number, text in enumerate(outside) if (fault := _fault(text, line_break))
+            )
+            offset = sum(len(piece) + 1 for piece in pieces[: 2 * number + in_quotes]) + at - len(before)
+            raise ValueError(f"line {line + _line_breaks(block[:offset])}: {what}")
+        if ends_in_quotes and len(pieces) > 1:
+            opened_in = line + _line_breaks(block[: block.rindex(b'"')])
+        line += _line_breaks(block)
+        in_quotes = ends_in_quotes
+        before = end and (b"," if end[-1] in _SEPARATORS else b",x")
+    if in_quotes:
+        raise ValueError(f"is cut off inside quotes that begin in line {opened_in}")
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Yield a file without its byte-order mark in blocks that part no line break."""
     with path.open("rb") as file:
-        quotes = sum(block.count(b'"') for block in iter(partial(file.read, _BLOCK_BYTES), b""))
-    if quotes % 2:
-        raise ValueError("is cut off inside quotes, or has a quote in text without quotes around it")
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.seek(0)
+        while block := file.read(_QUOTES_BLOCK_BYTES):
+            while block.endswith(b"\r") and (more := file.read(1)):
+                block += more
+            yield block
+
+
+def _fault(outside: bytes, line_break: bytes | None) -> tuple[int, str] | None:
+    """Return the offset of a fault in the text between two quoted fields, and what it is."""
+    if not outside:
+        return None
+    if outside[0] not in _SEPARATORS:
+        return 0, "has text after a closing quote; double the quotes inside a quoted field"
+    if outside[-1] not in _SEPARATORS:
+        return len(outside), "has a quote in a field without quotes around it; add them, and double it"
+    for found in _LINE_BREAK.finditer(outside):
+        if found[0] != line_break:
+            ends, others = (text.decode() for text in (found[0], line_break or b""))
+            return (
+                found.start(),
+                f"ends in {ends!r}, others in {others!r}; a line break in a text needs quotes",
+            )
+    return None
+
+
+def _line_breaks(text: bytes) -> int:
+    return text.count(b"\n") + text.count(b"\r") - text.count(b"\r\n")
 
 
 def _json_lines(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:

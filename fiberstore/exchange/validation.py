@@ -1,5 +1,6 @@
 """Whether Arrow batches of any origin hold records, whole columns at a time."""
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ from fiberstore.models import load_json
 from fiberstore.records import FiberRecord, StoredLog, dump_json
 
 _ID = pa.binary(16)
+_INDEX_OF_PANDAS = re.compile(r"(?:Unnamed: \d+|__index_level_\d+__)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ def check_columns(names: Collection[str], kind: Kind) -> None:
     """Raise ``ValueError`` unless these are the columns of a kind; those that are stamped may be missing."""
     known = schema_of(kind).names
     needed = [name for name in known if kind is not StoredLog or name not in _STAMPED]
+    if index := [name for name in names if _INDEX_OF_PANDAS.fullmatch(name)]:
+        raise ValueError(f"has {index[0]!r}, an index that pandas has written; write it with index=False")
     if missing := [name for name in needed if name not in names]:
         raise ValueError(f"lacks {', '.join(missing)}; a {kind.__name__} has {', '.join(needed)}")
     if extra := [name for name in names if name not in known]:

@@ -22,7 +22,15 @@ from fiberstore.queries import Found, Page, Partition, ValueCount
 from fiberstore.records import MAX_ROWS, FiberRecord, StoredLog, check_id, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.conditions import ACTIVE_VERSION, among
-from fiberstore.repositories.queries import Changing, Reading, SqlQuery, select_rows, written
+from fiberstore.repositories.queries import (
+    Changing,
+    Reading,
+    SqlQuery,
+    Streaming,
+    select_rows,
+    uncounted,
+    written,
+)
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import depends_on_active
 
@@ -90,8 +98,8 @@ class PagedQuery(SqlQuery[P], Generic[P]):
     _seen: ClassVar[tuple[sa.ColumnElement[datetime], sa.ColumnElement[datetime]]]
     _pins: ClassVar[sa.Table]
 
-    def __init__(self, reading: Reading, changing: Changing) -> None:
-        super().__init__(reading, changing)
+    def __init__(self, reading: Reading, changing: Changing, streaming: Streaming = uncounted) -> None:
+        super().__init__(reading, changing, streaming)
         self._order_name = "oldest"
         self._generation = ""
 

@@ -31,8 +31,15 @@ T = TypeVar("T")
 Reading: TypeAlias = Callable[[str | None], AbstractContextManager[Session | Connection]]
 """Gives what a method of that name reads with; at the end of the block, that is given back.
 
-What is read without a name lasts as long as the caller takes, so its time is not taken.
+Without a name, it is for a part of a call that is counted already.
 """
+
+
+class Streaming(Protocol):
+    """Counts the parts that a generator yields as one call of a method of that name."""
+
+    def __call__(self, method: str, parts: Generator[T], /) -> Generator[T]:
+        """Return a generator of the same parts, which closes the other."""
 
 
 class Changing(Protocol):
@@ -48,6 +55,11 @@ class Changing(Protocol):
 _ROWS_AT_ONCE = 2_048
 _CHOSEN = "fiberstore_chosen"
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
+
+
+def uncounted(_method: str, parts: Generator[T]) -> Generator[T]:
+    """Return the parts of a stream in a transaction, which is a call itself."""
+    return parts
 
 
 def bound_to(session: Session | Connection) -> tuple[Reading, Changing]:
@@ -123,15 +135,17 @@ class SqlQuery(Query[R], Generic[R]):
     Args:
         reading: Gives what its methods read with.
         changing: Does what its methods change.
+        streaming: Counts what its methods stream.
     """
 
     _record: type[R]
     _table: ClassVar[sa.FromClause]
     _name: ClassVar[str]
 
-    def __init__(self, reading: Reading, changing: Changing) -> None:
+    def __init__(self, reading: Reading, changing: Changing, streaming: Streaming = uncounted) -> None:
         self._reading = reading
         self._changing = changing
+        self._streaming = streaming
         self._conditions: tuple[Condition[R], ...] = ()
 
     def where(self, *conditions: Condition[R]) -> Self:
@@ -154,20 +168,17 @@ class SqlQuery(Query[R], Generic[R]):
 
     def iter_records(self) -> Iterator[R]:
         """See ``Query.iter_records``."""
-        statement = self._ordered(self._select(*self._columns()))
-        with self._asking(None) as session:
-            connection = connection_of(session)
-            batches = connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE)
-            with closing(batches):
-                for rows in batches:
-                    yield from self._records(rows)
+        with closing(self._streaming(f"{self._name}.iter_records", self._record_batches())) as batches:
+            for records in batches:
+                yield from records
 
     def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> "pa.RecordBatchReader":
         """See ``Query.to_arrow``."""
         from fiberstore.exchange import closing_reader, schema_of
 
         check_number("batch_rows", batch_rows, least=1)
-        return closing_reader(schema_of(self._record), self._batches(None, batch_rows))
+        batches = self._streaming(f"{self._name}.to_arrow", self._batches(None, batch_rows))
+        return closing_reader(schema_of(self._record), batches)
 
     def export(
         self,
@@ -209,6 +220,15 @@ class SqlQuery(Query[R], Generic[R]):
 
     def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
         return self._changing(f"{self._name}.{method}", work)
+
+    def _record_batches(self) -> Generator[list[R]]:
+        statement = self._ordered(self._select(*self._columns()))
+        with self._asking(None) as session:
+            connection = connection_of(session)
+            batches = connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE)
+            with closing(batches):
+                for rows in batches:
+                    yield self._records(rows)
 
     def _batches(self, method: str | None, batch_rows: int) -> "Generator[pa.RecordBatch]":
         from fiberstore.exchange.schemas import as_stored, schema_of
