@@ -24,6 +24,7 @@ from rich.text import Text
 from fiberstore.cli.queries import Generation, Statistics, shown_version
 from fiberstore.copying import Copied
 from fiberstore.lifecycle import Checkpoint, FiberChange, GenerationDiff
+from fiberstore.patterns import closed
 from fiberstore.printable import visible
 from fiberstore.queries import Bucket, FiberSummary, LogContext
 from fiberstore.records import FiberRecord, StoredLog
@@ -362,12 +363,13 @@ def _matches(pattern: str, text: str) -> Text:
     import pyarrow as pa
     from pyarrow import compute
 
-    marked = compute.replace_substring_regex(pa.array([text]), pattern, "\0\\0\0")[
-        0
-    ].as_py()  # a text has no NUL
+    marks = "\0\\0\0"  # a text has no NUL
+    (marked,) = compute.replace_substring_regex(pa.array([text.encode()]), closed(pattern), marks).to_pylist()
+    # Empty matches, which there are within a character, too, show nothing.
+    pieces = marked.replace(b"\0\0", b"").decode().split("\0")
     whole = Text()
     first = None
-    for number, piece in enumerate(marked.split("\0")):
+    for number, piece in enumerate(pieces):
         if number % 2 and first is None:
             first = len(whole)
         whole.append(visible(piece, keep="\t\n"), style=_MATCH if number % 2 else None)
