@@ -352,6 +352,11 @@ def _in_postgres(element: JsonElement) -> sa.ColumnElement[Any]:
     return value
 
 
+def _by_code_point(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return the text in the collation of our columns rather than in that of the database."""
+    return sa.collate(sa.type_coerce(text, sa.Text), "C")
+
+
 def _number(value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.case((sa.func.jsonb_typeof(value) == "number", sa.cast(value, sa.Numeric)))
 
@@ -364,9 +369,10 @@ def _(element: JsonExists) -> sa.ColumnElement[bool]:
 @_says("postgresql", JsonType)
 def _(element: JsonType) -> sa.ColumnElement[Any]:
     value = _in_postgres(element)
-    kind = sa.func.jsonb_typeof(value)
+    kind = _by_code_point(sa.func.jsonb_typeof(value))
     is_integer = sa.and_(
-        sa.cast(value, sa.Text).regexp_match("^-?[0-9]+$"), _number(value).between(-(2**63), 2**64 - 1)
+        _by_code_point(sa.cast(value, sa.Text)).regexp_match("^-?[0-9]+$"),
+        _number(value).between(-(2**63), 2**64 - 1),
     )
     number = sa.case((is_integer, "BIGINT"), else_="DOUBLE")
     return sa.case((kind == "number", number), (kind == "string", "VARCHAR"), else_=sa.func.upper(kind))
@@ -375,12 +381,12 @@ def _(element: JsonType) -> sa.ColumnElement[Any]:
 @_says("postgresql", JsonText)
 def _(element: JsonText) -> sa.ColumnElement[str]:
     value = _in_postgres(element)
-    return value.op("#>>")(sa.cast(array([], type_=sa.Text), ARRAY(sa.Text)))
+    return _by_code_point(value.op("#>>")(sa.cast(array([], type_=sa.Text), ARRAY(sa.Text))))
 
 
 @_says("postgresql", Json)
 def _(element: Json) -> sa.ColumnElement[str]:
-    return sa.cast(_in_postgres(element), sa.Text)
+    return _by_code_point(sa.cast(_in_postgres(element), sa.Text))
 
 
 @_says("postgresql", JsonFloat)
@@ -403,4 +409,5 @@ def _(element: JsonInteger) -> sa.ColumnElement[Any]:
 @_says("postgresql", JsonKeys)
 def _(element: JsonKeys) -> sa.ColumnElement[Any]:
     value = _in_postgres(element)
-    return sa.func.jsonb_object_keys(sa.case((sa.func.jsonb_typeof(value) == "object", value)))
+    keys = sa.func.jsonb_object_keys(sa.case((sa.func.jsonb_typeof(value) == "object", value)))
+    return _by_code_point(keys)

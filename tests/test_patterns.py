@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from fiberstore import create_engine
 from fiberstore.functions import RegexpMatches
@@ -28,7 +28,7 @@ class Engines(NamedTuple):
     """Where texts are looked for with a pattern."""
 
     duckdb: sa.Connection
-    postgres: psycopg.Connection
+    postgres: psycopg.Connection[tuple[object, ...]]
 
     def store(self, texts: list[str]) -> None:
         """Make the texts those that are looked for: the optimizer knows the values of no table."""
@@ -58,7 +58,8 @@ def engines(postgres_server_url: URL) -> Iterator[Engines]:
     engine = create_engine(":memory:", threads=1)
     with (
         closing(engine.connect()) as one,
-        psycopg.connect(postgres_server.plain(postgres_server_url), autocommit=True) as other,
+        postgres_server.database(postgres_server_url) as url,
+        postgres_server.connected(make_url(url)) as other,
     ):
         yield Engines(one, other)
     engine.dispose()
