@@ -236,9 +236,9 @@ def _(element: DurationUs) -> sa.ColumnElement[int]:
 @_says("duckdb", RegexpMatches)
 def _(element: RegexpMatches) -> sa.ColumnElement[bool]:
     text, _pattern = _arguments(element)
-    part = as_text(element.pattern)
+    part = as_text(element.pattern.removeprefix("^"))
     if part is not None:  # in half the time
-        return Contains(text, part)
+        return StartsWith(text, part) if element.pattern.startswith("^") else Contains(text, part)
     return sa.func.regexp_matches(text, to_duckdb(element.pattern), type_=sa.Boolean())
 
 

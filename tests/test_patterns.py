@@ -45,7 +45,7 @@ class Engines(NamedTuple):
     def found_by_postgres(self, pattern: str, texts: list[str]) -> list[str]:
         """Return the texts that PostgreSQL finds with the translated pattern."""
         query = 'SELECT text FROM unnest(%s::text[]) AS text WHERE text COLLATE "C" ~ %s'
-        return [text for (text,) in self.postgres.execute(query, [texts, to_postgres(pattern)])]
+        return [str(text) for (text,) in self.postgres.execute(query, [texts, to_postgres(pattern)])]
 
 
 def found_by_re2(pattern: str, texts: list[str]) -> list[str]:
@@ -87,7 +87,7 @@ PATTERNS = [
     r"a\Q\E*b", "\n", " ", "#",
     # an empty group at an edge
     "(?:)a", "a(?:)", "(?i:)a", "(?:)(?:)b", "(?:)^a", "a$(?:)", "(?s)(?:).b", "(?s)a.(?:)", "(?:|)a",
-    "(?:)a|k",
+    "(?:)a|k", r"^a\.b", "^^a", "^ab", "^aab",
     # any character, lines, the whole and words
     ".", "a.b", "(?s)a.b", "(?s:a.)b", "(?s).", "(?-s).", "^", "$", "^$", "^a", "a$", "(?m)^a", "(?m)a$",
     "(?m)^$",
