@@ -14,7 +14,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from fiberstore.patterns import to_postgres
+from fiberstore.patterns import as_text, to_duckdb, to_postgres
 
 T = TypeVar("T")
 
@@ -80,7 +80,12 @@ class RegexpMatches(FunctionElement[bool]):
 
     name = "regexp_matches"
     type = sa.Boolean()
-    inherit_cache = True
+    inherit_cache = False  # its SQL depends on the pattern
+
+    @property
+    def pattern(self) -> str:
+        """The pattern of RE2."""
+        return cast("sa.BindParameter[str]", list(self.clauses)[1]).value or ""
 
 
 class Quotient(FunctionElement[int]):
@@ -217,7 +222,6 @@ def _arguments(element: FunctionElement[Any]) -> list[sa.ColumnElement[Any]]:
 @compiles(TextBytes)
 @compiles(Contains)
 @compiles(StartsWith)
-@compiles(RegexpMatches)
 def _by_name(element: FunctionElement[Any], compiler: SQLCompiler, **options: object) -> str:
     return f"{element.name}({compiler.process(element.clauses, **options)})"
 
@@ -227,6 +231,15 @@ def _(element: DurationUs) -> sa.ColumnElement[int]:
     first, last = _arguments(element)
     difference = getattr(sa.func, "try")(EpochUs(last) - EpochUs(first))
     return sa.func.coalesce(difference, _LONGEST_US)
+
+
+@_says("duckdb", RegexpMatches)
+def _(element: RegexpMatches) -> sa.ColumnElement[bool]:
+    text, _pattern = _arguments(element)
+    part = as_text(element.pattern.removeprefix("^"))
+    if part is not None:  # in half the time
+        return StartsWith(text, part) if element.pattern.startswith("^") else Contains(text, part)
+    return sa.func.regexp_matches(text, to_duckdb(element.pattern), type_=sa.Boolean())
 
 
 @_says("duckdb", Quotient)
@@ -311,8 +324,8 @@ def _(element: Contains) -> sa.ColumnElement[bool]:
 
 @_says("postgresql", RegexpMatches)
 def _(element: RegexpMatches) -> sa.ColumnElement[bool]:
-    text, pattern = _arguments(element)
-    return text.regexp_match(to_postgres(cast("sa.BindParameter[str]", pattern).value or ""))
+    text, _pattern = _arguments(element)
+    return text.regexp_match(to_postgres(element.pattern))
 
 
 @_says("postgresql", NobodyChanges)
@@ -339,6 +352,11 @@ def _in_postgres(element: JsonElement) -> sa.ColumnElement[Any]:
     return value
 
 
+def _by_code_point(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return the text in the collation of our columns rather than in that of the database."""
+    return sa.collate(sa.type_coerce(text, sa.Text), "C")
+
+
 def _number(value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.case((sa.func.jsonb_typeof(value) == "number", sa.cast(value, sa.Numeric)))
 
@@ -351,9 +369,10 @@ def _(element: JsonExists) -> sa.ColumnElement[bool]:
 @_says("postgresql", JsonType)
 def _(element: JsonType) -> sa.ColumnElement[Any]:
     value = _in_postgres(element)
-    kind = sa.func.jsonb_typeof(value)
+    kind = _by_code_point(sa.func.jsonb_typeof(value))
     is_integer = sa.and_(
-        sa.cast(value, sa.Text).regexp_match("^-?[0-9]+$"), _number(value).between(-(2**63), 2**64 - 1)
+        _by_code_point(sa.cast(value, sa.Text)).regexp_match("^-?[0-9]+$"),
+        _number(value).between(-(2**63), 2**64 - 1),
     )
     number = sa.case((is_integer, "BIGINT"), else_="DOUBLE")
     return sa.case((kind == "number", number), (kind == "string", "VARCHAR"), else_=sa.func.upper(kind))
@@ -362,12 +381,12 @@ def _(element: JsonType) -> sa.ColumnElement[Any]:
 @_says("postgresql", JsonText)
 def _(element: JsonText) -> sa.ColumnElement[str]:
     value = _in_postgres(element)
-    return value.op("#>>")(sa.cast(array([], type_=sa.Text), ARRAY(sa.Text)))
+    return _by_code_point(value.op("#>>")(sa.cast(array([], type_=sa.Text), ARRAY(sa.Text))))
 
 
 @_says("postgresql", Json)
 def _(element: Json) -> sa.ColumnElement[str]:
-    return sa.cast(_in_postgres(element), sa.Text)
+    return _by_code_point(sa.cast(_in_postgres(element), sa.Text))
 
 
 @_says("postgresql", JsonFloat)
@@ -390,4 +409,5 @@ def _(element: JsonInteger) -> sa.ColumnElement[Any]:
 @_says("postgresql", JsonKeys)
 def _(element: JsonKeys) -> sa.ColumnElement[Any]:
     value = _in_postgres(element)
-    return sa.func.jsonb_object_keys(sa.case((sa.func.jsonb_typeof(value) == "object", value)))
+    keys = sa.func.jsonb_object_keys(sa.case((sa.func.jsonb_typeof(value) == "object", value)))
+    return _by_code_point(keys)

@@ -1,8 +1,11 @@
-"""Patterns of RE2 in the words of PostgreSQL: its advanced regular expressions.
+"""Patterns of RE2 as each engine must be given them to find exactly what RE2 finds.
 
-Both find the same texts, or the pattern is refused. PostgreSQL is told as little as possible: every class is
-spelled out as ranges of code points, and case is ignored by naming the characters that differ in it: so
-neither the locale nor the version of Unicode of a server counts.
+DuckDB has RE2, but its optimizer replaces some patterns by LIKE, prefix or suffix comparisons.
+
+PostgreSQL has its own advanced regular expressions, to which a pattern is translated, or it is refused.
+PostgreSQL is told as little as possible: every class is spelled out as ranges of code points, and case is
+ignored by naming the characters that differ in it: so neither the locale nor the version of Unicode of a
+server counts.
 """
 
 import re
@@ -62,6 +65,9 @@ _NUMBER = "0|[1-9][0-9]{0,8}"
 _QUANTIFIER = re.compile(
     rf"(?:(?P<sign>[*+?])|\{{(?P<least>{_NUMBER})(?P<most_too>,(?P<most>{_NUMBER})?)?\}})\??"
 )
+_ESCAPE = re.compile(r"\\Q.*?(?P<end>\\E|\Z)|\\.", re.DOTALL)  # RE2 refuses \Q and \C in brackets
+_TEXT = re.compile(r"(?:[^\\.+*?()|\[\]{}^$]|\\[^0-9A-Za-z])*")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 class _Part(NamedTuple):
@@ -79,18 +85,43 @@ class _Part(NamedTuple):
     is_within: bool = False
 
 
+def closed(pattern: str) -> str:
+    r"""End the quotation (``\Q``) that lasts to the end of a pattern, so that more can follow."""
+    ends = [escape["end"] for escape in _ESCAPE.finditer(pattern) if escape["end"] is not None]
+    return rf"{pattern}\E" if ends and not ends[-1] else pattern
+
+
+def has_bytes(pattern: str) -> bool:
+    r"""Tell whether a pattern has ``\C``, which matches a byte of a character."""
+    return any(escape[0] == r"\C" for escape in _ESCAPE.finditer(pattern))
+
+
+def as_text(pattern: str) -> str | None:
+    """Return the text that a pattern stands for, if it has only characters that mean themselves."""
+    return _ESCAPED.sub(r"\1", pattern) if _TEXT.fullmatch(pattern) else None
+
+
+def to_duckdb(pattern: str) -> str:
+    """Return the same pattern in a form that DuckDB's optimizer leaves to RE2.
+
+    The optimizer turns a sequence of text, anchors and ``.*`` into LIKE, and takes an empty group at its edge
+    for an anchor. A capturing group stops it. An empty one at the end costs RE2 nothing.
+    """
+    return f"{closed(pattern)}()"
+
+
 def to_postgres(pattern: str) -> str:
     r"""Translate a regular expression of RE2 to one of PostgreSQL that matches somewhere in the same texts.
 
     Args:
-        pattern: What DuckDB takes as a regular expression of RE2, without NUL.
+        pattern: What DuckDB takes as a regular expression of RE2, without NUL and ``\C``.
 
     Returns:
         The expression for the right of PostgreSQL's ``~``, with a text of the collation "C" on its left.
         Where in a text it matches, and how far, can differ.
 
     Raises:
-        ValueError: It has ``\p``, ``\P`` or ``\C``, or groups nested more than 100 deep.
+        ValueError: It has ``\p`` or ``\P``, or groups nested more than 100 deep.
     """
     translated = _Parser(pattern).alternatives()
     source = translated.source
@@ -141,8 +172,6 @@ class _Parser:
     def _atom(self) -> _Part:
         if assertion := self._take(_ASSERTION):
             return self._assertion(assertion[0])
-        if self._sees(r"\C"):
-            self._refuse(r"\C", "write (?s:.), which matches a character instead of a byte")
         if self._sees("(?"):
             self._refuse(self._pattern[self._at :][:3], "a group's name is written (?P<name>...)")
         if self._takes("."):

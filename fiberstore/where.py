@@ -16,12 +16,13 @@ value. What no backend could answer exactly is refused when the condition is mad
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 
+from fiberstore.patterns import closed, has_bytes
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,
@@ -387,14 +388,15 @@ class TextColumn(Column[R, str]):
         return Match(self.record, self.name, "startswith", check_text(prefix))
 
     def regexp_match(self, pattern: str) -> Condition[R]:
-        """Be true where the pattern matches somewhere.
+        r"""Be true where the pattern matches somewhere.
 
         Args:
             pattern: A regular expression of RE2 (https://github.com/google/re2/wiki/Syntax), which takes a
                 time in proportion to the text whatever it is. ``(?i)`` at its beginning ignores case.
 
         Raises:
-            ValueError: It is no such expression; RE2 has no look-around and no back-references.
+            ValueError: It is no such expression, as RE2 has no look-around and no back-references; or it has
+                ``\C``, which matches a byte of a character.
         """
         _check_pattern(pattern)
         return Match(self.record, self.name, "regexp_match", pattern)
@@ -586,7 +588,8 @@ def check_redaction(pattern: str) -> None:
     Raises:
         ValueError: It is no such expression, or matches the empty text, be it only beside some character.
     """
-    if _check_pattern(pattern) or _matches_beside(pattern):
+    _check_pattern(pattern)
+    if _can_be_empty(pattern):
         raise ValueError(f"{pattern!r} matches the empty text, so everywhere; write one that does not")
 
 
@@ -661,26 +664,41 @@ def _checked_bound(value: str | float) -> str | float:
     return value
 
 
-def _check_pattern(pattern: str) -> bool:
-    """Check a regular expression of RE2, and return whether it matches the empty text."""
-    import pyarrow as pa  # it has RE2 too
-    from pyarrow import compute
-
-    try:
-        (is_match,) = compute.match_substring_regex(pa.array([""]), check_text(pattern)).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{pattern!r} is no regular expression of RE2: {error}") from error
+def _check_pattern(pattern: str) -> None:
+    """Check a regular expression of RE2, see ``TextColumn.regexp_match``."""
+    _re2_finds(check_text(pattern), [""], pattern)
     if any(token["begin"] for token in _NAMED_GROUP.finditer(pattern)):  # what only newer versions know
         reason = "Invalid regular expression: invalid perl operator: (?<"
         raise ValueError(f"{pattern!r} is no regular expression of RE2: {reason}")
-    return bool(is_match)
+    if has_bytes(pattern):
+        raise ValueError(
+            rf"{pattern!r} has \C, which matches a byte; write (?s:.), which matches a character"
+        )
 
 
-def _matches_beside(pattern: str) -> bool:
-    """Return whether a regular expression matches the empty text beside a character: at a word boundary."""
-    import pyarrow as pa
+def _can_be_empty(pattern: str) -> bool:
+    """Tell whether a regular expression matches the empty text somewhere in some text.
+
+    That depends on the two characters around it only, and of each on what assertions see: no character at
+    all, the end of a line, a character of a word, or another.
+    """
+    seen = ("\n", "a", " ")
+    around = {
+        "{}": [""],
+        "(?s:.){}": seen,
+        "{}(?s:.)": seen,
+        "(?s:.){}(?s:.)": [before + after for before in seen for after in seen],
+    }
+    empty = f"(?:{closed(pattern)})"
+    return any(_re2_finds(rf"\A{place.format(empty)}\z", texts, pattern) for place, texts in around.items())
+
+
+def _re2_finds(expression: str, texts: Sequence[str], pattern: str) -> bool:
+    """Tell whether an expression that is made of a pattern matches in one of the texts."""
+    import pyarrow as pa  # it has RE2
     from pyarrow import compute
 
-    characters = pa.array(["a", "0", " ", "\n"])
-    marked = compute.replace_substring_regex(characters, pattern, r"<\0>").to_pylist()
-    return any("<>" in text for text in marked)
+    try:
+        return any(compute.match_substring_regex(pa.array(texts), expression).to_pylist())
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{pattern!r} is no regular expression of RE2: {error}") from error

@@ -24,6 +24,7 @@ from fiberstore.engine import check_seconds
 from fiberstore.errors import CursorError
 from fiberstore.exchange import schema_of, write_records
 from fiberstore.lifecycle import Checkpoint, ConfigVersion
+from fiberstore.patterns import closed
 from fiberstore.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
@@ -457,7 +458,9 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
         with self._changing() as (stored, logs):
             changed = 0
             for log in logs:
-                new = compute.replace_substring_regex(pa.array([log.raw_text]), pattern, literal)[0].as_py()
+                (new,) = compute.replace_substring_regex(
+                    pa.array([log.raw_text]), closed(pattern), literal
+                ).to_pylist()
                 changed += new != log.raw_text
                 stored.logs[log.log_id] = log.model_copy(update={"raw_text": new})
             return changed

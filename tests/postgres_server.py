@@ -36,6 +36,8 @@ GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
 PREFIX = "fiberstore_test_"
 # A machine that loses power loses these databases, which is no loss.
 _ASKED_FOR_PASSWORDS = f"local all /^{PREFIX} scram-sha-256\n"
+# The last one is for machines without en_US; `test_databases_order_text_as_people_do` fails there.
+_LOCALES = ("LOCALE 'en_US.UTF-8'", "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'", "")
 _FAST = ("fsync = off", "full_page_writes = off", "autovacuum = off", "max_connections = 200")
 
 
@@ -47,7 +49,7 @@ def server() -> Iterator[URL]:
         yield make_url(given).set(drivername=DRIVER)
         return
     # Not below pytest's folder: where root runs the tests, the server is another user's, who cannot go there.
-    with TemporaryDirectory() as data:
+    with _locale(), TemporaryDirectory() as data:
         started = _wheels_server(Path(data), start=True)
         try:
             admitted = Path(data, "pg_hba.conf")
@@ -64,12 +66,15 @@ def server() -> Iterator[URL]:
 
 @contextmanager
 def database(server_url: URL, encoding: str = "UTF8") -> Iterator[str]:
-    """Give the URL of a new, empty database, which is dropped afterwards."""
+    """Give the URL of a new, empty database, which is dropped afterwards.
+
+    Args:
+        server_url: Of the server.
+        encoding: Of its text. With UTF-8, its locale orders text as people do.
+    """
     name = new_name()
     with connected(server_url) as connection:
-        locale = "" if encoding == "UTF8" else "LOCALE 'C'"  # which has any encoding
-        statement = sql.SQL(f"CREATE DATABASE {{}} ENCODING {{}} {locale} TEMPLATE template0")
-        connection.execute(statement.format(sql.Identifier(name), sql.Literal(encoding)))
+        _create(connection, name, encoding)
     try:
         yield server_url.set(database=name).render_as_string(hide_password=False)
     finally:
@@ -114,6 +119,37 @@ def _pools_of(storage: PostgresStorage) -> "list[QueuePool | CallPool]":
 def plain(url: URL) -> str:
     """Return a URL as libpq takes it."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _create(connection: psycopg.Connection[tuple[object, ...]], name: str, encoding: str) -> None:
+    *others, last = _LOCALES if encoding == "UTF8" else ["LOCALE 'C'"]  # which has any encoding
+    template = "CREATE DATABASE {} ENCODING {} TEMPLATE template0 "
+    values = sql.Identifier(name), sql.Literal(encoding)
+    for locale in others:
+        with suppress(psycopg.errors.WrongObjectType, psycopg.errors.FeatureNotSupported):
+            connection.execute(sql.SQL(template + locale).format(*values))
+            return
+    connection.execute(sql.SQL(template + last).format(*values))
+
+
+@contextmanager
+def _locale() -> Iterator[None]:
+    """Let the servers that are started have en_US.UTF-8 also where only its source is installed."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the server is another user's
+        made = subprocess.run(
+            ["localedef", "-i", "en_US", "-f", "UTF-8", Path(folder, "en_US.UTF-8")],
+            check=False,
+            stderr=subprocess.DEVNULL,
+        )
+        if made.returncode != 0:
+            yield
+            return
+        os.environ["LOCPATH"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["LOCPATH"]
 
 
 def _wheels_server(data: Path, *, start: bool) -> "PostgresServer":

@@ -271,12 +271,13 @@ def test_fixed_strings_mean_themselves(run: Run, db_file: Path) -> None:
 
 
 def test_grep_highlights_what_matches_on_a_terminal(store: Path) -> None:
-    output, others, fixed, slow = on_a_terminal(
+    output, others, fixed, slow, empty = on_a_terminal(
         [
             ["grep", "-i", "time ?out"],
             ["grep", "-v", "timeout"],
             ["grep", "-F", "a+b ("],
             ["grep", "(a+)+$|timeout"],
+            ["grep", r"\B|\Qtimeout"],
         ]
     )
     matches = re.findall(r"\x1b\[1;31m(.*?)\x1b\[0m", output)
@@ -287,6 +288,7 @@ def test_grep_highlights_what_matches_on_a_terminal(store: Path) -> None:
     assert re.findall(r"\x1b\[1;31m(.*?)\x1b\[0m", fixed) == ["a+b ("]
     assert len(re.findall(r"\x1b\[1;31m(.*?)\x1b\[0m", slow)) == 3
     assert max(map(len, plain(output).splitlines())) <= 80
+    assert r"\u202eback" in plain(empty)
 
 
 # ---------------------------------------------------------------- context

@@ -172,6 +172,11 @@ class TestPostgres(StorageContract, QueryContract, LifecycleContract):
         with storage.transaction() as transaction:
             transaction.fibers.write_many(fibers)
 
+    def test_databases_order_text_as_people_do(self, postgres_store: PostgresStorage) -> None:
+        with postgres_store.engine.connect() as connection:
+            by_locale = connection.scalar(sa.text("SELECT 'a' < 'Z'"))
+        assert by_locale, "the tests need a server with en_US.UTF-8 (Debian's package locales) or ICU"
+
 
 class _Async:
     config_version = 2**63

@@ -1,44 +1,68 @@
-"""Patterns of RE2 find the same texts in PostgreSQL as in DuckDB, or are refused."""
+"""Patterns find the same texts in both engines as in RE2 itself, or are refused."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import product
 from typing import NamedTuple
 
-import duckdb
 import hypothesis.strategies as st
 import postgres_server
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
-from fiberstore.patterns import _case_variants, to_postgres
+from fiberstore import create_engine
+from fiberstore.functions import RegexpMatches
+from fiberstore.patterns import _case_variants, closed, to_postgres
 from fiberstore.queries import Logs
+from fiberstore.storages import SqlStorage
+from fiberstore.testing.examples import log
+from fiberstore.where import check_redaction
 
 
 class Engines(NamedTuple):
     """Where texts are looked for with a pattern."""
 
-    duckdb: duckdb.DuckDBPyConnection
-    postgres: psycopg.Connection
+    duckdb: sa.Connection
+    postgres: psycopg.Connection[tuple[object, ...]]
 
-    def found(self, pattern: str, texts: list[str]) -> list[str]:
-        """Return the texts that DuckDB finds, with a pattern it takes."""
-        query = "SELECT text FROM (SELECT unnest(?) AS text) WHERE regexp_matches(text, ?)"
-        return [text for (text,) in self.duckdb.execute(query, [texts, pattern]).fetchall()]
+    def store(self, texts: list[str]) -> None:
+        """Make the texts those that are looked for: the optimizer knows the values of no table."""
+        self.duckdb.exec_driver_sql(
+            "CREATE OR REPLACE TEMP TABLE texts AS SELECT unnest(?) AS text", (texts,)
+        )
+
+    def found_by_duckdb(self, pattern: str) -> list[str]:
+        """Return the texts that DuckDB finds."""
+        text = sa.column("text", sa.String)
+        query = sa.select(text).select_from(sa.table("texts")).where(RegexpMatches(text, pattern))
+        return list(self.duckdb.scalars(query.order_by(sa.text("rowid"))))
 
     def found_by_postgres(self, pattern: str, texts: list[str]) -> list[str]:
         """Return the texts that PostgreSQL finds with the translated pattern."""
         query = 'SELECT text FROM unnest(%s::text[]) AS text WHERE text COLLATE "C" ~ %s'
-        return [text for (text,) in self.postgres.execute(query, [texts, to_postgres(pattern)])]
+        return [str(text) for (text,) in self.postgres.execute(query, [texts, to_postgres(pattern)])]
+
+
+def found_by_re2(pattern: str, texts: list[str]) -> list[str]:
+    found: list[str] = pa.array(texts).filter(pc.match_substring_regex(pa.array(texts), pattern)).to_pylist()
+    return found
 
 
 @pytest.fixture(scope="module")
 def engines(postgres_server_url: URL) -> Iterator[Engines]:
+    engine = create_engine(":memory:", threads=1)
     with (
-        duckdb.connect(config={"threads": 1}) as one,
-        psycopg.connect(postgres_server.plain(postgres_server_url), autocommit=True) as other,
+        closing(engine.connect()) as one,
+        postgres_server.database(postgres_server_url) as url,
+        postgres_server.connected(make_url(url)) as other,
     ):
         yield Engines(one, other)
+    engine.dispose()
 
 
 TEXTS = [
@@ -59,8 +83,11 @@ PATTERNS = [
     r"\x41", r"\x{e9}", r"\x{10FFFF}", r"\x{1F642}", r"\101", r"\011", r"\08", r"\0", r"\x00", r"\x{D800}",
     r"\377",
     r"\a|\f|\t|\n|\r|\v", r"\n", r"\t", r"\v", r"\f", r"\\", r"\\Y", r"\Qa.b\E", r"\Q(a)", r"\Q\E",
-    r"\Q\\E", r"\Qab\E+",
+    r"\Q\\E", r"\Qab\E+", r"\Qa.", "\\Qa.b\\", r"a\\Q", r"a\ b", r"\\.", r"a\.b",
     r"a\Q\E*b", "\n", " ", "#",
+    # an empty group at an edge
+    "(?:)a", "a(?:)", "(?i:)a", "(?:)(?:)b", "(?:)^a", "a$(?:)", "(?s)(?:).b", "(?s)a.(?:)", "(?:|)a",
+    "(?:)a|k", r"^a\.b", "^^a", "^ab", "^aab",
     # any character, lines, the whole and words
     ".", "a.b", "(?s)a.b", "(?s:a.)b", "(?s).", "(?-s).", "^", "$", "^$", "^a", "a$", "(?m)^a", "(?m)a$",
     "(?m)^$",
@@ -108,7 +135,6 @@ REFUSED = [
     (r"a\p{Greek}+", r"has \\p\{Greek\}, .* as ranges"),
     (r"[a\PN]", r"has \\PN"),
     (r"[^\p{^Lu}]", r"has \\p\{\^Lu\}"),
-    (r"a\C", r"has \\C, .* write \(\?s:\.\)"),
     ("(" * 101 + "a" + ")" * 101, "more than 100 deep"),
     ("(?<n>a)", r"has \(\?<, .* written \(\?P<name>"),
 ]
@@ -130,7 +156,7 @@ ATOMS = st.one_of(
     st.sampled_from([
         ".", "^", "$", r"\A", r"\z", r"\b", r"\B", r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", "(?i)", "(?m)",
         "(?s)", "(?-i)",
-        r"\Qa.\E", r"\x41", r"\101", r"\0", "()", "{", "}", "{,2}",
+        r"\Qa.\E", r"\Q", r"\x41", r"\101", r"\0", "()", "(?:)", "(?i:)", "{", "}", "{,2}",
     ]),
 )  # fmt: skip
 GROUPS = st.sampled_from(["(", "(?:", "(?i:", "(?-i:", "(?m:", "(?s:", "(?im-s:", "(?U:"])
@@ -155,11 +181,12 @@ SOUP = st.lists(st.sampled_from(TOKENS), min_size=1, max_size=8).map("".join)
 
 
 def test_every_pattern_finds_the_same_texts(engines: Engines) -> None:
+    engines.store(TEXTS)
     found = {}
     for pattern in PATTERNS:
         Logs.c.raw_text.regexp_match(pattern)
-        found[pattern] = engines.found_by_postgres(pattern, TEXTS)
-    assert found == {pattern: engines.found(pattern, TEXTS) for pattern in PATTERNS}
+        found[pattern] = (engines.found_by_duckdb(pattern), engines.found_by_postgres(pattern, TEXTS))
+    assert found == {pattern: (found_by_re2(pattern, TEXTS),) * 2 for pattern in PATTERNS}
 
 
 @given(
@@ -185,6 +212,72 @@ def test_many_patterns_find_the_same_texts(engines: Engines, long_form: bool) ->
     check()
 
 
+@given(patterns=st.lists(GRAMMAR | SOUP, min_size=20, max_size=40))
+@settings(max_examples=10, deadline=None)
+def test_no_pattern_that_is_redacted_matches_the_empty_text(patterns: list[str]) -> None:
+    _check_refused_where_empty(patterns)
+
+
+@pytest.mark.slow
+def test_many_patterns_that_are_redacted_match_no_empty_text(long_form: bool) -> None:
+    @given(patterns=st.lists(GRAMMAR | SOUP, min_size=20, max_size=40))
+    @settings(max_examples=5_000 if long_form else 100, deadline=None)
+    def check(patterns: list[str]) -> None:
+        _check_refused_where_empty(patterns)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"x|\B", r"[^a0 \n]|\b", r"\w|\b", "(?m)a|$", "(?m)^(?:x|$)", r"(?m)^\B$", r"\B^", r"\b\A",
+        r"(?m)^\b",
+        r"\Qa\E|\b", r"a|\Q", "(?:a|(?:)){3}", "a{0}", "(?i)k??", r"[a0 \n]|\B\z", r"(?s).|\z", r"a|(?m:$)\b",
+    ],
+)  # fmt: skip
+def test_what_matches_the_empty_text_beside_something_is_not_redacted(pattern: str) -> None:
+    with pytest.raises(ValueError, match="matches the empty text"):
+        check_redaction(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"a\b",
+        r"\Ba",
+        "(?m)^a$",
+        "(?:)a",
+        "a(?:)",
+        r"\b\B",
+        "(?-m)$a",
+        r"a\zb*",
+        r"\Q|",
+        r"(?m)$\b^",
+        "[^\\s\\S]",
+    ],
+)
+def test_what_matches_some_text_only_is_redacted(pattern: str) -> None:
+    check_redaction(pattern)
+
+
+@pytest.mark.parametrize("long", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_redact_replaces_what_re2_replaces(any_storage: SqlStorage, long: bool, long_form: bool) -> None:
+    @given(
+        patterns=st.lists(GRAMMAR, min_size=10, max_size=20), texts=st.lists(TEXT, min_size=5, max_size=15)
+    )
+    @settings(
+        max_examples=1_000 if long and long_form else 20 if long else 3,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(patterns: list[str], texts: list[str]) -> None:
+        for pattern in [*patterns, "(?:)a", "b(?:)", r"\Qa."]:
+            _check_redacted(any_storage, pattern, [*texts, "xa", "ab", "a.b"])
+
+    check()
+
+
 @pytest.mark.parametrize(("pattern", "message"), REFUSED)
 def test_what_postgres_cannot_say_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -194,7 +287,7 @@ def test_what_postgres_cannot_say_is_refused(pattern: str, message: str) -> None
 def test_case_is_ignored_as_by_re2(engines: Engines) -> None:
     letters = [chr(code) for code in _case_variants()]
     query = r"SELECT regexp_extract_all(?, '(?i)' || letter) FROM (SELECT unnest(?) AS letter)"
-    rows = engines.duckdb.execute(query, ["".join(letters), letters]).fetchall()
+    rows = engines.duckdb.exec_driver_sql(query, ("".join(letters), letters)).fetchall()
     assert [set(map(ord, same)) for (same,) in rows] == list(_case_variants().values())
 
 
@@ -214,7 +307,7 @@ def test_what_is_no_such_letter_has_no_case_for_re2(engines: Engines) -> None:
         SELECT code FROM one JOIN block ON number = code // 256
         WHERE len(regexp_extract_all(text, printf('(?i)\x{%x}', code))) <> 1
     """
-    assert engines.duckdb.execute(query, [low]).fetchall() == []
+    assert engines.duckdb.exec_driver_sql(query, (low,)).fetchall() == []
 
 
 def _class(codes: list[int]) -> str:
@@ -225,14 +318,44 @@ def _class(codes: list[int]) -> str:
 
 def _matched(engines: Engines, members: str, codes: list[int]) -> list[str]:
     query = "SELECT unnest(regexp_extract_all(?, ?))"
-    rows = engines.duckdb.execute(query, ["".join(map(chr, codes)), f"(?i)[{members}]"]).fetchall()
+    rows = engines.duckdb.exec_driver_sql(query, ("".join(map(chr, codes)), f"(?i)[{members}]")).fetchall()
     return [character for (character,) in rows]
 
 
 def _check_same(engines: Engines, patterns: list[str], texts: list[str]) -> None:
+    engines.store(texts)
     for pattern in patterns:
         try:
             Logs.c.raw_text.regexp_match(pattern)
         except ValueError:
             continue
-        assert engines.found_by_postgres(pattern, texts) == engines.found(pattern, texts), pattern
+        found = found_by_re2(pattern, texts)
+        assert engines.found_by_duckdb(pattern) == found, pattern
+        assert engines.found_by_postgres(pattern, texts) == found, pattern
+
+
+def _check_refused_where_empty(patterns: list[str]) -> None:
+    for pattern in patterns:
+        try:
+            check_redaction(pattern)
+        except ValueError:
+            continue
+        marked = pc.replace_substring_regex(pa.array(_SHORT_TEXTS), closed(pattern), r"<\0>").to_pylist()
+        assert not [text for text in marked if "<>" in text], pattern
+
+
+_SHORT_TEXTS = ["".join(letters) for length in range(4) for letters in product("aA0_ \n-é", repeat=length)]
+
+
+def _check_redacted(storage: SqlStorage, pattern: str, texts: list[str]) -> None:
+    try:
+        check_redaction(pattern)
+    except ValueError:
+        return
+    new = pc.replace_substring_regex(pa.array(texts), closed(pattern), "[redacted]").to_pylist()
+    number = sum(map(str.__ne__, texts, new))
+    storage.logs.delete()
+    storage.write_logs([log(place, text=text) for place, text in enumerate(texts)])
+    assert storage.logs.where(Logs.c.raw_text.regexp_match(pattern)).count() == number, pattern
+    assert storage.logs.redact(pattern) == number, pattern
+    assert [row.raw_text for row in storage.logs.iter_records()] == new, pattern

@@ -95,7 +95,7 @@ NARROWER = {
     "versioning": set[str](),
     "records": {"errors", "ids"},
     "storage": {"errors", "records"},
-    "where": {"records"},
+    "where": {"patterns", "records"},
     "cursors": {"errors"},
     "queries": {"records", "storage", "where"},
     "lifecycle": {"queries", "records", "where"},

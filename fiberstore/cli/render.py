@@ -23,6 +23,7 @@ from fiberstore.cli.output import LAYOUT, make_console, print_json, print_line, 
 from fiberstore.cli.queries import Generation, Statistics, shown_version
 from fiberstore.copying import Copied
 from fiberstore.lifecycle import Checkpoint, FiberChange, GenerationDiff
+from fiberstore.patterns import closed
 from fiberstore.printable import visible
 from fiberstore.queries import Bucket, FiberSummary, LogContext
 from fiberstore.records import FiberRecord, StoredLog
@@ -337,11 +338,13 @@ def _matches(pattern: str, text: str) -> Text:
     import pyarrow as pa
     from pyarrow import compute
 
-    # A text has no NUL.
-    marked = compute.replace_substring_regex(pa.array([text]), pattern, "\0\\0\0")[0].as_py()
+    marks = "\0\\0\0"  # a text has no NUL
+    (marked,) = compute.replace_substring_regex(pa.array([text.encode()]), closed(pattern), marks).to_pylist()
+    # Empty matches, which there are within a character, too, show nothing.
+    shown = visible(marked.replace(b"\0\0", b"").decode(), keep=f"{LAYOUT}\0")
     whole = Text()
     first = None
-    for number, piece in enumerate(visible(marked, keep=f"{LAYOUT}\0").split("\0")):
+    for number, piece in enumerate(shown.split("\0")):
         if number % 2 and first is None:
             first = len(whole)
         whole.append(piece, style=_MATCH if number % 2 else None)

@@ -59,6 +59,7 @@ _VALUE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
     "look-ahead": (lambda: Logs.c.raw_text.regexp_match("a(?=b)"), "no regular expression of RE2"),
     "look-behind": (lambda: Logs.c.raw_text.regexp_match("(?<!a)b"), "no regular expression of RE2"),
     "a back-reference": (lambda: Logs.c.raw_text.regexp_match(r"(a)\1"), "no regular expression of RE2"),
+    "a byte": (lambda: Logs.c.raw_text.regexp_match(r"a\C"), r"has \\C, .* write \(\?s:\.\)"),
     "no pattern": (lambda: Logs.c.raw_text.regexp_match("a("), r"no regular expression of RE2.*missing \)"),
     "too many times": (lambda: Logs.c.raw_text.regexp_match("a{1001}"), "no regular expression of RE2"),
     "NUL in a pattern": (lambda: Logs.c.raw_text.regexp_match("\0"), "NUL"),

@@ -42,6 +42,13 @@ class RedactionContract:
         assert _redacted(storage, "one\ntwo", "(?m)^two$", "2") == "one\n2"
         assert _redacted(storage, "one\ntwo", "(?s)e.t", "") == "onwo"
         assert _redacted(storage, "aaa b", "^a", "-") == "-aa b"
+        assert _redacted(storage, "a.b.c", r"\Q.", "") == "abc"
+
+    def test_redact_knows_empty_groups(self, storage: LifecycleStorage) -> None:
+        for pattern in ("(?:)secret", "secret(?:)", "(?i:)secret", "(?:)(?m:)secret"):
+            assert _redacted(storage, "secret", pattern, "-") == "-"
+            assert _redacted(storage, "a secret", pattern, "-") == "a -"
+            assert _redacted(storage, "secret b", pattern, "-") == "- b"
 
     def test_redact_counts_in_characters(self, storage: LifecycleStorage) -> None:
         assert _redacted(storage, "käse für 日本", "ä|ü", "_") == "k_se f_r 日本"
@@ -94,7 +101,7 @@ class RedactionContract:
         assert [row.raw_text for row in storage.logs.iter_records()] == ["[redacted]"]
 
     @pytest.mark.parametrize(
-        "pattern", ["", "a*", "^", "(a|)", "x?$", r"\b", r"x|\b", "a(?=b)", "(", "\0", "\ud800"]
+        "pattern", ["", "a*", "^", "(a|)", "x?$", r"\b", r"x|\b", r"\w|\b", "a(?=b)", "(", "\0", "\ud800"]
     )
     def test_redact_refuses_what_is_no_pattern_or_matches_everywhere(
         self, storage: LifecycleStorage, pattern: str

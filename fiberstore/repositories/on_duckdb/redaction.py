@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.connections import Connection
 from fiberstore.functions import RegexpMatches
+from fiberstore.patterns import to_duckdb
 from fiberstore.repositories.conditions import LOGS
 from fiberstore.repositories.queries import written
 
@@ -14,7 +15,7 @@ def redact(
 ) -> int:
     """See ``engines.Engine.redact``."""
     literal = replacement.replace("\\", "\\\\")  # to RE2 it begins the number of a group
-    text: sa.ColumnElement[str] = sa.func.regexp_replace(LOGS.c.raw_text, pattern, literal, "g")
+    text: sa.ColumnElement[str] = sa.func.regexp_replace(LOGS.c.raw_text, to_duckdb(pattern), literal, "g")
     change = (
         sa.update(LOGS)
         .values(raw_text=text)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from fiberstore import bulk
 from fiberstore.connections import Connection
 from fiberstore.functions import RegexpMatches
+from fiberstore.patterns import closed
 from fiberstore.prepared import compiled, connection_of
 from fiberstore.repositories.conditions import LOGS
 
@@ -34,7 +35,7 @@ def redact(
         for rows in batches:
             before = [text for _, text in rows]
             after = pc.replace_substring_regex(
-                pa.array(before, pa.large_string()), pattern, literal
+                pa.array(before, pa.large_string()), closed(pattern), literal
             ).to_pylist()
             changes = {row[0]: new for row, new in zip(rows, after, strict=True) if row[1] != new}
             if changes:
