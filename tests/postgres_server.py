@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from shutil import rmtree
+from shutil import rmtree, which
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, cast
 from uuid import uuid4
@@ -36,7 +36,7 @@ GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
 PREFIX = "fiberstore_test_"
 # A machine that loses power loses these databases, which is no loss.
 _ASKED_FOR_PASSWORDS = f"local all /^{PREFIX} scram-sha-256\n"
-# The last one is for machines without en_US; `test_databases_order_text_as_people_do` fails there.
+# The last one is for machines without en_US; `test_databases_order_text_as_people_do` tells.
 _LOCALES = ("LOCALE 'en_US.UTF-8'", "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'", "")
 _FAST = ("fsync = off", "full_page_writes = off", "autovacuum = off", "max_connections = 200")
 
@@ -137,12 +137,8 @@ def _locale() -> Iterator[None]:
     """Let the servers that are started have en_US.UTF-8 also where only its source is installed."""
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # the server is another user's
-        made = subprocess.run(
-            ["localedef", "-i", "en_US", "-f", "UTF-8", Path(folder, "en_US.UTF-8")],
-            check=False,
-            stderr=subprocess.DEVNULL,
-        )
-        if made.returncode != 0:
+        localedef = which("localedef")
+        if localedef is None or _fails(localedef, "-i", "en_US", "-f", "UTF-8", f"{folder}/en_US.UTF-8"):
             yield
             return
         os.environ["LOCPATH"] = folder
@@ -150,6 +146,10 @@ def _locale() -> Iterator[None]:
             yield
         finally:
             del os.environ["LOCPATH"]
+
+
+def _fails(*command: str) -> bool:
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode != 0
 
 
 def _wheels_server(data: Path, *, start: bool) -> "PostgresServer":

@@ -175,7 +175,11 @@ class TestPostgres(StorageContract, QueryContract, LifecycleContract):
     def test_databases_order_text_as_people_do(self, postgres_store: PostgresStorage) -> None:
         with postgres_store.engine.connect() as connection:
             by_locale = connection.scalar(sa.text("SELECT 'a' < 'Z'"))
-        assert by_locale, "the tests need a server with en_US.UTF-8 (Debian's package locales) or ICU"
+        if not by_locale and "CI" not in os.environ:
+            pytest.skip(
+                "no en_US.UTF-8 here (Debian's package locales) and no ICU: text is ordered by its code points"
+            )
+        assert by_locale
 
 
 class _Async:
