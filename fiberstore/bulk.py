@@ -219,6 +219,12 @@ def insert_batch(session: Session | Connection, table: str, batch: "pa.RecordBat
     return _insert_new(session, table, dict(zip(batch.schema.names, batch.columns, strict=True)))
 
 
+def write_ids(session: Session | Connection, table: str, column: str, ids: bytes) -> None:
+    """Insert ids, joined, into a temporary table of one column."""
+    sql = f"INSERT INTO {table} ({column}) SELECT {column} FROM {ARROW_TABLE}"
+    connection_of(session).write_with_batch(sql, _batch({column: _joined_uuids(ids)}))
+
+
 def _first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
     first: dict[int, T] = {}
     for key, record in zip(keys, records, strict=True):
@@ -287,10 +293,13 @@ def _integers(ids: Collection[UUID]) -> list[int]:
 
 
 def _uuids(ids: Collection[int]) -> "pa.Array":
+    return _joined_uuids(b"".join([id_.to_bytes(16, "big") for id_ in ids]))
+
+
+def _joined_uuids(ids: bytes) -> "pa.Array":
     import pyarrow as pa
 
-    data = pa.py_buffer(b"".join([id_.to_bytes(16, "big") for id_ in ids]))
-    storage = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, data])
+    storage = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids) // 16, [None, pa.py_buffer(ids)])
     return pa.ExtensionArray.from_storage(pa.uuid(), storage)
 
 

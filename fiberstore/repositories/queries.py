@@ -6,12 +6,13 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable, DropTable
 
-from fiberstore.bulk import expire
+from fiberstore.bulk import expire, write_ids
 from fiberstore.connections import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.prepared import compiled, connection_of
@@ -46,7 +47,6 @@ class Changing(Protocol):
 
 
 _ROWS_AT_ONCE = 2_048
-_CHOSEN = "fiberstore_chosen"
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
 
 
@@ -84,12 +84,38 @@ def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Se
         A statement that selects them, whatever happens to the tables. Its transaction has to be open.
     """
     (column,) = ids.selected_columns
-    name = f"{_CHOSEN}_{column.name}"  # so that ids of fibers and of logs can be kept at once
-    kept = sa.Table(name, sa.MetaData(), sa.Column(column.name, column.type), prefixes=["TEMPORARY"])
+    with _temporary_table(session, f"fiberstore_chosen_{column.key}", column) as kept:
+        connection_of(session).write(*compiled(session, sa.insert(kept).from_select([column.key], ids)))
+        yield sa.select(*kept.c)
+
+
+@contextmanager
+def given(
+    session: Session | Connection, column: sa.ColumnElement[UUID], ids: bytes
+) -> Iterator[sa.Select[Any]]:
+    """Keep ids for a block, in an open transaction.
+
+    Args:
+        session: Where the transaction is open.
+        column: The column whose ids they are; at most one block for each column is open at once.
+        ids: All of them, joined.
+
+    Yields:
+        A statement that selects them.
+    """
+    with _temporary_table(session, f"fiberstore_given_{column.name}", column) as kept:
+        write_ids(session, kept.name, column.key, ids)
+        yield sa.select(*kept.c)
+
+
+@contextmanager
+def _temporary_table(
+    session: Session | Connection, name: str, column: sa.ColumnElement[Any]
+) -> Iterator[sa.Table]:
+    kept = sa.Table(name, sa.MetaData(), sa.Column(column.key, column.type), prefixes=["TEMPORARY"])
     connection = connection_of(session)
     connection.write(_ddl(connection, CreateTable(kept)))
-    connection.write(*compiled(session, sa.insert(kept).from_select([column.name], ids)))
-    yield sa.select(*kept.c)
+    yield kept
     connection.write(_ddl(connection, DropTable(kept)))  # a rollback drops it too
 
 
