@@ -216,7 +216,7 @@ def test_logs_go_that_no_stored_fiber_holds(memory: DuckDBStorage) -> None:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(models(), choices(related=True), st.integers(1, 5))
 def test_what_goes_is_what_the_model_says_in_steps_of_any_size(
     memory: DuckDBStorage, model: Model, may_go: MayGo, step_rows: int
