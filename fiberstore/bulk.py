@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from uuid import UUID
 
+import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
@@ -257,9 +258,23 @@ def _write(session: Session | Connection, sql: str, columns: Columns) -> int:
 
 
 def expire(session: Session | Connection) -> None:
-    """Let a session load its objects again, as a statement that it did not see has changed rows."""
-    if isinstance(session, Session):
+    """Let a session load its objects again, after a statement it did not see, and keep what is unflushed.
+
+    A changed attribute stays, and the next flush writes it over what the statement wrote. An object that is
+    to be deleted stays as it is.
+    """
+    if not isinstance(session, Session):
+        return
+    changed, deleted = session.dirty, session.deleted
+    if not changed and not deleted:
         session.expire_all()
+        return
+    for held in session.identity_map.values():
+        if held in changed:
+            if unchanged := sa.inspect(held).unmodified:
+                session.expire(held, unchanged)
+        elif held not in deleted:
+            session.expire(held)
 
 
 def _rows(session: Session | Connection, sql: str, columns: Columns) -> list[Row]:
