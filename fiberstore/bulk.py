@@ -321,6 +321,8 @@ def _joined_uuids(ids: bytes) -> "pa.Array":
 def _timestamps(times: Sequence[datetime]) -> "pa.Array":
     import pyarrow as pa
 
+    if set(map(type, times)) - {datetime}:
+        times = [as_utc(time) for time in times]  # a subclass may be finer than Arrow is told
     # Arrow asks every aware datetime for its offset; it takes differences four times as fast.
     try:
         since_epoch = [time - _EPOCH for time in times]

@@ -28,6 +28,7 @@ from fiberstore.records import (
     StoredLog,
     as_utc,
     check_config_version,
+    check_duration,
     check_id,
     check_text,
 )
@@ -343,9 +344,7 @@ class DurationColumn(OrderedColumn[R, timedelta]):
 
     def check(self, value: timedelta) -> timedelta:
         """Take a ``timedelta``."""
-        if not isinstance(value, timedelta):
-            raise TypeError(f"expected a datetime.timedelta, got {value!r}")
-        return value
+        return check_duration(self.name, value)
 
 
 class VersionColumn(OrderedColumn[R, int]):

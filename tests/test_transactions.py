@@ -245,7 +245,7 @@ def test_no_method_discards_what_the_session_holds_unflushed(storage: SqlStorage
                 assert other.fiber_type == "job"  # a clean object is loaded again
             session.flush()
             rows = session.execute(sa.select(Fiber.fiber_id, Fiber.closed))
-            stored = {fiber_id: closed for fiber_id, closed in rows}
+            stored = {row.fiber_id: row.closed for row in rows}
             assert stored[uid(1)] is True, name
             assert uid(2) not in stored, name
             assert uid(5) in stored, name
