@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from oracle_lifecycle import (
@@ -50,6 +50,9 @@ from fiberstore.records import (
 )
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import Condition, Or, checked_condition
+
+if TYPE_CHECKING:
+    from fiberstore.queries import Deleted
 
 _T = TypeVar("_T")
 
@@ -256,7 +259,7 @@ class MemoryStorage(LifecycleStorage):
             units = to_prune(self._tables(), of_fibers, of_logs)
         if dry_run:
             step_rows, max_steps = MAX_ROWS, 1
-        steps = []
+        steps: list[tuple[Deleted, int]] = []
         while units and (max_steps is None or len(steps) < max_steps):
             with self._stored.changed:
                 now = self._tables()

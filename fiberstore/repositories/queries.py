@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -84,35 +83,34 @@ def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Se
         A statement that selects them, whatever happens to the tables. Its transaction has to be open.
     """
     (column,) = ids.selected_columns
-    with _temporary_table(session, f"fiberstore_chosen_{column.key}", column) as kept:
-        connection_of(session).write(*compiled(session, sa.insert(kept).from_select([column.key], ids)))
+    with _temporary_table(session, "fiberstore_chosen", sa.Column(column.key, column.type)) as kept:
+        connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), ids)))
         yield sa.select(*kept.c)
 
 
 @contextmanager
-def given(
-    session: Session | Connection, column: sa.ColumnElement[UUID], ids: bytes
-) -> Iterator[sa.Select[Any]]:
+def given(session: Session | Connection, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
     """Keep ids for a block, in an open transaction.
 
     Args:
         session: Where the transaction is open.
-        column: The column whose ids they are; at most one block for each column is open at once.
+        name: ``"fiber_id"`` or ``"log_id"``; one block for each may be open at once.
         ids: All of them, joined.
 
     Yields:
         A statement that selects them.
     """
-    with _temporary_table(session, f"fiberstore_given_{column.name}", column) as kept:
-        write_ids(session, kept.name, column.key, ids)
+    with _temporary_table(session, "fiberstore_given", sa.Column(name, sa.Uuid)) as kept:
+        write_ids(session, kept.name, name, ids)
         yield sa.select(*kept.c)
 
 
 @contextmanager
 def _temporary_table(
-    session: Session | Connection, name: str, column: sa.ColumnElement[Any]
+    session: Session | Connection, prefix: str, column: sa.Column[Any]
 ) -> Iterator[sa.Table]:
-    kept = sa.Table(name, sa.MetaData(), sa.Column(column.key, column.type), prefixes=["TEMPORARY"])
+    name = f"{prefix}_{column.name}"  # so that ids of fibers and of logs can be kept at once
+    kept = sa.Table(name, sa.MetaData(), column, prefixes=["TEMPORARY"])
     connection = connection_of(session)
     connection.write(_ddl(connection, CreateTable(kept)))
     yield kept

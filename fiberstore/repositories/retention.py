@@ -409,8 +409,8 @@ def _delete(session: Session | Connection, units: Sequence[_Unit]) -> _Gone:
     fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
     logs = b"".join(unit.log_ids for unit in going)
     with (
-        given(session, FIBERS.c.fiber_id, fibers) as fiber_ids,
-        given(session, LOGS.c.log_id, logs) as planned,
+        given(session, "fiber_id", fibers) as fiber_ids,
+        given(session, "log_id", logs) as planned,
     ):
         held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
         may_go = sa.and_(LOGS.c.log_id.in_(planned), LOGS.c.log_id.not_in(held), _UNPINNED_LOG)
@@ -433,7 +433,7 @@ def _unchanged(session: Session | Connection, fiber_ids: Sequence[UUID]) -> dict
     """Return how fibers are now, see ``_Unit.seen``, without those that are pinned or not stored."""
     if not fiber_ids:
         return {}
-    with given(session, FIBERS.c.fiber_id, b"".join(id_.bytes for id_ in fiber_ids)) as ids:
+    with given(session, "fiber_id", b"".join(id_.bytes for id_ in fiber_ids)) as ids:
         sizes = _counted(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
         now = (
             sa.select(FIBERS.c.fiber_id, _FIELDS, sa.func.coalesce(sizes.c.rows, 0))
