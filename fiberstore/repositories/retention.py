@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from hashlib import blake2b
 from itertools import count
 from math import inf
 from tempfile import SpooledTemporaryFile, gettempdir
@@ -42,16 +43,14 @@ _MOST_BYTES_IN_MEMORY = 2**20
 _UNPINNED_FIBER = FIBERS.c.fiber_id.not_in(sa.select(PinnedFiber.fiber_id))
 _UNPINNED_LOG = LOGS.c.log_id.not_in(sa.select(PinnedLog.log_id))
 _TEXT_BYTES = TextBytes(LOGS.c.raw_text)
-_FIELDS = sa.func.md5(  # in so few bytes
-    sa.func.concat_ws(
-        sa.literal_column("'|'"),
-        FIBERS.c.config_version,
-        EpochUs(FIBERS.c.first_activity),
-        EpochUs(FIBERS.c.last_activity),
-        FIBERS.c.closed,
-        sa.cast(FIBERS.c.attributes, sa.String),
-        FIBERS.c.fiber_type,
-    )
+_FIELDS = sa.func.concat_ws(
+    sa.literal_column("'|'"),
+    FIBERS.c.config_version,
+    EpochUs(FIBERS.c.first_activity),
+    EpochUs(FIBERS.c.last_activity),
+    FIBERS.c.closed,
+    sa.cast(FIBERS.c.attributes, sa.String),
+    FIBERS.c.fiber_type,
 )
 
 
@@ -175,7 +174,7 @@ class _Unit:
     """
 
     fiber_id: UUID | None
-    seen: tuple[str, int]
+    seen: tuple[bytes, int]
     log_ids: bytearray
     rows: int
     weight: int
@@ -241,14 +240,18 @@ class _Plan:
 
 def _packed(rows: Iterable[Row]) -> bytes:
     packed = bytearray()
-    for fiber_id, log_id, place, digest, memberships, weight in rows:
+    for fiber_id, log_id, place, fields_text, memberships, weight in rows:
         if fiber_id is not None:
-            row = _FIBER, fiber_id.bytes, bytes.fromhex(digest), int(memberships), int(weight)
+            row = _FIBER, fiber_id.bytes, _digest(fields_text), int(memberships), int(weight)
         else:
             kind = _LOG if place is None else _LOG_OF_FIBER
             row = kind, log_id.bytes, _NO_DIGEST, int(memberships), int(weight)
         packed += _ROW.pack(*row)
     return bytes(packed)
+
+
+def _digest(fields_text: str) -> bytes:
+    return blake2b(fields_text.encode(), digest_size=len(_NO_DIGEST)).digest()
 
 
 def _units(file: IO[bytes]) -> Iterator[_Unit]:
@@ -262,10 +265,10 @@ def _units(file: IO[bytes]) -> Iterator[_Unit]:
         if unit is not None:
             yield unit
         if kind == _FIBER:
-            seen = digest.hex(), memberships
-            unit = _Unit(UUID(bytes=id_), seen, bytearray(), max(memberships, 1), weight)
+            rows = max(memberships, 1)
+            unit = _Unit(UUID(bytes=id_), (digest, memberships), bytearray(), rows, weight)
         else:
-            unit = _Unit(None, ("", 0), bytearray(id_), 1, weight)
+            unit = _Unit(None, (digest, 0), bytearray(id_), 1, weight)
     if unit is not None:
         yield unit
 
@@ -429,7 +432,7 @@ def _delete(session: Session | Connection, units: Sequence[_Unit]) -> _Gone:
             )
 
 
-def _unchanged(session: Session | Connection, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[str, int]]:
+def _unchanged(session: Session | Connection, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[bytes, int]]:
     """Return how fibers are now, see ``_Unit.seen``, without those that are pinned or not stored."""
     if not fiber_ids:
         return {}
@@ -440,7 +443,7 @@ def _unchanged(session: Session | Connection, fiber_ids: Sequence[UUID]) -> dict
             .outerjoin_from(FIBERS, sizes, sizes.c.fiber_id == FIBERS.c.fiber_id)
             .where(FIBERS.c.fiber_id.in_(ids), _UNPINNED_FIBER)
         )
-        return {fiber_id: (digest, int(rows)) for fiber_id, digest, rows in select_rows(session, now)}
+        return {id_: (_digest(text), int(rows)) for id_, text, rows in select_rows(session, now)}
 
 
 def _foreseen(session: Session | Connection, candidates: _Candidates, max_bytes: int | None) -> Pruned:
