@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
@@ -15,6 +16,7 @@ from fiberstore import DatabaseError, DuckDBStorage, Fibers, LogRecord, Logs
 from fiberstore.lifecycle import Pruned
 from fiberstore.models import MergedFiber, RawLog
 from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.repositories import retention
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
 from fiberstore.where import Condition
 
@@ -407,6 +409,17 @@ def test_a_failing_on_step_leaves_the_steps_before(storage: DuckDBStorage) -> No
     with pytest.raises(RuntimeError, match="stop"):
         storage.prune(logs=EVERY_LOG, step_rows=1, on_step=fail)
     assert storage.logs.count() == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
+def test_a_full_temporary_folder_is_told_and_nothing_goes(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs([log(1)])
+    monkeypatch.setattr(retention, "SpooledTemporaryFile", partial(Path("/dev/full").open, "r+b"))
+    with pytest.raises(DatabaseError, match=r"No space left on device.*TMPDIR"):
+        storage.prune(logs=EVERY_LOG)
+    assert storage.logs.count() == 1
 
 
 def test_a_prune_is_one_call_of_the_statistics(storage: DuckDBStorage) -> None:

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from itertools import count
@@ -216,6 +216,8 @@ class _Plan:
                         file.write(_packed(batch))
                 file.seek(0)
             except OSError as error:
+                with suppress(OSError):  # which writes what is left, and fails again
+                    file.close()
                 raise DatabaseError(
                     f"the ids of the rows that go cannot be kept in {gettempdir()} ({error.strerror}); free "
                     "some space there, or let TMPDIR name another folder"
