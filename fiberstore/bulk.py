@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from uuid import UUID
 
+import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
@@ -219,6 +220,12 @@ def insert_batch(session: Session | Connection, table: str, batch: "pa.RecordBat
     return _insert_new(session, table, dict(zip(batch.schema.names, batch.columns, strict=True)))
 
 
+def write_ids(session: Session | Connection, table: str, column: str, ids: bytes) -> None:
+    """Insert ids, joined, into a temporary table of one column."""
+    sql = f"INSERT INTO {table} ({column}) SELECT {column} FROM {ARROW_TABLE}"
+    connection_of(session).write_with_batch(sql, _batch({column: _joined_uuids(ids)}))
+
+
 def _first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
     first: dict[int, T] = {}
     for key, record in zip(keys, records, strict=True):
@@ -251,9 +258,23 @@ def _write(session: Session | Connection, sql: str, columns: Columns) -> int:
 
 
 def expire(session: Session | Connection) -> None:
-    """Let a session load its objects again, as a statement that it did not see has changed rows."""
-    if isinstance(session, Session):
+    """Let a session load its objects again, after a statement it did not see, and keep what is unflushed.
+
+    A changed attribute stays, and the next flush writes it over what the statement wrote. An object that is
+    to be deleted stays as it is.
+    """
+    if not isinstance(session, Session):
+        return
+    changed, deleted = session.dirty, session.deleted
+    if not changed and not deleted:
         session.expire_all()
+        return
+    for held in session.identity_map.values():
+        if held in changed:
+            if unchanged := sa.inspect(held).unmodified:
+                session.expire(held, unchanged)
+        elif held not in deleted:
+            session.expire(held)
 
 
 def _rows(session: Session | Connection, sql: str, columns: Columns) -> list[Row]:
@@ -287,16 +308,21 @@ def _integers(ids: Collection[UUID]) -> list[int]:
 
 
 def _uuids(ids: Collection[int]) -> "pa.Array":
+    return _joined_uuids(b"".join([id_.to_bytes(16, "big") for id_ in ids]))
+
+
+def _joined_uuids(ids: bytes) -> "pa.Array":
     import pyarrow as pa
 
-    data = pa.py_buffer(b"".join([id_.to_bytes(16, "big") for id_ in ids]))
-    storage = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, data])
+    storage = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids) // 16, [None, pa.py_buffer(ids)])
     return pa.ExtensionArray.from_storage(pa.uuid(), storage)
 
 
 def _timestamps(times: Sequence[datetime]) -> "pa.Array":
     import pyarrow as pa
 
+    if set(map(type, times)) - {datetime}:
+        times = [as_utc(time) for time in times]  # a subclass may be finer than Arrow is told
     # Arrow asks every aware datetime for its offset; it takes differences four times as fast.
     try:
         since_epoch = [time - _EPOCH for time in times]

@@ -99,16 +99,17 @@ def repair(storage: SqlStorage) -> list[str]:
     Raises:
         StorageError: The store cannot be read or written.
     """
-    with translate_errors(), storage.engine.connect() as connection:
-        if _about_schema(storage, connection):
-            return []
-        indexes = _indexes() if _broken_indexes(storage, connection) else []
-    for index in indexes:
+    with translate_errors():
+        with storage.engine.connect() as connection:
+            if _about_schema(storage, connection):
+                return []
+            indexes = _indexes() if _broken_indexes(storage, connection) else []
+        for index in indexes:
+            with storage.transaction() as transaction:
+                index.drop(transaction.session.connection(), checkfirst=True)
+                index.create(transaction.session.connection())
         with storage.transaction() as transaction:
-            index.drop(transaction.session.connection(), checkfirst=True)
-            index.create(transaction.session.connection())
-    with storage.transaction() as transaction:
-        widened = transaction.session.connection().execute(_WIDEN).rowcount
+            widened = transaction.session.connection().execute(_WIDEN).rowcount
     done = [f"index {index.name} is built anew" for index in indexes]
     if widened:
         done.append(f"the activity of {widened:,} fibers is widened to that of their logs")

@@ -378,6 +378,8 @@ def _duckdb_error(error: BaseException) -> StorageError:
         return ConflictError(message)
     if isinstance(error, duckdb.CatalogException) and _NO_TABLE.search(message):
         advice = " init_schema() builds the tables"
+    if isinstance(error, duckdb.InvalidInputException) and "read-only mode" in message:
+        advice = " Open the storage without read_only=True to change it"
     return DatabaseError(message + advice)
 
 

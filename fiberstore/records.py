@@ -13,14 +13,16 @@ from uuid import UUID
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     JsonValue,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     model_validator,
 )
+from pydantic_core import CoreSchema, core_schema
 
 from fiberstore.errors import SerializationError
 from fiberstore.ids import new_log_id
@@ -30,6 +32,7 @@ MAX_ROWS = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _set = object.__setattr__  # past the models' own, which are frozen
 _LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<number>-?\d(?:\.\d+)?e\+\d+)')
+_BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
@@ -37,10 +40,12 @@ def as_utc(value: datetime) -> datetime:
     """Return the same instant in UTC.
 
     Raises:
-        ValueError: The datetime is naive, or lies outside the years 1 to 9999 in UTC.
+        TypeError: The value is no datetime.
+        ValueError: The datetime is naive, lies outside the years 1 to 9999 in UTC, or is of a subclass that
+            is finer than 1 µs, as that of pandas is.
     """
-    if not isinstance(value, datetime):
-        raise TypeError(f"expected a timezone-aware datetime, got {value!r}")
+    if type(value) is not datetime:
+        value = _plain_datetime(value)
     if value.tzinfo is UTC:
         return value
     if value.utcoffset() is None:
@@ -49,6 +54,49 @@ def as_utc(value: datetime) -> datetime:
         return value.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{value} is outside the years 1 to 9999 in UTC") from None
+
+
+def _plain_datetime(value: datetime) -> datetime:
+    if not isinstance(value, datetime):
+        raise TypeError(f"expected a timezone-aware datetime, got {value!r}")
+    if value != value:  # noqa: PLR0124  # the NaT of pandas
+        raise ValueError(f"{value} is no time")
+    plain = datetime.combine(value.date(), value.timetz())
+    if plain != value:
+        raise ValueError(f"{value} is finer than 1 µs; round it, with pandas by .round('us')")
+    return plain
+
+
+def parse_instant(text: str) -> datetime:
+    """Return the datetime of a text in ISO 8601; it may be naive.
+
+    Raises:
+        ValueError: It is no such text, or finer than 1 µs, which ``datetime.fromisoformat`` would cut off.
+    """
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not ISO 8601, such as 2024-12-10T06:55:46Z") from None
+    if any(map(int, _BEYOND_MICROSECONDS.findall(text))):
+        raise ValueError(f"{text!r} is finer than 1 µs; write at most 6 decimals")
+    return parsed
+
+
+def check_duration(name: str, value: timedelta) -> timedelta:
+    """Return the duration, as a plain ``timedelta``.
+
+    Raises:
+        TypeError: It is no ``timedelta``.
+        ValueError: It is of a subclass that is finer than 1 µs, as that of pandas is.
+    """
+    if type(value) is timedelta:
+        return value
+    if not isinstance(value, timedelta):
+        raise TypeError(f"{name} must be a datetime.timedelta, got {value!r:.200}")
+    plain = timedelta(value.days, value.seconds, value.microseconds)
+    if plain != value:
+        raise ValueError(f"{name} {value} is finer than 1 µs; round it, with pandas by .round('us')")
+    return plain
 
 
 def from_epoch_us(value: int | None) -> datetime:
@@ -157,7 +205,23 @@ def _storable(value: JsonValue) -> JsonValue:
     return value
 
 
-Utc = Annotated[AwareDatetime, AfterValidator(as_utc)]
+def _validated_time(value: object, validate: ValidatorFunctionWrapHandler) -> datetime:
+    return as_utc(value if isinstance(value, datetime) else validate(value))
+
+
+class _InMicroseconds:
+    """Marks a field of datetimes: pydantic would cut off what is finer, of text and of subclasses."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        datetimes = core_schema.datetime_schema(tz_constraint="aware", microseconds_precision="error")
+        return core_schema.json_or_python_schema(
+            core_schema.no_info_after_validator_function(as_utc, datetimes),
+            core_schema.no_info_wrap_validator_function(_validated_time, datetimes),
+        )
+
+
+Utc = Annotated[datetime, _InMicroseconds]
 Text = Annotated[str, AfterValidator(check_text)]
 Id = Annotated[UUID, Field(strict=False)]
 VersionNumber = Annotated[int, Field(ge=0, le=MAX_CONFIG_VERSION)]

@@ -174,6 +174,9 @@ def _sentence(difference: tuple[Any, ...]) -> str:
             thing, what = f"index {index.name} on {index.table.name}", "is missing"
         case ("remove_index", index):
             thing, what = f"index {index.name} on {index.table.name}", "is not fiberstore's"
+        case ("remove_fk", foreign_key):
+            referred = foreign_key.elements[0].target_fullname.partition(".")[0]
+            thing, what = f"foreign key from {foreign_key.table.name} to {referred}", "is not fiberstore's"
         case ("add_column", _, table, column):
             thing, what = f"column {table}.{column.name}", "is missing"
         case ("remove_column", _, table, column):

@@ -29,6 +29,7 @@ from fiberstore.records import (
     StoredLog,
     as_utc,
     check_config_version,
+    check_duration,
     check_id,
     check_text,
 )
@@ -344,9 +345,7 @@ class DurationColumn(OrderedColumn[R, timedelta]):
 
     def check(self, value: timedelta) -> timedelta:
         """Take a ``timedelta``."""
-        if not isinstance(value, timedelta):
-            raise TypeError(f"expected a datetime.timedelta, got {value!r}")
-        return value
+        return check_duration(self.name, value)
 
 
 class VersionColumn(OrderedColumn[R, int]):

@@ -6,10 +6,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from oracle_lifecycle import MemoryCheckpoints, MemoryVersions, merge, pruned, to_prune
+from oracle_lifecycle import (
+    MemoryCheckpoints,
+    MemoryVersions,
+    merge,
+    next_step,
+    pruned,
+    still_to_prune,
+    to_prune,
+)
 from oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships, Tables
 
 from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
@@ -42,6 +50,9 @@ from fiberstore.records import (
 )
 from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.where import Condition, Or, checked_condition
+
+if TYPE_CHECKING:
+    from fiberstore.queries import Deleted
 
 _T = TypeVar("_T")
 
@@ -244,22 +255,22 @@ class MemoryStorage(LifecycleStorage):
             raise DatabaseError("a storage in memory has no file whose size max_bytes could bound")
         of_fibers = Or(FiberRecord, ()) if fibers is None else checked_condition(fibers, FiberRecord)
         of_logs = Or(StoredLog, ()) if logs is None else checked_condition(logs, StoredLog)
+        with self._stored.changed:
+            units = to_prune(self._tables(), of_fibers, of_logs)
         if dry_run:
             step_rows, max_steps = MAX_ROWS, 1
-        steps = []
-        for _ in range(max_steps or MAX_ROWS):
+        steps: list[tuple[Deleted, int]] = []
+        while units and (max_steps is None or len(steps) < max_steps):
             with self._stored.changed:
                 now = self._tables()
-                doomed, texts, is_complete = to_prune(now, of_fibers, of_logs, step_rows)
+                doomed, texts = still_to_prune(next_step(units, step_rows), now)
                 deleted = (now if dry_run else self._stored).remove(
                     [log.log_id for log in texts], [fiber.fiber_id for fiber in doomed]
                 )
             steps.append((deleted, sum(len(log.raw_text.encode()) for log in texts)))
-            if on_step is not None and not dry_run:
-                on_step(pruned(steps, is_complete=is_complete))
-            if is_complete:
-                break
-        return pruned(steps, is_complete=is_complete)
+            if on_step is not None and not dry_run and (doomed or texts):
+                on_step(pruned(steps, is_complete=False))
+        return pruned(steps, is_complete=not units)
 
     def compact(self) -> Compacted:
         return Compacted(0, 0)

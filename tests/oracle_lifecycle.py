@@ -1,7 +1,7 @@
 """The lifecycle of the storage of plain dicts: checkpoints, versions, merges, and what is to be pruned."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -247,33 +247,68 @@ def _change(kind: ChangeKind, old: list[FiberRecord], new: list[FiberRecord]) ->
     return FiberChange(kind, fiber_type, sorted(old_ids), sorted(new_ids))
 
 
+@dataclass
+class PruneUnit:
+    """What goes in one step or not at all: a fiber with the logs of which it is the youngest, or a log."""
+
+    fiber: FiberRecord | None
+    memberships: int
+    logs: list[StoredLog]
+
+    def is_as_it_was(self, tables: Tables) -> bool:
+        if self.fiber is None:
+            return True
+        fiber_id = self.fiber.fiber_id
+        return (
+            tables.fibers.get(fiber_id) == self.fiber
+            and (FiberRecord, fiber_id) not in tables.pins
+            and _memberships_of(fiber_id, tables) == self.memberships
+        )
+
+
 def to_prune(
-    tables: Tables, of_fibers: Condition[FiberRecord], of_logs: Condition[StoredLog], step_rows: int
-) -> tuple[list[FiberRecord], list[StoredLog], bool]:
-    """Return the fibers and logs of the next step, and whether nothing is left after it."""
-    fibers = [
-        fiber
-        for fiber in sorted(tables.fibers.values(), key=lambda fiber: (fiber.last_activity, fiber.fiber_id))
+    tables: Tables, of_fibers: Condition[FiberRecord], of_logs: Condition[StoredLog]
+) -> list[PruneUnit]:
+    """Return the set that goes, the oldest first."""
+    units = {
+        fiber.fiber_id: PruneUnit(fiber, _memberships_of(fiber.fiber_id, tables), [])
+        for fiber in tables.fibers.values()
         if holds(of_fibers, fiber, tables) and (FiberRecord, fiber.fiber_id) not in tables.pins
+    }
+    alone: list[StoredLog] = []
+    for log in tables.logs.values():
+        holders = sorted(tables.fibers_of(log.log_id), key=lambda one: (one.last_activity, one.fiber_id))
+        if (StoredLog, log.log_id) in tables.pins:
+            continue
+        if holders and all(holder.fiber_id in units for holder in holders):
+            units[holders[-1].fiber_id].logs.append(log)
+        elif not holders and holds(of_logs, log, tables):
+            alone.append(log)
+    in_order = [
+        *((one.fiber.last_activity, 0, one.fiber.fiber_id, one) for one in units.values() if one.fiber),
+        *((log.timestamp, 1, log.log_id, PruneUnit(None, 0, [log])) for log in alone),
     ]
-    in_none = [
-        log
-        for log in sorted(tables.logs.values(), key=lambda log: (log.timestamp, log.log_id))
-        if holds(of_logs, log, tables) and not _is_kept(log, [], tables)
-    ]
-    first: list[FiberRecord] = []
-    for fiber in fibers:
-        if first and len(_logs_only_of([*first, fiber], tables)) > step_rows:
-            break
-        first.append(fiber)
-    logs = _logs_only_of(first, tables)
-    room = max(step_rows - len(logs), 0) if len(first) == len(fibers) else 0
-    return first, logs + in_none[:room], len(first) == len(fibers) and len(in_none) <= room
+    return [row[-1] for row in sorted(in_order, key=lambda row: row[:-1])]
 
 
-def _logs_only_of(fibers: list[FiberRecord], tables: Tables) -> list[StoredLog]:
-    logs = {log.log_id: log for fiber in fibers for log in tables.logs_of(fiber.fiber_id)}
-    return [log for log in logs.values() if not _is_kept(log, fibers, tables)]
+def next_step(units: list[PruneUnit], step_rows: int) -> list[PruneUnit]:
+    """Take the units of the next step from the first ones."""
+    step = [units.pop(0)]
+    while units and sum(max(unit.memberships, 1) for unit in [*step, units[0]]) <= step_rows:
+        step.append(units.pop(0))
+    return step
+
+
+def still_to_prune(step: list[PruneUnit], tables: Tables) -> tuple[list[FiberRecord], list[StoredLog]]:
+    """Return what of a step may go now."""
+    units = [unit for unit in step if unit.is_as_it_was(tables)]
+    fibers = [unit.fiber for unit in units if unit.fiber is not None]
+    logs = [tables.logs[log.log_id] for unit in units for log in unit.logs if log.log_id in tables.logs]
+    return fibers, [log for log in logs if not _is_kept(log, fibers, tables)]
+
+
+def _memberships_of(fiber_id: UUID, tables: Tables) -> int:
+    return sum(row.fiber_id == fiber_id for row in tables.memberships.values())
 
 
 def _is_kept(log: StoredLog, gone: list[FiberRecord], tables: Tables) -> bool:

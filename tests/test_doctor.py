@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from samples import NOON, a_fiber, some_logs
 
-from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, LogRecord, doctor
+from fiberstore import DatabaseError, DuckDBStorage, FiberMembership, FiberRecord, LogRecord, doctor
 from fiberstore.cli import main
 
 DATA = Path(__file__).parent / "data"
@@ -179,6 +179,18 @@ def test_rows_of_other_clients_that_make_no_sense_are_told_and_left_alone(
     assert [(finding.is_problem, finding.is_repairable) for finding in before] == [(True, False)]
     doctor.repair(sound)
     assert before[0] in doctor.examine(sound)
+
+
+@pytest.mark.parametrize(
+    "spoil", ["DROP INDEX idx_fibers_type", "UPDATE fibers SET last_activity = first_activity"]
+)
+def test_repair_of_what_is_only_read_says_what_to_do(sound: DuckDBStorage, db_file: Path, spoil: str) -> None:
+    run_sql(sound, spoil)
+    sound.close()
+    with DuckDBStorage(db_file, read_only=True) as storage:
+        assert [finding.is_repairable for finding in doctor.examine(storage)] == [True]
+        with pytest.raises(DatabaseError, match=r"Open the storage without read_only=True"):
+            doctor.repair(storage)
 
 
 def test_a_log_without_an_end_widens_nothing(sound: DuckDBStorage) -> None:

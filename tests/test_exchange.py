@@ -230,6 +230,11 @@ BAD_LOGS: dict[str, tuple[str, str, str]] = {
     ),
     "no time": ("x.csv", _csv(timestamp="noon"), "row 1: timestamp .*'noon'"),
     "nanoseconds": ("x.csv", _csv(timestamp="2024-02-29T12:00:00.123456789Z"), "at most 6 decimals"),
+    "nanoseconds in JSON": (
+        "x.jsonl",
+        _json(LOG, timestamp="2024-02-29T12:00:00.123456789Z"),
+        "row 1: timestamp must be a time .* at most 6 decimals",
+    ),
     "year 0": ("x.csv", _csv(timestamp="0000-02-29T12:00:00Z"), "years 1 to 9999"),
     "no id": ("x.csv", _csv(log_id="1"), "row 1: log_id must be a UUID, got '1'"),
     "null": ("x.csv", _csv(timestamp="").replace('""', ""), "row 1: timestamp is missing"),

@@ -152,6 +152,7 @@ REFUSED_OF_LOGS = [
     ("raw_text['/a'] == 1", "only attributes have parts"),
     ("source_id.in_('web')", "'web' is no list; in_ takes one"),
     ("source_id.in_([['a']])", "['a'] is no value"),
+    ("timestamp == '2024-12-10T06:55:46.123456789Z'", "finer than 1 µs; write at most 6 decimals"),
     ("timestamp > 'yesterday'", "'yesterday' is not ISO 8601, such as 2024-12-10T06:55:46Z"),
     ("timestamp > '2024-02-29'", "has no time zone; for UTC, write 2024-02-29T00:00:00Z"),
     ("timestamp > '0001-01-01T00:00+01:00'", "is outside the years 1 to 9999 in UTC"),

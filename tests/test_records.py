@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from fiberstore import (
 )
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+FINE = pd.Timestamp("2024-05-01T12:00:00.123456789Z")
 AWARE = st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds it
 
 
@@ -49,7 +51,9 @@ def a_fiber(**fields: object) -> FiberRecord:
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"timestamp": NOON.replace(tzinfo=None)}, "timezone"),
+        ({"timestamp": NOON.replace(tzinfo=None)}, "is naive; give it a time zone"),
+        ({"timestamp": FINE}, "finer than 1 µs"),
+        ({"timestamp": pd.NaT}, "is no time"),
         ({"timestamp": 1714564800}, "datetime"),
         ({"timestamp": "2024-05-01T12:00:00Z"}, "datetime"),
         ({"timestamp": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "years 1 to 9999"),
@@ -223,3 +227,13 @@ def test_config_version_is_the_first_8_bytes_of_the_sha_256(tmp_path: Path) -> N
 def test_errors_with_attributes_survive_pickling(error: Exception) -> None:
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+def test_a_time_in_json_is_taken_whole_or_refused() -> None:
+    text = '{"timestamp": "2024-05-01T14:00:00.123456%s+02:00", "source_id": "s", "raw_text": "t"}'
+    log = LogRecord.model_validate_json(text % "")
+    assert log.timestamp == NOON.replace(microsecond=123456)
+    assert log.timestamp.tzinfo is UTC
+    assert LogRecord.model_validate_json(log.model_dump_json()) == log
+    with pytest.raises(ValidationError, match="more than 6 digits"):
+        LogRecord.model_validate_json(text % "789")

@@ -1,5 +1,6 @@
 """Units of work are stored whole or not at all, through the storage or through repositories on a session."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, timedelta
 from uuid import uuid4
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from samples import NOON, a_fiber, some_logs
 from sqlalchemy.exc import DBAPIError, NoResultFound
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import ObjectDeletedError
 
 from fiberstore import (
     ConflictError,
@@ -17,12 +19,16 @@ from fiberstore import (
     DuplicateError,
     Fiber,
     FiberMembership,
+    FiberRepository,
+    Fibers,
     LogRepository,
+    Logs,
     NotFoundError,
     RawLog,
 )
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.storages import SqlStorage, Transaction
+from fiberstore.testing.examples import fiber, log, member, uid
 
 
 @pytest.fixture
@@ -187,3 +193,77 @@ def test_merged_fibers_give_their_logs_to_the_survivor(storage: SqlStorage) -> N
     assert storage.get_log_fibers(logs[2].log_id) == [bystander.fiber_id]
     with storage.transaction() as transaction, pytest.raises(ValueError, match="ends itself"):
         transaction.fibers.merge({survivor.fiber_id: bystander.fiber_id, bystander.fiber_id: loser.fiber_id})
+
+
+WRITES: dict[str, Callable[[Transaction], object]] = {
+    "logs.write": lambda to: to.logs.write([log(9)]),
+    "logs.delete": lambda to: to.logs.where(Logs.c.log_id == uid(3)).delete(),
+    "logs.redact": lambda to: to.logs.where(Logs.c.log_id == uid(3)).redact("GET", "PUT"),
+    "logs.pin": lambda to: to.logs.where(Logs.c.log_id == uid(3)).pin(),
+    "logs.unpin": lambda to: to.logs.where(Logs.c.log_id == uid(4)).unpin(),
+    "fibers.write": lambda to: to.fibers.write(fiber(9)),
+    "fibers.write_many": lambda to: to.fibers.write_many([fiber(9)]),
+    "fibers.update": lambda to: to.fibers.update(fiber(3, "job")),
+    "fibers.update_many": lambda to: to.fibers.update_many([fiber(3, "job")]),
+    "fibers.upsert_many": lambda to: to.fibers.upsert_many([fiber(3, "job"), fiber(9)]),
+    "fibers.merge": lambda to: to.fibers.merge({uid(3): uid(4)}),
+    "fibers.close": lambda to: to.fibers.where(Fibers.c.fiber_id == uid(3)).close(),
+    "fibers.reopen": lambda to: to.fibers.where(Fibers.c.fiber_id == uid(4)).reopen(),
+    "fibers.pin": lambda to: to.fibers.where(Fibers.c.fiber_id == uid(3)).pin(),
+    "fibers.unpin": lambda to: to.fibers.where(Fibers.c.fiber_id == uid(4)).unpin(),
+    "fibers.delete": lambda to: to.fibers.where(Fibers.c.fiber_id == uid(3)).delete(),
+    "memberships.write": lambda to: to.memberships.write([member(4, 4)]),
+    "memberships.delete": lambda to: to.memberships.delete(),
+    "checkpoints.set": lambda to: to.checkpoints.set("a", "1"),
+    "checkpoints.compare_and_set": lambda to: to.checkpoints.compare_and_set("a", None, "1"),
+    "checkpoints.delete": lambda to: to.checkpoints.delete("b"),
+    "versions.register": lambda to: to.versions.register("rules"),
+    "versions.activate": lambda to: to.versions.activate(8),
+    "versions.drop": lambda to: to.versions.drop(8),
+}
+
+
+def test_no_method_discards_what_the_session_holds_unflushed(storage: SqlStorage) -> None:
+    storage.write_batch(
+        logs=[log(number) for number in (1, 2, 3, 4)],
+        fibers=[*(fiber(number, closed=number == 4) for number in (1, 2, 3, 4)), fiber(8, config_version=8)],
+        memberships=[member(3, 3)],
+    )
+    storage.logs.where(Logs.c.log_id == uid(4)).pin()
+    storage.fibers.where(Fibers.c.fiber_id == uid(4)).pin()
+    storage.checkpoints.set("b", "1")
+    for name, write in WRITES.items():
+        with Session(storage.engine, autoflush=False) as session:
+            changed, deleted = session.get_one(Fiber, uid(1)), session.get_one(Fiber, uid(2))
+            other, text = session.get_one(Fiber, uid(3)), session.get_one(RawLog, uid(1))
+            changed.closed, text.raw_text = True, "changed"
+            session.delete(deleted)
+            session.add(Fiber(**dict(fiber(5))))
+            write(Transaction(session, 3))
+            assert changed in session.dirty, name
+            if name == "fibers.update":
+                assert other.fiber_type == "job"  # a clean object is loaded again
+            session.flush()
+            rows = session.execute(sa.select(Fiber.fiber_id, Fiber.closed))
+            stored = {row.fiber_id: row.closed for row in rows}
+            assert stored[uid(1)] is True, name
+            assert uid(2) not in stored, name
+            assert uid(5) in stored, name
+            assert session.scalar(sa.select(RawLog.raw_text).filter_by(log_id=uid(1))) == "changed", name
+            session.rollback()
+
+
+def test_an_unflushed_change_of_a_row_that_a_repository_changes_is_kept(storage: SqlStorage) -> None:
+    storage.write_fiber(fiber(1, "login"))
+    with Session(storage.engine) as session, session.no_autoflush:
+        held = session.get_one(Fiber, uid(1))
+        held.fiber_type = "mine"
+        FiberRepository(session).update(fiber(1, "job", closed=True))
+        assert (held.fiber_type, held.closed) == ("mine", True)
+        session.commit()
+    assert storage.get_fiber(uid(1)) == fiber(1, "mine", closed=True)
+    with Session(storage.engine, autoflush=False) as session:
+        session.get_one(Fiber, uid(1)).closed = False
+        FiberRepository(session).where(Fibers.c.fiber_id == uid(1)).delete()
+        with pytest.raises(ObjectDeletedError):  # rather than to lose the change without a word
+            session.commit()

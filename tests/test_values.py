@@ -3,10 +3,11 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
@@ -19,14 +20,17 @@ from fiberstore import (
     Fiber,
     FiberMembership,
     FiberRecord,
+    Fibers,
     LogRecord,
+    Logs,
     RawLog,
     SerializationError,
     StoredLog,
 )
+from fiberstore.errors import translate_errors
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.storages import SqlStorage
-from fiberstore.testing.examples import ClocksGoBack, fiber, uid
+from fiberstore.testing.examples import NOON, ClocksGoBack, fiber, log, stored, uid
 
 DEEPEST = 250  # README: JSON nests at most about 250 levels
 
@@ -298,7 +302,7 @@ def test_any_time_is_refused_or_comes_back_and_is_found(store: SqlStorage, when:
     empty(store)
     expected = in_utc(when)
     if expected is None:
-        complaint = r"timezone|years 1 to 9999"
+        complaint = r"is naive; give it|years 1 to 9999"
         with pytest.raises(ValidationError, match=complaint):
             LogRecord(timestamp=when, source_id="s", raw_text="t")
         with pytest.raises(ValidationError, match=complaint):
@@ -330,6 +334,45 @@ def test_any_time_is_refused_or_comes_back_and_is_found(store: SqlStorage, when:
         assert session.scalars(sa.select(RawLog.timestamp).where(RawLog.timestamp == when)).all() == [
             expected
         ]
+
+
+FINE = pd.Timestamp("2024-05-01T12:00:00.123456789Z")
+FINE_SPAN = pd.Timedelta(1_500, "ns")
+REFUSALS: dict[str, Callable[[SqlStorage], object]] = {
+    "a log": lambda store: store.write_logs([log(1).model_copy(update={"timestamp": FINE})]),
+    "a stored log": lambda store: store.write_logs([stored(1).model_copy(update={"ingestion_time": FINE})]),
+    "fibers": lambda store: store.write_fibers([fiber(1).model_copy(update={"last_activity": FINE})]),
+    "a fiber": lambda store: store.write_fiber(fiber(1).model_copy(update={"last_activity": FINE})),
+    "a start": lambda store: store.query_logs_by_time(FINE, NOON),
+    "an end": lambda store: store.query_logs_by_time(NOON, FINE),
+    "a key": lambda store: store.query_logs_by_time(NOON, NOON, after=(FINE, uid(1))),
+    "a condition": lambda store: store.logs.where(Logs.c.timestamp == FINE),
+    "a list": lambda store: store.logs.where(Logs.c.timestamp.in_([NOON, FINE])),
+    "an overlap": lambda store: store.fibers.where(Fibers.c.activity.overlaps(NOON, FINE)),
+    "a duration": lambda store: store.fibers.where(Fibers.c.duration >= FINE_SPAN),
+    "a width": lambda store: store.logs.histogram(FINE_SPAN),
+    "a histogram": lambda store: store.logs.histogram(timedelta(days=1), start=FINE),
+    "ORM": lambda store: store.session().scalar(sa.select(RawLog).where(RawLog.timestamp == FINE)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_finer_than_a_microsecond_is_refused(store: SqlStorage, name: str) -> None:
+    empty(store)
+    with pytest.raises(ValueError, match=r"finer than 1 µs"), translate_errors():
+        REFUSALS[name](store)
+    assert is_empty(store)
+
+
+def test_a_subclass_that_is_not_finer_is_taken(store: SqlStorage) -> None:
+    empty(store)
+    when = pd.Timestamp("2024-05-01T14:00:00.123456+02:00")
+    assert type(log(1, when).timestamp) is datetime
+    store.write_logs([log(1, when), log(2).model_copy(update={"timestamp": when})])
+    at_that_time = [one.timestamp for one in store.query_logs_by_time(when, when)]
+    assert at_that_time == [when.to_pydatetime()] * 2
+    assert store.logs.where(Logs.c.timestamp == when).count() == 2
+    assert sum(bucket.count for bucket in store.logs.histogram(pd.Timedelta("1h"))) == 2
 
 
 # ---------------------------------------------------------------- ids

@@ -22,7 +22,7 @@ from uuid import UUID
 import typer
 
 from fiberstore.cli.durations import parse_duration
-from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.records import FiberRecord, StoredLog, parse_instant
 from fiberstore.where import (
     Activity,
     And,
@@ -109,9 +109,9 @@ def parse_time(text: str) -> datetime:
         typer.BadParameter: It names none.
     """
     try:
-        parsed = datetime.fromisoformat(text)
+        parsed = parse_instant(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not ISO 8601, such as 2024-12-10T06:55:46Z") from error
+        raise typer.BadParameter(str(error)) from error
     if parsed.tzinfo is None:
         raise typer.BadParameter(f"{text!r} has no time zone; for UTC, write {parsed.isoformat()}Z")
     return parsed

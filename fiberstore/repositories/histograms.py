@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from fiberstore.errors import SerializationError
 from fiberstore.functions import EpochUs
 from fiberstore.queries import MOST_BUCKETS, Bucket
-from fiberstore.records import as_utc, from_epoch_us
+from fiberstore.records import as_utc, check_duration, from_epoch_us
 
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,8 +39,7 @@ class Histogram:
     """
 
     def __init__(self, width: timedelta, start: datetime | None, end: datetime | None) -> None:
-        if not isinstance(width, timedelta):
-            raise TypeError(f"width must be a datetime.timedelta, got {width!r:.200}")
+        width = check_duration("width", width)
         if width <= timedelta(0):
             raise ValueError(f"width must be more than 0, got {width}")
         self._width_us = width // _MICROSECOND

@@ -43,8 +43,9 @@ class LogRepository(SqlLogs):
     """The logs of a session's database, to be written, and asked as ``Logs`` describes.
 
     Args:
-        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
-            commits. On a DBAPI connection instead, each statement is a transaction of its own.
+        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it if it
+            autoflushes, keeps what it holds unflushed otherwise, and never commits. On a DBAPI connection
+            instead, each statement is a transaction of its own.
         config_version: What a ``LogRecord`` is stamped with.
     """
 

@@ -46,8 +46,9 @@ class MembershipRepository(SqlMemberships):
     """The memberships of a session's database, to be written, and asked as ``Memberships`` describes.
 
     Args:
-        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
-            commits. On a DBAPI connection instead, each statement is a transaction of its own.
+        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it if it
+            autoflushes, keeps what it holds unflushed otherwise, and never commits. On a DBAPI connection
+            instead, each statement is a transaction of its own.
     """
 
     def __init__(self, session: Session | Connection) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable, DropTable
 
-from fiberstore.bulk import expire
+from fiberstore.bulk import expire, write_ids
 from fiberstore.connections import Connection
 from fiberstore.errors import translate_errors
 from fiberstore.prepared import compiled, connection_of
@@ -53,7 +53,6 @@ class Changing(Protocol):
 
 
 _ROWS_AT_ONCE = 2_048
-_CHOSEN = "fiberstore_chosen"
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
 
 
@@ -96,12 +95,37 @@ def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Se
         A statement that selects them, whatever happens to the tables. Its transaction has to be open.
     """
     (column,) = ids.selected_columns
-    name = f"{_CHOSEN}_{column.name}"  # so that ids of fibers and of logs can be kept at once
-    kept = sa.Table(name, sa.MetaData(), sa.Column(column.name, column.type), prefixes=["TEMPORARY"])
+    with _temporary_table(session, "fiberstore_chosen", sa.Column(column.key, column.type)) as kept:
+        connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), ids)))
+        yield sa.select(*kept.c)
+
+
+@contextmanager
+def given(session: Session | Connection, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
+    """Keep ids for a block, in an open transaction.
+
+    Args:
+        session: Where the transaction is open.
+        name: ``"fiber_id"`` or ``"log_id"``; one block for each may be open at once.
+        ids: All of them, joined.
+
+    Yields:
+        A statement that selects them.
+    """
+    with _temporary_table(session, "fiberstore_given", sa.Column(name, sa.Uuid)) as kept:
+        write_ids(session, kept.name, name, ids)
+        yield sa.select(*kept.c)
+
+
+@contextmanager
+def _temporary_table(
+    session: Session | Connection, prefix: str, column: sa.Column[Any]
+) -> Iterator[sa.Table]:
+    name = f"{prefix}_{column.name}"  # so that ids of fibers and of logs can be kept at once
+    kept = sa.Table(name, sa.MetaData(), column, prefixes=["TEMPORARY"])
     connection = connection_of(session)
     connection.write(_ddl(connection, CreateTable(kept)))
-    connection.write(*compiled(session, sa.insert(kept).from_select([column.name], ids)))
-    yield sa.select(*kept.c)
+    yield kept
     connection.write(_ddl(connection, DropTable(kept)))  # a rollback drops it too
 
 

@@ -1,32 +1,57 @@
-"""Retention: what may go, in steps."""
+"""Retention: the set that goes is fixed first, then deleted in steps."""
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from hashlib import blake2b
 from itertools import count
-from math import ceil
-from typing import Any, NamedTuple, Self
+from math import inf
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import IO, Any, Self
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
+from fiberstore.connections import Connection, Row
 from fiberstore.errors import DatabaseError, translate_errors
-from fiberstore.functions import TextBytes
+from fiberstore.functions import EpochUs, TextBytes
 from fiberstore.lifecycle import Pruned
 from fiberstore.models import MergedFiber, PinnedFiber, PinnedLog
+from fiberstore.prepared import compiled, connection_of
 from fiberstore.records import FiberRecord, StoredLog, check_number
 from fiberstore.repositories.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.queries import Changing, Reading, chosen, one_snapshot, select_rows, written
+from fiberstore.repositories.queries import (
+    Changing,
+    Reading,
+    chosen,
+    given,
+    one_snapshot,
+    select_rows,
+    written,
+)
 from fiberstore.repositories.sizes import ROW_BYTES, StoreSize
 from fiberstore.where import Condition, checked_condition
 
 # What is left when it is time to look how much has come free; the estimate may be wrong by as much.
 _MARGIN = 0.1
+_ROWS_AT_ONCE = 2_048
+_MOST_BYTES_IN_MEMORY = 2**20
 
 _UNPINNED_FIBER = FIBERS.c.fiber_id.not_in(sa.select(PinnedFiber.fiber_id))
 _UNPINNED_LOG = LOGS.c.log_id.not_in(sa.select(PinnedLog.log_id))
 _TEXT_BYTES = TextBytes(LOGS.c.raw_text)
+_FIELDS = sa.func.concat_ws(
+    sa.literal_column("'|'"),
+    FIBERS.c.config_version,
+    EpochUs(FIBERS.c.first_activity),
+    EpochUs(FIBERS.c.last_activity),
+    FIBERS.c.closed,
+    sa.cast(FIBERS.c.attributes, sa.String),
+    FIBERS.c.fiber_type,
+)
 
 
 def prune(
@@ -43,9 +68,8 @@ def prune(
 ) -> Pruned:
     """See ``LifecycleStorage.prune``.
 
-    Each step looks anew for what may go, so pins and changes between two steps count. Therefore a condition
-    that asks for other rows (fibers with logs that other fibers hold) is asked of what is there by then, and
-    a dry run, which asks all at one moment, may find more.
+    One statement, ``_going``, says which rows go. A dry run counts them. A run keeps their ids in a ``_Plan``
+    and asks the conditions no more.
     """
     candidates = _Candidates.of(fibers, logs, every=max_bytes is not None)
     check_number("step_rows", step_rows, least=1)
@@ -134,50 +158,121 @@ class _Candidates:
             sa.and_(default if logs is None else to_sql(checked_condition(logs, StoredLog)), _UNPINNED_LOG),
         )
 
-    def oldest(self, most: int) -> sa.Subquery:
-        """Select the oldest as ``fiber_id`` or ``log_id``, of which the other is NULL.
 
-        Their logs and memberships are at most so many, unless the first has more.
-        """
-        no_id = sa.cast(sa.null(), sa.Uuid)
-        fibers = (
-            sa.select(FIBERS.c.last_activity.label("time"), FIBERS.c.fiber_id, no_id.label("log_id"))
-            .where(self.fibers)
-            .order_by(FIBERS.c.last_activity, FIBERS.c.fiber_id)
-            .limit(most)
-            .subquery()
-        )
-        logs = (
-            sa.select(LOGS.c.timestamp.label("time"), no_id.label("fiber_id"), LOGS.c.log_id)
-            .where(self.logs, LOGS.c.log_id.not_in(_held_by(sa.true())))
-            .order_by(LOGS.c.timestamp, LOGS.c.log_id)
-            .limit(most)
-            .subquery()
-        )
-        found = sa.union_all(fibers.select(), logs.select()).cte("found")
-        sizes = (
-            sa.select(MEMBERSHIPS.c.fiber_id, sa.func.count().label("logs"))
-            .where(MEMBERSHIPS.c.fiber_id.in_(sa.select(found.c.fiber_id)))
-            .group_by(MEMBERSHIPS.c.fiber_id)
-            .subquery()
-        )
-        rows = sa.func.greatest(sa.func.coalesce(sizes.c.logs, 1), 1)
-        in_order = (found.c.time, found.c.fiber_id, found.c.log_id)
-        placed = (
+@dataclass(slots=True)
+class _Unit:
+    """The rows that go in one step or not at all: a fiber with logs, or a log that no stored fiber holds.
+
+    A log that several fibers hold is in the unit of the youngest.
+
+    Attributes:
+        fiber_id: Id of the fiber.
+        seen: Its fields as a digest and the number of its memberships: a fiber that is not as it was stays.
+        log_ids: Ids of the logs, joined.
+        rows: Size, as ``step_rows`` counts.
+        weight: Size, see ``_Gone``.
+    """
+
+    fiber_id: UUID | None
+    seen: tuple[bytes, int]
+    log_ids: bytearray
+    rows: int
+    weight: int
+
+
+_ROW = struct.Struct("<c16s16sQQ")  # kind, id, digest, memberships, weight
+_FIBER, _LOG_OF_FIBER, _LOG = b"f", b"m", b"l"
+_NO_DIGEST = bytes(16)
+
+
+class _Plan:
+    """The set that goes, the oldest first, in a temporary file without a name: 49 bytes a row.
+
+    Args:
+        file: Rows as ``_packed`` writes them.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._units = _units(file)
+        self._next = next(self._units, None)
+
+    @classmethod
+    @contextmanager
+    def of(cls, reading: Reading, candidates: _Candidates) -> Iterator[Self]:
+        """Fix the set, in one snapshot."""
+        rows = _going(candidates)
+        statement = (
             sa.select(
-                found.c.fiber_id,
-                found.c.log_id,
-                sa.func.sum(rows).over(order_by=in_order).label("rows"),
-                sa.func.row_number().over(order_by=in_order).label("place"),
+                rows.c.fiber_id, rows.c.log_id, rows.c.place, _FIELDS, rows.c.memberships, _weight(rows)
             )
-            .outerjoin_from(found, sizes, sizes.c.fiber_id == found.c.fiber_id)
-            .subquery()
+            .outerjoin_from(rows, FIBERS, FIBERS.c.fiber_id == rows.c.fiber_id)
+            .order_by(*_in_order(rows))
         )
-        return (
-            sa.select(placed.c.fiber_id, placed.c.log_id)
-            .where(sa.or_(placed.c.rows <= most, placed.c.place == 1))
-            .subquery("oldest")
-        )
+        with SpooledTemporaryFile(_MOST_BYTES_IN_MEMORY) as file:
+            try:
+                with reading("prune.plan") as session, translate_errors():
+                    connection = connection_of(session)
+                    for batch in connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE):
+                        file.write(_packed(batch))
+                file.seek(0)
+            except OSError as error:
+                with suppress(OSError):  # which writes what is left, and fails again
+                    file.close()
+                raise DatabaseError(
+                    f"the ids of the rows that go cannot be kept in {gettempdir()} ({error.strerror}); free "
+                    "some space there, or let TMPDIR name another folder"
+                ) from error
+            yield cls(file)
+
+    @property
+    def is_empty(self) -> bool:
+        """True when all units were taken."""
+        return self._next is None
+
+    def take(self, rows: int, weight: float) -> list[_Unit]:
+        """Return the next units: the first, and more up to a number of rows, until a weight is reached."""
+        units: list[_Unit] = []
+        while self._next is not None and (not units or (self._next.rows <= rows and weight > 0)):
+            units.append(self._next)
+            rows -= self._next.rows
+            weight -= self._next.weight
+            self._next = next(self._units, None)
+        return units
+
+
+def _packed(rows: Iterable[Row]) -> bytes:
+    packed = bytearray()
+    for fiber_id, log_id, place, fields_text, memberships, weight in rows:
+        if fiber_id is not None:
+            row = _FIBER, fiber_id.bytes, _digest(fields_text), int(memberships), int(weight)
+        else:
+            kind = _LOG if place is None else _LOG_OF_FIBER
+            row = kind, log_id.bytes, _NO_DIGEST, int(memberships), int(weight)
+        packed += _ROW.pack(*row)
+    return bytes(packed)
+
+
+def _digest(fields_text: str) -> bytes:
+    return blake2b(fields_text.encode(), digest_size=len(_NO_DIGEST)).digest()
+
+
+def _units(file: IO[bytes]) -> Iterator[_Unit]:
+    unit: _Unit | None = None
+    while row := file.read(_ROW.size):
+        kind, id_, digest, memberships, weight = _ROW.unpack(row)
+        if kind == _LOG_OF_FIBER and unit is not None:
+            unit.log_ids += id_
+            unit.weight += weight
+            continue
+        if unit is not None:
+            yield unit
+        if kind == _FIBER:
+            rows = max(memberships, 1)
+            unit = _Unit(UUID(bytes=id_), (digest, memberships), bytearray(), rows, weight)
+        else:
+            unit = _Unit(None, (digest, 0), bytearray(id_), 1, weight)
+    if unit is not None:
+        yield unit
 
 
 class _Run:
@@ -206,11 +301,13 @@ class _Run:
         self._on_step = on_step
 
     def all(self) -> bool:
-        """Delete all that may go; return whether nothing is left of it."""
-        while self._may_step():
-            if self._step(self._step_rows) == _Gone():
-                return True
-        return self._nothing_is_left()
+        """Delete the set; return False if steps are left."""
+        with _Plan.of(self._reading, self._candidates) as plan:
+            while not plan.is_empty:
+                if not self._may_step():
+                    return False
+                self._step(plan.take(self._step_rows, inf))
+        return True
 
     def down_to(self, max_bytes: int) -> bool:
         """Delete until what is there takes so many bytes; return False if more steps could come nearer.
@@ -218,48 +315,40 @@ class _Run:
         Only a checkpoint tells how much that is, and it takes time; so most of what is too much is deleted by
         an estimate between two of them.
         """
-        while (excess := self._excess(max_bytes)) is not None:
-            end = self.gone.weight + excess.weight
-            while self.gone.weight < end:
-                rows = ceil((end - self.gone.weight) / excess.weight_per_log)
-                if not self._may_step():
-                    return self._nothing_is_left() or self._excess(max_bytes) is None
-                if self._step(min(rows, self._step_rows)) == _Gone():
-                    return True
+        excess = self._excess(max_bytes)
+        if excess is None:
+            return True
+        with _Plan.of(self._reading, self._candidates) as plan:
+            while excess is not None:
+                end = self.gone.weight + excess
+                while self.gone.weight < end:
+                    if plan.is_empty:
+                        return True
+                    if not self._may_step():
+                        return self._excess(max_bytes) is None
+                    self._step(plan.take(self._step_rows, end - self.gone.weight))
+                excess = self._excess(max_bytes)
         return True
 
-    def _excess(self, max_bytes: int) -> "_Excess | None":
-        """Return what to delete before the next look, or None if there is no need to."""
+    def _excess(self, max_bytes: int) -> float | None:
+        """Return the weight to delete before the next look, see ``_Gone``, or None if there is no need to."""
         with self._reading(None) as session:
             size, content = _of_file(session, settled=True), _Content.of(session)
         if content.bytes_of(size) <= max_bytes:
             return None
         excess_bytes = max((1 - _MARGIN) * (content.bytes_of(size) - max_bytes), size.block_bytes)
-        weight = excess_bytes * content.weight_with_dead / size.used_bytes
-        return _Excess(weight, max(content.rows.weight / max(content.rows.logs, 1), ROW_BYTES))
+        return excess_bytes * content.weight_with_dead / size.used_bytes
 
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
 
-    def _step(self, rows: int) -> _Gone:
-        gone = self._changing("prune.step", lambda session: _delete_oldest(session, self._candidates, rows))
+    def _step(self, units: list[_Unit]) -> None:
+        gone = self._changing("prune.step", lambda session: _delete(session, units))
         self.gone += gone
         if self._on_step is not None and gone != _Gone():
             with self._reading(None) as session:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
-        return gone
-
-    def _nothing_is_left(self) -> bool:
-        with self._reading(None) as session, translate_errors():
-            return not list(select_rows(session, self._candidates.oldest(1).select()))
-
-
-class _Excess(NamedTuple):
-    """What to delete: the weight, see ``_Gone``, and how much of it a log takes with its memberships."""
-
-    weight: float
-    weight_per_log: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,18 +407,19 @@ def _held_by(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
     )
 
 
-def _delete_oldest(session: Session | Connection, candidates: _Candidates, rows: int) -> _Gone:
-    """Delete the oldest that may go, with the logs that only they hold, in an open transaction."""
-    oldest = candidates.oldest(rows)
-    going_fibers = sa.select(oldest.c.fiber_id).where(oldest.c.fiber_id.is_not(None))
-    with chosen(session, going_fibers) as fiber_ids:
-        theirs = sa.and_(
-            LOGS.c.log_id.in_(sa.select(MEMBERSHIPS.c.log_id).where(MEMBERSHIPS.c.fiber_id.in_(fiber_ids))),
-            LOGS.c.log_id.not_in(_held_by(FIBERS.c.fiber_id.not_in(fiber_ids))),
-            _UNPINNED_LOG,
-        )
-        in_none = LOGS.c.log_id.in_(sa.select(oldest.c.log_id).where(oldest.c.log_id.is_not(None)))
-        with chosen(session, sa.select(LOGS.c.log_id).where(sa.or_(theirs, in_none))) as log_ids:
+def _delete(session: Session | Connection, units: Sequence[_Unit]) -> _Gone:
+    """Delete the units whose fiber is as it was, but no log that is pinned or held by another fiber."""
+    unchanged = _unchanged(session, [unit.fiber_id for unit in units if unit.fiber_id is not None])
+    going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
+    fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
+    logs = b"".join(unit.log_ids for unit in going)
+    with (
+        given(session, "fiber_id", fibers) as fiber_ids,
+        given(session, "log_id", logs) as planned,
+    ):
+        held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
+        may_go = sa.and_(LOGS.c.log_id.in_(planned), LOGS.c.log_id.not_in(held), _UNPINNED_LOG)
+        with chosen(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
             is_going = LOGS.c.log_id.in_(log_ids)
             of_text = sa.select(sa.func.coalesce(sa.func.sum(_TEXT_BYTES), 0)).where(is_going)
             ((text_bytes,),) = select_rows(session, of_text)
@@ -344,13 +434,30 @@ def _delete_oldest(session: Session | Connection, candidates: _Candidates, rows:
             )
 
 
+def _unchanged(session: Session | Connection, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[bytes, int]]:
+    """Return how fibers are now, see ``_Unit.seen``, without those that are pinned or not stored."""
+    if not fiber_ids:
+        return {}
+    with given(session, "fiber_id", b"".join(id_.bytes for id_ in fiber_ids)) as ids:
+        sizes = _counted(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
+        now = (
+            sa.select(FIBERS.c.fiber_id, _FIELDS, sa.func.coalesce(sizes.c.rows, 0))
+            .outerjoin_from(FIBERS, sizes, sizes.c.fiber_id == FIBERS.c.fiber_id)
+            .where(FIBERS.c.fiber_id.in_(ids), _UNPINNED_FIBER)
+        )
+        return {id_: (_digest(text), int(rows)) for id_, text, rows in select_rows(session, now)}
+
+
 def _foreseen(session: Session | Connection, candidates: _Candidates, max_bytes: int | None) -> Pruned:
     """Count what would go, in one statement."""
     rows = _going(candidates)
-    counted: sa.ColumnElement[bool] = rows.c.before.is_not(None)
+    counted: sa.ColumnElement[bool] = sa.true()
     if max_bytes is not None:
         size, content = _of_file(session, settled=False), _Content.of(session)
         excess = max(content.bytes_of(size) - max_bytes, 0)
+        weight = _weight(rows)
+        before = sa.func.sum(weight).over(order_by=_in_order(rows)) - weight
+        rows = sa.select(*rows.c, before.label("before")).subquery("weighed")
         counted = rows.c.before < excess * content.weight_with_dead / max(size.used_bytes, 1)
     names = (field.name for field in fields(_Gone))
     sums = (sa.func.coalesce(sa.func.sum(rows.c[name]).filter(counted), 0) for name in names)
@@ -360,20 +467,25 @@ def _foreseen(session: Session | Connection, candidates: _Candidates, max_bytes:
 
 
 def _going(candidates: _Candidates) -> sa.Subquery:
-    """Select what would go, a row for each fiber and log, and how much goes ``before`` it.
+    """Select what goes, a row for each fiber and log.
 
-    A log goes with the last of the fibers that hold it. Memberships are counted with their fiber, or with
+    A log goes if all the fibers that hold it do, with the youngest of them, whose ``place`` it has; the
+    ``place`` of a log that no stored fiber holds is NULL. Memberships are counted with their fiber, or with
     their log if the fiber is not stored.
     """
     none, no_id = sa.literal_column("0", sa.BigInteger), sa.cast(sa.null(), sa.Uuid)
     one = sa.literal_column("1", sa.BigInteger)
     fibers = sa.select(
-        FIBERS.c.fiber_id, FIBERS.c.last_activity.label("time"), candidates.fibers.label("goes")
+        FIBERS.c.fiber_id,
+        FIBERS.c.last_activity.label("time"),
+        sa.func.row_number().over(order_by=(FIBERS.c.last_activity, FIBERS.c.fiber_id)).label("place"),
+        candidates.fibers.label("goes"),
     ).cte("all_fibers")
     held = (
         sa.select(
             MEMBERSHIPS.c.log_id,
             sa.func.max(fibers.c.time).label("time"),
+            sa.func.max(fibers.c.place).label("place"),
             sa.func.bool_and(fibers.c.goes).label("goes"),
         )
         .join(fibers, fibers.c.fiber_id == MEMBERSHIPS.c.fiber_id)
@@ -385,6 +497,7 @@ def _going(candidates: _Candidates) -> sa.Subquery:
     going_fibers = (
         sa.select(
             fibers.c.time,
+            fibers.c.place,
             fibers.c.fiber_id,
             no_id.label("log_id"),
             one.label("fibers"),
@@ -398,6 +511,7 @@ def _going(candidates: _Candidates) -> sa.Subquery:
     going_logs = (
         sa.select(
             sa.func.coalesce(held.c.time, LOGS.c.timestamp),
+            held.c.place,
             no_id,
             LOGS.c.log_id,
             none,
@@ -411,10 +525,17 @@ def _going(candidates: _Candidates) -> sa.Subquery:
             _UNPINNED_LOG, sa.or_(held.c.goes.is_(True), sa.and_(held.c.log_id.is_(None), candidates.logs))
         )
     )
-    rows = sa.union_all(going_fibers, going_logs).subquery("going")
-    weight = rows.c.text_bytes + ROW_BYTES * (rows.c.fibers + rows.c.memberships + rows.c.logs)
-    so_far = sa.func.sum(weight).over(order_by=(rows.c.time, rows.c.fiber_id, rows.c.log_id))
-    return sa.select(*rows.c, (so_far - weight).label("before")).subquery("in_order")
+    return sa.union_all(going_fibers, going_logs).subquery("going")
+
+
+def _in_order(rows: sa.FromClause) -> tuple[sa.ColumnElement[Any], ...]:
+    """Return the order of ``_going``: the oldest first, a fiber before its logs."""
+    return rows.c.time, rows.c.place.nulls_last(), rows.c.log_id.nulls_first()
+
+
+def _weight(rows: sa.FromClause) -> sa.ColumnElement[int]:
+    """Return the weight of a row of ``_going``, see ``_Gone``."""
+    return rows.c.text_bytes + ROW_BYTES * (rows.c.fibers + rows.c.memberships + rows.c.logs)
 
 
 def _counted(column: sa.ColumnElement[Any], which: sa.ColumnElement[bool]) -> sa.Subquery:

@@ -147,8 +147,8 @@ class VersionRepository(SqlVersions):
     """The config versions of a session's database.
 
     Args:
-        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it and never
-            commits.
+        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it if it
+            autoflushes, keeps what it holds unflushed otherwise, and never commits.
     """
 
     def __init__(self, session: Session | Connection) -> None:

@@ -206,6 +206,27 @@ class RetentionContract:
         assert _counts(aged.prune(fibers=EVERY_FIBER, step_rows=2, on_step=on_step)) == (3, 7, 6)
         assert where(aged.fibers) == [4]
 
+    def test_a_rule_on_other_fibers_is_asked_before_any_goes(self, storage: LifecycleStorage) -> None:
+        storage.write_batch(
+            logs=[log(1), log(2)],
+            fibers=[fiber(1, "alert", last=at(1)), fiber(2, "session", last=at(2))],
+            memberships=[member(1, 1), member(1, 2), member(2, 2)],
+        )
+        of_an_alert = Fibers.c.logs.any(Logs.c.fibers.any(Fibers.c.fiber_type == "alert"))
+        rule = (Fibers.c.fiber_type == "alert") | ~of_an_alert
+        foreseen = storage.prune(fibers=rule, dry_run=True)
+        assert _counts(storage.prune(fibers=rule, step_rows=1)) == _counts(foreseen) == (1, 1, 0)
+        assert _left(storage) == ([1, 2], [2])
+
+    def test_a_fiber_that_changes_between_two_steps_stays(self, aged: LifecycleStorage) -> None:
+        def on_step(_: Pruned) -> None:
+            aged.fibers.where(Fibers.c.fiber_id == uid(3)).close()
+            aged.write_memberships([member(34, 4)])
+
+        pruned = aged.prune(fibers=EVERY_FIBER, logs=Logs.c.log_id == uid(34), step_rows=2, on_step=on_step)
+        assert _counts(pruned) == (2, 4, 4)
+        assert _left(aged) == ([3, 4, 5, 13, 14, 31, 32, 33, 34], [3, 4])
+
     def test_what_is_out_of_bounds_is_refused(self, aged: LifecycleStorage) -> None:
         before = everything(aged)
         with pytest.raises(ValueError, match="max_bytes"):

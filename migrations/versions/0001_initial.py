@@ -1,11 +1,13 @@
 """The three tables and their indexes.
 
 Tables that are there already, made by plain ``CREATE TABLE IF NOT EXISTS``, are kept with their rows if their
-columns are the same; otherwise the migration fails and leaves everything as it was.
+names, columns, collations and constraints are the same; otherwise the migration fails and leaves everything
+as it was.
 
 Revision: 0001
 """
 
+import re
 from typing import Any
 
 import sqlalchemy as sa
@@ -64,6 +66,8 @@ def upgrade() -> None:
     """Create what is missing, and check what is there."""
     check = not context.is_offline_mode() and _has_tables()
     for table_name, columns in tables().items():
+        if check:
+            _check_spelling(table_name)
         op.create_table(table_name, *columns, if_not_exists=True)
         if check:
             _check_table(table_name, columns)
@@ -86,21 +90,34 @@ def _has_tables() -> bool:
     return sa.inspect(op.get_bind()).get_table_names() != [op.get_context().version_table]
 
 
+def _check_spelling(table_name: str) -> None:
+    """Refuse a name that DuckDB, to which upper and lower case are the same, takes for that of the table."""
+    inspector = sa.inspect(op.get_bind())
+    names = [*inspector.get_table_names(), *inspector.get_view_names()]
+    alike = [name for name in names if name.lower() == table_name and name != table_name]
+    if alike and op.get_bind().dialect.name == "duckdb":
+        raise CommandError(
+            f"table {alike[0]} exists, which DuckDB takes for {table_name}; "
+            f'ALTER TABLE "{alike[0]}" RENAME TO {table_name}'
+        )
+
+
 def _check_table(table_name: str, columns: list[sa.Column[Any]]) -> None:
     """Refuse a table that was there before with other columns or constraints."""
     bind = op.get_bind()
     inspector = sa.inspect(bind)
     collations = _collations(table_name)
 
-    def described(name: str, type_: sa.types.TypeEngine[Any], nullable: bool) -> str:
-        collation = collations.get(name)
-        if collation and " COLLATE " not in (text := type_.compile(bind.dialect)):
-            return f'{name} {text} COLLATE "{collation}"{"" if nullable else " NOT NULL"}'
-        return f"{name} {type_.compile(bind.dialect)}{'' if nullable else ' NOT NULL'}"
+    def described(
+        name: str, type_: sa.types.TypeEngine[Any], nullable: bool, collation: str | None = None
+    ) -> str:
+        text = type_.compile(bind.dialect)
+        collated = f' COLLATE "{collation}"' if collation and " COLLATE " not in text else ""
+        return f"{name} {text}{collated}{'' if nullable else ' NOT NULL'}"
 
     expected = {described(column.name, column.type, bool(column.nullable)) for column in columns}
     found = {
-        described(column["name"], column["type"], column["nullable"])
+        described(column["name"], column["type"], column["nullable"], collations.get(column["name"]))
         for column in inspector.get_columns(table_name)
     }
     if found != expected:
@@ -113,13 +130,31 @@ def _check_table(table_name: str, columns: list[sa.Column[Any]]) -> None:
         raise CommandError(f"table {table_name} exists without the primary key {sorted(key)}; rename it")
     if inspector.get_unique_constraints(table_name) or inspector.get_check_constraints(table_name):
         raise CommandError(f"table {table_name} exists with constraints that fiberstore's has not; rename it")
+    for foreign_key in inspector.get_foreign_keys(table_name):
+        raise CommandError(
+            f"table {table_name} exists with a foreign key to {foreign_key['referred_table']}, and a "
+            "membership may come before its log and its fiber; drop the constraint, or rename the table"
+        )
+    for index in inspector.get_indexes(table_name):
+        if index["unique"]:
+            raise CommandError(
+                f"table {table_name} exists with the unique index {index['name']}, which would keep new rows "
+                "out; drop it"
+            )
 
 
 def _collations(table_name: str) -> dict[str, str]:
-    """Return the collations of PostgreSQL's columns, which SQLAlchemy 2.0 does not reflect."""
+    """Return the collations of columns, which are not reflected: on PostgreSQL not by SQLAlchemy 2.0."""
     bind = op.get_bind()
     if bind.dialect.name != "postgresql":
-        return {}
+        ddl = bind.scalar(
+            sa.text(
+                "SELECT sql FROM duckdb_tables() WHERE table_name = :name AND schema_name = current_schema() "
+                "AND database_name = current_database()"
+            ),
+            {"name": table_name},
+        )
+        return dict(re.findall(r'(\w+)"? VARCHAR COLLATE "?([\w.]+)', str(ddl)))
     rows = bind.execute(
         sa.text(
             "SELECT attname, collname FROM pg_attribute JOIN pg_collation AS c ON c.oid = attcollation "
@@ -136,5 +171,6 @@ def _check_index(index_name: str, table_name: str, column_name: str) -> None:
     index = found.get(index_name)
     if index is None or index["column_names"] != [column_name] or index["unique"]:
         raise CommandError(
-            f"index {index_name} exists, but is not a plain one on {table_name} ({column_name}); rename it"
+            f"index {index_name} exists, but is not a plain one on {table_name} ({column_name}) of that very "
+            "spelling; drop it"
         )
