@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Never
 
 import duckdb
@@ -62,9 +63,10 @@ class Connection(connections.Connection):
         self.notices: list[str] = []
         self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
         # DuckDB takes the look at a variable for access to the outside.
-        (self._scans_variables,) = raw.execute(
-            "SELECT current_setting('enable_external_access')"
-        ).fetchone() or (False,)
+        ((self._scans_variables, self._has_file, self._is_read_only),) = raw.execute(
+            "SELECT current_setting('enable_external_access'), path IS NOT NULL, readonly "
+            "FROM duckdb_databases() WHERE database_name = current_database()"
+        ).fetchall()
         self._statements: dict[str, duckdb.Statement] = {}
         self.appends = Appends.of(database)
         self.unsettled: set[int] = set()
@@ -91,6 +93,14 @@ class Connection(connections.Connection):
     def cursor(self) -> "Cursor":
         """Return a new cursor with a result of its own."""
         return Cursor(self)
+
+    def sibling(self) -> "duckdb.DuckDBPyConnection":
+        """Return another connection to the same instance, beside the ``ChangeLock``; its caller closes it."""
+        return self._raw.cursor()
+
+    def file_mode(self) -> int | None:
+        """Return the mode of the database's file; None in memory."""
+        return Path(self.database_key).stat().st_mode if self._has_file else None
 
     def begin(self, *, only_appends: bool = False) -> None:
         """Begin a transaction; DuckDB takes its snapshot at the first statement, also for appends."""
