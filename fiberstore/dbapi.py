@@ -20,6 +20,7 @@ from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.errors import ConflictError, is_duplicate_key
+from fiberstore.modes import limit_log_modes, remove_temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,6 +77,7 @@ class Connection(connections.Connection):
         self._begun = _Begun.NO
         self._changed = False
         self._appended = False
+        self._writes = False
         self._failed = False
         self._reader: Cursor | None = None
         self._unread = False
@@ -107,6 +109,7 @@ class Connection(connections.Connection):
         del only_appends
         self._keep_open_result()
         self._begun, self._changed, self._appended, self._failed = _Begun.YES, False, False, False
+        self._writes = False
         with self._driver():
             self._raw.begin()
 
@@ -122,7 +125,7 @@ class Connection(connections.Connection):
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            with self._appending(self._appended), self._driver():
+            with self._logging(self._writes), self._appending(self._appended), self._driver():
                 self._raw.commit()
             self._begun = _Begun.NO
         finally:
@@ -140,6 +143,8 @@ class Connection(connections.Connection):
             with process.opening:  # nobody looks at the file while DuckDB gives up its lock, or has not yet
                 self._raw.close()
                 self.closed = True
+                if self._has_file and not process.is_open(self.database_key):
+                    remove_temporary_folder(self.database_key)
 
     def lock_changes(self) -> None:
         """Take the database's ``ChangeLock`` until the transaction ends.
@@ -352,9 +357,12 @@ class Connection(connections.Connection):
             self._begun = _Begun.SNAPSHOT
             self.unsettled, last = self.appends.running()
         self._appended |= appends
+        writes = appends or changes_rows(sql) or sql.lstrip()[:6].lower() == "create"
+        self._writes |= writes
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            with self._appending(appends and self._begun is _Begun.NO), self._driver():
+            alone = self._begun is _Begun.NO
+            with self._logging(writes and alone), self._appending(appends and alone), self._driver():
                 yield
             if takes_snapshot:
                 self.unsettled |= self.appends.begun_after(last)
@@ -376,6 +384,18 @@ class Connection(connections.Connection):
             if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
                 raise KeyboardInterrupt from error
             raise
+
+    @contextmanager
+    def _logging(self, writes: bool) -> Iterator[None]:
+        """Keep the write-ahead log from who may not read the database, while the block writes to it."""
+        if not (writes and self._has_file and not self._is_read_only):
+            yield
+            return
+        limit_log_modes(self.database_key, before_write=True)
+        try:
+            yield
+        finally:
+            limit_log_modes(self.database_key, before_write=False)
 
     @contextmanager
     def _appending(self, appends: bool) -> Iterator[None]:
