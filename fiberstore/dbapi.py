@@ -20,7 +20,7 @@ from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.errors import ConflictError, is_duplicate_key
-from fiberstore.modes import limit_log_modes, remove_temporary_folder
+from fiberstore.modes import limit_log_modes, make_log, remove_temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -391,11 +391,11 @@ class Connection(connections.Connection):
         if not (writes and self._has_file and not self._is_read_only):
             yield
             return
-        limit_log_modes(self.database_key, before_write=True)
+        make_log(self.database_key)
         try:
             yield
         finally:
-            limit_log_modes(self.database_key, before_write=False)
+            limit_log_modes(self.database_key)
 
     @contextmanager
     def _appending(self, appends: bool) -> Iterator[None]:

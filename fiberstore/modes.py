@@ -15,23 +15,19 @@ _READ_BY_ALL = 0o444
 _FOLDER_MODE = 0o700
 
 
-def limit_log_modes(database: str, *, before_write: bool) -> None:
-    """Take from the logs of a database what its own mode does not allow.
+def make_log(database: str) -> None:
+    """Make the log of a private database, if it is not there, before DuckDB does."""
+    with suppress(FileNotFoundError, FileExistsError, PermissionError):
+        mode = _mode(database)
+        if _is_private(mode):
+            os.close(os.open(database + LOG_SUFFIXES[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
 
-    What is another user's stays as it is.
 
-    Args:
-        database: Path of the database file.
-        before_write: Make the log of a private database, if it is not there.
-    """
-    with suppress(FileNotFoundError, PermissionError):
-        allowed = _mode(database)
-        if before_write and _is_private(allowed):
-            with suppress(FileExistsError):
-                os.close(os.open(database + LOG_SUFFIXES[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, allowed))
-        for suffix in LOG_SUFFIXES:
-            with suppress(FileNotFoundError, PermissionError):
-                _limit(database + suffix, allowed)
+def limit_log_modes(database: str) -> None:
+    """Take from the logs of a database what its own mode does not allow; another user's stay as they are."""
+    for suffix in LOG_SUFFIXES[:2]:  # the third is DuckDB's while it opens the database
+        with suppress(FileNotFoundError, PermissionError):
+            _limit(database + suffix, _mode(database))
 
 
 def make_temporary_folder(database: str) -> None:
