@@ -2,123 +2,124 @@
 
 import logging
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
+import duckdb
+
+from fiberstore.atomic_files import LOG_SUFFIXES, new_file
 from fiberstore.dbapi import Connection
 from fiberstore.errors import DatabaseError, translate_errors
-from fiberstore.records import check_text
+from fiberstore.shielding import Interruption, shielded
 
-_SUFFIXES = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
+_CHECKPOINT_TIMEOUT_S, _PAUSE_S = 5.0, 0.02
 _logger = logging.getLogger(__name__)
 
 
 def write_backup(connection: Connection, target: str | os.PathLike[str]) -> None:
     """Copy a whole database, an application's own tables included, into a new file.
 
-    Rows are copied and indexes built anew, so the copy is compact, and damage of an index is not copied.
+    Rows are copied and indexes built anew, so the copy is compact, and damage of an index is not copied. It
+    has its name once it was opened by itself, and has as many rows of each table as the snapshot.
 
     Args:
-        connection: One outside a transaction.
+        connection: One to the database.
         target: Path of a file that does not exist yet; see ``new_file``.
 
     Raises:
         DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
     """
-    with new_file(target) as path, translate_errors():
-        _copy(connection, path)
+    shielded(lambda interruption: _write_backup(connection, target, interruption))
     _logger.info("backup: %d bytes written", Path(target).stat().st_size)
 
 
-@contextmanager
-def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give the block a path to write to, and the file its own name once the block has ended.
+def refuse_logs(path: Path) -> None:
+    """Refuse a database of which a part is still in a log beside it."""
+    for suffix in LOG_SUFFIXES:
+        log = path.with_name(path.name + suffix)
+        if log.exists() and log.stat().st_size:
+            raise DatabaseError(f"{log} is there after a checkpoint, so {path.name} is not whole; try again")
 
-    It is on disk by then, so a file of the target's name is always whole. Until then its name is hidden, and
-    ends in ``.partial``.
 
-    Raises:
-        DatabaseError: The target exists, its folder does not, or it cannot be written.
+def _write_backup(connection: Connection, target: str | os.PathLike[str], interruption: Interruption) -> None:
+    with new_file(target) as path, translate_errors():
+        # Sessions that DETACH leaves with the file go on calling it by this name.
+        attached = path.with_name(uuid4().hex)
+        rows = _copy(connection, attached, interruption)
+        refuse_logs(attached)
+        attached.rename(path)
+        _verify(path, rows)
+
+
+def _copy(connection: Connection, path: Path, interruption: Interruption) -> dict[str, int]:
+    """Copy a snapshot, and return how many rows its tables have.
+
+    It has connections of its own, since it needs no turn of the ``ChangeLock``, and only one of them may be
+    interrupted. The copy is hidden, or others would come upon it in the catalog and keep it from its
+    checkpoint; and it has no write-ahead log, in which a part of it might stay.
     """
-    with _new(target) as (partial, path):
+    alias = f"backup_{uuid4().hex}"
+    with closing(connection.sibling()) as keeper, closing(connection.sibling()) as copier:
+        keeper.execute(
+            f"ATTACH ? AS {alias} (READ_WRITE, HIDDEN true, RECOVERY_MODE no_wal_writes)", [str(path)]
+        )
         try:
-            yield partial
-            _sync(partial)
-            _give_name(partial, path)
-            _sync(path.parent)
+            if (mode := connection.file_mode()) is not None:
+                path.chmod(mode)  # who may not read the store may not read its copy
+            with interruption.calling(copier.interrupt):
+                ((source,),) = copier.execute("SELECT current_database()").fetchall()
+                copier.begin()
+                copier.execute(f"COPY FROM DATABASE {_quoted(source)} TO {alias}")
+                rows = _row_counts(copier)
+                copier.commit()
+            _checkpoint(keeper, alias, interruption)
         finally:
-            for suffix in _SUFFIXES:
-                partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+            keeper.execute(f"DETACH {alias}")
+    return rows
 
 
-@contextmanager
-def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give the block a folder to write in, and the folder its own name once the block has ended.
-
-    The block has files in folders of the folder put on disk; the rest is as for ``new_file``.
-
-    Raises:
-        DatabaseError: The target exists, its folder does not, or it cannot be written.
-    """
-    with _new(target) as (partial, path):
+def _checkpoint(raw: duckdb.DuckDBPyConnection, alias: str, interruption: Interruption) -> None:
+    """Move what was written into the file; DETACH does so only if nobody else refers to the database."""
+    deadline = time.monotonic() + _CHECKPOINT_TIMEOUT_S
+    while True:
+        interruption.check()
         try:
-            partial.mkdir()
-            yield partial
-            for written in (*partial.iterdir(), partial):
-                _sync(written)
-            partial.rename(path)
-            _sync(path.parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            raw.execute(f"CHECKPOINT {alias}")
+        except duckdb.TransactionException as error:
+            if time.monotonic() >= deadline:
+                raise DatabaseError(
+                    f"a transaction of this process uses the unfinished copy {alias}; end it, and try again"
+                ) from error
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
-@contextmanager
-def _new(target: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
-    """Give the block a hidden path to write at, and the path of the target, if nothing is there."""
-    path = Path(check_text(os.fspath(target))).absolute()
-    try:
-        for suffix in _SUFFIXES:
-            taken = path.with_name(path.name + suffix)
-            if os.path.lexists(taken):
-                raise DatabaseError(f"{taken} exists already, and nothing is overwritten; give another path")
-        if not path.parent.is_dir():
-            raise DatabaseError(f"the folder {path.parent} does not exist; create it first")
-        yield path.with_name(f".{uuid4().hex}.partial"), path
-    except OSError as error:
-        raise DatabaseError(f"{path} cannot be written: {error.strerror}") from error
+def _verify(path: Path, rows: dict[str, int]) -> None:
+    """Open a copy by itself, and compare the rows of its tables."""
+    with duckdb.connect(path, read_only=True, config={"autoinstall_known_extensions": "false"}) as copy:
+        found = _row_counts(copy)
+    if found != rows:
+        differing = sorted(table for table in rows | found if rows.get(table) != found.get(table))
+        raise DatabaseError(
+            f"the copy does not hold what the store does, in {', '.join(differing)}; try again"
+        )
 
 
-def _give_name(partial: Path, path: Path) -> None:
-    """Give a file its name; where links are possible, nothing is overwritten even if it has just appeared."""
-    try:
-        os.link(partial, path)
-    except FileExistsError as error:
-        raise DatabaseError(f"{path} exists by now, and nothing is overwritten; give another path") from error
-    except OSError:
-        partial.rename(path)
+def _row_counts(raw: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Return how many rows the tables of the current database have."""
+    tables = raw.execute(
+        "SELECT schema_name, table_name FROM duckdb_tables() "
+        "WHERE database_name = current_database() AND NOT internal AND NOT temporary"
+    ).fetchall()
+    counts = {}
+    for schema, table in tables:
+        name = f"{_quoted(schema)}.{_quoted(table)}"
+        ((counts[name],),) = raw.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608  # quoted
+    return counts
 
 
-def _copy(connection: Connection, path: Path) -> None:
-    cursor = connection.cursor()
-    cursor.execute("SELECT current_database()")
-    ((source,),) = cursor.fetchall()
-    quoted, alias = str(source).replace('"', '""'), f"backup_{uuid4().hex}"
-    cursor.execute(f"ATTACH ? AS {alias} (READ_WRITE)", [str(path)])
-    try:
-        if os.path.exists(connection.database_key):  # noqa: PTH110  # who may not read the store may not read its copy
-            path.chmod(Path(connection.database_key).stat().st_mode)
-        cursor.execute(f'COPY FROM DATABASE "{quoted}" TO {alias}')
-    finally:
-        cursor.execute(f"DETACH {alias}")
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or what a folder lists, is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,12 +1,17 @@
 """A database file written anew, without what was deleted from it.
 
-The new file takes the place of the old one by a rename. Until then the old one is whole and locked, and a
-kill leaves a hidden ``.partial`` beside it; from then on, the new one is. In between there is no moment:
+The rename of the copy to the store's name is the commit point: a crash before it leaves the old file whole,
+after it the new one. What a kill leaves is in a hidden folder, which the next writer removes.
 
+- The copy is verified before (see ``backup``). The old file is kept, without a name that anybody opens, until
+  the new one has been opened by its name.
 - The write-ahead log of the old file is gone before the rename, because everything of it is in the file. So
   it never lies beside the new one, which it does not belong to.
-- Another process cannot write into the old file after the rename: DuckDB locks it until then, and who has
-  opened it just before looks once more which file the path leads to (see ``process.opened``).
+- Nobody can use the old file after the rename. DuckDB locks it until then; who has opened it just before, and
+  gets the lock when it comes free, would take the log of the new file for its own. So the old file is spoilt
+  first. Another process is told that it is no database, and looks once more (see ``process.opened``).
+- Nothing is changed in DuckDB's instance before the rename, and no Ctrl-C comes between the steps (see
+  ``shielding``).
 """
 
 import logging
@@ -15,24 +20,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
-from uuid import uuid4
 from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from fiberstore import process
-from fiberstore.backup import write_backup
+from fiberstore.atomic_files import hidden_folder, sync
+from fiberstore.backup import refuse_logs, write_backup
 from fiberstore.dbapi import Connection
-from fiberstore.errors import DatabaseError, StorageLockedError, translate_errors
+from fiberstore.errors import DatabaseError, StorageError, StorageLockedError, translate_errors
 from fiberstore.lifecycle import Compacted
+from fiberstore.shielding import Interruption, shielded
 
 BUSY_TIMEOUT_S = 5.0
 _PAUSE_S = 0.005
 _OLD = "fiberstore_replaced"  # marks DuckDB's instance of the old file
-_LOGS = (".wal", ".wal.checkpoint", ".wal.recovery")
+_MAGIC, _MAGIC_OFFSET = b"DUCK", 8
 
 _logger = logging.getLogger(__name__)
 _all: "WeakSet[Calls]" = WeakSet()
@@ -68,11 +75,12 @@ class Calls:
                 self._changed.notify_all()
 
     @contextmanager
-    def held_up(self, deadline: float) -> Iterator[None]:
+    def held_up(self, deadline: float, interruption: Interruption) -> Iterator[None]:
         """Let no call run until the block ends.
 
         Raises:
             DatabaseError: A call is still running at the deadline, or another compaction is.
+            KeyboardInterrupt: The wait was interrupted.
         """
         with self._changed:
             if self._held_up:
@@ -80,11 +88,14 @@ class Calls:
             self._held_up = True
         try:
             with self._changed:
-                if not self._changed.wait_for(lambda: not self._running, deadline - time.monotonic()):
-                    raise DatabaseError(
-                        f"a call, a stream or a transaction() of this storage has been running for "
-                        f"{BUSY_TIMEOUT_S:g} s; compact() needs the file for itself, so end it first"
-                    )
+                while self._running:
+                    interruption.check()
+                    if time.monotonic() >= deadline:
+                        raise DatabaseError(
+                            f"a call, a stream or a transaction() of this storage has been running for "
+                            f"{BUSY_TIMEOUT_S:g} s; compact() needs the file for itself, so end it first"
+                        )
+                    self._changed.wait(_PAUSE_S)
             yield
         finally:
             with self._changed:
@@ -100,20 +111,30 @@ def compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls) -> Compacted:
         change_pool: Its other pool, which is renewed when the engine is disposed.
         calls: Those of the storage.
     """
-    database = engine.url.database or ""
-    if database.startswith(process.IN_MEMORY):
+    if (engine.url.database or "").startswith(process.IN_MEMORY):
         return Compacted(0, 0)
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    with calls.held_up(deadline):
-        with _only_connection(engine, change_pool, deadline) as connection:
-            compacted = _replace(connection, Path(database))
-        _take_again(engine)
+    compacted = shielded(lambda interruption: _compact(engine, change_pool, calls, interruption))
     _logger.info("compacted from %d to %d bytes", compacted.bytes_before, compacted.bytes_after)
     return compacted
 
 
+def _compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls, interruption: Interruption) -> Compacted:
+    path, deadline = Path(engine.url.database or ""), time.monotonic() + BUSY_TIMEOUT_S
+    try:
+        with calls.held_up(deadline, interruption), hidden_folder(path.parent) as folder:
+            old = folder / "old"
+            with _only_connection(engine, change_pool, deadline, interruption) as connection:
+                compacted = _replace(connection, path, folder / "new", old)
+            _take_again(engine, path, old)
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be replaced: {error.strerror}") from error
+    return compacted
+
+
 @contextmanager
-def _only_connection(engine: sa.Engine, change_pool: sa.Pool, deadline: float) -> Iterator[Connection]:
+def _only_connection(
+    engine: sa.Engine, change_pool: sa.Pool, deadline: float, interruption: Interruption
+) -> Iterator[Connection]:
     """Give the block the only connection of this process, and let no other be opened meanwhile.
 
     DuckDB's lock on the file is kept all the time. If the block replaces the file, it is closed afterwards.
@@ -129,6 +150,7 @@ def _only_connection(engine: sa.Engine, change_pool: sa.Pool, deadline: float) -
         _wait(
             lambda: not any(pool.checkedout() for pool in pools),  # type: ignore[attr-defined]  # QueuePool's
             deadline,
+            interruption,
             "a session or a connection of this storage's engine is open; close it first",
         )
         with process.closed_off(database):
@@ -137,59 +159,89 @@ def _only_connection(engine: sa.Engine, change_pool: sa.Pool, deadline: float) -
             def is_alone() -> bool:
                 for pool in pools:
                     pool.dispose()  # of a connection that came back only now
-                return process.open_handles(database) == {connection}
+                return process.open_handles(database) == {connection} and _connection_count(connection) == 1
 
-            _wait(is_alone, deadline, "another storage, engine or session of this process has it open")
+            _wait(
+                is_alone,
+                deadline,
+                interruption,
+                "another storage, engine or session of this process has it open",
+            )
             try:
                 yield connection
             finally:
                 if process.file_number(database) != number:
                     connection.close()
     finally:
-        if process.file_number(database) == number:
-            with translate_errors(), engine.connect():
-                pass  # back to the pool, where it keeps the lock
-        pooled.close()
+        try:
+            if process.file_number(database) == number:
+                with translate_errors(), engine.connect():
+                    pass  # back to the pool, where it keeps the lock
+        finally:
+            pooled.close()
 
 
-def _wait(is_ready: Callable[[], bool], deadline: float, otherwise: str) -> None:
+def _connection_count(connection: Connection) -> int:
+    """Count the connections to the instance, those of DuckDB's own included."""
+    cursor = connection.cursor()
+    cursor.execute("SELECT count FROM duckdb_connection_count()")
+    ((count,),) = cursor.fetchall()
+    return int(count)
+
+
+def _wait(is_ready: Callable[[], bool], deadline: float, interruption: Interruption, otherwise: str) -> None:
     while not is_ready():
+        interruption.check()
         if time.monotonic() >= deadline:
             raise DatabaseError(f"compact() needs the file for itself, but {otherwise}")
         time.sleep(_PAUSE_S)
 
 
-def _replace(connection: Connection, path: Path) -> Compacted:
-    """Put a copy in the place of the file; the connection is of no use afterwards but to be closed."""
-    bytes_before = sum(file.stat().st_size for file in (path, _beside(path, ".wal")) if file.exists())
+def _replace(connection: Connection, path: Path, new: Path, old: Path) -> Compacted:
+    """Put a copy in the place of the file, and link the old one to another name.
+
+    Afterwards the connection is of no use but to be closed.
+    """
+    log = path.with_name(path.name + ".wal")
+    bytes_before = sum(file.stat().st_size for file in (path, log) if file.exists())
     with translate_errors():
         cursor = connection.cursor()
         cursor.execute("SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()")
         if cursor.fetchall() != [(False,)]:
             raise DatabaseError(f"{path} is open for reading only; open it without read_only to compact it")
         cursor.execute("CHECKPOINT")
-    copy = path.with_name(f".{uuid4().hex}.partial")
+    write_backup(connection, new)
+    refuse_logs(path)
+    bytes_after = new.stat().st_size
+    _keep_owner(path, new)
+    sync(new)
+    sync(path.parent)  # the log is gone on disk, too
+    os.link(path, old)
+    new.replace(path)
     try:
-        write_backup(connection, copy)
-        if left := [log for log in (_beside(path, suffix) for suffix in _LOGS) if log.exists()]:
-            raise DatabaseError(f"{left[0]} is there after a checkpoint, so {path} stays as it is")
-        bytes_after = copy.stat().st_size
-        _keep_owner(path, copy)
-        with translate_errors():
-            # By its name, what is written to the log of the old file would be for the new one.
-            cursor.execute("PRAGMA disable_checkpoint_on_shutdown")
-            cursor.execute(f"ATTACH IF NOT EXISTS ':memory:' AS {_OLD}")
-        _sync_folder(path.parent)  # the log is gone on disk, too
-        copy.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise DatabaseError(f"{path} cannot be replaced: {error.strerror}") from error
+        _retire(connection, old)
     finally:
-        copy.unlink(missing_ok=True)
+        sync(path.parent)
     return Compacted(bytes_before, bytes_after)
 
 
-def _take_again(engine: sa.Engine) -> None:
+def _retire(connection: Connection, old: Path) -> None:
+    """See that nobody uses the old file, in this process or another."""
+    _write_magic(old, bytes(len(_MAGIC)))
+    with translate_errors():
+        cursor = connection.cursor()
+        # By its name, what is written to the log of the old file would be for the new one.
+        cursor.execute("PRAGMA disable_checkpoint_on_shutdown")
+        cursor.execute(f"ATTACH ':memory:' AS {_OLD}")
+
+
+def _write_magic(file: Path, magic: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(_MAGIC_OFFSET)
+        opened.write(magic)
+
+
+def _take_again(engine: sa.Engine, path: Path, old: Path) -> None:
     """Open the file at once, so that no process takes it meanwhile; one that waits for it may be faster."""
     try:
         with translate_errors(), engine.connect() as connection:
@@ -199,6 +251,13 @@ def _take_again(engine: sa.Engine) -> None:
     except StorageLockedError as error:
         _logger.warning("compacted, but %s", error)
         return
+    except StorageError as error:
+        kept = path.with_name(f"{path.name}.before-compact-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+        _write_magic(old, _MAGIC)
+        old.rename(kept)
+        raise DatabaseError(
+            f"{path} is compacted, but does not open; what it was before is kept as {kept}"
+        ) from error
     event.listen(engine, "do_connect", _refuse)
     engine.dispose()
     _refuse()
@@ -212,23 +271,11 @@ def _refuse(*_arguments: object) -> None:
     )
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
 def _keep_owner(path: Path, copy: Path) -> None:
     old, new = path.stat(), copy.stat()
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
         os.chown(copy, old.st_uid, old.st_gid)
         copy.chmod(old.st_mode)  # a change of the owner may take bits of it
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _renew_all() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Never
 
 import duckdb
@@ -19,6 +20,7 @@ from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.errors import ConflictError, is_duplicate_key
+from fiberstore.modes import limit_log_modes, make_log, remove_temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,9 +64,10 @@ class Connection(connections.Connection):
         self.notices: list[str] = []
         self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
         # DuckDB takes the look at a variable for access to the outside.
-        (self._scans_variables,) = raw.execute(
-            "SELECT current_setting('enable_external_access')"
-        ).fetchone() or (False,)
+        ((self._scans_variables, self._has_file, self._is_read_only),) = raw.execute(
+            "SELECT current_setting('enable_external_access'), path IS NOT NULL, readonly "
+            "FROM duckdb_databases() WHERE database_name = current_database()"
+        ).fetchall()
         self._statements: dict[str, duckdb.Statement] = {}
         self.appends = Appends.of(database)
         self.unsettled: set[int] = set()
@@ -74,6 +77,7 @@ class Connection(connections.Connection):
         self._begun = _Begun.NO
         self._changed = False
         self._appended = False
+        self._writes = False
         self._failed = False
         self._reader: Cursor | None = None
         self._unread = False
@@ -92,11 +96,20 @@ class Connection(connections.Connection):
         """Return a new cursor with a result of its own."""
         return Cursor(self)
 
+    def sibling(self) -> "duckdb.DuckDBPyConnection":
+        """Return another connection to the same instance, beside the ``ChangeLock``; its caller closes it."""
+        return self._raw.cursor()
+
+    def file_mode(self) -> int | None:
+        """Return the mode of the database's file; None in memory."""
+        return Path(self.database_key).stat().st_mode if self._has_file else None
+
     def begin(self, *, only_appends: bool = False) -> None:
         """Begin a transaction; DuckDB takes its snapshot at the first statement, also for appends."""
         del only_appends
         self._keep_open_result()
         self._begun, self._changed, self._appended, self._failed = _Begun.YES, False, False, False
+        self._writes = False
         with self._driver():
             self._raw.begin()
 
@@ -112,7 +125,7 @@ class Connection(connections.Connection):
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            with self._appending(self._appended), self._driver():
+            with self._logging(self._writes), self._appending(self._appended), self._driver():
                 self._raw.commit()
             self._begun = _Begun.NO
         finally:
@@ -130,6 +143,8 @@ class Connection(connections.Connection):
             with process.opening:  # nobody looks at the file while DuckDB gives up its lock, or has not yet
                 self._raw.close()
                 self.closed = True
+                if self._has_file and not process.is_open(self.database_key):
+                    remove_temporary_folder(self.database_key)
 
     def lock_changes(self) -> None:
         """Take the database's ``ChangeLock`` until the transaction ends.
@@ -342,9 +357,12 @@ class Connection(connections.Connection):
             self._begun = _Begun.SNAPSHOT
             self.unsettled, last = self.appends.running()
         self._appended |= appends
+        writes = appends or changes_rows(sql) or sql.lstrip()[:6].lower() == "create"
+        self._writes |= writes
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            with self._appending(appends and self._begun is _Begun.NO), self._driver():
+            alone = self._begun is _Begun.NO
+            with self._logging(writes and alone), self._appending(appends and alone), self._driver():
                 yield
             if takes_snapshot:
                 self.unsettled |= self.appends.begun_after(last)
@@ -366,6 +384,18 @@ class Connection(connections.Connection):
             if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
                 raise KeyboardInterrupt from error
             raise
+
+    @contextmanager
+    def _logging(self, writes: bool) -> Iterator[None]:
+        """Keep the write-ahead log from who may not read the database, while the block writes to it."""
+        if not (writes and self._has_file and not self._is_read_only):
+            yield
+            return
+        make_log(self.database_key)
+        try:
+            yield
+        finally:
+            limit_log_modes(self.database_key)
 
     @contextmanager
     def _appending(self, appends: bool) -> Iterator[None]:

@@ -41,6 +41,7 @@ from sqlalchemy.exc import NoSuchTableError
 from fiberstore import process
 from fiberstore.dbapi import FORKED, Connection
 from fiberstore.files import check_files, has_two_logs
+from fiberstore.modes import make_temporary_folder
 
 __all__ = ["FiberstoreDialect", "UBigInteger"]
 
@@ -116,6 +117,7 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
                 check_files(Path(database))
                 if has_two_logs(Path(database)) and not read_only:
                     _join_logs(database, config)
+                make_temporary_folder(database)
             raw = process.opened(
                 database, lambda: duckdb.connect(database, read_only, config), lambda opened: opened.close()
             )

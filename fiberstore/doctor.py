@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
 from fiberstore import schema
+from fiberstore.atomic_files import leftovers
 from fiberstore.errors import SerializationError, translate_errors
 from fiberstore.models import Base, Fiber, Membership, RawLog, Timestamp, load_json
+from fiberstore.process import IN_MEMORY
 from fiberstore.storages import SqlStorage
 
 _KEYS_AT_ONCE = 1_000
@@ -80,10 +83,12 @@ def examine(storage: SqlStorage) -> list[Finding]:
         StorageError: The store cannot be read.
     """
     with translate_errors(), storage.engine.connect() as connection:
+        about_folder = [*_about_folder(storage)]
         if about_schema := _about_schema(storage, connection):
-            return about_schema
+            return about_schema + about_folder
         about_keys = [*_broken_indexes(storage, connection), *_about_primary_keys(storage, connection)]
-        return about_keys or [*_about_values(connection), *_about_sense(connection)]
+        about_rows = about_keys or [*_about_values(connection), *_about_sense(connection)]
+        return about_rows + about_folder
 
 
 def repair(storage: SqlStorage) -> list[str]:
@@ -114,6 +119,19 @@ def repair(storage: SqlStorage) -> list[str]:
     if widened:
         done.append(f"the activity of {widened:,} fibers is widened to that of their logs")
     return done
+
+
+def _about_folder(storage: SqlStorage) -> Iterator[Finding]:
+    """Name what killed processes have left beside the file."""
+    database = storage.engine.url.database or ""
+    if storage.engine.dialect.name != "duckdb" or database.startswith(IN_MEMORY):
+        return
+    for folder in leftovers(Path(database).parent):
+        yield Finding(
+            f"{folder} is an unfinished copy or export of a process that was killed, and may hold log text; "
+            "the next command that writes beside it removes it",
+            is_problem=False,
+        )
 
 
 def _about_schema(storage: SqlStorage, connection: sa.Connection) -> list[Finding]:

@@ -4,12 +4,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from fiberstore.aio import AsyncSqlStorage
+from fiberstore.atomic_files import remove_leftovers
 from fiberstore.backup import write_backup
 from fiberstore.changes import ChangeLock, Turn
 from fiberstore.compact import Calls, compact
@@ -78,6 +80,8 @@ class DuckDBStorage(SqlStorage):
         self._change_pool = self.engine.pool.recreate()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
         self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
+        if not read_only and not database.startswith(IN_MEMORY):
+            remove_leftovers(Path(database).parent)
 
     def close(self) -> None:
         """See ``SqlStorage.close``."""
@@ -87,8 +91,9 @@ class DuckDBStorage(SqlStorage):
     def backup(self, target: str | os.PathLike[str]) -> None:
         """Copy the whole database, as it is at this moment, into a new file, while others read and write.
 
-        The file has its name only once it is whole and on disk. It holds an application's own tables too, and
-        indexes that are built anew. An application that has set ``enable_external_access=false`` cannot.
+        The file has its name only once it is on disk, opens, and has the rows of the snapshot. It holds an
+        application's own tables too, and indexes that are built anew. An application that has set
+        ``enable_external_access=false`` cannot.
 
         Args:
             target: Path of a file that does not exist yet.

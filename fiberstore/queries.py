@@ -555,7 +555,8 @@ class QueryStorage(Storage):
         columns are refused.
 
         Args:
-            path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, or a folder of them.
+            path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, or a folder of them. Names in it that begin
+                with a dot or an underscore are passed over.
             on_rows: Called with the number of rows of each batch; after a conflict the files are read again.
 
         Returns:

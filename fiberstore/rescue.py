@@ -14,7 +14,8 @@ from pathlib import Path
 import duckdb
 import sqlalchemy as sa
 
-from fiberstore.backup import new_file
+from fiberstore.atomic_files import new_file
+from fiberstore.backup import refuse_logs
 from fiberstore.doctor import Finding, examine
 from fiberstore.duckdb import DuckDBStorage
 from fiberstore.errors import DamagedFileError, DatabaseError, translate_errors
@@ -63,6 +64,7 @@ def rescue(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> li
             findings = examine(storage)
             with translate_errors(), storage.session() as session:
                 session.execute(sa.text("CHECKPOINT"))
+        refuse_logs(path)
     return findings
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from fiberstore.backup import new_file
+from fiberstore.atomic_files import new_file
 from fiberstore.printable import visible
 from fiberstore.queries import Timeline, TimelinePoint
 from fiberstore.records import FiberRecord
@@ -126,7 +126,7 @@ def write_timeline_page(
     """Write a page that shows fibers as lanes and logs as points.
 
     Args:
-        target: Path of a file that does not exist yet; see ``fiberstore.backup.new_file``.
+        target: Path of a file that does not exist yet; see ``fiberstore.atomic_files.new_file``.
         timeline: What to show.
         texts: The text of each log, by its id; the beginning of it is shown. Where
             there is none, the page says so.

@@ -6,15 +6,22 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
 
+import duckdb
 import pytest
 import sqlalchemy as sa
 from samples import NOON, a_fiber, some_logs
 
-from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, FiberMembership, doctor
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, FiberMembership, backup, doctor
 from fiberstore.testing.concurrency import together
+
+if TYPE_CHECKING:
+    from fiberstore.dbapi import Connection
 
 DAY = (NOON, NOON + timedelta(days=1))
 
@@ -48,7 +55,7 @@ def test_a_backup_holds_everything_and_is_a_store_like_any_other(
 @pytest.mark.parametrize("target", [":memory:", "store.duckdb"])
 def test_backups_taken_while_others_write_hold_whole_transactions(tmp_path: Path, target: str) -> None:
     """Each transaction writes 20 logs, a fiber and 20 memberships; a backup holds all of it or nothing."""
-    done = threading.Event()
+    done, written = threading.Event(), threading.Event()
     with DuckDBStorage(target if target == ":memory:" else tmp_path / target) as storage:
         storage.init_schema()
 
@@ -62,6 +69,7 @@ def test_backups_taken_while_others_write_hold_whole_transactions(tmp_path: Path
                         FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1)
                         for log in logs
                     )
+                written.set()
 
         writers = [threading.Thread(target=write) for _ in range(2)]
         for writer in writers:
@@ -69,6 +77,8 @@ def test_backups_taken_while_others_write_hold_whole_transactions(tmp_path: Path
         try:
             for number in range(5):
                 storage.backup(tmp_path / f"{number}.duckdb")
+                written.clear()
+                assert written.wait(60)
         finally:
             done.set()
             for writer in writers:
@@ -81,6 +91,89 @@ def test_backups_taken_while_others_write_hold_whole_transactions(tmp_path: Path
     assert all(logs == memberships == 20 * fibers for fibers, logs, memberships in counts)
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
+
+
+CATALOG = (
+    "SELECT * FROM duckdb_tables()",
+    "SELECT * FROM information_schema.tables",
+    "SELECT * FROM raw_log",  # DuckDB looks for tables of similar names, in every database
+)
+
+
+@pytest.mark.parametrize("question", CATALOG)
+def test_a_backup_is_whole_if_a_session_looks_at_the_catalog_meanwhile(
+    storage: DuckDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    storage.write_logs(some_logs(50))
+    with storage.session() as session:
+
+        def chmod(path: Path, mode: int) -> None:
+            os.chmod(path, mode)  # noqa: PTH101  # the copy is attached by now, and empty
+            with suppress(sa.exc.DBAPIError):
+                session.execute(sa.text(question))
+
+        monkeypatch.setattr(Path, "chmod", chmod)
+        storage.backup(tmp_path / "copy.duckdb")
+        assert_whole(tmp_path / "copy.duckdb", 50)  # before DuckDB could mend it at the session's end
+
+
+def test_a_copy_that_stays_in_use_gets_no_name(
+    storage: DuckDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs(some_logs(50))
+    monkeypatch.setattr(backup, "_CHECKPOINT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(backup, "uuid4", lambda: UUID(int=7))
+    pooled = storage.engine.raw_connection()
+    others = [cast("Connection", pooled.dbapi_connection).sibling() for _ in range(2)]
+
+    def chmod(path: Path, mode: int) -> None:
+        os.chmod(path, mode)  # noqa: PTH101
+        other = others.pop()
+        other.begin().execute(f"USE backup_{UUID(int=7).hex}")
+        in_use.append(other)
+
+    in_use: list[duckdb.DuckDBPyConnection] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "chmod", chmod)
+        with pytest.raises(DatabaseError, match="uses the unfinished copy"):
+            storage.backup(tmp_path / "copy.duckdb")
+        patched.setattr(backup, "_checkpoint", lambda *_: None)
+        with pytest.raises(DatabaseError, match="raw_logs"):
+            storage.backup(tmp_path / "other.duckdb")
+    for other in in_use:
+        with suppress(duckdb.Error):  # DuckDB looks for the file that is gone
+            other.rollback()
+        other.close()
+    pooled.close()
+    assert {path.name for path in tmp_path.iterdir()} <= {"store.duckdb", "store.duckdb.wal"}
+    storage.backup(tmp_path / "copy.duckdb")
+    assert_whole(tmp_path / "copy.duckdb", 50)
+
+
+def test_after_ctrl_c_there_is_no_backup_and_the_store_goes_on(
+    storage: DuckDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs(some_logs(50))
+    chmod = Path.chmod
+
+    def interrupted(path: Path, mode: int) -> None:
+        chmod(path, mode)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "chmod", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            storage.backup(tmp_path / "copy.duckdb")
+    assert not [*tmp_path.glob(".*")]
+    (tmp_path / "copy.duckdb").unlink(missing_ok=True)  # the signal may come when all is done
+    storage.backup(tmp_path / "copy.duckdb")
+    assert_whole(tmp_path / "copy.duckdb", 50)
+
+
+def assert_whole(path: Path, logs: int) -> None:
+    with DuckDBStorage(path, read_only=True) as copy:
+        assert copy.logs.count() == logs
+        assert doctor.examine(copy) == []
 
 
 def test_a_store_opened_for_reading_can_be_backed_up_and_stays_as_it_is(

@@ -1,18 +1,26 @@
 """``compact()``: the file is written anew, nothing deleted is left in it, and who calls only waits."""
 
 import asyncio
+import errno
+import itertools
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 import sqlalchemy as sa
+from command_line import runner
 
 from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Logs, changes, compact
+from fiberstore.atomic_files import hidden_folder, leftovers
 from fiberstore.backup import write_backup
 from fiberstore.dbapi import Connection
 from fiberstore.dialect import _CONFIG
@@ -219,18 +227,225 @@ def test_a_refused_compaction_keeps_the_lock(storage: DuckDBStorage, db_file: Pa
     assert run_other(db_file, "0") == "locked"
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_connection_of_duckdbs_own_is_noticed(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        raw = duckdb.connect(db_file, config={**_CONFIG, "checkpoint_threshold": f"{2**27}B"})
+        with pytest.raises(DatabaseError, match="of this process has it open"):
+            storage.compact()
+        storage.write_logs([log(1)])
+        raw.close()
+        storage.compact()
+        assert storage.logs.count() == 1
+
+
+def test_a_connection_of_duckdbs_own_that_comes_meanwhile_is_noticed(
+    db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[duckdb.DuckDBPyConnection] = []
+
+    def open_by_itself(*_files: Path) -> None:
+        opened.append(duckdb.connect(db_file, config={**_CONFIG, "checkpoint_threshold": f"{2**27}B"}))
+
+    monkeypatch.setattr(compact, "_keep_owner", open_by_itself)
     storage = DuckDBStorage(db_file)
     storage.init_schema()
-    raw = duckdb.connect(db_file, config={**_CONFIG, "checkpoint_threshold": f"{2**27}B"})
     with pytest.raises(DatabaseError, match="this process has to end"):
         storage.compact()
     with pytest.raises(DatabaseError, match="this process has to end"):
         storage.write_logs([log(1)])
-    raw.close()
+    opened[0].close()
     storage.close()
     with DuckDBStorage(db_file) as storage:
         assert storage.logs.count() == 0
+
+
+class Steps:
+    """Counts the steps that a compaction asks the system or DuckDB for, and does something before one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, action: Callable[[], None]) -> None:
+        self.seen, self._at, self._action = 0, at, action
+        for owner, name in (
+            (os, "link"), (os, "fsync"), (Path, "replace"), (Path, "rename"), (Path, "chmod"),
+            (Path, "mkdir"), (compact, "write_backup"), (compact, "refuse_logs"), (compact, "_keep_owner"),
+        ):  # fmt: skip
+            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
+        sibling = Connection.sibling
+        monkeypatch.setattr(Connection, "sibling", lambda connection: Sibling(sibling(connection), self))
+
+    def step(self) -> None:
+        self.seen += 1
+        if self.seen == self._at:
+            self._action()
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: object, **named: object) -> object:
+            self.step()
+            return call(*arguments, **named)
+
+        return counted
+
+
+class Sibling:
+    """A connection of DuckDB's own; each statement but the last is a step."""
+
+    def __init__(self, raw: duckdb.DuckDBPyConnection, steps: Steps) -> None:
+        self._raw, self._steps = raw, steps
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._raw, name)
+
+    def execute(self, sql: str, *values: object) -> duckdb.DuckDBPyConnection:
+        if not sql.startswith("DETACH"):
+            self._steps.step()
+        return self._raw.execute(sql, *values)
+
+
+def fail() -> None:
+    raise OSError(errno.EPERM, "not permitted")
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [(fail, DatabaseError), pytest.param(press_ctrl_c, KeyboardInterrupt, marks=pytest.mark.slow)],
+)
+def test_a_compaction_that_ends_at_any_step_leaves_a_store_that_goes_on(
+    db_file: Path, action: Callable[[], None], expected: type[BaseException]
+) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(n) for n in range(100)])
+        for at in itertools.count(1):
+            with pytest.MonkeyPatch.context() as patched:
+                steps = Steps(patched, at, action)
+                try:
+                    storage.compact()
+                except (DatabaseError, OSError, KeyboardInterrupt) as error:
+                    assert isinstance(error, expected), at  # noqa: PT017  # it ends without one in the end
+            if steps.seen < at:
+                break
+            assert storage.logs.count() == 100, at
+            assert [path.name for path in db_file.parent.glob(".*")] == [], at
+            storage.backup(copy := db_file.with_name("copy.duckdb"))
+            assert count_alone(copy) == 100, at
+            copy.unlink()
+        assert at > 20
+        storage.write_logs([log(1_000)])
+        storage.compact()
+    assert count_alone(db_file) == 101
+
+
+def count_alone(path: Path) -> int:
+    with duckdb.connect(path, read_only=True) as raw:
+        ((count,),) = raw.execute("SELECT count(*) FROM raw_logs").fetchall()
+    return int(count)
+
+
+def test_the_old_file_is_no_database_once_its_lock_is_free(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has opened it before the rename, and gets the lock only now, must not use it."""
+    storage.write_logs([log(1)])
+    take_again, said = compact._take_again, list[str]()
+
+    def take_later(engine: sa.Engine, path: Path, old: Path) -> None:
+        with pytest.raises(duckdb.Error) as caught:
+            duckdb.connect(old)
+        said.append(str(caught.value))
+        take_again(engine, path, old)
+
+    monkeypatch.setattr(compact, "_take_again", take_later)
+    storage.compact()
+    assert "not a valid DuckDB database file" in said[0]
+
+
+def test_the_old_file_is_kept_if_the_new_one_does_not_open(
+    storage: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs([log(n) for n in range(100)])
+    take_again = compact._take_again
+
+    def take_damaged(engine: sa.Engine, path: Path, old: Path) -> None:
+        os.truncate(path, 5_000)
+        take_again(engine, path, old)
+
+    monkeypatch.setattr(compact, "_take_again", take_damaged)
+    with pytest.raises(DatabaseError, match=r"kept as .*store.duckdb.before-compact-"):
+        storage.compact()
+    (kept,) = db_file.parent.glob("store.duckdb.before-compact-*")
+    assert count_alone(kept) == 100
+
+
+INTERRUPTED_FOR_EVER = """
+import sys, fiberstore
+storage = fiberstore.DuckDBStorage(sys.argv[1])
+print("begun", flush=True)
+while True:
+    try:
+        storage.compact()
+        storage.backup(sys.argv[1] + ".copy")
+        with fiberstore.DuckDBStorage(sys.argv[1] + ".copy", read_only=True) as copy:
+            assert copy.logs.count() == 2_000
+        __import__("os").unlink(sys.argv[1] + ".copy")
+    except KeyboardInterrupt:
+        __import__("pathlib").Path(sys.argv[1] + ".copy").unlink(missing_ok=True)
+        print(storage.logs.count(), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_random_moments_empties_no_store(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(n) for n in range(2_000)])
+    command = [sys.executable, "-c", INTERRUPTED_FOR_EVER, str(db_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        for _ in range(100):
+            time.sleep(random.uniform(0, 0.2))
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "2000\n"
+        process.kill()
+    assert count_alone(db_file) == 2_000
+
+
+KILLED = """
+import os, signal, sys
+from fiberstore import DuckDBStorage, compact
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+compact._keep_owner = die
+DuckDBStorage(sys.argv[1]).compact()
+"""
+
+
+def test_what_a_kill_leaves_is_named_and_removed_and_what_lives_stays(
+    db_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+    subprocess.run([sys.executable, "-c", KILLED, str(db_file)], check=False)
+    with hidden_folder(db_file.parent) as living:
+        assert leftovers(db_file.parent) == []  # making a new one has removed what was dead
+        subprocess.run([sys.executable, "-c", KILLED, str(db_file)], check=False)
+        (dead,) = set(db_file.parent.glob(".*")) - {living}
+        assert dead.stat().st_mode & 0o777 == 0o700
+        run = runner(capsys)
+        result = run("doctor", "--db", db_file)
+        assert (result.code, str(dead) in result.out, str(living) in result.out) == (0, True, False)
+        with DuckDBStorage(db_file, read_only=True):
+            assert dead.exists()
+        result = run("redact", "nothing", "--db", db_file)
+        assert not dead.exists()
+        assert f"{living} may hold the old text" in result.err
+        (living / "mine").touch()
+    assert [path.name for path in db_file.parent.iterdir()] == ["store.duckdb"]
 
 
 OTHER = """

@@ -483,6 +483,18 @@ def test_what_is_not_there_cannot_be_read(storage: DuckDBStorage, tmp_path: Path
 # ---------------------------------------------------------------- all or nothing
 
 
+def test_unfinished_files_of_a_folder_are_passed_over(storage: DuckDBStorage, tmp_path: Path) -> None:
+    storage.write_logs([log(1)])
+    for name in ("a.csv", ".b.csv", "_c.csv", ".fiberstore-0.partial/d.csv", "day/_temporary/e.csv"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("not a record")
+    (tmp_path / "in" / "a.csv").unlink()
+    with pytest.raises(ValueError, match=r"holds no \.parquet"):
+        storage.import_logs(tmp_path / "in")
+    storage.logs.export(tmp_path / "in" / "a.csv")
+    assert storage.import_logs(tmp_path / "in") == 0
+
+
 def _interrupt(_rows: int) -> None:
     raise KeyboardInterrupt
 

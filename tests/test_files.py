@@ -324,3 +324,36 @@ def test_damage_in_a_folder_of_any_name_is_damage(tmp_path: Path) -> None:
     os.truncate(path, 20_000)
     with pytest.raises(DamagedFileError, match="No space left on device"):
         DuckDBStorage(path)
+
+
+def modes_beside(path: Path) -> dict[str, int]:
+    return {
+        found.name.removeprefix(path.name): found.stat().st_mode & 0o777
+        for found in path.parent.iterdir()
+        if found != path
+    }
+
+
+def test_who_may_not_read_a_store_may_not_read_what_lies_beside_it(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+    db_file.chmod(0o600)
+    with DuckDBStorage(db_file) as storage:
+        for logs in (some_logs(1), some_logs(1)):
+            storage.write_logs(logs)
+            assert modes_beside(db_file) == {".wal": 0o600, ".tmp": 0o700}
+            with storage.engine.connect() as connection:
+                connection.exec_driver_sql("CHECKPOINT")
+        with storage.transaction() as transaction:
+            transaction.fibers.write(a_fiber())
+        assert modes_beside(db_file) == {".wal": 0o600, ".tmp": 0o700}
+    assert modes_beside(db_file) == {}
+
+
+def test_a_log_that_others_may_read_is_closed_to_them_by_the_next_write(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs(some_logs(1))
+        db_file.chmod(0o640)
+        storage.write_logs(some_logs(1))
+        assert modes_beside(db_file)[".wal"] == 0o640

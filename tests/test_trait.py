@@ -64,8 +64,10 @@ METHODS = {
 
 # Each module may import those of the lines above its own, and nothing else of the package.
 LAYERS = (
-    ("connections", "errors", "ids", "patterns", "printable", "process", "versioning"),
+    ("connections", "errors", "ids", "patterns", "printable", "process", "shielding", "versioning"),
     ("cursors", "files", "records", "telemetry"),
+    ("atomic_files",),
+    ("modes",),
     ("storage", "where"),
     ("queries",),
     ("lifecycle",),
@@ -91,6 +93,7 @@ NARROWER = {
     "errors": set[str](),
     "connections": set[str](),
     "ids": set[str](),
+    "shielding": set[str](),
     "patterns": set[str](),
     "versioning": set[str](),
     "records": {"errors", "ids"},

@@ -3,10 +3,12 @@
 import re
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fiberstore.atomic_files import hidden_folders
 from fiberstore.cli.app import INTERRUPTED, app, tell
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
@@ -60,7 +62,10 @@ def redact(
             changed = logs.redact(expression, replacement)
         compacted = None if keep_file else _compact(storage, db, changed)
         seconds = time.monotonic() - begin
+        unfinished = _unfinished(storage)
     _report(db, changed, compacted, seconds, as_json=as_json)
+    for folder in unfinished:
+        tell(f"{visible(str(folder))} may hold the old text: a copy that another process writes or has left")
 
 
 def _expression(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
@@ -105,6 +110,13 @@ def _tell_unfinished(db: str, changed: int) -> None:
         f"{counted(changed, 'logs')} redacted, but the old text may still be in unused parts of the "
         f"store; the same command, or fiberstore db compact {db_option(db)}, tries again"
     )
+
+
+def _unfinished(storage: SqlStorage) -> list[Path]:
+    """Return the folders of copies beside the store; those of killed processes went when it was opened."""
+    if storage.engine.dialect.name != "duckdb":
+        return []
+    return hidden_folders(Path(storage.engine.url.database or "").parent)
 
 
 def _report(db: str, changed: int, compacted: Compacted | None, seconds: float, *, as_json: bool) -> None:

@@ -32,6 +32,8 @@ def read_records(
 ) -> Iterator[pa.RecordBatch]:
     """Read a file, or all of a folder in the order of their names, in bounded memory.
 
+    In a folder, names that begin with a dot or an underscore are passed over: those are unfinished files.
+
     A CSV or JSON Lines file that was cut off between rows, or a CSV file outside quotes, cannot be told from
     a whole one.
 
@@ -79,7 +81,11 @@ def _files(path: Path) -> list[Path]:
         format_of(path)
         return [path]
     files = [
-        found for found in sorted(path.rglob("*")) if found.suffix.lower() in _READERS and found.is_file()
+        found
+        for found in sorted(path.rglob("*"))
+        if found.suffix.lower() in _READERS
+        and not any(part.startswith((".", "_")) for part in found.relative_to(path).parts)
+        and found.is_file()
     ]
     if not files:
         raise ValueError(f"{path} holds no .parquet, .csv or .jsonl file")

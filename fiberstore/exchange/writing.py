@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from fiberstore.backup import new_file, new_folder
+from fiberstore.atomic_files import new_file, new_folder
 from fiberstore.exchange.schemas import NULLABLE, TEXT, TIME, TIMES, Kind, schema_of
 from fiberstore.queries import Partition
 
