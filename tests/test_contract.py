@@ -176,9 +176,7 @@ class TestPostgres(StorageContract, QueryContract, LifecycleContract):
         with postgres_store.engine.connect() as connection:
             by_locale = connection.scalar(sa.text("SELECT 'a' < 'Z'"))
         if not by_locale and "CI" not in os.environ:
-            pytest.skip(
-                "no en_US.UTF-8 (Debian's package locales) and no ICU here"
-            )
+            pytest.skip("no en_US.UTF-8 (Debian's package locales) and no ICU here")
         assert by_locale
 
 

@@ -65,7 +65,7 @@ def redact(
         unfinished = _unfinished(storage)
     _report(db, changed, compacted, seconds, as_json=as_json)
     for folder in unfinished:
-        tell(f"{visible(str(folder))} may hold the old text: a copy that another process writes or has left")
+        tell(f"{folder} may hold the old text: a copy that another process writes or has left")
 
 
 def _expression(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
