@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Never
+from weakref import ref
 
 import duckdb
 from sqlalchemy.engine import Dialect
@@ -19,6 +20,7 @@ from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.errors import ConflictError, is_duplicate_key
+from fiberstore.holds import Hold
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +69,7 @@ class Connection(connections.Connection):
         ).fetchone() or (False,)
         self._statements: dict[str, duckdb.Statement] = {}
         self.appends = Appends.of(database)
-        self.unsettled: set[int] = set()
+        self.unsettled: list[ref[Hold]] = []
         self._change_lock = ChangeLock.of(database)
         self._turn: Turn | None = None
         self._changes_at_snapshot = 0
@@ -79,9 +81,6 @@ class Connection(connections.Connection):
         self._unread = False
         self._stream: pa.RecordBatchReader | None = None
         process.register(self)
-
-    def __del__(self) -> None:
-        self._end_turn(changed=False)
 
     @property
     def in_transaction(self) -> bool:
@@ -116,11 +115,11 @@ class Connection(connections.Connection):
                 self._raw.commit()
             self._begun = _Begun.NO
         finally:
-            self._end(changed=self._changed)  # a commit that raised (Ctrl-C) may have happened
+            self._end()
 
     def rollback(self) -> None:
         """Roll back whatever is open; without a transaction, do nothing."""
-        self._end(changed=False)
+        self._end()
 
     def close(self) -> None:
         """Roll back what is open and close."""
@@ -292,7 +291,8 @@ class Connection(connections.Connection):
         if self._reader is cursor:
             self._reader = None
 
-    def _end(self, *, changed: bool) -> None:
+    def _end(self) -> None:
+        changed = self._changed  # a commit that raised (Ctrl-C) may have happened
         if self._reader is not None:
             self._reader.close()
         if self._stream is not None:
@@ -302,6 +302,7 @@ class Connection(connections.Connection):
             if self._begun is not _Begun.NO:
                 with self._driver():
                     self._raw.rollback()
+                changed = False
             elif self._unread:
                 self._raw.execute("SELECT 1").fetchall()  # drops the result, and with it its snapshot
             self._unread = False
@@ -340,14 +341,15 @@ class Connection(connections.Connection):
         if takes_snapshot:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
-            self.unsettled, last = self.appends.running()
+            newest = self.appends.newest
+            self.unsettled = self.appends.running()
         self._appended |= appends
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
             with self._appending(appends and self._begun is _Begun.NO), self._driver():
                 yield
             if takes_snapshot:
-                self.unsettled |= self.appends.begun_after(last)
+                self.unsettled += self.appends.begun_after(newest)
             self.rows_written += max(self._raw.rowcount, 0)
         except duckdb.Error:
             changed = False
@@ -373,11 +375,11 @@ class Connection(connections.Connection):
         if not appends:
             yield
             return
-        number = self.appends.begin()
+        write = self.appends.begin()
         try:
             yield
         finally:
-            self.appends.end(number)
+            self.appends.end(write)
 
     def _refuse_if_failed(self) -> None:
         if self._failed and self._begun is not _Begun.NO:
@@ -390,9 +392,10 @@ class Connection(connections.Connection):
             self._reader.keep_rest()
 
     def _end_turn(self, *, changed: bool) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.end(changed=changed)
+        if self._turn is not None:
+            self._turn.end(changed=changed)
+            self._turn = None
+        self._changed = False
 
 
 @contextmanager
