@@ -87,24 +87,24 @@ class Appends:
             if bell is not None and bell.empty():
                 bell.put(None)
 
-    def running(self) -> "list[ref[Hold]]":
+    def running(self) -> list[ref[Hold]]:
         """Return the writes that are on their way."""
         return self._writes.alive()
 
     @property
-    def newest(self) -> "ref[Hold] | None":
+    def newest(self) -> ref[Hold] | None:
         """The last write that began, ended or not."""
         return self._newest
 
-    def begun_after(self, newest: "ref[Hold] | None") -> "list[ref[Hold]]":
+    def begun_after(self, newest: ref[Hold] | None) -> list[ref[Hold]]:
         """Return writes that began since that one was the newest, ended or not; none if none did."""
         return [] if self._newest is newest or self._newest is None else [self._newest, *self.running()]
 
-    def listen(self) -> "SimpleQueue[None]":
+    def listen(self) -> SimpleQueue[None]:
         """Return a queue that gets something when a write ends; after an interrupt it may miss one."""
         return self._listeners.add(SimpleQueue())
 
-    def wait_for(self, writes: "Iterable[ref[Hold]]", timeout_s: float) -> bool:
+    def wait_for(self, writes: Iterable[ref[Hold]], timeout_s: float) -> bool:
         """Wait until these writes have ended; return whether they have in time."""
         return wait_for_all(writes, time.monotonic() + timeout_s)
 

@@ -6,24 +6,26 @@ statement failed takes no more statements and no commit, transactions that chang
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Never
-from weakref import ref
 
 import duckdb
 from sqlalchemy.engine import Dialect
 
 from fiberstore import connections, process
-from fiberstore.appends import Appends, appends_rows
+from fiberstore.appends import Appends, Write, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
-from fiberstore.errors import ConflictError, is_duplicate_key
-from fiberstore.holds import Hold
+from fiberstore.errors import ConflictError, is_duplicate_key, is_interrupt
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     import pyarrow as pa
+
+    from fiberstore.holds import Hold
 
 FORKED = (
     "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
@@ -72,6 +74,7 @@ class Connection(connections.Connection):
         self.unsettled: list[ref[Hold]] = []
         self._change_lock = ChangeLock.of(database)
         self._turn: Turn | None = None
+        self._write: Write | None = None
         self._changes_at_snapshot = 0
         self._begun = _Begun.NO
         self._changed = False
@@ -111,7 +114,9 @@ class Connection(connections.Connection):
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            with self._appending(self._appended), self._driver():
+            if self._appended:
+                self._write = self.appends.begin()
+            with self._driver():
                 self._raw.commit()
             self._begun = _Begun.NO
         finally:
@@ -162,7 +167,7 @@ class Connection(connections.Connection):
         process.keep_forever(self._statements)
         process.keep_forever(self._stream)
         self._raw, self._statements = _Inherited(), {}
-        self._turn = self._reader = self._stream = None
+        self._turn = self._write = self._reader = self._stream = None
         self._unread = False
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
@@ -170,9 +175,18 @@ class Connection(connections.Connection):
         if not self._scans_variables:
             return self._execute_registered(sql, batch)
         fiberstore_arrow_batch = batch  # DuckDB finds the variable by the table's name: a "replacement scan"
-        with self._statement(sql):
-            rows = self._raw.execute(self._parsed(sql)).fetchall()
-        del fiberstore_arrow_batch
+        try:
+            with self._statement(sql):
+                rows = self._raw.execute(self._parsed(sql)).fetchall()
+        except duckdb.CatalogException as error:
+            # DuckDB drops what Python raises while it looks for the variable. If it is found now, that was
+            # Ctrl-C; if not, the error says something else.
+            with suppress(duckdb.Error), self._raw.cursor() as cursor:
+                cursor.execute(f"SELECT 1 FROM {ARROW_TABLE} LIMIT 0")  # noqa: S608  # our own name
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            del fiberstore_arrow_batch
         return rows
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
@@ -304,12 +318,13 @@ class Connection(connections.Connection):
                     self._raw.rollback()
                 changed = False
             elif self._unread:
-                self._raw.execute("SELECT 1").fetchall()  # drops the result, and with it its snapshot
+                with self._driver():
+                    self._raw.execute("SELECT 1").fetchall()  # drops the result, and with it its snapshot
             self._unread = False
         except duckdb.TransactionException:
             pass  # a COMMIT that failed has ended the transaction already
         finally:
-            self._end_turn(changed=changed)
+            self._end_owned(changed=changed)
         self._begun = _Begun.NO
 
     def _parsed(self, sql: str) -> "duckdb.Statement | str":
@@ -346,7 +361,9 @@ class Connection(connections.Connection):
         self._appended |= appends
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            with self._appending(appends and self._begun is _Begun.NO), self._driver():
+            if appends and self._begun is _Begun.NO:
+                self._write = self.appends.begin()
+            with self._driver():
                 yield
             if takes_snapshot:
                 self.unsettled += self.appends.begun_after(newest)
@@ -356,7 +373,7 @@ class Connection(connections.Connection):
             raise
         finally:
             if self._begun is _Begun.NO:  # it was a transaction of its own
-                self._end_turn(changed=changed)
+                self._end_owned(changed=changed)
 
     @contextmanager
     def _driver(self) -> Iterator[None]:
@@ -365,21 +382,9 @@ class Connection(connections.Connection):
             yield
         except BaseException as error:
             self._failed = True
-            if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
+            if is_interrupt(error):
                 raise KeyboardInterrupt from error
             raise
-
-    @contextmanager
-    def _appending(self, appends: bool) -> Iterator[None]:
-        """Count the block among the writes that are on their way."""
-        if not appends:
-            yield
-            return
-        write = self.appends.begin()
-        try:
-            yield
-        finally:
-            self.appends.end(write)
 
     def _refuse_if_failed(self) -> None:
         if self._failed and self._begun is not _Begun.NO:
@@ -390,6 +395,13 @@ class Connection(connections.Connection):
     def _keep_open_result(self) -> None:
         if self._reader is not None:
             self._reader.keep_rest()
+
+    def _end_owned(self, *, changed: bool) -> None:
+        """Let others go on; after an interrupt, the pool's rollback or the end of the connection does."""
+        if self._write is not None:
+            self.appends.end(self._write)
+            self._write = None
+        self._end_turn(changed=changed)
 
     def _end_turn(self, *, changed: bool) -> None:
         if self._turn is not None:

@@ -33,6 +33,7 @@ from types import TracebackType
 from uuid import UUID
 
 _LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
+_INTERRUPTED = " failed: KeyboardInterrupt:"
 _NO_TABLE = re.compile(
     "Table with name (raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges"
     "|fiber_pins|log_pins) does not exist"
@@ -286,6 +287,8 @@ def _raise_translated(error: Exception) -> None:
     import duckdb
     from sqlalchemy import exc
 
+    if is_interrupt(error):
+        raise KeyboardInterrupt from error
     match error:
         case exc.DBAPIError():
             raise _storage_error(error.orig or error) from error
@@ -299,6 +302,14 @@ def _raise_translated(error: Exception) -> None:
             raise _storage_error(error) from error
     if is_postgresql_error(error):
         raise _storage_error(error) from error
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell Ctrl-C as DuckDB raises it: by a ``RuntimeError``, or by its own error about Python code it ran."""
+    if type(error) is RuntimeError:
+        return str(error) == "Query interrupted"
+    duckdb = sys.modules.get("duckdb")
+    return duckdb is not None and isinstance(error, duckdb.Error) and _INTERRUPTED in str(error)
 
 
 def is_postgresql_error(error: BaseException) -> bool:

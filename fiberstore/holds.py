@@ -35,11 +35,11 @@ class Registry(Generic[T]):
         self._refs[ref(member, self._refs.pop)] = None
         return member
 
-    def alive(self) -> list["ref[T]"]:
+    def alive(self) -> list[ref[T]]:
         """Return the objects that are alive, the oldest first."""
         return [member for member in list(self._refs) if member() is not None]
 
-    def wait(self, member: "ref[T]", deadline: float, *, places: int = 1) -> bool:
+    def wait(self, member: ref[T], deadline: float, *, places: int = 1) -> bool:
         """Wait until a member is one of the oldest so many; return whether it is, by the deadline.
 
         Args:
@@ -53,12 +53,12 @@ class Registry(Generic[T]):
         return True
 
 
-def wait_for_all(members: Iterable["ref[Any]"], deadline: float) -> bool:
+def wait_for_all(members: Iterable[ref[Any]], deadline: float) -> bool:
     """Wait until each of these objects is gone; return whether they are, by the deadline."""
     return all(wait_for_one([member], deadline) for member in members)
 
 
-def wait_for_one(members: Collection["ref[Any]"], deadline: float) -> bool:
+def wait_for_one(members: Collection[ref[Any]], deadline: float) -> bool:
     """Wait until one of these objects is gone; return whether it is, by the deadline."""
     gone: SimpleQueue[object] = SimpleQueue()
     try:

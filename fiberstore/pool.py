@@ -1,4 +1,4 @@
-"""``StorePool``: SQLAlchemy's pool of connections, without a counter or a lock that Ctrl-C can leave wrong."""
+"""``StorePool``: a pool of connections without a counter or a lock that Ctrl-C can leave wrong."""
 
 import time
 from collections import deque
