@@ -25,7 +25,7 @@ _GUARDS = ("holds.py", "changes.py", "appends.py", "compact.py", "pool.py", "duc
 def guards(code: CodeType) -> bool:
     """Tell whether a function has to do with what others wait for."""
     path = code.co_filename
-    return path.startswith(_OURS) and path.endswith(_GUARDS) or path.endswith("contextlib.py")
+    return (path.startswith(_OURS) and path.endswith(_GUARDS)) or path.endswith("contextlib.py")
 
 
 def everything(code: CodeType) -> bool:
