@@ -305,7 +305,7 @@ def _raise_translated(error: Exception) -> None:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Tell Ctrl-C as DuckDB raises it: a ``RuntimeError``, or an error of its own about Python code it ran."""
+    """Tell Ctrl-C as DuckDB raises it: a ``RuntimeError``, or its own error about Python code it ran."""
     if type(error) is RuntimeError:
         return str(error) == "Query interrupted"
     duckdb = sys.modules.get("duckdb")

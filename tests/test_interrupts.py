@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
 
 import pytest
 
@@ -44,7 +43,7 @@ class Interrupt:
         self.rest = countdown
         self._scope = scope
 
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
         if event in ("call", "c_return") and self._scope(frame.f_code):
             self.rest -= 1
             if self.rest == 0:
