@@ -4,6 +4,7 @@
 StorageError
 ├── DatabaseError         the database failed, or refused what was asked of it
 │   ├── ConnectionLostError   the server, or the network, has ended the connection that a call used
+│   ├── StorageClosedError    the storage was closed before the call
 │   ├── StorageLockedError    another process holds the file
 │   └── DamagedFileError      the file or its write-ahead log is not what DuckDB wrote
 ├── NotFoundError         no such fiber (also a LookupError)
@@ -68,6 +69,16 @@ class StorageError(Exception):
 
 class DatabaseError(StorageError):
     """The database failed or refused; the driver's own error is the cause."""
+
+
+class StorageClosedError(DatabaseError):
+    """The storage was closed before the call, of which nothing is stored; another try would fail as well."""
+
+    def __init__(self) -> None:
+        super().__init__("the storage is closed")
+
+    def __reduce__(self) -> tuple[type["StorageClosedError"], tuple[()]]:
+        return type(self), ()
 
 
 class ConnectionLostError(DatabaseError):
