@@ -39,6 +39,7 @@ class Write:
 
     def __init__(self, writes: Registry[Hold]) -> None:
         self.hold: Hold | None = writes.add(Hold())
+        self.mark = ref(self.hold)
 
 
 class Appends:
@@ -75,8 +76,7 @@ class Appends:
     def begin(self) -> Write:
         """Note that a write begins, before it does."""
         write = Write(self._writes)
-        if write.hold is not None:
-            self._newest = ref(write.hold)
+        self._newest = write.mark
         return write
 
     def end(self, write: Write) -> None:

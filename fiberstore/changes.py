@@ -102,11 +102,12 @@ class Turn:
     def __init__(self, lock: ChangeLock) -> None:
         self._lock = lock
         self._hold: Hold | None = lock.turns.add(Hold())
+        self._place = ref(self._hold)
 
     def wait(self, deadline: float) -> None:
         """Wait for the turn; for ``ChangeLock.acquire``."""
         lock = self._lock
-        if not lock.turns.wait(ref(self._hold), deadline):
+        if not lock.turns.wait(self._place, deadline):
             raise duckdb.TransactionException(
                 f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; end it first, or "
                 "if it is your own, use it for this change too"

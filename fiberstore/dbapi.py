@@ -132,8 +132,10 @@ class Connection(connections.Connection):
             self.rollback()
         finally:
             with process.opening:  # nobody looks at the file while DuckDB gives up its lock, or has not yet
-                self._raw.close()
-                self.closed = True
+                try:
+                    self._raw.close()
+                finally:
+                    self.closed = True
 
     def lock_changes(self) -> None:
         """Take the database's ``ChangeLock`` until the transaction ends.

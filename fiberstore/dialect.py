@@ -120,7 +120,8 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
             raise duckdb.InvalidInputException(FORKED)
         config = {**_CONFIG, **arguments.get("config", {}), **arguments.get("url_config", {})}
         read_only = arguments.get("read_only", False)
-        with process.opening_of(database):
+        with process.opening:
+            process.wait_to_open(database)
             if not database.startswith(process.IN_MEMORY) and not process.is_open(database):
                 check_files(Path(database))
                 if has_two_logs(Path(database)) and not read_only:

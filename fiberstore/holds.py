@@ -4,7 +4,8 @@ Python may raise ``KeyboardInterrupt`` after any call, also after the one that h
 name is bound by which it would be released. So ownership is not the state of a lock here, but the life of an
 object: a ``Hold`` is registered before anybody waits for it, and ends when the last reference to it goes,
 which is one step of the interpreter. All that follows happens in C, in the callbacks of weak references,
-where no signal is handled and no lock is needed.
+where no signal is handled and no lock is needed. The traceback of an interrupt refers to the names of its
+functions; what it owns by them, it owns until it is dropped.
 """
 
 import threading

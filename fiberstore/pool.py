@@ -76,14 +76,14 @@ class StorePool(Pool):
                     code="3o7r",
                 )
             record = self._pop() or self._create_connection()
-            record.hold = hold.pop()
+            record.__dict__["hold"] = hold.pop()
         except BaseException:
             hold.clear()
             raise
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        del record.hold
+        del record.__dict__["hold"]
         if len(self._idle) < self._size:
             self._idle.append(record)
         else:
