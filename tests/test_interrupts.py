@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Never
 
 import pytest
 from sqlalchemy.exc import ResourceClosedError
@@ -27,6 +28,11 @@ def guards(code: CodeType) -> bool:
     """Tell whether a function has to do with what others wait for."""
     path = code.co_filename
     return (path.startswith(_OURS) and path.endswith(_GUARDS)) or path.endswith("contextlib.py")
+
+
+def python_in_duckdb(code: CodeType) -> bool:
+    """Tell what DuckDB calls while it looks for an Arrow batch and reads it."""
+    return "pyarrow" in code.co_filename or code.co_filename.endswith("inspect.py")
 
 
 def everything(code: CodeType) -> bool:
@@ -122,6 +128,27 @@ def interrupt_everywhere(call: Call, scope: Scope, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", CALLS)
 def test_an_interrupt_leaves_nothing_owned_by_nobody(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupt_everywhere(CALLS[name], guards, monkeypatch) > 10
+
+
+def test_an_interrupt_while_duckdb_reads_a_batch_is_a_keyboard_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DuckDB itself says that there is no such table, or that an object could not be read."""
+    assert interrupt_everywhere(CALLS["write"], python_in_duckdb, monkeypatch) > 5
+
+
+def test_an_interrupt_while_a_storage_is_opened_is_a_keyboard_interrupt(
+    db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_database: str) -> Never:
+        raise RuntimeError("Query interrupted")  # what DuckDB raises
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Appends, "of", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            DuckDBStorage(db_file)
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
 
 
 @pytest.mark.slow
