@@ -83,11 +83,10 @@ class StorePool(Pool):
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        del record.__dict__["hold"]
-        if len(self._idle) < self._size:
+        try:
             self._idle.append(record)
-        else:
-            record.close()
+        finally:
+            del record.__dict__["hold"]
 
     def _pop(self) -> ConnectionPoolEntry | None:
         try:
