@@ -84,6 +84,9 @@ class StorePool(Pool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         try:
+            if record.dbapi_connection is not None:
+                # SQLAlchemy takes a transaction for ended whose COMMIT was interrupted before it began.
+                record.dbapi_connection.rollback()
             self._idle.append(record)
         finally:
             del record.__dict__["hold"]
