@@ -87,7 +87,7 @@ class StorePool(Pool):
             if record.dbapi_connection is not None:
                 # SQLAlchemy takes a transaction for ended whose COMMIT was interrupted before it began.
                 record.dbapi_connection.rollback()
-            self._idle.append(record)
+                self._idle.append(record)
         finally:
             del record.__dict__["hold"]
 
