@@ -17,6 +17,9 @@ from fiberstore import DuckDBStorage, Fiber
 from fiberstore.appends import Appends
 from fiberstore.testing.examples import fiber, log, uid
 
+# What is raised in a destructor, Python prints and drops.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 Call = Callable[[DuckDBStorage, int], object]
 Scope = Callable[[CodeType], bool]
 
@@ -163,7 +166,6 @@ def test_an_interrupt_while_a_storage_is_opened_is_a_keyboard_interrupt(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python's own, in destructors
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "session"])  # it is SQLAlchemy's own
 def test_an_interrupt_anywhere_leaves_nothing_owned_by_nobody(
     name: str, monkeypatch: pytest.MonkeyPatch
