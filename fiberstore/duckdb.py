@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ from sqlalchemy import event
 from fiberstore.aio import AsyncSqlStorage
 from fiberstore.atomic_files import remove_leftovers
 from fiberstore.backup import write_backup
-from fiberstore.changes import ChangeLock, Turn
+from fiberstore.changes import ChangeLock
 from fiberstore.compact import Calls, compact
 from fiberstore.connections import Lock
 from fiberstore.dbapi import Connection
@@ -129,9 +129,8 @@ class DuckDBStorage(SqlStorage):
     def _bound(self) -> Iterator[sa.Connection]:
         """See ``SqlStorage._bound``."""
         with self._calls.running():
-            with translate_errors(), self._turn() as turn:
-                bound = sa.Connection(self.engine, self._change_pool.connect())
-                cast("Connection", bound.connection.dbapi_connection).take_over(turn)
+            with translate_errors():
+                bound = sa.Connection(self.engine, self._take(changes=True))
             with bound:
                 yield bound
 
@@ -141,13 +140,10 @@ class DuckDBStorage(SqlStorage):
 
         Without a session, a BEGIN and a ROLLBACK, which together take as long as a read by key.
         """
-        changes = lock is not Lock.NOTHING
         with self._calls.running():
-            with translate_errors(), self._turn() if changes else nullcontext() as turn:
-                pooled = self._change_pool.connect() if changes else self.engine.raw_connection()
+            with translate_errors():
+                pooled = self._take(changes=lock is not Lock.NOTHING)
                 connection = cast("Connection", pooled.dbapi_connection)
-                if turn is not None:
-                    connection.take_over(turn)
             before = connection.rows_written
             try:
                 yield connection
@@ -156,18 +152,21 @@ class DuckDBStorage(SqlStorage):
             finally:
                 pooled.close()
 
-    @contextmanager
-    def _turn(self) -> Iterator[Turn]:
-        """Wait for the right to change rows, for the block to hand it to a connection.
+    def _take(self, *, changes: bool) -> sa.PoolProxiedConnection:
+        """Take a connection, which has the ``ChangeLock`` until its transaction ends if it changes rows.
 
-        One waits before taking a connection, so that those who wait leave the pool to others.
+        One waits for the lock before taking a connection, so that those who wait leave the pool to others.
         """
+        if not changes:
+            return self.engine.raw_connection()
         turn = ChangeLock.of(self.engine.url.database or "").acquire()
         try:
-            yield turn
+            pooled = self._change_pool.connect()
+            cast("Connection", pooled.dbapi_connection).take_over(turn)
         except BaseException:
             turn.end(changed=False)
             raise
+        return pooled
 
 
 class AsyncDuckDBStorage(AsyncSqlStorage):

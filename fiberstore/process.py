@@ -64,23 +64,24 @@ def is_open(database: str) -> bool:
     return bool(open_handles(database))
 
 
-@contextmanager
-def opening_of(database: str) -> Iterator[None]:
-    """Hold ``opening``, once nobody has the database closed off."""
+def wait_to_open(database: str) -> None:
+    """Wait until nobody has the database closed off; for who holds ``opening``.
+
+    The caller holds it by a ``with`` of its own: a generator that did would have it until Python drops the
+    generator, after an interrupt, perhaps in a thread that cannot give it back.
+    """
     key = database_key(database)
-    with opening:
-        while key in _closed_off:
-            _let_in.wait()
-        yield
+    while key in _closed_off:
+        _let_in.wait()
 
 
 @contextmanager
 def closed_off(database: str) -> Iterator[None]:
     """Let nobody in this process open the database until the block ends; they wait."""
     key = database_key(database)
-    with opening:
-        _closed_off.add(key)
     try:
+        with opening:
+            _closed_off.add(key)
         yield
     finally:
         with opening:

@@ -13,10 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from fiberstore import ConflictError, DuckDBStorage, RawLog
-from fiberstore.appends import Appends
+from fiberstore.appends import Appends, Write
 from fiberstore.cursors import Mark, Place, decode, encode
 from fiberstore.dbapi import Connection
 from fiberstore.errors import CursorError
+from fiberstore.holds import Registry
 from fiberstore.queries import LogOrder, Logs, Page
 from fiberstore.repositories.conditions import LOGS
 from fiberstore.repositories.on_duckdb.arrival import RowidArrival
@@ -62,7 +63,7 @@ def marked(storage: DuckDBStorage, *, unsettled: bool, settled: int = -1) -> Mar
     with connected(storage) as connection:
         connection.begin()
         connection.cursor().execute("SELECT 1")
-        connection.unsettled = {1} if unsettled else set()
+        connection.unsettled = [Write(Registry()).mark] if unsettled else []
         return ARRIVAL._mark(connection, settled)
 
 

@@ -16,7 +16,7 @@ from test_correlate import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from test_ingest import state_of
 
 from fiberstore import DatabaseError, DuckDBStorage
-from fiberstore.cli.app import main
+from fiberstore.cli import main
 from fiberstore.cli.opening import open_read_only
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines

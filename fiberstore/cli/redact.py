@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from fiberstore.atomic_files import hidden_folders
-from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli import INTERRUPTED
+from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
 from fiberstore.cli.output import print_json, print_line

@@ -21,6 +21,8 @@ from fiberstore.models import Base, Json
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from fiberstore.holds import Hold
+
 LEAST_VERSION = 14
 # From so many rows on, COPY into the table itself, or into a temporary one for a statement to read, is faster
 # than a statement with arrays.
@@ -65,6 +67,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     It is in psycopg's autocommit mode for calls of a storage, and not for SQLAlchemy's sessions.
 
     Attributes:
+        hold: Its place in the pool of calls, while a call uses it.
         rows_written: See ``connections.Connection``; also by the statements of sessions.
     """
 
@@ -74,6 +77,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  # as psycopg has them
         self._pid = os.getpid()
         super().__init__(*arguments, **options)
+        self.hold: Hold | None = None
         self.rows_written = 0
         self.cursor_factory = CountingCursor
         self._staged: dict[tuple[str, ...], str] = {}

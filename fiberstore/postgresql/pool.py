@@ -3,13 +3,15 @@
 To take one from SQLAlchemy's pool and to give it back is a quarter of a read by key.
 """
 
-from threading import BoundedSemaphore
+import time
 from typing import cast
+from weakref import ref
 
 import sqlalchemy as sa
 
 from fiberstore.engine import POOL_TIMEOUT_S
 from fiberstore.errors import DatabaseError
+from fiberstore.holds import Hold, Registry
 from fiberstore.postgresql.connection import Connection
 
 
@@ -27,9 +29,8 @@ class CallPool:
     def __init__(self, engine: sa.Engine, size: int) -> None:
         self._engine = engine
         self.size = size
-        self._free = BoundedSemaphore(size)
+        self._used = Registry[Hold]()
         self._idle: list[Connection] = []
-        self._taken: set[Connection] = set()
         self._is_closed = False
 
     def take(self) -> Connection:
@@ -38,17 +39,18 @@ class CallPool:
         Raises:
             DatabaseError: All are in use, and none has become free in ``POOL_TIMEOUT_S``.
         """
-        if not self._free.acquire(timeout=POOL_TIMEOUT_S):
-            raise DatabaseError(
-                f"no free connection in {POOL_TIMEOUT_S:g} s: {self.size} are in use; open the storage with "
-                "a larger pool_size, or end streams that are no longer read"
-            )
+        hold = [self._used.add(Hold())]
         try:
+            if not self._used.wait(ref(hold[0]), time.monotonic() + POOL_TIMEOUT_S, places=self.size):
+                raise DatabaseError(
+                    f"no free connection in {POOL_TIMEOUT_S:g} s: {self.size} are in use; open the storage "
+                    "with a larger pool_size, or end streams that are no longer read"
+                )
             connection = self._idle_one() or self._new()
+            connection.hold = hold.pop()
         except BaseException:
-            self._free.release()
+            hold.clear()
             raise
-        self._taken.add(connection)
         return connection
 
     def give_back(self, connection: Connection) -> None:
@@ -60,12 +62,11 @@ class CallPool:
                 connection.rollback()
                 self._idle.append(connection)
         finally:
-            self._taken.discard(connection)
-            self._free.release()
+            connection.hold = None
 
     def checkedout(self) -> int:
         """Return how many connections are in use; so named in SQLAlchemy's pools."""
-        return len(self._taken)
+        return len(self._used.alive())
 
     def checkedin(self) -> int:
         """Return how many are idle."""
