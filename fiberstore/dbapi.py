@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Never
+from uuid import uuid4
 
 import duckdb
 from sqlalchemy.engine import Dialect
@@ -62,9 +63,10 @@ class Connection(connections.Connection):
         self.notices: list[str] = []
         self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
         # DuckDB takes the look at a variable for access to the outside.
-        (self._scans_variables,) = raw.execute(
-            "SELECT current_setting('enable_external_access')"
-        ).fetchone() or (False,)
+        (scans_variables,) = raw.execute("SELECT current_setting('enable_external_access')").fetchone() or (
+            False,
+        )
+        self._view = None if scans_variables else f"fiberstore_{uuid4().hex}"
         self._statements: dict[str, duckdb.Statement] = {}
         self.appends = Appends.of(database)
         self.unsettled: set[int] = set()
@@ -168,9 +170,12 @@ class Connection(connections.Connection):
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
         """See ``connections.Connection.fetch_with_batch``."""
-        if not self._scans_variables:
-            return self._execute_registered(sql, batch)
-        fiberstore_arrow_batch = batch  # DuckDB finds the variable by the table's name: a "replacement scan"
+        if self._view is not None:
+            return self._fetch_with_view(sql, batch, self._view)
+        # DuckDB looks for a variable of that name because no table has it ("replacement scan"), and none ever
+        # will have: nobody can create anything in the catalog "system".
+        sql = sql.replace(ARROW_TABLE, f"system.main.{ARROW_TABLE}")
+        fiberstore_arrow_batch = batch
         with self._statement(sql):
             rows = self._raw.execute(self._parsed(sql)).fetchall()
         del fiberstore_arrow_batch
@@ -195,12 +200,13 @@ class Connection(connections.Connection):
                     raise
         return self.write_with_batch(f"{insert} ON CONFLICT DO NOTHING", batch)
 
-    def _execute_registered(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
+    def _fetch_with_view(self, sql: str, batch: "pa.RecordBatch", view: str) -> list[Row]:
         """Give the batch its name by a temporary view, which takes 1 ms longer."""
+        sql = sql.replace(ARROW_TABLE, f"temp.main.{view}")
         with self._statement(sql):
-            self._raw.register(ARROW_TABLE, batch)
+            self._raw.register(view, batch)
             rows = self._raw.execute(self._parsed(sql)).fetchall()
-        self._raw.unregister(ARROW_TABLE)
+        self._raw.unregister(view)
         return rows
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:

@@ -17,9 +17,14 @@ import pytest
 import sqlalchemy as sa
 from sync_face import SyncFace, running_loop
 
-from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Fiber, RawLog, Storage
+from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Fiber, LogRepository, RawLog, Storage
 from fiberstore.cli import main
+from fiberstore.connections import ARROW_TABLE
+from fiberstore.lifecycle import Upserted
+from fiberstore.postgresql import PostgresStorage
+from fiberstore.queries import Deleted, Logs
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
+from fiberstore.testing.filters import numbers
 
 # What would be code somewhere: SQL, JSON paths, patterns, formats, names of variables and files, paths.
 CODE = [
@@ -128,6 +133,36 @@ def test_a_key_of_attributes_is_a_key_and_no_path(any_store: tuple[Storage, sa.E
                 sa.select(Fiber.attributes[key].as_string()).where(Fiber.fiber_id == uid(10_000))
             )
             assert value == f"value of {key}"
+
+
+@pytest.mark.parametrize("settings", ["", "?enable_external_access=false"])
+def test_no_table_of_an_application_stands_in_for_what_is_written(db_file: Path, settings: str) -> None:
+    with DuckDBStorage(f"duckdb:///{db_file}{settings}", pool_size=1) as store:
+        store.init_schema()
+        with store.session() as session:
+            for created in ("TABLE", "TEMPORARY TABLE"):
+                session.execute(sa.text(f"CREATE {created} {ARROW_TABLE} AS SELECT * FROM raw_logs"))
+            session.commit()
+        assert store.write_logs([log(1), log(2)]) == 2
+        assert store.upsert_fibers([fiber(1), fiber(2)]) == Upserted(2, 0)
+        assert store.upsert_fibers([fiber(1, "login")]) == Upserted(0, 1)
+        assert numbers(all_logs(store)) == [1, 2]
+        assert store.fibers.get_many([uid(1), uid(2)]).items == [fiber(1, "login"), fiber(2)]
+
+
+def test_no_table_of_an_application_stands_in_for_a_temporary_one(postgresql_storage: PostgresStorage) -> None:
+    """PostgreSQL lets an application have temporary tables looked for last."""
+    many = [log(number) for number in range(300)]
+    with postgresql_storage.session() as session:
+        session.execute(sa.text("SET LOCAL search_path = public, pg_temp"))
+        for name in (f"{ARROW_TABLE}_0", "fiberstore_chosen_log_id"):
+            session.execute(sa.text(f"CREATE TABLE {name} AS TABLE raw_logs"))
+        logs = LogRepository(session)
+        assert logs.write(many) == 300
+        assert logs.write([*many, log(1_000)]) == 1
+        session.execute(sa.text("INSERT INTO fiberstore_chosen_log_id TABLE raw_logs"))
+        assert logs.where(Logs.c.log_id == uid(1_000)).delete() == Deleted(1, 0, 0)
+        assert logs.count() == 300
 
 
 @pytest.mark.parametrize("text", CODE)

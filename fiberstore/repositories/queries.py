@@ -85,8 +85,12 @@ def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Se
     """
     (column,) = ids.selected_columns
     name = f"{_CHOSEN}_{column.name}"  # so that ids of fibers and of logs can be kept at once
-    kept = sa.Table(name, sa.MetaData(), sa.Column(column.name, column.type), prefixes=["TEMPORARY"])
     connection = connection_of(session)
+    # PostgreSQL looks for temporary tables where the search path says; DuckDB always looks for them first.
+    schema = "pg_temp" if connection.engine_name == "postgresql" else None
+    kept = sa.Table(
+        name, sa.MetaData(), sa.Column(column.name, column.type), prefixes=["TEMPORARY"], schema=schema
+    )
     connection.write(_ddl(connection, CreateTable(kept)))
     connection.write(*compiled(session, sa.insert(kept).from_select([column.name], ids)))
     yield sa.select(*kept.c)
