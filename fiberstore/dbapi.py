@@ -47,6 +47,7 @@ class Connection(connections.Connection):
 
     Attributes:
         appends: Which writes are on their way to the database.
+        file_number: See ``process.Handle``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
             of statements that return rows, which DuckDB does not count.
         unsettled: The writes that were on their way when the open transaction took its snapshot.
@@ -59,6 +60,7 @@ class Connection(connections.Connection):
     def __init__(self, raw: duckdb.DuckDBPyConnection, database: str, dialect: Dialect) -> None:
         self.statement_dialect = dialect
         self.database_key = process.database_key(database)
+        self.file_number: tuple[int, int] | None = None
         self.rows_written = 0
         self.notices: list[str] = []
         self._raw: duckdb.DuckDBPyConnection | _Inherited = raw

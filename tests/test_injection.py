@@ -150,7 +150,9 @@ def test_no_table_of_an_application_stands_in_for_what_is_written(db_file: Path,
         assert store.fibers.get_many([uid(1), uid(2)]).items == [fiber(1, "login"), fiber(2)]
 
 
-def test_no_table_of_an_application_stands_in_for_a_temporary_one(postgresql_storage: PostgresStorage) -> None:
+def test_no_table_of_an_application_stands_in_for_a_temporary_one(
+    postgresql_storage: PostgresStorage,
+) -> None:
     """PostgreSQL lets an application have temporary tables looked for last."""
     many = [log(number) for number in range(300)]
     with postgresql_storage.session() as session:
