@@ -140,8 +140,10 @@ def test_no_table_of_an_application_stands_in_for_what_is_written(db_file: Path,
     with DuckDBStorage(f"duckdb:///{db_file}{settings}", pool_size=1) as store:
         store.init_schema()
         with store.session() as session:
-            for created in ("TABLE", "TEMPORARY TABLE"):
-                session.execute(sa.text(f"CREATE {created} {ARROW_TABLE} AS SELECT * FROM raw_logs"))
+            for schema in ("system", "store.system.main"):  # where DuckDB's own catalog has this name
+                session.execute(sa.text(f"CREATE SCHEMA {schema}"))
+            for created in ("TABLE ", "TEMPORARY TABLE ", "TABLE store.system.", "TABLE store.system.main."):
+                session.execute(sa.text(f"CREATE {created}{ARROW_TABLE} AS SELECT * FROM raw_logs"))
             session.commit()
         assert store.write_logs([log(1), log(2)]) == 2
         assert store.upsert_fibers([fiber(1), fiber(2)]) == Upserted(2, 0)
