@@ -20,6 +20,7 @@ from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.errors import ConflictError, is_duplicate_key
+from fiberstore.shadows import may_shadow, place, undo_shadows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,6 +70,7 @@ class Connection(connections.Connection):
             False,
         )
         self._view = None if scans_variables else f"fiberstore_{uuid4().hex}"
+        self._home = place(raw.execute)
         self._statements: dict[str, duckdb.Statement] = {}
         self.appends = Appends.of(database)
         self.unsettled: set[int] = set()
@@ -286,6 +288,13 @@ class Connection(connections.Connection):
         """Return the row count (-1 unless rows were changed) and the columns of the open result."""
         return self._raw.rowcount, self._raw.description
 
+    def refuse_shadows(self, sql: str) -> None:
+        """Undo a statement that lets the names of the store's tables lead to other ones; see ``shadows``."""
+        if may_shadow(sql):
+            self._keep_open_result()
+            with self._driver():
+                undo_shadows(self._raw.execute, self._home)
+
     def is_read_by(self, cursor: "Cursor") -> bool:
         """Tell whether the open result is that cursor's."""
         return self._reader is cursor
@@ -491,6 +500,7 @@ class Cursor:
         if self.rowcount >= 0:  # a count of changed rows, which DuckDB also offers as a result
             self.description = None
             self.close()
+        self.connection.refuse_shadows(statement)
 
     def _kept(self) -> Iterator[Row]:
         if self._rest is None:

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,9 +137,11 @@ def test_a_key_of_attributes_is_a_key_and_no_path(any_store: tuple[Storage, sa.E
 
 
 @pytest.mark.parametrize("settings", ["", "?enable_external_access=false"])
-def test_no_table_of_an_application_stands_in_for_what_is_written(db_file: Path, settings: str) -> None:
-    with DuckDBStorage(f"duckdb:///{db_file}{settings}", pool_size=1) as store:
-        store.init_schema()
+def test_no_table_of_an_application_stands_in_for_what_is_written(
+    empty_store: Path, db_file: Path, settings: str
+) -> None:
+    shutil.copy(empty_store, db_file)
+    with DuckDBStorage(f"duckdb:///{db_file}{settings}") as store:
         with store.session() as session:
             for schema in ("system", "store.system.main"):  # where DuckDB's own catalog has this name
                 session.execute(sa.text(f"CREATE SCHEMA {schema}"))
@@ -167,6 +170,46 @@ def test_no_table_of_an_application_stands_in_for_a_temporary_one(
         session.execute(sa.text("INSERT INTO fiberstore_chosen_log_id TABLE raw_logs"))
         assert logs.where(Logs.c.log_id == uid(1_000)).delete() == Deleted(1, 0, 0)
         assert logs.count() == 300
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TEMP TABLE raw_logs AS SELECT * FROM raw_logs",
+        "/* mine */ create or replace temporary view Raw_Logs AS SELECT * FROM other.raw_logs",
+        "CREATE TEMP TABLE mine (i INT); ALTER TABLE mine RENAME TO raw_logs",
+        "USE other",
+        "SET search_path = 'other'",
+        "CREATE SCHEMA mine; USE mine",
+    ],
+)
+def test_a_session_does_not_lead_later_calls_to_other_tables(
+    duckdb_storage: DuckDBStorage, db_file: Path, statement: str
+) -> None:
+    """They use the connection that it has given back."""
+    with duckdb_storage.session() as session:
+        session.execute(sa.text("ATTACH ':memory:' AS other"))
+        session.execute(sa.text("CREATE TABLE other.raw_logs AS SELECT * FROM raw_logs"))
+        session.commit()
+        with pytest.raises(sa.exc.ProgrammingError, match="calls"):
+            session.execute(sa.text(statement))
+        session.rollback()
+        session.execute(sa.text("CREATE TEMP TABLE no_name_of_ours AS SELECT 1"))
+        session.commit()
+    assert duckdb_storage.write_logs([log(1)]) == 1
+    duckdb_storage.close()
+    with DuckDBStorage(db_file) as store:
+        assert numbers(all_logs(store)) == [1]
+
+
+def test_a_temporary_table_of_a_session_does_not_hide_ours(postgresql_storage: PostgresStorage) -> None:
+    store = postgresql_storage
+    with store.session() as session:
+        session.execute(sa.text("CREATE TEMPORARY TABLE raw_logs (LIKE raw_logs)"))
+        assert LogRepository(session).write([log(1)]) == 1
+        session.commit()
+    store.engine.dispose()
+    assert numbers(all_logs(store)) == [1]
 
 
 @pytest.mark.parametrize("text", CODE)
