@@ -9,10 +9,14 @@ in the order of the commits, and no snapshot has such holes. ``tests/test_duckdb
 import os
 import re
 import threading
+import time
+from collections.abc import Iterable
 from functools import lru_cache
+from queue import SimpleQueue
 from typing import ClassVar
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
+from fiberstore.holds import Hold, Registry, wait_for_all
 from fiberstore.process import database_key
 
 _STATEMENTS_KEPT = 256
@@ -30,20 +34,27 @@ def _appends_rows(sql: str) -> bool:
     return _APPENDS.search(sql) is not None
 
 
+class Write:
+    """A write that is on its way, until it is ended or dropped."""
+
+    def __init__(self, writes: Registry[Hold]) -> None:
+        self.hold: Hold | None = writes.add(Hold())
+
+
 class Appends:
     """The writes that are on their way to one database, from all connections of this process.
 
-    Each has a number: a write that is a transaction of its own while it runs, another while it commits.
+    A write that is a transaction of its own is on its way while it runs, another while it commits. It is so
+    no longer than its ``Write`` lives, whatever interrupts it (see ``fiberstore.holds``).
     """
 
     _by_database: ClassVar[WeakValueDictionary[str, "Appends"]] = WeakValueDictionary()
     _registry_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._running: set[int] = set()
-        self._begun = 0
-        self._ended = 0
+        self._writes = Registry[Hold]()
+        self._newest: ref[Hold] | None = None
+        self._listeners = Registry[SimpleQueue[None]]()
 
     @classmethod
     def of(cls, database: str) -> "Appends":
@@ -61,44 +72,41 @@ class Appends:
         cls._by_database = WeakValueDictionary()
         cls._registry_lock = threading.Lock()
 
-    def begin(self) -> int:
-        """Note that a write begins, and return its number."""
-        with self._changed:
-            self._begun += 1
-            self._running.add(self._begun)
-            return self._begun
+    def begin(self) -> Write:
+        """Note that a write begins, before it does."""
+        write = Write(self._writes)
+        if write.hold is not None:
+            self._newest = ref(write.hold)
+        return write
 
-    def end(self, number: int) -> None:
+    def end(self, write: Write) -> None:
         """Note that a write has ended, whichever way."""
-        with self._changed:
-            self._running.discard(number)
-            self._ended += 1
-            self._changed.notify_all()
+        write.hold = None
+        for listener in self._listeners.alive():
+            bell = listener()
+            if bell is not None and bell.empty():
+                bell.put(None)
 
-    def running(self) -> tuple[set[int], int]:
-        """Return the writes that are on their way, and the number of the last that began."""
-        with self._changed:
-            return set(self._running), self._begun
-
-    def begun_after(self, number: int) -> set[int]:
-        """Return the writes that began after that one."""
-        with self._changed:
-            return set(range(number + 1, self._begun + 1))
+    def running(self) -> list[ref[Hold]]:
+        """Return the writes that are on their way."""
+        return self._writes.alive()
 
     @property
-    def ended(self) -> int:
-        """How many writes have ended so far."""
-        return self._ended
+    def newest(self) -> ref[Hold] | None:
+        """The last write that began, ended or not."""
+        return self._newest
 
-    def wait_for_more(self, ended: int, timeout_s: float) -> None:
-        """Wait until more than so many writes have ended, but not longer than that."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended > ended, timeout_s)
+    def begun_after(self, newest: ref[Hold] | None) -> list[ref[Hold]]:
+        """Return writes that began since that one was the newest, ended or not; none if none did."""
+        return [] if self._newest is newest or self._newest is None else [self._newest, *self.running()]
 
-    def wait_for(self, numbers: set[int], timeout_s: float) -> bool:
+    def listen(self) -> SimpleQueue[None]:
+        """Return a queue that gets something when a write ends; after an interrupt it may miss one."""
+        return self._listeners.add(SimpleQueue())
+
+    def wait_for(self, writes: Iterable[ref[Hold]], timeout_s: float) -> bool:
         """Wait until these writes have ended; return whether they have in time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not numbers & self._running, timeout_s)
+        return wait_for_all(writes, time.monotonic() + timeout_s)
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeV
 
 from pydantic import JsonValue
 
-from fiberstore.errors import BufferFullError, DatabaseError, StorageError
+from fiberstore.errors import BufferFullError, DatabaseError, StorageClosedError, StorageError
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_number
 
 if TYPE_CHECKING:
@@ -217,13 +217,15 @@ class Buffer(Generic[F]):
         self.durable += len(batch.futures)
         self._take(len(batch.futures))
 
-    def failed(self, error: Exception, now_s: float) -> float:
-        """Note that writing has failed, and return in how many seconds to try again, if at all."""
+    def failed(self, error: Exception, now_s: float) -> float | None:
+        """Note that writing has failed, and return in how many seconds to try again; None if not at all."""
         self.last_error = error
         delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, _LONGEST_DELAY_S)
+        if isinstance(error, StorageClosedError):  # no further try can change that
+            self.close(now_s)
         self._not_before_s = now_s + delay_s
         self.has_given_up = self._not_before_s > self._give_up_s
-        return delay_s
+        return None if self.has_given_up else delay_s
 
     def check_durable(self, wanted: int) -> None:
         """Raise the last error, or ``TimeoutError``, unless so many of all records are stored."""
@@ -286,9 +288,10 @@ def checked(record: BufferedRecord) -> tuple[BufferedRecord, int]:
     return copy, RECORD_BYTES + _text_bytes(copy)
 
 
-def warn_of(error: Exception, delay_s: float) -> None:
+def warn_of(error: Exception, delay_s: float | None) -> None:
     """Log that writing has failed; not by the error's words, which may quote what was written."""
-    _logger.warning("writing failed with %s, and is tried again in %.1f s", type(error).__name__, delay_s)
+    then = "not tried again" if delay_s is None else f"tried again in {delay_s:.1f} s"
+    _logger.warning("writing failed with %s, and is %s", type(error).__name__, then)
 
 
 def _text_bytes(record: BufferedRecord) -> int:

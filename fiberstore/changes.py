@@ -3,12 +3,14 @@
 import os
 import re
 import threading
+import time
 from functools import lru_cache
 from typing import ClassVar
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import duckdb
 
+from fiberstore.holds import Hold, Registry
 from fiberstore.process import database_key
 
 LOCK_TIMEOUT_S = 10.0
@@ -43,16 +45,22 @@ class ChangeLock:
     must not be older than the last change. One that read first and finds a change since gets the same
     error class as DuckDB's own write-write conflict, and has to start again.
 
+    A turn ends when ``Turn.end`` says so, and at the latest with the life of its ``Turn``: whoever is
+    interrupted between two lines leaves no lock behind (see ``fiberstore.holds``).
+
     Attributes:
-        changes: How many transactions have changed rows.
+        turns: The one that has the lock, then those that wait for it.
+        changes: Turns so far that may have changed rows.
+        is_unsettled: Nobody has said yet whether the last turn has changed rows.
     """
 
     _by_database: ClassVar[WeakValueDictionary[str, "ChangeLock"]] = WeakValueDictionary()
     _registry_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.turns = Registry[Hold]()
         self.changes = 0
+        self.is_unsettled = False
 
     @classmethod
     def of(cls, database: str) -> "ChangeLock":
@@ -71,34 +79,44 @@ class ChangeLock:
         cls._registry_lock = threading.Lock()
 
     def acquire(self) -> "Turn":
-        """Wait for the lock; any thread may end the turn.
+        """Wait for the lock, first come, first served; any thread may end the turn.
 
         Raises:
             duckdb.TransactionException: It did not come free within ``LOCK_TIMEOUT_S``.
         """
         turn = Turn(self)
-        if not self._lock.acquire(timeout=LOCK_TIMEOUT_S):
-            raise duckdb.TransactionException(
-                f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; end it first, or "
-                "if it is your own, use it for this change too"
-            )
+        try:
+            turn.wait(time.monotonic() + LOCK_TIMEOUT_S)
+        except BaseException:
+            turn.leave()
+            raise
         return turn
-
-    def release(self, *, changed: bool) -> None:
-        """Give the lock back; for a ``Turn``."""
-        self.changes += changed
-        self._lock.release()
 
 
 class Turn:
     """The right to change rows, until it ends.
 
-    Whoever holds it may end it, and only the first time counts: so it can go from hand to hand although
-    Ctrl-C may strike in between.
+    Whoever holds it may end it, and only the first time counts.
     """
 
     def __init__(self, lock: ChangeLock) -> None:
-        self.lock: ChangeLock | None = lock
+        self._lock = lock
+        self._hold: Hold | None = lock.turns.add(Hold())
+
+    def wait(self, deadline: float) -> None:
+        """Wait for the turn; for ``ChangeLock.acquire``."""
+        lock = self._lock
+        if not lock.turns.wait(ref(self._hold), deadline):
+            raise duckdb.TransactionException(
+                f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; end it first, or "
+                "if it is your own, use it for this change too"
+            )
+        lock.changes += lock.is_unsettled
+        lock.is_unsettled = True
+
+    def leave(self) -> None:
+        """Give up waiting; for ``ChangeLock.acquire``."""
+        self._hold = None
 
     def end(self, *, changed: bool) -> None:
         """Let the next one change rows.
@@ -106,9 +124,10 @@ class Turn:
         Args:
             changed: Whether rows may have been changed; not if all was rolled back.
         """
-        lock, self.lock = self.lock, None
-        if lock is not None:
-            lock.release(changed=changed)
+        if self._hold is not None:
+            self._lock.changes += changed
+            self._lock.is_unsettled = False
+            self._hold = None
 
 
 if hasattr(os, "register_at_fork"):

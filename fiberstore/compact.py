@@ -10,8 +10,8 @@ kill leaves a hidden ``.partial`` beside it; from then on, the new one is. In be
 """
 
 import logging
+import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from fiberstore import process
 from fiberstore.backup import write_backup
 from fiberstore.dbapi import Connection
 from fiberstore.errors import DatabaseError, StorageLockedError, translate_errors
+from fiberstore.holds import Hold, Registry, wait_for_all
 from fiberstore.lifecycle import Compacted
 
 BUSY_TIMEOUT_S = 5.0
@@ -39,11 +40,13 @@ _all: "WeakSet[Calls]" = WeakSet()
 
 
 class Calls:
-    """The calls of a storage that run: a compaction waits for their end, and new ones for its own."""
+    """The calls of a storage that run: a compaction waits for their end, and new ones for its own.
 
-    _changed: threading.Condition
-    _running: int
-    _held_up: bool
+    Neither outlives the block that it runs in, whatever interrupts that (see ``fiberstore.holds``).
+    """
+
+    _running: Registry[Hold]
+    _compactions: Registry[Hold]
 
     def __init__(self) -> None:
         self.renew()
@@ -51,21 +54,21 @@ class Calls:
 
     def renew(self) -> None:
         """Begin anew; in a forked child, where the threads of the calls do not exist."""
-        self._changed, self._running, self._held_up = threading.Condition(), 0, False
+        self._running, self._compactions = Registry(), Registry()
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Note a call, for as long as the block takes, which begins when no compaction runs."""
-        with self._changed:
-            while self._held_up:
-                self._changed.wait()
-            self._running += 1
+        call: Hold | None = None
         try:
+            while call is None:
+                call = self._running.add(Hold())
+                if compactions := self._compactions.alive():
+                    call = None
+                    wait_for_all(compactions, math.inf)
             yield
         finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
+            call = None
 
     @contextmanager
     def held_up(self, deadline: float) -> Iterator[None]:
@@ -74,22 +77,19 @@ class Calls:
         Raises:
             DatabaseError: A call is still running at the deadline, or another compaction is.
         """
-        with self._changed:
-            if self._held_up:
-                raise DatabaseError("the file is being compacted already")
-            self._held_up = True
+        compaction: Hold | None = None
         try:
-            with self._changed:
-                if not self._changed.wait_for(lambda: not self._running, deadline - time.monotonic()):
-                    raise DatabaseError(
-                        f"a call, a stream or a transaction() of this storage has been running for "
-                        f"{BUSY_TIMEOUT_S:g} s; compact() needs the file for itself, so end it first"
-                    )
+            compaction = self._compactions.add(Hold())
+            if self._compactions.alive()[0]() is not compaction:
+                raise DatabaseError("the file is being compacted already")
+            if not wait_for_all(self._running.alive(), deadline):
+                raise DatabaseError(
+                    f"a call, a stream or a transaction() of this storage has been running for "
+                    f"{BUSY_TIMEOUT_S:g} s; compact() needs the file for itself, so end it first"
+                )
             yield
         finally:
-            with self._changed:
-                self._held_up = False
-                self._changed.notify_all()
+            compaction = None
 
 
 def compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls) -> Compacted:

@@ -6,7 +6,7 @@ statement failed takes no more statements and no commit, transactions that chang
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Never
@@ -16,14 +16,18 @@ import duckdb
 from sqlalchemy.engine import Dialect
 
 from fiberstore import connections, process
-from fiberstore.appends import Appends, appends_rows
+from fiberstore.appends import Appends, Write, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
-from fiberstore.errors import ConflictError, is_duplicate_key
+from fiberstore.errors import ConflictError, is_duplicate_key, is_interrupt
 from fiberstore.shadows import may_shadow, place, undo_shadows
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     import pyarrow as pa
+
+    from fiberstore.holds import Hold
 
 FORKED = (
     "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
@@ -73,9 +77,10 @@ class Connection(connections.Connection):
         self._home = place(raw.execute)
         self._statements: dict[str, duckdb.Statement] = {}
         self.appends = Appends.of(database)
-        self.unsettled: set[int] = set()
+        self.unsettled: list[ref[Hold]] = []
         self._change_lock = ChangeLock.of(database)
         self._turn: Turn | None = None
+        self._write: Write | None = None
         self._changes_at_snapshot = 0
         self._begun = _Begun.NO
         self._changed = False
@@ -85,9 +90,6 @@ class Connection(connections.Connection):
         self._unread = False
         self._stream: pa.RecordBatchReader | None = None
         process.register(self)
-
-    def __del__(self) -> None:
-        self._end_turn(changed=False)
 
     @property
     def in_transaction(self) -> bool:
@@ -118,15 +120,17 @@ class Connection(connections.Connection):
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            with self._appending(self._appended), self._driver():
+            if self._appended:
+                self._write = self.appends.begin()
+            with self._driver():
                 self._raw.commit()
             self._begun = _Begun.NO
         finally:
-            self._end(changed=self._changed)  # a commit that raised (Ctrl-C) may have happened
+            self._end()
 
     def rollback(self) -> None:
         """Roll back whatever is open; without a transaction, do nothing."""
-        self._end(changed=False)
+        self._end()
 
     def close(self) -> None:
         """Roll back what is open and close."""
@@ -169,7 +173,7 @@ class Connection(connections.Connection):
         process.keep_forever(self._statements)
         process.keep_forever(self._stream)
         self._raw, self._statements = _Inherited(), {}
-        self._turn = self._reader = self._stream = None
+        self._turn = self._write = self._reader = self._stream = None
         self._unread = False
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
@@ -178,11 +182,21 @@ class Connection(connections.Connection):
             return self._fetch_with_view(sql, batch, self._view)
         # DuckDB looks for a variable of that name because no table has it ("replacement scan"), and none ever
         # will have: nobody can create anything in the catalog "system".
-        sql = sql.replace(ARROW_TABLE, f"system.main.{ARROW_TABLE}")
+        table = f"system.main.{ARROW_TABLE}"
+        sql = sql.replace(ARROW_TABLE, table)
         fiberstore_arrow_batch = batch
-        with self._statement(sql):
-            rows = self._raw.execute(self._parsed(sql)).fetchall()
-        del fiberstore_arrow_batch
+        try:
+            with self._statement(sql):
+                rows = self._raw.execute(self._parsed(sql)).fetchall()
+        except duckdb.CatalogException as error:
+            # DuckDB drops what Python raises while it looks for the variable. If it is found now, that was
+            # Ctrl-C; if not, the error says something else.
+            with suppress(duckdb.Error), self._raw.cursor() as cursor:
+                cursor.execute(f"SELECT 1 FROM {table} LIMIT 0")  # noqa: S608  # our own name
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            del fiberstore_arrow_batch
         return rows
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
@@ -309,7 +323,8 @@ class Connection(connections.Connection):
         if self._reader is cursor:
             self._reader = None
 
-    def _end(self, *, changed: bool) -> None:
+    def _end(self) -> None:
+        changed = self._changed  # a commit that raised (Ctrl-C) may have happened
         if self._reader is not None:
             self._reader.close()
         if self._stream is not None:
@@ -319,13 +334,15 @@ class Connection(connections.Connection):
             if self._begun is not _Begun.NO:
                 with self._driver():
                     self._raw.rollback()
+                changed = False
             elif self._unread:
-                self._raw.execute("SELECT 1").fetchall()  # drops the result, and with it its snapshot
+                with self._driver():
+                    self._raw.execute("SELECT 1").fetchall()  # drops the result, and with it its snapshot
             self._unread = False
         except duckdb.TransactionException:
             pass  # a COMMIT that failed has ended the transaction already
         finally:
-            self._end_turn(changed=changed)
+            self._end_owned(changed=changed)
         self._begun = _Begun.NO
 
     def _parsed(self, sql: str) -> "duckdb.Statement | str":
@@ -357,21 +374,24 @@ class Connection(connections.Connection):
         if takes_snapshot:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
-            self.unsettled, last = self.appends.running()
+            newest = self.appends.newest
+            self.unsettled = self.appends.running()
         self._appended |= appends
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            with self._appending(appends and self._begun is _Begun.NO), self._driver():
+            if appends and self._begun is _Begun.NO:
+                self._write = self.appends.begin()
+            with self._driver():
                 yield
             if takes_snapshot:
-                self.unsettled |= self.appends.begun_after(last)
+                self.unsettled += self.appends.begun_after(newest)
             self.rows_written += max(self._raw.rowcount, 0)
         except duckdb.Error:
             changed = False
             raise
         finally:
             if self._begun is _Begun.NO:  # it was a transaction of its own
-                self._end_turn(changed=changed)
+                self._end_owned(changed=changed)
 
     @contextmanager
     def _driver(self) -> Iterator[None]:
@@ -380,21 +400,9 @@ class Connection(connections.Connection):
             yield
         except BaseException as error:
             self._failed = True
-            if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
+            if is_interrupt(error):
                 raise KeyboardInterrupt from error
             raise
-
-    @contextmanager
-    def _appending(self, appends: bool) -> Iterator[None]:
-        """Count the block among the writes that are on their way."""
-        if not appends:
-            yield
-            return
-        number = self.appends.begin()
-        try:
-            yield
-        finally:
-            self.appends.end(number)
 
     def _refuse_if_failed(self) -> None:
         if self._failed and self._begun is not _Begun.NO:
@@ -406,10 +414,18 @@ class Connection(connections.Connection):
         if self._reader is not None:
             self._reader.keep_rest()
 
+    def _end_owned(self, *, changed: bool) -> None:
+        """Let others go on; after an interrupt, the pool's rollback or the end of the connection does."""
+        if self._write is not None:
+            self.appends.end(self._write)
+            self._write = None
+        self._end_turn(changed=changed)
+
     def _end_turn(self, *, changed: bool) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.end(changed=changed)
+        if self._turn is not None:
+            self._turn.end(changed=changed)
+            self._turn = None
+        self._changed = False
 
 
 @contextmanager

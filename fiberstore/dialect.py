@@ -40,6 +40,7 @@ from sqlalchemy.exc import NoSuchTableError
 
 from fiberstore import process
 from fiberstore.dbapi import FORKED, Connection
+from fiberstore.errors import is_interrupt
 from fiberstore.files import check_files, has_two_logs
 
 __all__ = ["FiberstoreDialect", "UBigInteger"]
@@ -106,6 +107,14 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
 
     def connect(self, **arguments: Unpack[_ConnectArguments]) -> Connection:
         """Open a connection in UTC; settings come from the URL's query or as ``config``."""
+        try:
+            return self._connect(arguments)
+        except Exception as error:
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise
+
+    def _connect(self, arguments: _ConnectArguments) -> Connection:
         database = arguments["database"]
         if process.is_inherited(database):  # DuckDB would hand out the parent's instance
             raise duckdb.InvalidInputException(FORKED)

@@ -5,8 +5,7 @@ killed and the file was then opened and closed without use (#23788), and DuckDB 
 PostgreSQL has ``pg_amcheck`` for its own.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +19,9 @@ from fiberstore.models import Base, Fiber, Membership, RawLog, Timestamp, load_j
 from fiberstore.storages import SqlStorage
 
 _KEYS_AT_ONCE = 1_000
-_ALL_BY_INDEX = {"index_scan_percentage": 1.0, "index_scan_max_count": 2**62}
+_ROWS_BY_INDEX = sa.text(
+    "SELECT current_setting('index_scan_max_count'), current_setting('index_scan_percentage')"
+)
 _FIRST_TIME, _LAST_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _TIMES = {
     RawLog: (RawLog.timestamp, RawLog.ingestion_time),
@@ -69,9 +70,9 @@ class Finding:
 def examine(storage: SqlStorage) -> list[Finding]:
     """Look for what can be wrong. Nothing is changed, and nobody should write meanwhile.
 
-    It needs two connections of the pool, and until it ends DuckDB prefers indexes in all of them. Every row
-    is looked up by every index of DuckDB, which takes some 15 s for each million keys. Whether rows belong
-    together is looked at only if schema and indexes are right, because joins use them.
+    It needs two connections of the pool. Every key is looked up by every index of DuckDB, as any query would,
+    which takes some 15 s for each million keys. Whether rows belong together is looked at only if schema and
+    indexes are right, because joins use them.
 
     Returns:
         What was found; empty if there is nothing to tell.
@@ -168,41 +169,45 @@ def _may_lose_rows(connection: sa.Connection) -> bool:
 
 
 def _count_lost(storage: SqlStorage, connection: sa.Connection, column: sa.ColumnElement[Any]) -> int:
-    """Count the rows that a scan finds and the index does not, or the other way round."""
+    """Count the rows that a scan finds and the index does not, or the other way round.
+
+    DuckDB asks an index, and takes its answer if it has no more than so many rows; else it scans the table.
+    So keys are looked up together that have no more. One that has more alone is looked up until there is one
+    row too many: then its answer comes from a scan, and is right.
+    """
     as_driven = sa.type_coerce(column, sa.types.NullType())  # rows of other clients may hold any value
     keys = sa.select(as_driven, sa.func.count()).group_by(as_driven)  # without a condition DuckDB scans
+    rows = _count(connection, sa.select(sa.func.count()).select_from(column.table))
+    most, share = connection.execute(_ROWS_BY_INDEX).one()
+    most = max(int(most), int(share * rows))
     lost = 0
-    with _by_index(storage) as lookups:
-        for chunk in connection.execute(keys).partitions(_KEYS_AT_ONCE):
-            rows_of = {key: rows for key, rows in chunk if not _is_beyond_python(key, column)}
-            wanted = sa.select(sa.func.count()).where(as_driven.in_(rows_of))
-            lost += abs(sum(rows_of.values()) - _count(lookups, wanted))
+    with storage.engine.connect() as lookups:
+        found = ((key, rows) for key, rows in connection.execute(keys) if not _is_beyond_python(key, column))
+        for rows_of in _chunks(found, most):
+            wanted = sa.select(sa.literal(1)).where(as_driven.in_(rows_of)).limit(most + 1).subquery()
+            counted = _count(lookups, sa.select(sa.func.count()).select_from(wanted))
+            if counted <= most:
+                lost += abs(sum(rows_of.values()) - counted)
     return lost
+
+
+def _chunks(found: Iterable[tuple[object, int]], most: int) -> Iterator[dict[object, int]]:
+    """Put keys together whose rows are no more than so many, or one key."""
+    chunk: dict[object, int] = {}
+    together = 0
+    for key, rows in found:
+        if chunk and (len(chunk) == _KEYS_AT_ONCE or together + rows > most):
+            yield chunk
+            chunk, together = {}, 0
+        chunk[key] = rows
+        together += rows
+    if chunk:
+        yield chunk
 
 
 def _is_beyond_python(key: object, column: sa.ColumnElement[Any]) -> bool:
     """Tell a time that the driver hands out as text, or as a naive datetime for infinity."""
     return isinstance(column.type, Timestamp) and getattr(key, "tzinfo", None) is None
-
-
-@contextmanager
-def _by_index(storage: SqlStorage) -> Iterator[sa.Connection]:
-    """Give a connection whose conditions are answered by indexes, however many rows they find."""
-    with storage.engine.connect() as connection:
-        before = {
-            setting: connection.scalar(sa.text(f"SELECT current_setting('{setting}')"))
-            for setting in _ALL_BY_INDEX
-        }
-        try:
-            _set(connection, _ALL_BY_INDEX)
-            yield connection
-        finally:
-            _set(connection, before)
-
-
-def _set(connection: sa.Connection, settings: Mapping[str, float]) -> None:
-    for setting, value in settings.items():
-        connection.execute(sa.text(f"SET {setting} = {value}"))
 
 
 def _about_values(connection: sa.Connection) -> Iterator[Finding]:

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import QueuePool
 
 from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.pool import StorePool
 from fiberstore.records import check_text
 
 DEFAULT_POOL_SIZE = 8
@@ -68,9 +68,8 @@ def create_engine(
             "read_only": read_only,
             "config": _settings(threads, memory_limit_bytes, checkpoint_threshold_bytes),
         },
-        poolclass=QueuePool,
+        poolclass=StorePool,
         pool_size=pool_size,
-        max_overflow=0,
         pool_timeout=pool_timeout_s,
     )
     leave_pool_to_parent(engine)

@@ -4,6 +4,7 @@
 StorageError
 ├── DatabaseError         the database failed, or refused what was asked of it
 │   ├── ConnectionLostError   the server, or the network, has ended the connection that a call used
+│   ├── StorageClosedError    the storage was closed before the call
 │   ├── StorageLockedError    another process holds the file
 │   └── DamagedFileError      the file or its write-ahead log is not what DuckDB wrote
 ├── NotFoundError         no such fiber (also a LookupError)
@@ -33,6 +34,7 @@ from types import TracebackType
 from uuid import UUID
 
 _LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
+_INTERRUPTED = " failed: KeyboardInterrupt:"
 _NO_TABLE = re.compile(
     "Table with name (raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges"
     "|fiber_pins|log_pins) does not exist"
@@ -67,6 +69,16 @@ class StorageError(Exception):
 
 class DatabaseError(StorageError):
     """The database failed or refused; the driver's own error is the cause."""
+
+
+class StorageClosedError(DatabaseError):
+    """The storage was closed before the call, of which nothing is stored; another try would fail as well."""
+
+    def __init__(self) -> None:
+        super().__init__("the storage is closed")
+
+    def __reduce__(self) -> tuple[type["StorageClosedError"], tuple[()]]:
+        return type(self), ()
 
 
 class ConnectionLostError(DatabaseError):
@@ -286,6 +298,8 @@ def _raise_translated(error: Exception) -> None:
     import duckdb
     from sqlalchemy import exc
 
+    if is_interrupt(error):
+        raise KeyboardInterrupt from error
     match error:
         case exc.DBAPIError():
             raise _storage_error(error.orig or error) from error
@@ -299,6 +313,14 @@ def _raise_translated(error: Exception) -> None:
             raise _storage_error(error) from error
     if is_postgresql_error(error):
         raise _storage_error(error) from error
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell Ctrl-C as DuckDB raises it: a ``RuntimeError``, or its own error about Python code it ran."""
+    if type(error) is RuntimeError:
+        return str(error) == "Query interrupted"
+    duckdb = sys.modules.get("duckdb")
+    return duckdb is not None and isinstance(error, duckdb.Error) and _INTERRUPTED in str(error)
 
 
 def is_postgresql_error(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore import bulk
 from fiberstore.connections import Connection, Lock
-from fiberstore.errors import ConflictError, DatabaseError, translate_errors
+from fiberstore.errors import ConflictError, StorageClosedError, translate_errors
 from fiberstore.lifecycle import (
     DEFAULT_STEP_ROWS,
     BatchCounts,
@@ -478,4 +478,4 @@ def refuse_connections(engine: sa.Engine) -> None:
 
 
 def _refuse(*_arguments: object) -> None:
-    raise DatabaseError("the storage is closed")
+    raise StorageClosedError

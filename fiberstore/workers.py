@@ -9,7 +9,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from fiberstore.dbapi import FORKED
 from fiberstore.engine import POOL_TIMEOUT_S
-from fiberstore.errors import DatabaseError
+from fiberstore.errors import DatabaseError, StorageClosedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,9 +147,7 @@ class Workers(Threads):
                     done.set_exception(error)
 
         # One message to the loop for both, where asyncio.wrap_future() and one for the worker would be two.
-        worker.submit(work, *args, **kwargs).add_done_callback(
-            lambda future: loop.call_soon_threadsafe(finish, future)
-        )
+        worker.submit(work, *args, **kwargs).add_done_callback(lambda future: _tell(loop, finish, future))
         return await done
 
     async def hold(self, close: Callable[[], None]) -> Lease:
@@ -157,13 +155,13 @@ class Workers(Threads):
         worker = await self.next()
         if self._closed:  # while this waited
             self._idle.put_nowait(worker)
-            raise DatabaseError("the storage is closed")
+            raise StorageClosedError
         return Lease(worker, close, self._leases, self.give_back_after)
 
     async def next(self) -> Worker:
         """Wait for an idle worker; the caller gives it back."""
         if self._closed:
-            raise DatabaseError("the storage is closed")
+            raise StorageClosedError
         if self._pid != os.getpid():  # a forked child has not inherited the threads
             raise DatabaseError(FORKED)
         try:
@@ -172,13 +170,13 @@ class Workers(Threads):
             worker = await self._wait_for_worker()
         if worker is None:
             self._idle.put_nowait(None)  # for the next that waits
-            raise DatabaseError("the storage is closed")
+            raise StorageClosedError
         return worker
 
     def give_back_after(self, future: Future[T], worker: Worker) -> None:
         """Take a worker back when it has done that."""
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._idle.put_nowait, worker))
+        future.add_done_callback(lambda _: _tell(loop, self._idle.put_nowait, worker))
 
     async def _wait_for_worker(self) -> Worker | None:
         try:
@@ -188,3 +186,12 @@ class Workers(Threads):
             raise DatabaseError(
                 f"no thread was free for {POOL_TIMEOUT_S:g} s; raise pool_size, or close half-read streams"
             ) from None
+
+
+def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[T], object], value: T) -> None:
+    """Make a call in the loop, from another thread, unless the loop has ended: then nobody waits for it."""
+    try:
+        loop.call_soon_threadsafe(callback, value)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

@@ -956,7 +956,28 @@ def test_ctrl_c_during_a_query_is_an_interrupt_too(
     assert result.err.startswith("fiberstore: interrupted; the store holds 0 logs")
     monkeypatch.setattr("fiberstore.cli.fibers.print_fibers", interrupted)
     result = run("fibers", "--db", store)
-    assert (result.code, result.out, result.err) == (130, "", "")
+    assert (result.code, result.out, result.err) == (130, "", "fiberstore: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["typer", "fiberstore.errors", "fiberstore.cli.tail", "duckdb"])
+def test_ctrl_c_while_the_program_loads_is_an_interrupt_too(tmp_path: Path, store: Path, module: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-m", "fiberstore", "logs", "--db", store],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (finished.returncode, finished.stdout) == (130, "")
+    assert finished.stderr == "fiberstore: interrupted\n"
 
 
 def differences(one: Path, other: Path) -> list[int]:

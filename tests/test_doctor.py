@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 from samples import NOON, a_fiber, some_logs
+from sqlalchemy import event
 
 from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, LogRecord, doctor
 from fiberstore.cli import main
@@ -99,6 +100,32 @@ def test_indexes_that_duckdb_1_has_emptied_are_found_and_built_anew(stale: Path)
         assert len(storage.get_fiber_logs(fiber.fiber_id)) == 1
         storage.write_fiber(a_fiber(fiber_type="login"))
         assert len(storage.query_fibers_by_type("request")) == 8  # this index was empty too, unnoticed
+
+
+def test_a_key_of_many_rows_is_looked_up_as_any_query_would(stale: Path) -> None:
+    """DuckDB takes an index's answer up to 2,048 rows. Here it has 2,045 of a key that has more."""
+    with DuckDBStorage(stale) as storage:
+        storage.init_schema()
+        run_sql(
+            storage,
+            "INSERT INTO raw_logs (log_id, timestamp, source_id, raw_text, config_version) "
+            "SELECT uuid(), now(), (SELECT min(source_id) FROM raw_logs), '', 0 FROM range(2045)",
+        )
+        assert "index idx_raw_logs_source on raw_logs does not find 8 rows" in texts(storage)
+
+
+def test_two_that_look_at_once_leave_the_settings_alone(sound: DuckDBStorage) -> None:
+    before, between, statements = index_settings(sound), [], []
+
+    def note(_connection: object, _cursor: object, statement: str, *_arguments: object) -> None:
+        statements.append(statement)
+        if len(statements) == 5:
+            between.extend([doctor.examine(sound), index_settings(sound)])
+
+    event.listen(sound.engine, "before_cursor_execute", note)
+    assert doctor.examine(sound) == []
+    assert between == [[], before]
+    assert not [statement for statement in statements if statement.startswith("SET")]
 
 
 def test_a_backup_of_a_store_with_broken_indexes_has_sound_ones(stale: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from fiberstore import (
     NotFoundError,
     SchemaVersionError,
     SerializationError,
+    StorageClosedError,
     StorageLockedError,
     config_version,
     new_log_id,
@@ -217,7 +218,7 @@ def test_config_version_is_the_first_8_bytes_of_the_sha_256(tmp_path: Path) -> N
     "error",
     [
         NotFoundError(UUID(int=1)), DuplicateError(UUID(int=2)), SchemaVersionError("2", "1"),
-        StorageLockedError("file", 1), ConnectionLostError("broken", True),
+        StorageLockedError("file", 1), ConnectionLostError("broken", True), StorageClosedError(),
     ],
 )  # fmt: skip
 def test_errors_with_attributes_survive_pickling(error: Exception) -> None:

@@ -1,11 +1,13 @@
 """The threads behind the async face, where a cancellation meets a thread that comes free."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from fiberstore import AsyncDuckDBStorage
+from fiberstore.telemetry import Call
 from fiberstore.testing.examples import log
 from fiberstore.workers import Worker
 
@@ -43,3 +45,24 @@ def test_a_cancellation_is_not_lost_when_a_thread_comes_free(
             assert await store.logs.count() == 5_000
 
     asyncio.run(run())
+
+
+def test_a_call_that_outlives_its_loop_ends_quietly(db_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    storage = AsyncDuckDBStorage(db_file, pool_size=1)
+
+    def on_call(_call: Call) -> None:
+        begun.set()
+        may_end.wait()
+
+    async def run() -> asyncio.Task[None]:
+        storage.on_call(on_call)
+        task = asyncio.ensure_future(storage.init_schema())
+        await asyncio.to_thread(begun.wait)
+        return task
+
+    assert asyncio.run(run()).cancelled()
+    may_end.set()
+    storage._workers._workers[0].stop()
+    storage._storage.close()
+    assert caplog.records == []

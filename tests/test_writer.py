@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -27,6 +28,7 @@ from fiberstore import (
     FiberMembership,
     FiberRecord,
     LogRecord,
+    StorageClosedError,
     UnwrittenError,
 )
 from fiberstore.buffer import RECORD_BYTES, BufferedRecord, checked
@@ -361,15 +363,30 @@ def test_flush_raises_why_it_is_not_durable(storage: DuckDBStorage, monkeypatch:
     assert storage.fibers.count() == 1
 
 
+def test_a_writer_whose_storage_is_closed_takes_no_more(storage: DuckDBStorage) -> None:
+    with BufferedWriter(storage, flush_interval_s=NEVER_S) as writer:
+        future = writer.write(log(1))
+        storage.close()
+        with pytest.raises(StorageClosedError):
+            writer.flush()
+        assert isinstance(future.exception(60), StorageClosedError)
+        with pytest.raises(DatabaseError, match="the writer is closed"):
+            writer.write(log(2))
+        with pytest.raises(UnwrittenError):
+            writer.close()
+
+
 def test_close_gives_back_what_could_not_be_stored(storage: DuckDBStorage, tmp_path: Path) -> None:
     writer = BufferedWriter(storage, flush_interval_s=NEVER_S)
     records: list[BufferedRecord] = [log(2), fiber(1), member(2, 1), log(1)]
     futures = [writer.write(record) for record in records]
     storage.close()
+    began_s = time.monotonic()
     with pytest.raises(UnwrittenError, match="4 records") as caught:
-        writer.close(timeout_s=0)
+        writer.close()
+    assert time.monotonic() - began_s < 5  # not tried again until its timeout of 30 s
     assert caught.value.records == records
-    assert isinstance(caught.value.__cause__, DatabaseError)
+    assert isinstance(caught.value.__cause__, StorageClosedError)
     assert [future.exception(0) for future in futures] == [writer.last_error] * 4
     copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
     assert copy.records == records

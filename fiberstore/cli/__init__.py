@@ -1,24 +1,29 @@
-"""The ``fiberstore`` command. A module that is imported here adds its commands to the application."""
+"""The ``fiberstore`` command.
 
-from fiberstore.cli import (  # noqa: F401
-    actions,
-    checkpoints,
-    context,
-    copying,
-    db,
-    doctor,
-    fibers,
-    generations,
-    histogram,
-    ingest,
-    logs,
-    prune,
-    redact,
-    stats,
-    tail,
-    timeline,
-    transfer,
-)
-from fiberstore.cli.app import main
+It loads all else inside ``main``, which takes most of the time of a short command: Ctrl-C may strike there.
+"""
 
-__all__ = ["main"]
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["INTERRUPTED", "main"]
+
+INTERRUPTED = 130
+
+
+def main(args: "Sequence[str] | None" = None) -> None:
+    """Run the command line and exit; the entry point of the script ``fiberstore``.
+
+    Args:
+        args: Arguments of the command line, instead of the process's own.
+    """
+    try:
+        from fiberstore.cli.program import run
+
+        run(args)
+    except KeyboardInterrupt:
+        print("fiberstore: interrupted", file=sys.stderr)  # noqa: T201  # nothing need be loaded yet
+        sys.exit(INTERRUPTED)

@@ -13,10 +13,9 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from fiberstore.cli import INTERRUPTED
 from fiberstore.errors import StorageError, translate_errors
 from fiberstore.printable import visible
-
-INTERRUPTED = 130
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,16 +29,16 @@ def with_whole_paragraphs(command: Any) -> Any:  # noqa: ANN401
 
 
 class _Commands(TyperGroup):
-    """Shows wrong usage without the control characters that the arguments may hold."""
+    """Shows wrong usage without the control characters of the arguments, and tells of Ctrl-C."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  # as typer has it
         """Parse the arguments of the program."""
-        with _visible_errors():
+        with _told():
             return super().make_context(*args, **extra)
 
     def invoke(self, *args: Any) -> Any:  # noqa: ANN401
         """Parse the arguments of the command, and run it."""
-        with _visible_errors():
+        with _told():
             return super().invoke(*args)
 
     def get_command(self, *args: Any) -> Any:  # noqa: ANN401
@@ -52,9 +51,12 @@ class _Commands(TyperGroup):
 
 
 @contextmanager
-def _visible_errors() -> Iterator[None]:
+def _told() -> Iterator[None]:
     try:
         yield
+    except KeyboardInterrupt:
+        tell("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):  # as typer's own errors have it
             error.message = visible(message)  # type: ignore[attr-defined]
@@ -73,12 +75,8 @@ app = typer.Typer(
 )
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line and exit; the entry point of the script ``fiberstore``.
-
-    Args:
-        args: Arguments of the command line, instead of the process's own.
-    """
+def run(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; for ``main``."""
     if sys.stdout is None:  # the file of a store might get its descriptor, and what is printed into it
         tell("standard output is closed; give it a file, such as /dev/null")
         sys.exit(1)
@@ -91,8 +89,6 @@ def main(args: Sequence[str] | None = None) -> None:
             _flush()
     except BrokenPipeError:
         pass
-    except KeyboardInterrupt:
-        code = INTERRUPTED
     except (StorageError, ValueError, OSError) as error:
         for line in _message(error).splitlines():
             tell(line)

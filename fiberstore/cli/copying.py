@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli import INTERRUPTED
+from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import check_revision
 from fiberstore.cli.opening import has_tables, open_to_read, shown_target
 from fiberstore.cli.options import Json

@@ -11,8 +11,8 @@ import typer
 from pydantic import JsonValue
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fiberstore.cli import queries
-from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli import INTERRUPTED, queries
+from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import db_option, open_to_change, working
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.opening import open_to_read

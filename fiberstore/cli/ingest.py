@@ -12,8 +12,8 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.engine import make_url
 
-from fiberstore.cli import queries
-from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli import INTERRUPTED, queries
+from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.generations import tell_unless_active
 from fiberstore.cli.options import Db, Json

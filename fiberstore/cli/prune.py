@@ -13,7 +13,8 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli import INTERRUPTED
+from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, FiberCondition, Json, LogCondition, parse_ago
 from fiberstore.cli.render import counted, make_console, print_json

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli import INTERRUPTED
+from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
 from fiberstore.cli.render import counted, print_json

@@ -12,7 +12,8 @@ from uuid import UUID
 
 import typer
 
-from fiberstore.cli.app import INTERRUPTED, app, tell
+from fiberstore.cli import INTERRUPTED
+from fiberstore.cli.app import app, tell
 from fiberstore.cli.opening import open_to_read
 from fiberstore.cli.options import Db, Json, LogFilter, with_filter
 from fiberstore.cli.render import LogLines

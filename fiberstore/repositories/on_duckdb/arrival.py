@@ -8,7 +8,9 @@ row is there. Rows of a commit that is on its way may be missing before it (see 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -79,7 +81,7 @@ class RowidArrival(Arrival):
     def news(self, connection: connections.Connection, since: Mark) -> Iterator[News]:
         """See ``Arrival.news``."""
         duckdb = duckdb_connection(connection)
-        ended = duckdb.appends.ended
+        written = duckdb.appends.listen()
         duckdb.begin()
         try:
             after = self._rowid_of(duckdb, since)
@@ -88,7 +90,7 @@ class RowidArrival(Arrival):
             if count < newest - after and duckdb.unsettled:
                 _begin_again(duckdb)
             condition = self.number.between(after + 1, newest)
-            yield News(condition, mark, lambda timeout_s: duckdb.appends.wait_for_more(ended, timeout_s))
+            yield News(condition, mark, partial(_wait_for, written))
         finally:
             duckdb.rollback()
 
@@ -144,6 +146,11 @@ class RowidArrival(Arrival):
             f"{mark.newest_id} was the newest row when the cursor was made, and has been deleted: what came "
             "after it is not known any more; start again without the cursor"
         )
+
+
+def _wait_for(written: "SimpleQueue[None]", timeout_s: float) -> None:
+    with suppress(Empty):
+        written.get(timeout=timeout_s)
 
 
 def _begin_again(connection: Connection) -> None:
