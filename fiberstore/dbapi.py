@@ -16,18 +16,14 @@ import duckdb
 from sqlalchemy.engine import Dialect
 
 from fiberstore import connections, process
-from fiberstore.appends import Appends, Write, appends_rows
+from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.errors import ConflictError, is_duplicate_key, is_interrupt
 from fiberstore.shadows import may_shadow, place, undo_shadows
 
 if TYPE_CHECKING:
-    from weakref import ref
-
     import pyarrow as pa
-
-    from fiberstore.holds import Hold
 
 FORKED = (
     "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
@@ -51,11 +47,10 @@ class Connection(connections.Connection):
     Without ``begin()`` every statement is a transaction of its own.
 
     Attributes:
-        appends: Which writes are on their way to the database.
+        appends: The writes to the database, for who waits for the end of one.
         file_number: See ``process.Handle``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
             of statements that return rows, which DuckDB does not count.
-        unsettled: The writes that were on their way when the open transaction took its snapshot.
     """
 
     engine_name: ClassVar[str] = "duckdb"
@@ -77,10 +72,8 @@ class Connection(connections.Connection):
         self._home = place(raw.execute)
         self._statements: dict[str, duckdb.Statement] = {}
         self.appends = Appends.of(database)
-        self.unsettled: list[ref[Hold]] = []
         self._change_lock = ChangeLock.of(database)
         self._turn: Turn | None = None
-        self._write: Write | None = None
         self._changes_at_snapshot = 0
         self._begun = _Begun.NO
         self._changed = False
@@ -120,8 +113,6 @@ class Connection(connections.Connection):
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            if self._appended:
-                self._write = self.appends.begin()
             with self._driver():
                 self._raw.commit()
             self._begun = _Begun.NO
@@ -173,7 +164,7 @@ class Connection(connections.Connection):
         process.keep_forever(self._statements)
         process.keep_forever(self._stream)
         self._raw, self._statements = _Inherited(), {}
-        self._turn = self._write = self._reader = self._stream = None
+        self._turn = self._reader = self._stream = None
         self._unread = False
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
@@ -369,22 +360,14 @@ class Connection(connections.Connection):
         if changes_rows(sql):
             self.lock_changes()
             self._changed = True
-        appends = appends_rows(sql)
-        takes_snapshot = self._begun is _Begun.YES
-        if takes_snapshot:
+        if self._begun is _Begun.YES:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
-            newest = self.appends.newest
-            self.unsettled = self.appends.running()
-        self._appended |= appends
+        self._appended |= appends_rows(sql)
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            if appends and self._begun is _Begun.NO:
-                self._write = self.appends.begin()
             with self._driver():
                 yield
-            if takes_snapshot:
-                self.unsettled += self.appends.begun_after(newest)
             self.rows_written += max(self._raw.rowcount, 0)
         except duckdb.Error:
             changed = False
@@ -416,9 +399,9 @@ class Connection(connections.Connection):
 
     def _end_owned(self, *, changed: bool) -> None:
         """Let others go on; after an interrupt, the pool's rollback or the end of the connection does."""
-        if self._write is not None:
-            self.appends.end(self._write)
-            self._write = None
+        if self._appended:
+            self._appended = False
+            self.appends.note_end()
         self._end_turn(changed=changed)
 
     def _end_turn(self, *, changed: bool) -> None:
