@@ -1,22 +1,19 @@
-"""``Appends``: which writes of a database are on their way, for who reads in the order of arrival.
+"""``Appends``: tells tails that a write of this process has ended.
 
-Beside threads that write small batches and batches of 150,000 rows into a file, readers of DuckDB 2.0.0
-have seen rows with larger numbers (``rowid``) while rows with smaller ones were missing, even a part of one
-commit, and all a moment later (in 3 of some 50 runs of ten seconds). A snapshot that was taken while no write
-was on its way has no such holes.
+Tails and pages go by the order in which rows arrive, ``rowid``. From DuckDB 2.0.1 on, a commit appends its
+rows and becomes visible under one lock, so a snapshot that sees a row sees all rows before it. Earlier
+releases showed rows of a large commit that was on its way; ``tests/test_duckdb.py`` watches for it.
 """
 
 import os
 import re
 import threading
-import time
-from collections.abc import Iterable
 from functools import lru_cache
 from queue import SimpleQueue
 from typing import ClassVar
-from weakref import WeakValueDictionary, ref
+from weakref import WeakValueDictionary
 
-from fiberstore.holds import Hold, Registry, wait_for_all
+from fiberstore.holds import Registry
 from fiberstore.process import database_key
 
 _STATEMENTS_KEPT = 256
@@ -34,27 +31,13 @@ def _appends_rows(sql: str) -> bool:
     return _APPENDS.search(sql) is not None
 
 
-class Write:
-    """A write that is on its way, until it is ended or dropped."""
-
-    def __init__(self, writes: Registry[Hold]) -> None:
-        self.hold: Hold | None = writes.add(Hold())
-        self.mark = ref(self.hold)
-
-
 class Appends:
-    """The writes that are on their way to one database, from all connections of this process.
-
-    A write that is a transaction of its own is on its way while it runs, another while it commits. It is so
-    no longer than its ``Write`` lives, whatever interrupts it (see ``fiberstore.holds``).
-    """
+    """The writes to one database, from all connections of this process."""
 
     _by_database: ClassVar[WeakValueDictionary[str, "Appends"]] = WeakValueDictionary()
     _registry_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
-        self._writes = Registry[Hold]()
-        self._newest: ref[Hold] | None = None
         self._listeners = Registry[SimpleQueue[None]]()
 
     @classmethod
@@ -73,40 +56,16 @@ class Appends:
         cls._by_database = WeakValueDictionary()
         cls._registry_lock = threading.Lock()
 
-    def begin(self) -> Write:
-        """Note that a write begins, before it does."""
-        write = Write(self._writes)
-        self._newest = write.mark
-        return write
-
-    def end(self, write: Write) -> None:
-        """Note that a write has ended, whichever way."""
-        write.hold = None
-        for listener in self._listeners.alive():
-            bell = listener()
-            if bell is not None and bell.empty():
-                bell.put(None)
-
-    def running(self) -> list[ref[Hold]]:
-        """Return the writes that are on their way."""
-        return self._writes.alive()
-
-    @property
-    def newest(self) -> ref[Hold] | None:
-        """The last write that began, ended or not."""
-        return self._newest
-
-    def begun_after(self, newest: ref[Hold] | None) -> list[ref[Hold]]:
-        """Return writes that began since that one was the newest, ended or not; none if none did."""
-        return [] if self._newest is newest or self._newest is None else [self._newest, *self.running()]
-
     def listen(self) -> SimpleQueue[None]:
         """Return a queue that gets something when a write ends; after an interrupt it may miss one."""
         return self._listeners.add(SimpleQueue())
 
-    def wait_for(self, writes: Iterable[ref[Hold]], timeout_s: float) -> bool:
-        """Wait until these writes have ended; return whether they have in time."""
-        return wait_for_all(writes, time.monotonic() + timeout_s)
+    def note_end(self) -> None:
+        """Tell who listens that a write has ended, whichever way."""
+        for listener in self._listeners.alive():
+            bell = listener()
+            if bell is not None and bell.empty():
+                bell.put(None)
 
 
 if hasattr(os, "register_at_fork"):

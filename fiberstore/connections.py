@@ -13,6 +13,8 @@ from sqlalchemy.engine import Dialect
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Stands in a statement for the Arrow batch that it reads. A connection puts a name or an expression in its
+# place that no table, view or schema of an application can have.
 ARROW_TABLE = "fiberstore_arrow_batch"
 
 Row: TypeAlias = tuple[Any, ...]
@@ -95,7 +97,7 @@ class Connection(ABC):
 
     @abstractmethod
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
-        """Run a SELECT that reads an Arrow batch under the table name ``ARROW_TABLE``."""
+        """Run a SELECT that reads an Arrow batch, for which ``ARROW_TABLE`` stands."""
 
     @abstractmethod
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:

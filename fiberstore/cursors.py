@@ -28,7 +28,7 @@ class Mark:
         number: Its number in the order then. On DuckDB, a row that changes moves to the end and gets a larger
             one; in a copy of the database it may have a smaller one.
         holes: Where rows were missing that may have arrived later, as first and last, counted back from the
-            newest.
+            newest; on PostgreSQL only.
     """
 
     newest_id: UUID | None

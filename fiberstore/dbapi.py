@@ -11,23 +11,21 @@ from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Never
+from uuid import uuid4
 
 import duckdb
 from sqlalchemy.engine import Dialect
 
 from fiberstore import connections, process
-from fiberstore.appends import Appends, Write, appends_rows
+from fiberstore.appends import Appends, appends_rows
 from fiberstore.changes import ChangeLock, Turn, changes_rows
 from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.errors import ConflictError, is_duplicate_key, is_interrupt
 from fiberstore.modes import limit_log_modes, make_log, remove_temporary_folder
+from fiberstore.shadows import may_shadow, place, undo_shadows
 
 if TYPE_CHECKING:
-    from weakref import ref
-
     import pyarrow as pa
-
-    from fiberstore.holds import Hold
 
 FORKED = (
     "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
@@ -51,10 +49,10 @@ class Connection(connections.Connection):
     Without ``begin()`` every statement is a transaction of its own.
 
     Attributes:
-        appends: Which writes are on their way to the database.
+        appends: The writes to the database, for who waits for the end of one.
+        file_number: See ``process.Handle``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
             of statements that return rows, which DuckDB does not count.
-        unsettled: The writes that were on their way when the open transaction took its snapshot.
     """
 
     engine_name: ClassVar[str] = "duckdb"
@@ -64,20 +62,21 @@ class Connection(connections.Connection):
     def __init__(self, raw: duckdb.DuckDBPyConnection, database: str, dialect: Dialect) -> None:
         self.statement_dialect = dialect
         self.database_key = process.database_key(database)
+        self.file_number: tuple[int, int] | None = None
         self.rows_written = 0
         self.notices: list[str] = []
         self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
         # DuckDB takes the look at a variable for access to the outside.
-        ((self._scans_variables, self._has_file, self._is_read_only),) = raw.execute(
+        ((scans_variables, self._has_file, self._is_read_only),) = raw.execute(
             "SELECT current_setting('enable_external_access'), path IS NOT NULL, readonly "
             "FROM duckdb_databases() WHERE database_name = current_database()"
         ).fetchall()
+        self._view = None if scans_variables else f"fiberstore_{uuid4().hex}"
+        self._home = place(raw.execute)
         self._statements: dict[str, duckdb.Statement] = {}
         self.appends = Appends.of(database)
-        self.unsettled: list[ref[Hold]] = []
         self._change_lock = ChangeLock.of(database)
         self._turn: Turn | None = None
-        self._write: Write | None = None
         self._changes_at_snapshot = 0
         self._begun = _Begun.NO
         self._changed = False
@@ -127,8 +126,6 @@ class Connection(connections.Connection):
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            if self._appended:
-                self._write = self.appends.begin()
             with self._logging(self._writes), self._driver():
                 self._raw.commit()
             self._begun = _Begun.NO
@@ -184,14 +181,18 @@ class Connection(connections.Connection):
         process.keep_forever(self._statements)
         process.keep_forever(self._stream)
         self._raw, self._statements = _Inherited(), {}
-        self._turn = self._write = self._reader = self._stream = None
+        self._turn = self._reader = self._stream = None
         self._unread = False
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
         """See ``connections.Connection.fetch_with_batch``."""
-        if not self._scans_variables:
-            return self._execute_registered(sql, batch)
-        fiberstore_arrow_batch = batch  # DuckDB finds the variable by the table's name: a "replacement scan"
+        if self._view is not None:
+            return self._fetch_with_view(sql, batch, self._view)
+        # DuckDB looks for a variable of that name because no table has it ("replacement scan"), and none ever
+        # will have: nobody can create anything in the catalog "system".
+        table = f"system.main.{ARROW_TABLE}"
+        sql = sql.replace(ARROW_TABLE, table)
+        fiberstore_arrow_batch = batch
         try:
             with self._statement(sql):
                 rows = self._raw.execute(self._parsed(sql)).fetchall()
@@ -199,7 +200,7 @@ class Connection(connections.Connection):
             # DuckDB drops what Python raises while it looks for the variable. If it is found now, that was
             # Ctrl-C; if not, the error says something else.
             with suppress(duckdb.Error), self._raw.cursor() as cursor:
-                cursor.execute(f"SELECT 1 FROM {ARROW_TABLE} LIMIT 0")  # noqa: S608  # our own name
+                cursor.execute(f"SELECT 1 FROM {table} LIMIT 0")  # noqa: S608  # our own name
                 raise KeyboardInterrupt from error
             raise
         finally:
@@ -225,12 +226,13 @@ class Connection(connections.Connection):
                     raise
         return self.write_with_batch(f"{insert} ON CONFLICT DO NOTHING", batch)
 
-    def _execute_registered(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
+    def _fetch_with_view(self, sql: str, batch: "pa.RecordBatch", view: str) -> list[Row]:
         """Give the batch its name by a temporary view, which takes 1 ms longer."""
+        sql = sql.replace(ARROW_TABLE, f"temp.main.{view}")
         with self._statement(sql):
-            self._raw.register(ARROW_TABLE, batch)
+            self._raw.register(view, batch)
             rows = self._raw.execute(self._parsed(sql)).fetchall()
-        self._raw.unregister(ARROW_TABLE)
+        self._raw.unregister(view)
         return rows
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
@@ -308,6 +310,13 @@ class Connection(connections.Connection):
         """Return the row count (-1 unless rows were changed) and the columns of the open result."""
         return self._raw.rowcount, self._raw.description
 
+    def refuse_shadows(self, sql: str) -> None:
+        """Undo a statement that lets the names of the store's tables lead to other ones; see ``shadows``."""
+        if may_shadow(sql):
+            self._keep_open_result()
+            with self._driver():
+                undo_shadows(self._raw.execute, self._home)
+
     def is_read_by(self, cursor: "Cursor") -> bool:
         """Tell whether the open result is that cursor's."""
         return self._reader is cursor
@@ -368,25 +377,16 @@ class Connection(connections.Connection):
         if changes_rows(sql):
             self.lock_changes()
             self._changed = True
-        appends = appends_rows(sql)
-        takes_snapshot = self._begun is _Begun.YES
-        if takes_snapshot:
+        if self._begun is _Begun.YES:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
-            newest = self.appends.newest
-            self.unsettled = self.appends.running()
-        self._appended |= appends
-        writes = appends or changes_rows(sql) or sql.lstrip()[:6].lower() == "create"
+        self._appended |= appends_rows(sql)
+        writes = self._appended or changes_rows(sql) or sql.lstrip()[:6].lower() == "create"
         self._writes |= writes
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            alone = self._begun is _Begun.NO
-            if appends and alone:
-                self._write = self.appends.begin()
-            with self._logging(writes and alone), self._driver():
+            with self._logging(writes and self._begun is _Begun.NO), self._driver():
                 yield
-            if takes_snapshot:
-                self.unsettled += self.appends.begun_after(newest)
             self.rows_written += max(self._raw.rowcount, 0)
         except duckdb.Error:
             changed = False
@@ -430,9 +430,9 @@ class Connection(connections.Connection):
 
     def _end_owned(self, *, changed: bool) -> None:
         """Let others go on; after an interrupt, the pool's rollback or the end of the connection does."""
-        if self._write is not None:
-            self.appends.end(self._write)
-            self._write = None
+        if self._appended:
+            self._appended = False
+            self.appends.note_end()
         self._end_turn(changed=changed)
 
     def _end_turn(self, *, changed: bool) -> None:
@@ -530,6 +530,7 @@ class Cursor:
         if self.rowcount >= 0:  # a count of changed rows, which DuckDB also offers as a result
             self.description = None
             self.close()
+        self.connection.refuse_shadows(statement)
 
     def _kept(self) -> Iterator[Row]:
         if self._rest is None:

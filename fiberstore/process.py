@@ -1,4 +1,8 @@
-"""Which databases this process has open, and what becomes of them in a forked child.
+"""Registry of the databases that this process has open, and their fate in a forked child.
+
+DuckDB knows a file by its path: a second path of an open file (a hard link, a bind mount, another spelling on
+a disk that ignores case) makes a second instance with a log of its own, and each overwrites what the other
+has written. So a file that is open is known by its number, too, and opened by one path at a time.
 
 DuckDB guards a file by a POSIX lock, with two consequences that are nobody's intention:
 
@@ -17,14 +21,23 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
+from fiberstore.errors import DatabaseError
+
 IN_MEMORY = ":memory:"
 T = TypeVar("T")
 
 
 class Handle(Protocol):
-    """An open connection."""
+    """An open connection.
+
+    Attributes:
+        database_key: See ``database_key``.
+        file_number: See ``file_number``; ``register`` sets it.
+        closed: Whether it has given up the database.
+    """
 
     database_key: str
+    file_number: tuple[int, int] | None
     closed: bool
 
     def abandon(self) -> None:
@@ -42,21 +55,32 @@ _closed_off: set[str] = set()
 
 
 def database_key(database: str) -> str:
-    """Return what all names of one database have in common."""
+    """Return the path that all symbolic links to a database lead to."""
     return database if database.startswith(IN_MEMORY) else os.path.realpath(database)
 
 
 def register(handle: Handle) -> None:
-    """Note an open connection, for as long as it lives."""
+    """Note an open connection, for as long as it lives, and which file it has open."""
+    number = file_number(handle.database_key)
     with _lock:
+        # By the same path, DuckDB gives every connection the file that the first has opened.
+        beside = (
+            other for other in _handles if other.database_key == handle.database_key and not other.closed
+        )
+        handle.file_number = next((other.file_number for other in beside), number)
         _handles.add(handle)
 
 
 def open_handles(database: str) -> set[Handle]:
-    """Return the connections of this process to the database that are open."""
-    key = database_key(database)
+    """Return the connections of this process to the database that are open, by whatever path."""
+    key, number = database_key(database), file_number(database)
     with _lock:
-        return {handle for handle in _handles if handle.database_key == key and not handle.closed}
+        return {
+            handle
+            for handle in _handles
+            if not handle.closed
+            and (handle.database_key == key or (number is not None and handle.file_number == number))
+        }
 
 
 def is_open(database: str) -> bool:
@@ -69,10 +93,19 @@ def wait_to_open(database: str) -> None:
 
     The caller holds it by a ``with`` of its own: a generator that did would have it until Python drops the
     generator, after an interrupt, perhaps in a thread that cannot give it back.
+
+    Raises:
+        DatabaseError: This process has the file open by another path.
     """
     key = database_key(database)
     while key in _closed_off:
         _let_in.wait()
+    others = {handle.database_key for handle in open_handles(database)} - {key}
+    if others:
+        raise DatabaseError(
+            f"{key} is the file that this process has open as {min(others)}; by two names, DuckDB would "
+            "overwrite what was written by the other. Open it by that name, or close it there first"
+        )
 
 
 @contextmanager
@@ -142,6 +175,7 @@ def _abandon_all() -> None:
         if not handle.closed:
             _inherited.add(handle.database_key)
             handle.abandon()
+    _handles.clear()
     _closed_off.clear()
     _free_locks()
 

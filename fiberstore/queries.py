@@ -297,13 +297,12 @@ class Logs(Query[StoredLog]):
         be late once more after it.
 
         Args:
-            limit: Most rows, >= 1, and most late ones, unless writes were on their way.
+            limit: Most rows, >= 1, and most late ones, unless transactions were open (PostgreSQL).
             cursor: ``next`` or ``previous`` of a page of this query; None for the first page.
 
         Raises:
             ValueError: ``limit`` is less than 1.
             CursorError: The cursor is damaged or of another query, or the newest log it knew of was deleted.
-            ConflictError: Too much was on its way: run it again, and in a transaction the transaction.
         """
 
     @abstractmethod
@@ -386,7 +385,6 @@ class Logs(Query[StoredLog]):
 
         Raises:
             CursorError: The position is damaged, or its log was deleted; also while it is read.
-            ConflictError: A write that was on its way did not end for ten seconds; ask again.
         """
 
     @abstractmethod

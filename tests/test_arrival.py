@@ -5,19 +5,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import ConflictError, DuckDBStorage, RawLog
-from fiberstore.appends import Appends, Write
-from fiberstore.cursors import Mark, Place, decode, encode
+from fiberstore import DuckDBStorage, RawLog
+from fiberstore.cursors import Mark, Place, encode
 from fiberstore.dbapi import Connection
 from fiberstore.errors import CursorError
-from fiberstore.holds import Registry
 from fiberstore.queries import LogOrder, Logs, Page
 from fiberstore.repositories.conditions import LOGS
 from fiberstore.repositories.on_duckdb.arrival import RowidArrival
@@ -38,17 +35,6 @@ def connected(storage: DuckDBStorage) -> Iterator[Connection]:
         pooled.close()
 
 
-@contextmanager
-def write_on_its_way(storage: DuckDBStorage) -> Iterator[Callable[[], None]]:
-    """Let a write be on its way to the database, as far as its readers are told; give what ends it."""
-    appends = Appends.of(str(storage.engine.url.database))
-    number = appends.begin()
-    try:
-        yield partial(appends.end, number)
-    finally:
-        appends.end(number)
-
-
 def delete(storage: DuckDBStorage, *log_numbers: int) -> None:
     with storage.session() as session:
         session.execute(sa.delete(RawLog).where(RawLog.log_id.in_(list(map(uid, log_numbers)))))
@@ -59,12 +45,9 @@ def fill(storage: DuckDBStorage, count: int = 10) -> None:
     storage.write_logs([log(number) for number in range(count)])
 
 
-def marked(storage: DuckDBStorage, *, unsettled: bool, settled: int = -1) -> Mark:
-    with connected(storage) as connection:
-        connection.begin()
-        connection.cursor().execute("SELECT 1")
-        connection.unsettled = [Write(Registry()).mark] if unsettled else []
-        return ARRIVAL._mark(connection, settled)
+def marked(storage: DuckDBStorage) -> Mark:
+    with connected(storage) as connection, ARRIVAL.snapshot(connection, None) as mark:
+        return mark
 
 
 def cursor_of(query: Logs, place: int, mark: Mark) -> str:
@@ -74,114 +57,35 @@ def cursor_of(query: Logs, place: int, mark: Mark) -> str:
 
 
 def test_mark_is_the_newest_row(storage: DuckDBStorage) -> None:
-    assert marked(storage, unsettled=True).newest_id is None
+    assert marked(storage) == Mark(None, -1)
     storage.write_logs([log(5), log(3)])
     storage.write_logs([log(4)])
-    mark = marked(storage, unsettled=False)
-    assert (mark.newest_id, mark.holes) == (uid(4), ())
+    assert marked(storage) == Mark(uid(4), 2)
 
 
-def test_deleted_rows_are_holes_only_while_a_write_is_on_its_way(storage: DuckDBStorage) -> None:
+def test_a_cursor_with_holes_is_of_another_release(storage: DuckDBStorage) -> None:
     fill(storage)
-    delete(storage, 3, 4, 7)
-    assert marked(storage, unsettled=False).holes == ()
-    assert marked(storage, unsettled=True).holes == ((6, 5), (2, 2))
-    assert marked(storage, unsettled=True, settled=4).holes == ((2, 2),)
-    assert marked(storage, unsettled=True, settled=3).holes == ((5, 5), (2, 2))
+    with pytest.raises(CursorError, match="another release"):
+        storage.logs.page(3, cursor_of(storage.logs, 3, Mark(uid(9), 9, ((7, 7),))))
 
 
-def test_holes_at_the_beginning_and_none_at_the_end(storage: DuckDBStorage) -> None:
-    fill(storage)
-    delete(storage, 0, 1, 9)
-    mark = marked(storage, unsettled=True)
-    assert (mark.newest_id, mark.holes) == (uid(8), ((8, 7),))
-
-
-def test_rows_that_appear_in_holes_are_late_exactly_once(storage: DuckDBStorage) -> None:
-    fill(storage, 12)
-    query = storage.logs
-    # As if the rows 2, 3 and 5 had not been there when 9 was the newest, and 10 and 11 came later.
-    cursor = cursor_of(query, 6, Mark(uid(9), 9, ((7, 6), (4, 4))))
-    pages = list(walk(query, 2, cursor))
-    assert [number for page in pages for number in numbers(page.late)] == [2, 3, 5]
-    assert [number for page in pages for number in numbers(page.items)] == [7, 8, 9, 10, 11]
-
-
-def test_rows_that_appear_in_holes_ahead_of_the_place_are_not_late(storage: DuckDBStorage) -> None:
-    fill(storage)
-    query = storage.logs
-    pages = list(walk(query, 3, cursor_of(query, 3, Mark(uid(9), 9, ((7, 7), (2, 1))))))
-    assert [number for page in pages for number in numbers(page.late)] == [2]
-    assert [number for page in pages for number in numbers(page.items)] == [4, 5, 6, 7, 8, 9]
-
-
-def test_a_walk_while_a_write_is_on_its_way_meets_everything_once(storage: DuckDBStorage) -> None:
+def test_a_walk_beside_deleted_rows_meets_everything_once(storage: DuckDBStorage) -> None:
     fill(storage, 30)
     delete(storage, *range(5, 9), *range(12, 25, 3))
     there = numbers(storage.logs.iter_records())
-    with write_on_its_way(storage) as end:
-        met, late, cursor = [], [], None
-        for new in (None, -1, -2, None, -3, None, -4):
-            page: Page[Any] = storage.logs.page(2, cursor)
-            met += numbers(page.items)
-            late += numbers(page.late)
-            cursor = page.next
-            if new is not None:
-                storage.write_logs([log(100 - new, new)])
-        end()
-        for page in walk(storage.logs, 3, cursor):
-            met += numbers(page.items)
-            late += numbers(page.late)
+    met, late, cursor = [], [], None
+    for new in (None, -1, -2, None, -3, None, -4):
+        page: Page[Any] = storage.logs.page(2, cursor)
+        met += numbers(page.items)
+        late += numbers(page.late)
+        cursor = page.next
+        if new is not None:
+            storage.write_logs([log(100 - new, new)])
+    for page in walk(storage.logs, 3, cursor):
+        met += numbers(page.items)
+        late += numbers(page.late)
     assert met == there
     assert late == [101, 102, 103, 104]
-
-
-def test_holes_stay_known_as_long_as_a_write_is_on_its_way(storage: DuckDBStorage) -> None:
-    fill(storage)
-    delete(storage, 3, 4)
-    query = storage.logs
-    with write_on_its_way(storage):
-        first = query.page(2)
-        storage.write_logs([log(10), log(11)])
-        second = query.page(2, first.next)
-    third = query.page(2, second.next)
-    marks = [decode(repr(query), page.next or "").mark for page in (first, second, third)]
-    assert marks == [Mark(uid(9), 9, ((6, 5),)), Mark(uid(11), 11, ((8, 7),)), Mark(uid(11), 11)]
-
-
-def test_more_late_rows_than_the_limit_come_at_once_where_one_could_hide_another(
-    storage: DuckDBStorage,
-) -> None:
-    fill(storage)
-    delete(storage, 1)
-    with write_on_its_way(storage):
-        first = storage.logs.page(5)
-        storage.write_logs([log(100 + number, -number) for number in range(4)])
-        second = storage.logs.page(2, first.next)
-        assert numbers(second.late) == [100, 101, 102, 103]
-        assert [number for page in walk(storage.logs, 2, second.next) for number in numbers(page.late)] == []
-
-
-def test_many_holes_are_waited_for_until_the_writes_have_ended(storage: DuckDBStorage) -> None:
-    fill(storage, 400)
-    delete(storage, *range(0, 300, 2))
-    with write_on_its_way(storage) as end, ThreadPoolExecutor(1) as pool:
-        page = pool.submit(storage.logs.page, 10)
-        end()
-        assert numbers(page.result().items) == list(range(1, 20, 2))
-
-
-def test_many_holes_in_a_transaction_raise_conflict_error(storage: DuckDBStorage) -> None:
-    fill(storage, 400)
-    delete(storage, *range(0, 300, 2))
-    with (
-        write_on_its_way(storage),
-        storage.transaction() as transaction,
-        pytest.raises(ConflictError, match="run it again"),
-    ):
-        transaction.logs.page(10)
-    with storage.transaction() as transaction:
-        assert len(transaction.logs.page(10).items) == 10
 
 
 def test_rows_of_a_transaction_that_has_not_committed_are_no_marks(storage: DuckDBStorage) -> None:

@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -28,6 +30,7 @@ from fiberstore import (
     RawLog,
     SerializationError,
     StoredLog,
+    create_engine,
 )
 from fiberstore.dbapi import Connection, Cursor
 
@@ -292,3 +295,35 @@ def test_a_statement_is_parsed_once_and_sees_a_schema_that_has_changed(storage: 
             "CREATE TABLE u (a INTEGER); INSERT INTO u VALUES (1); INSERT INTO t VALUES (3)"
         )
         assert connection.exec_driver_sql("SELECT * FROM t, u ORDER BY b").all() == [(2, 1), (3, 1)]
+
+
+def test_a_snapshot_stays_as_it_is_beside_large_commits(db_file: Path) -> None:
+    """DuckDB before 2.0.1 shows rows of a commit that is on its way, of statements of a row group or more."""
+    rows, commits = 150_000, 20
+    # It writes nothing ahead of the commit, which makes that longer.
+    engine = create_engine(f"duckdb:///{db_file}?enable_optimistic_write=false", threads=4)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE source AS SELECT row FROM range({rows}) rows(row)")
+        connection.exec_driver_sql("CREATE TABLE target (row BIGINT)")
+    has_ended = threading.Event()
+
+    def read() -> list[set[int]]:
+        snapshots = []
+        with engine.connect() as connection:
+            while not has_ended.is_set():
+                count = sa.text("SELECT count(*) FROM target WHERE row >= 0")
+                snapshots.append({connection.execute(count).scalar_one() for _ in range(20)})
+                connection.rollback()
+        return snapshots
+
+    with ThreadPoolExecutor(1) as thread:
+        snapshots = thread.submit(read)
+        try:
+            for _ in range(commits):
+                with engine.begin() as connection:
+                    connection.exec_driver_sql("INSERT INTO target SELECT row FROM source")
+        finally:
+            has_ended.set()
+    assert [counts for counts in snapshots.result() if len(counts) > 1] == []
+    assert {count % rows for counts in snapshots.result() for count in counts} == {0}
+    engine.dispose()

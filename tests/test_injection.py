@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -18,9 +19,22 @@ import pytest
 import sqlalchemy as sa
 from sync_face import SyncFace, running_loop
 
-from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Fiber, RawLog, Storage, config_version
+from fiberstore import (
+    AsyncDuckDBStorage,
+    DuckDBStorage,
+    Fiber,
+    LogRepository,
+    RawLog,
+    Storage,
+    config_version,
+)
 from fiberstore.cli import main
+from fiberstore.connections import ARROW_TABLE
+from fiberstore.lifecycle import Upserted
+from fiberstore.postgresql import PostgresStorage
+from fiberstore.queries import Deleted, Logs
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
+from fiberstore.testing.filters import numbers
 
 # What would be code somewhere: SQL, JSON paths, patterns, formats, names of variables and files, paths.
 CODE = [
@@ -132,6 +146,82 @@ def test_a_key_of_attributes_is_a_key_and_no_path(any_store: tuple[Storage, sa.E
                 sa.select(Fiber.attributes[key].as_string()).where(Fiber.fiber_id == uid(10_000))
             )
             assert value == f"value of {key}"
+
+
+@pytest.mark.parametrize("settings", ["", "?enable_external_access=false"])
+def test_no_table_of_an_application_stands_in_for_what_is_written(
+    empty_store: Path, db_file: Path, settings: str
+) -> None:
+    shutil.copy(empty_store, db_file)
+    with DuckDBStorage(f"duckdb:///{db_file}{settings}") as store:
+        with store.session() as session:
+            for schema in ("system", "store.system.main"):  # where DuckDB's own catalog has this name
+                session.execute(sa.text(f"CREATE SCHEMA {schema}"))
+            for created in ("TABLE ", "TEMPORARY TABLE ", "TABLE store.system.", "TABLE store.system.main."):
+                session.execute(sa.text(f"CREATE {created}{ARROW_TABLE} AS SELECT * FROM raw_logs"))
+            session.commit()
+        assert store.write_logs([log(1), log(2)]) == 2
+        assert store.upsert_fibers([fiber(1), fiber(2)]) == Upserted(2, 0)
+        assert store.upsert_fibers([fiber(1, "login")]) == Upserted(0, 1)
+        assert numbers(all_logs(store)) == [1, 2]
+        assert store.fibers.get_many([uid(1), uid(2)]).items == [fiber(1, "login"), fiber(2)]
+
+
+def test_no_table_of_an_application_stands_in_for_a_temporary_one(
+    postgresql_storage: PostgresStorage,
+) -> None:
+    """PostgreSQL lets an application have temporary tables looked for last."""
+    many = [log(number) for number in range(300)]
+    with postgresql_storage.session() as session:
+        session.execute(sa.text("SET LOCAL search_path = public, pg_temp"))
+        for name in (f"{ARROW_TABLE}_0", "fiberstore_chosen_log_id"):
+            session.execute(sa.text(f"CREATE TABLE {name} AS TABLE raw_logs"))
+        logs = LogRepository(session)
+        assert logs.write(many) == 300
+        assert logs.write([*many, log(1_000)]) == 1
+        session.execute(sa.text("INSERT INTO fiberstore_chosen_log_id TABLE raw_logs"))
+        assert logs.where(Logs.c.log_id == uid(1_000)).delete() == Deleted(1, 0, 0)
+        assert logs.count() == 300
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TEMP TABLE raw_logs AS SELECT * FROM raw_logs",
+        "/* mine */ create or replace temporary view Raw_Logs AS SELECT * FROM other.raw_logs",
+        "CREATE TEMP TABLE mine (i INT); ALTER TABLE mine RENAME TO raw_logs",
+        "USE other",
+        "SET search_path = 'other'",
+        "CREATE SCHEMA mine; USE mine",
+    ],
+)
+def test_a_session_does_not_lead_later_calls_to_other_tables(
+    duckdb_storage: DuckDBStorage, db_file: Path, statement: str
+) -> None:
+    """They use the connection that it has given back."""
+    with duckdb_storage.session() as session:
+        session.execute(sa.text("ATTACH ':memory:' AS other"))
+        session.execute(sa.text("CREATE TABLE other.raw_logs AS SELECT * FROM raw_logs"))
+        session.commit()
+        with pytest.raises(sa.exc.ProgrammingError, match="calls"):
+            session.execute(sa.text(statement))
+        session.rollback()
+        session.execute(sa.text("CREATE TEMP TABLE no_name_of_ours AS SELECT 1"))
+        session.commit()
+    assert duckdb_storage.write_logs([log(1)]) == 1
+    duckdb_storage.close()
+    with DuckDBStorage(db_file) as store:
+        assert numbers(all_logs(store)) == [1]
+
+
+def test_a_temporary_table_of_a_session_does_not_hide_ours(postgresql_storage: PostgresStorage) -> None:
+    store = postgresql_storage
+    with store.session() as session:
+        session.execute(sa.text("CREATE TEMPORARY TABLE raw_logs (LIKE raw_logs)"))
+        assert LogRepository(session).write([log(1)]) == 1
+        session.commit()
+    store.engine.dispose()
+    assert numbers(all_logs(store)) == [1]
 
 
 @pytest.mark.parametrize("text", CODE)

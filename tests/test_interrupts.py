@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import fiberstore
 from fiberstore import DuckDBStorage, Fiber
-from fiberstore.appends import Appends
+from fiberstore.changes import ChangeLock
 from fiberstore.testing.examples import fiber, log, uid
 
 # What is raised in a destructor, Python prints and drops.
@@ -106,7 +106,6 @@ CALLS: dict[str, Call] = {
 def check(storage: DuckDBStorage, helper: ThreadPoolExecutor, number: int) -> None:
     """Look whether another thread can do all there is to do, and whether any call has happened by half."""
     helper.submit(storage.update_fiber, fiber(1, kind=f"t{number}")).result(timeout=30)
-    assert Appends.of(str(storage.engine.url.database)).running() == []
     assert storage._calls._running.alive() == []
     for pool in (storage.engine.pool, storage._change_pool):
         assert "Current Checked out connections: 0" in pool.status()
@@ -158,7 +157,7 @@ def test_an_interrupt_while_a_storage_is_opened_is_a_keyboard_interrupt(
         raise RuntimeError("Query interrupted")  # what DuckDB raises
 
     with monkeypatch.context() as patch:
-        patch.setattr(Appends, "of", interrupt)
+        patch.setattr(ChangeLock, "of", interrupt)
         with pytest.raises(KeyboardInterrupt):
             DuckDBStorage(db_file)
     with DuckDBStorage(db_file) as storage:

@@ -84,6 +84,22 @@ def test_a_page_goes_on_beside_a_transaction_and_tells_its_rows_later(storage: P
     assert (numbers(third.late), numbers(third.items)) == ([11], [24, 26])
 
 
+def test_more_late_rows_than_the_limit_come_at_once_where_one_could_hide_another(
+    storage: PostgresStorage,
+) -> None:
+    storage.write_logs([log(number) for number in range(10)])
+    with storage.session() as session:
+        session.add(RawLog(log_id=uid(50), timestamp=at(50), source_id="a", raw_text="x", config_version=0))
+        session.flush()
+        first = storage.logs.page(5)
+        storage.write_logs([log(100 + number, -number) for number in range(4)])
+        second = storage.logs.page(2, first.next)
+        assert sorted(numbers(second.late)) == [100, 101, 102, 103]
+        session.rollback()
+    third = storage.logs.page(2, second.next)
+    assert (numbers(third.late), numbers(third.items)) == ([], [7, 8])
+
+
 def test_rows_that_a_transaction_wrote_itself_are_not_late_to_its_cursors(storage: PostgresStorage) -> None:
     with storage.transaction() as transaction:
         transaction.logs.write([log(number) for number in range(10)])

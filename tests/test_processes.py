@@ -83,6 +83,53 @@ def test_who_opens_the_file_beside_duckdb_loses_its_lock(
     assert open_in_another_process(db_file).returncode == 0
 
 
+def test_a_file_that_is_open_is_opened_by_no_other_name(
+    storage: DuckDBStorage, db_file: Path, tmp_path: Path
+) -> None:
+    """Two threads that open one file by two names at once are one thread too many, too."""
+    link, number = tmp_path / "other.duckdb", 5
+    os.link(db_file, link)
+    assert storage.write_logs(some_logs(number)) == number
+    for read_only in (False, True):
+        with pytest.raises(
+            DatabaseError, match=f"{link} is the file .* open as {db_file}; .* Open it by that name"
+        ):
+            DuckDBStorage(link, read_only=read_only)
+    assert "StorageLockedError" in open_in_another_process(db_file).stderr
+    assert storage.logs.count() == number
+    storage.close()
+
+    both_tried = threading.Barrier(2)
+
+    def open_by(name: Path) -> int | None:
+        opened = None
+        with suppress(DatabaseError):
+            opened = DuckDBStorage(name)
+        both_tried.wait()
+        if opened is None:
+            return None
+        with opened:
+            return opened.logs.count()
+
+    counts = together([lambda: open_by(db_file), lambda: open_by(link)])
+    assert sorted(counts, key=str) == [number, None]
+
+
+def test_the_name_of_a_compacted_file_leads_to_the_new_one(
+    storage: DuckDBStorage, db_file: Path, tmp_path: Path
+) -> None:
+    before, after = tmp_path / "before.duckdb", tmp_path / "after.duckdb"
+    os.link(db_file, before)
+    storage.compact()
+    os.link(db_file, after)
+    with DuckDBStorage(db_file) as second:
+        assert second.write_logs(some_logs(2)) == 2
+    with DuckDBStorage(before) as old:
+        assert old.logs.count() == 0
+    with pytest.raises(DatabaseError, match="open as"):
+        DuckDBStorage(after)
+
+
 WAIT = """
 import sys, fiberstore
 print("waiting", flush=True)

@@ -8,10 +8,8 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import ConflictError, CursorError, DatabaseError, DuckDBStorage, LogRecord, RawLog
-from fiberstore.appends import Appends
+from fiberstore import CursorError, DatabaseError, DuckDBStorage, LogRecord, RawLog
 from fiberstore.repositories import LogRepository
-from fiberstore.repositories.on_duckdb import arrival
 from fiberstore.testing.examples import all_logs, at, log, uid
 
 
@@ -133,36 +131,3 @@ def test_a_transaction_cannot_be_followed(storage: DuckDBStorage) -> None:
         transaction.logs.tail()
     with storage.session() as session, pytest.raises(DatabaseError, match="one moment only"):
         LogRepository(session).tail()
-
-
-def test_what_is_missing_beside_a_write_on_its_way_is_waited_for(storage: DuckDBStorage) -> None:
-    storage.write_logs([log(number) for number in range(5)])
-    with storage.session() as session:  # a gap, as the rows of a commit leave that is on its way
-        session.execute(sa.delete(RawLog).where(RawLog.log_id == uid(2)))
-        session.commit()
-    appends = Appends.of(storage.engine.url.database or "")
-    on_its_way = appends.begin()
-    met: list[LogRecord] = []
-    reader = threading.Thread(target=lambda: met.extend(storage.logs.tail("", timeout_s=0)))
-    reader.start()
-    reader.join(timeout=0.2)
-    assert reader.is_alive()
-    appends.end(on_its_way)
-    reader.join(timeout=30)
-    assert met == all_logs(storage)
-
-
-def test_a_write_that_does_not_end_is_a_conflict(
-    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrival, "_WAIT_S", 0.01)
-    storage.write_logs([log(number) for number in range(5)])
-    with storage.session() as session:
-        session.execute(sa.delete(RawLog).where(RawLog.log_id == uid(2)))
-        session.commit()
-    appends = Appends.of(storage.engine.url.database or "")
-    on_its_way = appends.begin()
-    with pytest.raises(ConflictError, match="on its way"):
-        storage.logs.tail("")
-    appends.end(on_its_way)
-    assert len(list(storage.logs.tail("", timeout_s=0))) == 4

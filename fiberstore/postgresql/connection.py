@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
 
 import psycopg
 from psycopg import errors, pq
@@ -302,7 +303,8 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
     def _copied(self, batch: "pa.RecordBatch") -> str:
         """Copy a batch into a temporary table, which is emptied with the transaction; return its name."""
         shape = tuple(f"{field.name} {_sql_type(field)}" for field in batch.schema)
-        table = self._staged.setdefault(shape, f"{ARROW_TABLE}_{len(self._staged)}")
+        # Not by the search path, on which another table may come first, and by no name that anybody knows.
+        table = self._staged.setdefault(shape, f"pg_temp.fiberstore_{uuid4().hex}")
         columns = f"{table} ({', '.join(shape)})"
         self._run(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS".encode())
         self._run(f"TRUNCATE {table}".encode())

@@ -52,7 +52,6 @@ class Arrival(ABC):
 
         Raises:
             CursorError: What ``since`` has seen is not known any more.
-            ConflictError: In a transaction: too much was on its way when it began; run it again.
         """
 
     @abstractmethod
@@ -65,7 +64,6 @@ class Arrival(ABC):
 
         Raises:
             CursorError: What ``since`` has seen is not known any more.
-            ConflictError: A write did not end within ten seconds.
         """
 
     @abstractmethod

@@ -95,6 +95,7 @@ def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Se
         A statement that selects them, whatever happens to the tables. Its transaction has to be open.
     """
     (column,) = ids.selected_columns
+    (column,) = ids.selected_columns
     with _temporary_table(session, "fiberstore_chosen", sa.Column(column.key, column.type)) as kept:
         connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), ids)))
         yield sa.select(*kept.c)
@@ -113,7 +114,7 @@ def given(session: Session | Connection, name: str, ids: bytes) -> Iterator[sa.S
         A statement that selects them.
     """
     with _temporary_table(session, "fiberstore_given", sa.Column(name, sa.Uuid)) as kept:
-        write_ids(session, kept.name, name, ids)
+        write_ids(session, kept.fullname, name, ids)
         yield sa.select(*kept.c)
 
 
@@ -122,8 +123,10 @@ def _temporary_table(
     session: Session | Connection, prefix: str, column: sa.Column[Any]
 ) -> Iterator[sa.Table]:
     name = f"{prefix}_{column.name}"  # so that ids of fibers and of logs can be kept at once
-    kept = sa.Table(name, sa.MetaData(), column, prefixes=["TEMPORARY"])
     connection = connection_of(session)
+    # PostgreSQL looks for temporary tables where the search path says; DuckDB always looks for them first.
+    schema = "pg_temp" if connection.engine_name == "postgresql" else None
+    kept = sa.Table(name, sa.MetaData(), column, prefixes=["TEMPORARY"], schema=schema)
     connection.write(_ddl(connection, CreateTable(kept)))
     yield kept
     connection.write(_ddl(connection, DropTable(kept)))  # a rollback drops it too

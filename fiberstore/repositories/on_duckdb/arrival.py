@@ -3,8 +3,7 @@
 A row that is stored later has a larger ``rowid``, also one that is changed in an indexed column, for then
 DuckDB deletes it and appends it again. A backup closes the gaps that deleted rows leave, which keeps the
 order. So a place in it is known by the id of the last row before it and its ``rowid`` then, as long as that
-row is there. Rows of a commit that is on its way may be missing before it (see ``fiberstore.appends``); a
-``Mark`` knows where.
+row is there. A snapshot that sees a row sees all before it (see ``fiberstore.appends``).
 """
 
 from collections.abc import Iterator
@@ -18,15 +17,13 @@ from sqlalchemy.orm import Session
 
 from fiberstore import connections
 from fiberstore.cursors import Mark
-from fiberstore.dbapi import Connection
-from fiberstore.errors import ConflictError, CursorError
+from fiberstore.errors import CursorError
 from fiberstore.prepared import Prepared
 from fiberstore.repositories.arrival import Arrival, News
 from fiberstore.repositories.on_duckdb.connection import duckdb_connection
+from fiberstore.repositories.queries import one_snapshot
 
 _BEFORE_ALL = -1
-_MOST_HOLES = 100
-_WAIT_S = 10.0
 # DuckDB's MAX_ROW_ID: from here on, rows of a transaction that has not committed.
 _FIRST_UNCOMMITTED: sa.ColumnElement[int] = sa.literal_column("36028797018960000", sa.BigInteger)
 
@@ -44,55 +41,25 @@ class RowidArrival(Arrival):
         self._rowids = Prepared[tuple[int]](
             sa.select(rowid).select_from(table).where(id_ == sa.bindparam("id"))
         )
-        self._seen = Prepared[tuple[int, int | None]](
-            sa.select(sa.func.count(), sa.func.max(rowid)).select_from(table).where(after)
-        )
-        before = sa.func.coalesce(sa.func.lag(rowid).over(order_by=rowid), sa.bindparam("after"))
-        steps = (
-            sa.select(before.label("before"), rowid.label("here")).select_from(table).where(after).subquery()
-        )
-        self._holes = Prepared[tuple[int, int]](
-            sa.select(steps.c.before, steps.c.here)
-            .where(steps.c.here - steps.c.before > sa.literal_column("1"))
-            .order_by(steps.c.here)
-            .limit(sa.bindparam("limit"))
+        self._newest = Prepared[tuple[int | None]](
+            sa.select(sa.func.max(rowid)).select_from(table).where(after)
         )
 
     @contextmanager
     def snapshot(self, session: Session | connections.Connection, since: Mark | None) -> Iterator[Mark]:
         """See ``Arrival.snapshot``."""
-        if not isinstance(session, Connection) or session.in_transaction:
-            yield self._mark(session, self._settled_by(session, since))
-            return
-        session.begin()
-        try:
-            settled = self._settled_by(session, since)
-            try:
-                mark = self._mark(session, settled)
-            except ConflictError:
-                settled, _ = self._seen_after(session, settled)
-                _begin_again(session)
-                mark = self._mark(session, settled)
-            yield mark
-        finally:
-            session.rollback()
+        with one_snapshot(session):
+            yield self._mark(session, _BEFORE_ALL if since is None else self._rowid_of(session, since))
 
     @contextmanager
     def news(self, connection: connections.Connection, since: Mark) -> Iterator[News]:
         """See ``Arrival.news``."""
-        duckdb = duckdb_connection(connection)
-        written = duckdb.appends.listen()
-        duckdb.begin()
-        try:
-            after = self._rowid_of(duckdb, since)
-            newest, count = self._seen_after(duckdb, after)
-            mark = Mark(self._id_at(duckdb, newest), newest) if newest > after else since
-            if count < newest - after and duckdb.unsettled:
-                _begin_again(duckdb)
-            condition = self.number.between(after + 1, newest)
+        written = duckdb_connection(connection).appends.listen()
+        with one_snapshot(connection):
+            after = self._rowid_of(connection, since)
+            mark = self._mark(connection, after)
+            condition = self.number.between(after + 1, mark.number)
             yield News(condition, mark, partial(_wait_for, written))
-        finally:
-            duckdb.rollback()
 
     def mark_at(self, session: Session | connections.Connection, id_: UUID) -> Mark:
         """See ``Arrival.mark_at``."""
@@ -101,43 +68,22 @@ class RowidArrival(Arrival):
 
     def is_new(self, session: Session | connections.Connection, since: Mark) -> sa.ColumnElement[bool]:
         """See ``Arrival.is_new``."""
-        newest = self._rowid_of(session, since)
-        in_holes = [self.number.between(newest - first, newest - last) for first, last in since.holes]
-        if not in_holes:  # alone, this lets DuckDB pass over whole row groups
-            return sa.and_(self.number > newest, self._is_committed)
-        return sa.and_(sa.or_(self.number > newest, *in_holes), self._is_committed)
+        return sa.and_(self.number > self._rowid_of(session, since), self._is_committed)
 
-    def _mark(self, session: Session | connections.Connection, settled: int) -> Mark:
-        """Return the mark of the present snapshot; all rows up to ``settled`` are known to be seen."""
-        newest, count = self._seen_after(session, settled)
-        holes: list[tuple[int, int]] = []
-        if count < newest - settled and duckdb_connection(session).unsettled:
-            holes = list(self._holes.rows(session, {"after": settled, "limit": _MOST_HOLES + 1}))
-            if len(holes) > _MOST_HOLES:
-                raise ConflictError("many writes are on their way, and many rows were deleted; run it again")
-        return Mark(
-            self._id_at(session, newest),
-            newest,
-            tuple((newest - before - 1, newest - here + 1) for before, here in holes),
-        )
-
-    def _settled_by(self, session: Session | connections.Connection, since: Mark | None) -> int:
-        """Return up to where a snapshot has seen all rows that will ever be there."""
-        if since is None:
-            return _BEFORE_ALL
-        newest = self._rowid_of(session, since)
-        return newest - since.holes[0][0] - 1 if since.holes else newest
-
-    def _seen_after(self, session: Session | connections.Connection, after: int) -> tuple[int, int]:
-        """Return the newest rowid of the present snapshot, and how many rows there are from ``after`` on."""
-        ((count, newest),) = self._seen.rows(session, {"after": after})
-        return after if newest is None else newest, count
+    def _mark(self, session: Session | connections.Connection, after: int) -> Mark:
+        """Return the mark of the present snapshot, which has seen all rows up to ``after``."""
+        ((newest,),) = self._newest.rows(session, {"after": after})
+        if newest is None:
+            newest = after
+        return Mark(self._id_at(session, newest), newest)
 
     def _id_at(self, session: Session | connections.Connection, rowid: int) -> UUID | None:
         ids = list(self._ids.rows(session, {"rowid": rowid}))
         return ids[0][0] if ids else None
 
     def _rowid_of(self, session: Session | connections.Connection, mark: Mark) -> int:
+        if mark.holes:
+            raise CursorError("the cursor is of another release of fiberstore; start again without it")
         if mark.newest_id is None:
             return _BEFORE_ALL
         for (rowid,) in self._rowids.rows(session, {"id": mark.newest_id}):
@@ -151,15 +97,3 @@ class RowidArrival(Arrival):
 def _wait_for(written: "SimpleQueue[None]", timeout_s: float) -> None:
     with suppress(Empty):
         written.get(timeout=timeout_s)
-
-
-def _begin_again(connection: Connection) -> None:
-    """Take another snapshot once all writes have ended that were on their way at the present one.
-
-    What is missing before the newest row of the present one is seen then, or will never be there.
-    """
-    unsettled = connection.unsettled
-    connection.rollback()
-    if not connection.appends.wait_for(unsettled, _WAIT_S):
-        raise ConflictError(f"a write has been on its way for {_WAIT_S:g} s; run it again")
-    connection.begin()
