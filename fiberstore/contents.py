@@ -88,7 +88,7 @@ def table_sums(storage: SqlStorage, *, on_rows: OnRows | None = None) -> dict[st
         name: map(_of_batch, record_batches(query)) for name, query in _queries(storage).items()
     }
     for table in LIFECYCLE_TABLES:
-        rows[table.name] = map(_of_rows, lifecycle_rows(storage, table, _BATCH_ROWS))
+        rows[table.name] = map(_of_rows, _lifecycle_rows_of(storage, table))
     return {name: _sum(name, batches, on_rows) for name, batches in rows.items()}
 
 
@@ -107,10 +107,9 @@ def keyed_rows(
         keyed = ((_keys(batch, _ORDERS[name]), _of_batch(batch)) for batch in batches)
     else:
         (table,) = (table for table in LIFECYCLE_TABLES if table.name == name)
-        some = lifecycle_rows(storage, table, _BATCH_ROWS)
-        keyed = (([(row[0],) for row in rows], _of_rows(rows)) for rows in some)
+        keyed = (([(row[0],) for row in rows], _of_rows(rows)) for rows in _lifecycle_rows_of(storage, table))
     for keys, rows in keyed:
-        yield from zip(keys, map(_digest, rows), strict=True)
+        yield from zip(keys, _digests(rows), strict=True)
         if on_rows is not None:
             on_rows(name, len(keys))
 
@@ -121,12 +120,21 @@ def record_batches(query: Query[Any], batch_rows: int = _BATCH_ROWS) -> "Iterato
         yield from reader
 
 
-def lifecycle_rows(storage: SqlStorage, table: sa.Table, batch_rows: int) -> Iterator[Sequence[sa.Row[Any]]]:
+def lifecycle_rows(
+    connection: sa.Connection, table: sa.Table, batch_rows: int
+) -> Iterator[Sequence[sa.Row[Any]]]:
     """Give the rows of a table of the lifecycle by ascending keys, at most so many at a time."""
     statement = sa.select(table).order_by(*table.primary_key)
     if table is CHECKPOINTS:
         statement = statement.where(~CHECKPOINTS.c.name.startswith(COPY_PREFIX, autoescape=True))
-    with translate_errors(), storage.engine.connect() as connection:
+    return partitions(connection, statement, batch_rows)
+
+
+def partitions(
+    connection: sa.Connection, statement: sa.Select[Any], batch_rows: int
+) -> Iterator[Sequence[sa.Row[Any]]]:
+    """Give the rows of a statement, at most so many at a time."""
+    with translate_errors():
         yield from connection.execute(statement.execution_options(yield_per=batch_rows)).partitions()
 
 
@@ -146,6 +154,11 @@ _DECODER = json.JSONDecoder(parse_float=_exact)
 _encode = json.JSONEncoder(sort_keys=True).encode
 
 
+def _lifecycle_rows_of(storage: SqlStorage, table: sa.Table) -> Iterator[Sequence[sa.Row[Any]]]:
+    with translate_errors(), storage.engine.connect() as connection:
+        yield from lifecycle_rows(connection, table, _BATCH_ROWS)
+
+
 def _queries(storage: SqlStorage) -> dict[str, Query[Any]]:
     return {
         RawLog.__tablename__: storage.logs,
@@ -161,15 +174,15 @@ def _keys(batch: "pa.RecordBatch", names: Sequence[str]) -> list[Key]:
 def _sum(name: str, batches: Iterable[Sequence[bytes]], on_rows: OnRows | None) -> TableSum:
     rows = total = 0
     for batch in batches:
-        total += sum(map(int.from_bytes, map(_digest, batch)))
+        total += sum(map(int.from_bytes, _digests(batch)))
         rows += len(batch)
         if on_rows is not None:
             on_rows(name, len(batch))
     return TableSum(rows, f"{total % _MODULUS:0{2 * _HASH_BYTES}x}")
 
 
-def _digest(row: bytes) -> bytes:
-    return blake2b(row, digest_size=_HASH_BYTES).digest()
+def _digests(rows: Sequence[bytes]) -> list[bytes]:
+    return [blake2b(row, digest_size=_HASH_BYTES).digest() for row in rows]
 
 
 def _of_batch(batch: "pa.RecordBatch") -> list[bytes]:

@@ -42,14 +42,16 @@ from fiberstore.contents import (
     canonical_json,
     keyed_rows,
     lifecycle_rows,
-    record_batches,
+    partitions,
     table_sums,
 )
 from fiberstore.errors import CursorError, translate_errors
 from fiberstore.lifecycle import CheckpointMove
-from fiberstore.models import Fiber, Membership, RawLog
+from fiberstore.models import Fiber, Membership, RawLog, check_stored_version
+from fiberstore.prepared import compiled, connection_of
 from fiberstore.queries import Memberships
 from fiberstore.records import FiberMembership, FiberRecord, check_number, dump_json
+from fiberstore.repositories import FiberRepository
 from fiberstore.storages import SqlStorage
 
 K = TypeVar("K", str, Key)
@@ -59,6 +61,7 @@ T = TypeVar("T")
 BATCH_ROWS = 4_096  # lines may be long
 MOST_PASSES = 10
 _KEYS_AT_ONCE = 1_000
+_ROWS_READ = 4_096
 _ID_CHARS = 36
 _NEW = "new_"
 _KEYS_SHOWN = 5
@@ -215,11 +218,12 @@ class _Copy:
         """Go through the source once; return whether there may be more to write."""
         before = self._changes
         has_all_logs = self._copy_logs()
-        self._copy_fibers()
-        self._end_merged_fibers()  # before their memberships, so that none is left without its fiber
-        self._copy_memberships()
-        for table in LIFECYCLE_TABLES:
-            self._copy_rows(table)
+        with self._source.session() as snapshot:  # in which every membership and every pin has its fiber
+            self._copy_fibers(snapshot)
+            self._end_merged_fibers(snapshot)
+            self._copy_memberships(snapshot)
+            for table in LIFECYCLE_TABLES:
+                self._copy_rows(snapshot, table)
         return self._changes > before or not has_all_logs
 
     def compare(self) -> Copied:
@@ -272,29 +276,31 @@ class _Copy:
                 return
             self._cursor = self._noted = move.value
 
-    def _copy_fibers(self) -> None:
-        for some in _batches(self._source.fibers.iter_records(), self._batch_rows):
+    def _copy_fibers(self, snapshot: Session) -> None:
+        for some in _batches(FiberRepository(snapshot).iter_records(), self._batch_rows):
             found = self._destination.fibers.get_many([fiber.fiber_id for fiber in some]).items
             held = {fiber.fiber_id: _values(fiber) for fiber in found}
             changed = [fiber for fiber in some if held.get(fiber.fiber_id) != _values(fiber)]
             if changed:
                 self._destination.upsert_fibers(changed)
-            self._note(Fiber.__tablename__, read=len(some), written=len(changed))
+            self._note(_FIBERS.name, read=len(some), written=len(changed))
 
-    def _end_merged_fibers(self) -> None:
+    def _end_merged_fibers(self, snapshot: Session) -> None:
         """Delete in the destination the fibers that were merged in the source, and move their pins.
 
         Their memberships follow in ``_copy_memberships``.
         """
-        for rows in lifecycle_rows(self._source, MERGES, _KEYS_AT_ONCE):
+        is_ended = _FIBERS.c.fiber_id.is_(None).label("is_ended")
+        merged = sa.select(*MERGES.c, is_ended).outerjoin(_FIBERS, _FIBERS.c.fiber_id == MERGES.c.fiber_id)
+        for rows in partitions(snapshot.connection(), merged, _KEYS_AT_ONCE):
             survivors: dict[UUID, UUID] = {row.fiber_id: row.survivor_id for row in rows}
-            ended = set(self._source.fibers.get_many(survivors).missing)
-            left = [fiber.fiber_id for fiber in self._destination.fibers.get_many(ended).items]
+            ended = {row.fiber_id for row in rows if row.is_ended}
+            left = _among(self._destination, _FIBERS, ended)
             if left:
                 with self._destination.transaction() as transaction, translate_errors():
                     for loser in left:
-                        moved = sa.update(MERGES).where(MERGES.c.survivor_id == loser)
-                        transaction.session.execute(moved.values(survivor_id=survivors[loser]))
+                        others = sa.update(MERGES).where(MERGES.c.survivor_id == loser)
+                        transaction.session.execute(others.values(survivor_id=survivors[loser]))
                     self._delete(transaction.session, _FIBERS, [(loser,) for loser in left])
             self._move_pins(survivors, ended)
 
@@ -309,41 +315,21 @@ class _Copy:
                 transaction.session.execute(insert(FIBER_PINS).values(rows).on_conflict_do_nothing())
                 self._delete(transaction.session, FIBER_PINS, [(loser,) for loser in moved])
 
-    def _copy_memberships(self) -> None:
-        table = _MEMBERSHIPS.name
+    def _copy_memberships(self, snapshot: Session) -> None:
+        tell = partial(self._tell, "copy", _MEMBERSHIPS.name)
         with (
-            closing(_pairs(self._source.memberships, lambda rows: self._tell("copy", table, rows))) as pairs,
-            closing(_pairs(self._destination.memberships)) as held,
+            self._destination.session() as reader,
+            closing(_pairs(snapshot, tell)) as pairs,
+            closing(_pairs(reader)) as held,
         ):
             for some in _batches(_differing(pairs, held), self._batch_rows):
-                self._write_memberships(
-                    [_membership(ids, new) for ids, new, old in some if new is not None and old is None]
-                )
-                for part in _batches(some, _KEYS_AT_ONCE):
-                    self._move_memberships(
-                        [_membership(ids, old) for ids, new, old in part if old is not None and new is None]
-                    )
-
-    def _write_memberships(self, memberships: list[FiberMembership]) -> None:
-        """Write memberships, with those of their fibers that were stored since the fibers were copied.
-
-        A membership whose fiber neither store has any more is left out, unless the source still holds it.
-        """
-        fiber_ids = {membership.fiber_id for membership in memberships}
-        places = self._destination.resolve_fibers(fiber_ids)
-        fibers = self._source.fibers.get_many(id_ for id_ in fiber_ids if places.get(id_) != id_)
-        gone = set(fibers.missing)
-        held = self._held([_ids(membership) for membership in memberships if membership.fiber_id in gone])
-        counts = self._destination.write_batch(
-            fibers=fibers.items,
-            memberships=[
-                membership
-                for membership in memberships
-                if membership.fiber_id not in gone or _ids(membership) in held
-            ],
-        )
-        self._note(_FIBERS.name, read=0, written=len(fibers.items))
-        self._note(_MEMBERSHIPS.name, read=0, written=counts.memberships)
+                lacking = [_membership(ids, new) for ids, new, old in some if new is not None and old is None]
+                if lacking:
+                    written = self._destination.write_memberships(lacking)
+                    self._note(_MEMBERSHIPS.name, read=0, written=written)
+                extra = [_membership(ids, old) for ids, new, old in some if old is not None and new is None]
+                for part in _batches(extra, _KEYS_AT_ONCE):
+                    self._move_memberships(part)
 
     def _move_memberships(self, memberships: list[FiberMembership]) -> None:
         """Take memberships that the source does not hold from the fibers that were merged there.
@@ -351,24 +337,25 @@ class _Copy:
         They go to the survivor if only the destination has their log. Those of other fibers stay.
         """
         survivors = self._survivors({membership.fiber_id for membership in memberships})
-        if not survivors:
-            return
-        ended = set(self._source.fibers.get_many(survivors).missing)
+        stored = _among(self._destination, _FIBERS, set(survivors.values()))
         moves = {
-            membership: membership.model_copy(update={"fiber_id": survivors[membership.fiber_id]})
-            for membership in memberships
-            if membership.fiber_id in survivors
+            _ids(old): old.model_copy(update={"fiber_id": survivors[old.fiber_id]})
+            for old in memberships
+            if survivors.get(old.fiber_id) in stored
         }
+        if not moves:
+            return
+        alive = _among(self._source, _FIBERS, {fiber_id for _, fiber_id in moves})
         held = self._held([_ids(new) for new in moves.values()])
         # The source has moved those of a fiber that is stored again if it holds them at the survivor.
-        moved = {old: new for old, new in moves.items() if old.fiber_id in ended or _ids(new) in held}
-        known = _among(self._source, _LOGS, {membership.log_id for membership in moved})
-        self._write_memberships(
-            [new for new in moved.values() if new.log_id not in known and _ids(new) not in held]
-        )
+        moved = {old: new for old, new in moves.items() if old[1] not in alive or _ids(new) in held}
+        known = _among(self._source, _LOGS, {log_id for log_id, _ in moved})
+        kept = [new for new in moved.values() if new.log_id not in known and _ids(new) not in held]
         if moved:
             with self._destination.transaction() as transaction, translate_errors():
-                self._delete(transaction.session, _MEMBERSHIPS, list(map(_ids, moved)))
+                written = transaction.memberships.write(kept)
+                self._delete(transaction.session, _MEMBERSHIPS, list(moved))
+            self._note(_MEMBERSHIPS.name, read=0, written=written)
 
     def _survivors(self, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
         """Return where fibers have gone in the source; those that were never merged are left out."""
@@ -390,15 +377,15 @@ class _Copy:
         )
         return set(map(_ids, query.iter_records())).intersection(pairs)
 
-    def _copy_rows(self, table: sa.Table) -> None:
+    def _copy_rows(self, snapshot: Session, table: sa.Table) -> None:
         """Write the rows of a table of the lifecycle that the destination lacks or has otherwise."""
         (key,) = table.primary_key
-        for rows in lifecycle_rows(self._source, table, _KEYS_AT_ONCE):
+        for rows in lifecycle_rows(snapshot.connection(), table, _KEYS_AT_ONCE):
             with self._destination.transaction() as transaction, translate_errors():
                 session = transaction.session
                 found = session.execute(sa.select(table).where(key.in_([row[0] for row in rows])))
                 held = {row[0]: row for row in found}
-                new = self._placed(table, [row for row in rows if row[0] not in held])
+                new = [row for row in rows if row[0] not in held]
                 changed = [row for row in rows if row != held.get(row[0], row)]
                 if table is VERSIONS and any(row.active for row in (*new, *changed)):
                     session.execute(sa.update(table).where(table.c.active.is_(True)).values(active=None))
@@ -407,16 +394,6 @@ class _Copy:
                 if new:
                     session.execute(sa.insert(table), [row._asdict() for row in new])
             self._note(table.name, read=len(rows), written=len(new) + len(changed))
-
-    def _placed(self, table: sa.Table, rows: list[sa.Row[Any]]) -> list[sa.Row[Any]]:
-        """Return the rows without pins of what the destination lacks, unless the source lacks it, too."""
-        pinned = {FIBER_PINS: _FIBERS, LOG_PINS: _LOGS}.get(table)
-        if pinned is None or not rows:
-            return rows
-        absent = {row[0] for row in rows} - _among(self._destination, pinned, [row[0] for row in rows])
-        gone = absent - _among(self._source, pinned, absent)
-        held = _among(self._source, table, gone)
-        return [row for row in rows if row[0] not in absent or row[0] in held]
 
     def _reconcile(self, table: sa.Table, *, mirror: bool) -> TableDifference:
         lacking = extra = changed = 0
@@ -494,18 +471,17 @@ def _values(fiber: FiberRecord) -> tuple[object, ...]:
     )
 
 
-def _pairs(memberships: Memberships, on_rows: Callable[[int], None] | None = None) -> Generator[_Pair]:
+def _pairs(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[_Pair]:
     """Give memberships by their ids, ascending."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    for batch in record_batches(memberships):
-        ids = pc.binary_join_element_wise(
-            batch["log_id"], batch["fiber_id"], pa.scalar("", pa.large_string())
-        )
-        yield from zip(ids.to_pylist(), batch["config_version"].to_pylist(), strict=True)
-        if on_rows is not None:
-            on_rows(batch.num_rows)
+    ids = sa.cast(_MEMBERSHIPS.c.log_id, sa.String) + sa.cast(_MEMBERSHIPS.c.fiber_id, sa.String)
+    statement = sa.select(ids, _MEMBERSHIPS.c.config_version).order_by(*_MEMBERSHIPS.primary_key)
+    with translate_errors():
+        batches = connection_of(session).stream_rows(*compiled(session, statement), _ROWS_READ)
+        with closing(batches):
+            for rows in batches:
+                yield from rows
+                if on_rows is not None:
+                    on_rows(len(rows))
 
 
 def _differing(
@@ -553,7 +529,9 @@ def _primary_key(table: sa.Table, key: Key) -> Key:
 
 def _membership(ids: str, version: int) -> FiberMembership:
     return FiberMembership.model_construct(
-        log_id=UUID(ids[:_ID_CHARS]), fiber_id=UUID(ids[_ID_CHARS:]), config_version=version
+        log_id=UUID(ids[:_ID_CHARS]),
+        fiber_id=UUID(ids[_ID_CHARS:]),
+        config_version=check_stored_version(version),
     )
 
 
