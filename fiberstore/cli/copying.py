@@ -27,7 +27,9 @@ def copy(
     ],
     mirror: Annotated[
         bool,
-        typer.Option("--mirror", help="Delete what only DST holds; replace logs and memberships that differ."),
+        typer.Option(
+            "--mirror", help="Delete what only DST holds; replace logs and memberships that differ."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -45,6 +47,11 @@ def copy(
             raise typer.Exit(INTERRUPTED) from None
         seconds = time.monotonic() - begin
     print_copied(copied, seconds, as_json=as_json)
+    deleted = ", ".join(
+        f"{counted(rows, 'rows')} of {table}" for table, rows in copied.deleted.items() if rows
+    )
+    if deleted:
+        tell(f"deleted in DST: {deleted}")
     if not copied.is_equal:
         tell(_difference(copied))
         raise typer.Exit(1)
