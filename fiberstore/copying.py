@@ -183,7 +183,7 @@ def copy_store(
         else:
             break
     found = compared or copy.compare()
-    return replace(found, passes=passes, has_ended=compared is not None)
+    return replace(found, passes=passes, has_ended=compared is not None, differences=copy.differences)
 
 
 def _refuse_one_database(source: SqlStorage, destination: SqlStorage) -> None:
@@ -198,7 +198,11 @@ def _refuse_one_database(source: SqlStorage, destination: SqlStorage) -> None:
 
 
 class _Copy:
-    """One run of a copy: what it has written, and how far it has come in the logs."""
+    """One run of a copy: what it has written, and how far it has come in the logs.
+
+    Attributes:
+        differences: Result of ``reconcile`` since the last comparison.
+    """
 
     def __init__(
         self, source: SqlStorage, destination: SqlStorage, batch_rows: int, on_rows: OnRows | None
@@ -209,7 +213,7 @@ class _Copy:
         self._on_rows = on_rows
         self._written: Counter[str] = Counter()
         self._deleted: Counter[str] = Counter()
-        self._differences: dict[str, TableDifference] = {}
+        self.differences: dict[str, TableDifference] = {}
         self._checkpoint = f"{COPY_PREFIX}from {_identity(source)}"
         known = destination.checkpoints.get(self._checkpoint)
         self._cursor = self._noted = None if known is None else known.value
@@ -235,8 +239,8 @@ class _Copy:
         written, deleted = (
             {table: counts[table] for table in source} for counts in (self._written, self._deleted)
         )
-        self._differences = {}
-        return Copied(written, deleted, 0, False, source, destination, self._differences)
+        self.differences = {}
+        return Copied(written, deleted, 0, False, source, destination, {})
 
     def reconcile(self, names: Collection[str], *, mirror: bool) -> bool:
         """Compare tables row by row; return True if rows were written or deleted.
@@ -246,7 +250,7 @@ class _Copy:
         before = self._changes
         for name, table in _TABLES.items():
             if name in names:
-                self._differences[name] = self._reconcile(table, mirror=mirror)
+                self.differences[name] = self._reconcile(table, mirror=mirror)
         return self._changes > before
 
     @property
