@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from test_lifecycle_oracle import empty
 from test_reprocess import RULES
 
-from fiberstore import Base, DuckDBStorage, Fibers, Logs, Memberships, StorageError, copy_store
+from fiberstore import Base, DuckDBStorage, FiberRecord, Fibers, Logs, Memberships, StorageError, copy_store
 from fiberstore.contents import COPY_PREFIX
 from fiberstore.copying import Copied
 from fiberstore.ingest import Rules, load_rules, reprocess
@@ -64,21 +64,35 @@ def memberships_of(store: SqlStorage, numbers: set[int]) -> Memberships:
     return store.memberships.where(Memberships.c.log_id.in_([uid(number) for number in numbers]))
 
 
-def upsert(store: SqlStorage, number: int, version: int, kind: str, when: int, *, closed: bool) -> None:
-    first = NOON + timedelta(seconds=when)
-    store.upsert_fibers([fiber(number, kind, when, first=first, closed=closed, config_version=version)])
+def records(versions: st.SearchStrategy[int]) -> st.SearchStrategy[FiberRecord]:
+    first = seconds.map(lambda when: NOON + timedelta(seconds=when))
+    return st.builds(
+        fiber, fiber_numbers, texts, seconds, first=first, closed=st.booleans(), config_version=versions
+    )
+
+
+def join(store: SqlStorage, held: set[tuple[int, int]], version: int) -> None:
+    """Write memberships of stored fibers."""
+    stored = numbers_of(store)
+    store.write_memberships(
+        [member(number, of_fiber, version) for number, of_fiber in held if of_fiber in stored]
+    )
+
+
+def numbers_of(store: SqlStorage) -> set[int]:
+    return {record.fiber_id.int for record in store.fibers.iter_records()}
 
 
 def store_whole(store: SqlStorage, held: set[tuple[int, int]], text: str, version: int) -> None:
     store.write_batch(
         logs=[log(number, text=text) for number in {number for number, _ in held}],
         fibers=[fiber(number, config_version=version) for number in {number for _, number in held}],
-        memberships=[member(*pair, version) for pair in held],
+        memberships=[member(number, of_fiber, version) for number, of_fiber in held],
     )
 
 
 def merge(store: SqlStorage, losers: set[int], survivor: int) -> None:
-    stored = {record.fiber_id.int for record in store.fibers.iter_records()}
+    stored = numbers_of(store)
     store.merge_fibers({uid(loser): uid(survivor) for loser in (losers & stored) - {survivor}})
 
 
@@ -102,24 +116,8 @@ def additions(versions: st.SearchStrategy[int]) -> list[st.SearchStrategy[Write]
             *(some_logs, texts, seconds),
         ),
         write("write_fiber", lambda store, number: store.write_fiber(fiber(number)), fiber_numbers),
-        write(
-            "upsert",
-            lambda store, *values, closed: upsert(store, *values, closed=closed),
-            *(fiber_numbers, versions, texts, seconds),
-        ).flatmap(
-            lambda made: st.booleans().map(
-                lambda closed: Write(
-                    made.name,
-                    (*made.arguments, closed),
-                    lambda store, *values: upsert(store, *values[:-1], closed=values[-1]),
-                )
-            )
-        ),
-        write(
-            "write_memberships",
-            lambda store, held, version: store.write_memberships([member(*pair, version) for pair in held]),
-            *(pairs, versions),
-        ),
+        write("upsert", lambda store, record: store.upsert_fibers([record]), records(versions)),
+        write("join", join, pairs, versions),
         write("close", lambda store, numbers: fibers_of(store, numbers).close(), some_fibers),
         write("reopen", lambda store, numbers: fibers_of(store, numbers).reopen(), some_fibers),
         write("pin fibers", lambda store, numbers: fibers_of(store, numbers).pin(), some_fibers),
@@ -287,7 +285,15 @@ def check_everything(stores: tuple[SqlStorage, SqlStorage], example: Example) ->
 
 
 three = st.just(3)
-of_additions = [*additions(three), write("merge", merge_for_good, some_fibers, fiber_numbers)]
+of_additions = [
+    *additions(three),
+    write("merge", merge_for_good, some_fibers, fiber_numbers),
+    write(
+        "write_memberships",  # also of no fiber
+        lambda store, held: store.write_memberships([member(*pair) for pair in held]),
+        pairs,
+    ),
+]
 of_everything = [*additions(versions), *removals()]
 
 few = settings(deadline=None, max_examples=4, suppress_health_check=list(HealthCheck))
