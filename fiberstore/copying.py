@@ -224,8 +224,8 @@ class _Copy:
         has_all_logs = self._copy_logs()
         with self._source.session() as snapshot:  # in which every membership and every pin has its fiber
             self._copy_fibers(snapshot)
-            self._end_merged_fibers(snapshot)
             self._copy_memberships(snapshot)
+            self._end_merged_fibers(snapshot)
             for table in LIFECYCLE_TABLES:
                 self._copy_rows(snapshot, table)
         return self._changes > before or not has_all_logs
@@ -292,7 +292,7 @@ class _Copy:
     def _end_merged_fibers(self, snapshot: Session) -> None:
         """Delete in the destination the fibers that were merged in the source, and move their pins.
 
-        Their memberships follow in ``_copy_memberships``.
+        Their memberships have moved before, so that a copy that is killed leaves none without its fiber.
         """
         is_ended = _FIBERS.c.fiber_id.is_(None).label("is_ended")
         merged = sa.select(*MERGES.c, is_ended).outerjoin(_FIBERS, _FIBERS.c.fiber_id == MERGES.c.fiber_id)

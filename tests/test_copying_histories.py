@@ -131,7 +131,7 @@ def additions(versions: st.SearchStrategy[int]) -> list[st.SearchStrategy[Write]
 def removals() -> list[st.SearchStrategy[Write]]:
     """Return writes of which a store keeps no trace, or that change what was written first."""
     return [
-        write("merge", merge, some_fibers, fiber_numbers),
+        *(3 * [write("merge", merge, some_fibers, fiber_numbers)]),
         write("delete logs", lambda store, numbers: logs_of(store, numbers).delete(), some_logs),
         write("delete fibers", lambda store, numbers: fibers_of(store, numbers).delete(), some_fibers),
         write(
@@ -212,6 +212,7 @@ def live(
         if steps and step():
             raise StoppedError
 
+    store_whole(source, {(1, 1), (2, 2), (3, 3), (4, 3)}, "a", 3)
     while steps:
         step()
         with suppress(StoppedError):
@@ -287,7 +288,7 @@ def check_everything(stores: tuple[SqlStorage, SqlStorage], example: Example) ->
 three = st.just(3)
 of_additions = [
     *additions(three),
-    write("merge", merge_for_good, some_fibers, fiber_numbers),
+    *(4 * [write("merge", merge_for_good, some_fibers, fiber_numbers)]),
     write(
         "write_memberships",  # also of no fiber
         lambda store, held: store.write_memberships([member(*pair) for pair in held]),
