@@ -292,7 +292,8 @@ class _Copy:
     def _end_merged_fibers(self, snapshot: Session) -> None:
         """Delete in the destination the fibers that were merged in the source, and move their pins.
 
-        Their memberships have moved before, so that a copy that is killed leaves none without its fiber.
+        Most of their memberships have moved before; the last go with them, so that a copy that is killed
+        leaves none without its fiber.
         """
         is_ended = _FIBERS.c.fiber_id.is_(None).label("is_ended")
         merged = sa.select(*MERGES.c, is_ended).outerjoin(_FIBERS, _FIBERS.c.fiber_id == MERGES.c.fiber_id)
@@ -301,11 +302,19 @@ class _Copy:
             ended = {row.fiber_id for row in rows if row.is_ended}
             left = _among(self._destination, _FIBERS, ended)
             if left:
+                query = self._destination.memberships.where(Memberships.c.fiber_id.in_(list(left)))
+                rest = {_ids(old): _at(old, survivors[old.fiber_id]) for old in query.iter_records()}
+                held = self._held(rest)
+                moves = {old: new for old, new in rest.items() if old not in held}
+                kept = self._only_here(moves.values())
                 with self._destination.transaction() as transaction, translate_errors():
                     for loser in left:
                         others = sa.update(MERGES).where(MERGES.c.survivor_id == loser)
                         transaction.session.execute(others.values(survivor_id=survivors[loser]))
+                    written = transaction.memberships.write(kept)
+                    self._delete(transaction.session, _MEMBERSHIPS, list(moves))
                     self._delete(transaction.session, _FIBERS, [(loser,) for loser in left])
+                self._note(_MEMBERSHIPS.name, read=0, written=written)
             self._move_pins(survivors, ended)
 
     def _move_pins(self, survivors: dict[UUID, UUID], ended: Collection[UUID]) -> None:
@@ -343,7 +352,7 @@ class _Copy:
         survivors = self._survivors({membership.fiber_id for membership in memberships})
         stored = _among(self._destination, _FIBERS, set(survivors.values()))
         moves = {
-            _ids(old): old.model_copy(update={"fiber_id": survivors[old.fiber_id]})
+            _ids(old): _at(old, survivors[old.fiber_id])
             for old in memberships
             if survivors.get(old.fiber_id) in stored
         }
@@ -353,13 +362,18 @@ class _Copy:
         held = self._held([_ids(new) for new in moves.values()])
         # The source has moved those of a fiber that is stored again if it holds them at the survivor.
         moved = {old: new for old, new in moves.items() if old[1] not in alive or _ids(new) in held}
-        known = _among(self._source, _LOGS, {log_id for log_id, _ in moved})
-        kept = [new for new in moved.values() if new.log_id not in known and _ids(new) not in held]
+        kept = self._only_here(moved.values())
         if moved:
             with self._destination.transaction() as transaction, translate_errors():
                 written = transaction.memberships.write(kept)
                 self._delete(transaction.session, _MEMBERSHIPS, list(moved))
             self._note(_MEMBERSHIPS.name, read=0, written=written)
+
+    def _only_here(self, memberships: Collection[FiberMembership]) -> list[FiberMembership]:
+        """Return those that the source does not hold, of logs that it does not hold."""
+        held = self._held(list(map(_ids, memberships)))
+        known = _among(self._source, _LOGS, {membership.log_id for membership in memberships})
+        return [new for new in memberships if new.log_id not in known and _ids(new) not in held]
 
     def _survivors(self, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
         """Return where fibers have gone in the source; those that were never merged are left out."""
@@ -537,6 +551,10 @@ def _membership(ids: str, version: int) -> FiberMembership:
         fiber_id=UUID(ids[_ID_CHARS:]),
         config_version=check_stored_version(version),
     )
+
+
+def _at(membership: FiberMembership, fiber_id: UUID) -> FiberMembership:
+    return membership.model_copy(update={"fiber_id": fiber_id})
 
 
 def _ids(membership: FiberMembership) -> tuple[UUID, UUID]:

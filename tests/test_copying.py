@@ -462,6 +462,18 @@ def test_a_copy_that_is_stopped_leaves_no_membership_of_a_merged_fiber(
     assert strays_of(destination) == []
 
 
+def test_a_merge_that_the_source_forgets_meanwhile_leaves_no_membership_of_its_fiber(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    one_fiber(source)
+    another(source)
+    copy_store(source, destination)
+    merge_another(source)
+    forgotten = ("copy fiber_memberships", lambda storage: fibers_of(storage, 1).delete())
+    while_copied(source, destination, forgotten)
+    assert strays_of(destination) == []
+
+
 def test_a_merge_of_a_fiber_whose_memberships_alone_were_copied_is_repeated(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
