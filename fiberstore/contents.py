@@ -7,7 +7,7 @@ because a database may give ``1e16`` back as ``10000000000000000``, or ``-0.0`` 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OnRows: TypeAlias = Callable[[str, int], None]
+Key: TypeAlias = tuple[Any, ...]
+"""What a row is ordered by; its last items are the primary key."""
 
 COPY_PREFIX = "fiberstore copy "
 """Checkpoints whose name begins so tell how far a copy has come; they are not part of what a store holds."""
@@ -45,6 +47,11 @@ VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS = (
 )
 LIFECYCLE_TABLES = (VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS)
 
+_ORDERS = {
+    RawLog.__tablename__: ("timestamp", "log_id"),
+    Fiber.__tablename__: ("first_activity", "fiber_id"),
+    Membership.__tablename__: ("log_id", "fiber_id"),
+}
 _HASH_BYTES = 16
 _MODULUS = 2 ** (8 * _HASH_BYTES)
 _BATCH_ROWS = 4_096  # lines may be long
@@ -78,13 +85,33 @@ def table_sums(storage: SqlStorage, *, on_rows: OnRows | None = None) -> dict[st
         StorageError: The database failed, or holds what no record can hold.
     """
     rows: dict[str, Iterable[Sequence[bytes]]] = {
-        RawLog.__tablename__: map(_of_batch, record_batches(storage.logs)),
-        Fiber.__tablename__: map(_of_batch, record_batches(storage.fibers)),
-        Membership.__tablename__: map(_of_batch, record_batches(storage.memberships)),
+        name: map(_of_batch, record_batches(query)) for name, query in _queries(storage).items()
     }
     for table in LIFECYCLE_TABLES:
-        rows[table.name] = map(_of_rows, lifecycle_rows(storage, table, _BATCH_ROWS))
+        rows[table.name] = map(_of_rows, _lifecycle_rows_of(storage, table))
     return {name: _sum(name, batches, on_rows) for name, batches in rows.items()}
+
+
+def keyed_rows(
+    storage: SqlStorage, name: str, *, on_rows: OnRows | None = None
+) -> Generator[tuple[Key, bytes]]:
+    """Give each row of a table as its key and its digest, by ascending keys.
+
+    Args:
+        storage: The store.
+        name: The name of the table.
+        on_rows: Called with the name and how many more of its rows were read.
+    """
+    if name in _ORDERS:
+        batches = record_batches(_queries(storage)[name])
+        keyed = ((_keys(batch, _ORDERS[name]), _of_batch(batch)) for batch in batches)
+    else:
+        (table,) = (table for table in LIFECYCLE_TABLES if table.name == name)
+        keyed = (([(row[0],) for row in rows], _of_rows(rows)) for rows in _lifecycle_rows_of(storage, table))
+    for keys, rows in keyed:
+        yield from zip(keys, _digests(rows), strict=True)
+        if on_rows is not None:
+            on_rows(name, len(keys))
 
 
 def record_batches(query: Query[Any], batch_rows: int = _BATCH_ROWS) -> "Iterator[pa.RecordBatch]":
@@ -93,12 +120,21 @@ def record_batches(query: Query[Any], batch_rows: int = _BATCH_ROWS) -> "Iterato
         yield from reader
 
 
-def lifecycle_rows(storage: SqlStorage, table: sa.Table, batch_rows: int) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Give the rows of a table of the lifecycle, at most so many at a time."""
-    statement = sa.select(table)
+def lifecycle_rows(
+    connection: sa.Connection, table: sa.Table, batch_rows: int
+) -> Iterator[Sequence[sa.Row[Any]]]:
+    """Give the rows of a table of the lifecycle by ascending keys, at most so many at a time."""
+    statement = sa.select(table).order_by(*table.primary_key)
     if table is CHECKPOINTS:
         statement = statement.where(~CHECKPOINTS.c.name.startswith(COPY_PREFIX, autoescape=True))
-    with translate_errors(), storage.engine.connect() as connection:
+    return partitions(connection, statement, batch_rows)
+
+
+def partitions(
+    connection: sa.Connection, statement: sa.Select[Any], batch_rows: int
+) -> Iterator[Sequence[sa.Row[Any]]]:
+    """Give the rows of a statement, at most so many at a time."""
+    with translate_errors():
         yield from connection.execute(statement.execution_options(yield_per=batch_rows)).partitions()
 
 
@@ -118,15 +154,35 @@ _DECODER = json.JSONDecoder(parse_float=_exact)
 _encode = json.JSONEncoder(sort_keys=True).encode
 
 
+def _lifecycle_rows_of(storage: SqlStorage, table: sa.Table) -> Iterator[Sequence[sa.Row[Any]]]:
+    with translate_errors(), storage.engine.connect() as connection:
+        yield from lifecycle_rows(connection, table, _BATCH_ROWS)
+
+
+def _queries(storage: SqlStorage) -> dict[str, Query[Any]]:
+    return {
+        RawLog.__tablename__: storage.logs,
+        Fiber.__tablename__: storage.fibers,
+        Membership.__tablename__: storage.memberships,
+    }
+
+
+def _keys(batch: "pa.RecordBatch", names: Sequence[str]) -> list[Key]:
+    return list(zip(*(_plain(batch[name]).to_pylist() for name in names), strict=True))
+
+
 def _sum(name: str, batches: Iterable[Sequence[bytes]], on_rows: OnRows | None) -> TableSum:
     rows = total = 0
     for batch in batches:
-        digests = [blake2b(row, digest_size=_HASH_BYTES).digest() for row in batch]
-        total += sum(map(int.from_bytes, digests))
+        total += sum(map(int.from_bytes, _digests(batch)))
         rows += len(batch)
         if on_rows is not None:
             on_rows(name, len(batch))
     return TableSum(rows, f"{total % _MODULUS:0{2 * _HASH_BYTES}x}")
+
+
+def _digests(rows: Sequence[bytes]) -> list[bytes]:
+    return [blake2b(row, digest_size=_HASH_BYTES).digest() for row in rows]
 
 
 def _of_batch(batch: "pa.RecordBatch") -> list[bytes]:
@@ -145,8 +201,14 @@ def _as_text(name: str, values: "pa.Array") -> "pa.Array":
 
     if name == "attributes":
         return pa.array(map(canonical_json, values.to_pylist()), pa.large_string())
-    number = values.view(pa.int64()) if pa.types.is_timestamp(values.type) else values
-    return number.cast(pa.large_string())
+    return _plain(values).cast(pa.large_string())
+
+
+def _plain(values: "pa.Array") -> "pa.Array":
+    """Return times as µs since 1970, and other values as they are."""
+    import pyarrow as pa
+
+    return values.view(pa.int64()) if pa.types.is_timestamp(values.type) else values
 
 
 def _of_rows(rows: Sequence[sa.Row[Any]]) -> list[bytes]:

@@ -9,7 +9,7 @@ import pytest
 from command_line import Run, assert_refused, on_a_terminal, plain, runner, without_progress
 
 from fiberstore import DuckDBStorage
-from fiberstore.testing.examples import fiber, log, member
+from fiberstore.testing.examples import fiber, log, member, uid
 
 SUM = "[0-9a-f]{32}"
 
@@ -76,9 +76,22 @@ def test_a_copy_that_differs_says_where_and_ends_with_1(run: Run, source: Path, 
     assert result.rows[0][:4] == ["raw_logs", "0", "4", "5"]
     assert result.rows[0][4] != result.rows[0][5]
     assert result.err == (
-        "fiberstore: SRC and DST differ in raw_logs, fibers, and there is nothing more to copy: what only "
-        "DST holds stays, and so do logs and memberships that it holds with other values\n"
+        "fiberstore: SRC and DST differ in raw_logs, fibers, and there is nothing more to copy "
+        f"(fibers: 1 row only in DST: {uid(7)}; raw_logs: 1 row only in DST: {uid(7)}); "
+        "--mirror deletes what only DST holds, such as what was deleted in SRC, and replaces what differs\n"
     )
+
+
+def test_a_mirror_deletes_what_only_the_destination_holds(run: Run, source: Path, destination: Path) -> None:
+    run("copy", source, destination)
+    with DuckDBStorage(destination) as storage:
+        storage.write_logs([log(number) for number in range(10, 20)])
+    shown = ", ".join(str(uid(number)) for number in range(10, 15))
+    assert f"raw_logs: 10 rows only in DST: {shown}, …)" in run("copy", source, destination).err
+    result = run("copy", source, destination, "--mirror")
+    assert (result.code, result.err) == (0, "fiberstore: deleted in DST: 10 rows of raw_logs\n")
+    (found,) = run("copy", source, destination, "--mirror", "--json").objects
+    assert (found["equal"], found["deleted"]["raw_logs"], found["differences"]) == (True, 0, {})
 
 
 @pytest.mark.parametrize(

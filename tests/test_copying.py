@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import hypothesis.strategies as st
 import pytest
@@ -31,6 +33,7 @@ from fiberstore import (
     copy_store,
 )
 from fiberstore.contents import COPY_PREFIX, canonical_json, table_sums
+from fiberstore.copying import Copied, TableDifference
 from fiberstore.lifecycle import LifecycleStorage
 from fiberstore.testing.examples import (
     ATTRIBUTES,
@@ -49,6 +52,7 @@ from fiberstore.testing.examples import (
     uid,
 )
 
+Change: TypeAlias = Callable[[DuckDBStorage], object]
 TABLES = tuple(sorted(Base.metadata.tables))
 
 
@@ -377,6 +381,213 @@ def test_a_source_that_never_rests_is_told(source: DuckDBStorage, destination: D
     assert copy_store(source, destination).is_equal
 
 
+# ---------------------------------------------------------------- fibers that end meanwhile
+
+
+def while_copied(source: DuckDBStorage, destination: DuckDBStorage, *changes: tuple[str, Change]) -> Copied:
+    """Copy a store, and change it once after each of these steps, in their order."""
+    left = list(changes)
+
+    def on_rows(step: str, _rows: int) -> None:
+        while left and left[0][0] == step:
+            left.pop(0)[1](source)
+
+    copied = copy_store(source, destination, on_rows=on_rows)
+    assert not left
+    return copied
+
+
+def one_fiber(storage: DuckDBStorage) -> None:
+    storage.write_batch(logs=[log(1)], fibers=[fiber(1)], memberships=[member(1, 1)])
+    storage.fibers.pin()
+    storage.logs.pin()
+
+
+def another(storage: DuckDBStorage) -> None:
+    storage.write_batch(logs=[log(2)], fibers=[fiber(2)], memberships=[member(2, 2)])
+    fibers_of(storage, 2).pin()
+
+
+def merge_another(storage: DuckDBStorage) -> None:
+    storage.merge_fibers({uid(2): uid(1)})
+
+
+def delete_another(storage: DuckDBStorage) -> None:
+    fibers_of(storage, 2).delete()
+
+
+def fibers_of(storage: DuckDBStorage, *numbers: int) -> Fibers:
+    return storage.fibers.where(Fibers.c.fiber_id.in_([uid(number) for number in numbers]))
+
+
+def strays_of(storage: DuckDBStorage) -> list[FiberMembership]:
+    """Return the memberships of no fiber."""
+    stored = {record.fiber_id for record in storage.fibers.iter_records()}
+    return [record for record in storage.memberships.iter_records() if record.fiber_id not in stored]
+
+
+@pytest.mark.parametrize("end", [merge_another, delete_another])
+@pytest.mark.parametrize("stored_at", ["copy raw_logs", "copy fibers"])
+@pytest.mark.parametrize("ended_at", ["copy fibers", "copy fiber_memberships", "copy fiber_pins"])
+def test_a_fiber_that_comes_and_goes_while_it_is_copied_leaves_nothing_without_it(
+    source: DuckDBStorage, destination: DuckDBStorage, stored_at: str, ended_at: str, end: Change
+) -> None:
+    one_fiber(source)
+    copied = while_copied(source, destination, (stored_at, another), (ended_at, end))
+    assert strays_of(destination) == []
+    if end is merge_another:
+        assert copied.is_equal
+    assert copy_store(source, destination, mirror=True).is_equal
+    assert rows_of(destination) == rows_of(source)
+
+
+@pytest.mark.parametrize("stopped_at", [f"copy {table}" for table in TABLES])
+def test_a_copy_that_is_stopped_leaves_no_membership_of_a_merged_fiber(
+    source: DuckDBStorage, destination: DuckDBStorage, stopped_at: str
+) -> None:
+    one_fiber(source)
+    another(source)
+    copy_store(source, destination)
+    merge_another(source)
+
+    def stop(step: str, _rows: int) -> None:
+        if step == stopped_at:
+            raise StoppedError
+
+    with suppress(StoppedError):  # some tables are empty
+        copy_store(source, destination, on_rows=stop)
+    assert strays_of(destination) == []
+    fibers_of(source, 1).delete()  # and with it what tells where the other fiber has gone
+    copy_store(source, destination)
+    assert strays_of(destination) == []
+
+
+def test_a_merge_that_the_source_forgets_meanwhile_leaves_no_membership_of_its_fiber(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    one_fiber(source)
+    another(source)
+    copy_store(source, destination)
+    merge_another(source)
+    forgotten = ("copy fiber_memberships", lambda storage: fibers_of(storage, 1).delete())
+    while_copied(source, destination, forgotten)
+    assert strays_of(destination) == []
+
+
+def test_a_merge_of_a_fiber_whose_memberships_alone_were_copied_is_repeated(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    one_fiber(source)
+    another(source)
+    destination.write_memberships([member(2, 2)])  # as an older release has left it
+    merge_another(source)
+    copied = copy_store(source, destination)
+    assert copied.is_equal
+    assert copied.deleted["fiber_memberships"] == 1
+
+
+def test_a_merged_fiber_that_is_stored_again_is_copied_as_it_is(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    one_fiber(source)
+    another(source)
+    copy_store(source, destination)
+    merge_another(source)
+    source.write_batch(logs=[log(3)], fibers=[fiber(2)], memberships=[member(3, 2)])
+    assert copy_store(source, destination).is_equal
+    source.merge_fibers({uid(1): uid(2)})  # and is a survivor itself
+    assert copy_store(source, destination).is_equal
+    assert destination.resolve_fibers([uid(1), uid(2)]) == {uid(1): uid(2), uid(2): uid(2)}
+
+
+def test_a_membership_that_was_written_to_an_ended_fiber_stays_there(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    one_fiber(source)
+    another(source)
+    copy_store(source, destination)
+    merge_another(source)
+    source.write_memberships([member(1, 2)])
+    assert copy_store(source, destination).is_equal
+    assert strays_of(destination) == [member(1, 2)]
+
+
+def test_what_the_destination_alone_has_of_a_merged_fiber_goes_to_the_survivor(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    one_fiber(source)
+    another(source)
+    fibers_of(source, 1, 2).unpin()
+    copy_store(source, destination)
+    destination.write_batch(logs=[log(9)], fibers=[fiber(9)], memberships=[member(9, 2)])
+    destination.merge_fibers({uid(9): uid(2)})
+    fibers_of(destination, 2).pin()
+    merge_another(source)
+    copied = copy_store(source, destination)
+    assert copied.differing == ["raw_logs", "fiber_memberships", "fiber_merges", "fiber_pins"]
+    assert destination.get_log_fibers(uid(9)) == [uid(1)]
+    assert destination.resolve_fibers([uid(9)]) == {uid(9): uid(1)}
+    assert [row.fiber_id for row in destination.fibers.where(Fibers.c.pinned).iter_records()] == [uid(1)]
+
+
+def test_a_mirror_follows_a_merge_whose_survivor_was_deleted(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    one_fiber(source)
+    another(source)
+    copy_store(source, destination)
+    merge_another(source)
+    fibers_of(source, 1).delete()
+    copied = copy_store(source, destination)
+    assert (copied.is_equal, copied.has_ended) == (False, True)
+    assert copied.differences["fibers"] == TableDifference(0, 2, 0, [str(uid(1)), str(uid(2))])
+    assert copy_store(source, destination, mirror=True).is_equal
+    assert rows_of(destination) == rows_of(source)
+
+
+def delete_some(storage: DuckDBStorage) -> None:
+    storage.logs.where(Logs.c.source_id == "web").delete()
+    fibers_of(storage, 7, 8).delete()
+
+
+def redact(storage: DuckDBStorage) -> None:
+    assert storage.logs.redact("[a-z]")
+
+
+def unpin(storage: DuckDBStorage) -> None:
+    storage.logs.unpin()
+    storage.fibers.unpin()
+
+
+def prune(storage: DuckDBStorage) -> None:
+    storage.prune(fibers=Fibers.c.last_activity < NOON + timedelta(seconds=9))
+
+
+def forget(storage: DuckDBStorage) -> None:
+    storage.checkpoints.delete("é")
+    storage.versions.activate(None)
+    storage.versions.drop(3)
+
+
+def store_otherwise(storage: DuckDBStorage) -> None:
+    storage.logs.where(Logs.c.log_id.in_([uid(1), uid(2)])).delete()
+    storage.write_logs([log(1, -99), log(2, 99)])
+    storage.memberships.delete()
+    storage.write_memberships([member(5, 5, 77)])
+
+
+@pytest.mark.parametrize("change", [delete_some, redact, unpin, prune, forget, store_otherwise])
+def test_a_mirror_follows_whatever_was_taken_away(
+    source: DuckDBStorage, destination: DuckDBStorage, change: Change
+) -> None:
+    fill(source)
+    copy_store(source, destination, batch_rows=20)
+    change(source)
+    assert not copy_store(source, destination, batch_rows=20).is_equal
+    assert copy_store(source, destination, batch_rows=20, mirror=True).is_equal
+    assert rows_of(destination) == rows_of(source)
+
+
 # ---------------------------------------------------------------- what differs
 
 
@@ -433,6 +644,28 @@ def test_what_the_destination_holds_otherwise_stays_and_is_told(
             assert before[name] <= after[name]
         else:
             assert after[name] == wanted[name]
+    assert {name: len(found.keys) for name, found in copied.differences.items()} == dict.fromkeys(
+        differing, 1
+    )
+    mirrored = copy_store(source, destination, mirror=True)
+    assert (mirrored.is_equal, mirrored.has_ended, mirrored.differences) == (True, True, {})
+    assert sum(mirrored.deleted.values()) == len(differing)
+    assert rows_of(destination) == wanted
+
+
+def test_rows_that_differ_are_counted_with_the_keys_of_the_first(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    fill(source)
+    copy_store(source, destination)
+    destination.write_logs([log(number) for number in range(900, 907)])
+    destination.write_memberships([member(900, 1)])
+    source.logs.where(Logs.c.log_id.in_([uid(301)])).redact("GET")
+    found = copy_store(source, destination).differences
+    assert found == {
+        "raw_logs": TableDifference(0, 7, 1, [str(uid(number)) for number in (301, *range(900, 904))]),
+        "fiber_memberships": TableDifference(0, 1, 0, [f"{uid(900)} {uid(1)}"]),
+    }
 
 
 def test_fibers_that_the_destination_holds_otherwise_are_written_over(

@@ -15,7 +15,7 @@ from fiberstore.cli.opening import has_tables, open_to_read, shown_target
 from fiberstore.cli.options import Json
 from fiberstore.cli.output import make_console
 from fiberstore.cli.render import counted, print_copied
-from fiberstore.copying import Copied, copy_store
+from fiberstore.copying import Copied, TableDifference, copy_store
 from fiberstore.errors import DatabaseError
 from fiberstore.opening import create_engine, open_storage
 from fiberstore.storages import SqlStorage
@@ -27,22 +27,33 @@ def copy(
     destination: Annotated[
         str, typer.Argument(metavar="DST", help="Where to; it is made, or what it lacks is added.")
     ],
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            "--mirror", help="Delete what only DST holds; replace logs and memberships that differ."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Copy a whole store into another, and compare both by counts and checksums; exit with 1 if they differ.
 
-    A copy that was stopped goes on where it was, and one that is run again adds what is new. What only DST
-    holds stays there, and then they differ.
+    A copy that was stopped resumes where it was, and one that is run again adds what is new. What only DST
+    holds stays there without --mirror, and then they differ.
     """
     with _open_both(source, destination) as (storage, target), _progress(storage) as on_rows:
         begin = time.monotonic()
         try:
-            copied = copy_store(storage, target, on_rows=on_rows)
+            copied = copy_store(storage, target, mirror=mirror, on_rows=on_rows)
         except KeyboardInterrupt:
             tell("interrupted; the same command goes on from there")
             raise typer.Exit(INTERRUPTED) from None
         seconds = time.monotonic() - begin
     print_copied(copied, seconds, as_json=as_json)
+    deleted = ", ".join(
+        f"{counted(rows, 'rows')} of {table}" for table, rows in copied.deleted.items() if rows
+    )
+    if deleted:
+        tell(f"deleted in DST: {deleted}")
     if not copied.is_equal:
         tell(_difference(copied))
         raise typer.Exit(1)
@@ -106,7 +117,20 @@ def _difference(copied: Copied) -> str:
             f"{counted(behind, 'logs')} behind, and {tables} differ; run it again, the last time when nobody "
             "writes SRC"
         )
+    found = "; ".join(f"{table}: {_counts(found)}" for table, found in copied.differences.items())
     return (
-        f"SRC and DST differ in {tables}, and there is nothing more to copy: what only DST holds stays, and "
-        "so do logs and memberships that it holds with other values"
+        f"SRC and DST differ in {tables}, and there is nothing more to copy ({found}); --mirror deletes what "
+        "only DST holds, such as what was deleted in SRC, and replaces what differs"
     )
+
+
+def _counts(found: TableDifference) -> str:
+    """Say how many rows of a table differ, and which are the first."""
+    counts = (
+        (found.only_source, "only in SRC"),
+        (found.only_destination, "only in DST"),
+        (found.changed, "with other values"),
+    )
+    said = ", ".join(f"{counted(rows, 'rows')} {where}" for rows, where in counts if rows)
+    is_more = sum(rows for rows, _ in counts) > len(found.keys)
+    return f"{said}: {', '.join(found.keys)}{', …' if is_more else ''}"
