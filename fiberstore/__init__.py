@@ -7,12 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fiberstore.aio import AsyncSqlStorage, AsyncTransaction
-    from fiberstore.aio_writer import AsyncBufferedWriter
-    from fiberstore.buffer import UnwrittenError
-    from fiberstore.copying import Copied, copy_store
-    from fiberstore.duckdb import AsyncDuckDBStorage, DuckDBStorage
-    from fiberstore.engine import create_engine
+    from fiberstore.aio.storage import AsyncSqlStorage, AsyncTransaction
+    from fiberstore.contract.conditions import Condition
+    from fiberstore.contract.lifecycle import (
+        AsyncLifecycleStorage,
+        Checkpoint,
+        CheckpointMove,
+        ConfigVersion,
+        LifecycleStorage,
+    )
+    from fiberstore.contract.queries import AsyncQueryStorage, Fibers, Logs, Memberships, Page, QueryStorage
+    from fiberstore.contract.storage import AsyncStorage, Storage
+    from fiberstore.copying.copy import Copied, copy_store
+    from fiberstore.duckdb.engine import create_engine
+    from fiberstore.duckdb.storage import AsyncDuckDBStorage, DuckDBStorage
     from fiberstore.errors import (
         BufferFullError,
         CheckpointError,
@@ -31,17 +39,8 @@ if TYPE_CHECKING:
         VersionNotFoundError,
     )
     from fiberstore.ids import new_log_id, stable_fiber_id, stable_log_id
-    from fiberstore.lifecycle import (
-        AsyncLifecycleStorage,
-        Checkpoint,
-        CheckpointMove,
-        ConfigVersion,
-        LifecycleStorage,
-    )
-    from fiberstore.models import Base, Fiber, Membership, RawLog
     from fiberstore.opening import open_async_storage, open_storage
     from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
-    from fiberstore.queries import AsyncQueryStorage, Fibers, Logs, Memberships, Page, QueryStorage
     from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
     from fiberstore.repositories import (
         CheckpointRepository,
@@ -50,11 +49,12 @@ if TYPE_CHECKING:
         MembershipRepository,
         VersionRepository,
     )
-    from fiberstore.storage import AsyncStorage, Storage
-    from fiberstore.storages import SqlStorage, Transaction
+    from fiberstore.repositories.storage import SqlStorage, Transaction
+    from fiberstore.sql.models import Base, Fiber, Membership, RawLog
     from fiberstore.versioning import config_version
-    from fiberstore.where import Condition
-    from fiberstore.writer import BufferedWriter
+    from fiberstore.writer.buffer import UnwrittenError
+    from fiberstore.writer.tasks import AsyncBufferedWriter
+    from fiberstore.writer.threaded import BufferedWriter
 
 __all__ = [
     "AsyncBufferedWriter",
@@ -126,20 +126,20 @@ _MODULES = (  # what imports the least comes first
     "ids",
     "errors",
     "records",
-    "storage",
-    "where",
-    "queries",
-    "lifecycle",
-    "buffer",
-    "writer",
-    "aio_writer",
-    "engine",
-    "models",
+    "contract.storage",
+    "contract.conditions",
+    "contract.queries",
+    "contract.lifecycle",
+    "writer.buffer",
+    "writer.threaded",
+    "writer.tasks",
+    "duckdb.engine",
+    "sql.models",
     "repositories",
-    "storages",
-    "aio",
-    "copying",
-    "duckdb",
+    "repositories.storage",
+    "aio.storage",
+    "copying.copy",
+    "duckdb.storage",
     "opening",
     "postgresql",
 )

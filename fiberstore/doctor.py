@@ -14,12 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
-from fiberstore import schema
 from fiberstore.atomic_files import leftovers
+from fiberstore.duckdb.fork_guard import IN_MEMORY
 from fiberstore.errors import SerializationError, translate_errors
-from fiberstore.models import Base, Fiber, Membership, RawLog, Timestamp, load_json
-from fiberstore.process import IN_MEMORY
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql import migrate
+from fiberstore.sql.models import Base, Fiber, Membership, RawLog, Timestamp, load_json
 
 _KEYS_AT_ONCE = 1_000
 _ROWS_BY_INDEX = sa.text(
@@ -136,7 +136,7 @@ def _about_folder(storage: SqlStorage) -> Iterator[Finding]:
 
 
 def _about_schema(storage: SqlStorage, connection: sa.Connection) -> list[Finding]:
-    revision, head = schema.current(connection), schema.head()
+    revision, head = migrate.current(connection), migrate.head()
     if revision is None:
         return [Finding("the tables are missing; `fiberstore db upgrade` builds them")]
     if revision != head:
@@ -144,7 +144,7 @@ def _about_schema(storage: SqlStorage, connection: sa.Connection) -> list[Findin
     # A missing index can be repaired; it is told of with the broken ones.
     return [
         Finding(difference)
-        for difference in schema.differences(storage.engine)
+        for difference in migrate.differences(storage.engine)
         if not (difference.startswith("index ") and difference.endswith(" is missing"))
     ]
 

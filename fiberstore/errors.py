@@ -13,7 +13,7 @@ StorageError
 ├── ConflictError         another transaction was first; run the whole transaction again
 ├── SerializationError    a value that cannot be stored or read back (also a ValueError)
 ├── BufferFullError       a buffered writer had no room for a record
-├── UnwrittenError        a buffered writer was closed, and has records left (in ``fiberstore.buffer``)
+├── UnwrittenError        a buffered writer was closed, and has records left (in ``fiberstore.writer.buffer``)
 ├── CheckpointError       a checkpoint that is not where it was expected
 ├── CursorError           a cursor that leads nowhere (also a ValueError)
 └── SchemaVersionError    the database is at a revision this release does not know

@@ -5,8 +5,8 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("fiberstore.otel needs OpenTelemetry: install fiberstore[otel]") from error
 
-from fiberstore.aio import AsyncSqlStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.telemetry import Call
 
 # Those of the semantic conventions for database clients; OpenTelemetry's defaults are for milliseconds.

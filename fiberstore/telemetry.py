@@ -1,6 +1,6 @@
 """What a storage tells about its calls: a log, counts, and hooks for tracing.
 
-The loggers are those of the modules, ``fiberstore.duckdb`` and so on. They name methods and numbers; never an
+The loggers are those of the modules, ``fiberstore.doctor`` and so on. They name methods and numbers; never an
 id, a text or the message of an error, which may quote one.
 """
 

@@ -8,9 +8,9 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from alembic.util import CommandError
 
-from fiberstore import models
 from fiberstore.opening import create_engine, is_postgresql
-from fiberstore.schema import VERSION_TABLE, back_up_before_rewrite, is_ours
+from fiberstore.sql import models
+from fiberstore.sql.migrate import VERSION_TABLE, back_up_before_rewrite, is_ours
 
 # A migration must not import fiberstore: its types are written as the ones below them.
 _RENDERED = {

@@ -23,7 +23,7 @@ from fiberstore import (
     SerializationError,
     StoredLog,
 )
-from fiberstore.storages import Transaction
+from fiberstore.repositories.storage import Transaction
 from fiberstore.testing.examples import (
     BEGIN_OF_TIME,
     END_OF_TIME,

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 from fiberstore import DuckDBStorage
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 
 pytest.register_assert_rewrite("fiberstore.testing")
 

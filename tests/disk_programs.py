@@ -151,7 +151,7 @@ def create_in(path: str, limit_bytes: str) -> None:
 
 def as_nobody(path: str) -> None:
     """Open, read and write as somebody who may not write the folder; print what each raised."""
-    from fiberstore import bulk, schema  # noqa: F401  # nobody may not be able to read the library
+    from fiberstore.sql import bulk, migrate  # noqa: F401  # nobody may not be able to read the library
 
     DuckDBStorage(":memory:").init_schema()
     if os.geteuid() == 0:

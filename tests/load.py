@@ -30,9 +30,9 @@ from fiberstore import (
     SqlStorage,
     StoredLog,
 )
-from fiberstore.aio import AsyncTransaction
-from fiberstore.storages import Transaction
-from fiberstore.workers import OneWorker
+from fiberstore.aio.storage import AsyncTransaction
+from fiberstore.aio.workers import OneWorker
+from fiberstore.repositories.storage import Transaction
 
 JOURNAL = datetime(2030, 1, 1, tzinfo=UTC)  # the time of the journal's logs is their position, in µs
 JOURNAL_END = JOURNAL + timedelta(days=1)

@@ -20,10 +20,8 @@ from oracle_lifecycle import (
 )
 from oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships, Tables
 
-from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
-from fiberstore.exchange import Stamp, read_records
-from fiberstore.exchange.schemas import Kind
-from fiberstore.lifecycle import (
+from fiberstore.contract.conditions import Condition, Or, checked_condition
+from fiberstore.contract.lifecycle import (
     DEFAULT_STEP_ROWS,
     BatchCounts,
     CheckpointMove,
@@ -33,6 +31,10 @@ from fiberstore.lifecycle import (
     Pruned,
     Upserted,
 )
+from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
+from fiberstore.exchange import Stamp, read_records
+from fiberstore.exchange.schemas import Kind
 from fiberstore.records import (
     MAX_ROWS,
     FiberMembership,
@@ -48,11 +50,9 @@ from fiberstore.records import (
     fiber_key,
     log_key,
 )
-from fiberstore.storage import DEFAULT_LIMIT
-from fiberstore.where import Condition, Or, checked_condition
 
 if TYPE_CHECKING:
-    from fiberstore.queries import Deleted
+    from fiberstore.contract.queries import Deleted
 
 _T = TypeVar("_T")
 

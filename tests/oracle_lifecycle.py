@@ -10,8 +10,8 @@ from uuid import UUID
 
 from oracle_queries import Tables, holds
 
-from fiberstore.errors import CheckpointError, DatabaseError, NotFoundError, VersionNotFoundError
-from fiberstore.lifecycle import (
+from fiberstore.contract.conditions import Condition
+from fiberstore.contract.lifecycle import (
     ChangeKind,
     Checkpoint,
     Checkpoints,
@@ -22,7 +22,8 @@ from fiberstore.lifecycle import (
     Pruned,
     Versions,
 )
-from fiberstore.queries import Deleted
+from fiberstore.contract.queries import Deleted
+from fiberstore.errors import CheckpointError, DatabaseError, NotFoundError, VersionNotFoundError
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,
@@ -33,7 +34,6 @@ from fiberstore.records import (
     check_text,
 )
 from fiberstore.versioning import config_version as version_of
-from fiberstore.where import Condition
 
 KINDS: tuple[ChangeKind, ...] = get_args(ChangeKind)
 

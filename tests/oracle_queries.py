@@ -19,45 +19,7 @@ import pyarrow as pa
 from pyarrow import compute
 from pydantic import JsonValue
 
-from fiberstore.cursors import NOTHING_SEEN, Mark, Place, decode, decode_position, encode, encode_position
-from fiberstore.engine import check_seconds
-from fiberstore.errors import CursorError
-from fiberstore.exchange import schema_of, write_records
-from fiberstore.lifecycle import Checkpoint, ConfigVersion
-from fiberstore.patterns import closed
-from fiberstore.queries import (
-    ARROW_BATCH_ROWS,
-    MOST_BUCKETS,
-    Bucket,
-    Deleted,
-    FiberOrder,
-    Fibers,
-    FiberSummary,
-    Found,
-    LogContext,
-    LogOrder,
-    Logs,
-    LogTail,
-    Memberships,
-    Page,
-    Partition,
-    Query,
-    Timeline,
-    TimelinePoint,
-    ValueCount,
-)
-from fiberstore.records import (
-    FiberMembership,
-    FiberRecord,
-    StoredLog,
-    as_utc,
-    check_id,
-    check_number,
-    check_text,
-    dump_json,
-)
-from fiberstore.storage import DEFAULT_LIMIT
-from fiberstore.where import (
+from fiberstore.contract.conditions import (
     And,
     AttributeCompare,
     AttributeExists,
@@ -78,6 +40,44 @@ from fiberstore.where import (
     check_redaction,
     checked_condition,
 )
+from fiberstore.contract.lifecycle import Checkpoint, ConfigVersion
+from fiberstore.contract.queries import (
+    ARROW_BATCH_ROWS,
+    MOST_BUCKETS,
+    Bucket,
+    Deleted,
+    FiberOrder,
+    Fibers,
+    FiberSummary,
+    Found,
+    LogContext,
+    LogOrder,
+    Logs,
+    LogTail,
+    Memberships,
+    Page,
+    Partition,
+    Query,
+    Timeline,
+    TimelinePoint,
+    ValueCount,
+)
+from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.duckdb.engine import check_seconds
+from fiberstore.errors import CursorError
+from fiberstore.exchange import schema_of, write_records
+from fiberstore.patterns import closed
+from fiberstore.records import (
+    FiberMembership,
+    FiberRecord,
+    StoredLog,
+    as_utc,
+    check_id,
+    check_number,
+    check_text,
+    dump_json,
+)
+from fiberstore.sql.cursors import NOTHING_SEEN, Mark, Place, decode, decode_position, encode, encode_position
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 P = TypeVar("P", StoredLog, FiberRecord)

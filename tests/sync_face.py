@@ -12,7 +12,8 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from fiberstore.lifecycle import (
+from fiberstore.contract.conditions import Condition, Scalar
+from fiberstore.contract.lifecycle import (
     DEFAULT_STEP_ROWS,
     AsyncCheckpoints,
     AsyncLifecycleStorage,
@@ -30,7 +31,7 @@ from fiberstore.lifecycle import (
     Upserted,
     Versions,
 )
-from fiberstore.queries import (
+from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
     AsyncFibers,
     AsyncLogs,
@@ -55,9 +56,8 @@ from fiberstore.queries import (
     Timeline,
     ValueCount,
 )
+from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
-from fiberstore.storage import DEFAULT_LIMIT
-from fiberstore.where import Condition, Scalar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

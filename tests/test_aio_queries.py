@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from fiberstore import AsyncDuckDBStorage, DatabaseError, Fibers, LogRecord, Logs, StoredLog
-from fiberstore.queries import AsyncQuery
+from fiberstore.contract.queries import AsyncQuery
 from fiberstore.testing.examples import at, fiber, log, member, uid
 
 LOGS = 5_000  # more than a stream fetches at once

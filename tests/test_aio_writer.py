@@ -22,9 +22,9 @@ from fiberstore import (
     LogRecord,
     UnwrittenError,
 )
-from fiberstore.buffer import BufferedRecord, checked
-from fiberstore.lifecycle import BatchCounts
+from fiberstore.contract.lifecycle import BatchCounts
 from fiberstore.testing.examples import fiber, log, member, uid
+from fiberstore.writer.buffer import BufferedRecord, checked
 
 TIMEOUT_S = 60
 NEVER_S = 1_000.0

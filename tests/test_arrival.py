@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from fiberstore import DuckDBStorage, RawLog
-from fiberstore.cursors import Mark, Place, encode
-from fiberstore.dbapi import Connection
+from fiberstore.contract.queries import LogOrder, Logs, Page
+from fiberstore.duckdb.connection import Connection
 from fiberstore.errors import CursorError
-from fiberstore.queries import LogOrder, Logs, Page
-from fiberstore.repositories.conditions import LOGS
 from fiberstore.repositories.on_duckdb.arrival import RowidArrival
+from fiberstore.sql.conditions import LOGS
+from fiberstore.sql.cursors import Mark, Place, encode
 from fiberstore.testing.examples import at, fiber, log, uid
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import walk

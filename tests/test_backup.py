@@ -17,11 +17,12 @@ import pytest
 import sqlalchemy as sa
 from samples import NOON, a_fiber, some_logs
 
-from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, FiberMembership, backup, doctor
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, FiberMembership, doctor
+from fiberstore.duckdb import backup
 from fiberstore.testing.concurrency import together
 
 if TYPE_CHECKING:
-    from fiberstore.dbapi import Connection
+    from fiberstore.duckdb.connection import Connection
 
 DAY = (NOON, NOON + timedelta(days=1))
 

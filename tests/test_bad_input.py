@@ -15,7 +15,7 @@ from sync_face import SyncFace, running_loop
 import fiberstore
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Storage, create_engine
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
 
 FACES = ("sync", "async")

@@ -25,7 +25,7 @@ from command_line import Result, Run, assert_refused, read_terminal, runner, tol
 from fiberstore import DuckDBStorage, Fiber, FiberMembership, FiberRecord, LogRecord, Membership, RawLog
 from fiberstore.cli import main
 from fiberstore.cli.render import duration, utc
-from fiberstore.printable import visible
+from fiberstore.escaping import visible
 
 LOGHUB = Path(__file__).parents[2] / "shared" / "loghub"
 
@@ -989,16 +989,16 @@ def test_ctrl_c_during_a_query_is_an_interrupt_too(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fiberstore.cli.ingest.ingest_files", interrupted)
+    monkeypatch.setattr("fiberstore.cli.commands.ingest.ingest_files", interrupted)
     result = run("ingest", "--rules", rules_file, "--db", db_file)
     assert (result.code, result.out) == (130, "")
     assert result.err.startswith("fiberstore: interrupted; the store holds 0 logs")
-    monkeypatch.setattr("fiberstore.cli.fibers.print_fibers", interrupted)
+    monkeypatch.setattr("fiberstore.cli.commands.fibers.print_fibers", interrupted)
     result = run("fibers", "--db", store)
     assert (result.code, result.out, result.err) == (130, "", "fiberstore: interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["typer", "fiberstore.errors", "fiberstore.cli.tail", "duckdb"])
+@pytest.mark.parametrize("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.tail", "duckdb"])
 def test_ctrl_c_while_the_program_loads_is_an_interrupt_too(tmp_path: Path, store: Path, module: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"

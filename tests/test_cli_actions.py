@@ -20,7 +20,7 @@ from test_injection import assert_without_effect
 
 from fiberstore import DuckDBStorage, Fibers, Logs
 from fiberstore.cli.sizes import parse_size
-from fiberstore.lifecycle import Pruned
+from fiberstore.contract.lifecycle import Pruned
 from fiberstore.testing.examples import fiber, log, member, uid
 
 NOW = datetime.now(UTC)
@@ -419,7 +419,7 @@ def test_ctrl_c_between_steps_keeps_what_is_done_and_the_next_run_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fiberstore.cli.prune._so_far", interrupted)
+        patch.setattr("fiberstore.cli.commands.prune._so_far", interrupted)
         result = run("prune", "--db", db, "--older-than", "1h")
     assert (result.code, result.out) == (130, "")
     assert (

@@ -17,11 +17,11 @@ from test_ingest import state_of
 
 from fiberstore import DatabaseError, DuckDBStorage
 from fiberstore.cli import main
-from fiberstore.cli.opening import open_read_only
+from fiberstore.cli.commands.tail import Following, ServerStore
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines
-from fiberstore.cli.tail import Following, ServerStore
-from fiberstore.demo import write_demo
+from fiberstore.cli.stores import open_read_only
+from fiberstore.ingest.demo import write_demo
 from fiberstore.ingest.pipeline import ingest
 from fiberstore.ingest.reprocess import reprocess
 from fiberstore.ingest.rules import load_rules

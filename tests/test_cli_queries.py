@@ -20,9 +20,9 @@ import pytest
 from command_line import Result, Run, assert_refused, on_a_terminal, plain, read_terminal, runner, told_cursor
 
 from fiberstore import DuckDBStorage
+from fiberstore.cli.commands.tail import FileStore, Following
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines
-from fiberstore.cli.tail import FileStore, Following
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
 
 EVIL = "\x1b[31mred\x07 [bold]timeout[/bold] \u202eback"

@@ -19,14 +19,15 @@ import pytest
 import sqlalchemy as sa
 from command_line import runner
 
-from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Logs, changes, compact
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Logs
 from fiberstore.atomic_files import hidden_folder, leftovers
-from fiberstore.backup import write_backup
-from fiberstore.dbapi import Connection
-from fiberstore.dialect import _CONFIG
+from fiberstore.contract.lifecycle import Compacted
 from fiberstore.doctor import examine
-from fiberstore.lifecycle import Compacted
-from fiberstore.process import opened
+from fiberstore.duckdb import change_lock, compact
+from fiberstore.duckdb.backup import write_backup
+from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.dialect import _CONFIG
+from fiberstore.duckdb.fork_guard import opened
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 
 SECRET = "hunter2-correct-horse-battery-staple"  # noqa: S105
@@ -134,7 +135,7 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write_logs([log(n) for n in range(1_000)])
-    monkeypatch.setattr(changes, "LOCK_TIMEOUT_S", 2.0)  # they do not even begin to wait for it
+    monkeypatch.setattr(change_lock, "LOCK_TIMEOUT_S", 2.0)  # they do not even begin to wait for it
     begun, errors, found = threading.Event(), [], []
 
     def call(number: int) -> None:
@@ -451,8 +452,8 @@ def test_what_a_kill_leaves_is_named_and_removed_and_what_lives_stays(
 OTHER = """
 import sys
 from fiberstore import DuckDBStorage, StorageLockedError
-from fiberstore.lifecycle import Compacted
-from fiberstore.process import opened
+from fiberstore.contract.lifecycle import Compacted
+from fiberstore.duckdb.fork_guard import opened
 from fiberstore.testing.examples import log
 print("begun", flush=True)
 try:

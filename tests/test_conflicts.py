@@ -13,10 +13,10 @@ import pytest
 from samples import a_fiber, some_logs
 from sqlalchemy.exc import OperationalError
 
-import fiberstore.changes
-import fiberstore.storages
+import fiberstore.duckdb.change_lock
+import fiberstore.repositories.storage
 from fiberstore import AsyncDuckDBStorage, ConflictError, DuckDBStorage, Fiber, FiberRecord
-from fiberstore.changes import ChangeLock, Turn
+from fiberstore.duckdb.change_lock import ChangeLock, Turn
 
 RETRY_TIMEOUT_S = 0.3
 
@@ -35,7 +35,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             raise
 
     monkeypatch.setattr(ChangeLock, "acquire", noting)
-    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.01)
     return refused
 
 
@@ -72,7 +72,7 @@ def test_a_conflict_that_lasts_is_raised_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
     call: Callable[[DuckDBStorage, FiberRecord], None],
 ) -> None:
-    monkeypatch.setattr(fiberstore.storages, "RETRY_TIMEOUT_S", RETRY_TIMEOUT_S)
+    monkeypatch.setattr(fiberstore.repositories.storage, "RETRY_TIMEOUT_S", RETRY_TIMEOUT_S)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with storage.transaction(), ThreadPoolExecutor(1) as thread:
@@ -153,7 +153,7 @@ def test_a_session_on_the_last_connection_does_not_block_who_holds_the_lock(
         fiber = a_fiber()
         storage.write_fiber(fiber)
         monkeypatch.setattr(ChangeLock, "acquire", noting)
-        monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 1)
+        monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 1)
         with ThreadPoolExecutor(1) as thread, storage.session() as session:
             row = session.get_one(Fiber, fiber.fiber_id)
             update = thread.submit(storage.update_fiber, fiber.model_copy(update={"fiber_type": "retyped"}))

@@ -19,8 +19,8 @@ from sqlalchemy.engine import URL
 from sync_face import SyncFace, running_loop
 
 from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
-from fiberstore.aio import AsyncSqlStorage
-from fiberstore.lifecycle import LifecycleStorage
+from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract

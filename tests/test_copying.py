@@ -32,9 +32,9 @@ from fiberstore import (
     config_version,
     copy_store,
 )
-from fiberstore.contents import COPY_PREFIX, canonical_json, table_sums
-from fiberstore.copying import Copied, TableDifference
-from fiberstore.lifecycle import LifecycleStorage
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.copying.checksums import COPY_PREFIX, canonical_json, table_sums
+from fiberstore.copying.copy import Copied, TableDifference
 from fiberstore.testing.examples import (
     ATTRIBUTES,
     BEGIN_OF_TIME,

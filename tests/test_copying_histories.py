@@ -15,11 +15,11 @@ from test_lifecycle_oracle import empty
 from test_reprocess import RULES
 
 from fiberstore import Base, DuckDBStorage, FiberRecord, Fibers, Logs, Memberships, StorageError, copy_store
-from fiberstore.contents import COPY_PREFIX
-from fiberstore.copying import Copied
+from fiberstore.copying.checksums import COPY_PREFIX
+from fiberstore.copying.copy import Copied
 from fiberstore.ingest import Rules, load_rules, reprocess
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
 
 MOST_RUNS = 2

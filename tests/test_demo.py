@@ -9,7 +9,7 @@ import pytest
 
 from fiberstore import DuckDBStorage
 from fiberstore.cli import main
-from fiberstore.demo import write_demo
+from fiberstore.ingest.demo import write_demo
 from fiberstore.ingest.pipeline import ingest
 from fiberstore.ingest.reader import read_sources
 from fiberstore.ingest.rules import load_rules

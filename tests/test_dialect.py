@@ -14,8 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
 from fiberstore import FiberMembership, MembershipRepository, create_engine
-from fiberstore.changes import changes_rows
-from fiberstore.dbapi import Connection
+from fiberstore.duckdb.change_lock import changes_rows
+from fiberstore.duckdb.connection import Connection
 
 
 class Base(DeclarativeBase):
@@ -264,7 +264,7 @@ def test_other_duckdb_engines_of_the_process_keep_their_dialect() -> None:
         "type(sa.create_engine('duckdb+fiberstore:///:memory:x').dialect).__module__)"
     )
     answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert answer.stdout.split() == ["duckdb_engine", "fiberstore.dialect"]
+    assert answer.stdout.split() == ["duckdb_engine", "fiberstore.duckdb.dialect"]
 
 
 def test_a_repository_on_another_dialect_is_refused() -> None:

@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from samples import NOON, some_logs
 
 from fiberstore import DamagedFileError, DatabaseError, DuckDBStorage, StorageError
-from fiberstore import files as database_files
+from fiberstore.duckdb import wal as database_files
 
 ENTRY_HEAD_BYTES = 16
 HEADERS_BYTES = 3 * 4096

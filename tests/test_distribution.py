@@ -16,8 +16,10 @@ from command_line import Run, runner
 from postgres_server import plain
 from sqlalchemy.sql import visitors
 
-from fiberstore import schema
-from fiberstore.distribution import (
+from fiberstore.contract.queries import Fibers, Logs
+from fiberstore.errors import DatabaseError
+from fiberstore.postgresql import PostgresStorage, create_engine
+from fiberstore.postgresql.distribution import (
     DISTRIBUTION_COLUMNS,
     SMALL_TABLES,
     DistributedEngine,
@@ -25,12 +27,10 @@ from fiberstore.distribution import (
     distribution_statements,
     engine_of,
 )
-from fiberstore.errors import DatabaseError
-from fiberstore.models import Base
-from fiberstore.postgresql import PostgresStorage, create_engine
-from fiberstore.queries import Fibers, Logs
 from fiberstore.repositories import memberships
-from fiberstore.repositories.conditions import to_sql
+from fiberstore.sql import migrate
+from fiberstore.sql.conditions import to_sql
+from fiberstore.sql.models import Base
 from fiberstore.testing.examples import NOON, at, log
 
 # What create_distributed_table and create_reference_table refuse, by the documentation of Citus.
@@ -90,7 +90,7 @@ def empty(postgres_url: str) -> Iterator[sa.Engine]:
 @pytest.fixture
 def filled(empty: sa.Engine) -> sa.Engine:
     """A database with the tables."""
-    schema.upgrade(empty)
+    migrate.upgrade(empty)
     return empty
 
 

@@ -32,7 +32,7 @@ from fiberstore import (
     StoredLog,
     create_engine,
 )
-from fiberstore.dbapi import Connection, Cursor
+from fiberstore.duckdb.connection import Connection, Cursor
 
 
 def test_a_batch_with_a_bad_record_stores_nothing(storage: DuckDBStorage) -> None:

@@ -559,7 +559,7 @@ def test_row_groups_are_sorted_and_say_by_what(
     order: Literal["oldest", "newest"],
 ) -> None:
     monkeypatch.setattr("fiberstore.exchange.writing._ROW_GROUP_ROWS", 10)
-    monkeypatch.setattr("fiberstore.repositories.queries._EXPORT_BATCH_ROWS", 10)
+    monkeypatch.setattr("fiberstore.repositories.query._EXPORT_BATCH_ROWS", 10)
     numbers = [(number * 37) % 60 for number in range(60)]  # in no order, and two at each time
     storage.write_logs([log(number, 3_600 * (number // 2)) for number in numbers])
     storage.write_fibers(fiber(number, first=at(3_600 * (number // 2))) for number in numbers)

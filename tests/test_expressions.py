@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiberstore.cli.durations import parse_duration
-from fiberstore.cli.expressions import parse_fiber_condition, parse_log_condition
-from fiberstore.queries import Fibers, Logs
+from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
+from fiberstore.contract.conditions import And, Condition, Or
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.testing.examples import NOON, TEXTS, uid
-from fiberstore.where import And, Condition, Or
 
 LATER = NOON + timedelta(hours=1, microseconds=1)
 ID = "00000000-0000-0000-0000-000000000008"

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from fiberstore import Fiber, RawLog, SerializationError
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
 
 Reads: TypeAlias = dict[str, Callable[[], object]]

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 
 from fiberstore import DatabaseError, DuckDBStorage, config_version
+from fiberstore.contract.lifecycle import ChangeKind, FiberChange, GenerationDiff
+from fiberstore.contract.queries import Deleted, Fibers, Logs, Memberships
 from fiberstore.errors import CursorError, VersionNotFoundError
-from fiberstore.lifecycle import ChangeKind, FiberChange, GenerationDiff
-from fiberstore.models import MergedFiber, PinnedFiber
-from fiberstore.queries import Deleted, Fibers, Logs, Memberships
+from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.examples import TEXTS, fiber, log, member, uid
 

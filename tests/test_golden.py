@@ -18,7 +18,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from samples import NOON, a_fiber, some_logs
 
-from fiberstore import DatabaseError, DuckDBStorage, FiberMembership, FiberRecord, StoredLog, doctor, schema
+from fiberstore import DatabaseError, DuckDBStorage, FiberMembership, FiberRecord, StoredLog, doctor
+from fiberstore.sql import migrate
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -104,7 +105,7 @@ def test_the_golden_database_is_what_the_migrations_build(
 def test_a_golden_database_is_upgraded_read_and_written(golden: Path) -> None:
     with DuckDBStorage(golden) as storage:
         storage.init_schema()
-        assert schema.differences(storage.engine) == []
+        assert migrate.differences(storage.engine) == []
         assert_old_rows(storage)
         new, fiber = some_logs(3), a_fiber(last_activity=NOON + timedelta(minutes=1))
         assert storage.write_logs([*new, *LOGS]) == 3
@@ -139,8 +140,9 @@ def upgrade():
 UPGRADE = """
 import sys
 from pathlib import Path
-from fiberstore import DuckDBStorage, schema
-schema._migrations = lambda: Path(sys.argv[2])
+from fiberstore import DuckDBStorage
+from fiberstore.sql import migrate
+migrate._migrations = lambda: Path(sys.argv[2])
 DuckDBStorage(sys.argv[1]).init_schema()
 """
 
@@ -179,7 +181,7 @@ def test_an_upgrade_that_is_killed_half_way_leaves_the_revision_it_found(
     with DuckDBStorage(db_file) as storage:
         assert_old_rows(storage)
         storage.init_schema()
-        assert schema.differences(storage.engine) == []
+        assert migrate.differences(storage.engine) == []
 
 
 def test_a_backup_is_taken_before_an_upgrade_that_rewrites_data(
@@ -188,7 +190,7 @@ def test_a_backup_is_taken_before_an_upgrade_that_rewrites_data(
     build("0001", db_file)
     folder = with_next(rewrites_data=True)
     with monkeypatch.context() as patch, DuckDBStorage(db_file) as storage:
-        patch.setattr(schema, "_migrations", lambda: folder)
+        patch.setattr(migrate, "_migrations", lambda: folder)
         storage.init_schema()
         storage.init_schema()
         found = storage.get_log(LOGS[0].log_id)
@@ -206,7 +208,7 @@ def test_the_alembic_command_takes_the_backup_too_and_only_when_it_moves(
 ) -> None:
     build("0001", db_file)
     folder = with_next(rewrites_data=True)
-    monkeypatch.setattr(schema, "_migrations", lambda: folder)
+    monkeypatch.setattr(migrate, "_migrations", lambda: folder)
     monkeypatch.setenv("FIBERSTORE_URL", str(db_file))
     config = Config(ROOT / "alembic.ini", stdout=StringIO())
     config.set_main_option("script_location", str(folder))
@@ -226,12 +228,12 @@ def test_without_a_backup_the_data_is_not_rewritten(
     build("0001", db_file)
     before = definitions(db_file)
     folder = with_next(rewrites_data=True)
-    monkeypatch.setattr(schema, "_migrations", lambda: folder)
+    monkeypatch.setattr(migrate, "_migrations", lambda: folder)
     with DuckDBStorage(f"duckdb:///{db_file}?enable_external_access=false") as storage:
         with pytest.raises(DatabaseError, match="disabled"):
             storage.init_schema()
         with storage.session() as session:
-            assert schema.current(session.connection()) == "0001"
+            assert migrate.current(session.connection()) == "0001"
     assert definitions(db_file) == before
     assert backups(db_file) == []
 
@@ -243,7 +245,7 @@ def test_a_new_database_and_one_that_is_only_added_to_need_no_backup(
     folder = with_next(rewrites_data=rewrites_data)
     if not rewrites_data:
         build("0001", db_file)
-    monkeypatch.setattr(schema, "_migrations", lambda: folder)
+    monkeypatch.setattr(migrate, "_migrations", lambda: folder)
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
         assert [column["name"] for column in sa.inspect(storage.engine).get_columns("fibers")][-1] == "note"

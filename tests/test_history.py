@@ -15,7 +15,7 @@ from history import Change, Entry, Outcome, Read, Values, contradictions, stale_
 from load import Load, TaskLoad
 from postgres_server import connections_in_use
 
-import fiberstore.changes
+import fiberstore.duckdb.change_lock
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage, PostgresStorage
 
 POOL_SIZE = 2
@@ -136,11 +136,11 @@ def assert_all_is_given_back(storage: DuckDBStorage, monkeypatch: pytest.MonkeyP
         assert "Current Checked out connections: 0" in pool.status()
     everything = [storage.engine.raw_connection() for _ in range(POOL_SIZE)]
     for pooled in everything:
-        connection = cast("fiberstore.dbapi.Connection", pooled.dbapi_connection)
+        connection = cast("fiberstore.duckdb.connection.Connection", pooled.dbapi_connection)
         assert not connection.in_transaction
         connection.begin()  # DuckDB refuses it in an open transaction
         pooled.close()
-    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0)
     with storage.transaction():
         pass
     monkeypatch.undo()

@@ -16,7 +16,7 @@ from fiberstore import Base, DuckDBStorage, Fiber, Membership, RawLog
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.reader import IngestError
 from fiberstore.ingest.rules import load_rules
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 
 RULES = r"""
 [sources.web]
@@ -221,7 +221,7 @@ from pathlib import Path
 from fiberstore import DuckDBStorage
 from fiberstore.ingest.pipeline import ingest
 from fiberstore.ingest.rules import load_rules
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 def stop(report):
     if report.logs_read >= int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)

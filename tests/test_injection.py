@@ -29,10 +29,10 @@ from fiberstore import (
     config_version,
 )
 from fiberstore.cli import main
-from fiberstore.connections import ARROW_TABLE
-from fiberstore.lifecycle import Upserted
+from fiberstore.contract.lifecycle import Upserted
+from fiberstore.contract.queries import Deleted, Logs
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.queries import Deleted, Logs
+from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 from fiberstore.testing.filters import numbers
 

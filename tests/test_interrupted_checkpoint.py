@@ -11,7 +11,7 @@ from samples import a_fiber, some_logs
 from fiberstore import DamagedFileError, DatabaseError, DuckDBStorage
 from fiberstore.cli import main
 from fiberstore.doctor import examine
-from fiberstore.rescue import rescue
+from fiberstore.duckdb.rescue import rescue
 
 (LOG,) = some_logs(1)
 FIBER = a_fiber(fiber_type="old")

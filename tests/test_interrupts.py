@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import fiberstore
 from fiberstore import DuckDBStorage, Fiber
-from fiberstore.changes import ChangeLock
+from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.testing.examples import fiber, log, uid
 
 # What is raised in a destructor, Python prints and drops.
@@ -114,8 +114,8 @@ def check(storage: DuckDBStorage, helper: ThreadPoolExecutor, number: int) -> No
 
 def interrupt_everywhere(call: Call, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> int:
     """Interrupt a call at each place in turn; return how many there are."""
-    monkeypatch.setattr("fiberstore.changes.LOCK_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("fiberstore.storages.RETRY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("fiberstore.duckdb.change_lock.LOCK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("fiberstore.repositories.storage.RETRY_TIMEOUT_S", 0.0)
     # SQLAlchemy logs such an error with its traceback, and what pytest keeps of it owns what it refers to.
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     with DuckDBStorage(":memory:", pool_size=2) as storage, ThreadPoolExecutor(1) as helper:

@@ -8,9 +8,9 @@ import pytest
 from samples import NOON, some_logs
 from sqlalchemy.exc import OperationalError
 
-import fiberstore.storages
+import fiberstore.repositories.storage
 from fiberstore import ConflictError, FiberMembership, LogRecord, LogRepository, PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 
 BATCH_ROWS = 4
 ALL_DAY = (NOON, NOON + timedelta(days=1))
@@ -23,7 +23,7 @@ def storage(any_storage: SqlStorage) -> SqlStorage:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fiberstore.storages, "BATCH_ROWS", BATCH_ROWS)
+    monkeypatch.setattr(fiberstore.repositories.storage, "BATCH_ROWS", BATCH_ROWS)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9, 23])

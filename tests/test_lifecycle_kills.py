@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from fiberstore import DamagedFileError, DuckDBStorage, Fibers, Logs
+from fiberstore.contract.lifecycle import Pruned
 from fiberstore.doctor import examine
-from fiberstore.lifecycle import Pruned
-from fiberstore.rescue import rescue
+from fiberstore.duckdb.rescue import rescue
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from fiberstore.versioning import config_version
 
@@ -189,7 +189,7 @@ def kill(path: Path, call: str, after_s: float) -> str:
 def reopened(path: Path) -> DuckDBStorage:
     try:
         return DuckDBStorage(path)
-    except DamagedFileError:  # see fiberstore.rescue
+    except DamagedFileError:  # see fiberstore.duckdb.rescue
         rescued = path.with_name("rescued.duckdb")
         rescue(path, rescued)
         return DuckDBStorage(rescued)

@@ -24,13 +24,13 @@ from test_query_oracle import (
 )
 
 from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StorageError, StoredLog
-from fiberstore.lifecycle import Checkpoint, CheckpointMove, ConfigVersion, LifecycleStorage, Pruned
+from fiberstore.contract.conditions import Condition, Not, Or
+from fiberstore.contract.lifecycle import Checkpoint, CheckpointMove, ConfigVersion, LifecycleStorage, Pruned
+from fiberstore.contract.queries import Fibers, Logs, Memberships
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.queries import Fibers, Logs, Memberships
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.diffs import NEW, OLD, store
 from fiberstore.testing.examples import IDS, NOON
-from fiberstore.where import Condition, Not, Or
 
 # Few versions and contents, so that calls meet each other's.
 fibers = fiber_records(attributes).flatmap(

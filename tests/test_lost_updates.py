@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from samples import a_fiber, some_logs
 from sqlalchemy.exc import OperationalError
 
-import fiberstore.changes
+import fiberstore.duckdb.change_lock
 from fiberstore import (
     ConflictError,
     DuckDBStorage,
     Fiber,
 )
-from fiberstore.changes import ChangeLock
-from fiberstore.dbapi import Connection
+from fiberstore.duckdb.change_lock import ChangeLock
+from fiberstore.duckdb.connection import Connection
 
 
 def change_both_ways(storage: DuckDBStorage, fiber_id: UUID) -> None:
@@ -84,7 +84,7 @@ def test_without_the_lock_duckdb_loses_an_update(
 def test_with_the_lock_the_second_transaction_is_refused(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.05)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with pytest.raises(OperationalError, match="another open transaction"):
@@ -136,7 +136,7 @@ def test_counting_by_every_face_at_once_loses_nothing(storage: DuckDBStorage) ->
 def test_an_update_inside_a_cte_waits_for_its_turn(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.05)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     change = sa.update(Fiber).values(fiber_type="by cte").returning(Fiber.fiber_id).cte()
@@ -160,7 +160,7 @@ def test_a_connection_that_is_forgotten_frees_the_lock(storage: DuckDBStorage) -
 
 def test_a_turn_ends_once_whoever_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C may leave a turn in two hands; the second to end it must not end the turn of another."""
-    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.01)
     lock = ChangeLock()
     first = lock.acquire()
     first.end(changed=True)
@@ -189,8 +189,8 @@ def test_readers_are_served_while_writers_wait(db_file: Path) -> None:
 def test_waiting_for_another_transaction_ends(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("fiberstore.storages.RETRY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("fiberstore.repositories.storage.RETRY_TIMEOUT_S", 0.0)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with storage.transaction(), ThreadPoolExecutor(1) as thread:

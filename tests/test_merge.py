@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 
 from fiberstore import Base, DuckDBStorage, Fibers, Memberships, NotFoundError
-from fiberstore.lifecycle import Merged, Upserted
-from fiberstore.models import MergedFiber, PinnedFiber
+from fiberstore.contract.lifecycle import Merged, Upserted
 from fiberstore.records import FiberRecord
+from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.testing.examples import ATTRIBUTES, at, fiber, log, member, uid
 
 NUMBERS = range(6)

@@ -18,9 +18,10 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy.engine import make_url
 
-from fiberstore import Base, DatabaseError, DuckDBStorage, SchemaVersionError, open_storage, schema
+from fiberstore import Base, DatabaseError, DuckDBStorage, SchemaVersionError, open_storage
 from fiberstore.opening import create_engine
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql import migrate
 from fiberstore.testing.examples import log, uid
 
 ROOT = Path(__file__).parents[1]
@@ -123,15 +124,15 @@ def printed(config: Config) -> str:
 
 
 def test_there_is_one_head() -> None:
-    assert schema.head() == "0003"
+    assert migrate.head() == "0003"
 
 
 def test_migrations_build_what_the_models_describe(target: str, config: Config) -> None:
     engine = create_engine(target)
-    schema.upgrade(engine)
+    migrate.upgrade(engine)
     migrated = catalog(engine)
     assert len(migrated) > 20
-    assert schema.differences(engine) == []
+    assert migrate.differences(engine) == []
     engine.dispose()
     command.downgrade(config, "base")
     Base.metadata.create_all(engine)
@@ -158,11 +159,11 @@ def test_up_down_up(config: Config, target: str) -> None:
     command.check(config)
     command.downgrade(config, "base")
     engine = create_engine(target)
-    assert tables(engine) == {schema.VERSION_TABLE}
+    assert tables(engine) == {migrate.VERSION_TABLE}
     engine.dispose()
     command.upgrade(config, "head")
     engine = create_engine(target)
-    assert schema.differences(engine) == []
+    assert migrate.differences(engine) == []
     engine.dispose()
 
 
@@ -175,7 +176,7 @@ def test_the_command_line_takes_the_database_from_x(target: str) -> None:
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     with open_storage(target, read_only=True) as storage:
-        assert schema.differences(storage.engine) == []
+        assert migrate.differences(storage.engine) == []
 
 
 def test_history_and_offline_sql(config: Config) -> None:
@@ -195,7 +196,7 @@ def test_offline_sql_builds_what_the_migrations_build(config: Config, target: st
     with postgres_server.connected(make_url(target)) as connection:
         connection.execute(printed(config).encode())
     with open_storage(target) as storage:
-        assert schema.differences(storage.engine) == []
+        assert migrate.differences(storage.engine) == []
         storage.init_schema()
         storage.write_logs([log(1)])
         assert [row.log_id for row in storage.logs.tail("", timeout_s=0)] == [uid(1)]
@@ -227,7 +228,7 @@ def test_autogenerate_writes_a_migration_that_imports_nothing_of_fiberstore(
     command.upgrade(config, "head")
     command.check(config)
     with open_storage(target) as storage:
-        assert schema.differences(storage.engine) == []
+        assert migrate.differences(storage.engine) == []
 
 
 def test_check_sees_a_missing_index(config: Config, target: str) -> None:
@@ -235,7 +236,7 @@ def test_check_sees_a_missing_index(config: Config, target: str) -> None:
         storage.init_schema()
         with storage.engine.begin() as connection:
             connection.execute(sa.text("DROP INDEX idx_fibers_type"))
-        assert schema.differences(storage.engine) == ["index idx_fibers_type on fibers is missing"]
+        assert migrate.differences(storage.engine) == ["index idx_fibers_type on fibers is missing"]
     with pytest.raises(CommandError, match="idx_fibers_type"):
         command.check(config)
 
@@ -258,7 +259,7 @@ def test_differences_are_sentences() -> None:
                 ),
             ):
                 connection.execute(sa.text(statement))
-        assert sorted(schema.differences(storage.engine)) == [
+        assert sorted(migrate.differences(storage.engine)) == [
             "column fibers.closed is missing",
             "column fibers.config_version has type INTEGER(), and should have UnsignedBigInt()",
             "column fibers.finished is not fiberstore's",
@@ -275,13 +276,13 @@ def test_init_schema_twice_and_from_many_threads(unmade: SqlStorage) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: unmade.init_schema(), range(16)))
     unmade.init_schema()
-    assert schema.differences(unmade.engine) == []
+    assert migrate.differences(unmade.engine) == []
 
 
 def test_a_database_made_by_plain_ddl_is_adopted_with_its_rows(unmade: SqlStorage) -> None:
     run(unmade.engine, plain_ddl(unmade.engine))
     unmade.init_schema()
-    assert schema.differences(unmade.engine) == []
+    assert migrate.differences(unmade.engine) == []
     assert "sources" in tables(unmade.engine)
     with unmade.session() as session:
         assert session.execute(sa.text("SELECT source_id, config_version FROM raw_logs")).all() == [
@@ -385,23 +386,23 @@ def assert_left_alone(storage: SqlStorage, complaint: str) -> None:
         storage.init_schema()
     assert "\n" not in str(refused.value)
     assert catalog(storage.engine) == before
-    assert schema.VERSION_TABLE not in tables(storage.engine)
+    assert migrate.VERSION_TABLE not in tables(storage.engine)
 
 
 def test_the_package_may_lie_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = copytree(ROOT / "migrations", tmp_path / "100% odd" / "migrations")
-    monkeypatch.setattr(schema, "_migrations", lambda: folder)
+    monkeypatch.setattr(migrate, "_migrations", lambda: folder)
     with DuckDBStorage(":memory:") as storage:
         storage.init_schema()
-        assert schema.differences(storage.engine) == []
+        assert migrate.differences(storage.engine) == []
 
 
 def test_a_version_table_that_makes_no_sense_is_an_error_of_the_database() -> None:
     with DuckDBStorage(":memory:") as storage:
         storage.init_schema()
         with storage.engine.begin() as connection:
-            connection.execute(sa.text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('9000')"))
-        with pytest.raises(DatabaseError, match=schema.VERSION_TABLE):
+            connection.execute(sa.text(f"INSERT INTO {migrate.VERSION_TABLE} VALUES ('9000')"))
+        with pytest.raises(DatabaseError, match=migrate.VERSION_TABLE):
             storage.init_schema()
 
 
@@ -409,7 +410,7 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, target: s
     with open_storage(target) as storage:
         storage.init_schema()
         with storage.engine.begin() as connection:
-            connection.execute(sa.text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
+            connection.execute(sa.text(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'"))
         before = catalog(storage.engine)
         with pytest.raises(SchemaVersionError, match="9999") as caught:
             storage.init_schema()
@@ -427,12 +428,12 @@ def test_a_failed_migration_leaves_no_trace(
         "from alembic import op\nrevision = '9000'\ndown_revision = '0003'\n"
         "def upgrade():\n    op.execute('CREATE TABLE half (a INTEGER)')\n    op.execute('nonsense')\n"
     )
-    monkeypatch.setattr(schema, "_migrations", lambda: migrations)
+    monkeypatch.setattr(migrate, "_migrations", lambda: migrations)
     with pytest.raises(DatabaseError, match="syntax error"):
         unmade.init_schema()
     assert tables(unmade.engine) == set()
     with unmade.session() as session:
-        assert schema.current(session.connection()) is None
+        assert migrate.current(session.connection()) is None
 
 
 def test_alembic_of_a_host_application_does_not_collide(target: str) -> None:

@@ -27,7 +27,7 @@ from fiberstore import (
 )
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION, as_utc
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import (
     ATTRIBUTES,
     BEGIN_OF_TIME,

@@ -19,7 +19,7 @@ from fiberstore import (
     RawLog,
     SerializationError,
 )
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 

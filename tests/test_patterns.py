@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore import create_engine
-from fiberstore.functions import RegexpMatches
+from fiberstore.contract.conditions import check_redaction
+from fiberstore.contract.queries import Logs
 from fiberstore.patterns import _case_variants, closed, to_postgres
-from fiberstore.queries import Logs
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.functions import RegexpMatches
 from fiberstore.testing.examples import log
-from fiberstore.where import check_redaction
 
 
 class Engines(NamedTuple):

@@ -50,7 +50,7 @@ def test_a_cursor_of_another_cluster_is_refused(storage: PostgresStorage) -> Non
     storage.write_logs([log(number) for number in range(3)])
     cursor = storage.logs.page(1).next
     assert cursor is not None
-    from fiberstore.cursors import Place, decode, encode
+    from fiberstore.sql.cursors import Place, decode, encode
 
     query = repr(storage.logs)
     place = decode(query, cursor)
@@ -126,7 +126,7 @@ def test_logs_of_a_table_that_was_emptied_are_stored_again(storage: PostgresStor
 def test_a_long_append_meets_no_conflict_with_another(
     storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fiberstore.storages.BATCH_ROWS", 2)
+    monkeypatch.setattr("fiberstore.repositories.storage.BATCH_ROWS", 2)
 
     def logs() -> Iterator[LogRecord]:
         yield from [log(1), log(2)]

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from fiberstore import DatabaseError, open_async_storage, open_storage
 from fiberstore.opening import create_engine
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import all_rows, fiber, log, member
 
 SECRET = "s3cr3t"  # noqa: S105

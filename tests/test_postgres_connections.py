@@ -7,10 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from fiberstore import DatabaseError, PostgresStorage
-from fiberstore.connections import Row
 from fiberstore.postgresql.connection import Connection
-from fiberstore.prepared import connection_of
-from fiberstore.storages import Transaction
+from fiberstore.repositories.storage import Transaction
+from fiberstore.sql.connection import Row
+from fiberstore.sql.prepared import connection_of
 from fiberstore.testing.examples import log, uid
 
 MANY = range(300)

@@ -17,7 +17,7 @@ from postgres_server import GIVEN, connections_in_use, idle_connections
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore import ConnectionLostError, PostgresStorage
-from fiberstore.lifecycle import CheckpointMove
+from fiberstore.contract.lifecycle import CheckpointMove
 from fiberstore.testing.examples import fiber, log, member, uid
 
 CUT = "cut"  # the name of the sessions that are cut

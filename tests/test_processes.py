@@ -77,7 +77,7 @@ def test_the_file_stays_locked_when_a_second_storage_of_the_process_opens_and_cl
 def test_who_opens_the_file_beside_duckdb_loses_its_lock(
     storage: DuckDBStorage, db_file: Path, look: object
 ) -> None:
-    """Why ``fiberstore.process.is_open`` is asked first. When this fails, DuckDB has changed its locks."""
+    """Why ``fork_guard.is_open`` is asked first. When this fails, DuckDB has changed its locks."""
     assert callable(look)
     look(db_file)
     assert open_in_another_process(db_file).returncode == 0

@@ -14,8 +14,8 @@ from oracle import MemoryStorage
 from pydantic import JsonValue
 
 from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StoredLog
-from fiberstore.postgresql import PostgresStorage
-from fiberstore.queries import (
+from fiberstore.contract.conditions import Attribute, Column, Condition, OrderedColumn, Scalar, TextColumn
+from fiberstore.contract.queries import (
     FiberOrder,
     Fibers,
     FiberSummary,
@@ -26,12 +26,12 @@ from fiberstore.queries import (
     Query,
     QueryStorage,
 )
+from fiberstore.postgresql import PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import ATTRIBUTES, IDS, IN_UTC, MICROSECOND, NOON, TEXTS
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import Paged, walk
-from fiberstore.where import Attribute, Column, Condition, OrderedColumn, Scalar, TextColumn
 
 Q = TypeVar("Q")
 

@@ -15,9 +15,9 @@ from test_ingest import State, state_of
 from test_lifecycle_oracle import empty
 
 from fiberstore import CheckpointError, DatabaseError, DuckDBStorage, LogRecord, config_version
-from fiberstore.demo import write_demo
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ingest import ReprocessReport, Rules, RulesError, ingest, load_rules, reprocess
-from fiberstore.queries import Fibers, Logs
+from fiberstore.ingest.demo import write_demo
 from fiberstore.telemetry import Call
 from fiberstore.testing.examples import NOON, all_logs, fiber, log, member, uid
 

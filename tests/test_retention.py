@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiberstore import DatabaseError, DuckDBStorage, Fibers, LogRecord, Logs
-from fiberstore.lifecycle import Pruned
-from fiberstore.models import MergedFiber, RawLog
+from fiberstore.contract.conditions import Condition
+from fiberstore.contract.lifecycle import Pruned
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories import retention
+from fiberstore.sql.models import MergedFiber, RawLog
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
-from fiberstore.where import Condition
 
 MANY = 400_000
 FIBERS, LOGS, TIMES = range(1, 6), range(1, 8), range(4)

@@ -15,8 +15,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from fiberstore import DuckDBStorage, FiberMembership, demo
+from fiberstore import DuckDBStorage, FiberMembership
 from fiberstore.cli import main
+from fiberstore.ingest import demo
 from fiberstore.ingest.pipeline import ingest
 from fiberstore.ingest.rules import load_rules
 
@@ -54,7 +55,7 @@ def spark_is_here() -> None:
 def shop(tmp_path: Path, db_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of the demo's logs on several days, each of several row groups."""
     monkeypatch.setattr("fiberstore.exchange.writing._ROW_GROUP_ROWS", 500)
-    monkeypatch.setattr("fiberstore.repositories.queries._EXPORT_BATCH_ROWS", 100)
+    monkeypatch.setattr("fiberstore.repositories.query._EXPORT_BATCH_ROWS", 100)
     begin = demo._START
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()

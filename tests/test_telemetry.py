@@ -155,7 +155,7 @@ def test_threads_are_counted_without_loss(storage: DuckDBStorage) -> None:
 def test_conflicts_and_retries_are_counted_and_logged(
     storage: DuckDBStorage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fiberstore.changes.LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("fiberstore.duckdb.change_lock.LOCK_TIMEOUT_S", 0.01)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with caplog.at_level(logging.INFO, "fiberstore"), ThreadPoolExecutor(1) as thread:
@@ -166,7 +166,7 @@ def test_conflicts_and_retries_are_counted_and_logged(
         late.result()
     stats = storage.stats()
     assert stats.conflicts == stats.retries >= 1
-    assert caplog.records[0].name == "fiberstore.storages"
+    assert caplog.records[0].name == "fiberstore.repositories.storage"
     assert caplog.records[0].getMessage() == "update_fiber met a conflict and is run again (1)"
     (log,) = some_logs(1)
     with pytest.raises(ConflictError), storage.transaction() as transaction:
@@ -202,7 +202,7 @@ def test_checkpoints_and_migrations_are_logged(db_file: Path, caplog: pytest.Log
     assert [
         (record.name, record.getMessage()) for record in caplog.records if "fiberstore" in record.name
     ] == [
-        ("fiberstore.schema", "the database is migrated from revision None to 0003"),
+        ("fiberstore.sql.migrate", "the database is migrated from revision None to 0003"),
         ("fiberstore.telemetry", f"checkpoint: {wal_bytes} bytes of the write-ahead log are in the file now"),
     ]
 

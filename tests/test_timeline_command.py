@@ -12,9 +12,9 @@ import pytest
 
 from fiberstore import DatabaseError, DuckDBStorage
 from fiberstore.cli import main
-from fiberstore.queries import Timeline
+from fiberstore.contract.queries import Timeline
 from fiberstore.testing.examples import at, fiber, log, member, uid
-from fiberstore.timeline_page import short_ids, write_timeline_page
+from fiberstore.timeline.page import short_ids, write_timeline_page
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 

@@ -22,9 +22,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from fiberstore import FiberRecord
-from fiberstore.queries import Timeline, TimelinePoint
+from fiberstore.contract.queries import Timeline, TimelinePoint
 from fiberstore.testing.examples import BEGIN_OF_TIME, END_OF_TIME, NOON, at, fiber, uid
-from fiberstore.timeline_page import timeline_page
+from fiberstore.timeline.page import timeline_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SWITCHES = (

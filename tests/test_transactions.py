@@ -27,7 +27,7 @@ from fiberstore import (
     RawLog,
 )
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage, Transaction
+from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.testing.examples import fiber, log, member, uid
 
 

@@ -29,7 +29,7 @@ from fiberstore import (
 )
 from fiberstore.errors import translate_errors
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import NOON, ClocksGoBack, fiber, log, stored, uid
 
 DEEPEST = 250  # README: JSON nests at most about 250 levels

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fiberstore import AsyncDuckDBStorage
+from fiberstore.aio.workers import Worker
 from fiberstore.telemetry import Call
 from fiberstore.testing.examples import log
-from fiberstore.workers import Worker
 
 
 @pytest.mark.parametrize("turns", range(5))

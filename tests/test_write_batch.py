@@ -7,12 +7,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-import fiberstore.changes
+import fiberstore.duckdb.change_lock
 from fiberstore import CheckpointMove, DuckDBStorage, FiberRecord
+from fiberstore.contract.lifecycle import BatchCounts, Upserted
 from fiberstore.errors import CheckpointError, DatabaseError
-from fiberstore.lifecycle import BatchCounts, Upserted
 from fiberstore.records import FiberMembership, LogRecord
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import NOON, all_rows, at, fiber, log, member, stored, uid
 
 
@@ -69,7 +69,7 @@ def test_a_batch_that_conflicts_is_written_again(
     duckdb_storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another transaction changes rows for longer than one waits for it."""
-    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.01)
     with ThreadPoolExecutor(1) as thread:
         with duckdb_storage.transaction() as transaction:
             transaction.logs.write([log(1, text="first")])

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import writer_programs
 
-import fiberstore.changes
-import fiberstore.storages
+import fiberstore.duckdb.change_lock
+import fiberstore.repositories.storage
 from fiberstore import (
     BufferedWriter,
     BufferFullError,
@@ -31,9 +31,9 @@ from fiberstore import (
     StorageClosedError,
     UnwrittenError,
 )
-from fiberstore.buffer import RECORD_BYTES, BufferedRecord, checked
-from fiberstore.lifecycle import BatchCounts
+from fiberstore.contract.lifecycle import BatchCounts
 from fiberstore.testing.examples import LONG_TEXT, fiber, log, member, nested, stored, uid
+from fiberstore.writer.buffer import RECORD_BYTES, BufferedRecord, checked
 
 TIMEOUT_S = 60
 NEVER_S = 1_000.0
@@ -349,8 +349,8 @@ def test_a_failed_flush_loses_nothing_and_keeps_the_order(
 
 def test_flush_raises_why_it_is_not_durable(storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another transaction changes rows for longer than a batch waits for it."""
-    monkeypatch.setattr(fiberstore.changes, "LOCK_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(fiberstore.storages, "RETRY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fiberstore.repositories.storage, "RETRY_TIMEOUT_S", 0.01)
     with BufferedWriter(storage, flush_rows=1) as writer:
         with storage.transaction():
             future = writer.write(fiber(1))

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import cast
 
-import fiberstore.writer
+import fiberstore.writer.threaded
 from fiberstore import BufferedWriter, DuckDBStorage, StorageError, UnwrittenError
-from fiberstore.buffer import BufferedRecord
 from fiberstore.testing.examples import fiber, log, uid
+from fiberstore.writer.buffer import BufferedRecord
 
 TIMEOUT_S = 60
 
@@ -86,7 +86,7 @@ def end_without_close(path: str) -> None:
 
 
 def end_without_storage(path: str) -> None:
-    fiberstore.writer._EXIT_TIMEOUT_S = 0.0
+    fiberstore.writer.threaded._EXIT_TIMEOUT_S = 0.0
     storage = opened(path)
     writer = BufferedWriter(storage, flush_interval_s=1_000)
     writer.write(log(1, text="secret"))

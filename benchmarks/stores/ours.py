@@ -11,7 +11,7 @@ from benchmarks.stores import server
 from benchmarks.stores.store import Key, Rows, Store, files_bytes
 from fiberstore import DuckDBStorage, FiberRecord, StoredLog
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 
 
 class Ours(Store):

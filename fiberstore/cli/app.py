@@ -14,9 +14,9 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from fiberstore.cli import INTERRUPTED
-from fiberstore.cli.output import print_line
+from fiberstore.cli.console import print_line
 from fiberstore.errors import StorageError, translate_errors
-from fiberstore.printable import visible
+from fiberstore.escaping import visible
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from fiberstore.cli.opening import check_tables, shown_target, store_name
-from fiberstore.cli.output import make_console
-from fiberstore.engine import create_engine
+from fiberstore.cli.console import make_console
+from fiberstore.cli.stores import check_tables, shown_target, store_name
+from fiberstore.contract.lifecycle import Compacted
+from fiberstore.duckdb.engine import create_engine
+from fiberstore.duckdb.fork_guard import IN_MEMORY
 from fiberstore.errors import DatabaseError, SchemaVersionError, translate_errors
-from fiberstore.lifecycle import Compacted
 from fiberstore.opening import is_postgresql, open_storage
-from fiberstore.process import IN_MEMORY
-from fiberstore.storages import SqlStorage
+from fiberstore.repositories.storage import SqlStorage
 
 
 @contextmanager
@@ -64,14 +64,14 @@ def check_revision(storage: SqlStorage, db: str) -> None:
         DatabaseError: They are those of an older release.
         SchemaVersionError: They are those of a newer release.
     """
-    from fiberstore import schema
+    from fiberstore.sql import migrate
 
     with translate_errors(), storage.session() as session:
-        found = schema.current(session.connection())
-    head = schema.head()
+        found = migrate.current(session.connection())
+    head = migrate.head()
     if found == head:
         return
-    if not schema.is_known(found):
+    if not migrate.is_known(found):
         raise SchemaVersionError(str(found), head)
     raise DatabaseError(
         f"{store_name(storage)} has the tables of an older release (revision {found or 'none'}, this one "

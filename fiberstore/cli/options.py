@@ -13,12 +13,12 @@ import typer
 
 from fiberstore.cli.app import tell
 from fiberstore.cli.durations import parse_duration
-from fiberstore.cli.expressions import parse_fiber_condition, parse_log_condition, parse_time
-from fiberstore.cli.queries import find_fiber_id, find_generation
-from fiberstore.queries import FiberOrder, Fibers, LogOrder, Logs, Page
+from fiberstore.cli.lookup import find_fiber_id, find_generation
+from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition, parse_time
+from fiberstore.contract.conditions import Condition
+from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Page
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.storages import SqlStorage
-from fiberstore.where import Condition
+from fiberstore.repositories.storage import SqlStorage
 
 _FIRST_TIME, _LAST_TIME = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
 

@@ -1,10 +1,11 @@
 """The whole program. A module that is imported here adds its commands to the application."""
 
-from fiberstore.cli import (  # noqa: F401
+from fiberstore.cli.app import run
+from fiberstore.cli.commands import (  # noqa: F401
     actions,
     checkpoints,
     context,
-    copying,
+    copy,
     db,
     doctor,
     fibers,
@@ -19,6 +20,5 @@ from fiberstore.cli import (  # noqa: F401
     timeline,
     transfer,
 )
-from fiberstore.cli.app import run
 
 __all__ = ["run"]

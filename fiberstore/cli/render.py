@@ -19,13 +19,13 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
-from fiberstore.cli.output import LAYOUT, make_console, print_json, print_line, print_rows
-from fiberstore.cli.queries import Generation, Statistics, shown_version
-from fiberstore.copying import Copied
-from fiberstore.lifecycle import Checkpoint, FiberChange, GenerationDiff
+from fiberstore.cli.console import LAYOUT, make_console, print_json, print_line, print_rows
+from fiberstore.cli.lookup import Generation, Statistics, shown_version
+from fiberstore.contract.lifecycle import Checkpoint, FiberChange, GenerationDiff
+from fiberstore.contract.queries import Bucket, FiberSummary, LogContext
+from fiberstore.copying.copy import Copied
+from fiberstore.escaping import visible
 from fiberstore.patterns import closed
-from fiberstore.printable import visible
-from fiberstore.queries import Bucket, FiberSummary, LogContext
 from fiberstore.records import FiberRecord, StoredLog
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from fiberstore.atomic_files import new_file, new_folder
+from fiberstore.contract.queries import Partition
 from fiberstore.exchange.schemas import NULLABLE, TEXT, TIME, TIMES, Kind, schema_of
-from fiberstore.queries import Partition
 
 SortKey: TypeAlias = tuple[str, Literal["ascending", "descending"]]
 Write: TypeAlias = Callable[[pa.RecordBatch], object]

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.correlate import Correlator
 from fiberstore.ingest.reader import read_sources
 from fiberstore.ingest.rules import Rules
-from fiberstore.queries import Fibers
 from fiberstore.records import LogRecord
 from fiberstore.repositories import LogRepository
-from fiberstore.storages import SqlStorage, Transaction
+from fiberstore.repositories.storage import SqlStorage, Transaction
 
 if TYPE_CHECKING:
     from uuid import UUID

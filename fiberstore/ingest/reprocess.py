@@ -7,15 +7,15 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CursorError, DatabaseError
 from fiberstore.ingest.correlate import Correlator
 from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS, join
 from fiberstore.ingest.rules import Rules
-from fiberstore.models import Fiber
-from fiberstore.queries import Fibers, Logs
 from fiberstore.records import StoredLog
+from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import reprocess_checkpoint
-from fiberstore.storages import SqlStorage, Transaction
+from fiberstore.sql.models import Fiber
 
 _BEGINNING = ""
 

@@ -14,15 +14,15 @@ from psycopg.rows import TupleRow
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 
-from fiberstore import connections
-from fiberstore.connections import ARROW_TABLE, Lock, Row
 from fiberstore.errors import SerializationError
-from fiberstore.models import Base, Json
+from fiberstore.sql import connection
+from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
+from fiberstore.sql.models import Base, Json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from fiberstore.holds import Hold
+    from fiberstore.sql.holds import Hold
 
 LEAST_VERSION = 14
 # From so many rows on, COPY into the table itself, or into a temporary one for a statement to read, is faster
@@ -62,7 +62,7 @@ class CountingCursor(psycopg.Cursor[TupleRow]):
             connection.rows_written += self.rowcount
 
 
-class Connection(psycopg.Connection[TupleRow], connections.Connection):
+class Connection(psycopg.Connection[TupleRow], connection.Connection):
     """One connection to a server, as a DBAPI connection and as the repositories need one.
 
     It is in psycopg's autocommit mode for calls of a storage, and not for SQLAlchemy's sessions.
@@ -312,7 +312,7 @@ class Connection(psycopg.Connection[TupleRow], connections.Connection):
         return table
 
     def _copy(self, table: str, batch: "pa.RecordBatch") -> int:
-        from fiberstore.postgresql.binary_copy import encoded
+        from fiberstore.postgresql.copy_format import encoded
 
         names = ", ".join(batch.schema.names)
         statement = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"

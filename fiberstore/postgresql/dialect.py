@@ -6,10 +6,10 @@ import psycopg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from fiberstore.errors import DatabaseError
-from fiberstore.models import Json
 from fiberstore.postgresql import loaders
+from fiberstore.postgresql.connect_errors import Target, connect_error, target_of
 from fiberstore.postgresql.connection import LEAST_VERSION, Connection
-from fiberstore.postgresql.refusals import Target, connect_error, target_of
+from fiberstore.sql.models import Json
 
 # What the server has acknowledged is to be on its disk, who waits for a lock is to be told in time, and the
 # locks of a client whose machine is gone are not to be kept for hours. A temporary table that an application

@@ -5,7 +5,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
-from fiberstore.engine import (
+from fiberstore.duckdb.engine import (
     DEFAULT_POOL_SIZE,
     POOL_TIMEOUT_S,
     check_least,

@@ -9,10 +9,10 @@ from weakref import ref
 
 import sqlalchemy as sa
 
-from fiberstore.engine import POOL_TIMEOUT_S
+from fiberstore.duckdb.engine import POOL_TIMEOUT_S
 from fiberstore.errors import DatabaseError
-from fiberstore.holds import Hold, Registry
 from fiberstore.postgresql.connection import Connection
+from fiberstore.sql.holds import Hold, Registry
 
 
 class CallPool:

@@ -8,18 +8,18 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL
 
-from fiberstore.aio import AsyncSqlStorage
-from fiberstore.connections import Lock
-from fiberstore.engine import DEFAULT_POOL_SIZE, check_seconds
+from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.contract.lifecycle import Compacted
+from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, check_seconds
 from fiberstore.errors import DatabaseError, translate_errors
-from fiberstore.lifecycle import Compacted
 from fiberstore.postgresql.arrivals import renumber_restored
-from fiberstore.postgresql.compaction import compact
 from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
 from fiberstore.postgresql.pool import CallPool
+from fiberstore.postgresql.vacuum import compact
 from fiberstore.records import check_config_version
-from fiberstore.storages import SqlStorage, refuse_connections
+from fiberstore.repositories.storage import SqlStorage, refuse_connections
+from fiberstore.sql.connection import Lock
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
 
 

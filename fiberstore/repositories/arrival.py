@@ -10,8 +10,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
-from fiberstore.cursors import Mark
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.cursors import Mark
 
 T = TypeVar("T")
 

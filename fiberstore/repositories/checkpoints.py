@@ -8,13 +8,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
+from fiberstore.contract.lifecycle import Checkpoint, Checkpoints
 from fiberstore.errors import CheckpointError, translate_errors
-from fiberstore.functions import TimeUs
-from fiberstore.lifecycle import Checkpoint, Checkpoints
-from fiberstore.models import NamedCheckpoint
 from fiberstore.records import check_text, from_epoch_us
-from fiberstore.repositories.queries import Changing, Reading, bound_to, select_rows, written
+from fiberstore.repositories.query import Changing, Reading, bound_to, select_rows, written
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.functions import TimeUs
+from fiberstore.sql.models import NamedCheckpoint
 
 T = TypeVar("T")
 

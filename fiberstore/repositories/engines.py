@@ -7,10 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
-from fiberstore.prepared import connection_of
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import FIBERS, LOGS
 from fiberstore.repositories.on_duckdb import redaction as duckdb_redaction
 from fiberstore.repositories.on_duckdb import sizes as duckdb_sizes
 from fiberstore.repositories.on_duckdb.arrival import RowidArrival
@@ -18,6 +15,9 @@ from fiberstore.repositories.on_postgresql import redaction as postgresql_redact
 from fiberstore.repositories.on_postgresql import sizes as postgresql_sizes
 from fiberstore.repositories.on_postgresql.arrival import TransactionArrival
 from fiberstore.repositories.sizes import StoreSize
+from fiberstore.sql.conditions import FIBERS, LOGS
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.prepared import connection_of
 
 
 @dataclass(frozen=True, slots=True)

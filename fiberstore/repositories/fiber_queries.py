@@ -8,10 +8,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
-from fiberstore.functions import Json, JsonKeys, JsonType, Quotient, TimeUs, array_value, sorted_array
-from fiberstore.models import MergedFiber, PinnedFiber, load_json
-from fiberstore.queries import (
+from fiberstore.contract.conditions import Scalar, check_pointer
+from fiberstore.contract.queries import (
     Bucket,
     Deleted,
     Fibers,
@@ -22,9 +20,14 @@ from fiberstore.queries import (
     TimelinePoint,
     ValueCount,
 )
+from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberRecord, check_number, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import (
+from fiberstore.repositories.engines import engine_of
+from fiberstore.repositories.histogram import Histogram, check_group
+from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
+from fiberstore.repositories.query import chosen, one_snapshot, select_rows, written
+from fiberstore.sql.conditions import (
     ATTRIBUTES,
     DURATION_US,
     FIBERS,
@@ -33,13 +36,10 @@ from fiberstore.repositories.conditions import (
     all_of,
     among,
 )
-from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.histograms import Histogram, check_group
-from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.queries import chosen, one_snapshot, select_rows, written
-from fiberstore.repositories.rows import fiber_columns, to_fibers
-from fiberstore.storage import DEFAULT_LIMIT
-from fiberstore.where import Scalar, check_pointer
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.functions import Json, JsonKeys, JsonType, Quotient, TimeUs, array_value, sorted_array
+from fiberstore.sql.models import MergedFiber, PinnedFiber, load_json
+from fiberstore.sql.rows import fiber_columns, to_fibers
 
 _BEGAN_US = TimeUs(FIBERS.c.first_activity)
 _COUNTS = (

@@ -8,13 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from fiberstore import bulk
-from fiberstore.connections import Connection, Row
+from fiberstore.contract.lifecycle import Merged, Upserted
+from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError, translate_errors
-from fiberstore.functions import NobodyChanges
-from fiberstore.lifecycle import Merged, Upserted
-from fiberstore.models import Fiber, stored_time
-from fiberstore.prepared import Prepared, PreparedPages
 from fiberstore.records import (
     FiberRecord,
     check_id,
@@ -25,10 +21,14 @@ from fiberstore.records import (
     from_epoch_us,
 )
 from fiberstore.repositories.fiber_queries import SqlFibers
-from fiberstore.repositories.pages import checked_ids
-from fiberstore.repositories.queries import bound_to
-from fiberstore.repositories.rows import FiberRow, fiber_columns, to_fibers
-from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.repositories.paging import checked_ids
+from fiberstore.repositories.query import bound_to
+from fiberstore.sql import bulk
+from fiberstore.sql.connection import Connection, Row
+from fiberstore.sql.functions import NobodyChanges
+from fiberstore.sql.models import Fiber, stored_time
+from fiberstore.sql.prepared import Prepared, PreparedPages
+from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
 _FIBERS = Fiber.metadata.tables["fibers"]
 _IN_US = sa.select(*fiber_columns(_FIBERS))

@@ -8,23 +8,23 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
-from fiberstore.cursors import Mark
+from fiberstore.contract.conditions import check_redaction
+from fiberstore.contract.queries import Bucket, Deleted, Found, LogContext, Logs, ValueCount
+from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import DatabaseError
-from fiberstore.functions import TimeUs
-from fiberstore.models import PinnedLog
-from fiberstore.queries import Bucket, Deleted, Found, LogContext, Logs, ValueCount
 from fiberstore.records import StoredLog, check_id, check_number, check_text, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.conditions import LOGS, MEMBERSHIPS, all_of, among
 from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.histograms import Histogram, check_group
-from fiberstore.repositories.pages import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.queries import chosen, one_snapshot, select_rows, written
-from fiberstore.repositories.rows import log_columns, to_logs
-from fiberstore.repositories.tails import Arrived, SqlTail
-from fiberstore.storage import DEFAULT_LIMIT
-from fiberstore.where import check_redaction
+from fiberstore.repositories.histogram import Histogram, check_group
+from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
+from fiberstore.repositories.query import chosen, one_snapshot, select_rows, written
+from fiberstore.repositories.tailing import Arrived, SqlTail
+from fiberstore.sql.conditions import LOGS, MEMBERSHIPS, all_of, among
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.cursors import Mark
+from fiberstore.sql.functions import TimeUs
+from fiberstore.sql.models import PinnedLog
+from fiberstore.sql.rows import log_columns, to_logs
 
 _TIMESTAMP_US = TimeUs(LOGS.c.timestamp)
 

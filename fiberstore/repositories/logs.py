@@ -7,11 +7,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore import bulk
-from fiberstore.connections import Connection
+from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import translate_errors
-from fiberstore.models import RawLog, stored_time
-from fiberstore.prepared import Prepared, PreparedPages
 from fiberstore.records import (
     LogRecord,
     StoredLog,
@@ -23,9 +20,12 @@ from fiberstore.records import (
     log_key,
 )
 from fiberstore.repositories.log_queries import SqlLogs
-from fiberstore.repositories.queries import bound_to
-from fiberstore.repositories.rows import LogRow, log_columns, to_logs
-from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.repositories.query import bound_to
+from fiberstore.sql import bulk
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.models import RawLog, stored_time
+from fiberstore.sql.prepared import Prepared, PreparedPages
+from fiberstore.sql.rows import LogRow, log_columns, to_logs
 
 
 def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[LogRow[int]]:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
-from fiberstore.models import check_stored_version
-from fiberstore.queries import Deleted, Memberships
+from fiberstore.contract.queries import Deleted, Memberships
 from fiberstore.records import FiberMembership
-from fiberstore.repositories.conditions import MEMBERSHIPS, all_of
-from fiberstore.repositories.queries import SqlQuery, written
+from fiberstore.repositories.query import SqlQuery, written
+from fiberstore.sql.conditions import MEMBERSHIPS, all_of
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.models import check_stored_version
 
 if TYPE_CHECKING:
     from fiberstore.exchange.writing import SortKey

@@ -7,11 +7,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore import bulk
-from fiberstore.connections import Connection
+from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import translate_errors
-from fiberstore.models import Membership, RawLog
-from fiberstore.prepared import Prepared
 from fiberstore.records import (
     FiberMembership,
     LogRecord,
@@ -23,9 +20,12 @@ from fiberstore.records import (
 )
 from fiberstore.repositories.logs import log_pages
 from fiberstore.repositories.membership_queries import SqlMemberships
-from fiberstore.repositories.queries import bound_to
-from fiberstore.repositories.rows import to_logs
-from fiberstore.storage import DEFAULT_LIMIT
+from fiberstore.repositories.query import bound_to
+from fiberstore.sql import bulk
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.models import Membership, RawLog
+from fiberstore.sql.prepared import Prepared
+from fiberstore.sql.rows import to_logs
 
 _FIBERS_OF = Prepared[tuple[UUID]](
     sa.select(Membership.fiber_id).where(Membership.log_id == sa.bindparam("log_id"))

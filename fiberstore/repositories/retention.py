@@ -14,16 +14,12 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection, Row
+from fiberstore.contract.conditions import Condition, checked_condition
+from fiberstore.contract.lifecycle import Pruned
 from fiberstore.errors import DatabaseError, translate_errors
-from fiberstore.functions import EpochUs, TextBytes
-from fiberstore.lifecycle import Pruned
-from fiberstore.models import MergedFiber, PinnedFiber, PinnedLog
-from fiberstore.prepared import compiled, connection_of
 from fiberstore.records import FiberRecord, StoredLog, check_number
-from fiberstore.repositories.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.queries import (
+from fiberstore.repositories.query import (
     Changing,
     Reading,
     chosen,
@@ -33,7 +29,11 @@ from fiberstore.repositories.queries import (
     written,
 )
 from fiberstore.repositories.sizes import ROW_BYTES, StoreSize
-from fiberstore.where import Condition, checked_condition
+from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
+from fiberstore.sql.connection import Connection, Row
+from fiberstore.sql.functions import EpochUs, TextBytes
+from fiberstore.sql.models import MergedFiber, PinnedFiber, PinnedLog
+from fiberstore.sql.prepared import compiled, connection_of
 
 # What is left when it is time to look how much has come free; the estimate may be wrong by as much.
 _MARGIN = 0.1

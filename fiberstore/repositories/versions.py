@@ -11,23 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
+from fiberstore.contract.lifecycle import ConfigVersion, GenerationDiff, Versions
+from fiberstore.contract.queries import Deleted
 from fiberstore.errors import DatabaseError, VersionNotFoundError, translate_errors
-from fiberstore.functions import TimeUs
-from fiberstore.lifecycle import ConfigVersion, GenerationDiff, Versions
-from fiberstore.models import (
-    Fiber,
-    Membership,
-    MergedFiber,
-    NamedCheckpoint,
-    PinnedFiber,
-    RegisteredVersion,
-)
-from fiberstore.queries import Deleted
 from fiberstore.records import check_config_version, check_number, check_text, from_epoch_us
-from fiberstore.repositories.diffs import diff
+from fiberstore.repositories.diff import diff
 from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.queries import (
+from fiberstore.repositories.query import (
     Changing,
     Reading,
     bound_to,
@@ -35,6 +25,16 @@ from fiberstore.repositories.queries import (
     one_snapshot,
     select_rows,
     written,
+)
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.functions import TimeUs
+from fiberstore.sql.models import (
+    Fiber,
+    Membership,
+    MergedFiber,
+    NamedCheckpoint,
+    PinnedFiber,
+    RegisteredVersion,
 )
 from fiberstore.versioning import config_version as version_of
 

@@ -33,6 +33,7 @@ from fiberstore.testing.fibers import FibersContract
 from fiberstore.testing.filter_refusals import FilterRefusalsContract
 from fiberstore.testing.filters import FiltersContract
 from fiberstore.testing.histograms import HistogramsContract
+from fiberstore.testing.invalid_arguments import RefusalsContract
 from fiberstore.testing.joined_filters import JoinedFiltersContract
 from fiberstore.testing.lifecycle_threads import LifecycleThreadsContract
 from fiberstore.testing.logs import LogsContract
@@ -42,7 +43,6 @@ from fiberstore.testing.orders import OrdersContract
 from fiberstore.testing.pages import PagesContract
 from fiberstore.testing.query_pages import QueryPagesContract
 from fiberstore.testing.redaction import RedactionContract
-from fiberstore.testing.refusals import RefusalsContract
 from fiberstore.testing.retention import RetentionContract
 from fiberstore.testing.streams import StreamsContract
 from fiberstore.testing.tails import TailsContract
@@ -87,7 +87,7 @@ class QueryContract(
     StreamsContract,
     TimelinesContract,
 ):
-    """What ``fiberstore.queries`` says, as tests; for storages that are a ``QueryStorage``.
+    """What ``fiberstore.contract.queries`` says, as tests; for storages that are a ``QueryStorage``.
 
     A subclass has fixtures ``storage`` and ``other`` that give empty storages whose schema is built.
     """
@@ -105,7 +105,7 @@ class LifecycleContract(
     LifecycleThreadsContract,
     WritersContract,
 ):
-    """What ``fiberstore.lifecycle`` and the actions of queries say; for a ``LifecycleStorage``.
+    """What ``fiberstore.contract.lifecycle`` and the actions of queries say; for a ``LifecycleStorage``.
 
     A subclass has a fixture ``storage`` that gives an empty storage whose schema is built.
     """

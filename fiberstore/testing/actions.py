@@ -2,8 +2,8 @@
 
 import pytest
 
-from fiberstore.lifecycle import LifecycleStorage
-from fiberstore.queries import Deleted, Fibers, Logs, Memberships
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.queries import Deleted, Fibers, Logs, Memberships
 from fiberstore.testing.examples import at, everything, fiber, joins, log, member, pinned, uid
 from fiberstore.testing.filters import numbers, where
 

@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytest
 from pydantic import JsonValue
 
-from fiberstore.queries import Fibers, QueryStorage
+from fiberstore.contract.conditions import Condition
+from fiberstore.contract.queries import Fibers, QueryStorage
 from fiberstore.records import FiberRecord
 from fiberstore.testing.examples import TEXTS, fiber
 from fiberstore.testing.filters import numbers, where
-from fiberstore.where import Condition
 
 _MISSING = "missing"
 # In the order of their code points, which is not that of UTF-16.

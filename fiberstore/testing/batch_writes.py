@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
+from fiberstore.contract.lifecycle import BatchCounts, CheckpointMove, LifecycleStorage, Upserted
 from fiberstore.errors import CheckpointError, SerializationError
-from fiberstore.lifecycle import BatchCounts, CheckpointMove, LifecycleStorage, Upserted
 from fiberstore.records import FiberRecord, LogRecord
 from fiberstore.testing.examples import at, everything, fiber, joins, log, member, stored, uid
 from fiberstore.testing.filters import where

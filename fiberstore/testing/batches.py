@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from fiberstore.queries import Fibers, Found, Logs, QueryStorage
+from fiberstore.contract.queries import Fibers, Found, Logs, QueryStorage
+from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.testing.examples import IDS, at, fiber, log, member, uid
 
 _MANY = 10_000

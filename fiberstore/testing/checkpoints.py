@@ -5,8 +5,8 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
+from fiberstore.contract.lifecycle import Checkpoint, LifecycleStorage
 from fiberstore.errors import CheckpointError
-from fiberstore.lifecycle import Checkpoint, LifecycleStorage
 from fiberstore.testing.examples import LONG_TEXT, TEXTS
 
 

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
+from fiberstore.contract.storage import Storage
 from fiberstore.errors import DuplicateError
-from fiberstore.storage import Storage
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 
 _THREADS = 8

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from fiberstore.queries import Fibers, LogContext, Logs, QueryStorage
+from fiberstore.contract.queries import Fibers, LogContext, Logs, QueryStorage
 from fiberstore.testing.examples import fiber, log, member, uid
 
 

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
+from fiberstore.contract.lifecycle import ChangeKind, FiberChange, GenerationDiff, LifecycleStorage
 from fiberstore.errors import VersionNotFoundError
-from fiberstore.lifecycle import ChangeKind, FiberChange, GenerationDiff, LifecycleStorage
 from fiberstore.testing.examples import everything, fiber, log, member, uid
 
 OLD, NEW = 2**63, 2**53 + 1

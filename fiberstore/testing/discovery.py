@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from pydantic import JsonValue
 
-from fiberstore.queries import Fibers, FiberSummary, Logs, QueryStorage, ValueCount
+from fiberstore.contract.queries import Fibers, FiberSummary, Logs, QueryStorage, ValueCount
 from fiberstore.testing.examples import (
     BEGIN_OF_TIME,
     END_OF_TIME,

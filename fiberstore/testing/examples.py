@@ -5,10 +5,10 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from fiberstore.lifecycle import LifecycleStorage
-from fiberstore.queries import Fibers, Logs
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.queries import Fibers, Logs
+from fiberstore.contract.storage import Storage
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
-from fiberstore.storage import Storage
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
+from fiberstore.contract.storage import Storage
 from fiberstore.errors import DuplicateError, NotFoundError, SerializationError, StorageError
-from fiberstore.storage import Storage
 from fiberstore.testing.examples import END_OF_TIME, NOON, all_rows, at, fiber, log, member, uid
 
 _NOT_JSON: tuple[object, ...] = (math.nan, math.inf, object(), {1, 2}, b"bytes", NOON, "NUL \0", "\ud800")

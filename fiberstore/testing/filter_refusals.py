@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from fiberstore.queries import Fibers, Logs, Memberships, QueryStorage
+from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
 from fiberstore.testing.examples import NOON, at, uid
 
 _log, _fiber = Logs.c.source_id == "web", Fibers.c.closed

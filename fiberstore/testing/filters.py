@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fiberstore.queries import Fibers, Logs, Memberships, QueryStorage
+from fiberstore.contract.conditions import Condition, OrderedColumn, TextColumn
+from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.testing.examples import (
     BEGIN_OF_TIME,
@@ -23,7 +24,6 @@ from fiberstore.testing.examples import (
     stored,
     uid,
 )
-from fiberstore.where import Condition, OrderedColumn, TextColumn
 
 _VERSIONS = [0, 1, 2**53, 2**53 + 1, 2**63, 2**64 - 1]
 _SPECIAL = [

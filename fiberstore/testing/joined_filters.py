@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from fiberstore.queries import Fibers, Logs, Memberships, QueryStorage
+from fiberstore.contract.conditions import Condition
+from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
 from fiberstore.records import FiberMembership
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from fiberstore.testing.filters import where
-from fiberstore.where import Condition
 
 
 class JoinedFiltersContract:

@@ -3,9 +3,9 @@
 import threading
 from functools import partial
 
+from fiberstore.contract.lifecycle import CheckpointMove, LifecycleStorage
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CheckpointError, NotFoundError
-from fiberstore.lifecycle import CheckpointMove, LifecycleStorage
-from fiberstore.queries import Fibers, Logs
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.examples import fiber, joins, log, member, uid
 from fiberstore.testing.filters import numbers, where

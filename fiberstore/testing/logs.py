@@ -3,8 +3,8 @@
 import functools
 from typing import ClassVar
 
+from fiberstore.contract.storage import Storage
 from fiberstore.records import LogRecord
-from fiberstore.storage import Storage
 from fiberstore.testing.examples import (
     BEGIN_OF_TIME,
     END_OF_TIME,

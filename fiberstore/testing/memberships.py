@@ -1,6 +1,6 @@
 """Memberships: which log belongs to which fibers, and which fiber has which logs."""
 
-from fiberstore.storage import Storage
+from fiberstore.contract.storage import Storage
 from fiberstore.testing.examples import IDS, NOON, fiber, log, member, uid
 
 _DISTINCT = 2_000

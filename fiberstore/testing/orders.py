@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from fiberstore.queries import Fibers, Logs, Memberships, QueryStorage
+from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
 from fiberstore.records import FiberMembership
 from fiberstore.testing.examples import IDS, MICROSECOND, NOON, at, fiber, log, member, uid
 from fiberstore.testing.filters import numbers

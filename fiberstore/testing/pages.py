@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
+from fiberstore.contract.storage import DEFAULT_LIMIT, Storage
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.storage import DEFAULT_LIMIT, Storage
 from fiberstore.testing.examples import IDS, MICROSECOND, NOON, at, fiber, log, member, uid
 
 Key = tuple[datetime, UUID]

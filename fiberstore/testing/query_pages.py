@@ -6,9 +6,9 @@ from typing import Any, TypeAlias, cast
 
 import pytest
 
+from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Page, QueryStorage
+from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError, StorageError
-from fiberstore.queries import FiberOrder, Fibers, LogOrder, Logs, Page, QueryStorage
-from fiberstore.storage import DEFAULT_LIMIT
 from fiberstore.testing.examples import MICROSECOND, at, fiber, log, member
 from fiberstore.testing.filters import numbers
 

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from fiberstore.lifecycle import LifecycleStorage
-from fiberstore.queries import Fibers, Logs
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.testing.examples import LONG_TEXT, everything, fiber, log, member, stored, uid
 from fiberstore.testing.filters import where
 

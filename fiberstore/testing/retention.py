@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from fiberstore.lifecycle import LifecycleStorage, Pruned
-from fiberstore.queries import Fibers, Logs
+from fiberstore.contract.lifecycle import LifecycleStorage, Pruned
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.testing.examples import at, everything, fiber, joins, log, member, pinned, uid
 from fiberstore.testing.filters import where
 

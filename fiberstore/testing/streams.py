@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fiberstore.queries import Partition, Query, QueryStorage
+from fiberstore.contract.queries import Partition, Query, QueryStorage
 from fiberstore.records import FiberRecord
 from fiberstore.testing.examples import (
     ATTRIBUTES,

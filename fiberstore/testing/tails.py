@@ -4,8 +4,8 @@ from itertools import islice
 
 import pytest
 
+from fiberstore.contract.queries import Logs, QueryStorage
 from fiberstore.errors import CursorError
-from fiberstore.queries import Logs, QueryStorage
 from fiberstore.records import StoredLog
 from fiberstore.testing.examples import NOON, at, log
 
@@ -94,6 +94,6 @@ class TailsContract:
 
 
 def _position_of_another_store() -> str:
-    from fiberstore.cursors import Mark, encode_position
+    from fiberstore.sql.cursors import Mark, encode_position
 
     return encode_position(Mark(log(12_345).log_id, 0))

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from fiberstore.queries import FiberOrder, Fibers, QueryStorage, Timeline, TimelinePoint
+from fiberstore.contract.queries import FiberOrder, Fibers, QueryStorage, Timeline, TimelinePoint
 from fiberstore.records import FiberRecord
 from fiberstore.testing.examples import IN_UTC, INSTANTS, at, fiber, log, member, uid
 

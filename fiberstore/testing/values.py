@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
+from fiberstore.contract.storage import Storage
 from fiberstore.records import MAX_CONFIG_VERSION, FiberRecord, LogRecord, StoredLog
-from fiberstore.storage import Storage
 from fiberstore.testing.examples import (
     ATTRIBUTES,
     BEGIN_OF_TIME,

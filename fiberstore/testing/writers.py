@@ -4,11 +4,11 @@ from concurrent.futures import wait
 
 import pytest
 
+from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.errors import BufferFullError
-from fiberstore.lifecycle import LifecycleStorage
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.examples import all_logs, fiber, log, member, uid
-from fiberstore.writer import BufferedWriter
+from fiberstore.writer.threaded import BufferedWriter
 
 NEVER_S = 3_600.0
 SOON_S = 30.0

@@ -133,7 +133,7 @@ class Strike(NamedTuple):
         in_flight: How many transactions had begun and were not acknowledged.
         whole: How many of these were found whole; the others had left no trace.
         ended: Whether the file is not to be used again.
-        rescued: Whether it opened only as a copy by ``fiberstore.rescue``.
+        rescued: Whether it opened only as a copy by ``fiberstore.duckdb.rescue``.
     """
 
     death: Death

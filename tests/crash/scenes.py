@@ -16,10 +16,11 @@ from test_ingest import write_logs as write_log_files
 from test_migrations import PLAIN_DDL, catalog, tables
 from victim import INGEST_BATCH_ROWS
 
-from fiberstore import DamagedFileError, DuckDBStorage, create_engine, schema
+from fiberstore import DamagedFileError, DuckDBStorage, create_engine
+from fiberstore.duckdb.rescue import rescue
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
-from fiberstore.rescue import rescue
+from fiberstore.sql import migrate
 
 _KEYS_AT_ONCE = 500
 _KEYS_CHECKED = 2_000
@@ -115,7 +116,7 @@ class LaneFile:
         rescued = False
         try:
             whole = self._check(in_flight, dice)
-        except DamagedFileError:  # see fiberstore.rescue
+        except DamagedFileError:  # see fiberstore.duckdb.rescue
             torn, self.path = self.path, self.path.with_name(f"rescued-{self.path.name}")
             rescue(torn, self.path)
             whole, rescued = self._check(in_flight, dice), True
@@ -274,7 +275,7 @@ class MigratedFile:
         is_there = found.revision is not None
         if not is_there and (found != self._before or death.in_flight["migration"] == 0):
             raise ViolationError(f"no revision, but {sorted(found.tables)}; report {death.lines[-1]}")
-        if is_there and (found.revision != schema.head() or found.differences):
+        if is_there and (found.revision != migrate.head() or found.differences):
             raise ViolationError(f"revision {found.revision}, but {found.differences}")
         ended = is_there or dice.random() < 0.5
         if ended:
@@ -301,8 +302,8 @@ class MigratedFile:
                 for table in names & {"raw_logs", "fibers"}
                 for row in connection.exec_driver_sql(f"SELECT * FROM {table}")
             ]
-            revision = schema.current(connection)
-        seen = _Seen(names, catalog(engine), frozenset(rows), revision, schema.differences(engine))
+            revision = migrate.current(connection)
+        seen = _Seen(names, catalog(engine), frozenset(rows), revision, migrate.differences(engine))
         engine.dispose()
         return seen
 

@@ -21,10 +21,11 @@ import pyarrow as pa  # noqa: F401  # imported now, so that no first call takes 
 import sqlalchemy as sa
 from lanes import bulk_logs, step
 
-from fiberstore import DuckDBStorage, LogRecord, schema
+from fiberstore import DuckDBStorage, LogRecord
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
-from fiberstore.storages import BATCH_ROWS
+from fiberstore.repositories.storage import BATCH_ROWS
+from fiberstore.sql import migrate
 
 INGEST_BATCH_ROWS = 25
 _FILL_ROWS = 10_000
@@ -116,8 +117,8 @@ def open_store(file: str) -> None:
         threading.Event().wait()
 
 
-def migrate(file: str) -> None:
-    schema.head()  # imports Alembic
+def migrate_file(file: str) -> None:
+    migrate.head()  # imports Alembic
     with DuckDBStorage(file) as storage:
         statements = iter(range(1000))
         sa.event.listen(
@@ -155,7 +156,7 @@ if __name__ == "__main__":
         "bulk": write_bulk,
         "open": open_store,
         "fill": fill_log,
-        "migrate": migrate,
+        "migrate": migrate_file,
         "ingest": ingest_files,
     }
     programs[sys.argv[1]](*sys.argv[2:])

@@ -3,7 +3,7 @@
 A row that is stored later has a larger ``rowid``, also one that is changed in an indexed column, for then
 DuckDB deletes it and appends it again. A backup closes the gaps that deleted rows leave, which keeps the
 order. So a place in it is known by the id of the last row before it and its ``rowid`` then, as long as that
-row is there. A snapshot that sees a row sees all before it (see ``fiberstore.appends``).
+row is there. A snapshot that sees a row sees all before it (see ``fiberstore.duckdb.inflight_writes``).
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore import connections
-from fiberstore.cursors import Mark
 from fiberstore.errors import CursorError
-from fiberstore.prepared import Prepared
 from fiberstore.repositories.arrival import Arrival, News
 from fiberstore.repositories.on_duckdb.connection import duckdb_connection
-from fiberstore.repositories.queries import one_snapshot
+from fiberstore.repositories.query import one_snapshot
+from fiberstore.sql import connection
+from fiberstore.sql.cursors import Mark
+from fiberstore.sql.prepared import Prepared
 
 _BEFORE_ALL = -1
 # DuckDB's MAX_ROW_ID: from here on, rows of a transaction that has not committed.
@@ -46,13 +46,13 @@ class RowidArrival(Arrival):
         )
 
     @contextmanager
-    def snapshot(self, session: Session | connections.Connection, since: Mark | None) -> Iterator[Mark]:
+    def snapshot(self, session: Session | connection.Connection, since: Mark | None) -> Iterator[Mark]:
         """See ``Arrival.snapshot``."""
         with one_snapshot(session):
             yield self._mark(session, _BEFORE_ALL if since is None else self._rowid_of(session, since))
 
     @contextmanager
-    def news(self, connection: connections.Connection, since: Mark) -> Iterator[News]:
+    def news(self, connection: connection.Connection, since: Mark) -> Iterator[News]:
         """See ``Arrival.news``."""
         written = duckdb_connection(connection).appends.listen()
         with one_snapshot(connection):
@@ -61,27 +61,27 @@ class RowidArrival(Arrival):
             condition = self.number.between(after + 1, mark.number)
             yield News(condition, mark, partial(_wait_for, written))
 
-    def mark_at(self, session: Session | connections.Connection, id_: UUID) -> Mark:
+    def mark_at(self, session: Session | connection.Connection, id_: UUID) -> Mark:
         """See ``Arrival.mark_at``."""
         ((rowid,),) = self._rowids.rows(session, {"id": id_})
         return Mark(id_, rowid)
 
-    def is_new(self, session: Session | connections.Connection, since: Mark) -> sa.ColumnElement[bool]:
+    def is_new(self, session: Session | connection.Connection, since: Mark) -> sa.ColumnElement[bool]:
         """See ``Arrival.is_new``."""
         return sa.and_(self.number > self._rowid_of(session, since), self._is_committed)
 
-    def _mark(self, session: Session | connections.Connection, after: int) -> Mark:
+    def _mark(self, session: Session | connection.Connection, after: int) -> Mark:
         """Return the mark of the present snapshot, which has seen all rows up to ``after``."""
         ((newest,),) = self._newest.rows(session, {"after": after})
         if newest is None:
             newest = after
         return Mark(self._id_at(session, newest), newest)
 
-    def _id_at(self, session: Session | connections.Connection, rowid: int) -> UUID | None:
+    def _id_at(self, session: Session | connection.Connection, rowid: int) -> UUID | None:
         ids = list(self._ids.rows(session, {"rowid": rowid}))
         return ids[0][0] if ids else None
 
-    def _rowid_of(self, session: Session | connections.Connection, mark: Mark) -> int:
+    def _rowid_of(self, session: Session | connection.Connection, mark: Mark) -> int:
         if mark.holes:
             raise CursorError("the cursor is of another release of fiberstore; start again without it")
         if mark.newest_id is None:

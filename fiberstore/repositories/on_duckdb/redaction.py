@@ -3,11 +3,11 @@
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
-from fiberstore.functions import RegexpMatches
 from fiberstore.patterns import to_duckdb
-from fiberstore.repositories.conditions import LOGS
-from fiberstore.repositories.queries import written
+from fiberstore.repositories.query import written
+from fiberstore.sql.conditions import LOGS
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.functions import RegexpMatches
 
 
 def redact(

@@ -7,12 +7,12 @@ import duckdb
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore import connections
-from fiberstore.prepared import connection_of
-from fiberstore.process import IN_MEMORY
+from fiberstore.duckdb.fork_guard import IN_MEMORY
 from fiberstore.repositories.on_duckdb.connection import duckdb_connection
-from fiberstore.repositories.queries import select_rows
+from fiberstore.repositories.query import select_rows
 from fiberstore.repositories.sizes import StoreSize
+from fiberstore.sql import connection
+from fiberstore.sql.prepared import connection_of
 
 _SIZES = sa.func.pragma_database_size().table_valued(
     *(sa.column(name) for name in ("database_name", "block_size", "total_blocks", "free_blocks"))
@@ -22,7 +22,7 @@ _TABLES = sa.func.duckdb_tables().table_valued(
 )
 
 
-def size_of(session: Session | connections.Connection) -> StoreSize:
+def size_of(session: Session | connection.Connection) -> StoreSize:
     """Return it as it was at the last checkpoint."""
     path = duckdb_connection(session).database_key
     if path.startswith(IN_MEMORY):
@@ -35,13 +35,13 @@ def size_of(session: Session | connections.Connection) -> StoreSize:
     return StoreSize(Path(path).stat().st_size, used, free, block_bytes)
 
 
-def settle(session: Session | connections.Connection) -> None:
+def settle(session: Session | connection.Connection) -> None:
     """Run a checkpoint, which frees what was deleted."""
     with suppress(duckdb.TransactionException):  # other transactions are in its way; the next one will do it
         connection_of(session).write("CHECKPOINT")
 
 
-def kept_rows(session: Session | connections.Connection) -> dict[str, int]:
+def kept_rows(session: Session | connection.Connection) -> dict[str, int]:
     """Return the rows in the file.
 
     DuckDB keeps deleted rows in it as long as those around them, until two groups of 122,880 rows fit in one.

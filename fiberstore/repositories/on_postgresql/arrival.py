@@ -16,12 +16,12 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
-from fiberstore.cursors import Mark
 from fiberstore.errors import CursorError, DatabaseError
-from fiberstore.prepared import Prepared
 from fiberstore.repositories.arrival import Arrival, News
-from fiberstore.repositories.queries import one_snapshot
+from fiberstore.repositories.query import one_snapshot
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.cursors import Mark
+from fiberstore.sql.prepared import Prepared
 
 _ROWS_AT_ONCE = 10_000
 _POLL_S = 0.1

@@ -8,12 +8,12 @@ from contextlib import closing
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore import bulk
-from fiberstore.connections import Connection
-from fiberstore.functions import RegexpMatches
 from fiberstore.patterns import closed
-from fiberstore.prepared import compiled, connection_of
-from fiberstore.repositories.conditions import LOGS
+from fiberstore.sql import bulk
+from fiberstore.sql.conditions import LOGS
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.functions import RegexpMatches
+from fiberstore.sql.prepared import compiled, connection_of
 
 _ROWS_AT_ONCE = 10_000
 

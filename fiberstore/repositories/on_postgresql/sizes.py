@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.connections import Connection
-from fiberstore.repositories.conditions import FIBERS, LOGS, MEMBERSHIPS
-from fiberstore.repositories.queries import select_rows
+from fiberstore.repositories.query import select_rows
 from fiberstore.repositories.sizes import StoreSize
+from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
+from fiberstore.sql.connection import Connection
 
 _BLOCK_BYTES = 8_192
 _TABLES = (LOGS, FIBERS, MEMBERSHIPS)

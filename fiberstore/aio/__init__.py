@@ -1,0 +1,1 @@
+"""The asynchronous face of the storages, on threads."""

@@ -1,0 +1,136 @@
+"""``copy``: everything from one store to another, and whether both hold the same."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from fiberstore.cli import INTERRUPTED
+from fiberstore.cli.app import app, tell
+from fiberstore.cli.changing import check_revision
+from fiberstore.cli.console import make_console
+from fiberstore.cli.options import Json
+from fiberstore.cli.render import counted, print_copied
+from fiberstore.cli.stores import has_tables, open_to_read, shown_target
+from fiberstore.copying.copy import Copied, TableDifference, copy_store
+from fiberstore.errors import DatabaseError
+from fiberstore.opening import create_engine, open_storage
+from fiberstore.repositories.storage import SqlStorage
+
+
+@app.command(epilog="Example: fiberstore copy store.duckdb copy.duckdb")
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The store to copy; it is only read.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DST", help="Where to; it is made, or what it lacks is added.")
+    ],
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            "--mirror", help="Delete what only DST holds; replace logs and memberships that differ."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a whole store into another, and compare both by counts and checksums; exit with 1 if they differ.
+
+    A copy that was stopped resumes where it was, and one that is run again adds what is new. What only DST
+    holds stays there without --mirror, and then they differ.
+    """
+    with _open_both(source, destination) as (storage, target), _progress(storage) as on_rows:
+        begin = time.monotonic()
+        try:
+            copied = copy_store(storage, target, mirror=mirror, on_rows=on_rows)
+        except KeyboardInterrupt:
+            tell("interrupted; the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
+        seconds = time.monotonic() - begin
+    print_copied(copied, seconds, as_json=as_json)
+    deleted = ", ".join(
+        f"{counted(rows, 'rows')} of {table}" for table, rows in copied.deleted.items() if rows
+    )
+    if deleted:
+        tell(f"deleted in DST: {deleted}")
+    if not copied.is_equal:
+        tell(_difference(copied))
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _open_both(source: str, destination: str) -> Iterator[tuple[SqlStorage, SqlStorage]]:
+    """Open a store to be read, and one to be written, which is made if it is not there."""
+    if create_engine(source).url == create_engine(destination).url:  # opens nothing
+        shown = f"{shown_target(source)} and {shown_target(destination)}"
+        raise DatabaseError(f"{shown} are the same store; give another DST")
+    with open_to_read(source) as storage:
+        check_revision(storage, source)
+        with open_storage(destination) as target:
+            if has_tables(target):
+                check_revision(target, destination)
+            else:
+                target.init_schema()
+            yield storage, target
+
+
+@contextmanager
+def _progress(source: SqlStorage) -> Iterator[Callable[[str, int], None] | None]:
+    """Show a bar for each step on a terminal; give what moves them."""
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    rows_of = {
+        "raw_logs": source.logs.count(),
+        "fibers": source.fibers.count(),
+        "fiber_memberships": source.memberships.count(),
+    }
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        bars: dict[str, TaskID] = {}
+        begin = time.monotonic()
+
+        def on_rows(step: str, rows: int) -> None:
+            nonlocal begin
+            if step not in bars:
+                begin = time.monotonic()
+                total = rows_of.get(step.rpartition(" ")[2])
+                bars[step] = progress.add_task(step, total=total, done="")
+            bar = bars[step]
+            progress.advance(bar, rows)
+            done = progress.tasks[bar].completed
+            rate = done / max(time.monotonic() - begin, 0.001)
+            progress.update(bar, done=f"{counted(int(done), 'rows')}, {rate:,.0f} rows/s")
+
+        yield on_rows
+
+
+def _difference(copied: Copied) -> str:
+    """Say what differs, and why."""
+    tables = ", ".join(copied.differing)
+    if not copied.has_ended:
+        behind = max(copied.source["raw_logs"].rows - copied.destination["raw_logs"].rows, 0)
+        return (
+            f"SRC is still being written: after {counted(copied.passes, 'passes')} DST is "
+            f"{counted(behind, 'logs')} behind, and {tables} differ; run it again, the last time when nobody "
+            "writes SRC"
+        )
+    found = "; ".join(f"{table}: {_counts(found)}" for table, found in copied.differences.items())
+    return (
+        f"SRC and DST differ in {tables}, and there is nothing more to copy ({found}); --mirror deletes what "
+        "only DST holds, such as what was deleted in SRC, and replaces what differs"
+    )
+
+
+def _counts(found: TableDifference) -> str:
+    """Say how many rows of a table differ, and which are the first."""
+    counts = (
+        (found.only_source, "only in SRC"),
+        (found.only_destination, "only in DST"),
+        (found.changed, "with other values"),
+    )
+    said = ", ".join(f"{counted(rows, 'rows')} {where}" for rows, where in counts if rows)
+    is_more = sum(rows for rows, _ in counts) > len(found.keys)
+    return f"{said}: {', '.join(found.keys)}{', …' if is_more else ''}"

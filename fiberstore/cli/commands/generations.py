@@ -1,0 +1,290 @@
+"""Generations: the fibers of several config versions over the same logs, made, compared and switched."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from pydantic import JsonValue
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fiberstore.cli import INTERRUPTED, lookup
+from fiberstore.cli.app import app, tell
+from fiberstore.cli.changing import db_option, open_to_change, working
+from fiberstore.cli.console import make_console, print_json, print_line, print_text
+from fiberstore.cli.groups import ListsByDefault
+from fiberstore.cli.lookup import shown_version
+from fiberstore.cli.options import Db, Json, Limit, Version, parse_version
+from fiberstore.cli.render import counted, generation_json, print_diff, print_generations, version_json
+from fiberstore.cli.stores import open_to_read
+from fiberstore.contract.lifecycle import ChangeKind, GenerationDiff
+from fiberstore.contract.queries import Fibers
+from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.errors import StorageError
+from fiberstore.ingest.reprocess import ReprocessReport
+from fiberstore.ingest.reprocess import reprocess as reprocess_logs
+from fiberstore.ingest.rules import Rules, load_rules
+from fiberstore.repositories.storage import SqlStorage
+
+versions_app = typer.Typer(
+    cls=ListsByDefault,
+    help="Config versions, and the generations of fibers made by them; without a command, list them.",
+    epilog="Example: fiberstore versions --db store.duckdb",
+)
+app.add_typer(versions_app, name="versions")
+
+
+@versions_app.command("list", epilog="Example: fiberstore versions list --db store.duckdb")
+def list_versions(db: Db, as_json: Json = False) -> None:
+    """Print the config versions: those that are registered, by time, then those that only fibers have."""
+    with open_to_read(db) as storage:
+        found = lookup.collect_generations(storage)
+    print_generations(found, as_json=as_json)
+
+
+@versions_app.command("show", epilog="Example: fiberstore versions show 1f3a --db store.duckdb > rules.toml")
+def show(version: Version, db: Db, as_json: Json = False) -> None:
+    """Print the rules of a config version; in a pipe, exactly as they were."""
+    with open_to_read(db) as storage:
+        number = lookup.find_version(storage, version)
+        (found,) = (item for item in lookup.collect_generations(storage) if item.config_version == number)
+    content = None if found.registered is None else found.registered.content
+    if as_json:
+        print_json({**generation_json(found), "content": content})
+    elif content is None:
+        raise StorageError(
+            f"the rules of {shown_version(number)} are not known: they were not ingested by this release; "
+            "fiberstore versions lists those that are, with their content_hash"
+        )
+    else:
+        print_text(content)
+
+
+@versions_app.command("drop", epilog="Example: fiberstore versions drop 1f3a --db store.duckdb --dry-run")
+def drop(
+    version: Version,
+    *,
+    db: Db,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be deleted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete the fibers and memberships of a config version that is not active; the logs and rules stay."""
+    with open_to_read(db) if dry_run else open_to_change(db) as storage:
+        number = lookup.find_version(storage, version)
+        if number == lookup.active_version(storage):
+            raise StorageError(
+                f"{shown_version(number)} is active and stays; fiberstore activate another version, or --none"
+            )
+        if dry_run:
+            fibers = storage.fibers.where(Fibers.c.config_version == number).count()
+            memberships = lookup.count_memberships(storage, number)
+        else:
+            with working("drop"):
+                deleted = storage.versions.drop(number)
+            fibers, memberships = deleted.fibers, deleted.memberships
+    if as_json:
+        counts = {"fibers": fibers, "memberships": memberships}
+        print_json({**version_json(number), "dry_run": dry_run, **counts})
+    else:
+        counted_both = f"{counted(fibers, 'fibers')} and {counted(memberships, 'memberships')}"
+        would = "would be deleted" if dry_run else "deleted"
+        print_line(f"{shown_version(number)}: {counted_both} {would}")
+
+
+@app.command(epilog="Example: fiberstore activate 1f3a --db store.duckdb")
+def activate(
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            parser=parse_version, metavar="VERSION", help="Its hex digits, or the beginning of them."
+        ),
+    ] = None,
+    *,
+    db: Db,
+    none: Annotated[bool, typer.Option("--none", help="Let no version be active.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a config version the active one, whose fibers are shown; the command to go back is told."""
+    if (version is None) != none:
+        raise typer.BadParameter("give either a version or --none", param_hint="VERSION")
+    with open_to_change(db) as storage:
+        number = None if version is None else lookup.find_version(storage, version)
+        before = storage.versions.activate(number)
+        is_empty = number is not None and not _has_fibers(storage, number)
+    old = None if before is None else before.config_version
+    if as_json:
+        print_json({"active": _or_none(number), "before": _or_none(old)})
+    else:
+        print_line(f"{'no config version' if number is None else shown_version(number)} is active")
+    if old == number:
+        tell("it was before, too; nothing is changed")
+    else:
+        _tell_way_back(old, db)
+    if is_empty:
+        tell("it has no fibers; fiberstore reprocess makes them from the stored logs")
+
+
+@app.command(epilog="Example: fiberstore reprocess --rules rules.toml --db store.duckdb")
+def reprocess(
+    rules: Annotated[Path, typer.Option(metavar="FILE", help="What joins lines; its files are not read.")],
+    db: Db,
+    *,
+    then_activate: Annotated[
+        bool, typer.Option("--activate", help="Then make their version the active one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the fibers of other rules from the logs that are stored; those there are stay, beside them."""
+    loaded = load_rules(rules, check_files=False)
+    version = loaded.config_version
+    with open_to_change(db) as storage:
+        report, seconds = _reprocess(storage, loaded)
+        before = storage.versions.activate(version) if then_activate else None
+        _print_report(version, report, seconds, as_json=as_json)
+        tell_unless_active(storage, version, db)
+    if then_activate and (before is None or before.config_version != version):
+        _tell_way_back(None if before is None else before.config_version, db)
+
+
+def _parse_kind(text: str) -> str:
+    if text not in get_args(ChangeKind):
+        raise typer.BadParameter(
+            f"{text!r} is no kind of change; give one of {', '.join(get_args(ChangeKind))}"
+        )
+    return text
+
+
+@app.command(epilog="Example: fiberstore diff 1f3a 9b07 --db store.duckdb --kind split --limit 20")
+def diff(
+    versions: Annotated[
+        list[str],
+        typer.Argument(
+            parser=parse_version,
+            metavar="VERSION",
+            help="The old and the new one: hex digits, or their beginning. One alone: the active is the old.",
+        ),
+    ],
+    *,
+    db: Db,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=_parse_kind, metavar="KIND", help="Only changes of this kind; if repeated, of any of them."
+        ),
+    ] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    as_json: Json = False,
+) -> None:
+    """Compare the fibers of two config versions by their logs: unchanged, split, merged, moved, new, gone."""
+    if len(versions) > 2:  # noqa: PLR2004
+        raise typer.BadParameter(
+            f"{len(versions)} are too many; give the old and the new config version", param_hint="VERSION"
+        )
+    with open_to_read(db) as storage:
+        old, new = _old_and_new(storage, versions)
+        with working("diff"):
+            found = _differences(storage, old, new, kind, limit)
+    print_diff(old, new, found, as_json=as_json)
+    there = sum(count for name, count in found.counts.items() if not kind or name in kind)
+    if there > len(found.changes):
+        tell(f"{len(found.changes):,} of {counted(there, 'changes')}; --limit {there} shows all")
+
+
+def tell_unless_active(storage: SqlStorage, version: int, db: str) -> None:
+    """Say, on stderr, that the fibers of a version are not those that are shown, and what to do about it."""
+    active = lookup.active_version(storage)
+    if active == version:
+        return
+    name = shown_version(version)
+    if active is None:
+        tell(f"no config version is active, so all fibers are shown; these are of config version {name}")
+    else:
+        tell(f"these fibers are of config version {name}; {shown_version(active)} is active, and shown")
+        tell(f"{_command('diff', name, db)} compares them")
+    tell(f"{_command('activate', name, db)} lets these be shown")
+
+
+def _or_none(version: int | None) -> dict[str, JsonValue] | None:
+    return None if version is None else version_json(version)
+
+
+def _tell_way_back(before: int | None, db: str) -> None:
+    back = "--none" if before is None else shown_version(before)
+    was = "none was" if before is None else f"{back} was"
+    tell(f"before, {was}; to go back: {_command('activate', back, db)}")
+
+
+def _command(name: str, argument: str, db: str) -> str:
+    return f"fiberstore {name} {argument} {db_option(db)}"
+
+
+def _has_fibers(storage: SqlStorage, version: int) -> bool:
+    return storage.fibers.where(Fibers.c.config_version == version).count(1) > 0
+
+
+def _old_and_new(storage: SqlStorage, versions: list[str]) -> tuple[int, int]:
+    *given, new = (lookup.find_version(storage, version) for version in versions)
+    old = given[0] if given else lookup.active_version(storage)
+    if old is None:
+        raise StorageError("no config version is active, to compare with; give two: fiberstore diff OLD NEW")
+    return old, new
+
+
+def _differences(
+    storage: SqlStorage, old: int, new: int, kinds: Sequence[str] | None, limit: int
+) -> GenerationDiff:
+    if not kinds:
+        return storage.versions.diff(old, new, limit)
+    counts = storage.versions.diff(old, new, 0).counts  # they come by kind: the last one wanted ends the list
+    last = max(position for position, kind in enumerate(counts) if kind in kinds)
+    found = storage.versions.diff(old, new, sum([*counts.values()][: last + 1]))
+    changes = [change for change in found.changes if change.kind in kinds]
+    return replace(found, changes=changes[:limit])
+
+
+def _reprocess(storage: SqlStorage, rules: Rules) -> tuple[ReprocessReport, float]:
+    begin = time.monotonic()
+    try:
+        with _progress(storage.logs.count()) as on_batch:
+            report = reprocess_logs(storage, rules, on_batch=on_batch)
+    except KeyboardInterrupt:
+        tell("interrupted; what was made stays, and the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
+    return report, time.monotonic() - begin
+
+
+@contextmanager
+def _progress(logs: int) -> Iterator[Callable[[ReprocessReport], None]]:
+    """Show a bar on a terminal; give what moves it."""
+    console = make_console(stderr=True)
+    columns = (BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=logs, done="reading the stored logs")
+        begin = time.monotonic()
+
+        def on_batch(report: ReprocessReport) -> None:
+            done = f"{counted(report.logs_read, 'logs')}, {_rate(report, time.monotonic() - begin)}"
+            progress.update(bar, completed=report.logs_read, done=done)
+
+        yield on_batch
+
+
+def _rate(report: ReprocessReport, seconds: float) -> str:
+    return f"{report.logs_read / seconds:,.0f} logs/s"
+
+
+def _print_report(version: int, report: ReprocessReport, seconds: float, *, as_json: bool) -> None:
+    if as_json:
+        rate = round(report.logs_read / seconds)
+        times = {"seconds": round(seconds, 3), "logs_per_second": rate}
+        print_json({**version_json(version), **asdict(report), **times})
+    else:
+        print_line(
+            f"{shown_version(version)}: {counted(report.logs_read, 'logs')} read; "
+            f"{counted(report.fibers_new, 'new fibers')}, "
+            f"{counted(report.memberships_new, 'new memberships')}; "
+            f"{seconds:.2f} s, {_rate(report, seconds)}"
+        )

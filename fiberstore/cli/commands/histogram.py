@@ -1,0 +1,139 @@
+"""``histogram``: how many logs or fibers there are, step by step of time."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal, TypeVar
+
+import typer
+
+from fiberstore.cli.app import app
+from fiberstore.cli.options import (
+    Contains,
+    Db,
+    FiberFilter,
+    FiberId,
+    Generation,
+    Json,
+    LogFilter,
+    Sources,
+    Time,
+    Types,
+    parse_span,
+)
+from fiberstore.cli.render import print_histogram
+from fiberstore.cli.stores import open_to_read
+from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
+from fiberstore.contract.queries import Fibers, Logs
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST_STEPS = 60
+_WIDTHS = (
+    *(timedelta(milliseconds=number) for number in (1, 10, 100)),
+    *(timedelta(seconds=number) for number in (1, 5, 10, 30)),
+    *(timedelta(minutes=number) for number in (1, 5, 10, 30)),
+    *(timedelta(hours=number) for number in (1, 3, 6, 12)),
+    *(timedelta(days=number) for number in (1, 7, 30, 90, 365, 3_650, 36_500)),
+)
+
+
+@app.command(
+    epilog="Example: fiberstore histogram --db store.duckdb --bucket 5min --by source --contains ERROR"
+)
+def histogram(
+    *,
+    db: Db,
+    bucket: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=parse_span,
+            metavar="SPAN",
+            help="Width of a step: 10s, 5min, 1h, 1d. By default a round one that makes at most some "
+            f"{_MOST_STEPS} steps.",
+        ),
+    ] = None,
+    by: Annotated[
+        Literal["source", "type"] | None,
+        typer.Option(help="Count each source, or type of fibers, by itself."),
+    ] = None,
+    fibers: Annotated[
+        bool, typer.Option("--fibers", help="Count fibers, where they begin, instead of logs.")
+    ] = False,
+    start: Time = None,
+    end: Time = None,
+    source: Sources = None,
+    contains: Contains = None,
+    fiber: FiberId = None,
+    types: Types = None,
+    version: Generation = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="EXPR", help="Only those of which a condition on logs, or fibers, is true."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count logs in steps of time, those without any too; with `--fibers`, count fibers."""
+    if fibers:
+        _refuse("is of logs; leave it out, or --fibers", source=source, contains=contains, fiber=fiber)
+        _refuse("must be type for fibers, if it is given", by=by == "source")
+        of_fibers = FiberFilter(type=types, version=version, where=_parsed(where, parse_fiber_condition))
+        with open_to_read(db) as storage:
+            group: Literal["fiber_type"] | None = "fiber_type" if by else None
+            chosen_fibers = of_fibers.of(storage)
+            width = bucket or _width(
+                start or _first_activity(chosen_fibers.order_by("oldest")),
+                end or _first_activity(chosen_fibers.order_by("newest")),
+            )
+            buckets = chosen_fibers.histogram(width, by=group, start=start, end=end)
+        print_histogram(buckets, group, as_json=as_json)
+    else:
+        _refuse("is of fibers; leave it out, or add --fibers", type=types, version=version)
+        _refuse("must be source for logs, if it is given", by=by == "type")
+        condition = _parsed(where, parse_log_condition)
+        of_logs = LogFilter(source=source, contains=contains, fiber=fiber, where=condition)
+        with open_to_read(db) as storage:
+            source_id: Literal["source_id"] | None = "source_id" if by else None
+            chosen_logs = of_logs.of(storage)
+            width = bucket or _width(
+                start or _timestamp(chosen_logs.order_by("oldest")),
+                end or _timestamp(chosen_logs.order_by("newest")),
+            )
+            buckets = chosen_logs.histogram(width, by=source_id, start=start, end=end)
+        print_histogram(buckets, source_id, as_json=as_json)
+
+
+def _timestamp(logs: Logs) -> datetime | None:
+    first = logs.page(1).items
+    return first[0].timestamp if first else None
+
+
+def _first_activity(fibers: Fibers) -> datetime | None:
+    first = fibers.page(1).items
+    return first[0].first_activity if first else None
+
+
+def _width(first: datetime | None, last: datetime | None) -> timedelta:
+    """Return the smallest round width whose steps from one time to another are not too many."""
+    if first is None or last is None:
+        return _WIDTHS[0]
+    for width in _WIDTHS:
+        if (last - _EPOCH) // width - (first - _EPOCH) // width < _MOST_STEPS:
+            return width
+    return _WIDTHS[-1]
+
+
+def _refuse(why: str, **given: object) -> None:
+    for name, value in given.items():
+        if value:
+            raise typer.BadParameter(why, param_hint=f"'--{name}'")
+
+
+def _parsed(text: str | None, parse: Callable[[str], T]) -> T | None:
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except typer.BadParameter as error:
+        error.param_hint = "'--where'"
+        raise

@@ -1,0 +1,186 @@
+"""``ingest`` and ``demo``: what fills a store."""
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy.engine import make_url
+
+from fiberstore.cli import INTERRUPTED, lookup
+from fiberstore.cli.app import app, tell
+from fiberstore.cli.changing import db_option, open_or_make
+from fiberstore.cli.commands.generations import tell_unless_active
+from fiberstore.cli.console import make_console, print_json, print_line
+from fiberstore.cli.options import Db, Json
+from fiberstore.cli.render import counted, print_fiber, print_fibers, print_statistics, utc
+from fiberstore.contract.queries import Fibers
+from fiberstore.ingest.demo import write_demo
+from fiberstore.ingest.pipeline import IngestReport
+from fiberstore.ingest.pipeline import ingest as ingest_files
+from fiberstore.ingest.rules import Rules, load_rules
+from fiberstore.repositories.storage import SqlStorage
+
+_DEMO_FIBERS = 2
+_UNPAID = """fiber_type == "request" and logs.any(raw_text.contains("not charged"))"""
+
+
+@app.command(epilog="Example: fiberstore demo --lines 20000")
+def demo(
+    db: Annotated[
+        str,
+        typer.Option(
+            metavar="STORE",
+            help="A DuckDB file, beside which the logs go, or a URL: postgresql+psycopg://user@host/database.",
+        ),
+    ] = "fiberstore-demo.duckdb",
+    lines: Annotated[int, typer.Option(min=1, metavar="N", help="How many lines to make up.")] = 3_000,
+) -> None:
+    """Make up the logs of a small web shop, ingest them, and show what came of it."""
+    with open_or_make(db) as storage:
+        folder = _log_folder(db)
+        rules_file = write_demo(folder, lines)
+        store, quoted_rules = db_option(db), shlex.quote(str(rules_file))
+        what = f"{folder}: logs of a web shop with three services, and rules to join them"
+        print_line(what, bold=True)
+        _echo_command(f"ingest --rules {quoted_rules} {store}")
+        report, seconds = _ingest(storage, load_rules(rules_file))
+        _print_report(report, seconds, as_json=False)
+        if not report.logs_new:
+            print_line("Nothing is new: the store holds these logs since an earlier run.")
+        _show_demo(storage, store, quoted_rules)
+
+
+@app.command(epilog="Example: fiberstore ingest --rules rules.toml --db store.duckdb sshd=auth.log")
+def ingest(
+    rules: Annotated[Path, typer.Option(metavar="FILE", help="Names the log files and what joins lines.")],
+    db: Db,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE=PATH", help="Log files instead of those in the rules file."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read log files into a store, join their lines into fibers, and go on where the last run stopped."""
+    loaded = load_rules(rules, _parse_paths(paths or []))
+    with open_or_make(db) as storage:
+        report, seconds = _ingest(storage, loaded)
+        _print_report(report, seconds, as_json=as_json)
+        tell_unless_active(storage, loaded.config_version, db)
+
+
+def _log_folder(db: str) -> Path:
+    """Return where the made up logs go: beside a file, or into the working directory."""
+    database = Path((make_url(db).database if "://" in db else db) or "fiberstore-demo")
+    return database.with_name(f"{database.stem}-logs")
+
+
+def _parse_paths(pairs: Sequence[str]) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not (name and equals and path):
+            raise typer.BadParameter(f"{pair!r} is not of the form SOURCE=PATH, such as sshd=auth.log")
+        if name in paths:
+            raise typer.BadParameter(f"{name} is given twice; a source has one file")
+        paths[name] = Path(path)
+    return paths
+
+
+def _ingest(storage: SqlStorage, rules: Rules) -> tuple[IngestReport, float]:
+    begin = time.monotonic()
+    try:
+        with _progress(rules) as (on_bytes, on_batch):
+            report = ingest_files(storage, rules, on_bytes=on_bytes, on_batch=on_batch)
+    except KeyboardInterrupt:
+        stored = storage.logs.count()
+        tell(
+            f"interrupted; the store holds {counted(stored, 'logs')}, and the same command goes on from there"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    return report, time.monotonic() - begin
+
+
+@contextmanager
+def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[IngestReport], None]]]:
+    """Show a bar on a terminal; yield what moves it: bytes that were read, batches that were stored."""
+    console = make_console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        total = sum(source.path.stat().st_size for source in rules.sources.values())
+        bar = progress.add_task("", total=total or None, rate="")
+        begin = time.monotonic()
+
+        def on_batch(report: IngestReport) -> None:
+            progress.update(bar, rate=_rate(report, time.monotonic() - begin))
+
+        yield lambda size: progress.advance(bar, size), on_batch
+
+
+def _rate(report: IngestReport, seconds: float) -> str:
+    return f"{report.logs_read / seconds:,.0f} logs/s"
+
+
+def _print_report(report: IngestReport, seconds: float, *, as_json: bool) -> None:
+    if as_json:
+        rate = round(report.logs_read / seconds)
+        print_json({**asdict(report), "seconds": round(seconds, 3), "logs_per_second": rate})
+    else:
+        print_line(
+            f"{counted(report.logs_read, 'logs')} read, {report.logs_new:,} new; "
+            f"{counted(report.fibers_new, 'new fibers')}, "
+            f"{counted(report.memberships_new, 'new memberships')}; "
+            f"{seconds:.2f} s, {_rate(report, seconds)}"
+        )
+
+
+def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
+    def announce(what: str, command: str) -> None:
+        print_line()
+        print_line(what, bold=True)
+        _echo_command(f"{command} {store}")
+
+    announce("What the store holds", "stats")
+    print_statistics(lookup.collect_statistics(storage), as_json=False)
+
+    announce("A few requests, and jobs of the order service's threads", "fibers")
+    print_fibers(
+        [
+            listed
+            for fiber_type in ("request", "job")
+            for listed in _of_type(storage, fiber_type).summaries(_DEMO_FIBERS).items
+        ],
+        as_json=False,
+    )
+
+    widest = lookup.find_widest(storage, "request")
+    if widest is None:
+        return
+    fiber = widest.fiber
+    announce("One request, through all three services", f"show {fiber.fiber_id}")
+    print_fiber(widest, storage.get_fiber_logs(fiber.fiber_id), as_json=False)
+
+    print_line()
+    print_line("Try next (the last reads the same files again, and adds nothing)", bold=True)
+    for command in (
+        f"timeline {store}",
+        f"histogram {store} --bucket 10s --by source",
+        f"grep -i 'declined|timeout' {store}",
+        f"fibers {store} --where {shlex.quote(_UNPAID)} --order longest --limit 5",
+        f"logs {store} --start {utc(fiber.first_activity)} --limit 10",
+        f"ingest {store} --rules {rules_file}",
+    ):
+        _echo_command(command)
+
+
+def _of_type(storage: SqlStorage, fiber_type: str) -> Fibers:
+    return storage.fibers.where(Fibers.c.fiber_type == fiber_type)
+
+
+def _echo_command(command: str) -> None:
+    print_line(f"$ fiberstore {command}")

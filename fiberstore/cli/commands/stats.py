@@ -1,0 +1,15 @@
+"""``stats``: what a store holds, in numbers."""
+
+from fiberstore.cli import lookup
+from fiberstore.cli.app import app
+from fiberstore.cli.options import Db, Json
+from fiberstore.cli.render import print_statistics
+from fiberstore.cli.stores import open_to_read
+
+
+@app.command(epilog="Example: fiberstore stats --db store.duckdb")
+def stats(db: Db, as_json: Json = False) -> None:
+    """Print what a store holds: rows, times, sources, types of fibers, config versions."""
+    with open_to_read(db) as storage:
+        found = lookup.collect_statistics(storage)
+    print_statistics(found, as_json=as_json)

@@ -1,0 +1,298 @@
+"""What the command line asks a store beyond its queries: ids and versions by their beginning, statistics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from fiberstore.cli.stores import store_name
+from fiberstore.contract.lifecycle import ConfigVersion
+from fiberstore.contract.queries import Fibers, FiberSummary
+from fiberstore.duckdb.fork_guard import IN_MEMORY
+from fiberstore.errors import StorageError, translate_errors
+from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.models import Fiber, Membership, MergedFiber, RawLog, RegisteredVersion
+
+_ID_DIGITS = 32
+_VERSION_DIGITS = 16
+_MOST_CANDIDATES = 5
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, slots=True)
+class FiberCount:
+    """How many fibers of one type there are."""
+
+    fiber_type: str
+    open: int
+    closed: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCount:
+    """How many logs and fibers were stored under one config version."""
+
+    version: str
+    config_version: int
+    active: bool
+    logs: int
+    fibers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A config version, registered or only found among fibers, and how many fibers it has."""
+
+    config_version: int
+    fibers: int
+    registered: ConfigVersion | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a store holds.
+
+    Attributes:
+        file: The database file, or the URL of the database on a server; None for a database in memory.
+        file_bytes: Size of the file and of the write-ahead log beside it, or of the database on a server.
+        revision: The revision of the schema.
+        tables: Rows by table.
+        first: Time of the first log; None without logs.
+        last: Time of the last log.
+        sources: Logs by source.
+        fiber_types: Fibers by type.
+        config_versions: Logs and fibers by config version.
+    """
+
+    file: str | None
+    file_bytes: int
+    revision: str | None
+    tables: dict[str, int]
+    first: datetime | None
+    last: datetime | None
+    sources: dict[str, int]
+    fiber_types: list[FiberCount]
+    config_versions: list[VersionCount]
+
+
+def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
+    """Return the id of a fiber that begins with these hex digits; of one that was merged, of its survivor.
+
+    Raises:
+        StorageError: There is none, or more than one.
+    """
+    first, last = UUID(digits.ljust(_ID_DIGITS, "0")), UUID(digits.ljust(_ID_DIGITS, "f"))
+    statement = (
+        sa.select(Fiber.fiber_id)
+        .where(Fiber.fiber_id.between(first, last))
+        .order_by(Fiber.fiber_id)
+        .limit(_MOST_CANDIDATES + 1)
+    )
+    with translate_errors(), storage.session() as session:
+        found = session.scalars(statement).all()
+    if not found and len(digits) == _ID_DIGITS and has_lifecycle(storage):
+        survivors = (  # `resolve_fibers` reads a batch, which a store without access to the outside does not
+            sa.select(Fiber.fiber_id)
+            .join(MergedFiber, MergedFiber.survivor_id == Fiber.fiber_id)
+            .where(MergedFiber.fiber_id == first)
+        )
+        with translate_errors(), storage.session() as session:
+            found = session.scalars(survivors).all()
+    if not found:
+        raise _no_fiber(digits)
+    if len(found) > 1:
+        raise _ambiguous(digits, "ids", [*map(str, found)])
+    return found[0]
+
+
+def find_fiber(storage: SqlStorage, digits: str) -> FiberSummary:
+    """Return the fiber whose id begins with these hex digits.
+
+    Raises:
+        StorageError: There is none, or more than one.
+    """
+    fiber_id = find_fiber_id(storage, digits)
+    found = storage.fibers.where(Fibers.c.fiber_id == fiber_id).summaries(1).items
+    if not found:
+        raise _no_fiber(digits)
+    return found[0]
+
+
+def _no_fiber(digits: str) -> StorageError:
+    is_whole = len(digits) == _ID_DIGITS
+    what = f"the id {UUID(digits)}" if is_whole else f"an id that begins with {digits}"
+    return StorageError(f"no fiber has {what}; fiberstore fibers lists them")
+
+
+def _ambiguous(digits: str, what: str, found: Sequence[str]) -> StorageError:
+    named = ", ".join(found[:_MOST_CANDIDATES])
+    more = " and more" if len(found) > _MOST_CANDIDATES else ""
+    return StorageError(f"{digits} is the beginning of several {what}, give more digits: {named}{more}")
+
+
+def shown_version(config_version: int) -> str:
+    """Return a config version as it is shown and given: 16 hex digits."""
+    return f"{config_version:0{_VERSION_DIGITS}x}"
+
+
+def has_lifecycle(storage: SqlStorage) -> bool:
+    """Tell whether the store has the tables of the lifecycle: one that is only read is not upgraded."""
+    with translate_errors():
+        return sa.inspect(storage.engine).has_table(RegisteredVersion.__tablename__)
+
+
+def find_version(storage: SqlStorage, digits: str) -> int:
+    """Return the config version, registered or of fibers, that begins with these hex digits.
+
+    Raises:
+        StorageError: There is none, or more than one.
+    """
+    first, last = (int(digits.ljust(_VERSION_DIGITS, fill), 16) for fill in "0f")
+    columns = [Fiber.config_version, *([RegisteredVersion.config_version] if has_lifecycle(storage) else [])]
+    statement = sa.union(
+        *(sa.select(column).distinct().where(column.between(first, last)) for column in columns)
+    )
+    with translate_errors(), storage.session() as session:
+        found = sorted(session.scalars(statement))
+    if not found:
+        begins = "is" if len(digits) == _VERSION_DIGITS else "begins with"
+        raise StorageError(f"no config version {begins} {digits}; fiberstore versions lists them")
+    if len(found) > 1:
+        raise _ambiguous(digits, "config versions", [*map(shown_version, found)])
+    return found[0]
+
+
+def active_version(storage: SqlStorage) -> int | None:
+    """Return the active config version; None if none is, or the store is too old to have one."""
+    active = storage.versions.active() if has_lifecycle(storage) else None
+    return None if active is None else active.config_version
+
+
+def find_generation(storage: SqlStorage, name: str | None) -> int | None:
+    """Return the config version whose fibers are meant, None for those of all.
+
+    Args:
+        storage: The store.
+        name: Hex digits, ``"active"`` or ``"all"``; None is the active version if there is one.
+
+    Raises:
+        StorageError: There is no such version.
+    """
+    if name == "all":
+        return None
+    if name is not None and name != "active":
+        return find_version(storage, name)
+    active = active_version(storage)
+    if active is None and name is not None:
+        raise StorageError("no config version is active; fiberstore activate VERSION makes one so")
+    return active
+
+
+def collect_generations(storage: SqlStorage) -> list[Generation]:
+    """Return the config versions: the registered ones in the order of time, then those only fibers have."""
+    registered = storage.versions.all() if has_lifecycle(storage) else []
+    with translate_errors(), storage.session() as session:
+        fibers = _counts(session, Fiber.config_version)
+    known = [
+        Generation(version.config_version, fibers.pop(version.config_version, 0), version)
+        for version in registered
+    ]
+    return [*known, *(Generation(version, count, None) for version, count in fibers.items())]
+
+
+def count_memberships(storage: SqlStorage, version: int) -> int:
+    """Count the memberships that go when a generation is dropped: its own, and those of its fibers."""
+    fibers = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
+    its_own = sa.or_(Membership.config_version == version, Membership.fiber_id.in_(fibers))
+    with translate_errors(), storage.session() as session:
+        return session.scalars(sa.select(sa.func.count()).select_from(Membership).where(its_own)).one()
+
+
+def find_widest(storage: SqlStorage, fiber_type: str) -> FiberSummary | None:
+    """Return the first of those fibers whose logs come from the most sources."""
+    sources = sa.func.count(RawLog.source_id.distinct())
+    widest = (
+        sa.select(Fiber.fiber_id)
+        .join(Fiber.logs)
+        .where(Fiber.fiber_type == fiber_type)
+        .group_by(Fiber.fiber_id, Fiber.first_activity)
+        .order_by(sources.desc(), Fiber.first_activity, Fiber.fiber_id)
+        .limit(1)
+    )
+    with translate_errors(), storage.session() as session:
+        found = session.scalars(widest).one_or_none()
+    return None if found is None else find_fiber(storage, found.hex)
+
+
+def collect_statistics(storage: SqlStorage) -> Statistics:
+    """Count what the store holds."""
+    from fiberstore.sql import migrate
+
+    active = active_version(storage)
+    with translate_errors(), storage.session() as session:
+        first, last = session.execute(
+            sa.select(sa.func.min(RawLog.timestamp), sa.func.max(RawLog.timestamp))
+        ).one()
+        file, file_bytes = _file(storage, session)
+        return Statistics(
+            file=file,
+            file_bytes=file_bytes,
+            revision=migrate.current(session.connection()),
+            tables={
+                table.name: session.scalars(sa.select(sa.func.count()).select_from(table)).one()
+                for table in (RawLog.__table__, Fiber.__table__, Membership.__table__)
+                if isinstance(table, sa.Table)
+            },
+            first=first,
+            last=last,
+            sources=_counts(session, RawLog.source_id),
+            fiber_types=_fiber_counts(session),
+            config_versions=_version_counts(session, active),
+        )
+
+
+def _counts(session: Session, column: InstrumentedAttribute[K]) -> dict[K, int]:
+    rows = session.execute(sa.select(column, sa.func.count()).group_by(column).order_by(column))
+    return {row[0]: row[1] for row in rows}
+
+
+def _fiber_counts(session: Session) -> list[FiberCount]:
+    rows = session.execute(
+        sa.select(
+            Fiber.fiber_type,
+            sa.func.count().filter(~Fiber.closed),
+            sa.func.count().filter(Fiber.closed),
+        )
+        .group_by(Fiber.fiber_type)
+        .order_by(Fiber.fiber_type)
+    )
+    return [FiberCount(fiber_type, still_open, closed) for fiber_type, still_open, closed in rows]
+
+
+def _version_counts(session: Session, active: int | None) -> list[VersionCount]:
+    logs, fibers = _counts(session, RawLog.config_version), _counts(session, Fiber.config_version)
+    return [
+        VersionCount(
+            shown_version(version), version, version == active, logs.get(version, 0), fibers.get(version, 0)
+        )
+        for version in sorted(logs.keys() | fibers.keys() | ({active} if active is not None else set()))
+    ]
+
+
+def _file(storage: SqlStorage, session: Session) -> tuple[str | None, int]:
+    """Return the name and the size of what a store is in."""
+    name = store_name(storage)
+    if storage.engine.dialect.name == "postgresql":
+        size = sa.select(sa.func.pg_database_size(sa.func.current_database()))
+        return name, session.scalars(size).one()
+    if name.startswith(IN_MEMORY):
+        return None, 0
+    file = Path(name)
+    log = file.with_name(f"{file.name}.wal")
+    return name, file.stat().st_size + (log.stat().st_size if log.exists() else 0)

@@ -1,0 +1,1 @@
+"""The storage contract: abstract classes, conditions and results, in prose and signatures."""

@@ -1,0 +1,567 @@
+r"""Living with a store: what belongs together is written together; what is stored changes, ages and goes.
+
+What is done to rows is an action on a query (see ``fiberstore.contract.queries``): the filter says to which.
+
+```python
+storage.fibers.where(Fibers.c.last_activity < an_hour_ago).close()
+storage.logs.where(Logs.c.source_id == "vpn").redact(r"password=\S+", "password=***")
+```
+
+What is done to the store as a whole is here: batches, checkpoints, generations of fibers, retention. It holds
+no logic.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from fiberstore.contract.conditions import Condition
+from fiberstore.contract.queries import AsyncQueryStorage, Deleted, QueryStorage
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+
+ChangeKind: TypeAlias = Literal["split", "merged", "moved", "new", "gone"]
+
+DEFAULT_STEP_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointMove:
+    """A checkpoint that moves with a batch; see ``Checkpoints.compare_and_set``.
+
+    Attributes:
+        name: Of the checkpoint.
+        expected: The value it has now; None if there must be none yet.
+        value: The value it gets.
+    """
+
+    name: str
+    expected: str | None
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """What became of fibers that were written over.
+
+    Attributes:
+        new: How many were not stored yet.
+        changed: How many were stored, and are replaced.
+    """
+
+    new: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What a batch has stored.
+
+    Attributes:
+        logs: Logs that are new.
+        fibers: Fibers that are new or replaced.
+        memberships: Memberships that are new.
+    """
+
+    logs: int
+    fibers: Upserted
+    memberships: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What became of fibers that were merged.
+
+    Attributes:
+        fibers: How many are no more.
+        memberships: How many memberships the survivors have gained.
+    """
+
+    fibers: int
+    memberships: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What retention has deleted, or with ``dry_run`` would delete.
+
+    Attributes:
+        fibers: Fibers.
+        memberships: Memberships of those fibers and logs.
+        logs: Logs.
+        text_bytes: Bytes of UTF-8 in the text of those logs.
+        file_bytes: Size of the database file afterwards; 0 in memory.
+        free_bytes: How much of the file is unused: what is written next uses it first, and only
+            ``compact()`` gives it back to the disk.
+        is_complete: False if it ended because of ``max_steps``; call it again then.
+    """
+
+    fibers: int
+    memberships: int
+    logs: int
+    text_bytes: int
+    file_bytes: int
+    free_bytes: int
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction has done.
+
+    Attributes:
+        bytes_before: Size of the file before, with its write-ahead log.
+        bytes_after: Size of the file now.
+    """
+
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A named place that an application has come to.
+
+    Attributes:
+        name: Its name.
+        value: What the application has set: any text, for example JSON.
+        updated_at: When, in UTC.
+    """
+
+    name: str
+    value: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigVersion:
+    """A configuration by which fibers were made.
+
+    Attributes:
+        config_version: Its number, as ``fiberstore.config_version`` computes it and fibers have it.
+        content_hash: SHA-256 of its content, in hex; None if the content is not known.
+        content: Its content; None if it is not known, for fibers that no one has registered.
+        parent: The version that was active when it was registered, or that was given.
+        created_at: When it was registered, in UTC.
+        active: Whether it is the active one.
+    """
+
+    config_version: int
+    content_hash: str | None
+    content: str | None
+    parent: int | None
+    created_at: datetime
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FiberChange:
+    """How fibers of one version and fibers of another, of the same type, hold the same logs.
+
+    Fibers that are unchanged are left out of the comparison.
+
+    Attributes:
+        kind: ``"split"``: the logs of one old fiber are in several new ones. ``"merged"``: one new fiber has
+            logs of several old ones. ``"moved"``: one old and one new fiber share logs with no other, but
+            logs came in or went. ``"new"``, ``"gone"``: a fiber that shares no log with one of the
+            other version.
+        fiber_type: Their type.
+        old: The old fibers, ascending.
+        new: The new fibers, ascending.
+    """
+
+    kind: ChangeKind
+    fiber_type: str
+    old: list[UUID]
+    new: list[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDiff:
+    """How the fibers of two versions differ.
+
+    Attributes:
+        unchanged: How many old fibers have a new one with exactly the same logs.
+        counts: How many changes of each kind there are, those without any too.
+        changes: The first of them: by kind in the order split, merged, moved, new, gone, then by the first
+            old id (the first new id for those that have none). A fiber may be in several.
+    """
+
+    unchanged: int
+    counts: dict[ChangeKind, int]
+    changes: list[FiberChange]
+
+
+class Checkpoints(ABC):
+    """Named places, such as how far a file was read, that move only from where they are known to be."""
+
+    @abstractmethod
+    def get(self, name: str) -> Checkpoint | None:
+        """Return a checkpoint, or None when there is none of that name."""
+
+    @abstractmethod
+    def all(self) -> list[Checkpoint]:
+        """Return every checkpoint, by name."""
+
+    @abstractmethod
+    def set(self, name: str, value: str) -> None:
+        """Give a checkpoint a value, whatever it has."""
+
+    @abstractmethod
+    def compare_and_set(self, name: str, expected: str | None, value: str) -> None:
+        """Give a checkpoint a value, if nobody has changed it meanwhile.
+
+        Args:
+            name: Its name.
+            expected: The value it has; None if there must be none of that name.
+            value: What it gets.
+
+        Raises:
+            CheckpointError: It has another value, which stays.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> bool:
+        """Delete a checkpoint; return whether there was one."""
+
+
+class Versions(ABC):
+    """The registry of config versions, and the generations of fibers that were made by them.
+
+    The fibers of several versions may stand side by side over the same logs. At most one version is active:
+    ``Fibers.c.config_version.is_active()`` is true of its fibers, at the moment of each statement.
+    """
+
+    @abstractmethod
+    def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
+        """Note a configuration and its version; one that is registered with its content stays as it is.
+
+        Args:
+            content: The content, in UTF-8, or a ``Path`` to the file that holds it.
+            parent: The version it was made from; None is the active one, if there is one.
+
+        Raises:
+            ValueError: The content cannot be stored as text.
+            OSError: The file cannot be read.
+        """
+
+    @abstractmethod
+    def get(self, config_version: int) -> ConfigVersion | None:
+        """Return a registered version, or None."""
+
+    @abstractmethod
+    def all(self) -> list[ConfigVersion]:
+        """Return every registered version, by ``(created_at, config_version)``."""
+
+    @abstractmethod
+    def active(self) -> ConfigVersion | None:
+        """Return the active version, or None."""
+
+    @abstractmethod
+    def activate(self, config_version: int | None) -> ConfigVersion | None:
+        """Make a version the active one, in one transaction: readers see one whole generation or the other.
+
+        Args:
+            config_version: The version. One that has fibers but was never registered is registered without
+                its content. None: no version is active.
+
+        Returns:
+            The version that was active before, to go back to; None if none was.
+
+        Raises:
+            VersionNotFoundError: It is not registered, and has no fibers.
+        """
+
+    @abstractmethod
+    def diff(self, old: int, new: int, limit: int = 1_000) -> GenerationDiff:
+        """Compare the fibers of two versions by the stored logs they hold, type by type.
+
+        A fiber without stored logs is new or gone.
+
+        Args:
+            old: A version.
+            new: Another.
+            limit: Most changes to return, >= 0; the counts are of all.
+
+        Raises:
+            VersionNotFoundError: One of them is not registered, and has no fibers.
+        """
+
+    @abstractmethod
+    def drop(self, config_version: int) -> Deleted:
+        """Delete the fibers and memberships of a version; its logs, and its place in the registry, stay.
+
+        All fibers go in one transaction, so readers see the whole generation or none of it; then their
+        memberships go in steps, for DuckDB lets nobody in while it commits a million deletes. A call that was
+        killed in between is finished by another. Pins do not keep them.
+
+        Raises:
+            VersionNotFoundError: It is not registered, and has no fibers.
+            DatabaseError: It is active; activate another first.
+        """
+
+
+class LifecycleStorage(QueryStorage):
+    """A storage to live with for years."""
+
+    @property
+    @abstractmethod
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints."""
+
+    @property
+    @abstractmethod
+    def versions(self) -> Versions:
+        """The config versions."""
+
+    @abstractmethod
+    def write_batch(
+        self,
+        *,
+        logs: Iterable[LogRecord] = (),
+        fibers: Iterable[FiberRecord] = (),
+        memberships: Iterable[FiberMembership] = (),
+        checkpoint: CheckpointMove | None = None,
+    ) -> BatchCounts:
+        """Store what belongs together, all or none.
+
+        Logs alone, and memberships alone, are appended beside whoever changes rows; anything else waits for
+        its turn, so that nobody deletes a stored log before the memberships are stored that hold it.
+
+        Args:
+            logs: As for ``write_logs``; an iterator is read to its end first.
+            fibers: New ones, and changed ones, which replace what is stored.
+            memberships: As for ``write_memberships``.
+            checkpoint: Moves with them.
+
+        Raises:
+            TypeError: An item is of a wrong type.
+            ValueError: Two fibers have one id.
+            CheckpointError: The checkpoint has another value than expected.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        """Store the fibers whose id is new, and leave the others as they are.
+
+        Returns:
+            How many are new.
+
+        Raises:
+            TypeError: An item is not a ``FiberRecord``.
+            ValueError: Two of them have one id.
+        """
+
+    @abstractmethod
+    def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """Store the fibers whose id is new, and replace every field of the others.
+
+        Raises:
+            TypeError: An item is not a ``FiberRecord``.
+            ValueError: Two of them have one id.
+        """
+
+    @abstractmethod
+    def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        """Make fibers part of others: their memberships and pins move, and they are deleted.
+
+        The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
+        survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
+        later resolves their fibers first: what is written to an old id stays there.
+
+        Args:
+            survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
+
+        Raises:
+            NotFoundError: One of the fibers is not stored.
+            TypeError: It is no mapping of ids.
+            ValueError: A survivor ends itself, or is of another config version.
+        """
+
+    @abstractmethod
+    def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """Return where fibers are now.
+
+        Returns:
+            For each id, in the order they were given, the id of the stored fiber: itself, or the one it has
+            become part of. Ids that lead to none are left out.
+        """
+
+    @abstractmethod
+    def prune(
+        self,
+        *,
+        fibers: Condition[FiberRecord] | None = None,
+        logs: Condition[StoredLog] | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+        step_rows: int = DEFAULT_STEP_ROWS,
+        max_steps: int | None = None,
+        on_step: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        """Delete what is no longer to be kept, but no log that a kept fiber holds, and nothing pinned.
+
+        The fibers that meet their condition go, with the logs that only they hold. The logs that meet theirs
+        go unless a stored fiber holds them: those of fibers that go too, and those in none. A pinned fiber is
+        kept, and so are its logs; a pinned log is kept.
+
+        The set that goes is fixed before the first step, in one snapshot; a dry run counts the same set. A
+        fiber that is pinned, changed or given logs between then and its step stays, with its logs. What is
+        stored after the snapshot stays.
+
+        It works in steps, the oldest first, each a transaction: whenever it stops, the store is whole.
+        Another call asks the conditions anew: one that asks for rows which an unfinished call has deleted
+        may find another set, so let such a call run to its end. A step does not see memberships that are
+        appended while it runs. A generation that is not active is not spared. The ids of the set are kept in
+        a temporary file, 49 bytes a row.
+
+        Args:
+            fibers: Which fibers may go; None is none of them, or with ``max_bytes`` all.
+            logs: Which logs may go; None is only those that fibers that go hold, or with ``max_bytes`` all.
+            max_bytes: Delete the oldest of what may go only until what is left takes at most this, > 0, in
+                the file as ``compact()`` would write it. With ``dry_run`` the numbers are an estimate then.
+            dry_run: Change nothing, and return what would go.
+            step_rows: Most logs of a step, >= 1, unless one fiber has more. DuckDB lets nobody in while it
+                commits a step.
+            max_steps: End after so many steps, >= 1; None is no end.
+            on_step: Called after each step, with what has gone so far.
+
+        Raises:
+            ValueError: None of ``fibers``, ``logs`` and ``max_bytes`` is given, or a number is out of bounds.
+            TypeError: A condition is not on a record of its kind.
+            StorageError: The database failed; the steps before that stay.
+        """
+
+    @abstractmethod
+    def compact(self) -> Compacted:
+        """Write the database file anew, without what was deleted or redacted, and put it in place of the old.
+
+        It takes as long as a backup, and as much space beside the file. Reads and writes wait meanwhile. In
+        memory it does nothing.
+
+        Raises:
+            DatabaseError: A call, a session or another storage of this process uses the file; or the copy
+                cannot be written. The file stays as it was.
+        """
+
+
+class AsyncCheckpoints(ABC):
+    """``Checkpoints`` with coroutines."""
+
+    @abstractmethod
+    async def get(self, name: str) -> Checkpoint | None:
+        """See ``Checkpoints.get``."""
+
+    @abstractmethod
+    async def all(self) -> list[Checkpoint]:
+        """See ``Checkpoints.all``."""
+
+    @abstractmethod
+    async def set(self, name: str, value: str) -> None:
+        """See ``Checkpoints.set``."""
+
+    @abstractmethod
+    async def compare_and_set(self, name: str, expected: str | None, value: str) -> None:
+        """See ``Checkpoints.compare_and_set``."""
+
+    @abstractmethod
+    async def delete(self, name: str) -> bool:
+        """See ``Checkpoints.delete``."""
+
+
+class AsyncVersions(ABC):
+    """``Versions`` with coroutines."""
+
+    @abstractmethod
+    async def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
+        """See ``Versions.register``."""
+
+    @abstractmethod
+    async def get(self, config_version: int) -> ConfigVersion | None:
+        """See ``Versions.get``."""
+
+    @abstractmethod
+    async def all(self) -> list[ConfigVersion]:
+        """See ``Versions.all``."""
+
+    @abstractmethod
+    async def active(self) -> ConfigVersion | None:
+        """See ``Versions.active``."""
+
+    @abstractmethod
+    async def activate(self, config_version: int | None) -> ConfigVersion | None:
+        """See ``Versions.activate``."""
+
+    @abstractmethod
+    async def diff(self, old: int, new: int, limit: int = 1_000) -> GenerationDiff:
+        """See ``Versions.diff``."""
+
+    @abstractmethod
+    async def drop(self, config_version: int) -> Deleted:
+        """See ``Versions.drop``."""
+
+
+class AsyncLifecycleStorage(AsyncQueryStorage):
+    """``LifecycleStorage`` with coroutines: same names, same arguments, same contract.
+
+    Iterables are read to their end first, in the calling task; an ``on_step`` is called in another thread.
+    """
+
+    @property
+    @abstractmethod
+    def checkpoints(self) -> AsyncCheckpoints:
+        """See ``LifecycleStorage.checkpoints``."""
+
+    @property
+    @abstractmethod
+    def versions(self) -> AsyncVersions:
+        """See ``LifecycleStorage.versions``."""
+
+    @abstractmethod
+    async def write_batch(
+        self,
+        *,
+        logs: Iterable[LogRecord] = (),
+        fibers: Iterable[FiberRecord] = (),
+        memberships: Iterable[FiberMembership] = (),
+        checkpoint: CheckpointMove | None = None,
+    ) -> BatchCounts:
+        """See ``LifecycleStorage.write_batch``."""
+
+    @abstractmethod
+    async def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        """See ``LifecycleStorage.write_fibers``."""
+
+    @abstractmethod
+    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """See ``LifecycleStorage.upsert_fibers``."""
+
+    @abstractmethod
+    async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        """See ``LifecycleStorage.merge_fibers``."""
+
+    @abstractmethod
+    async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """See ``LifecycleStorage.resolve_fibers``."""
+
+    @abstractmethod
+    async def prune(
+        self,
+        *,
+        fibers: Condition[FiberRecord] | None = None,
+        logs: Condition[StoredLog] | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+        step_rows: int = DEFAULT_STEP_ROWS,
+        max_steps: int | None = None,
+        on_step: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        """See ``LifecycleStorage.prune``. If this is cancelled, it ends with the step that runs."""
+
+    @abstractmethod
+    async def compact(self) -> Compacted:
+        """See ``LifecycleStorage.compact``."""

@@ -1,0 +1,800 @@
+"""Questions to a storage: what can be asked of its logs, fibers and memberships, in prose.
+
+A query is a filter, an order and an action, in this order:
+
+```python
+storage.fibers.where(Fibers.c.closed.is_(False)).order_by("longest").page(20)
+```
+
+``storage.logs`` and ``storage.fibers`` are queries of all there is; ``where()`` and ``order_by()`` return new
+ones and ask nothing; every other method asks, in one transaction. It holds no logic.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar
+from uuid import UUID
+
+from fiberstore.contract.conditions import Condition, FiberColumns, LogColumns, MembershipColumns, Scalar
+from fiberstore.contract.storage import DEFAULT_LIMIT, AsyncStorage, Storage
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
+T = TypeVar("T")
+V_co = TypeVar("V_co", covariant=True)
+
+LogOrder: TypeAlias = Literal["oldest", "newest"]
+FiberOrder: TypeAlias = Literal["oldest", "newest", "longest", "most_logs"]
+Partition: TypeAlias = Literal["month", "day", "hour"]
+
+ARROW_BATCH_ROWS = 100_000
+MOST_BUCKETS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What was deleted.
+
+    Attributes:
+        logs: Logs.
+        fibers: Fibers.
+        memberships: Memberships, also those of the logs and fibers.
+    """
+
+    logs: int
+    fibers: int
+    memberships: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some rows of a query, and how to go on.
+
+    Attributes:
+        items: The rows, in the order of the query.
+        next: Cursor of the page that follows; None if there was nothing more.
+        previous: Cursor of the page before; None on the first page.
+        late: Rows that were stored since the walk from page to page began, but whose place lies before this
+            page, where the walk has been already; in the order they were stored. Each is reported once. A
+            fiber counts as stored when it is written, when ``update_fiber`` changes it, and when its type
+            changes; ``update_many`` of the same type moves nothing.
+    """
+
+    items: list[T]
+    next: str | None
+    previous: str | None
+    late: list[T]
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """What there is of some ids.
+
+    Attributes:
+        items: The records, in the order of their ids in the call; for an id that was given twice, twice.
+        missing: The ids without a record, in the order they were given first.
+    """
+
+    items: list[T]
+    missing: list[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueCount(Generic[V_co]):
+    """How often there is a value.
+
+    Attributes:
+        value: The value.
+        count: In how many logs or fibers.
+        first_seen: The earliest timestamp, or first activity.
+        last_seen: The latest timestamp, or last activity.
+    """
+
+    value: V_co
+    count: int
+    first_seen: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """How many there are in a span of time.
+
+    Attributes:
+        start: Its beginning, inclusive; it ends where the next begins.
+        group: The source or type that is counted; None if all are counted together.
+        count: How many.
+    """
+
+    start: datetime
+    group: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FiberSummary:
+    """A fiber and what its stored logs look like, without their text.
+
+    Attributes:
+        fiber: The fiber.
+        log_count: How many stored logs it has.
+        source_ids: Where they were logged, ascending.
+        first_log: Time of the first; None without logs.
+        last_log: Time of the last.
+    """
+
+    fiber: FiberRecord
+    log_count: int
+    source_ids: list[str]
+    first_log: datetime | None
+    last_log: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogContext:
+    """A log and its neighbours, oldest first.
+
+    Attributes:
+        before: The logs right before it.
+        log: The log.
+        after: The logs right after it.
+    """
+
+    before: list[StoredLog]
+    log: StoredLog
+    after: list[StoredLog]
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePoint:
+    """A log as a point: when and where. The text is left out; ``logs.get_many`` gives it."""
+
+    fiber_id: UUID
+    timestamp: datetime
+    source_id: str
+    log_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Fibers over time.
+
+    Attributes:
+        fibers: The fibers, in the order of the query.
+        points: Logs of them, fiber by fiber in that order, oldest first.
+        log_count: How many logs they have; if it is more than there are points, these are evenly chosen.
+    """
+
+    fibers: list[FiberRecord]
+    points: list[TimelinePoint]
+    log_count: int
+
+
+class LogTail(Iterator[StoredLog]):
+    """Logs in the order they are stored, as they are stored; from ``Logs.tail``."""
+
+    @property
+    @abstractmethod
+    def position(self) -> str:
+        """Where to go on, after the last log that was given out; it stays good when the program ends."""
+
+
+class Query(ABC, Generic[R]):
+    """A filter, and an order. It is never changed: ``where()`` and ``order_by()`` return another query.
+
+    It has the Arrow PyCapsule interface: ``polars.DataFrame(query)``, ``pyarrow.table(query)`` and whatever
+    else knows it read what ``to_arrow()`` gives.
+    """
+
+    @abstractmethod
+    def where(self, *conditions: Condition[R]) -> Self:
+        """Return the query with these conditions besides those it has.
+
+        Raises:
+            TypeError: One is no condition on this kind of record.
+        """
+
+    @abstractmethod
+    def count(self, at_most: int | None = None) -> int:
+        """Return how many there are.
+
+        Args:
+            at_most: Stop counting at this number, >= 0, and return it.
+
+        Raises:
+            ValueError: ``at_most`` is negative.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def iter_records(self) -> Iterator[R]:
+        """Return an iterator over all records as they were at one moment, in bounded memory, in order.
+
+        It holds a connection of the pool until it ends or is closed.
+        """
+
+    @abstractmethod
+    def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> "pa.RecordBatchReader":
+        """Return everything as it is at one moment as a stream of Arrow batches, in order.
+
+        ``to_arrow().read_pandas()`` makes a pandas DataFrame, ``polars.from_arrow(query.to_arrow())`` one of
+        polars, ``to_arrow().read_all()`` a table. Ids and JSON are text, times are ``timestamp[us, UTC]``,
+        config versions ``uint64``. It holds a connection of the pool until it is read to its end or closed.
+
+        Args:
+            batch_rows: Most rows of a batch, >= 1.
+        """
+
+    @abstractmethod
+    def export(
+        self,
+        path: str | Path,
+        *,
+        partition_by: Partition | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> int:
+        """Write everything into a new file, in order and in bounded memory; ``import_…`` reads it again.
+
+        Args:
+            path: The file, which has its name only once it is complete: ``.parquet``, ``.csv`` or ``.jsonl``.
+                With ``partition_by`` a new folder of that name, with ``day=2024-12-10/part-0.parquet`` and so
+                on in it.
+            partition_by: Split by the UTC month, day or hour of ``timestamp`` or ``first_activity``; the
+                query must be ordered by it, oldest or newest first. Of nothing, there is an empty ``part-0``.
+            on_rows: Called with the number of rows of each batch.
+
+        Returns:
+            How many rows were written.
+
+        Raises:
+            ValueError: The suffix is none of these, or memberships, which have no time, are to be split.
+            DatabaseError: The path exists, or cannot be written. Nothing is left there.
+        """
+
+    @abstractmethod
+    def delete(self) -> Deleted:
+        """Delete everything, all or none: logs and fibers with their memberships and pins.
+
+        ``count()`` tells before how much that is. DuckDB lets nobody in while it commits, some 10 s for a
+        million rows; ``storage.prune()`` deletes in steps. The space is free for what is written next;
+        ``compact()`` gives it back to the disk. Pins keep nothing from it.
+        """
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> Any:  # noqa: ANN401  # a PyCapsule
+        """Return the stream of ``to_arrow()`` (https://arrow.apache.org/docs/format/CDataInterface)."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+
+class Logs(Query[StoredLog]):
+    """A query of logs. ``Logs.c`` has the columns for its conditions."""
+
+    c: ClassVar = LogColumns()
+
+    @abstractmethod
+    def order_by(self, order: LogOrder) -> Self:
+        """Return the query in another order.
+
+        Args:
+            order: ``"oldest"``, the default, is by ``(timestamp, log_id)``; ``"newest"`` is its reverse.
+
+        Raises:
+            ValueError: There is no such order.
+        """
+
+    @abstractmethod
+    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[StoredLog]:
+        """Return a page of the query.
+
+        Going on with ``page.next`` until it is None meets every log exactly once, in ``items`` or in
+        ``late``, whatever is stored meanwhile. A page costs the same wherever it is. A transaction sees one
+        moment: what it writes itself behind the walk is not met, and what it has met before its commit may
+        be late once more after it.
+
+        Args:
+            limit: Most rows, >= 1, and most late ones, unless transactions were open (PostgreSQL).
+            cursor: ``next`` or ``previous`` of a page of this query; None for the first page.
+
+        Raises:
+            ValueError: ``limit`` is less than 1.
+            CursorError: The cursor is damaged or of another query, or the newest log it knew of was deleted.
+        """
+
+    @abstractmethod
+    def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
+        """Return the logs of these ids that the query has, in the order of the ids."""
+
+    @abstractmethod
+    def by_fiber(
+        self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
+    ) -> dict[UUID, list[StoredLog]]:
+        """Return the logs of each of these fibers that the query has, in its order.
+
+        Args:
+            fiber_ids: The fibers; they need not be stored.
+            limit_per_fiber: Most logs of each, >= 0.
+
+        Returns:
+            For each id, in the order they were given, its logs; an empty list if there are none.
+        """
+
+    @abstractmethod
+    def sources(self) -> list[ValueCount[str]]:
+        """Return the sources, the most frequent first, then by name, with the times of their logs."""
+
+    @abstractmethod
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["source_id"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """Count the logs in buckets of time.
+
+        Args:
+            width: Of a bucket, > 0. Buckets begin at multiples of it since 1970-01-01 UTC.
+            by: Count each source by itself.
+            start: Count from this instant on, and begin with its bucket; None is the first log.
+            end: Count up to this instant, inclusive, and end with its bucket; None is the last log.
+
+        Returns:
+            A bucket for each step of time and each group, those without logs too, ordered by both.
+
+        Raises:
+            ValueError: There would be more than 100,000 of them, the first would begin before the year 1, or
+                the width is not positive.
+        """
+
+    @abstractmethod
+    def context(
+        self,
+        log_id: UUID,
+        before: int = 10,
+        after: int = 10,
+        *,
+        within: Literal["source", "fibers"] | None = None,
+    ) -> LogContext | None:
+        """Return a log and its neighbours among the logs of the query; None if there is no log of that id.
+
+        The log itself need not be one of the query. Neighbours are by ``(timestamp, log_id)``.
+
+        Args:
+            log_id: The log in the middle.
+            before: Most logs before it, >= 0.
+            after: Most logs after it, >= 0.
+            within: Only neighbours of its own source, or that share a fiber with it.
+        """
+
+    @abstractmethod
+    def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> LogTail:
+        """Return an iterator over the logs of the query in the order they are stored, and wait for more.
+
+        Each log that is committed after the position comes exactly once, those of one call or transaction
+        in any order. One whose timestamp or source an application changes comes again.
+
+        Args:
+            position: ``tail.position`` of another tail; None is now, and ``""`` the beginning of the store.
+            timeout_s: End when no log of the query has come for so many seconds, >= 0; None waits for ever.
+
+        Raises:
+            CursorError: The position is damaged, or its log was deleted; also while it is read.
+        """
+
+    @abstractmethod
+    def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        """Replace every match in the text of the logs of the query.
+
+        Queries do not find the old text any more. It may stay in unused parts of the file, as whatever is
+        changed or deleted, until ``storage.compact()`` writes the file anew. Attributes of fibers stay.
+
+        Args:
+            pattern: A regular expression of RE2, see ``Logs.c.raw_text.regexp_match``.
+            replacement: What stands there instead, as it is.
+
+        Returns:
+            How many logs have changed.
+
+        Raises:
+            ValueError: The pattern is no such expression, or matches the empty text.
+        """
+
+    @abstractmethod
+    def pin(self) -> int:
+        """Keep the logs of the query from ``prune()``; return how many were not pinned yet."""
+
+    @abstractmethod
+    def unpin(self) -> int:
+        """Pin the logs of the query no longer; return how many were."""
+
+
+class Fibers(Query[FiberRecord]):
+    """A query of fibers. ``Fibers.c`` has the columns for its conditions."""
+
+    c: ClassVar = FiberColumns()
+
+    @abstractmethod
+    def order_by(self, order: FiberOrder) -> Self:
+        """Return the query in another order.
+
+        Args:
+            order: ``"oldest"``, the default, is by ``(first_activity, fiber_id)``; ``"newest"`` is its
+                reverse; ``"longest"`` by ``(duration, fiber_id)`` and ``"most_logs"`` by
+                ``(number of stored logs, fiber_id)``, both descending.
+
+        Raises:
+            ValueError: There is no such order.
+        """
+
+    @abstractmethod
+    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberRecord]:
+        """Return a page of the query; see ``Logs.page``.
+
+        A fiber that changes so that its place in the order moves, or so that it begins to meet the
+        conditions, may meanwhile come twice or not at all.
+        """
+
+    @abstractmethod
+    def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
+        """Return the same page as ``page``, with the number, the sources and the span of the logs of each."""
+
+    @abstractmethod
+    def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
+        """Return the fibers of these ids that the query has, in the order of the ids."""
+
+    @abstractmethod
+    def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
+        """Return the fibers of each of these logs that the query has, in its order.
+
+        Returns:
+            For each id, in the order they were given, its fibers; an empty list if there are none.
+        """
+
+    @abstractmethod
+    def types(self) -> list[ValueCount[str]]:
+        """Return the types of fibers, the most frequent first, then by name."""
+
+    @abstractmethod
+    def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
+        """Return the keys of the objects at a JSON pointer, as pointers.
+
+        The most frequent come first, those of equal frequency by name.
+        """
+
+    @abstractmethod
+    def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
+        """Return the most frequent values at a JSON pointer.
+
+        Those of equal frequency come by their JSON text as the database gives it. Lists and objects are left
+        out. Values are told apart by their JSON text: 1 and 1.0 are two.
+
+        Args:
+            pointer: See ``Fibers.c.attributes``.
+            limit: Most values, >= 0.
+        """
+
+    @abstractmethod
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["fiber_type"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """Count the fibers in buckets of their first activity; see ``Logs.histogram``."""
+
+    @abstractmethod
+    def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
+        """Return the first fibers of the query and their logs as points.
+
+        Args:
+            fibers: Most fibers, >= 0.
+            points: Most points, >= 0; of more logs, this many are evenly chosen.
+        """
+
+    @abstractmethod
+    def close(self) -> int:
+        """Close the open fibers of the query; return how many there were."""
+
+    @abstractmethod
+    def reopen(self) -> int:
+        """Open the closed fibers of the query again; return how many there were."""
+
+    @abstractmethod
+    def pin(self) -> int:
+        """Keep the fibers of the query, and their logs, from ``prune()``.
+
+        Returns:
+            How many were not pinned yet.
+        """
+
+    @abstractmethod
+    def unpin(self) -> int:
+        """Pin the fibers of the query no longer; return how many were."""
+
+
+class Memberships(Query[FiberMembership]):
+    """A query of memberships, ordered by ``(log_id, fiber_id)``; ``Memberships.c`` has the columns."""
+
+    c: ClassVar = MembershipColumns()
+
+
+class QueryStorage(Storage):
+    """A storage that can be asked more than the trait asks."""
+
+    @property
+    @abstractmethod
+    def logs(self) -> Logs:
+        """All logs, as a query."""
+
+    @property
+    @abstractmethod
+    def fibers(self) -> Fibers:
+        """All fibers, as a query."""
+
+    @property
+    @abstractmethod
+    def memberships(self) -> Memberships:
+        """All memberships, as a query."""
+
+    @abstractmethod
+    def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """Store the logs of a file that ``logs.export`` wrote, or of all in a folder, all or none.
+
+        Files of others will do: ``log_id``, ``timestamp`` with a time zone, ``source_id`` and ``raw_text``
+        are needed, ``ingestion_time`` and ``config_version`` are stamped where they are left out, other
+        columns are refused.
+
+        Args:
+            path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, or a folder of them. Names in it that begin
+                with a dot or an underscore are passed over.
+            on_rows: Called with the number of rows of each batch; after a conflict the files are read again.
+
+        Returns:
+            How many are new: their ``log_id`` was not stored yet.
+
+        Raises:
+            ValueError: A column is missing, unknown, or holds a value that cannot be stored; the message
+                names the file.
+            OSError: A file cannot be read.
+            StorageError: The database failed.
+        """
+
+    @abstractmethod
+    def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """Store the fibers of files whose id is new, all or none; see ``import_logs``."""
+
+    @abstractmethod
+    def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """Store the memberships of files, all or none; see ``import_logs``."""
+
+
+class AsyncLogTail(AsyncIterator[StoredLog]):
+    """``LogTail`` with coroutines. While it waits it holds no thread, and a cancelled wait loses no log."""
+
+    @property
+    @abstractmethod
+    def position(self) -> str:
+        """See ``LogTail.position``."""
+
+
+class AsyncQuery(ABC, Generic[R]):
+    """``Query`` with coroutines: same names, same arguments, same contract.
+
+    What gives a stream is an asynchronous generator: ask it in ``async for``, within ``contextlib.aclosing``
+    if it may be left before its end. An ``on_rows`` is called in another thread.
+    """
+
+    @abstractmethod
+    def where(self, *conditions: Condition[R]) -> Self:
+        """See ``Query.where``."""
+
+    @abstractmethod
+    async def count(self, at_most: int | None = None) -> int:
+        """See ``Query.count``."""
+
+    @abstractmethod
+    def iter_records(self) -> AsyncGenerator[R, None]:
+        """See ``Query.iter_records``; it asks when it is read first."""
+
+    @abstractmethod
+    def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> AsyncGenerator["pa.RecordBatch", None]:
+        """Return the batches of ``Query.to_arrow``, one without rows if there are none, for its schema.
+
+        It asks when it is read first.
+        """
+
+    @abstractmethod
+    async def export(
+        self,
+        path: str | Path,
+        *,
+        partition_by: Partition | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> int:
+        """See ``Query.export``."""
+
+    @abstractmethod
+    async def delete(self) -> Deleted:
+        """See ``Query.delete``."""
+
+
+class AsyncLogs(AsyncQuery[StoredLog]):
+    """``Logs`` with coroutines."""
+
+    c: ClassVar = Logs.c
+
+    @abstractmethod
+    def order_by(self, order: LogOrder) -> Self:
+        """See ``Logs.order_by``."""
+
+    @abstractmethod
+    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[StoredLog]:
+        """See ``Logs.page``."""
+
+    @abstractmethod
+    async def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
+        """See ``Logs.get_many``."""
+
+    @abstractmethod
+    async def by_fiber(
+        self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
+    ) -> dict[UUID, list[StoredLog]]:
+        """See ``Logs.by_fiber``."""
+
+    @abstractmethod
+    async def sources(self) -> list[ValueCount[str]]:
+        """See ``Logs.sources``."""
+
+    @abstractmethod
+    async def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["source_id"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """See ``Logs.histogram``."""
+
+    @abstractmethod
+    async def context(
+        self,
+        log_id: UUID,
+        before: int = 10,
+        after: int = 10,
+        *,
+        within: Literal["source", "fibers"] | None = None,
+    ) -> LogContext | None:
+        """See ``Logs.context``."""
+
+    @abstractmethod
+    async def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> AsyncLogTail:
+        """See ``Logs.tail``; it is a coroutine because "now" is asked for: ``async for log in await …``."""
+
+    @abstractmethod
+    async def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        """See ``Logs.redact``."""
+
+    @abstractmethod
+    async def pin(self) -> int:
+        """See ``Logs.pin``."""
+
+    @abstractmethod
+    async def unpin(self) -> int:
+        """See ``Logs.unpin``."""
+
+
+class AsyncFibers(AsyncQuery[FiberRecord]):
+    """``Fibers`` with coroutines."""
+
+    c: ClassVar = Fibers.c
+
+    @abstractmethod
+    def order_by(self, order: FiberOrder) -> Self:
+        """See ``Fibers.order_by``."""
+
+    @abstractmethod
+    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberRecord]:
+        """See ``Fibers.page``."""
+
+    @abstractmethod
+    async def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
+        """See ``Fibers.summaries``."""
+
+    @abstractmethod
+    async def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
+        """See ``Fibers.get_many``."""
+
+    @abstractmethod
+    async def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
+        """See ``Fibers.by_log``."""
+
+    @abstractmethod
+    async def types(self) -> list[ValueCount[str]]:
+        """See ``Fibers.types``."""
+
+    @abstractmethod
+    async def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
+        """See ``Fibers.attribute_keys``."""
+
+    @abstractmethod
+    async def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
+        """See ``Fibers.attribute_values``."""
+
+    @abstractmethod
+    async def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Literal["fiber_type"] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """See ``Fibers.histogram``."""
+
+    @abstractmethod
+    async def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
+        """See ``Fibers.timeline``."""
+
+    @abstractmethod
+    async def close(self) -> int:
+        """See ``Fibers.close``."""
+
+    @abstractmethod
+    async def reopen(self) -> int:
+        """See ``Fibers.reopen``."""
+
+    @abstractmethod
+    async def pin(self) -> int:
+        """See ``Fibers.pin``."""
+
+    @abstractmethod
+    async def unpin(self) -> int:
+        """See ``Fibers.unpin``."""
+
+
+class AsyncMemberships(AsyncQuery[FiberMembership]):
+    """``Memberships`` with coroutines."""
+
+    c: ClassVar = Memberships.c
+
+
+class AsyncQueryStorage(AsyncStorage):
+    """``QueryStorage`` with coroutines: same names, same arguments, same contract."""
+
+    @property
+    @abstractmethod
+    def logs(self) -> AsyncLogs:
+        """See ``QueryStorage.logs``."""
+
+    @property
+    @abstractmethod
+    def fibers(self) -> AsyncFibers:
+        """See ``QueryStorage.fibers``."""
+
+    @property
+    @abstractmethod
+    def memberships(self) -> AsyncMemberships:
+        """See ``QueryStorage.memberships``."""
+
+    @abstractmethod
+    async def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_logs``."""
+
+    @abstractmethod
+    async def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """See ``QueryStorage.import_fibers``."""
+
+    @abstractmethod
+    async def import_memberships(
+        self, path: str | Path, *, on_rows: Callable[[int], None] | None = None
+    ) -> int:
+        """See ``QueryStorage.import_memberships``."""

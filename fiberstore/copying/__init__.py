@@ -1,0 +1,1 @@
+"""Copies of stores, and checksums that compare them."""

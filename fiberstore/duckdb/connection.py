@@ -1,0 +1,541 @@
+"""DuckDB connections and cursors as SQLAlchemy expects a DBAPI to have them.
+
+They differ from duckdb-engine's in four things: a result belongs to its cursor, a transaction in which a
+statement failed takes no more statements and no commit, transactions that change rows wait for each other
+(see ``fiberstore.duckdb.change_lock``), and a statement is parsed once.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Never
+from uuid import uuid4
+
+import duckdb
+from sqlalchemy.engine import Dialect
+
+from fiberstore.duckdb import fork_guard
+from fiberstore.duckdb.change_lock import ChangeLock, Turn, changes_rows
+from fiberstore.duckdb.inflight_writes import Appends, appends_rows
+from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
+from fiberstore.duckdb.shadows import may_shadow, place, undo_shadows
+from fiberstore.errors import ConflictError, is_duplicate_key, is_interrupt
+from fiberstore.sql import connection
+from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORKED = (
+    "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
+    "or fork first, and open the storage in one process only"
+)
+_STATEMENTS_KEPT = 256
+_LONGEST_KEPT_CHARS = 10_000
+_ROWS_AT_ONCE = 512
+
+
+class _Begun(Enum):
+    NO = 0
+    YES = 1  # no snapshot yet: DuckDB takes it at the first statement
+    SNAPSHOT = 2
+
+
+class Connection(connection.Connection):
+    """One DuckDB connection, as a DBAPI connection and as the repositories need one.
+
+    It knows the cursor whose result is still open, and takes part in the database's ``ChangeLock``.
+    Without ``begin()`` every statement is a transaction of its own.
+
+    Attributes:
+        appends: The writes to the database, for who waits for the end of one.
+        file_number: See ``process.Handle``.
+        rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
+            of statements that return rows, which DuckDB does not count.
+    """
+
+    engine_name: ClassVar[str] = "duckdb"
+    autocommit = None  # SQLAlchemy asks; DuckDB has no such switch
+    closed = False
+
+    def __init__(self, raw: duckdb.DuckDBPyConnection, database: str, dialect: Dialect) -> None:
+        self.statement_dialect = dialect
+        self.database_key = fork_guard.database_key(database)
+        self.file_number: tuple[int, int] | None = None
+        self.rows_written = 0
+        self.notices: list[str] = []
+        self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
+        # DuckDB takes the look at a variable for access to the outside.
+        ((scans_variables, self._has_file, self._is_read_only),) = raw.execute(
+            "SELECT current_setting('enable_external_access'), path IS NOT NULL, readonly "
+            "FROM duckdb_databases() WHERE database_name = current_database()"
+        ).fetchall()
+        self._view = None if scans_variables else f"fiberstore_{uuid4().hex}"
+        self._home = place(raw.execute)
+        self._statements: dict[str, duckdb.Statement] = {}
+        self.appends = Appends.of(database)
+        self._change_lock = ChangeLock.of(database)
+        self._turn: Turn | None = None
+        self._changes_at_snapshot = 0
+        self._begun = _Begun.NO
+        self._changed = False
+        self._appended = False
+        self._writes = False
+        self._failed = False
+        self._reader: Cursor | None = None
+        self._unread = False
+        self._stream: pa.RecordBatchReader | None = None
+        fork_guard.register(self)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, rather than that each statement is one."""
+        return self._begun is not _Begun.NO
+
+    def cursor(self) -> "Cursor":
+        """Return a new cursor with a result of its own."""
+        return Cursor(self)
+
+    def sibling(self) -> "duckdb.DuckDBPyConnection":
+        """Return another connection to the same instance, beside the ``ChangeLock``; its caller closes it."""
+        return self._raw.cursor()
+
+    def file_mode(self) -> int | None:
+        """Return the mode of the database's file; None in memory."""
+        return Path(self.database_key).stat().st_mode if self._has_file else None
+
+    def begin(self, *, only_appends: bool = False) -> None:
+        """Begin a transaction; DuckDB takes its snapshot at the first statement, also for appends."""
+        del only_appends
+        self._keep_open_result()
+        self._begun, self._changed, self._appended, self._failed = _Begun.YES, False, False, False
+        self._writes = False
+        with self._driver():
+            self._raw.begin()
+
+    def commit(self) -> None:
+        """Commit; results that are still open stay readable.
+
+        Raises:
+            duckdb.InvalidInputException: A statement of the transaction failed; it was rolled back. DuckDB
+                itself would commit, keep nothing, and say nothing.
+        """
+        if self._begun is _Begun.NO:
+            return
+        try:
+            self._keep_open_result()
+            self._refuse_if_failed()
+            with self._logging(self._writes), self._driver():
+                self._raw.commit()
+            self._begun = _Begun.NO
+        finally:
+            self._end()
+
+    def rollback(self) -> None:
+        """Roll back whatever is open; without a transaction, do nothing."""
+        self._end()
+
+    def close(self) -> None:
+        """Roll back what is open and close."""
+        try:
+            self.rollback()
+        finally:
+            with (
+                fork_guard.opening
+            ):  # nobody looks at the file while DuckDB gives up its lock, or has not yet
+                try:
+                    self._raw.close()
+                finally:
+                    self.closed = True
+                if self._has_file and not fork_guard.is_open(self.database_key):
+                    remove_temporary_folder(self.database_key)
+
+    def lock_changes(self) -> None:
+        """Take the database's ``ChangeLock`` until the transaction ends.
+
+        Raises:
+            duckdb.TransactionException: Rows were changed since this transaction's snapshot, or the lock did
+                not come free.
+        """
+        if self._turn is not None:
+            return
+        self._turn = self._change_lock.acquire()
+        if self._begun is _Begun.SNAPSHOT and self._changes_at_snapshot != self._change_lock.changes:
+            self._end_turn(changed=False)
+            raise duckdb.TransactionException(
+                "rows were changed by another transaction after this one had begun to read; roll back and "
+                "run it again"
+            )
+
+    def take_lock(self, lock: Lock) -> None:
+        """See ``connections.Connection.take_lock``; what relies on rows waits like what changes them."""
+        if lock is not Lock.NOTHING:
+            self.lock_changes()
+
+    def take_over(self, turn: Turn) -> None:
+        """Hold the ``ChangeLock`` by a turn that the caller has waited for, until the transaction ends."""
+        self._turn = turn
+
+    def abandon(self) -> None:
+        """Leave the database to the parent process; for a forked child."""
+        fork_guard.keep_forever(self._raw)
+        fork_guard.keep_forever(self._statements)
+        fork_guard.keep_forever(self._stream)
+        self._raw, self._statements = _Inherited(), {}
+        self._turn = self._reader = self._stream = None
+        self._unread = False
+
+    def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
+        """See ``connections.Connection.fetch_with_batch``."""
+        if self._view is not None:
+            return self._fetch_with_view(sql, batch, self._view)
+        # DuckDB looks for a variable of that name because no table has it ("replacement scan"), and none ever
+        # will have: nobody can create anything in the catalog "system".
+        table = f"system.main.{ARROW_TABLE}"
+        sql = sql.replace(ARROW_TABLE, table)
+        fiberstore_arrow_batch = batch
+        try:
+            with self._statement(sql):
+                rows = self._raw.execute(self._parsed(sql)).fetchall()
+        except duckdb.CatalogException as error:
+            # DuckDB drops what Python raises while it looks for the variable. If it is found now, that was
+            # Ctrl-C; if not, the error says something else.
+            with suppress(duckdb.Error), self._raw.cursor() as cursor:
+                cursor.execute(f"SELECT 1 FROM {table} LIMIT 0")  # noqa: S608  # our own name
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            del fiberstore_arrow_batch
+        return rows
+
+    def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
+        """See ``connections.Connection.write_with_batch``."""
+        with _conflicts():
+            return _count(self.fetch_with_batch(sql, batch))
+
+    def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
+        """See ``connections.Connection.insert_new``."""
+        names = ", ".join(batch.schema.names)
+        insert = f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
+        if not self.in_transaction:
+            # To look for known keys takes up to half of the time, and there are rarely any. Where a failed
+            # statement ends no transaction, it is tried without.
+            try:
+                return _count(self.fetch_with_batch(insert, batch))
+            except duckdb.ConstraintException as error:
+                if not is_duplicate_key(error):
+                    raise
+        return self.write_with_batch(f"{insert} ON CONFLICT DO NOTHING", batch)
+
+    def _fetch_with_view(self, sql: str, batch: "pa.RecordBatch", view: str) -> list[Row]:
+        """Give the batch its name by a temporary view, which takes 1 ms longer."""
+        sql = sql.replace(ARROW_TABLE, f"temp.main.{view}")
+        with self._statement(sql):
+            self._raw.register(view, batch)
+            rows = self._raw.execute(self._parsed(sql)).fetchall()
+        self._raw.unregister(view)
+        return rows
+
+    def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
+        """See ``connections.Connection.fetch_rows``.
+
+        It runs without a cursor. A page read row by row, not from a list, gives Python's garbage collector a
+        fifth less to do.
+        """
+        with self._statement(sql):
+            self._raw.execute(self._parsed(sql), values)
+        self._unread = True
+        return self._unread_rows()
+
+    def write(self, sql: str, values: Sequence[object] = ()) -> int:
+        """See ``connections.Connection.write``."""
+        with _conflicts():
+            rows = list(self.fetch_rows(sql, values))
+        return _count(rows) if rows else 0  # DDL has none
+
+    def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
+        """See ``connections.Connection.stream_rows``."""
+        cursor = self.cursor()
+        try:
+            cursor.execute(sql, values)
+            while rows := cursor.fetchmany(batch_rows):
+                yield rows
+        finally:
+            cursor.close()
+
+    def _unread_rows(self) -> Iterator[Row]:
+        while rows := self.fetch(_ROWS_AT_ONCE):
+            yield from rows
+            if len(rows) < _ROWS_AT_ONCE:
+                break
+        self._unread = False
+
+    def stream_arrow(
+        self, sql: str, values: Sequence[object], batch_rows: int, schema: "pa.Schema"
+    ) -> Generator["pa.RecordBatch"]:
+        """See ``connections.Connection.stream_arrow``.
+
+        No other statement runs meanwhile. So in a transaction all rows are fetched first.
+        """
+        del schema
+        with self._statement(sql):
+            relation = self._raw.sql(sql, params=list(values))
+            if self.in_transaction:
+                batches = relation.to_arrow_table().to_batches(max_chunksize=batch_rows)
+            else:
+                self._stream = relation.to_arrow_reader(batch_rows)
+                batches = self._streamed(self._stream)
+        yield from batches
+
+    def _streamed(self, stream: "pa.RecordBatchReader") -> Iterator["pa.RecordBatch"]:
+        while True:
+            with self._driver():
+                try:
+                    batch = stream.read_next_batch()
+                except StopIteration:
+                    return
+                except OSError as error:  # an Arrow stream tells of DuckDB's errors by their text alone
+                    raise duckdb.DatabaseError(str(error)) from error
+            yield batch
+
+    def run(self, cursor: "Cursor", sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
+        """Execute a statement for a cursor, which becomes the reader of its result."""
+        with self._statement(sql):
+            if many:
+                self._raw.executemany(sql, parameters)
+            else:
+                self._raw.execute(self._parsed(sql), parameters)
+        self._reader, self._unread = cursor, True
+
+    def result(self) -> tuple[int, Sequence[Row] | None]:
+        """Return the row count (-1 unless rows were changed) and the columns of the open result."""
+        return self._raw.rowcount, self._raw.description
+
+    def refuse_shadows(self, sql: str) -> None:
+        """Undo a statement that lets the names of the store's tables lead to other ones; see ``shadows``."""
+        if may_shadow(sql):
+            self._keep_open_result()
+            with self._driver():
+                undo_shadows(self._raw.execute, self._home)
+
+    def is_read_by(self, cursor: "Cursor") -> bool:
+        """Tell whether the open result is that cursor's."""
+        return self._reader is cursor
+
+    def fetch(self, size: int | None) -> list[Row]:
+        """Return the next rows of the open result, all if ``size`` is None."""
+        with self._driver():
+            return self._raw.fetchall() if size is None else self._raw.fetchmany(size)
+
+    def done_with(self, cursor: "Cursor") -> None:
+        """Forget a cursor that has read or dropped its result."""
+        if self._reader is cursor:
+            self._reader = None
+
+    def _end(self) -> None:
+        changed = self._changed  # a commit that raised (Ctrl-C) may have happened
+        if self._reader is not None:
+            self._reader.close()
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        try:
+            if self._begun is not _Begun.NO:
+                with self._driver():
+                    self._raw.rollback()
+                changed = False
+            elif self._unread:
+                with self._driver():
+                    self._raw.execute("SELECT 1").fetchall()  # drops the result, and with it its snapshot
+            self._unread = False
+        except duckdb.TransactionException:
+            pass  # a COMMIT that failed has ended the transaction already
+        finally:
+            self._end_owned(changed=changed)
+        self._begun = _Begun.NO
+
+    def _parsed(self, sql: str) -> "duckdb.Statement | str":
+        """Return the statement as DuckDB has parsed it before, which saves a quarter of a read by key.
+
+        Settings of the parser, such as ``integer_division``, count as they were then.
+        """
+        statement = self._statements.get(sql)
+        if statement is None:
+            if len(sql) > _LONGEST_KEPT_CHARS:
+                return sql
+            found = self._raw.extract_statements(sql)
+            if len(found) != 1:
+                return sql
+            if len(self._statements) == _STATEMENTS_KEPT:
+                self._statements.clear()
+            statement = self._statements[sql] = found[0]
+        return statement
+
+    @contextmanager
+    def _statement(self, sql: str) -> Iterator[None]:
+        self._keep_open_result()
+        self._refuse_if_failed()
+        if changes_rows(sql):
+            self.lock_changes()
+            self._changed = True
+        if self._begun is _Begun.YES:
+            self._changes_at_snapshot = self._change_lock.changes
+            self._begun = _Begun.SNAPSHOT
+        self._appended |= appends_rows(sql)
+        writes = self._appended or changes_rows(sql) or sql.lstrip()[:6].lower() == "create"
+        self._writes |= writes
+        changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
+        try:
+            with self._logging(writes and self._begun is _Begun.NO), self._driver():
+                yield
+            self.rows_written += max(self._raw.rowcount, 0)
+        except duckdb.Error:
+            changed = False
+            raise
+        finally:
+            if self._begun is _Begun.NO:  # it was a transaction of its own
+                self._end_owned(changed=changed)
+
+    @contextmanager
+    def _driver(self) -> Iterator[None]:
+        """Note that the transaction failed; raise what Python raises for Ctrl-C, where DuckDB does not."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed = True
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
+            raise
+
+    @contextmanager
+    def _logging(self, writes: bool) -> Iterator[None]:
+        """Keep the write-ahead log from who may not read the database, while the block writes to it."""
+        if not (writes and self._has_file and not self._is_read_only):
+            yield
+            return
+        make_log(self.database_key)
+        try:
+            yield
+        finally:
+            limit_log_modes(self.database_key)
+
+    def _refuse_if_failed(self) -> None:
+        if self._failed and self._begun is not _Begun.NO:
+            raise duckdb.InvalidInputException(
+                "a statement of this transaction failed, so nothing of it can be kept; roll back first"
+            )
+
+    def _keep_open_result(self) -> None:
+        if self._reader is not None:
+            self._reader.keep_rest()
+
+    def _end_owned(self, *, changed: bool) -> None:
+        """Let others go on; after an interrupt, the pool's rollback or the end of the connection does."""
+        if self._appended:
+            self._appended = False
+            self.appends.note_end()
+        self._end_turn(changed=changed)
+
+    def _end_turn(self, *, changed: bool) -> None:
+        if self._turn is not None:
+            self._turn.end(changed=changed)
+            self._turn = None
+        self._changed = False
+
+
+@contextmanager
+def _conflicts() -> Iterator[None]:
+    """Tell a key that was committed after this transaction's snapshot, which DuckDB does not pass over."""
+    try:
+        yield
+    except duckdb.ConstraintException as error:
+        if is_duplicate_key(error):
+            raise ConflictError(str(error).partition("\n")[0]) from error
+        raise
+
+
+def _count(rows: Sequence[Row]) -> int:
+    ((count,),) = rows
+    return int(count)
+
+
+class _Inherited:
+    """Stands in a forked child where the parent's connection was: it ends quietly, and does nothing else."""
+
+    def __getattr__(self, name: str) -> Never:
+        raise duckdb.InvalidInputException(FORKED)
+
+    def rollback(self) -> None:
+        """Do nothing: the transaction is the parent's."""
+
+    def close(self) -> None:
+        """Do nothing: the connection is the parent's."""
+
+
+class Cursor:
+    """A DBAPI cursor with a result of its own.
+
+    Rows are fetched from DuckDB as they are asked for; when the connection is needed for something else, the
+    rest of them is kept here first.
+    """
+
+    arraysize = 1
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.description: Sequence[Row] | None = None
+        self.rowcount = -1
+        self._rest: Iterator[Row] | None = None
+
+    def execute(self, statement: str, parameters: Sequence[object] | None = None) -> None:
+        """Execute a statement."""
+        self._run(statement, parameters, many=False)
+
+    def executemany(self, statement: str, parameters: Sequence[object]) -> None:
+        """Execute a statement once for each set of parameters."""
+        self._run(statement, list(parameters), many=True)
+
+    def fetchone(self) -> Row | None:
+        """Return the next row, or None."""
+        rows = self.fetchmany(1)
+        return rows[0] if rows else None
+
+    def fetchmany(self, size: int | None = None) -> list[Row]:
+        """Return the next ``size`` rows, or what is left of them."""
+        size = self.arraysize if size is None else size
+        if self.connection.is_read_by(self):
+            return self.connection.fetch(size)
+        return list(islice(self._kept(), size))
+
+    def fetchall(self) -> list[Row]:
+        """Return the rows that are left."""
+        if not self.connection.is_read_by(self):
+            return list(self._kept())
+        self.connection.done_with(self)
+        self._rest = iter(())
+        return self.connection.fetch(None)
+
+    def keep_rest(self) -> None:
+        """Fetch what is left, so that the connection can run another statement."""
+        self._rest = iter(self.fetchall())
+
+    def close(self) -> None:
+        """Drop the result."""
+        self.connection.done_with(self)
+        self._rest = None
+
+    def _run(self, statement: str, parameters: Sequence[object] | None, *, many: bool) -> None:
+        self.close()
+        self.connection.run(self, statement, parameters, many=many)
+        self.rowcount, self.description = self.connection.result()
+        if self.rowcount >= 0:  # a count of changed rows, which DuckDB also offers as a result
+            self.description = None
+            self.close()
+        self.connection.refuse_shadows(statement)
+
+    def _kept(self) -> Iterator[Row]:
+        if self._rest is None:
+            raise duckdb.InvalidInputException("this result was closed by a rollback or by the cursor")
+        return self._rest

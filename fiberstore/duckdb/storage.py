@@ -1,0 +1,216 @@
+"""``DuckDBStorage`` and ``AsyncDuckDBStorage``: the storage trait on DuckDB."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.atomic_files import remove_leftovers
+from fiberstore.contract.lifecycle import Compacted
+from fiberstore.duckdb.backup import write_backup
+from fiberstore.duckdb.change_lock import ChangeLock
+from fiberstore.duckdb.compact import Calls, compact
+from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, check_seconds, create_engine
+from fiberstore.duckdb.fork_guard import IN_MEMORY, is_inherited
+from fiberstore.errors import StorageLockedError, translate_errors
+from fiberstore.records import check_config_version
+from fiberstore.repositories.storage import SqlStorage, delays_s, refuse_connections
+from fiberstore.sql.connection import Lock
+from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
+
+
+class DuckDBStorage(SqlStorage):
+    """A storage in one DuckDB database.
+
+    Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
+
+    Calls that change fibers wait for one another, because DuckDB would lose one of two such changes without
+    an error; everything else runs side by side. The same holds for sessions on ``engine``: one that has read
+    before it changes or deletes rows fails with a conflict if rows were changed in between. A long iterator
+    that is written holds one of the connections until it ends. An import that meets a conflict reads its
+    files again, and tells ``on_rows`` of them again; one that has run for 10 s by then fails.
+
+    Args:
+        target: A path, a ``duckdb:///`` URL (its query may hold DuckDB settings), or ``":memory:"`` for a
+            database that ends with the storage.
+        config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
+        read_only: Open an existing file for reading only.
+        pool_size: Connections at most, >= 1, and one more for changes; as many calls run side by side.
+        lock_timeout_s: Seconds to wait, >= 0, while another process holds the file. Default: none.
+        slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
+
+    Attributes:
+        engine: The SQLAlchemy engine, see ``fiberstore.create_engine``.
+        config_version: As given.
+
+    Raises:
+        StorageLockedError: Another process holds the file, and has not let it go in time.
+        DatabaseError: The file cannot be opened, or is no DuckDB database.
+        ValueError: An argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        config_version: int = 0,
+        read_only: bool = False,
+        pool_size: int = DEFAULT_POOL_SIZE,
+        lock_timeout_s: float = 0.0,
+        slow_call_s: float = DEFAULT_SLOW_CALL_S,
+    ) -> None:
+        check_config_version(config_version)
+        check_seconds("lock_timeout_s", lock_timeout_s)
+        check_seconds("slow_call_s", slow_call_s)
+        self.config_version = config_version
+        self.engine = create_engine(target, read_only=read_only, pool_size=pool_size)
+        database = self.engine.url.database or ""
+        self._telemetry = Telemetry(
+            slow_call_s, None if database.startswith(IN_MEMORY) else f"{database}.wal"
+        )
+        self._calls = Calls()
+        # Who holds the change lock never waits for a connection that one who waits for the lock may hold.
+        self._change_pool = self.engine.pool.recreate()
+        event.listen(self.engine, "engine_disposed", self._renew_change_pool)
+        self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
+        if not read_only and not database.startswith(IN_MEMORY):
+            remove_leftovers(Path(database).parent)
+
+    def close(self) -> None:
+        """See ``SqlStorage.close``."""
+        refuse_connections(self.engine)  # or SQLAlchemy would open the file again
+        self.engine.dispose()
+
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the whole database, as it is at this moment, into a new file, while others read and write.
+
+        The file has its name only once it is on disk, opens, and has the rows of the snapshot. It holds an
+        application's own tables too, and indexes that are built anew. An application that has set
+        ``enable_external_access=false`` cannot.
+
+        Args:
+            target: Path of a file that does not exist yet.
+
+        Raises:
+            DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
+        """
+        with self._telemetry.running("backup") as call, self._connection(call) as connection:
+            write_backup(connection, target)
+
+    def compact(self) -> Compacted:
+        """See ``LifecycleStorage.compact``."""
+        with self._telemetry.running("compact"):
+            return compact(self.engine, self._change_pool, self._calls)
+
+    def _open(self, lock_timeout_s: float) -> None:
+        deadline, waits_s = time.monotonic() + lock_timeout_s, delays_s()
+        while True:
+            try:
+                with translate_errors(), self.engine.connect():
+                    return
+            except StorageLockedError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(next(waits_s))
+
+    def _renew_change_pool(self, _engine: sa.Engine) -> None:
+        pool, self._change_pool = self._change_pool, self._change_pool.recreate()
+        if not is_inherited(self.engine.url.database or ""):  # the locks of such a pool may be held for ever
+            pool.dispose()
+
+    @contextmanager
+    def _bound(self) -> Iterator[sa.Connection]:
+        """See ``SqlStorage._bound``."""
+        with self._calls.running():
+            with translate_errors():
+                bound = sa.Connection(self.engine, self._take(changes=True))
+            with bound:
+                yield bound
+
+    @contextmanager
+    def _connection(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Connection]:
+        """See ``SqlStorage._connection``.
+
+        Without a session, a BEGIN and a ROLLBACK, which together take as long as a read by key.
+        """
+        with self._calls.running():
+            with translate_errors():
+                pooled = self._take(changes=lock is not Lock.NOTHING)
+                connection = cast("Connection", pooled.dbapi_connection)
+            before = connection.rows_written
+            try:
+                yield connection
+                if call is not None:
+                    call.rows_written = connection.rows_written - before
+            finally:
+                pooled.close()
+
+    def _take(self, *, changes: bool) -> sa.PoolProxiedConnection:
+        """Take a connection, which has the ``ChangeLock`` until its transaction ends if it changes rows.
+
+        One waits for the lock before taking a connection, so that those who wait leave the pool to others.
+        """
+        if not changes:
+            return self.engine.raw_connection()
+        turn = ChangeLock.of(self.engine.url.database or "").acquire()
+        try:
+            pooled = self._change_pool.connect()
+            cast("Connection", pooled.dbapi_connection).take_over(turn)
+        except BaseException:
+            turn.end(changed=False)
+            raise
+        return pooled
+
+
+class AsyncDuckDBStorage(AsyncSqlStorage):
+    """``DuckDBStorage`` in coroutines: same arguments, same contract, for use in one event loop.
+
+    ``AsyncSqlStorage`` says what becomes of calls that are cancelled.
+
+    Opening happens in the constructor, in the calling thread; it is quick unless the write-ahead log of a
+    killed process has to be replayed.
+
+    Args:
+        target: A path, a ``duckdb:///`` URL, or ``":memory:"``; see ``DuckDBStorage``.
+        config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
+        read_only: Open an existing file for reading only.
+        pool_size: Connections and threads, >= 1; as many calls run side by side.
+        lock_timeout_s: Seconds to wait, >= 0, while another process holds the file; the loop waits too.
+        slow_call_s: From how many seconds on, >= 0, the logger ``fiberstore.telemetry`` warns of a call.
+
+    Raises:
+        StorageLockedError: Another process holds the file, and has not let it go in time.
+        DatabaseError: The file cannot be opened, or is no DuckDB database.
+        ValueError: An argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        config_version: int = 0,
+        read_only: bool = False,
+        pool_size: int = DEFAULT_POOL_SIZE,
+        lock_timeout_s: float = 0.0,
+        slow_call_s: float = DEFAULT_SLOW_CALL_S,
+    ) -> None:
+        self._duckdb = DuckDBStorage(
+            target,
+            config_version=config_version,
+            read_only=read_only,
+            pool_size=pool_size,
+            lock_timeout_s=lock_timeout_s,
+            slow_call_s=slow_call_s,
+        )
+        super().__init__(self._duckdb, pool_size)
+
+    async def backup(self, target: str | os.PathLike[str]) -> None:
+        """See ``DuckDBStorage.backup``."""
+        await self._workers.run(self._duckdb.backup, target)

@@ -1,0 +1,338 @@
+"""Queries in several orders: pages by key, many ids at once, counts of values."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from fiberstore.contract.conditions import depends_on_active
+from fiberstore.contract.queries import Found, Page, Partition, ValueCount
+from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.errors import CursorError, SerializationError
+from fiberstore.records import MAX_ROWS, FiberRecord, StoredLog, check_id, check_number, from_epoch_us
+from fiberstore.repositories.arrival import Arrival
+from fiberstore.repositories.query import (
+    Changing,
+    Reading,
+    SqlQuery,
+    Streaming,
+    select_rows,
+    uncounted,
+    written,
+)
+from fiberstore.sql.conditions import ACTIVE_VERSION, among
+from fiberstore.sql.connection import Connection
+from fiberstore.sql.cursors import Mark, Place, decode, encode
+from fiberstore.sql.functions import TimeUs
+
+if TYPE_CHECKING:
+    from fiberstore.exchange.writing import SortKey
+
+P = TypeVar("P", StoredLog, FiberRecord)
+V = TypeVar("V")
+
+_ID_BITS = 128
+_BY_TIME = ("oldest", "newest")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What rows are ordered by, before their id.
+
+    Attributes:
+        column: What is compared, and sorted by.
+        number: The same as an integer, which a cursor can hold.
+        value_of: The value of ``column`` for such an integer.
+        descending: Whether it is reversed; so is the order of ids then.
+        source: What to select from, if that is not the table alone.
+    """
+
+    column: sa.ColumnElement[Any]
+    number: sa.ColumnElement[int]
+    value_of: Callable[[int], object]
+    descending: bool
+    source: sa.FromClause | None = None
+
+
+def checked_ids(ids: Iterable[UUID]) -> list[UUID]:
+    """Return the ids, each once, in the order they were given first.
+
+    Raises:
+        TypeError: One is not a ``uuid.UUID``.
+    """
+    given = list(ids)
+    for id_ in given:
+        check_id(id_)
+    return list(dict.fromkeys(given))
+
+
+def value_counts(rows: Iterable[tuple[Any, ...]], value_of: Callable[[Any], V]) -> list[ValueCount[V]]:
+    """Make counts of rows of a value, a number, and two times as ``epoch_us``."""
+    return [
+        ValueCount(value_of(value), count, from_epoch_us(first_us), from_epoch_us(last_us))
+        for value, count, first_us, last_us in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row(Generic[P]):
+    key: tuple[int, UUID]
+    record: P
+
+
+class PagedQuery(SqlQuery[P], Generic[P]):
+    """A query that can be read in pages and in several orders."""
+
+    _orders: ClassVar[Mapping[str, Order]]
+    _id: ClassVar[sa.ColumnElement[UUID]]
+    _id_name: ClassVar[str]
+    _seen: ClassVar[tuple[sa.ColumnElement[datetime], sa.ColumnElement[datetime]]]
+    _pins: ClassVar[sa.Table]
+
+    def __init__(self, reading: Reading, changing: Changing, streaming: Streaming = uncounted) -> None:
+        super().__init__(reading, changing, streaming)
+        self._order_name = "oldest"
+        self._generation = ""
+
+    def order_by(self, order: str) -> Self:
+        """See ``Logs.order_by`` and ``Fibers.order_by``."""
+        if order not in self._orders:
+            raise ValueError(f"order must be one of {', '.join(self._orders)}, got {order!r}")
+        query = copy(self)
+        query._order_name = order
+        return query
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        partition_by: Partition | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> int:
+        """See ``Query.export``.
+
+        Raises:
+            ValueError: Also if it is to be split by time, and the order goes by something else.
+        """
+        if partition_by is not None and self._order_name not in _BY_TIME:
+            raise ValueError(
+                f"what is split by {partition_by} must be ordered by time, not {self._order_name}; use "
+                f"order_by({' or '.join(map(repr, _BY_TIME))})"
+            )
+        return super().export(path, partition_by=partition_by, on_rows=on_rows)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}.order_by({self._order_name!r})"
+
+    @property
+    def _order(self) -> Order:
+        return self._orders[self._order_name]
+
+    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
+        """See ``Logs.page`` and ``Fibers.page``."""
+        with self._asking("page") as session, self._paging(session, limit, cursor) as page:
+            return page
+
+    @contextmanager
+    def _paging(self, session: Session | Connection, limit: int, cursor: str | None) -> Iterator[Page[P]]:
+        """Give a page, and the snapshot that it is of."""
+        check_number("limit", limit, least=1)
+        place = None if cursor is None else self._place(cursor)
+        with self._arrival(session).snapshot(session, None if place is None else place.mark) as mark:
+            query = self._of_generation(session)
+            if place is None:
+                yield query._page_after(session, limit, None, mark, [])
+                return
+            if place.generation != query._generation:
+                raise CursorError(
+                    "another config version has become the active one since the cursor was made; start again "
+                    "without the cursor"
+                )
+            if place.forward:
+                yield query._page_with_late(session, limit, place, mark)
+            else:
+                yield query._page_before(session, limit, place)
+
+    def _of_generation(self, session: Session | Connection) -> Self:
+        """Return the query with the version that is active in the present snapshot, if it depends on that."""
+        if not any(map(depends_on_active, self._conditions)):
+            return self
+        query = copy(self)
+        query._generation = "".join(f"{version:016x}" for (version,) in select_rows(session, ACTIVE_VERSION))
+        return query
+
+    def _place(self, cursor: str) -> Place:
+        place = decode(repr(self), cursor)
+        try:
+            self._order.value_of(place.key[0])
+        except SerializationError as error:
+            raise CursorError(f"the cursor leads nowhere: {error}") from error
+        return place
+
+    def _page_with_late(self, session: Session | Connection, limit: int, place: Place, mark: Mark) -> Page[P]:
+        arrival = self._arrival(session)
+        is_late = sa.and_(arrival.is_new(session, place.mark), self._before(self._stepped(place.key, 1)))
+        late_ones = self._keyed().where(is_late).order_by(*arrival.order)
+        in_steps = not (place.mark.holes or mark.holes)  # or one of them would tell nothing of the others
+        late = self._keyed_rows(session, late_ones.limit(_one_more(limit)) if in_steps else late_ones)
+        if in_steps and len(late) > limit:
+            # These first, and the page with the next cursor: then none of its rows can be late any more.
+            late = late[:limit]
+            known = arrival.mark_at(session, late[-1].key[1])
+            before = self._cursor(False, self._stepped(place.key, 1), known)
+            return Page([], self._cursor(True, place.key, known), before, [row.record for row in late])
+        return self._page_after(session, limit, place, mark, [row.record for row in late])
+
+    def _page_after(
+        self, session: Session | Connection, limit: int, place: Place | None, mark: Mark, late: list[P]
+    ) -> Page[P]:
+        found = self._rows(session, _one_more(limit), self._after(place))
+        items = found[:limit]
+        following = self._cursor(True, items[-1].key, mark) if len(found) > limit else None
+        previous = None
+        if place is not None:
+            first = items[0].key if items else self._stepped(place.key, 1)
+            previous = self._cursor(False, first, mark)
+        return Page([row.record for row in items], following, previous, late)
+
+    def _page_before(self, session: Session | Connection, limit: int, place: Place) -> Page[P]:
+        found = self._rows(session, _one_more(limit), self._before(place.key), backwards=True)
+        items = found[:limit][::-1]
+        last = items[-1].key if items else self._stepped(place.key, -1)
+        return Page(
+            [row.record for row in items],
+            self._cursor(True, last, place.mark),
+            self._cursor(False, items[0].key, place.mark) if len(found) > limit else None,
+            [],
+        )
+
+    def _rows(
+        self,
+        session: Session | Connection,
+        limit: int,
+        *conditions: sa.ColumnElement[bool],
+        backwards: bool = False,
+    ) -> list[_Row[P]]:
+        statement = self._keyed().where(*conditions).limit(limit)
+        return self._keyed_rows(session, self._ordered(statement, backwards=backwards))
+
+    def pin(self) -> int:
+        """See ``Logs.pin`` and ``Fibers.pin``."""
+        ids = self._select(self._id)
+        add = insert(self._pins).from_select([self._id_name], ids).on_conflict_do_nothing()
+        return self._change("pin", lambda session: written(session, add))
+
+    def unpin(self) -> int:
+        """See ``Logs.unpin`` and ``Fibers.unpin``."""
+        remove = sa.delete(self._pins).where(self._pins.c[self._id_name].in_(self._select(self._id)))
+        return self._change("unpin", lambda session: written(session, remove))
+
+    def _found(self, ids: Iterable[UUID]) -> Found[P]:
+        """Return the rows of these ids that the query has."""
+        given = list(ids)
+        wanted = checked_ids(given)
+        statement = self._select(*self._columns()).where(among(self._id, wanted))
+        with self._asking("get_many") as session:
+            found = {
+                getattr(row, self._id_name): row for row in self._records(select_rows(session, statement))
+            }
+        missing = [id_ for id_ in wanted if id_ not in found]
+        return Found([found[id_] for id_ in given if id_ in found], missing)
+
+    def _grouped(self, keys: Iterable[UUID], rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[P]]:
+        """Return the records of rows that end with one of the keys, by key, in the order of the rows."""
+        groups: dict[UUID, list[P]] = {key: [] for key in keys}
+        owners: list[list[P]] = []
+
+        def without_keys() -> Iterator[tuple[Any, ...]]:  # not a list of the rows, as in fetch_rows
+            for row in rows:
+                owners.append(groups[row[-1]])
+                yield row[:-1]
+
+        for record, owner in zip(self._records(without_keys()), owners, strict=True):
+            owner.append(record)
+        return groups
+
+    def _values(self, value: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        """Return the statement whose rows ``value_counts`` takes."""
+        first, last = self._seen
+        columns = (value.label("value"), first.label("first_seen"), last.label("last_seen"))
+        found = self._select(*columns).where(*conditions).subquery().c
+        count = sa.func.count()
+        seen_us = map(TimeUs, (sa.func.min(found.first_seen), sa.func.max(found.last_seen)))
+        statement = sa.select(found.value, count, *seen_us).group_by(found.value)
+        return statement.order_by(count.desc(), found.value)
+
+    @abstractmethod
+    def _arrival(self, session: Session | Connection) -> Arrival:
+        """Return the order in which the rows were stored."""
+
+    def _keyed(self) -> sa.Select[Any]:
+        return self._from_source(self._select(*self._columns(), self._order.number))
+
+    def _keyed_rows(self, session: Session | Connection, statement: sa.Select[Any]) -> list[_Row[P]]:
+        rows = list(select_rows(session, statement))
+        records = self._records([row[:-1] for row in rows])
+        return [
+            _Row((row[-1], getattr(record, self._id_name)), record)
+            for row, record in zip(rows, records, strict=True)
+        ]
+
+    def _from_source(self, statement: sa.Select[Any]) -> sa.Select[Any]:
+        """Select from what the order is by, too."""
+        return statement if self._order.source is None else statement.select_from(self._order.source)
+
+    def _ordered(self, statement: sa.Select[Any], *, backwards: bool = False) -> sa.Select[Any]:
+        return self._from_source(statement).order_by(*self._order_by(backwards=backwards))
+
+    def _sort_keys(self) -> "Sequence[SortKey]":
+        column = self._order.column
+        if not isinstance(column, sa.Column):
+            return []
+        direction: Literal["ascending", "descending"] = (
+            "descending" if self._order.descending else "ascending"
+        )
+        return [(column.key, direction), (self._id_name, direction)]
+
+    def _order_by(self, *, backwards: bool = False) -> list[sa.ColumnElement[Any]]:
+        order = self._order
+        if order.descending == backwards:
+            return [order.column, self._id]
+        return [order.column.desc(), self._id.desc()]
+
+    def _after(self, place: Place | None) -> sa.ColumnElement[bool]:
+        if place is None:
+            return sa.true()
+        return self._beyond(place.key, larger=not self._order.descending)
+
+    def _before(self, key: tuple[int, UUID]) -> sa.ColumnElement[bool]:
+        return self._beyond(key, larger=self._order.descending)
+
+    def _beyond(self, key: tuple[int, UUID], *, larger: bool) -> sa.ColumnElement[bool]:
+        column, value = self._order.column, self._order.value_of(key[0])
+        # By the first condition alone DuckDB passes over whole row groups.
+        if larger:
+            return sa.and_(column >= value, sa.or_(column > value, self._id > key[1]))
+        return sa.and_(column <= value, sa.or_(column < value, self._id < key[1]))
+
+    def _stepped(self, key: tuple[int, UUID], step: int) -> tuple[int, UUID]:
+        """Return the possible key right behind a key in the order, or right before it with a step of -1."""
+        number = (key[0] << _ID_BITS) + key[1].int + (-step if self._order.descending else step)
+        return number >> _ID_BITS, UUID(int=number & (1 << _ID_BITS) - 1)
+
+    def _cursor(self, forward: bool, key: tuple[int, UUID], mark: Mark) -> str:
+        return encode(repr(self), Place(forward, key, mark, self._generation))
+
+
+def _one_more(limit: int) -> int:
+    """Return how many rows tell whether there are more than so many."""
+    return min(limit + 1, MAX_ROWS)

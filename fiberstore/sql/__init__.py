@@ -1,0 +1,1 @@
+"""Shared SQL: the ORM models, typed statements, and the connection that repositories need."""

@@ -1,0 +1,254 @@
+"""Conditions in SQL. Each is true or false of every row, never NULL."""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import singledispatch
+from operator import eq, ge, gt, le, lt
+from typing import Any, TypeAlias, TypeGuard
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from fiberstore.contract.conditions import (
+    LEAST_NUMBER,
+    And,
+    AttributeCompare,
+    AttributeExists,
+    AttributeIn,
+    Compare,
+    Condition,
+    Flag,
+    HasFiber,
+    HasLog,
+    In,
+    IsActive,
+    Joined,
+    Match,
+    Not,
+    Operator,
+    Or,
+    Value,
+)
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.sql.functions import (
+    Contains,
+    DurationUs,
+    JsonElement,
+    JsonExists,
+    JsonFloat,
+    JsonInteger,
+    JsonText,
+    JsonType,
+    RegexpMatches,
+    StartsWith,
+    array_value,
+)
+from fiberstore.sql.models import Base, PinnedFiber, PinnedLog, RegisteredVersion
+
+Expression: TypeAlias = sa.ColumnElement[Any]
+
+LOGS = Base.metadata.tables["raw_logs"]
+FIBERS = Base.metadata.tables["fibers"]
+MEMBERSHIPS = Base.metadata.tables["fiber_memberships"]
+DURATION_US: sa.ColumnElement[int] = DurationUs(FIBERS.c.first_activity, FIBERS.c.last_activity)
+# SQL NULL reads as None.
+ATTRIBUTES: sa.ColumnElement[Any] = sa.func.coalesce(
+    FIBERS.c.attributes, sa.cast(sa.literal_column("'null'"), FIBERS.c.attributes.type)
+)
+
+ACTIVE_VERSION = sa.select(RegisteredVersion.config_version).where(RegisteredVersion.active.is_(True))
+
+_MICROSECOND = timedelta(microseconds=1)
+_MOST_PARAMETERS = 50
+_EXACT_AS_FLOAT = 2**53
+_COLUMNS: dict[type, dict[str, Expression]] = {
+    StoredLog: {**dict(LOGS.c), "pinned": LOGS.c.log_id.in_(sa.select(PinnedLog.log_id))},
+    FiberRecord: {
+        **dict(FIBERS.c),
+        "duration": DURATION_US,
+        "pinned": FIBERS.c.fiber_id.in_(sa.select(PinnedFiber.fiber_id)),
+    },
+    FiberMembership: dict(MEMBERSHIPS.c),
+}
+_OPERATORS: dict[Operator, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
+    "==": eq,
+    "<": lt,
+    "<=": le,
+    ">": gt,
+    ">=": ge,
+}
+
+
+def all_of(conditions: Sequence[Condition[Any]]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for ``Select.where``."""
+    return [to_sql(condition) for condition in conditions]
+
+
+@singledispatch
+def to_sql(condition: Condition[Any]) -> sa.ColumnElement[bool]:
+    """Return a condition as an expression on the table of its records."""
+    raise TypeError(f"{condition!r:.200} cannot be asked of a database")
+
+
+@to_sql.register
+def _(condition: And) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]  # also below: dispatched by the class
+    return sa.and_(sa.true(), *all_of(condition.conditions))
+
+
+@to_sql.register
+def _(condition: Or) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return sa.or_(sa.false(), *all_of(condition.conditions))
+
+
+@to_sql.register
+def _(condition: Not) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return sa.not_(to_sql(condition.condition))
+
+
+@to_sql.register
+def _(condition: Compare) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    column = _COLUMNS[condition.record][condition.column]
+    return _known(_OPERATORS[condition.operator](column, _driver_value(condition.value)), condition.column)
+
+
+@to_sql.register
+def _(condition: In) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    column = _COLUMNS[condition.record][condition.column]
+    return _known(among(column, [_driver_value(value) for value in condition.values]), condition.column)
+
+
+@to_sql.register
+def _(condition: Match) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return _TEXT_FUNCTIONS[condition.kind](_COLUMNS[condition.record][condition.column], condition.text)
+
+
+@to_sql.register
+def _(condition: Flag) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return _COLUMNS[condition.record][condition.column].is_(True)
+
+
+@to_sql.register
+def _(condition: IsActive) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    return _COLUMNS[condition.record]["config_version"].in_(ACTIVE_VERSION)
+
+
+@to_sql.register
+def _(condition: Joined) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+    if condition.relation == "logs":
+        fibers = _joined(MEMBERSHIPS.c.fiber_id, among(MEMBERSHIPS.c.log_id, condition.ids))
+        return FIBERS.c.fiber_id.in_(fibers)
+    logs = _joined(MEMBERSHIPS.c.log_id, among(MEMBERSHIPS.c.fiber_id, condition.ids))
+    return LOGS.c.log_id.in_(logs)
+
+
+@to_sql.register
+def _(condition: HasLog) -> sa.ColumnElement[bool]:
+    same = MEMBERSHIPS.c.log_id == LOGS.c.log_id
+    return FIBERS.c.fiber_id.in_(_joined(MEMBERSHIPS.c.fiber_id, same, to_sql(condition.condition)))
+
+
+@to_sql.register
+def _(condition: HasFiber) -> sa.ColumnElement[bool]:
+    same = MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id
+    return LOGS.c.log_id.in_(_joined(MEMBERSHIPS.c.log_id, same, to_sql(condition.condition)))
+
+
+@to_sql.register
+def _(condition: AttributeExists) -> sa.ColumnElement[bool]:
+    if condition.pointer == "":
+        return sa.true()
+    return sa.func.coalesce(_json(JsonExists, condition.pointer), sa.false())
+
+
+@to_sql.register
+def _(condition: AttributeCompare) -> sa.ColumnElement[bool]:
+    compared = _compared(condition.pointer, condition.operator, condition.value)
+    return sa.func.coalesce(compared, sa.false())
+
+
+@to_sql.register
+def _(condition: AttributeIn) -> sa.ColumnElement[bool]:
+    pointer = condition.pointer
+    texts = [value for value in condition.values if isinstance(value, str)]
+    floats = [float(value) for value in condition.values if _is_exact_as_float(value)]
+    others = [
+        value for value in condition.values if not (isinstance(value, str) or _is_exact_as_float(value))
+    ]
+    found = [_compared(pointer, "==", value) for value in dict.fromkeys(others)]
+    if texts:
+        found.append(sa.and_(_json(JsonType, pointer) == "VARCHAR", among(_json(JsonText, pointer), texts)))
+    if floats:
+        found.append(among(_json(JsonFloat, pointer), floats))
+    return sa.func.coalesce(sa.or_(sa.false(), *found), sa.false())
+
+
+def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool]:
+    """Return that the column has one of the values; of many, a database takes a list in less time."""
+    if len(values) <= _MOST_PARAMETERS:
+        return column.in_(values)
+    return column.in_(sa.select(sa.func.unnest(array_value(values, column.type))))
+
+
+_TEXT_FUNCTIONS: dict[str, Callable[[Expression, str], sa.ColumnElement[bool]]] = {
+    "contains": Contains,
+    "startswith": StartsWith,
+    "regexp_match": RegexpMatches,
+}
+
+
+def _known(comparison: sa.ColumnElement[bool], name: str) -> sa.ColumnElement[bool]:
+    """Make a comparison with NULL, which only this column may hold, false."""
+    return sa.func.coalesce(comparison, sa.false()) if name == "ingestion_time" else comparison
+
+
+def _driver_value(value: Value) -> object:
+    return value // _MICROSECOND if isinstance(value, timedelta) else value
+
+
+def _joined(column: Expression, *conditions: sa.ColumnElement[bool]) -> sa.Select[UUID]:
+    return sa.select(column).where(*conditions).correlate(None)
+
+
+def _json(function: type[JsonElement], pointer: str) -> sa.ColumnElement[Any]:
+    return function(FIBERS.c.attributes if pointer else ATTRIBUTES, pointer)
+
+
+def _is_exact_as_float(value: str | float | bool | None) -> TypeGuard[int | float]:
+    """Tell whether it is a number that no other number, rounded to a float, is equal to."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _EXACT_AS_FLOAT
+
+
+def _compared(pointer: str, operator: Operator, value: str | float | bool | None) -> sa.ColumnElement[bool]:
+    kind, text = _json(JsonType, pointer), _json(JsonText, pointer)
+    compare = _OPERATORS[operator]
+    match value:
+        case None:
+            return kind == "NULL"
+        case bool():
+            return sa.and_(kind == "BOOLEAN", text == str(value).lower())
+        case str():
+            return sa.and_(kind == "VARCHAR", compare(text, value))
+    if _is_exact_as_float(value):
+        return compare(_json(JsonFloat, pointer), float(value))
+    number = int(value)
+    as_float = _json(JsonFloat, pointer)
+    is_integer = kind.in_(["UBIGINT", "BIGINT"])
+    if number == LEAST_NUMBER:  # what is stored as a lesser integer would be rounded up to it
+        beyond = RegexpMatches(text, "^-[0-9]+$")
+        as_float = sa.case((beyond, sa.cast(sa.literal_column("'-inf'"), sa.Double)), else_=as_float)
+    return sa.or_(
+        sa.and_(is_integer, compare(_json(JsonInteger, pointer), number)),
+        sa.and_(kind == "DOUBLE", _float_compared(as_float, operator, number)),
+    )
+
+
+def _float_compared(column: Expression, operator: Operator, number: int) -> sa.ColumnElement[bool]:
+    """Compare a column of floats with an integer that may lie between two of them."""
+    nearest = float(number)
+    if nearest == number:
+        return _OPERATORS[operator](column, nearest)
+    if operator == "==":
+        return sa.false()
+    below = nearest if nearest < number else math.nextafter(nearest, -math.inf)
+    return column <= below if operator in ("<", "<=") else column > below

@@ -1,0 +1,108 @@
+"""``Connection``: what the repositories need of a database connection, whatever the engine.
+
+``fiberstore.duckdb.connection`` has that of DuckDB, ``fiberstore.postgresql`` that of PostgreSQL.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from sqlalchemy.engine import Dialect
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Stands in a statement for the Arrow batch that it reads. A connection puts a name or an expression in its
+# place that no table, view or schema of an application can have.
+ARROW_TABLE = "fiberstore_arrow_batch"
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+class Lock(Enum):
+    """What a transaction keeps others from, until it ends."""
+
+    NOTHING = 0  # it only appends
+    DELETES = 1  # it relies on rows that are there
+    CHANGES = 2  # it changes or deletes rows
+
+
+class Connection(ABC):
+    """One connection. Without ``begin()`` every statement is a transaction of its own.
+
+    Statements are SQL of the engine, with ``$1`` for the first value, and so on. They raise the driver's
+    errors, which ``fiberstore.errors.translate_errors`` knows.
+
+    Attributes:
+        engine_name: ``"duckdb"`` or ``"postgresql"``, as SQLAlchemy calls the dialect.
+        statement_dialect: The dialect in which ``fiberstore.sql.prepared`` compiles statements for it.
+        rows_written: Rows inserted, updated or deleted since it was opened, committed or not.
+    """
+
+    engine_name: ClassVar[str]
+    statement_dialect: Dialect
+    rows_written: int
+
+    @property
+    @abstractmethod
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, rather than that each statement is one."""
+
+    @abstractmethod
+    def begin(self, *, only_appends: bool = False) -> None:
+        """Begin a transaction, whose statements all see the snapshot of the first.
+
+        Args:
+            only_appends: It reads nothing, and needs no snapshot: a row that another transaction stores
+                meanwhile is no conflict, where the engine can have it so.
+        """
+
+    @abstractmethod
+    def take_lock(self, lock: Lock) -> None:
+        """Wait for a lock, at the beginning of a transaction, and hold it to the end of it."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit; on return everything is on disk."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Roll back whatever is open; without a transaction, do nothing."""
+
+    @abstractmethod
+    def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
+        """Run a statement that returns rows, which are to be read before the next statement.
+
+        Times come as datetimes or as µs since 1970; ``models.stored_time`` knows both.
+        """
+
+    @abstractmethod
+    def write(self, sql: str, values: Sequence[object] = ()) -> int:
+        """Run a statement that writes, and return how many rows it has written.
+
+        Raises:
+            ConflictError: Another transaction has committed the same key after the present snapshot.
+        """
+
+    @abstractmethod
+    def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
+        """Run a SELECT whose rows are fetched as they are asked for, so many at once, from one snapshot."""
+
+    @abstractmethod
+    def stream_arrow(
+        self, sql: str, values: Sequence[object], batch_rows: int, schema: "pa.Schema"
+    ) -> Generator["pa.RecordBatch"]:
+        """Do the same with Arrow batches of at most so many rows, whose columns can be cast to a schema."""
+
+    @abstractmethod
+    def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
+        """Run a SELECT that reads an Arrow batch, for which ``ARROW_TABLE`` stands."""
+
+    @abstractmethod
+    def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
+        """Do the same with a statement that writes; see ``write``."""
+
+    @abstractmethod
+    def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
+        """Insert the rows of a batch without equal keys whose key is new, and return their number."""

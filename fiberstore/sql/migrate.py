@@ -1,0 +1,230 @@
+"""Alembic from Python, on an engine that is open already."""
+
+import logging
+import threading
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.ddl.impl import DefaultImpl
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from fiberstore.duckdb.backup import write_backup
+from fiberstore.duckdb.fork_guard import IN_MEMORY
+from fiberstore.errors import DatabaseError, SchemaVersionError
+from fiberstore.sql.models import Base
+
+if TYPE_CHECKING:
+    from fiberstore.duckdb.connection import Connection
+
+VERSION_TABLE = "fiberstore_alembic_version"
+
+_OLD_BOOLEANS = {"CAST('f' AS BOOLEAN)": "false", "CAST('t' AS BOOLEAN)": "true"}
+_alembic_lock = threading.Lock()
+_logger = logging.getLogger(__name__)
+
+
+class DuckDBImpl(DefaultImpl):
+    """What Alembic must know of DuckDB: DDL is transactional. Upstream gap: Alembic has no DuckDB at all."""
+
+    __dialect__ = "duckdb"
+    transactional_ddl = True
+
+    def compare_server_default(
+        self,
+        inspector_column: sa.Column[Any],  # noqa: ARG002
+        metadata_column: sa.Column[Any],  # noqa: ARG002
+        rendered_metadata_default: str | None,
+        rendered_inspector_default: str | None,
+    ) -> bool:
+        """Tell whether two defaults differ; DuckDB 1.x has written ``false`` in another way."""
+        found = _OLD_BOOLEANS.get(rendered_inspector_default or "", rendered_inspector_default)
+        return found != rendered_metadata_default
+
+
+def is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    """Tell Alembic to leave alone the tables that an application keeps beside ours."""
+    return kind != "table" or name in Base.metadata.tables
+
+
+def head() -> str:
+    """Return the newest revision of this release."""
+    return str(_scripts().get_current_head())
+
+
+def current(connection: sa.Connection) -> str | None:
+    """Return the revision the database is at; None before the first migration.
+
+    Raises:
+        DatabaseError: The version table does not hold one revision.
+    """
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    try:
+        return context.get_current_revision()
+    except CommandError as error:
+        raise DatabaseError(f"table {VERSION_TABLE}: {error}") from error
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Bring the database to the newest revision, in one transaction; do nothing if it is there.
+
+    Alembic keeps the migration that runs in globals of its modules: it must not run in other threads of the
+    process meanwhile.
+
+    Raises:
+        SchemaVersionError: The database is at a revision this release does not know; it is left alone.
+        DatabaseError: Tables or indexes of the same names are others; they are left alone.
+    """
+    with _alembic_lock, _connected(engine) as connection:
+        scripts = _scripts()
+        found, newest = current(connection), str(scripts.get_current_head())
+        if found == newest:
+            return
+        if not is_known(found):
+            raise SchemaVersionError(str(found), newest)
+        connection.rollback()
+        back_up_before_rewrite(connection)
+        try:
+            with connection.begin():
+                _keep_others_out(connection)
+                _run_migrations(connection, scripts)
+        except CommandError as error:
+            raise DatabaseError(str(error)) from error
+        _logger.info("the database is migrated from revision %s to %s", found, newest)
+
+
+def _connected(engine: sa.Engine) -> sa.Connection:
+    """Return a connection that sees what another process has committed while this one waited for it."""
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="READ COMMITTED")
+    return engine.connect()
+
+
+def _keep_others_out(connection: sa.Connection) -> None:
+    """Wait until no other process migrates the database; only one at a time has a DuckDB file."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(VERSION_TABLE))))
+
+
+def back_up_before_rewrite(connection: sa.Connection) -> Path | None:
+    """Copy the database, if a migration it has not had yet says ``rewrites_data = True``.
+
+    Args:
+        connection: One outside a transaction.
+
+    Returns:
+        The copy, beside the database: its name and ``.before-``, the newest revision and the time. None if
+        there is no need of one, or the database is in memory or a server's.
+
+    Raises:
+        DatabaseError: The copy cannot be written; the database should be left as it is.
+    """
+    if connection.dialect.name != "duckdb":
+        return None
+    database, scripts = connection.engine.url.database or "", _scripts()
+    if database.startswith(IN_MEMORY):
+        return None
+    found, newest = current(connection), str(scripts.get_current_head())
+    connection.rollback()
+    if not is_known(found):
+        return None
+    pending = scripts.iterate_revisions(newest, found or "base")
+    if not any(getattr(script.module, "rewrites_data", False) for script in pending):
+        return None
+    has_tables = bool(sa.inspect(connection).get_table_names())
+    connection.rollback()
+    if not has_tables:
+        return None
+    copy = Path(f"{database}.before-{newest}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    write_backup(cast("Connection", connection.connection.dbapi_connection), copy)
+    return copy
+
+
+def differences(engine: sa.Engine) -> list[str]:
+    """Return how the database differs from the models, a sentence each; empty if it does not."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "version_table": VERSION_TABLE,
+                "compare_server_default": True,
+                "include_name": is_ours,
+            },
+        )
+        return [
+            _sentence(difference)
+            for found in compare_metadata(context, Base.metadata)
+            for difference in (found if isinstance(found, list) else [found])
+        ]
+
+
+def _sentence(difference: tuple[Any, ...]) -> str:
+    match difference:
+        case ("add_table", table):
+            thing, what = f"table {table.name}", "is missing"
+        case ("add_index", index):
+            thing, what = f"index {index.name} on {index.table.name}", "is missing"
+        case ("remove_index", index):
+            thing, what = f"index {index.name} on {index.table.name}", "is not fiberstore's"
+        case ("remove_fk", foreign_key):
+            referred = foreign_key.elements[0].target_fullname.partition(".")[0]
+            thing, what = f"foreign key from {foreign_key.table.name} to {referred}", "is not fiberstore's"
+        case ("add_column", _, table, column):
+            thing, what = f"column {table}.{column.name}", "is missing"
+        case ("remove_column", _, table, column):
+            thing, what = f"column {table}.{column.name}", "is not fiberstore's"
+        case ("modify_default", _, table, column, _, found, expected):
+            found, expected = (default and str(default.arg) for default in (found, expected))
+            thing, what = f"column {table}.{column}", f"has default {found}, and should have {expected}"
+        case (change, _, table, column, _, found, expected):
+            what = f"has {change.removeprefix('modify_')} {found!r}, and should have {expected!r}"
+            thing = f"column {table}.{column}"
+        case _:
+            thing, what = "something else", f"differs: {difference}"
+    return f"{thing} {what}"
+
+
+def is_known(revision: str | None) -> bool:
+    """Tell whether this release has such a revision; None, before the first, is known."""
+    return revision is None or revision in {script.revision for script in _scripts().walk_revisions()}
+
+
+def _run_migrations(connection: sa.Connection, scripts: ScriptDirectory) -> None:
+    """Run what the database has not had yet, as ``alembic upgrade head`` does.
+
+    That command loads ``env.py`` and every migration anew, which takes longer than the migrations. Of what
+    ``env.py`` says, only the version table and the one transaction, which is the caller's, matter here.
+    """
+
+    def pending(found: tuple[str, ...], _context: MigrationContext) -> list[Any]:
+        return scripts._upgrade_revs("head", cast("str", found))  # Alembic has no public way
+
+    with EnvironmentContext(Config(), scripts, fn=pending) as environment:
+        environment.configure(connection, version_table=VERSION_TABLE)
+        environment.run_migrations()
+
+
+def _scripts() -> ScriptDirectory:
+    return _scripts_in(_migrations())
+
+
+@cache
+def _scripts_in(folder: Path) -> ScriptDirectory:
+    """Load the migrations, once for all databases of the process."""
+    scripts = ScriptDirectory(str(folder))
+    scripts.get_current_head()  # loads them; from then on, threads only read
+    return scripts
+
+
+def _migrations() -> Path:
+    package = Path(str(files("fiberstore")))
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"

@@ -1,0 +1,273 @@
+"""The tables as SQLAlchemy ORM classes: three of logs, fibers and memberships, and those of their lifecycle.
+
+The types refuse on the way in what the records refuse, so that rows written through the ORM read back as
+records. There are no foreign keys: a membership may come before its log and its fiber.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from pydantic import JsonValue
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from fiberstore.duckdb.dialect import UBigInteger
+from fiberstore.errors import SerializationError
+from fiberstore.records import MAX_CONFIG_VERSION, as_utc, check_text, dump_json, from_epoch_us
+
+
+class Timestamp(sa.TypeDecorator[datetime]):
+    """``TIMESTAMPTZ``: aware datetimes in any zone in, UTC out, exact to 1 µs."""
+
+    impl = sa.TIMESTAMP(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive datetime, which DuckDB would read in the session's time zone."""
+        del dialect
+        return None if value is None else as_utc(value)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the datetime in ``datetime.UTC`` (DuckDB's own has a zone of pytz)."""
+        del dialect
+        return None if value is None else stored_time(value)
+
+
+def stored_time(value: object) -> datetime:
+    """Return in ``datetime.UTC`` what a driver hands out for a ``TIMESTAMPTZ``, also as µs since 1970.
+
+    Raises:
+        SerializationError: It lies outside the years 1 to 9999.
+    """
+    if value is None or isinstance(value, int):
+        return from_epoch_us(value)
+    if not isinstance(value, datetime) or value.tzinfo is None:  # then it is text, or 'infinity'
+        raise SerializationError(f"stored timestamp {value} is outside the years 1 to 9999")
+    return value.astimezone(UTC)
+
+
+class UnsignedBigInt(sa.TypeDecorator[int]):
+    """``UBIGINT``: 0 to 2**64 - 1."""
+
+    impl = UBigInteger().with_variant(sa.Numeric(20, 0), "postgresql")  # which has no unsigned integers
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
+        """Refuse what DuckDB would round or wrap: booleans, floats, text, and numbers out of range."""
+        del dialect
+        if value is None:
+            return None
+        if type(value) is not int:
+            raise TypeError(f"expected an int, got {value!r}")
+        if not 0 <= value <= MAX_CONFIG_VERSION:
+            raise ValueError(f"expected 0 to 2**64 - 1, got {value}")
+        return value
+
+    def process_result_value(self, value: Decimal | int | None, dialect: Dialect) -> int | None:
+        """Return an int, whatever the driver makes of the number."""
+        del dialect
+        if value is None:
+            return None
+        if value != value:  # noqa: PLR0124  # the NaN of a NUMERIC
+            raise SerializationError("a stored config_version is no whole number; another client wrote it")
+        return check_stored_version(int(value))
+
+
+def check_stored_version(value: int) -> int:
+    """Return the number, which PostgreSQL does not keep others from storing out of bounds.
+
+    Raises:
+        SerializationError: It is not within 0 to 2**64 - 1.
+    """
+    if 0 <= value <= MAX_CONFIG_VERSION:
+        return value
+    raise SerializationError(
+        f"stored config_version {value} is outside 0 to 2**64 - 1; another client wrote it"
+    )
+
+
+class Text(sa.TypeDecorator[str]):
+    """``VARCHAR``: text that UTF-8 can hold, without NUL; in the order of its code points."""
+
+    impl = sa.String().with_variant(sa.Text(collation="C"), "postgresql")
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Refuse NUL and lone surrogates."""
+        del dialect
+        return None if value is None else check_text(value)
+
+
+class Json(sa.JSON):
+    """``JSON``, or ``JSONB``: any JSON value; None is SQL NULL, ``sqlalchemy.JSON.NULL`` is JSON's null."""
+
+    def __init__(self) -> None:
+        super().__init__(none_as_null=True)
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[object], str | None]:
+        """Refuse NaN, Infinity and what is not JSON."""
+        del dialect
+        return _dump
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        """Refuse NaN and Infinity, which DuckDB accepts from other clients."""
+        del dialect, coltype
+        return load_json
+
+
+@compiles(Json, "postgresql")
+def _jsonb(_type: Json, _compiler: SQLCompiler, **_options: object) -> str:
+    return "JSONB"
+
+
+def load_json(text: str | None) -> JsonValue:
+    """Return the value of a stored JSON text; SQL NULL is None.
+
+    Raises:
+        SerializationError: Another client stored something that is not JSON.
+    """
+    if text is None:
+        return None
+    try:
+        value: JsonValue = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise SerializationError(f"stored attributes are not JSON: {error}") from error
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.40} is beyond what a float holds")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def _dump(value: JsonValue | object) -> str | None:
+    return "null" if value is sa.JSON.NULL else dump_json(value)  # type: ignore[arg-type]  # dump_json checks it
+
+
+class Base(DeclarativeBase):
+    """The declarative base; ``Base.metadata`` describes the schema that the migrations build."""
+
+
+class RawLog(Base):
+    """A row of ``raw_logs``."""
+
+    __tablename__ = "raw_logs"
+    __table_args__ = (
+        sa.Index("idx_raw_logs_timestamp", "timestamp"),
+        sa.Index("idx_raw_logs_source", "source_id"),
+    )
+
+    log_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+    timestamp: Mapped[datetime] = mapped_column(Timestamp)
+    source_id: Mapped[str] = mapped_column(Text)
+    raw_text: Mapped[str] = mapped_column(Text)
+    ingestion_time: Mapped[datetime | None] = mapped_column(Timestamp, server_default=sa.func.now())
+    config_version: Mapped[int] = mapped_column(UnsignedBigInt)
+
+    fibers: Mapped[list["Fiber"]] = relationship(
+        secondary="fiber_memberships",
+        primaryjoin="RawLog.log_id == foreign(Membership.log_id)",
+        secondaryjoin="foreign(Membership.fiber_id) == Fiber.fiber_id",
+        order_by="Fiber.first_activity, Fiber.fiber_id",
+        viewonly=True,
+    )
+
+
+class Fiber(Base):
+    """A row of ``fibers``."""
+
+    __tablename__ = "fibers"
+    __table_args__ = (sa.Index("idx_fibers_type", "fiber_type"),)
+
+    fiber_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+    fiber_type: Mapped[str] = mapped_column(Text)
+    config_version: Mapped[int] = mapped_column(UnsignedBigInt)
+    attributes: Mapped[JsonValue] = mapped_column(Json, nullable=True)
+    first_activity: Mapped[datetime] = mapped_column(Timestamp)
+    last_activity: Mapped[datetime] = mapped_column(Timestamp)
+    closed: Mapped[bool] = mapped_column(server_default=sa.false())
+
+    logs: Mapped[list[RawLog]] = relationship(
+        secondary="fiber_memberships",
+        primaryjoin="Fiber.fiber_id == foreign(Membership.fiber_id)",
+        secondaryjoin="foreign(Membership.log_id) == RawLog.log_id",
+        order_by="RawLog.timestamp, RawLog.log_id",
+        viewonly=True,
+    )
+
+
+class Membership(Base):
+    """A row of ``fiber_memberships``: one log in one fiber."""
+
+    __tablename__ = "fiber_memberships"
+    __table_args__ = (sa.Index("idx_memberships_fiber", "fiber_id"),)
+
+    log_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+    fiber_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+    config_version: Mapped[int] = mapped_column(UnsignedBigInt)
+
+
+class RegisteredVersion(Base):
+    """A row of ``fiber_config_versions``: one config version; at most one is active."""
+
+    __tablename__ = "fiber_config_versions"
+    __table_args__ = (sa.UniqueConstraint("active"), sa.CheckConstraint("active"))
+
+    config_version: Mapped[int] = mapped_column(UnsignedBigInt, primary_key=True, autoincrement=False)
+    content_hash: Mapped[str | None] = mapped_column(Text)
+    content: Mapped[str | None] = mapped_column(Text)
+    parent: Mapped[int | None] = mapped_column(UnsignedBigInt)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    active: Mapped[bool | None]  # true or NULL, of which a unique column may have many
+
+
+class NamedCheckpoint(Base):
+    """A row of ``fiber_checkpoints``: a named place that an application has come to."""
+
+    __tablename__ = "fiber_checkpoints"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+    updated_at: Mapped[datetime] = mapped_column(Timestamp)
+
+
+class MergedFiber(Base):
+    """A row of ``fiber_merges``: a fiber that is no more, and the one it has become part of."""
+
+    __tablename__ = "fiber_merges"
+
+    fiber_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+    survivor_id: Mapped[UUID] = mapped_column(sa.Uuid)
+
+
+class PinnedFiber(Base):
+    """A row of ``fiber_pins``: a fiber that retention keeps, with its logs."""
+
+    __tablename__ = "fiber_pins"
+
+    fiber_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
+
+
+class PinnedLog(Base):
+    """A row of ``log_pins``: a log that retention keeps."""
+
+    __tablename__ = "log_pins"
+
+    log_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)

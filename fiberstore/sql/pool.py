@@ -1,0 +1,98 @@
+"""``StorePool``: a pool of connections without a counter or a lock that Ctrl-C can leave wrong."""
+
+import time
+from collections import deque
+from typing import Any
+from weakref import ref
+
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
+
+from fiberstore.sql.holds import Hold, Registry
+
+
+class StorePool(Pool):
+    """At most so many connections in use, the one that has been idle for the longest first.
+
+    SQLAlchemy's ``QueuePool`` counts connections and guards them by Python's ``Condition``. An interrupt in
+    the wrong place makes it smaller, or locks it, for ever. Here a connection counts as in use while its
+    record has a ``Hold``, and a record that is lost is one no more.
+
+    Args:
+        creator: Opens a connection.
+        pool_size: Connections in use at most, >= 1.
+        timeout: Seconds to wait for one.
+        arguments: Those of SQLAlchemy's ``Pool``.
+    """
+
+    def __init__(self, creator: Any, pool_size: int = 5, timeout: float = 30.0, **arguments: Any) -> None:  # noqa: ANN401  # as SQLAlchemy has it
+        super().__init__(creator, **arguments)
+        self._size = pool_size
+        self._timeout = timeout
+        self._idle: deque[ConnectionPoolEntry] = deque()
+        self._used = Registry[Hold]()
+
+    def checkedout(self) -> int:
+        """Return how many connections are in use or waited for."""
+        return len(self._used.alive())
+
+    def checkedin(self) -> int:
+        """Return how many connections are idle."""
+        return len(self._idle)
+
+    def status(self) -> str:
+        """Describe the pool in a line."""
+        return (
+            f"Pool size: {self._size}  Connections in pool: {self.checkedin()} "
+            f"Current Checked out connections: {self.checkedout()}"
+        )
+
+    def recreate(self) -> "StorePool":
+        """Return an empty pool of the same kind."""
+        return type(self)(
+            self._creator,
+            self._size,
+            self._timeout,
+            pre_ping=self._pre_ping,
+            recycle=self._recycle,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
+
+    def dispose(self) -> None:
+        """Close the idle connections."""
+        while (record := self._pop()) is not None:
+            record.close()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        hold = [self._used.add(Hold())]
+        try:
+            if not self._used.wait(ref(hold[0]), time.monotonic() + self._timeout, places=self._size):
+                raise PoolTimeoutError(
+                    f"{self._size} connections are in use, and none came free in {self._timeout:g} s",
+                    code="3o7r",
+                )
+            record = self._pop() or self._create_connection()
+            record.__dict__["hold"] = hold.pop()
+        except BaseException:
+            hold.clear()
+            raise
+        return record
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        try:
+            if record.dbapi_connection is not None:
+                # SQLAlchemy takes a transaction for ended whose COMMIT was interrupted before it began.
+                record.dbapi_connection.rollback()
+                self._idle.append(record)
+        finally:
+            del record.__dict__["hold"]
+
+    def _pop(self) -> ConnectionPoolEntry | None:
+        try:
+            return self._idle.popleft()
+        except IndexError:  # to look first is too early: another thread may take the last one meanwhile
+            return None

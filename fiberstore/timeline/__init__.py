@@ -1,0 +1,1 @@
+"""Timelines of fibers as pages of HTML."""

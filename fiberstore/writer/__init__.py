@@ -1,0 +1,1 @@
+"""Buffered writers: records are collected and stored in batches."""

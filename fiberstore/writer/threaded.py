@@ -1,0 +1,258 @@
+"""``BufferedWriter``: single records from any number of threads, written in batches."""
+
+import atexit
+import logging
+import os
+import threading
+import time
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
+
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.errors import DatabaseError
+from fiberstore.writer.buffer import (
+    DEFAULT_BUFFER_BYTES,
+    DEFAULT_CLOSE_TIMEOUT_S,
+    DEFAULT_FLUSH_BYTES,
+    DEFAULT_FLUSH_INTERVAL_S,
+    DEFAULT_FLUSH_ROWS,
+    FORKED,
+    Batch,
+    Buffer,
+    BufferedRecord,
+    WhenFull,
+    checked,
+    warn_of,
+)
+
+_EXIT_TIMEOUT_S = 10.0
+
+_logger = logging.getLogger(__name__)
+
+
+class BufferedWriter:
+    """Takes single records, from any number of threads, and writes them in batches, in their order.
+
+    Use it as a context manager, or call ``close()``, before the storage is closed. A thread of its own writes
+    a batch when there are ``flush_rows`` records or ``flush_bytes`` of them, when the oldest has waited for
+    ``flush_interval_s``, and when somebody waits. A batch is stored all or none.
+
+    A flush that fails loses nothing: the records stay, in their order, and it is tried again after 0.1 s,
+    then after twice as long each time, up to 5 s. ``last_error`` tells, and a warning is logged.
+
+    Memory is bounded: what waits and what is being written are at most ``buffer_bytes``, by an estimate (see
+    ``buffer.checked``); a record larger than that is taken when there is no other. A flush needs
+    about as much again for its batch. When there is no room, ``when_full`` decides: ``"block"`` waits,
+    ``"raise"`` raises ``BufferFullError``, ``"drop"`` leaves the record out and counts it in ``dropped``.
+
+    A writer that is not closed when the interpreter ends is closed then; records that cannot be stored within
+    10 s are lost, and the error is printed. A forked child cannot use its parent's writer.
+
+    Args:
+        storage: Where to. Only ``write_batch`` is called.
+        flush_rows: Most records of a batch, >= 1.
+        flush_bytes: Most bytes of a batch, >= 1; one record may be more.
+        flush_interval_s: Seconds that a record waits at most for others, >= 0.
+        buffer_bytes: Most bytes of all records that are not stored yet, >= 1.
+        when_full: What ``write`` does when there is no room.
+
+    Raises:
+        ValueError: An argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        storage: LifecycleStorage,
+        *,
+        flush_rows: int = DEFAULT_FLUSH_ROWS,
+        flush_bytes: int = DEFAULT_FLUSH_BYTES,
+        flush_interval_s: float = DEFAULT_FLUSH_INTERVAL_S,
+        buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        when_full: WhenFull = "block",
+    ) -> None:
+        self._storage = storage
+        self._buffer = Buffer[Future[None]](
+            flush_rows, flush_bytes, flush_interval_s, buffer_bytes, when_full
+        )
+        self._lock = threading.Lock()
+        self._due = threading.Condition(self._lock)
+        self._progress = threading.Condition(self._lock)
+        self._has_ended = False
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="fiberstore-writer", daemon=True)
+        self._thread.start()
+        atexit.register(self._close_at_exit)
+
+    @property
+    def last_error(self) -> Exception | None:
+        """Why the last flush has failed; None if it has not."""
+        return self._buffer.last_error
+
+    @property
+    def dropped(self) -> int:
+        """How many records were left out, because there was no room."""
+        return self._buffer.dropped
+
+    def write(self, record: BufferedRecord) -> Future[None]:
+        """Take a record.
+
+        A ``LogRecord`` is stamped when it is flushed. Of several fibers of one id in a batch, the last is
+        stored.
+
+        Returns:
+            A future that is done when the record is durable. It cannot be cancelled. For a record that was
+            dropped, it has ``BufferFullError``; after a ``close()`` that failed, what the storage raised. Its
+            callbacks run in the writer's thread, where nothing may wait for the writer.
+
+        Raises:
+            TypeError: It is no record, or lacks a field.
+            ValueError: It holds what cannot be stored.
+            BufferFullError: There is no room, and ``when_full`` is ``"raise"``.
+            DatabaseError: The writer is closed, or belongs to a parent process.
+        """
+        copy, size_bytes = checked(record)
+        future = Future[None]()
+        future.set_running_or_notify_cancel()
+        self._refuse_fork()
+        with self._lock:
+            self._buffer.check_open()
+            if not self._buffer.has_room(size_bytes) and not self._get_room(size_bytes):
+                future.set_exception(self._buffer.full())
+            elif self._buffer.add(copy, size_bytes, time.monotonic(), future):
+                self._due.notify()
+        return future
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until all that was written so far is durable.
+
+        Args:
+            timeout_s: Seconds to wait at most; None is without end.
+
+        Raises:
+            TimeoutError: It is not durable in time, and no flush has failed.
+            StorageError: It is not durable in time: what the storage raised last.
+        """
+        self._refuse_fork()
+        self._refuse_own_thread()
+        with self._lock:
+            wanted = self._buffer.demand()
+            self._due.notify()
+            self._progress.wait_for(
+                lambda: self._buffer.durable >= wanted or self._has_ended, _waitable(timeout_s)
+            )
+            self._buffer.check_durable(wanted)
+
+    def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
+        """Take no more records, write the rest, and end the thread.
+
+        Again, or in a forked child, it does nothing.
+
+        Args:
+            timeout_s: For how many seconds to try again when a flush fails. One that runs is waited for.
+
+        Raises:
+            UnwrittenError: Records could not be stored; it holds them, and the futures of these records have
+                what the storage raised.
+        """
+        if self._pid != os.getpid():  # what was written before the fork is the parent's
+            return
+        self._refuse_own_thread()
+        with self._lock:
+            self._buffer.close(time.monotonic() + timeout_s)
+            self._due.notify()
+            self._progress.notify_all()
+            self._progress.wait_for(lambda: self._has_ended)
+        self._thread.join()
+        atexit.unregister(self._close_at_exit)
+        self._buffer.check_written()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _get_room(self, size_bytes: int) -> bool:
+        """Wait for room, or return that there is none."""
+        buffer = self._buffer
+        if buffer.when_full == "drop":
+            return False
+        if buffer.when_full == "raise":
+            raise buffer.full()
+        self._refuse_own_thread()
+        buffer.waiting += 1
+        self._due.notify()
+        try:
+            self._progress.wait_for(lambda: buffer.is_closing or buffer.has_room(size_bytes))
+        finally:
+            buffer.waiting -= 1
+        buffer.check_open()
+        return True
+
+    def _refuse_fork(self) -> None:
+        if self._pid != os.getpid():  # the lock may be held for ever
+            raise DatabaseError(FORKED)
+
+    def _refuse_own_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a callback of a future would wait for the writer, which waits for it")
+
+    def _close_at_exit(self) -> None:
+        self.close(_EXIT_TIMEOUT_S)
+
+    def _run(self) -> None:
+        try:
+            while batch := self._next_batch():
+                self._write(batch)
+        finally:
+            with self._lock:
+                futures, error = self._buffer.end("the writer's thread has ended")
+            for future in futures:
+                if not future.done():
+                    _settle(future, error)
+            with self._lock:
+                self._has_ended = True
+                self._progress.notify_all()
+
+    def _next_batch(self) -> Batch[Future[None]] | None:
+        """Wait until a batch is due; None is the end."""
+        with self._lock:
+            while True:
+                due_in_s = self._buffer.due_in_s(time.monotonic())
+                if due_in_s == 0:
+                    return self._buffer.batch()
+                if due_in_s is None and self._buffer.is_closing:
+                    return None
+                self._due.wait(_waitable(due_in_s))
+
+    def _write(self, batch: Batch[Future[None]]) -> None:
+        try:
+            self._storage.write_batch(logs=batch.logs, fibers=batch.fibers, memberships=batch.memberships)
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing may be lost
+            with self._lock:
+                delay_s = self._buffer.failed(error, time.monotonic())
+            warn_of(error, delay_s)
+            return
+        for future in batch.futures:
+            _settle(future, None)
+        with self._lock:
+            self._buffer.stored(batch)
+            self._progress.notify_all()
+
+
+def _settle(future: Future[None], error: Exception | None) -> None:
+    try:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+    except BaseException:  # such as SystemExit, which must not end the writer's thread; others are logged too
+        _logger.exception("a callback of a future has raised an error")
+
+
+def _waitable(seconds: float | None) -> float | None:
+    """Return a time that ``threading`` can wait for: not more than 292 years."""
+    return None if seconds is None else min(seconds, threading.TIMEOUT_MAX)
