@@ -41,6 +41,7 @@ from fiberstore.contract.conditions import (
     checked_condition,
 )
 from fiberstore.contract.lifecycle import Checkpoint, ConfigVersion
+from fiberstore.contract.patterns import closed
 from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
@@ -66,7 +67,6 @@ from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.duckdb.engine import check_seconds
 from fiberstore.errors import CursorError
 from fiberstore.exchange import schema_of, write_records
-from fiberstore.patterns import closed
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 
-from fiberstore.patterns import closed, has_bytes
+from fiberstore.contract.patterns import closed, has_bytes
 from fiberstore.records import (
     FiberMembership,
     FiberRecord,

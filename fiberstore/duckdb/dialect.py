@@ -38,7 +38,7 @@ from sqlalchemy.engine.interfaces import (
 )
 from sqlalchemy.exc import NoSuchTableError
 
-from fiberstore.duckdb import fork_guard
+from fiberstore.duckdb import fork_guard, functions  # noqa: F401  # functions: how DuckDB says them
 from fiberstore.duckdb.connection import FORKED, Connection
 from fiberstore.duckdb.modes import make_temporary_folder
 from fiberstore.duckdb.wal import check_files, has_two_logs
