@@ -24,7 +24,7 @@ from fiberstore import (
     StorageLockedError,
     create_engine,
 )
-from fiberstore.errors import translate_errors
+from fiberstore.sql.translate import translate_errors
 
 
 def in_another_process(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,7 @@ from fiberstore import (
     PostgresStorage,
     RawLog,
 )
-from fiberstore.errors import translate_errors
+from fiberstore.sql.translate import translate_errors
 from fiberstore.testing.examples import fiber, log, uid
 
 Together = Callable[[str], list[Any]]

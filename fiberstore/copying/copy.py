@@ -47,12 +47,13 @@ from fiberstore.copying.checksums import (
     partitions,
     table_sums,
 )
-from fiberstore.errors import CursorError, translate_errors
+from fiberstore.errors import CursorError
 from fiberstore.records import FiberMembership, FiberRecord, check_number, dump_json
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.models import Fiber, Membership, RawLog, check_stored_version
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.translate import translate_errors
 
 K = TypeVar("K", str, Key)
 V = TypeVar("V")

@@ -34,8 +34,9 @@ from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.backup import refuse_logs, write_backup
 from fiberstore.duckdb.connection import Connection
 from fiberstore.duckdb.shielding import Interruption, shielded
-from fiberstore.errors import DatabaseError, StorageError, StorageLockedError, translate_errors
+from fiberstore.errors import DatabaseError, StorageError, StorageLockedError
 from fiberstore.sql.holds import Hold, Registry, wait_for_all
+from fiberstore.sql.translate import translate_errors
 
 BUSY_TIMEOUT_S = 5.0
 _PAUSE_S = 0.005

@@ -18,10 +18,11 @@ from sqlalchemy.engine import Dialect
 
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.change_lock import ChangeLock, Turn, changes_rows
+from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
 from fiberstore.duckdb.inflight_writes import Appends, appends_rows
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
 from fiberstore.duckdb.shadows import may_shadow, place, undo_shadows
-from fiberstore.errors import ConflictError, is_duplicate_key, is_interrupt
+from fiberstore.errors import ConflictError
 from fiberstore.sql import connection
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
 

@@ -38,11 +38,11 @@ from sqlalchemy.engine.interfaces import (
 )
 from sqlalchemy.exc import NoSuchTableError
 
-from fiberstore.duckdb import fork_guard, functions  # noqa: F401  # functions: how DuckDB says them
+from fiberstore.duckdb import fork_guard, functions  # noqa: F401  # functions register themselves
 from fiberstore.duckdb.connection import FORKED, Connection
+from fiberstore.duckdb.errors import is_interrupt
 from fiberstore.duckdb.modes import make_temporary_folder
 from fiberstore.duckdb.wal import check_files, has_two_logs
-from fiberstore.errors import is_interrupt
 
 __all__ = ["FiberstoreDialect", "UBigInteger"]
 

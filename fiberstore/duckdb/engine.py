@@ -10,9 +10,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.errors import DatabaseError
 from fiberstore.records import check_text
 from fiberstore.sql.pool import StorePool
+from fiberstore.sql.translate import translate_errors
 
 DEFAULT_POOL_SIZE = 8
 DEFAULT_CHECKPOINT_THRESHOLD_BYTES = 128 * 2**20

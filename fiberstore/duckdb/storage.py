@@ -19,10 +19,11 @@ from fiberstore.duckdb.compact import Calls, compact
 from fiberstore.duckdb.connection import Connection
 from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, check_seconds, create_engine
 from fiberstore.duckdb.fork_guard import IN_MEMORY, is_inherited
-from fiberstore.errors import StorageLockedError, translate_errors
+from fiberstore.errors import StorageLockedError
 from fiberstore.records import check_config_version
 from fiberstore.repositories.storage import SqlStorage, delays_s, refuse_connections
 from fiberstore.sql.connection import Lock
+from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
 
 

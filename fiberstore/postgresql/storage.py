@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, check_seconds
-from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.arrivals import renumber_restored
 from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
@@ -20,6 +20,7 @@ from fiberstore.postgresql.vacuum import compact
 from fiberstore.records import check_config_version
 from fiberstore.repositories.storage import SqlStorage, refuse_connections
 from fiberstore.sql.connection import Lock
+from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
 
 

@@ -9,12 +9,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.contract.lifecycle import Checkpoint, Checkpoints
-from fiberstore.errors import CheckpointError, translate_errors
+from fiberstore.errors import CheckpointError
 from fiberstore.records import check_text, from_epoch_us
 from fiberstore.repositories.query import Changing, Reading, bound_to, select_rows, written
 from fiberstore.sql.connection import Connection
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import NamedCheckpoint
+from fiberstore.sql.translate import translate_errors
 
 T = TypeVar("T")
 

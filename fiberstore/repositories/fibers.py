@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.contract.lifecycle import Merged, Upserted
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.errors import ConflictError, DuplicateError, NotFoundError, translate_errors
+from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.records import (
     FiberRecord,
     check_id,
@@ -29,6 +29,7 @@ from fiberstore.sql.functions import NobodyChanges
 from fiberstore.sql.models import Fiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
+from fiberstore.sql.translate import translate_errors
 
 _FIBERS = Fiber.metadata.tables["fibers"]
 _IN_US = sa.select(*fiber_columns(_FIBERS))

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.errors import translate_errors
 from fiberstore.records import (
     LogRecord,
     StoredLog,
@@ -26,6 +25,7 @@ from fiberstore.sql.connection import Connection
 from fiberstore.sql.models import RawLog, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages
 from fiberstore.sql.rows import LogRow, log_columns, to_logs
+from fiberstore.sql.translate import translate_errors
 
 
 def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[LogRow[int]]:

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.errors import translate_errors
 from fiberstore.records import (
     FiberMembership,
     LogRecord,
@@ -26,6 +25,7 @@ from fiberstore.sql.connection import Connection
 from fiberstore.sql.models import Membership, RawLog
 from fiberstore.sql.prepared import Prepared
 from fiberstore.sql.rows import to_logs
+from fiberstore.sql.translate import translate_errors
 
 _FIBERS_OF = Prepared[tuple[UUID]](
     sa.select(Membership.fiber_id).where(Membership.log_id == sa.bindparam("log_id"))

@@ -13,12 +13,12 @@ from sqlalchemy.schema import CreateTable, DropTable
 
 from fiberstore.contract.conditions import Condition, checked_condition
 from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query
-from fiberstore.errors import translate_errors
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_number
 from fiberstore.sql.bulk import expire, write_ids
 from fiberstore.sql.conditions import all_of
 from fiberstore.sql.connection import Connection
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa

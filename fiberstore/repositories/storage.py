@@ -32,7 +32,7 @@ from fiberstore.contract.lifecycle import (
     Upserted,
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.errors import ConflictError, StorageClosedError, translate_errors
+from fiberstore.errors import ConflictError, StorageClosedError
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories import (
     CheckpointRepository,
@@ -50,6 +50,7 @@ from fiberstore.repositories.versions import SqlVersions
 from fiberstore.sql import bulk
 from fiberstore.sql.connection import Connection, Lock
 from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import Call, RunningCall, StorageStats, Telemetry
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.contract.lifecycle import ConfigVersion, GenerationDiff, Versions
 from fiberstore.contract.queries import Deleted
-from fiberstore.errors import DatabaseError, VersionNotFoundError, translate_errors
+from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.records import check_config_version, check_number, check_text, from_epoch_us
 from fiberstore.repositories.diff import diff
 from fiberstore.repositories.engines import engine_of
@@ -36,6 +36,7 @@ from fiberstore.sql.models import (
     PinnedFiber,
     RegisteredVersion,
 )
+from fiberstore.sql.translate import translate_errors
 from fiberstore.versioning import config_version as version_of
 
 T = TypeVar("T")
