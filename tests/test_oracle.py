@@ -253,7 +253,7 @@ class FileAgreement(Agreement):
 
 
 class PostgresAgreement(Agreement):
-    """The same on a server."""
+    """The same on a server, where JSONB keeps the values of attributes, but not their spelling or order."""
 
     url: ClassVar[str]
 
@@ -261,6 +261,9 @@ class PostgresAgreement(Agreement):
         store = PostgresStorage(self.url, config_version=CONFIG_VERSION)
         postgres_server.empty(store)
         return store
+
+    def comparable(self, value: object) -> object:
+        return dict(value) if isinstance(value, FiberRecord) else super().comparable(value)
 
 
 def run(machine: type[Agreement], examples: int, steps: int) -> None:

@@ -212,6 +212,10 @@ def _replace(connection: Connection, path: Path, new: Path, old: Path) -> Compac
         if cursor.fetchall() != [(False,)]:
             raise DatabaseError(f"{path} is open for reading only; open it without read_only to compact it")
         cursor.execute("CHECKPOINT")
+    if path.stat().st_nlink > 1:
+        raise DatabaseError(
+            f"{path} has a second name (a hard link), which would keep the old file; remove one of them"
+        )
     write_backup(connection, new)
     refuse_logs(path)
     bytes_after = new.stat().st_size
