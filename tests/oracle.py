@@ -20,6 +20,7 @@ from oracle_lifecycle import (
 )
 from oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships, Tables
 
+from fiberstore.checks import MAX_ROWS, as_utc, check_id, check_number, check_page, check_text
 from fiberstore.contract.conditions import Condition, Or, checked_condition
 from fiberstore.contract.lifecycle import (
     DEFAULT_STEP_ROWS,
@@ -36,16 +37,10 @@ from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
 from fiberstore.exchange import Stamp, read_records
 from fiberstore.exchange.schemas import Kind
 from fiberstore.records import (
-    MAX_ROWS,
     FiberMembership,
     FiberRecord,
     LogRecord,
     StoredLog,
-    as_utc,
-    check_id,
-    check_number,
-    check_page,
-    check_text,
     dump_json,
     fiber_key,
     log_key,

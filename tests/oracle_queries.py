@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import compute
 from pydantic import JsonValue
 
+from fiberstore.checks import as_utc, check_id, check_number, check_seconds, check_text
 from fiberstore.contract.conditions import (
     And,
     AttributeCompare,
@@ -64,19 +65,9 @@ from fiberstore.contract.queries import (
     ValueCount,
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.duckdb.engine import check_seconds
 from fiberstore.errors import CursorError
 from fiberstore.exchange import schema_of, write_records
-from fiberstore.records import (
-    FiberMembership,
-    FiberRecord,
-    StoredLog,
-    as_utc,
-    check_id,
-    check_number,
-    check_text,
-    dump_json,
-)
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog, dump_json
 from fiberstore.sql.cursors import NOTHING_SEEN, Mark, Place, decode, decode_position, encode, encode_position
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)

@@ -20,9 +20,9 @@ from sync_face import SyncFace, running_loop
 
 from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
 from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.checks import MAX_CONFIG_VERSION
 from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
-from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
 from fiberstore.testing.batches import BatchesContract
 from fiberstore.testing.concurrency import together

@@ -25,8 +25,8 @@ from fiberstore import (
     StorageError,
     StoredLog,
 )
+from fiberstore.checks import MAX_CONFIG_VERSION, as_utc
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.records import MAX_CONFIG_VERSION, as_utc
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import (
     ATTRIBUTES,

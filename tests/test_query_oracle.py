@@ -14,6 +14,7 @@ from oracle import MemoryStorage
 from pydantic import JsonValue
 
 from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StoredLog
+from fiberstore.checks import MAX_CONFIG_VERSION
 from fiberstore.contract.conditions import Attribute, Column, Condition, OrderedColumn, Scalar, TextColumn
 from fiberstore.contract.queries import (
     FiberOrder,
@@ -27,7 +28,6 @@ from fiberstore.contract.queries import (
     QueryStorage,
 )
 from fiberstore.postgresql import PostgresStorage
-from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import ATTRIBUTES, IDS, IN_UTC, MICROSECOND, NOON, TEXTS
 from fiberstore.testing.filters import numbers

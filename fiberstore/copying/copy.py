@@ -29,6 +29,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_number
 from fiberstore.contract.lifecycle import CheckpointMove
 from fiberstore.contract.queries import Memberships
 from fiberstore.copying.checksums import (
@@ -48,7 +49,7 @@ from fiberstore.copying.checksums import (
     table_sums,
 )
 from fiberstore.errors import CursorError
-from fiberstore.records import FiberMembership, FiberRecord, check_number, dump_json
+from fiberstore.records import FiberMembership, FiberRecord, dump_json
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.models import Fiber, Membership, RawLog, check_stored_version

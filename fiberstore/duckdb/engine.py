@@ -10,8 +10,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from fiberstore.checks import check_least, check_seconds, check_text
 from fiberstore.errors import DatabaseError
-from fiberstore.records import check_text
 from fiberstore.sql.pool import StorePool
 from fiberstore.sql.translate import translate_errors
 
@@ -131,22 +131,6 @@ def _check_path(path: Path, *, read_only: bool) -> None:
             )
     except OSError as error:
         raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from error
-
-
-def check_seconds(argument: str, value: float) -> None:
-    """Raise ``TypeError`` unless the value is a number, ``ValueError`` if it is negative or NaN."""
-    if type(value) not in (int, float):
-        raise TypeError(f"{argument} must be a number of seconds, got {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{argument} must be at least 0, got {value}")
-
-
-def check_least(argument: str, value: int, least: int) -> None:
-    """Raise ``TypeError`` unless the value is an ``int``, ``ValueError`` if it is less than ``least``."""
-    if type(value) is not int:
-        raise TypeError(f"{argument} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{argument} must be at least {least}, got {value}")
 
 
 def _settings(

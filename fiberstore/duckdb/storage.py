@@ -12,15 +12,15 @@ from sqlalchemy import event
 
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.atomic_files import remove_leftovers
+from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.duckdb.backup import write_backup
 from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.compact import Calls, compact
 from fiberstore.duckdb.connection import Connection
-from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, check_seconds, create_engine
+from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, create_engine
 from fiberstore.duckdb.fork_guard import IN_MEMORY, is_inherited
 from fiberstore.errors import StorageLockedError
-from fiberstore.records import check_config_version
 from fiberstore.repositories.storage import SqlStorage, delays_s, refuse_connections
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.translate import translate_errors

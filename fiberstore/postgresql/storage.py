@@ -9,15 +9,15 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL
 
 from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
-from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, check_seconds
+from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.arrivals import renumber_restored
 from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
 from fiberstore.postgresql.pool import CallPool
 from fiberstore.postgresql.vacuum import compact
-from fiberstore.records import check_config_version
 from fiberstore.repositories.storage import SqlStorage, refuse_connections
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.translate import translate_errors

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_text
 from fiberstore.contract.lifecycle import Checkpoint, Checkpoints
 from fiberstore.errors import CheckpointError
-from fiberstore.records import check_text, from_epoch_us
+from fiberstore.records import from_epoch_us
 from fiberstore.repositories.query import Changing, Reading, bound_to, select_rows, written
 from fiberstore.sql.connection import Connection
 from fiberstore.sql.functions import TimeUs

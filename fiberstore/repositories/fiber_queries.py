@@ -8,6 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Scalar, check_pointer
 from fiberstore.contract.queries import (
     Bucket,
@@ -21,7 +22,7 @@ from fiberstore.contract.queries import (
     ValueCount,
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.records import FiberRecord, check_number, from_epoch_us
+from fiberstore.records import FiberRecord, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.histogram import Histogram, check_group

@@ -8,18 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_id, check_page, check_text
 from fiberstore.contract.lifecycle import Merged, Upserted
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
-from fiberstore.records import (
-    FiberRecord,
-    check_id,
-    check_page,
-    check_text,
-    dump_json,
-    fiber_key,
-    from_epoch_us,
-)
+from fiberstore.records import FiberRecord, dump_json, fiber_key, from_epoch_us
 from fiberstore.repositories.fiber_queries import SqlFibers
 from fiberstore.repositories.paging import checked_ids
 from fiberstore.repositories.query import bound_to

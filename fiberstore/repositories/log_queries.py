@@ -8,11 +8,12 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_id, check_number, check_text
 from fiberstore.contract.conditions import check_redaction
 from fiberstore.contract.queries import Bucket, Deleted, Found, LogContext, Logs, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import DatabaseError
-from fiberstore.records import StoredLog, check_id, check_number, check_text, from_epoch_us
+from fiberstore.records import StoredLog, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.histogram import Histogram, check_group

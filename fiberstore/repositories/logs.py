@@ -7,17 +7,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import as_utc, check_config_version, check_id, check_page
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.records import (
-    LogRecord,
-    StoredLog,
-    as_utc,
-    check_config_version,
-    check_id,
-    check_page,
-    from_epoch_us,
-    log_key,
-)
+from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key
 from fiberstore.repositories.log_queries import SqlLogs
 from fiberstore.repositories.query import bound_to
 from fiberstore.sql import bulk

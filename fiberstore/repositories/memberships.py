@@ -7,16 +7,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_id, check_page
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.records import (
-    FiberMembership,
-    LogRecord,
-    StoredLog,
-    check_id,
-    check_page,
-    from_epoch_us,
-    log_key,
-)
+from fiberstore.records import FiberMembership, LogRecord, StoredLog, from_epoch_us, log_key
 from fiberstore.repositories.logs import log_pages
 from fiberstore.repositories.membership_queries import SqlMemberships
 from fiberstore.repositories.query import bound_to

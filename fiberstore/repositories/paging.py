@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import MAX_ROWS, check_id, check_number
 from fiberstore.contract.conditions import depends_on_active
 from fiberstore.contract.queries import Found, Page, Partition, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError, SerializationError
-from fiberstore.records import MAX_ROWS, FiberRecord, StoredLog, check_id, check_number, from_epoch_us
+from fiberstore.records import FiberRecord, StoredLog, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.query import (
     Changing,

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable, DropTable
 
+from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition
 from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_number
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.sql.bulk import expire, write_ids
 from fiberstore.sql.conditions import all_of
 from fiberstore.sql.connection import Connection

@@ -14,10 +14,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition
 from fiberstore.contract.lifecycle import Pruned
 from fiberstore.errors import DatabaseError
-from fiberstore.records import FiberRecord, StoredLog, check_number
+from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.query import (
     Changing,

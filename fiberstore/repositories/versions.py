@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_config_version, check_number, check_text
 from fiberstore.contract.lifecycle import ConfigVersion, GenerationDiff, Versions
 from fiberstore.contract.queries import Deleted
 from fiberstore.errors import DatabaseError, VersionNotFoundError
-from fiberstore.records import check_config_version, check_number, check_text, from_epoch_us
+from fiberstore.records import from_epoch_us
 from fiberstore.repositories.diff import diff
 from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.query import (

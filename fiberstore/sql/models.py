@@ -19,9 +19,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from fiberstore.checks import MAX_CONFIG_VERSION, as_utc, check_text
 from fiberstore.duckdb.dialect import UBigInteger
 from fiberstore.errors import SerializationError
-from fiberstore.records import MAX_CONFIG_VERSION, as_utc, check_text, dump_json, from_epoch_us
+from fiberstore.records import dump_json, from_epoch_us
 
 
 class Timestamp(sa.TypeDecorator[datetime]):

@@ -9,8 +9,9 @@ from uuid import UUID
 
 import pytest
 
+from fiberstore.checks import MAX_CONFIG_VERSION
 from fiberstore.contract.storage import Storage
-from fiberstore.records import MAX_CONFIG_VERSION, FiberRecord, LogRecord, StoredLog
+from fiberstore.records import FiberRecord, LogRecord, StoredLog
 from fiberstore.testing.examples import (
     ATTRIBUTES,
     BEGIN_OF_TIME,
