@@ -7,9 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import ParamSpec, Protocol, TypeVar
 
-from fiberstore.duckdb.connection import FORKED
-from fiberstore.duckdb.engine import POOL_TIMEOUT_S
 from fiberstore.errors import DatabaseError, StorageClosedError
+from fiberstore.sql.engine import FORKED, POOL_TIMEOUT_S
 
 P = ParamSpec("P")
 T = TypeVar("T")

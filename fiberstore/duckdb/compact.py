@@ -35,6 +35,7 @@ from fiberstore.duckdb.backup import refuse_logs, write_backup
 from fiberstore.duckdb.connection import Connection
 from fiberstore.duckdb.shielding import Interruption, shielded
 from fiberstore.errors import DatabaseError, StorageError, StorageLockedError
+from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.holds import Hold, Registry, wait_for_all
 from fiberstore.sql.translate import translate_errors
 
@@ -111,7 +112,7 @@ def compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls) -> Compacted:
         change_pool: Its other pool, which is renewed when the engine is disposed.
         calls: Those of the storage.
     """
-    if (engine.url.database or "").startswith(fork_guard.IN_MEMORY):
+    if (engine.url.database or "").startswith(IN_MEMORY):
         return Compacted(0, 0)
     compacted = shielded(lambda interruption: _compact(engine, change_pool, calls, interruption))
     _logger.info("compacted from %d to %d bytes", compacted.bytes_before, compacted.bytes_after)

@@ -25,14 +25,11 @@ from fiberstore.duckdb.shadows import may_shadow, place, undo_shadows
 from fiberstore.errors import ConflictError
 from fiberstore.sql import connection
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
+from fiberstore.sql.engine import FORKED
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORKED = (
-    "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
-    "or fork first, and open the storage in one process only"
-)
 _STATEMENTS_KEPT = 256
 _LONGEST_KEPT_CHARS = 10_000
 _ROWS_AT_ONCE = 512

@@ -18,11 +18,12 @@ from fiberstore.duckdb.backup import write_backup
 from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.compact import Calls, compact
 from fiberstore.duckdb.connection import Connection
-from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, create_engine
-from fiberstore.duckdb.fork_guard import IN_MEMORY, is_inherited
+from fiberstore.duckdb.engine import create_engine
+from fiberstore.duckdb.fork_guard import is_inherited
 from fiberstore.errors import StorageLockedError
 from fiberstore.repositories.storage import SqlStorage, delays_s, refuse_connections
 from fiberstore.sql.connection import Lock
+from fiberstore.sql.engine import DEFAULT_POOL_SIZE, IN_MEMORY
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
 

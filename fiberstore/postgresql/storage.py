@@ -11,7 +11,6 @@ from sqlalchemy.engine import URL
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
-from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.arrivals import renumber_restored
 from fiberstore.postgresql.connection import Connection
@@ -20,6 +19,7 @@ from fiberstore.postgresql.pool import CallPool
 from fiberstore.postgresql.vacuum import compact
 from fiberstore.repositories.storage import SqlStorage, refuse_connections
 from fiberstore.sql.connection import Lock
+from fiberstore.sql.engine import DEFAULT_POOL_SIZE
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
 

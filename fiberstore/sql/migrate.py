@@ -18,8 +18,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from fiberstore.duckdb.backup import write_backup
-from fiberstore.duckdb.fork_guard import IN_MEMORY
 from fiberstore.errors import DatabaseError, SchemaVersionError
+from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.models import Base
 
 if TYPE_CHECKING:
