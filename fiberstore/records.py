@@ -5,7 +5,6 @@ that UTF-8 can hold, except the NUL character: lone surrogates have no UTF-8 for
 the text of most databases. Both are refused. Everything else comes back as it went in, whatever its length.
 """
 
-import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar
@@ -27,12 +26,11 @@ from pydantic_core import CoreSchema, core_schema
 from fiberstore.checks import MAX_CONFIG_VERSION, as_utc, check_id, check_text
 from fiberstore.errors import SerializationError
 from fiberstore.ids import new_log_id
+from fiberstore.json_text import dump_json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _set = object.__setattr__  # past the models' own, which are frozen
-_LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<number>-?\d(?:\.\d+)?e\+\d+)')
 _BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
-_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 def parse_instant(text: str) -> datetime:
@@ -62,40 +60,6 @@ def from_epoch_us(value: int | None) -> datetime:
         return _EPOCH + timedelta(0, 0, value)
     except OverflowError:
         raise SerializationError(f"stored timestamp {value} µs is outside the years 1 to 9999") from None
-
-
-def dump_json(value: JsonValue) -> str | None:
-    """Return the JSON text that is stored for ``attributes``; None is SQL NULL.
-
-    Raises:
-        SerializationError: The value is not JSON (NaN, Infinity and objects of other types are not), or its
-            text cannot be stored.
-    """
-    if value is None:
-        return None
-    try:
-        text = _encode(value)
-        if "e+" in text:
-            text = _LARGE_FLOAT.sub(_written_out, text)
-        if "\\u0000" in text and _holds_nul(value):
-            raise ValueError("a string holds NUL")
-        return check_text(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SerializationError(f"attributes are not storable JSON: {error}") from error
-
-
-def _written_out(found: re.Match[str]) -> str:
-    """Write a large float with all its digits and ``.0``: without them, PostgreSQL makes it an integer."""
-    number = found["number"]
-    return f"{float(number):.1f}" if number else found[0]
-
-
-def _holds_nul(value: JsonValue) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
-    return isinstance(value, list) and any(_holds_nul(item) for item in value)
 
 
 def _storable(value: JsonValue) -> JsonValue:

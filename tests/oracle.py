@@ -36,15 +36,8 @@ from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
 from fiberstore.exchange import Stamp, read_records
 from fiberstore.exchange.schemas import Kind
-from fiberstore.records import (
-    FiberMembership,
-    FiberRecord,
-    LogRecord,
-    StoredLog,
-    dump_json,
-    fiber_key,
-    log_key,
-)
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, fiber_key, log_key
 
 if TYPE_CHECKING:
     from fiberstore.contract.queries import Deleted

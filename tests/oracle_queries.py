@@ -67,7 +67,8 @@ from fiberstore.contract.queries import (
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError
 from fiberstore.exchange import schema_of, write_records
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog, dump_json
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.sql.cursors import NOTHING_SEEN, Mark, Place, decode, decode_position, encode, encode_position
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)

@@ -49,7 +49,8 @@ from fiberstore.copying.checksums import (
     table_sums,
 )
 from fiberstore.errors import CursorError
-from fiberstore.records import FiberMembership, FiberRecord, dump_json
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberMembership, FiberRecord
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.models import Fiber, Membership, RawLog, check_stored_version

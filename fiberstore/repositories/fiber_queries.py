@@ -22,6 +22,7 @@ from fiberstore.contract.queries import (
     ValueCount,
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.json_text import load_json
 from fiberstore.records import FiberRecord, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.engines import engine_of
@@ -39,7 +40,7 @@ from fiberstore.sql.conditions import (
 )
 from fiberstore.sql.connection import Connection
 from fiberstore.sql.functions import Json, JsonKeys, JsonType, Quotient, TimeUs, array_value, sorted_array
-from fiberstore.sql.models import MergedFiber, PinnedFiber, load_json
+from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.sql.rows import fiber_columns, to_fibers
 
 _BEGAN_US = TimeUs(FIBERS.c.first_activity)

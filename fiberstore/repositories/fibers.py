@@ -12,7 +12,8 @@ from fiberstore.checks import check_id, check_page, check_text
 from fiberstore.contract.lifecycle import Merged, Upserted
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
-from fiberstore.records import FiberRecord, dump_json, fiber_key, from_epoch_us
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.fiber_queries import SqlFibers
 from fiberstore.repositories.paging import checked_ids
 from fiberstore.repositories.query import bound_to
