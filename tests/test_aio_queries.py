@@ -17,7 +17,7 @@ from fiberstore import (
     StorageClosedError,
     StoredLog,
 )
-from fiberstore.contract.queries import AsyncQuery
+from fiberstore.aio.queries import AsyncQuery
 from fiberstore.testing.examples import at, fiber, log, member, uid
 
 LOGS = 5_000  # more than a stream fetches at once

@@ -193,6 +193,8 @@ class AsyncDuckDBStorage(AsyncSqlStorage):
         ValueError: An argument is out of bounds.
     """
 
+    _wrapped: DuckDBStorage
+
     def __init__(
         self,
         target: str | os.PathLike[str],
@@ -203,7 +205,7 @@ class AsyncDuckDBStorage(AsyncSqlStorage):
         lock_timeout_s: float = 0.0,
         slow_call_s: float = DEFAULT_SLOW_CALL_S,
     ) -> None:
-        self._duckdb = DuckDBStorage(
+        storage = DuckDBStorage(
             target,
             config_version=config_version,
             read_only=read_only,
@@ -211,8 +213,18 @@ class AsyncDuckDBStorage(AsyncSqlStorage):
             lock_timeout_s=lock_timeout_s,
             slow_call_s=slow_call_s,
         )
-        super().__init__(self._duckdb, pool_size)
+        super().__init__(storage, pool_size)
 
     async def backup(self, target: str | os.PathLike[str]) -> None:
-        """See ``DuckDBStorage.backup``."""
-        await self._workers.run(self._duckdb.backup, target)
+        """Copy the whole database, as it is at this moment, into a new file, while others read and write.
+
+        The file has its name only once it is whole and on disk. It holds an application's own tables too, and
+        indexes that are built anew. An application that has set ``enable_external_access=false`` cannot.
+
+        Args:
+            target: Path of a file that does not exist yet.
+
+        Raises:
+            DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
+        """
+        await self._threads.run(self._wrapped.backup, target)
