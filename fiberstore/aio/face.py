@@ -20,7 +20,7 @@ _faces: dict[object, type["Face"]] = {}
 class Face:
     """A blocking object in coroutines: same names, same arguments, same contract.
 
-    A subclass declares of which class it is the face: ``class AsyncLogs(AsyncQuery[StoredLog], of=Logs)``. It
+    A subclass declares of which class it is the face: ``class AsyncCheckpoints(Face, of=Checkpoints)``. It
     then gets every public method of that class that it neither defines nor inherits, as a coroutine that
     calls the method in a thread. Iterables and mappings are copied first, in the task of the caller. A method
     that returns ``Self`` becomes a method that returns another face, and a property that returns an object

@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, ClassVar, Generic
 from fiberstore.aio.face import Face
 from fiberstore.aio.streams import AsyncLogTail, follow, stream_batches, stream_records
 from fiberstore.contract.conditions import FiberColumns, LogColumns, MembershipColumns
-from fiberstore.contract.queries import ARROW_BATCH_ROWS, Fibers, Logs, Memberships, Query, R
+from fiberstore.contract.queries import (
+    ARROW_BATCH_ROWS,
+    FiberGroup,
+    FiberOrder,
+    Fibers,
+    Group,
+    LogGroup,
+    LogOrder,
+    Logs,
+    Memberships,
+    OrderName,
+    P,
+    Query,
+    R,
+    TimedQuery,
+)
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 
 if TYPE_CHECKING:
@@ -40,7 +55,11 @@ class AsyncQuery(Face, Generic[R], of=Query):
         return repr(self._wrapped)
 
 
-class AsyncLogs(AsyncQuery[StoredLog], of=Logs):
+class AsyncTimedQuery(AsyncQuery[P], Generic[P, OrderName, Group], of=TimedQuery):
+    """``TimedQuery`` with coroutines."""
+
+
+class AsyncLogs(AsyncTimedQuery[StoredLog, LogOrder, LogGroup], of=Logs):
     """``Logs`` with coroutines.
 
     ``tail`` is one too, because it asks for its position: ``async for log in await logs.tail()``.
@@ -53,7 +72,7 @@ class AsyncLogs(AsyncQuery[StoredLog], of=Logs):
         return await follow(self._threads, self._wrapped, position, timeout_s)
 
 
-class AsyncFibers(AsyncQuery[FiberRecord], of=Fibers):
+class AsyncFibers(AsyncTimedQuery[FiberRecord, FiberOrder, FiberGroup], of=Fibers):
     """``Fibers`` with coroutines."""
 
     c: ClassVar[FiberColumns] = Fibers.c

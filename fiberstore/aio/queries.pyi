@@ -17,13 +17,18 @@ from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
     Bucket,
     Deleted,
+    FiberGroup,
     FiberOrder,
     Fibers,
     FiberSummary,
     Found,
+    Group,
     LogContext,
+    LogGroup,
     LogOrder,
     Logs,
+    OrderName,
+    P,
     Page,
     Partition,
     Query,
@@ -111,7 +116,78 @@ class AsyncQuery(Face, Generic[R]):
         ``compact()`` gives it back to the disk. Pins keep nothing from it.
         """
 
-class AsyncLogs(AsyncQuery[StoredLog]):
+class AsyncTimedQuery(AsyncQuery[P], Generic[P, OrderName, Group]):
+    """``TimedQuery`` with coroutines."""
+
+    def order_by(self, order: OrderName) -> Self:
+        """Copy the query in another order.
+
+        Args:
+            order: ``"oldest"``, the default, is by ``(time, id)``; ``"newest"`` is its reverse. Fibers have
+                two more: ``"longest"`` by ``(duration, fiber_id)`` and ``"most_logs"`` by
+                ``(number of stored logs, fiber_id)``, both descending.
+
+        Raises:
+            ValueError: There is no such order.
+        """
+
+    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
+        """Read a page of the query.
+
+        Going on with ``page.next`` until it is None meets every record exactly once, in ``items`` or in
+        ``late``, whatever is stored meanwhile; only a fiber that changes, so that its place in the order
+        moves or so that it begins to meet the conditions, may come twice or not at all. A page costs the same
+        wherever it is. A transaction sees one moment: what it writes itself behind the walk is not met, and
+        what it has met before its commit may be late once more after it.
+
+        Args:
+            limit: Most rows, >= 1, and most late ones, unless writes were on their way.
+            cursor: ``next`` or ``previous`` of a page of this query; None for the first page.
+
+        Raises:
+            ValueError: ``limit`` is less than 1.
+            CursorError: The cursor is damaged or of another query, or the newest row it knew of was deleted.
+            ConflictError: Too much was on its way: run it again, and in a transaction the transaction.
+        """
+
+    async def get_many(self, ids: Iterable[UUID]) -> Found[P]:
+        """Look up the records of these ids that the query has, in the order of the ids."""
+
+    async def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Group | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """Count the records in buckets of time.
+
+        Args:
+            width: Of a bucket, > 0. Buckets begin at multiples of it since 1970-01-01 UTC.
+            by: Count each ``"source_id"`` of logs, or each ``"fiber_type"`` of fibers, by itself.
+            start: Count from this instant on, and begin with its bucket; None is the first record.
+            end: Count up to this instant, inclusive, and end with its bucket; None is the last record.
+
+        Returns:
+            A bucket for each step of time and each group, those without records too, ordered by both.
+
+        Raises:
+            ValueError: There would be more than 100,000 of them, the first would begin before the year 1, or
+                the width is not positive.
+        """
+
+    async def pin(self) -> int:
+        """Keep the logs of the query, or its fibers and their logs, from ``prune()``.
+
+        Returns:
+            How many were not pinned yet.
+        """
+
+    async def unpin(self) -> int:
+        """Pin the records of the query no longer; return how many were."""
+
+class AsyncLogs(AsyncTimedQuery[StoredLog, LogOrder, LogGroup]):
     """``Logs`` with coroutines.
 
     ``tail`` is one too, because it asks for its position: ``async for log in await logs.tail()``.
@@ -135,37 +211,6 @@ class AsyncLogs(AsyncQuery[StoredLog]):
             ConflictError: A write that was on its way did not end for ten seconds; ask again.
         """
 
-    def order_by(self, order: LogOrder) -> Self:
-        """Return the query in another order.
-
-        Args:
-            order: ``"oldest"``, the default, is by ``(timestamp, log_id)``; ``"newest"`` is its reverse.
-
-        Raises:
-            ValueError: There is no such order.
-        """
-
-    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[StoredLog]:
-        """Return a page of the query.
-
-        Going on with ``page.next`` until it is None meets every log exactly once, in ``items`` or in
-        ``late``, whatever is stored meanwhile. A page costs the same wherever it is. A transaction sees one
-        moment: what it writes itself behind the walk is not met, and what it has met before its commit may
-        be late once more after it.
-
-        Args:
-            limit: Most rows, >= 1, and most late ones, unless writes were on their way.
-            cursor: ``next`` or ``previous`` of a page of this query; None for the first page.
-
-        Raises:
-            ValueError: ``limit`` is less than 1.
-            CursorError: The cursor is damaged or of another query, or the newest log it knew of was deleted.
-            ConflictError: Too much was on its way: run it again, and in a transaction the transaction.
-        """
-
-    async def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
-        """Return the logs of these ids that the query has, in the order of the ids."""
-
     async def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
     ) -> dict[UUID, list[StoredLog]]:
@@ -181,30 +226,6 @@ class AsyncLogs(AsyncQuery[StoredLog]):
 
     async def sources(self) -> list[ValueCount[str]]:
         """Return the sources, the most frequent first, then by name, with the times of their logs."""
-
-    async def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["source_id"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """Count the logs in buckets of time.
-
-        Args:
-            width: Of a bucket, > 0. Buckets begin at multiples of it since 1970-01-01 UTC.
-            by: Count each source by itself.
-            start: Count from this instant on, and begin with its bucket; None is the first log.
-            end: Count up to this instant, inclusive, and end with its bucket; None is the last log.
-
-        Returns:
-            A bucket for each step of time and each group, those without logs too, ordered by both.
-
-        Raises:
-            ValueError: There would be more than 100,000 of them, the first would begin before the year 1, or
-                the width is not positive.
-        """
 
     async def context(
         self,
@@ -242,42 +263,14 @@ class AsyncLogs(AsyncQuery[StoredLog]):
             ValueError: The pattern is no such expression, or matches the empty text.
         """
 
-    async def pin(self) -> int:
-        """Keep the logs of the query from ``prune()``; return how many were not pinned yet."""
-
-    async def unpin(self) -> int:
-        """Pin the logs of the query no longer; return how many were."""
-
-class AsyncFibers(AsyncQuery[FiberRecord]):
+class AsyncFibers(AsyncTimedQuery[FiberRecord, FiberOrder, FiberGroup]):
     """``Fibers`` with coroutines."""
 
     c: ClassVar[FiberColumns]
     _wrapped: Fibers
 
-    def order_by(self, order: FiberOrder) -> Self:
-        """Return the query in another order.
-
-        Args:
-            order: ``"oldest"``, the default, is by ``(first_activity, fiber_id)``; ``"newest"`` is its
-                reverse; ``"longest"`` by ``(duration, fiber_id)`` and ``"most_logs"`` by
-                ``(number of stored logs, fiber_id)``, both descending.
-
-        Raises:
-            ValueError: There is no such order.
-        """
-
-    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberRecord]:
-        """Return a page of the query; see ``Logs.page``.
-
-        A fiber that changes so that its place in the order moves, or so that it begins to meet the
-        conditions, may meanwhile come twice or not at all.
-        """
-
     async def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
         """Return the same page as ``page``, with the number, the sources and the span of the logs of each."""
-
-    async def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
-        """Return the fibers of these ids that the query has, in the order of the ids."""
 
     async def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
         """Return the fibers of each of these logs that the query has, in its order.
@@ -306,16 +299,6 @@ class AsyncFibers(AsyncQuery[FiberRecord]):
             limit: Most values, >= 0.
         """
 
-    async def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["fiber_type"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """Count the fibers in buckets of their first activity; see ``Logs.histogram``."""
-
     async def timeline(self, fibers: int = 50, points: int = 10000) -> Timeline:
         """Return the first fibers of the query and their logs as points.
 
@@ -329,16 +312,6 @@ class AsyncFibers(AsyncQuery[FiberRecord]):
 
     async def reopen(self) -> int:
         """Open the closed fibers of the query again; return how many there were."""
-
-    async def pin(self) -> int:
-        """Keep the fibers of the query, and their logs, from ``prune()``.
-
-        Returns:
-            How many were not pinned yet.
-        """
-
-    async def unpin(self) -> int:
-        """Pin the fibers of the query no longer; return how many were."""
 
 class AsyncMemberships(AsyncQuery[FiberMembership]):
     """``Memberships`` with coroutines."""

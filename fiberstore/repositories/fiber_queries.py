@@ -1,8 +1,7 @@
 """Queries of fibers."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -11,11 +10,11 @@ from sqlalchemy.orm import Session
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Scalar, check_pointer
 from fiberstore.contract.queries import (
-    Bucket,
     Deleted,
+    FiberGroup,
+    FiberOrder,
     Fibers,
     FiberSummary,
-    Found,
     Page,
     Timeline,
     TimelinePoint,
@@ -26,7 +25,6 @@ from fiberstore.json_text import load_json
 from fiberstore.records import FiberRecord, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.histogram import Histogram, check_group
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import chosen, one_snapshot, select_rows, written
 from fiberstore.sql.conditions import (
@@ -53,7 +51,7 @@ _COUNTS = (
 _LOG_COUNT: sa.ColumnElement[int] = sa.func.coalesce(_COUNTS.c.logs, 0)
 
 
-class SqlFibers(PagedQuery[FiberRecord], Fibers):
+class SqlFibers(PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
     """``Fibers`` on a connection or a session."""
 
     _record = FiberRecord
@@ -61,6 +59,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     _table = FIBERS
     _id = FIBERS.c.fiber_id
     _id_name = "fiber_id"
+    _group = FIBERS.c.fiber_type
     _seen = (FIBERS.c.first_activity, FIBERS.c.last_activity)
     _pins = PinnedFiber.metadata.tables["fiber_pins"]
     _orders: ClassVar = {
@@ -120,10 +119,6 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
             [_summary(fiber, spans.get(fiber.fiber_id)) for fiber in page.late],
         )
 
-    def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
-        """See ``Fibers.get_many``."""
-        return self._found(fiber_ids)
-
     def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
         """See ``Fibers.by_log``."""
         wanted = checked_ids(log_ids)
@@ -160,22 +155,6 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
         statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
         with self._asking("attribute_values") as session:
             return value_counts(select_rows(session, statement), _scalar)
-
-    def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["fiber_type"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """See ``Fibers.histogram``."""
-        histogram = Histogram(width, start, end)
-        check_group(by, "fiber_type")
-        group = None if by is None else FIBERS.c.fiber_type
-        statement = histogram.counts(self._select(), FIBERS.c.first_activity, group)
-        with self._asking("histogram") as session:
-            return histogram.buckets(select_rows(session, statement), grouped=group is not None)
 
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         """See ``Fibers.timeline``."""

@@ -27,7 +27,7 @@ _UNITS_US = (
 
 
 class Histogram:
-    """Buckets of one width; see ``Logs.histogram``.
+    """Buckets of one width; see ``TimedQuery.histogram``.
 
     Args:
         width: Of a bucket.
