@@ -94,6 +94,7 @@ IMPLEMENTATIONS: dict[type, tuple[type, ...]] = {
 def test_implementations_have_the_signatures_of_the_contract(contract: type, cls: type, name: str) -> None:
     method, expected = getattr(cls, name), getattr(contract, name)
     assert _without_types(method) == _without_types(expected)
+    assert inspect.getdoc(method) == inspect.getdoc(expected)
     if name not in {"tail", "to_arrow"}:  # of which the types are closer, or not there at run time
         assert inspect.signature(method, eval_str=True) == inspect.signature(expected, eval_str=True)
 

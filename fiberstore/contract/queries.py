@@ -258,7 +258,8 @@ class Query(ABC, Generic[R]):
             How many rows were written.
 
         Raises:
-            ValueError: The suffix is none of these, or memberships, which have no time, are to be split.
+            ValueError: The suffix is none of these; or memberships, which have no time, are to be split, or
+                what is ordered by something else.
             DatabaseError: The path exists, or cannot be written. Nothing is left there.
         """
 

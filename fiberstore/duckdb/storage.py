@@ -86,7 +86,6 @@ class DuckDBStorage(SqlStorage):
             remove_leftovers(Path(database).parent)
 
     def close(self) -> None:
-        """See ``SqlStorage.close``."""
         refuse_connections(self.engine)  # or SQLAlchemy would open the file again
         self.engine.dispose()
 
@@ -107,7 +106,6 @@ class DuckDBStorage(SqlStorage):
             write_backup(connection, target)
 
     def compact(self) -> Compacted:
-        """See ``LifecycleStorage.compact``."""
         with self._telemetry.running("compact"):
             return compact(self.engine, self._change_pool, self._calls)
 

@@ -39,6 +39,9 @@ class PostgresStorage(SqlStorage):
     be written again in any case. A forked child opens connections of its own; what was begun before the fork
     is its parent's.
 
+    After a dump is restored, ``init_schema()`` makes the order of arrival good again. ``compact()`` needs the
+    rights of the tables' owner.
+
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``; see ``create_engine`` beside it.
         config_version: What a ``LogRecord`` is stamped with, 0 to 2**64 - 1.
@@ -81,18 +84,15 @@ class PostgresStorage(SqlStorage):
             _check_server(connection)
 
     def close(self) -> None:
-        """See ``SqlStorage.close``."""
         refuse_connections(self.engine)
         self.engine.dispose()
 
     def init_schema(self) -> None:
-        """See ``Storage.init_schema``; after a dump is restored, it makes the order of arrival good again."""
         super().init_schema()
         with self._connection(None) as connection, translate_errors():
             renumber_restored(connection)
 
     def compact(self) -> Compacted:
-        """See ``LifecycleStorage.compact``. It needs the rights of the tables' owner."""
         with self._telemetry.running("compact") as call, self._connection(call) as connection:
             return compact(connection)
 

@@ -76,11 +76,9 @@ class SqlFibers(PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
     }
 
     def close(self) -> int:
-        """See ``Fibers.close``."""
         return self._set_closed("close", closed=True)
 
     def reopen(self) -> int:
-        """See ``Fibers.reopen``."""
         return self._set_closed("reopen", closed=False)
 
     def _set_closed(self, method: str, *, closed: bool) -> int:
@@ -107,7 +105,6 @@ class SqlFibers(PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
         return to_fibers(rows, from_epoch_us)
 
     def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
-        """See ``Fibers.summaries``."""
         with self._asking("summaries") as session, self._paging(session, limit, cursor) as page:
             fiber_ids = [fiber.fiber_id for fiber in (*page.items, *page.late)]
             rows = list(select_rows(session, _log_spans(fiber_ids))) if fiber_ids else []
@@ -120,7 +117,6 @@ class SqlFibers(PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
         )
 
     def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
-        """See ``Fibers.by_log``."""
         wanted = checked_ids(log_ids)
         statement = (
             self._ordered(self._select(*self._columns(), MEMBERSHIPS.c.log_id))
@@ -131,13 +127,11 @@ class SqlFibers(PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
             return self._grouped(wanted, select_rows(session, statement))
 
     def types(self) -> list[ValueCount[str]]:
-        """See ``Fibers.types``."""
         statement = self._values(FIBERS.c.fiber_type)
         with self._asking("types") as session:
             return value_counts(select_rows(session, statement), str)
 
     def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
-        """See ``Fibers.attribute_keys``."""
         check_pointer(pointer)
         statement = self._values(JsonKeys(ATTRIBUTES, pointer))
         with self._asking("attribute_keys") as session:
@@ -148,7 +142,6 @@ class SqlFibers(PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
         return sorted(counts, key=lambda found: (-found.count, found.value))
 
     def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
-        """See ``Fibers.attribute_values``."""
         check_pointer(pointer)
         check_number("limit", limit)
         kind, text = JsonType(ATTRIBUTES, pointer), Json(ATTRIBUTES, pointer)
@@ -157,7 +150,6 @@ class SqlFibers(PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
             return value_counts(select_rows(session, statement), _scalar)
 
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
-        """See ``Fibers.timeline``."""
         check_number("fibers", fibers)
         check_number("points", points)
         first = self._ordered(self._select(*self._columns())).limit(fibers)

@@ -61,7 +61,6 @@ class SqlLogs(PagedQuery[StoredLog, LogOrder, LogGroup], Logs):
         return to_logs(rows, from_epoch_us)
 
     def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
-        """See ``Logs.redact``."""
         check_redaction(pattern)
         check_text(replacement)
         conditions = all_of(self._conditions)
@@ -78,7 +77,6 @@ class SqlLogs(PagedQuery[StoredLog, LogOrder, LogGroup], Logs):
     def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
     ) -> dict[UUID, list[StoredLog]]:
-        """See ``Logs.by_fiber``."""
         wanted = checked_ids(fiber_ids)
         check_number("limit_per_fiber", limit_per_fiber)
         place = sa.func.row_number().over(partition_by=MEMBERSHIPS.c.fiber_id, order_by=self._order_by())
@@ -94,7 +92,6 @@ class SqlLogs(PagedQuery[StoredLog, LogOrder, LogGroup], Logs):
             return self._grouped(wanted, select_rows(session, statement))
 
     def sources(self) -> list[ValueCount[str]]:
-        """See ``Logs.sources``."""
         statement = self._values(LOGS.c.source_id)
         with self._asking("sources") as session:
             return value_counts(select_rows(session, statement), str)
@@ -107,7 +104,6 @@ class SqlLogs(PagedQuery[StoredLog, LogOrder, LogGroup], Logs):
         *,
         within: Literal["source", "fibers"] | None = None,
     ) -> LogContext | None:
-        """See ``Logs.context``."""
         check_id(log_id)
         check_number("before", before)
         check_number("after", after)
@@ -138,7 +134,6 @@ class SqlLogs(PagedQuery[StoredLog, LogOrder, LogGroup], Logs):
         return self
 
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> SqlTail:
-        """See ``Logs.tail``."""
         return SqlTail(self._news_after, position, timeout_s)
 
     def _news_after(self, seen: Mark, limit: int) -> Arrived:

@@ -116,7 +116,6 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         self._generation = ""
 
     def order_by(self, order: OrderName) -> Self:
-        """See ``TimedQuery.order_by``."""
         if order not in self._orders:
             raise ValueError(f"order must be one of {', '.join(self._orders)}, got {order!r}")
         query = copy(self)
@@ -130,11 +129,6 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         partition_by: Partition | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> int:
-        """See ``Query.export``.
-
-        Raises:
-            ValueError: Also if it is to be split by time, and the order goes by something else.
-        """
         if partition_by is not None and self._order_name not in _BY_TIME:
             raise ValueError(
                 f"what is split by {partition_by} must be ordered by time, not {self._order_name}; use "
@@ -150,7 +144,6 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         return self._orders[self._order_name]
 
     def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
-        """See ``TimedQuery.page``."""
         with self._asking("page") as session, self._paging(session, limit, cursor) as page:
             return page
 
@@ -238,18 +231,15 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         return self._keyed_rows(session, self._ordered(statement, backwards=backwards))
 
     def pin(self) -> int:
-        """See ``TimedQuery.pin``."""
         ids = self._select(self._id)
         add = insert(self._pins).from_select([self._id_name], ids).on_conflict_do_nothing()
         return self._change("pin", lambda session: written(session, add))
 
     def unpin(self) -> int:
-        """See ``TimedQuery.unpin``."""
         remove = sa.delete(self._pins).where(self._pins.c[self._id_name].in_(self._select(self._id)))
         return self._change("unpin", lambda session: written(session, remove))
 
     def get_many(self, ids: Iterable[UUID]) -> Found[P]:
-        """See ``TimedQuery.get_many``."""
         given = list(ids)
         wanted = checked_ids(given)
         statement = self._select(*self._columns()).where(among(self._id, wanted))
@@ -268,7 +258,6 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> list[Bucket]:
-        """See ``TimedQuery.histogram``."""
         histogram = Histogram(width, start, end)
         check_group(by, self._group.key)
         group = None if by is None else self._group
