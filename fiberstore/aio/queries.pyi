@@ -142,13 +142,12 @@ class AsyncTimedQuery(AsyncQuery[P], Generic[P, OrderName, Group]):
         what it has met before its commit may be late once more after it.
 
         Args:
-            limit: Most rows, >= 1, and most late ones, unless writes were on their way.
+            limit: Most rows, >= 1, and most late ones, unless transactions were open (PostgreSQL).
             cursor: ``next`` or ``previous`` of a page of this query; None for the first page.
 
         Raises:
             ValueError: ``limit`` is less than 1.
             CursorError: The cursor is damaged or of another query, or the newest row it knew of was deleted.
-            ConflictError: Too much was on its way: run it again, and in a transaction the transaction.
         """
 
     async def get_many(self, ids: Iterable[UUID]) -> Found[P]:
@@ -209,7 +208,6 @@ class AsyncLogs(AsyncTimedQuery[StoredLog, LogOrder, LogGroup]):
 
         Raises:
             CursorError: The position is damaged, or its log was deleted; also while it is read.
-            ConflictError: A write that was on its way did not end for ten seconds; ask again.
         """
 
     async def by_fiber(

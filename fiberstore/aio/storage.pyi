@@ -332,7 +332,8 @@ class AsyncQueryStorage(AsyncStorage):
         columns are refused.
 
         Args:
-            path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, or a folder of them.
+            path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, or a folder of them. Names in it that begin
+                with a dot or an underscore are passed over.
             on_rows: Called with the number of rows of each batch; after a conflict the files are read again.
 
         Returns:
@@ -378,9 +379,15 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
         go unless a stored fiber holds them: those of fibers that go too, and those in none. A pinned fiber is
         kept, and so are its logs; a pinned log is kept.
 
-        It works in steps, the oldest first, each a transaction: whenever it stops, the store is whole, and
-        another call goes on. A step does not see memberships that are appended while it runs. A generation
-        that is not active is not spared.
+        The set that goes is fixed before the first step, in one snapshot; a dry run counts the same set. A
+        fiber that is pinned, changed or given logs between then and its step stays, with its logs. What is
+        stored after the snapshot stays.
+
+        It works in steps, the oldest first, each a transaction: whenever it stops, the store is whole.
+        Another call asks the conditions anew: one that asks for rows which an unfinished call has deleted
+        may find another set, so let such a call run to its end. A step does not see memberships that are
+        appended while it runs. A generation that is not active is not spared. The ids of the set are kept in
+        a temporary file, 49 bytes a row.
 
         Args:
             fibers: Which fibers may go; None is none of them, or with ``max_bytes`` all.
