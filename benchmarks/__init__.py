@@ -8,7 +8,7 @@
 | ``stores`` | the stores that are compared, each written as its own documentation recommends |
 | ``writing`` | rows into new stores; many small transactions |
 | ``growing`` | stores that grow side by side, and what writes and reads cost at each size |
-| ``living`` | tasks against threads; memory; import, open, recovery |
+| ``runtime_bench`` | tasks against threads; memory; import, open, recovery |
 | ``report`` | the table, the JSON file and the plots |
 
 Everything is compared within one run, in turn, on the same data, and reported as medians and ratios.

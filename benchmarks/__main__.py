@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import growing, living, report, writing
+from benchmarks import growing, report, runtime_bench, writing
 from benchmarks.stores import server
 
 _VERSIONS = ("duckdb", "duckdb-engine", "sqlalchemy", "pyarrow", "pydantic", "psycopg")
@@ -56,13 +56,13 @@ def main() -> None:
     finally:
         server.stop()
     step("tasks and threads")
-    results["tasks_and_threads"] = living.tasks_and_threads(rows, 8 if quick else 200, rounds)
+    results["tasks_and_threads"] = runtime_bench.tasks_and_threads(rows, 8 if quick else 200, rounds)
     step("memory")
-    results["memory"] = living.memory([2_000, 10_000] if quick else [200_000, 1_000_000, 5_000_000])
+    results["memory"] = runtime_bench.memory([2_000, 10_000] if quick else [200_000, 1_000_000, 5_000_000])
     step("start")
-    results["startup_ms"] = living.startup(rows, rounds)
+    results["startup_ms"] = runtime_bench.startup(rows, rounds)
     step("recovery")
-    results["recovery"] = living.recovery([1] if quick else [16, 64, 128, 256])
+    results["recovery"] = runtime_bench.recovery([1] if quick else [16, 64, 128, 256])
     report.print_tables(results)
     report.save(results, arguments.output)
     step(f"done; results.json and the plots are in {arguments.output}")

@@ -1,4 +1,4 @@
-"""What has to be measured in a process of its own; prints what ``living`` reads."""
+"""What has to be measured in a process of its own; prints what ``runtime_bench`` reads."""
 
 import json
 import os

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from uuid import UUID
 
-from benchmarks.asking import build
+from benchmarks.query_bench import build
 from fiberstore import ConflictError, DuckDBStorage, FiberRecord, Fibers, LogRecord, Logs, Memberships
 from fiberstore.ingest.reprocess import reprocess
 from fiberstore.ingest.rules import load_rules

@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import postgres_server
 import pytest
 from sqlalchemy.engine import URL
 
 from fiberstore import DuckDBStorage
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
+from tests.support import postgres_server
 
 pytest.register_assert_rewrite("fiberstore.testing")
 

@@ -2,7 +2,7 @@
 
 Tails and pages go by the order in which rows arrive, ``rowid``. From DuckDB 2.0.1 on, a commit appends its
 rows and becomes visible under one lock, so a snapshot that sees a row sees all rows before it. Earlier
-releases showed rows of a large commit that was on its way; ``tests/test_duckdb.py`` watches for it.
+releases showed rows of a large commit that was on its way; ``tests/duckdb/test_duckdb.py`` watches for it.
 """
 
 import os

@@ -1,0 +1,1 @@
+"""Tests of fiberstore; `README.md` says what is where."""

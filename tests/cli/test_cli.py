@@ -1,0 +1,1100 @@
+"""The command line: what each command prints, and what bad input gets."""
+
+import fcntl
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import unicodedata
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from uuid import UUID
+
+import duckdb
+import pytest
+import sqlalchemy as sa
+
+from fiberstore import DuckDBStorage, Fiber, FiberMembership, FiberRecord, LogRecord, Membership, RawLog
+from fiberstore.cli import main
+from fiberstore.cli.render import duration, utc
+from fiberstore.escaping import visible
+from tests.support.command_line import Result, Run, assert_refused, read_terminal, runner, told_cursor
+
+LOGHUB = Path(__file__).parents[3] / "shared" / "loghub"
+
+RULES = r"""
+[sources.web]
+path = "web.log"
+timestamp = '^\S+'
+format = "%Y-%m-%dT%H:%M:%S%z"
+
+[sources.db]
+path = "db.log"
+timestamp = '^\S+'
+format = "%Y-%m-%dT%H:%M:%S%z"
+
+[fibers.request]
+max_gap = "60s"
+[[fibers.request.patterns]]
+source = "web"
+regex = 'request=(?P<request>\w+)'
+[[fibers.request.patterns]]
+source = "db"
+regex = 'request=(?P<request>\w+)'
+
+[fibers.client]
+max_gap = "infinite"
+[[fibers.client.patterns]]
+source = "web"
+regex = 'from (?P<client>\w+)'
+"""
+WEB = """\
+2024-05-01T10:00:00Z request=a1 from ann
+2024-05-01T10:00:01Z request=b2 from bob
+2024-05-01T10:05:00Z request=c3 from ann
+  continued
+"""
+DB = """\
+2024-05-01T10:00:00Z request=a1 [bold]select[/bold] \x1b[31mred\x07 \x9b2J\ttab \u202eback
+2024-05-01T10:00:02Z request=a1 [/] :smile: done
+"""
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIBERSTORE_URL", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process."""
+    return runner(capsys)
+
+
+def write_files(folder: Path) -> Path:
+    (folder / "web.log").write_text(WEB)
+    (folder / "db.log").write_text(DB)
+    rules = folder / "rules.toml"
+    rules.write_text(RULES)
+    return rules
+
+
+@pytest.fixture
+def rules_file(tmp_path: Path) -> Path:
+    return write_files(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A filled store, for copies."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.raises(SystemExit):
+        main(["ingest", "--rules", str(write_files(folder)), "--db", str(folder / "s.duckdb"), "--json"])
+    return folder / "s.duckdb"
+
+
+@pytest.fixture(scope="module")
+def store(ingested: Path) -> Iterator[Path]:
+    """A filled store that tests only read; to open a file takes DuckDB far longer than to read it."""
+    with DuckDBStorage(ingested, read_only=True):
+        yield ingested
+
+
+@pytest.fixture
+def alone(ingested: Path, db_file: Path) -> Path:
+    """A copy, which nobody has open."""
+    shutil.copy(ingested, db_file)
+    return db_file
+
+
+def row_counts(db: Path) -> tuple[int, ...]:
+    with DuckDBStorage(db, read_only=True) as storage, storage.session() as session:
+        return tuple(
+            session.scalars(sa.select(sa.func.count()).select_from(model)).one()
+            for model in (RawLog, Fiber, Membership)
+        )
+
+
+# ---------------------------------------------------------------- help and usage
+
+
+COMMANDS = [
+    "demo",
+    "ingest",
+    "logs",
+    "grep",
+    "context",
+    "tail",
+    "histogram",
+    "fibers",
+    "show",
+    "stats",
+    "versions",
+    "versions list",
+    "versions show",
+    "versions drop",
+    "activate",
+    "reprocess",
+    "diff",
+    "checkpoint",
+    "checkpoint list",
+    "checkpoint get",
+    "checkpoint set",
+    "checkpoint delete",
+    "doctor",
+    "db upgrade",
+    "db current",
+    "db check",
+    "db backup",
+    "db compact",
+    "db distribute",
+    "prune",
+    "redact",
+    "pin",
+    "unpin",
+    "close",
+    "reopen",
+    "merge",
+    "copy",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_has_an_example(run: Run, command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert (result.code, result.err) == (0, "")
+    assert f"Example: fiberstore {command}" in result.out
+
+
+def test_the_help_lists_the_commands_and_the_exit_codes(run: Run) -> None:
+    out = run("--help").out
+    assert all(command.split()[0] in out for command in COMMANDS)
+    assert "Exit codes: 0 done, 1 the store or the input failed, 2 wrong usage, 130" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("logs",), "'--db'"),
+        (("nothing",), "nothing"),
+        (("logs", "--db", "x", "--limit", "-1"), "--limit"),
+        (("logs", "--db", "x", "--offset", "1"), "No such option: --offset"),
+        (("fibers", "--db", "x", "--limit", "0"), "--limit"),
+        (("fibers", "--db", "x", "--limit", "many"), "--limit"),
+        (("logs", "--db", "x", "--start", "2024-12-10T06:55:46"), "for UTC, write 2024-12-10T06:55:46Z"),
+        (("logs", "--db", "x", "--end", "2024-12-10"), "for UTC, write 2024-12-10T00:00:00Z"),
+        (("logs", "--db", "x", "--end", "yesterday"), "'yesterday' is not ISO 8601, such as 2024-"),
+        (("show", "xyz", "--db", "x"), "'xyz' is no fiber id"),
+        (("show", "019", "--db", "x"), "at least the first four"),
+        (("show", "0" * 33, "--db", "x"), "is no fiber id"),
+        (("ingest", "--rules", "x", "--db", "x", "web.log"), "'web.log' is not of the form SOURCE=PATH"),
+        (("ingest", "--rules", "x", "--db", "x", "web="), "SOURCE=PATH"),
+        (("ingest", "--rules", "x", "--db", "x", "web=a", "web=b"), "web is given twice"),
+        (("demo", "--lines", "0"), "--lines"),
+    ],
+)
+def test_wrong_usage_is_told_and_ends_with_2(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.usage
+    assert "Traceback" not in result.err
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- ingest
+
+
+def test_ingest_prints_what_it_did_in_one_line(run: Run, rules_file: Path, db_file: Path) -> None:
+    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    assert (result.code, result.err) == (0, "")
+    assert re.fullmatch(
+        r"5 logs read, 5 new; 5 new fibers, 8 new memberships; \d+\.\d\d s, [\d,]+ logs/s\n", result.out
+    )
+    assert row_counts(db_file) == (5, 5, 8)
+
+
+def test_ingest_prints_one_json_object(run: Run, rules_file: Path, db_file: Path) -> None:
+    (report,) = run("ingest", "--rules", rules_file, "--db", db_file, "--json").objects
+    assert report.pop("seconds") > 0
+    assert report.pop("logs_per_second") > 0
+    assert report == {"logs_read": 5, "logs_new": 5, "fibers_new": 5, "memberships_new": 8}
+
+
+def test_ingesting_again_adds_nothing(run: Run, rules_file: Path, db_file: Path) -> None:
+    run("ingest", "--rules", rules_file, "--db", db_file)
+    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    assert result.out.startswith("5 logs read, 0 new; 0 new fibers, 0 new memberships; ")
+    assert row_counts(db_file) == (5, 5, 8)
+
+
+def test_files_on_the_command_line_replace_those_of_the_rules(
+    run: Run, rules_file: Path, db_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a=b.log").write_text("2024-05-01T11:00:00Z request=z from zoe\n")
+    run("ingest", "--rules", rules_file, "--db", db_file, f"web={tmp_path / 'a=b.log'}")
+    assert row_counts(db_file) == (3, 3, 4)
+
+
+def test_the_store_may_be_named_by_the_environment(
+    run: Run, rules_file: Path, db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIBERSTORE_URL", f"duckdb:///{db_file}")
+    assert run("ingest", "--rules", rules_file).code == 0
+    assert len(run("logs", "--json").objects) == 5
+
+
+# ---------------------------------------------------------------- logs, fibers, show, stats
+
+
+@pytest.mark.parametrize("what", ["logs", "fibers", "memberships"])
+def test_an_import_of_what_is_not_there_makes_no_store(
+    run: Run, db_file: Path, tmp_path: Path, what: str
+) -> None:
+    assert_refused(run("import", what, tmp_path / "none.csv", "--db", db_file), "none.csv does not exist")
+    (tmp_path / "logs.txt").touch()
+    assert_refused(run("import", what, tmp_path / "logs.txt", "--db", db_file), "must end in .parquet, .csv")
+    assert not db_file.exists()
+
+
+def test_one_of_a_thing_is_told_in_the_singular(run: Run, store: Path, db_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "logs.jsonl"
+    assert ": 1 row; " in run("export", "logs", path, "--db", store, "--contains", "continued").out
+    assert run("import", "logs", path, "--db", db_file).out.startswith("1 new log; ")
+    assert run("import", "logs", path, "--db", db_file).out.startswith("0 new logs; ")
+
+
+def test_logs_in_a_pipe_are_tab_separated_and_whole(run: Run, store: Path) -> None:
+    result = run("logs", "--db", store)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[0] == "log_id\ttimestamp\tsource_id\traw_text"
+    assert [row[1][11:] for row in result.rows] == [
+        "10:00:00Z", "10:00:00Z", "10:00:01Z", "10:00:02Z", "10:05:00Z"
+    ]  # fmt: skip
+    assert {row[2] for row in result.rows[:2]} == {"web", "db"}
+    assert UUID(result.rows[0][0]).version == 7
+    assert result.rows[-1][3] == r"2024-05-01T10:05:00Z request=c3 from ann\n  continued"
+
+
+def test_control_characters_in_logs_are_shown_not_obeyed(run: Run, store: Path) -> None:
+    out = run("logs", "--db", store).out
+    assert r"[bold]select[/bold] \x1b[31mred\x07 \x9b2J\ttab \u202eback" in out
+    assert "[/] :smile: done" in out
+
+
+def test_logs_as_json(run: Run, store: Path) -> None:
+    found = run("logs", "--db", store, "--json").objects
+    with DuckDBStorage(store, read_only=True) as storage:
+        stored = storage.query_logs_by_time(
+            datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)
+        )
+    assert [log["log_id"] for log in found] == [str(log.log_id) for log in stored]
+    assert [log["raw_text"] for log in found] == [log.raw_text for log in stored]
+    assert {log["timestamp"] for log in found[:2]} == {"2024-05-01T10:00:00Z"}
+    assert set(found[0]) == {
+        "log_id", "timestamp", "source_id", "raw_text", "ingestion_time", "config_version"
+    }  # fmt: skip
+    assert found[0]["ingestion_time"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        (("--start", "2024-05-01T10:00:02Z"), ["done", "continued"]),
+        (("--start", "2024-05-01T12:00:01+02:00", "--end", "2024-05-01T10:00:02Z"), ["bob", "done"]),
+        (("--start", "2025-01-01T00:00:00Z"), []),
+        (("--start", "2024-05-01T10:00:02Z", "--limit", "1"), ["done"]),
+    ],
+)
+def test_logs_of_a_range_of_time_and_of_a_page(
+    run: Run, store: Path, options: tuple[str, ...], texts: list[str]
+) -> None:
+    found = run("logs", "--db", store, "--json", *options).objects
+    assert [log["raw_text"].split()[-1] for log in found] == texts
+
+
+def test_fibers_of_all_types_in_total_order(run: Run, store: Path) -> None:
+    result = run("fibers", "--db", store)
+    assert result.err == ""
+    names = "fiber_id fiber_type first_activity last_activity duration_s closed logs sources attributes"
+    assert result.out.splitlines()[0].split("\t") == names.split()
+    assert [row[2][11:] for row in result.rows] == [
+        "10:00:00Z", "10:00:00Z", "10:00:01Z", "10:00:01Z", "10:05:00Z"
+    ]  # fmt: skip
+    assert [row[0] for row in result.rows] == [
+        fiber_id for _, fiber_id in sorted((row[2], row[0]) for row in result.rows)
+    ]
+    at_10, after = "2024-05-01T10:00:00Z", "2024-05-01T10:00:01Z"
+    assert sorted(row[1:] for row in result.rows[:4]) == [
+        ["client", at_10, "2024-05-01T10:05:00Z", "300.0", "false", "2", '["web"]', '{"client":["ann"]}'],
+        ["client", after, after, "0.0", "false", "1", '["web"]', '{"client":["bob"]}'],
+        ["request", at_10, "2024-05-01T10:00:02Z", "2.0", "true", "3", '["db","web"]', '{"request":["a1"]}'],
+        ["request", after, after, "0.0", "true", "1", '["web"]', '{"request":["b2"]}'],
+    ]
+
+
+def test_fibers_of_one_type_and_of_a_page(run: Run, store: Path) -> None:
+    page = ("fibers", "--db", store, "--type", "request", "--limit", "1", "--json")
+    first = run(*page)
+    result = run(*page, "--cursor", told_cursor(first))
+    found = result.objects
+    assert (len(first.objects), len(found)) == (1, 1)
+    assert UUID(found[0].pop("fiber_id")).version == 7
+    assert found[0].pop("config_version") > 0
+    assert found[0] == {
+        "fiber_type": "request",
+        "attributes": {"request": ["b2"]},
+        "first_activity": "2024-05-01T10:00:01Z",
+        "last_activity": "2024-05-01T10:00:01Z",
+        "closed": True,
+        "log_count": 1,
+        "source_ids": ["web"],
+        "first_log": "2024-05-01T10:00:01Z",
+        "last_log": "2024-05-01T10:00:01Z",
+    }
+    last = run(*page, "--cursor", told_cursor(result))
+    assert ([fiber["attributes"] for fiber in last.objects], last.err) == ([{"request": ["c3"]}], "")
+    assert run("fibers", "--db", store, "--type", "reques", "--json").out == ""
+
+
+def test_the_default_limit_is_told_with_a_cursor_when_it_is_reached(run: Run, db_file: Path) -> None:
+    start = datetime(2024, 5, 1, tzinfo=UTC)
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs(
+            LogRecord(timestamp=start + timedelta(seconds=number), source_id="s", raw_text=f"line {number}")
+            for number in range(1_001)
+        )
+    result = run("logs", "--db", db_file, "--json")
+    assert len(result.objects) == 1_000
+    assert result.err.startswith("fiberstore: there is more; the same command with --cursor ")
+    assert result.err.endswith(" goes on\n")
+    rest = run("logs", "--db", db_file, "--json", "--cursor", told_cursor(result))
+    assert ([log["raw_text"] for log in rest.objects], rest.err) == (["line 1000"], "")
+
+
+def fiber_of_request(run: Run, store: Path, request: str) -> str:
+    where = f'attributes["/request/0"] == "{request}"'
+    (found,) = run("fibers", "--db", store, "--where", where, "--json").objects
+    return str(found["fiber_id"])
+
+
+def fiber_ids(run: Run, store: Path) -> list[str]:
+    return [fiber["fiber_id"] for fiber in run("fibers", "--db", store, "--json").objects]
+
+
+def test_show_prints_a_fiber_and_its_lines_in_the_order_of_time(run: Run, store: Path) -> None:
+    fiber_id = fiber_of_request(run, store, "a1")
+    result = run("show", fiber_id, "--db", store)
+    head, _, lines = result.out.partition("\n\n")
+    assert (result.code, result.err) == (0, "")
+    assert head.splitlines()[1].startswith(f"{fiber_id}\trequest\t2024-05-01T10:00:00Z\t")
+    assert [line.split("\t")[1] for line in lines.splitlines()] == [
+        "timestamp",
+        "2024-05-01T10:00:00Z",
+        "2024-05-01T10:00:00Z",
+        "2024-05-01T10:00:02Z",
+    ]
+    (shown,) = run("show", fiber_id.upper().replace("-", ""), "--db", store, "--json").objects
+    assert shown["fiber_id"] == fiber_id
+    assert shown["log_count"] == 3
+    assert shown["logs"][-1]["raw_text"].endswith(":smile: done")
+
+
+def test_show_takes_the_beginning_of_an_id(run: Run, store: Path) -> None:
+    ids = fiber_ids(run, store)
+    late = next(fiber_id for fiber_id in ids if fiber_id[:13] not in {other[:13] for other in ids[:4]})
+    assert run("show", late[:13], "--db", store, "--json").objects[0]["fiber_id"] == late
+    result = run("show", ids[0][:13], "--db", store)
+    assert_refused(result, "give more digits")
+    assert re.findall(r"[\w-]{36}", result.err) == sorted(
+        fiber_id for fiber_id in ids if fiber_id[:13] == ids[0][:13]
+    )
+    assert_refused(run("show", "0000", "--db", store), "no fiber has an id that begins with 0000")
+    assert_refused(
+        run("show", "f" * 32, "--db", store), "no fiber has the id ffffffff-ffff-ffff-ffff-ffffffffffff;"
+    )
+
+
+def test_more_candidates_than_fit_in_a_line_are_cut(run: Run, db_file: Path) -> None:
+    now = datetime(2024, 5, 1, tzinfo=UTC)
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        for number in range(7):
+            storage.write_fiber(
+                FiberRecord(
+                    fiber_id=UUID(int=number),
+                    fiber_type="t",
+                    config_version=0,
+                    first_activity=now,
+                    last_activity=now,
+                )
+            )
+    result = run("show", "0000", "--db", db_file)
+    assert_refused(result, "0000-000000000004 and more")
+    assert len(re.findall(r"[\w-]{36}", result.err)) == 5
+
+
+def test_show_prints_every_line_of_a_long_fiber(run: Run, db_file: Path) -> None:
+    start = datetime(2024, 5, 1, tzinfo=UTC)
+    logs = [
+        LogRecord(timestamp=start + timedelta(seconds=number), source_id="s", raw_text=f"line {number}")
+        for number in range(1_500)
+    ]
+    fiber = FiberRecord(
+        fiber_id=UUID(int=1), fiber_type="t", config_version=0, first_activity=start, last_activity=start
+    )
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs(logs)
+        storage.write_fiber(fiber)
+        storage.write_memberships(
+            FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=0) for log in logs
+        )
+    (shown,) = run("show", str(fiber.fiber_id), "--db", db_file, "--json").objects
+    assert [log["raw_text"] for log in shown["logs"]] == [log.raw_text for log in logs]
+    assert shown["attributes"] is None
+
+
+def test_stats_count_what_is_there(run: Run, store: Path) -> None:
+    (found,) = run("stats", "--db", store, "--json").objects
+    (version,) = found.pop("config_versions")
+    assert version.pop("config_version") > 0
+    assert len(version.pop("version")) == 16
+    assert version == {"active": True, "logs": 5, "fibers": 5}
+    assert found.pop("file_bytes") >= store.stat().st_size
+    assert found == {
+        "file": str(store),
+        "revision": "0003",
+        "tables": {"raw_logs": 5, "fibers": 5, "fiber_memberships": 8},
+        "first": "2024-05-01T10:00:00Z",
+        "last": "2024-05-01T10:05:00Z",
+        "sources": {"db": 2, "web": 3},
+        "fiber_types": [
+            {"fiber_type": "client", "open": 2, "closed": 0},
+            {"fiber_type": "request", "open": 1, "closed": 2},
+        ],
+    }
+    rows = run("stats", "--db", store).rows
+    assert ["rows", "fiber_memberships", "8"] in rows
+    assert ["source_logs", "web", "3"] in rows
+    assert ["closed_fibers", "request", "2"] in rows
+    assert ["time", "last", "2024-05-01T10:05:00Z"] in rows
+
+
+def test_stats_of_an_empty_store(run: Run, db_file: Path) -> None:
+    run("db", "upgrade", "--db", db_file)
+    (found,) = run("stats", "--db", db_file, "--json").objects
+    assert (found["first"], found["last"], found["sources"]) == (None, None, {})
+    assert run("stats", "--db", db_file).code == 0
+    assert run("logs", "--db", db_file).out == "log_id\ttimestamp\tsource_id\traw_text\n"
+
+
+# ---------------------------------------------------------------- db
+
+
+def test_db_upgrade_builds_the_tables(run: Run, db_file: Path) -> None:
+    for _ in range(2):
+        result = run("db", "upgrade", "--db", db_file)
+        assert (result.code, result.out, result.err) == (0, "0003 (head)\n", "")
+    assert row_counts(db_file) == (0, 0, 0)
+    assert run("db", "current", "--db", db_file).out == "0003 (head)\n"
+    assert run("db", "current", "--db", db_file, "--json").objects == [{"revision": "0003", "head": "0003"}]
+    check = run("db", "check", "--db", db_file)
+    assert (check.code, check.out) == (0, "ok\n")
+    assert run("db", "check", "--db", db_file, "--json").objects == [{"ok": True, "differences": []}]
+
+
+def test_db_check_names_what_differs(run: Run, db_file: Path) -> None:
+    run("db", "upgrade", "--db", db_file)
+    with DuckDBStorage(db_file) as storage, storage.engine.begin() as connection:
+        connection.execute(sa.text("DROP INDEX idx_fibers_type"))
+    result = run("db", "check", "--db", db_file)
+    assert (result.code, result.err) == (1, "")
+    assert result.out.count("\n") == 1
+    assert "idx_fibers_type" in result.out
+    result = run("db", "check", "--db", db_file, "--json")
+    assert result.code == 1
+    assert result.objects[0]["ok"] is False
+
+
+def test_a_database_without_the_tables(run: Run, db_file: Path) -> None:
+    duckdb.connect(str(db_file)).close()
+    assert_refused(run("logs", "--db", db_file), "no tables of fiberstore", "fiberstore db upgrade")
+    assert run("db", "current", "--db", db_file).out == "none (head is 0003)\n"
+    assert run("db", "check", "--db", db_file).code == 1
+
+
+def test_a_database_of_a_later_release(run: Run, db_file: Path, rules_file: Path) -> None:
+    run("db", "upgrade", "--db", db_file)
+    with DuckDBStorage(db_file) as storage, storage.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE fiberstore_alembic_version SET version_num = '9999'"))
+    assert run("db", "current", "--db", db_file).out == "9999 (head is 0003)\n"
+    assert_refused(run("db", "upgrade", "--db", db_file), "9999", "install the release")
+    assert_refused(run("ingest", "--rules", rules_file, "--db", db_file), "9999")
+    assert row_counts(db_file) == (0, 0, 0)
+
+
+def test_db_backup_copies_a_store(run: Run, alone: Path, tmp_path: Path) -> None:
+    result = run("db", "backup", "--db", alone, tmp_path / "copy.duckdb")
+    assert result.code == 0
+    assert result.out.startswith(f"{tmp_path / 'copy.duckdb'}: ")
+    assert row_counts(tmp_path / "copy.duckdb") == row_counts(alone)
+
+
+@pytest.mark.parametrize(
+    "command", ["logs", "fibers", "stats", "show 0193", "db current", "db check", "doctor"]
+)
+def test_commands_that_read_have_no_access_to_the_outside(
+    run: Run, alone: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    seen = []
+
+    def look(storage: DuckDBStorage) -> None:
+        with storage.session() as session:
+            seen.append(session.scalar(sa.text("SELECT current_setting('enable_external_access')")))
+        close(storage)
+
+    close = DuckDBStorage.close
+    monkeypatch.setattr(DuckDBStorage, "close", look)
+    run(*command.split(), "--db", alone)
+    assert seen == [False]
+
+
+# ---------------------------------------------------------------- bad input
+
+
+READERS = [("logs",), ("fibers",), ("show", "0193"), ("stats",), ("db", "current"), ("db", "check")]
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_commands_that_read_never_create_a_file(run: Run, db_file: Path, command: tuple[str, ...]) -> None:
+    assert_refused(run(*command, "--db", db_file), str(db_file), "does not exist")
+    assert not db_file.exists()
+
+
+def bad_folder(tmp_path: Path) -> Path:
+    return tmp_path / "none" / "store.duckdb"
+
+
+def bad_directory(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def bad_bytes(tmp_path: Path) -> Path:
+    (tmp_path / "bytes").write_bytes(bytes(range(256)) * 64)
+    return tmp_path / "bytes"
+
+
+def bad_text(tmp_path: Path) -> Path:
+    (tmp_path / "text").write_text("this is no database\n" * 500)
+    return tmp_path / "text"
+
+
+@pytest.mark.parametrize("command", [*READERS, ("db", "upgrade"), ("ingest",), ("demo",)])
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (bad_folder, "does not exist"),
+        (bad_directory, "is a folder"),
+        (bad_bytes, "is not a DuckDB database"),
+        (bad_text, "is not a DuckDB database"),
+    ],
+)
+def test_a_path_that_is_no_store(
+    *,
+    run: Run,
+    rules_file: Path,
+    store: Path,
+    command: tuple[str, ...],
+    make: Callable[[Path], Path],
+    word: str,
+) -> None:
+    path = make(rules_file.parent)
+    content = path.read_bytes() if path.is_file() else None
+    before = sorted(rules_file.parent.iterdir())
+    options = ("--rules", rules_file) if command == ("ingest",) else ()
+    assert_refused(run(*command, *options, "--db", path), word)
+    assert sorted(rules_file.parent.iterdir()) == before
+    assert content is None or path.read_bytes() == content
+    assert run("logs", "--db", store).code == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("mysql://localhost/x", "mysql:// is not supported"),
+        ("", "the target is empty"),
+        (":memory:", "read_only"),
+    ],
+)
+def test_a_store_that_cannot_be_read(run: Run, url: str, word: str) -> None:
+    assert_refused(run("logs", "--db", url), word)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (r"'request=(?P<request>\w+)'", "'request=(?P<request>'", ("patterns.0.regex", "no regular expr")),
+        ('source = "web"', 'source = "ftp"', ("patterns.0.source", "'ftp' is not a declared source")),
+        ('path = "web.log"', 'path = "none.log"', ("sources.web.path", "none.log", "No such file")),
+        ("[sources.web]", "[sources.web", ("line 2",)),
+    ],
+)
+def test_rules_that_cannot_be_used(
+    *, run: Run, rules_file: Path, db_file: Path, old: str, new: str, words: tuple[str, ...]
+) -> None:
+    rules_file.write_text(RULES.replace(old, new, 1))
+    assert_refused(run("ingest", "--rules", rules_file, "--db", db_file), str(rules_file), *words)
+    assert not db_file.exists()
+    rules_file.write_text(RULES)
+    assert run("ingest", "--rules", rules_file, "--db", db_file).code == 0
+
+
+def test_every_problem_of_the_rules_has_its_line(run: Run, rules_file: Path, db_file: Path) -> None:
+    rules_file.write_text(RULES.replace('"60s"', '"60"').replace('"infinite"', '"never"'))
+    lines = run("ingest", "--rules", rules_file, "--db", db_file).err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"fiberstore: {rules_file}: fibers.") for line in lines)
+
+
+def test_a_rules_file_that_is_missing(run: Run, tmp_path: Path, db_file: Path) -> None:
+    result = run("ingest", "--rules", tmp_path / "none.toml", "--db", db_file)
+    assert_refused(result, "none.toml", "No such file")
+    assert not db_file.exists()
+
+
+def test_a_file_for_an_unknown_source(run: Run, rules_file: Path, db_file: Path) -> None:
+    result = run("ingest", "--rules", rules_file, "--db", db_file, "ftp=web.log")
+    assert_refused(result, "sources.ftp", "use one of web, db")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"2024-05-01T10:00:99Z request=d4\n", ("web.log:5", "does not fit format")),
+        (b"yesterday request=d4\n", ("web.log:5", "'yesterday'")),
+        (b"2024-05-01T11:00:00Z caf\xe9\n", ("web.log:5", "0xe9", "is not utf-8")),
+        (b"2024-05-01T11:00:00Z a\x1b[2J\0b\n", ("web.log:5", "NUL")),
+        (b"\x1b[2J request=d4\n", (r"\x1b[2J",)),
+    ],
+)
+def test_a_log_file_that_cannot_be_read(
+    run: Run, rules_file: Path, db_file: Path, line: bytes, words: tuple[str, ...]
+) -> None:
+    (rules_file.parent / "web.log").write_bytes(WEB.encode() + line)
+    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    assert_refused(result, *words)
+    assert "\x1b" not in result.err
+    assert row_counts(db_file) == (0, 0, 0)
+    write_files(rules_file.parent)
+    assert run("ingest", "--rules", rules_file, "--db", db_file).code == 0
+    assert row_counts(db_file) == (5, 5, 8)
+
+
+def test_crlf_a_lone_cr_and_a_line_of_ten_megabytes(run: Run, rules_file: Path, db_file: Path) -> None:
+    long = "2024-05-01T11:00:00Z request=d4 " + "x" * 10_000_000
+    text = f"2024-05-01T10:00:00Z request=a1 from ann\r\n2024-05-01T10:00:01Z a\rb from bob\r\n{long}\r\n"
+    (rules_file.parent / "web.log").write_bytes(text.encode())
+    assert run("ingest", "--rules", rules_file, "--db", db_file, "--json").objects[0]["logs_new"] == 5
+    texts = [log["raw_text"] for log in run("logs", "--db", db_file, "--json").objects]
+    assert "2024-05-01T10:00:00Z request=a1 from ann" in texts
+    assert "2024-05-01T10:00:01Z a\rb from bob" in texts
+    assert texts[-1] == long
+    out = run("logs", "--db", db_file).out
+    assert r"a\rb from bob" in out
+    assert out.endswith(f"{long}\n")
+
+
+def test_empty_log_files(run: Run, rules_file: Path, db_file: Path) -> None:
+    for name in ("web.log", "db.log"):
+        (rules_file.parent / name).write_text("")
+    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("0 logs read, 0 new; ")
+    assert row_counts(db_file) == (0, 0, 0)
+
+
+def test_a_limit_that_no_database_can_count_to(run: Run, store: Path) -> None:
+    assert_refused(run("logs", "--db", store, "--limit", str(2**63)), "2**63 - 1")
+    assert_refused(run("fibers", "--db", store, "--limit", str(2**63)), "2**63 - 1")
+    assert len(run("fibers", "--db", store, "--limit", str(2**63 - 2), "--json").objects) == 5
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def test_times_are_shown_in_utc_with_the_decimals_they_have() -> None:
+    east = timezone(timedelta(hours=5, minutes=30))
+    assert utc(datetime(2024, 5, 1, 2, 0, tzinfo=east)) == "2024-04-30T20:30:00Z"
+    assert utc(datetime(2024, 5, 1, 2, 0, 0, 120_000, tzinfo=UTC)) == "2024-05-01T02:00:00.120Z"
+    assert utc(datetime(2024, 5, 1, 2, 0, 0, 120_001, tzinfo=UTC)) == "2024-05-01T02:00:00.120001Z"
+    assert utc(datetime.min.replace(tzinfo=UTC)) == "0001-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [
+        (timedelta(), "0 ms"),
+        (timedelta(microseconds=999_999), "999 ms"),
+        (timedelta(seconds=1.5), "1.50 s"),
+        (timedelta(seconds=125), "2 min 5 s"),
+        (timedelta(hours=3, minutes=2, seconds=59), "3 h 2 min"),
+        (timedelta(days=400, hours=5), "400 d 5 h"),
+    ],
+)
+def test_durations_are_shown_in_their_largest_units(span: timedelta, text: str) -> None:
+    assert duration(span) == text
+
+
+# Unicode's Default_Ignorable_Code_Point.
+IGNORABLE = {
+    chr(code)
+    for first, last in [
+        (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F),
+        (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F),
+        (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A),
+        (0xE0000, 0xE0FFF),
+    ]
+    for code in range(first, last + 1)
+}  # fmt: skip
+SHOWN_CATEGORIES = [
+    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf",
+    "Po", "Sm", "Sc", "Sk", "So", "Zs",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def characters() -> dict[str, list[str]]:
+    by_category = dict[str, list[str]]()
+    for character in map(chr, range(sys.maxunicode + 1)):
+        by_category.setdefault(unicodedata.category(character), []).append(character)
+    return by_category
+
+
+@pytest.mark.parametrize("category", [*SHOWN_CATEGORIES, "Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
+def test_what_moves_hides_or_turns_text_is_escaped(characters: dict[str, list[str]], category: str) -> None:
+    def escaped(character: str) -> str:
+        acts = category not in SHOWN_CATEGORIES or character in IGNORABLE
+        return character.encode("unicode_escape").decode() if acts else character
+
+    some = characters[category][:: 1 + len(characters[category]) // 20_000]
+    assert visible("x".join(some)) == "x".join(map(escaped, some))
+
+
+def test_text_that_only_looks_foreign_stays_as_it_is() -> None:
+    assert visible("a\tb\nc\x1b", keep="\t\n") == "a\tb\nc\\x1b"
+    for text in ("Ünïcödé 日本\u3000🙂 [bold]", "e\u0301", "ปั๊ม", "हिन्दी", "שָּׁבַ֖ת", "Việt"):
+        assert visible(text) == text
+    pile = chr(0x336)
+    assert visible(f"a{pile * 10}b") == f"a{pile * 8}\\u0336\\u0336b"
+    assert visible(f"a{pile * 4}\0{pile * 5}\0b", keep="\0") == f"a{pile * 4}\0{pile * 4}\\u0336\0b"
+
+
+# ---------------------------------------------------------------- real processes
+
+
+def start(*arguments: str | Path, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "fiberstore", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+
+
+def test_a_store_that_another_process_holds(run: Run, rules_file: Path, db_file: Path) -> None:
+    run("ingest", "--rules", rules_file, "--db", db_file)
+    with DuckDBStorage(db_file):
+        process = start("logs", "--db", db_file)
+        out, err = process.communicate()
+    assert_refused(Result(process.returncode, out.decode(), err.decode()), f"held by process {os.getpid()}")
+    assert run("logs", "--db", db_file).code == 0
+
+
+CLOSED = ">&-", "fiberstore: standard output is closed; give it a file, such as /dev/null\n"
+FULL = ">/dev/full", "fiberstore: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "to"),
+    [
+        (("stats",), FULL),
+        (("logs", "--json"), CLOSED),
+        (("grep", "-c", "a"), FULL),
+        (("--help",), CLOSED),
+        (("--help",), FULL),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_told(
+    store: Path, command: tuple[str, ...], to: tuple[str, str]
+) -> None:
+    target, says = to
+    db = [] if "--help" in command else ["--db", str(store)]
+    line = shlex.join([sys.executable, "-m", "fiberstore", *command, *db])
+    process = subprocess.run(["sh", "-c", f"{line} {target}"], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (1, says)
+
+
+@pytest.mark.parametrize("command", ["logs", "fibers", "stats", "histogram", "timeline"])
+def test_colours_that_are_forced_make_no_terminal_of_a_pipe(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    plain = run(command, "--db", store)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run(command, "--db", store).out == plain.out
+    assert "\t" in plain.out
+
+
+def test_colours_that_are_forced_make_no_bar_of_a_pipe(
+    run: Run, store: Path, rules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run("export", "logs", tmp_path / "logs.jsonl", "--db", store).err == ""
+    assert run("ingest", "--rules", rules_file, "--db", tmp_path / "s.duckdb").err == ""
+
+
+def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_does_not(
+    run: Run, db_file: Path
+) -> None:
+    now = datetime(2024, 5, 1, tzinfo=UTC)
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs(LogRecord(timestamp=now, source_id="s", raw_text="x" * 2_000) for _ in range(500))
+    process = start("logs", "--db", db_file)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"log_id\ttimestamp\tsource_id\traw_text\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+    line = shlex.join([sys.executable, "-m", "fiberstore", "logs", "--db", str(db_file)])
+    full = subprocess.run(
+        ["sh", "-c", f"{line} >/dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.stderr == "fiberstore: standard output cannot be written: No space left on device\n"
+    assert full.returncode == 1
+
+
+TERMINAL = """
+import sys
+import unicodedata
+from fiberstore.cli import main
+db, fiber_id = sys.argv[1:]
+none = ["logs", "--start", "2030-01-01T00:00Z"]
+for command in (["fibers"], ["show", fiber_id], ["logs"], ["stats"], none):
+    try:
+        main([*command, "--db", db])
+    except SystemExit as end:
+        assert not end.code
+    print("-----", flush=True)
+"""
+
+
+def test_on_a_terminal_tables_fit_and_sources_have_colours(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    fiber_id = fiber_of_request(run, store, "a1")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL, store, fiber_id], stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    output = b"".join(read_terminal(ours)).decode().replace("\r\n", "\n")
+    os.close(ours)
+    assert process.wait() == 0
+
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", plain)
+    assert max(map(len, plain.splitlines())) <= 80
+    fibers, show, logs, stats, none = (part.strip("\n") for part in plain.split("-----\n")[:-1])
+    lines = fibers.splitlines()
+    begin = lines.index("request  2024-05-01T10:00:00Z     2.00 s      3 logs  closed")
+    assert lines[begin + 1] == f'  {fiber_id}  {{"request":["a1"]}}'
+    assert "request, closed" in show
+    for table in (show, logs):
+        text = "".join(table.split())
+        assert r"[bold]select[/bold]\x1b[31mred\x07" in text
+        assert "[/]:smile:done" in text
+    assert "continued" in logs.split()
+    assert "fiber_memberships" in stats
+    assert none == "no logs"
+    colours = set(re.findall(r"\x1b\[(3\dm)(?:web|db)", output))
+    assert len(colours) == 2
+
+
+ROWS = 25_000
+
+
+def write_many(folder: Path) -> Path:
+    """Write the logs of 2,500 requests, of which 1,000 are under way at any time."""
+    begin = datetime(2024, 5, 1, tzinfo=UTC)
+    with (folder / "web.log").open("w") as file:
+        for number in range(ROWS):
+            time = begin + timedelta(seconds=number // 20)
+            file.write(f"{time:%Y-%m-%dT%H:%M:%SZ} request=r{number // 10_000}x{number % 1_000}\n")
+    (folder / "db.log").write_text("")
+    rules = folder / "rules.toml"
+    rules.write_text(RULES.replace('"60s"', '"2h"').partition("[fibers.client]")[0])
+    return rules
+
+
+def test_ctrl_c_keeps_what_is_stored_and_the_next_run_goes_on(
+    run: Run, tmp_path: Path, db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    rules = write_many(tmp_path)
+    ours, theirs = pty.openpty()
+    process = start("ingest", "--rules", rules, "--db", db_file, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    for chunk in read_terminal(ours):
+        seen += chunk
+        if b"logs/s" in chunk:  # the bar shows a rate once the first batch is stored
+            process.send_signal(signal.SIGINT)
+            break
+    seen += b"".join(read_terminal(ours))
+    os.close(ours)
+    assert process.communicate()[0] == b""
+    assert process.returncode == 130
+    assert b"Traceback" not in seen
+    told = re.search(rb"fiberstore: interrupted; the store holds ([\d,]+) logs, and the same", seen)
+    assert told is not None
+    stored = int(told[1].replace(b",", b""))
+    assert 0 < stored < ROWS
+    assert row_counts(db_file)[0] == stored
+
+    report = run("ingest", "--rules", rules, "--db", db_file, "--json").objects[0]
+    assert (report["logs_read"], report["logs_new"]) == (ROWS, ROWS - stored)
+    whole = tmp_path / "whole.duckdb"
+    run("ingest", "--rules", rules, "--db", whole)
+    assert differences(db_file, whole) == [0, 0, 0]
+
+
+def test_ctrl_c_during_a_query_is_an_interrupt_too(
+    run: Run, rules_file: Path, db_file: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fiberstore.cli.commands.ingest.ingest_files", interrupted)
+    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    assert (result.code, result.out) == (130, "")
+    assert result.err.startswith("fiberstore: interrupted; the store holds 0 logs")
+    monkeypatch.setattr("fiberstore.cli.commands.fibers.print_fibers", interrupted)
+    result = run("fibers", "--db", store)
+    assert (result.code, result.out, result.err) == (130, "", "fiberstore: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.tail", "duckdb"])
+def test_ctrl_c_while_the_program_loads_is_an_interrupt_too(tmp_path: Path, store: Path, module: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-m", "fiberstore", "logs", "--db", store],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (finished.returncode, finished.stdout) == (130, "")
+    assert finished.stderr == "fiberstore: interrupted\n"
+
+
+def differences(one: Path, other: Path) -> list[int]:
+    """For each table, how many rows are in one of the stores only, but for the time they were stored."""
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{one}' AS one (READ_ONLY)")
+        connection.execute(f"ATTACH '{other}' AS other (READ_ONLY)")
+        counts = []
+        for table, columns in (
+            ("raw_logs", "* EXCLUDE (ingestion_time)"),
+            ("fibers", "*"),
+            ("fiber_memberships", "*"),
+        ):
+            a, b = f"SELECT {columns} FROM one.{table}", f"SELECT {columns} FROM other.{table}"
+            row = connection.execute(
+                f"SELECT count(*) FROM (({a} EXCEPT {b}) UNION ALL ({b} EXCEPT {a}))"
+            ).fetchone()
+            assert row is not None
+            counts.append(int(row[0]))
+        return counts
+
+
+# ---------------------------------------------------------------- real log files
+
+
+LOGHUB_RULES = r"""
+[sources.sshd]
+path = "OpenSSH_2k.log"
+timestamp = '^(?P<ts>\w{3} +\d+ \d\d:\d\d:\d\d)'
+format = "%b %d %H:%M:%S"
+timezone = "UTC"
+year = 2024
+
+[sources.hadoop]
+path = "Hadoop_2k.log"
+timestamp = '^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}'
+format = "%Y-%m-%d %H:%M:%S,%f"
+timezone = "UTC"
+
+[fibers.login]
+max_gap = "infinite"
+[[fibers.login.patterns]]
+source = "sshd"
+regex = 'sshd\[(?P<pid>\d+)\]'
+
+[fibers.attempt]
+max_gap = "infinite"
+[[fibers.attempt.patterns]]
+source = "hadoop"
+regex = '(?P<attempt>attempt_\d+_\d+_[mr]_\d+_\d+)'
+"""
+
+
+def grep_unique(pattern: str, name: str) -> int:
+    command = f"grep -oE '{pattern}' '{LOGHUB / name}' | sort -u | wc -l"
+    return int(subprocess.check_output(command, shell=True))  # noqa: S602 - our own text
+
+
+def grep_lines(pattern: str, name: str) -> int:
+    return int(subprocess.check_output(["grep", "-cE", pattern, LOGHUB / name]))
+
+
+@pytest.mark.skipif(not LOGHUB.is_dir(), reason=f"needs the sample log files in {LOGHUB}")
+def test_real_logs_give_the_fibers_that_grep_counts(run: Run, tmp_path: Path, db_file: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text(LOGHUB_RULES)
+    files = [f"sshd={LOGHUB / 'OpenSSH_2k.log'}", f"hadoop={LOGHUB / 'Hadoop_2k.log'}"]
+    assert run("ingest", "--rules", rules, "--db", db_file, *files).code == 0
+
+    pid, attempt = r"sshd\[[0-9]+\]", "attempt_[0-9]+_[0-9]+_[mr]_[0-9]+_[0-9]+"
+    logins = run("fibers", "--db", db_file, "--type", "login", "--limit", "9999", "--json").objects
+    attempts = run("fibers", "--db", db_file, "--type", "attempt", "--limit", "9999", "--json").objects
+    assert len(logins) == grep_unique(pid, "OpenSSH_2k.log") > 500
+    assert len(attempts) == grep_unique(attempt, "Hadoop_2k.log") > 10
+    assert sum(fiber["log_count"] for fiber in logins) == grep_lines(pid, "OpenSSH_2k.log")
+    assert sum(fiber["log_count"] for fiber in attempts) == grep_lines(attempt, "Hadoop_2k.log")
+
+    counts = row_counts(db_file)
+    again = run("ingest", "--rules", rules, "--db", db_file, *files, "--json").objects[0]
+    assert (again["logs_new"], again["fibers_new"], again["memberships_new"]) == (0, 0, 0)
+    assert row_counts(db_file) == counts

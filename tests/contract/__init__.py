@@ -1,0 +1,1 @@
+"""Promises of every storage, face and backend."""

@@ -1,0 +1,295 @@
+"""The contract suite, over every storage there is.
+
+Building a schema takes longer than most of these tests, so the tests of a class share one DuckDB storage,
+which is emptied before each of them.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from fiberstore import AsyncDuckDBStorage, AsyncLifecycleStorage, Base, DuckDBStorage, FiberRecord, Storage
+from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.checks import MAX_CONFIG_VERSION
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
+from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
+from fiberstore.testing.batches import BatchesContract
+from fiberstore.testing.concurrency import together
+from fiberstore.testing.context import ContextContract
+from fiberstore.testing.discovery import DiscoveryContract
+from fiberstore.testing.examples import IN_UTC, LONG_TEXT, all_logs, log
+from fiberstore.testing.histograms import HistogramsContract
+from fiberstore.testing.orders import OrdersContract
+from fiberstore.testing.streams import StreamsContract
+from fiberstore.testing.tails import TailsContract
+from fiberstore.testing.timelines import TimelinesContract
+from tests.support import postgres_server
+from tests.support.oracle import MemoryStorage
+from tests.support.sync_face import SyncFace, running_loop
+
+
+@pytest.fixture(scope="module")
+def memory_store() -> Iterator[DuckDBStorage]:
+    with DuckDBStorage(":memory:") as store:
+        store.init_schema()
+        yield store
+
+
+@pytest.fixture(scope="module")
+def file_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBStorage]:
+    path = tmp_path_factory.mktemp("contract") / "store.duckdb"
+    with DuckDBStorage(path, config_version=TestDuckDBFile.config_version) as store:
+        store.init_schema()
+        yield store
+
+
+@pytest.fixture(scope="module")
+def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
+    with running_loop() as loop:
+        store = AsyncDuckDBStorage(":memory:", config_version=TestAsync.config_version)
+        face = SyncFace.of(store, loop)
+        try:
+            face.init_schema()
+            yield store, face
+        finally:
+            face.run(store.close())
+
+
+@pytest.fixture(scope="module")
+def async_postgres_store(postgres_server_url: URL) -> Iterator[tuple[AsyncPostgresStorage, SyncFace]]:
+    with postgres_server.database(postgres_server_url) as url, running_loop() as loop:
+        store = AsyncPostgresStorage(url, config_version=TestAsyncPostgres.config_version)
+        face = SyncFace.of(store, loop)
+        try:
+            face.init_schema()
+            yield store, face
+        finally:
+            face.run(store.close())
+
+
+@pytest.fixture(scope="module")
+def postgres_store(postgres_server_url: URL) -> Iterator[PostgresStorage]:
+    with (
+        postgres_server.database(postgres_server_url) as url,
+        PostgresStorage(url, config_version=TestPostgres.config_version) as store,
+    ):
+        store.init_schema()
+        yield store
+
+
+def _empty(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            connection.execute(sa.delete(table))
+
+
+@pytest.fixture(scope="module")
+def other_store() -> Iterator[DuckDBStorage]:
+    with DuckDBStorage(":memory:") as store:
+        store.init_schema()
+        yield store
+
+
+class TestMemory(StorageContract, QueryContract, LifecycleContract):
+    config_version = 7
+
+    @pytest.fixture
+    def storage(self) -> LifecycleStorage:
+        return MemoryStorage(config_version=self.config_version)
+
+    @pytest.fixture
+    def other(self) -> LifecycleStorage:
+        return MemoryStorage()
+
+
+class TestAsyncMemory(StorageContract, QueryContract, LifecycleContract):
+    """The async face of a storage that knows nothing of it: every method, with every argument."""
+
+    config_version = TestMemory.config_version
+
+    @pytest.fixture
+    def storage(self) -> Iterator[LifecycleStorage]:
+        with running_loop() as loop:
+            store = AsyncLifecycleStorage(MemoryStorage(config_version=self.config_version), threads=8)
+            face = SyncFace.of(store, loop)
+            yield face
+            face.run(store.close())
+
+    @pytest.fixture
+    def other(self) -> LifecycleStorage:
+        return MemoryStorage()
+
+
+class _DuckDB:
+    @pytest.fixture
+    def storage(self, memory_store: DuckDBStorage) -> LifecycleStorage:
+        _empty(memory_store.engine)
+        return memory_store
+
+    @pytest.fixture
+    def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
+        _empty(other_store.engine)
+        return other_store
+
+    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
+        assert isinstance(storage, DuckDBStorage)
+        with storage.transaction() as transaction:
+            transaction.fibers.write_many(fibers)
+
+
+class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContract):
+    pass
+
+
+class _DuckDBFile(_DuckDB):
+    config_version = MAX_CONFIG_VERSION - 1
+
+    @pytest.fixture
+    def storage(self, file_store: DuckDBStorage) -> LifecycleStorage:
+        _empty(file_store.engine)
+        return file_store
+
+
+class TestDuckDBFile(_DuckDBFile, StorageContract):
+    pass
+
+
+@pytest.mark.slow
+class TestMoreOfDuckDBFile(_DuckDBFile, ContextContract, TailsContract, StreamsContract, LifecycleContract):
+    """What a file may change: writing, commits beside one another, and what is read while they come.
+
+    Other queries are the same SQL on the same engine, wherever the rows lie.
+    """
+
+
+class TestPostgres(StorageContract, QueryContract, LifecycleContract):
+    config_version = MAX_CONFIG_VERSION - 1
+    longest_name = LONG_TEXT[:2_000]
+    keeps_negative_zero = False
+
+    @pytest.fixture
+    def storage(self, postgres_store: PostgresStorage) -> LifecycleStorage:
+        _empty(postgres_store.engine)
+        return postgres_store
+
+    @pytest.fixture
+    def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
+        _empty(other_store.engine)
+        return other_store
+
+    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
+        assert isinstance(storage, PostgresStorage)
+        with storage.transaction() as transaction:
+            transaction.fibers.write_many(fibers)
+
+    def test_databases_order_text_as_people_do(self, postgres_store: PostgresStorage) -> None:
+        with postgres_store.engine.connect() as connection:
+            by_locale = connection.scalar(sa.text("SELECT 'a' < 'Z'"))
+        if not by_locale and "CI" not in os.environ:
+            pytest.skip("no en_US.UTF-8 (Debian's package locales) and no ICU here")
+        assert by_locale
+
+
+class _Async:
+    config_version = 2**63
+
+    @pytest.fixture
+    def storage(self, async_store: tuple[AsyncDuckDBStorage, SyncFace]) -> LifecycleStorage:
+        store, face = async_store
+        _empty(store.engine)
+        return face
+
+    @pytest.fixture
+    def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
+        _empty(other_store.engine)
+        return other_store
+
+    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
+        assert isinstance(storage, SyncFace)
+        store = storage.wrapped
+        assert isinstance(store, AsyncSqlStorage)
+
+        async def write() -> None:
+            async with store.transaction() as transaction:
+                await transaction.fibers.write_many(fibers)
+
+        storage.run(write())
+
+
+class TestAsync(_Async, StorageContract):
+    pass
+
+
+class TestAsyncPostgres(_Async, StorageContract):
+    longest_name = TestPostgres.longest_name
+    keeps_negative_zero = TestPostgres.keeps_negative_zero
+
+    @pytest.fixture
+    def storage(self, async_postgres_store: tuple[AsyncPostgresStorage, SyncFace]) -> LifecycleStorage:
+        store, face = async_postgres_store
+        _empty(store.engine)
+        return face
+
+
+@pytest.mark.slow
+@pytest.mark.long
+class TestMoreOfAsync(
+    _Async,
+    OrdersContract,
+    BatchesContract,
+    DiscoveryContract,
+    HistogramsContract,
+    ContextContract,
+    TailsContract,
+    StreamsContract,
+    TimelinesContract,
+    LifecycleContract,
+):
+    """What the async face may change: every method, with every argument, and what it gives piece by piece.
+
+    It hands on conditions and cursors as they are, which ``test_aio_queries.py`` sees.
+    """
+
+
+@pytest.mark.parametrize("target", [":memory:", "a file"])
+def test_schema_may_be_built_first_by_many_threads_at_once(target: str, db_file: Path) -> None:
+    with DuckDBStorage(target if target == ":memory:" else db_file) as store:
+
+        def build_and_write(number: int) -> int:
+            store.init_schema()
+            return store.write_logs([log(number), log(99)])
+
+        counts = together([partial(build_and_write, number) for number in range(8)])
+        assert sum(counts) == 9
+        assert [row.log_id.int for row in all_logs(store)] == [*range(8), 99]
+
+
+ABROAD = """
+import sys
+import duckdb
+from fiberstore import DuckDBStorage
+from fiberstore.testing.examples import INSTANTS, IN_UTC, all_logs, log
+
+assert duckdb.sql("SELECT current_setting('TimeZone')").fetchall() == [("America/New_York",)]
+with DuckDBStorage(sys.argv[1]) as store:
+    store.init_schema()
+    store.write_logs([log(number, when) for number, when in enumerate(INSTANTS.values())])
+    assert [row.timestamp for row in all_logs(store)] == sorted(IN_UTC.values())
+"""
+
+
+def test_time_zone_of_the_machine_does_not_matter_to_duckdb(db_file: Path) -> None:
+    # DuckDB asks for the machine's zone once in a process, so this takes another process.
+    subprocess.run(
+        [sys.executable, "-c", ABROAD, db_file], env={**os.environ, "TZ": "America/New_York"}, check=True
+    )
+    with DuckDBStorage(db_file) as store:
+        assert [row.timestamp for row in all_logs(store)] == sorted(IN_UTC.values())

@@ -1,0 +1,127 @@
+"""Iterators that need not fit in memory: read while they are written, stored whole or not at all."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from operator import length_hint
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+import fiberstore.repositories.storage
+from fiberstore import ConflictError, FiberMembership, LogRecord, LogRepository, PostgresStorage
+from fiberstore.repositories.storage import SqlStorage
+from tests.support.factories import NOON, some_logs
+
+BATCH_ROWS = 4
+ALL_DAY = (NOON, NOON + timedelta(days=1))
+
+
+@pytest.fixture
+def storage(any_storage: SqlStorage) -> SqlStorage:
+    return any_storage
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fiberstore.repositories.storage, "BATCH_ROWS", BATCH_ROWS)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9, 23])
+def test_an_iterator_is_stored_to_its_end(storage: SqlStorage, count: int) -> None:
+    logs = some_logs(count)
+    assert storage.write_logs(iter(logs)) == count
+    assert [log.log_id for log in storage.query_logs_by_time(*ALL_DAY)] == [log.log_id for log in logs]
+    memberships = [FiberMembership(log_id=log.log_id, fiber_id=log.log_id, config_version=1) for log in logs]
+    assert storage.write_memberships(iter(memberships)) == count
+    assert [storage.get_log_fibers(log.log_id) for log in logs] == [[log.log_id] for log in logs]
+
+
+def test_known_logs_of_an_iterator_are_no_op_wherever_they_come_again(storage: SqlStorage) -> None:
+    logs = some_logs(11)
+    storage.write_logs(logs[6:7])
+    again = [log.model_copy(update={"raw_text": "again"}) for log in logs]
+    assert storage.write_logs(iter([*logs, *again])) == 10
+    assert [log.raw_text for log in storage.query_logs_by_time(*ALL_DAY)] == [log.raw_text for log in logs]
+
+
+def test_an_iterator_that_fails_stores_nothing(storage: SqlStorage) -> None:
+    def failing() -> Iterator[LogRecord]:
+        yield from some_logs(2 * BATCH_ROWS + 1)
+        raise KeyError("the source")
+
+    with pytest.raises(KeyError, match="the source"):
+        storage.write_logs(failing())
+    assert storage.query_logs_by_time(*ALL_DAY) == []
+    assert storage.write_logs(some_logs(1)) == 1
+
+
+def test_a_bad_record_late_in_an_iterator_leaves_nothing_behind(storage: SqlStorage) -> None:
+    logs: list[LogRecord] = some_logs(2 * BATCH_ROWS + 1)
+    logs[-1] = "not a record"  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="must be a LogRecord"):
+        storage.write_logs(iter(logs))
+    assert storage.query_logs_by_time(*ALL_DAY) == []
+
+
+def test_an_iterator_is_read_while_it_is_written_and_seen_only_when_it_ends(
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs, seen = some_logs(3 * BATCH_ROWS), []
+    iterator = iter(logs)
+    write = LogRepository.write
+
+    def watched(self: LogRepository, rows: list[LogRecord]) -> int:
+        left = length_hint(iterator)
+        seen.append((left, len(storage.query_logs_by_time(*ALL_DAY))))
+        return write(self, rows)
+
+    monkeypatch.setattr(LogRepository, "write", watched)
+    assert storage.write_logs(iterator) == len(logs)
+    assert seen == [(2 * BATCH_ROWS, 0), (BATCH_ROWS, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("position", [BATCH_ROWS // 2, 2 * BATCH_ROWS + 1])
+def test_errors_of_the_application_pass_through_a_write(storage: SqlStorage, position: int) -> None:
+    def failing() -> Iterator[LogRecord]:
+        yield from some_logs(position)
+        raise OperationalError("of another database", None, ValueError("its own"))
+
+    with pytest.raises(OperationalError, match="of another database"):
+        storage.write_logs(failing())
+    assert storage.query_logs_by_time(*ALL_DAY) == []
+
+
+def test_an_iterator_meets_the_same_new_log_of_another(storage: SqlStorage) -> None:
+    logs = some_logs(3 * BATCH_ROWS)
+
+    def crossed() -> Iterator[LogRecord]:
+        yield from logs[:BATCH_ROWS]
+        yield logs[BATCH_ROWS]
+        assert storage.write_logs(logs[-1:]) == 1
+        yield from logs[BATCH_ROWS + 1 :]
+
+    if isinstance(storage, PostgresStorage):  # which passes over it
+        assert storage.write_logs(crossed()) == len(logs) - 1
+    else:
+        with pytest.raises(ConflictError):
+            storage.write_logs(crossed())
+        assert [log.log_id for log in storage.query_logs_by_time(*ALL_DAY)] == [logs[-1].log_id]
+        assert storage.write_logs(iter(logs)) == len(logs) - 1
+    assert len(storage.query_logs_by_time(*ALL_DAY)) == len(logs)
+
+
+def test_a_collection_of_any_length_is_tried_again_after_a_conflict(
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = some_logs(3 * BATCH_ROWS)
+    write, calls = LogRepository.write, []
+
+    def contended(self: LogRepository, rows: list[LogRecord]) -> int:
+        calls.append(len(rows))
+        if len(calls) == 1:
+            raise ConflictError("another was first")
+        return write(self, rows)
+
+    monkeypatch.setattr(LogRepository, "write", contended)
+    assert storage.write_logs(logs) == len(logs)
+    assert calls == [len(logs)] * 2

@@ -1,0 +1,248 @@
+"""The trait itself: two faces with one signature, documented, in a package whose imports point one way."""
+
+import asyncio
+import inspect
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import get_origin
+
+import pytest
+
+import fiberstore
+from fiberstore import (
+    AsyncDuckDBStorage,
+    AsyncLifecycleStorage,
+    AsyncPostgresStorage,
+    AsyncQueryStorage,
+    AsyncSqlStorage,
+    AsyncStorage,
+    DuckDBStorage,
+    PostgresStorage,
+)
+from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
+from fiberstore.aio.storage import (
+    AsyncCheckpoints,
+    AsyncFiberRepository,
+    AsyncLogRepository,
+    AsyncMembershipRepository,
+    AsyncVersions,
+)
+from fiberstore.contract.lifecycle import Checkpoints, LifecycleStorage, Versions
+from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
+from fiberstore.contract.storage import Storage
+from fiberstore.repositories.checkpoints import CheckpointRepository, SqlCheckpoints
+from fiberstore.repositories.fiber_queries import SqlFibers
+from fiberstore.repositories.log_queries import SqlLogs
+from fiberstore.repositories.membership_queries import SqlMemberships
+from fiberstore.repositories.versions import SqlVersions, VersionRepository
+from tests.support.oracle import MemoryStorage
+from tests.support.oracle_lifecycle import MemoryCheckpoints, MemoryVersions
+
+METHODS = {
+    "init_schema": "()",
+    "write_logs": "(logs)",
+    "get_log": "(log_id)",
+    "query_logs_by_time": "(start, end, limit=1000, offset=0, *, after=None)",
+    "write_fiber": "(fiber)",
+    "update_fiber": "(fiber)",
+    "get_fiber": "(fiber_id)",
+    "query_fibers_by_type": "(fiber_type, limit=1000, offset=0, *, after=None)",
+    "write_memberships": "(memberships)",
+    "get_log_fibers": "(log_id)",
+    "get_fiber_logs": "(fiber_id, limit=1000, offset=0, *, after=None)",
+}
+
+
+def test_trait_has_the_eleven_methods_and_no_other() -> None:
+    methods = {name: getattr(Storage, name) for name in _public(Storage)}
+    assert {name: _without_types(method) for name, method in methods.items()} == METHODS
+    assert Storage.__abstractmethods__ == set(METHODS)
+
+
+def _public(contract: type) -> list[str]:
+    return [name for name in sorted(dir(contract)) if not name.startswith("_")]
+
+
+def _methods(contract: type) -> list[str]:
+    return [name for name in _public(contract) if inspect.isfunction(getattr(contract, name))]
+
+
+def _pairs(classes: dict[type, tuple[type, ...]]) -> pytest.MarkDecorator:
+    pairs = [
+        pytest.param(contract, cls, name, id=f"{cls.__name__}.{name}")
+        for contract, implementations in classes.items()
+        for cls in implementations
+        for name in _methods(contract)
+    ]
+    return pytest.mark.parametrize(("contract", "cls", "name"), pairs)
+
+
+IMPLEMENTATIONS: dict[type, tuple[type, ...]] = {
+    Logs: (SqlLogs,),
+    Fibers: (SqlFibers,),
+    Memberships: (SqlMemberships,),
+    Checkpoints: (SqlCheckpoints, CheckpointRepository, MemoryCheckpoints),
+    Versions: (SqlVersions, VersionRepository, MemoryVersions),
+    LifecycleStorage: (DuckDBStorage, PostgresStorage, MemoryStorage),
+}
+
+
+@_pairs(IMPLEMENTATIONS)
+def test_implementations_have_the_signatures_of_the_contract(contract: type, cls: type, name: str) -> None:
+    method, expected = getattr(cls, name), getattr(contract, name)
+    assert _without_types(method) == _without_types(expected)
+    assert inspect.getdoc(method) == inspect.getdoc(expected)
+    if name not in {"tail", "to_arrow"}:  # of which the types are closer, or not there at run time
+        assert inspect.signature(method, eval_str=True) == inspect.signature(expected, eval_str=True)
+
+
+FACES: dict[type, tuple[type, ...]] = {
+    Logs: (AsyncLogs, AsyncLogRepository),
+    Fibers: (AsyncFibers, AsyncFiberRepository),
+    Memberships: (AsyncMemberships, AsyncMembershipRepository),
+    Checkpoints: (AsyncCheckpoints,),
+    Versions: (AsyncVersions,),
+    Storage: (AsyncStorage,),
+    QueryStorage: (AsyncQueryStorage,),
+    LifecycleStorage: (AsyncLifecycleStorage, AsyncDuckDBStorage, AsyncPostgresStorage),
+}
+RETURNS_A_QUERY = {"where", "order_by"}
+STREAMS = {"iter_records", "to_arrow"}
+
+
+@_pairs(FACES)
+def test_faces_have_the_signatures_and_words_of_the_contract(contract: type, cls: type, name: str) -> None:
+    method, expected = getattr(cls, name), getattr(contract, name)
+    evaluates = name != "to_arrow"  # pyarrow is not there for it
+    found, wanted = (inspect.signature(each, eval_str=evaluates) for each in (method, expected))
+    assert found.parameters == wanted.parameters
+    if name not in STREAMS | {"tail"}:
+        assert found.return_annotation == wanted.return_annotation
+    assert inspect.iscoroutinefunction(method) == (name not in RETURNS_A_QUERY | STREAMS)
+    assert method.__name__ == name
+    assert method.__qualname__ in {f"{owner.__name__}.{name}" for owner in cls.__mro__}
+    assert name == "to_arrow" or inspect.getdoc(method) == inspect.getdoc(expected)
+
+
+@pytest.mark.parametrize("contract", FACES)
+def test_faces_have_no_method_more_than_the_contract(contract: type) -> None:
+    (face, *_) = FACES[contract]
+    assert set(_public(face)) - set(_public(contract)) <= {"close"}
+    assert getattr(face, "c", None) is getattr(contract, "c", None)
+
+
+@pytest.mark.parametrize("name", ["logs", "fibers", "memberships", "checkpoints", "versions"])
+def test_faces_have_the_properties_of_the_contract(name: str) -> None:
+    face, contract = getattr(AsyncLifecycleStorage, name), getattr(LifecycleStorage, name)
+    assert face.__doc__ == contract.__doc__
+    returned = inspect.signature(contract.fget).return_annotation
+    assert inspect.signature(face.fget).return_annotation is FACES[returned][0]
+
+
+@pytest.mark.parametrize(
+    ("contract", "name", "parameter"),
+    [
+        pytest.param(contract, name, parameter.name, id=f"{contract.__name__}.{name}-{parameter.name}")
+        for contract in (Logs, Fibers, LifecycleStorage)
+        for name in _methods(contract)
+        for parameter in inspect.signature(getattr(contract, name)).parameters.values()
+        if get_origin(parameter.annotation) is Iterable
+    ],
+)
+def test_an_iterable_is_read_in_the_task_of_the_caller(contract: type, name: str, parameter: str) -> None:
+    threads = []
+
+    def items() -> Iterator[object]:
+        threads.append(threading.current_thread())
+        yield from ()
+
+    async def call() -> None:
+        storage = AsyncLifecycleStorage(MemoryStorage(), threads=1)
+        owners: dict[type, object] = {Logs: storage.logs, Fibers: storage.fibers, LifecycleStorage: storage}
+        await getattr(owners[contract], name)(**{parameter: items()})
+        await storage.close()
+
+    asyncio.run(call())
+    assert threads == [threading.main_thread()]
+
+
+def test_a_face_is_of_a_storage_of_its_contract() -> None:
+    async def wrap() -> None:
+        with pytest.raises(TypeError, match="expected a LifecycleStorage, got 'store'"):
+            AsyncLifecycleStorage("store", threads=1)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="threads must be at least 1"):
+            AsyncLifecycleStorage(MemoryStorage(), threads=0)
+
+    asyncio.run(wrap())
+    assert issubclass(AsyncDuckDBStorage, AsyncSqlStorage)
+    assert issubclass(AsyncSqlStorage, AsyncLifecycleStorage)
+    assert issubclass(AsyncLifecycleStorage, AsyncQueryStorage)
+    assert issubclass(AsyncQueryStorage, AsyncStorage)
+
+
+def test_the_stubs_are_up_to_date() -> None:
+    program = Path(__file__).parents[1] / "tools" / "write_aio_stub.py"
+    found = subprocess.run([sys.executable, program, "--check"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_everything_public_has_a_docstring() -> None:
+    undocumented = []
+    for name in fiberstore.__all__:
+        thing = getattr(fiberstore, name)
+        undocumented += [] if thing.__doc__ else [name]
+        if not inspect.isclass(thing):
+            continue
+        for owner in thing.__mro__:
+            if owner.__module__.startswith("fiberstore"):
+                undocumented += [
+                    f"{name}.{member}"
+                    for member, value in vars(owner).items()
+                    if (inspect.isroutine(value) or isinstance(value, property))
+                    and not member.startswith("_")
+                    and not inspect.getdoc(getattr(thing, member))  # the trait's words count for its methods
+                ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("name", fiberstore.__all__)
+def test_every_public_name_is_the_one_that_is_defined(name: str) -> None:
+    thing = getattr(fiberstore, name)
+    assert thing is getattr(sys.modules[thing.__module__], name)
+    assert name in dir(fiberstore)
+
+
+def test_a_name_that_is_not_public_is_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'import_modul'"):
+        fiberstore.import_modul  # type: ignore[attr-defined]  # noqa: B018
+
+
+HEAVY = ("alembic", "duckdb", "pyarrow", "rich", "sqlalchemy", "typer")
+
+
+@pytest.mark.parametrize(
+    ("statement", "needed"),
+    [
+        ("import fiberstore", set()),
+        ("from fiberstore import FiberRecord, LogRecord, StorageError, stable_log_id", set()),
+        ("import fiberstore; fiberstore.errors.StorageError", set()),
+        ("from fiberstore import DuckDBStorage", {"duckdb", "sqlalchemy"}),
+    ],
+)
+def test_an_import_loads_what_it_needs_and_no_more(statement: str, needed: set[str]) -> None:
+    program = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(found.stdout.split()) == needed
+
+
+def _without_types(method: object) -> str:
+    signature = inspect.signature(method)  # type: ignore[arg-type]
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    return str(inspect.Signature(parameters)).replace(" = ", "=")

@@ -1,0 +1,599 @@
+"""``compact()``: the file is written anew, nothing deleted is left in it, and who calls only waits."""
+
+import asyncio
+import errno
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import sqlalchemy as sa
+
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Logs
+from fiberstore.atomic_files import hidden_folder, leftovers
+from fiberstore.contract.lifecycle import Compacted
+from fiberstore.doctor import examine
+from fiberstore.duckdb import change_lock, compact
+from fiberstore.duckdb.backup import write_backup
+from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.dialect import _CONFIG
+from fiberstore.duckdb.fork_guard import opened
+from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
+from tests.support.command_line import runner
+
+SECRET = "hunter2-correct-horse-battery-staple"  # noqa: S105
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "BUSY_TIMEOUT_S", 0.2)
+
+
+@pytest.fixture
+def plain(db_file: Path) -> Iterator[DuckDBStorage]:
+    """A storage whose texts stand in the file as they are."""
+    with DuckDBStorage(f"duckdb:///{db_file}?force_compression=uncompressed") as storage:
+        storage.init_schema()
+        yield storage
+
+
+def files_with(text: str, folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if text.encode() in path.read_bytes())
+
+
+def checkpoint(storage: DuckDBStorage) -> None:
+    with storage.engine.connect() as connection:
+        connection.exec_driver_sql("CHECKPOINT")
+
+
+def test_what_was_redacted_and_deleted_is_in_no_file_afterwards(plain: DuckDBStorage, db_file: Path) -> None:
+    plain.write_logs([log(n, text=f"{n} password={SECRET}") for n in range(3_000)])
+    plain.write_logs([log(9_000 + n, text=f"gone {SECRET[::-1]} {n}") for n in range(500)])
+    checkpoint(plain)
+    plain.logs.redact("password=[^ ]+", "password=***")
+    plain.logs.where(Logs.c.raw_text.startswith("gone")).delete()
+    checkpoint(plain)
+    plain.close()
+    # In the same process a look at the file would drop DuckDB's lock on it.
+    assert files_with(SECRET, db_file.parent) == [db_file.name]
+    assert files_with(SECRET[::-1], db_file.parent) == [db_file.name]
+    with DuckDBStorage(f"duckdb:///{db_file}?force_compression=uncompressed") as storage:
+        storage.compact()
+        assert storage.logs.count() == 3_000
+    assert files_with("password=***", db_file.parent) == [db_file.name]
+    assert files_with(SECRET, db_file.parent) == []
+    assert files_with(SECRET[::-1], db_file.parent) == []
+    assert [*db_file.parent.iterdir()] == [db_file]
+
+
+def test_a_secret_that_is_only_in_the_write_ahead_log_is_gone_too(
+    plain: DuckDBStorage, db_file: Path
+) -> None:
+    plain.write_logs([log(1, text=SECRET)])
+    plain.logs.redact(SECRET, "***")
+    plain.compact()
+    plain.write_logs([log(2)])
+    plain.close()
+    assert files_with(SECRET, db_file.parent) == []
+
+
+def test_the_file_is_smaller_and_holds_the_same(storage: DuckDBStorage, db_file: Path) -> None:
+    storage.write_logs([log(n, n, text=f"{uid(n)} " * 8) for n in range(30_000)])
+    storage.write_fibers([fiber(n, last=at(30_000)) for n in range(100)])
+    storage.write_memberships([member(n, n % 100) for n in range(30_000)])
+    checkpoint(storage)
+    storage.prune(logs=Logs.c.timestamp < at(1))
+    storage.logs.where(Logs.c.timestamp < at(25_000)).delete()
+    before = all_logs(storage), storage.fibers.page().items
+    size = storage.prune(logs=Logs.c.timestamp < at(0)).file_bytes
+    done = storage.compact()
+    assert done.bytes_before >= size
+    assert done.bytes_after == db_file.stat().st_size < size / 2
+    assert (all_logs(storage), storage.fibers.page().items) == before
+    assert [finding for finding in examine(storage) if finding.is_problem] == []
+    storage.write_logs([log(40_000)])
+    assert storage.logs.count() == 5_001
+    assert storage.stats().calls["compact"].calls == 1
+
+
+def test_what_is_written_afterwards_is_there_when_it_is_opened_again(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+        storage.compact()
+        storage.write_logs([log(2)])
+        storage.compact()
+        storage.write_logs([log(3)])
+    with DuckDBStorage(db_file) as storage:
+        assert [found.log_id for found in all_logs(storage)] == [uid(1), uid(2), uid(3)]
+
+
+def test_pages_and_tails_go_on(storage: DuckDBStorage) -> None:
+    storage.write_logs([log(n) for n in range(10)])
+    page = storage.logs.page(4)
+    tail = storage.logs.tail("", timeout_s=0)
+    assert len(list(tail)) == 10
+    storage.logs.where(Logs.c.log_id == uid(2)).delete()
+    storage.compact()
+    storage.write_logs([log(20)])
+    assert page.next is not None
+    rest = storage.logs.page(100, page.next)
+    assert [found.log_id.int for found in rest.items] == [4, 5, 6, 7, 8, 9, 20]
+    assert [found.log_id for found in storage.logs.tail(tail.position, timeout_s=0)] == [uid(20)]
+
+
+def test_calls_of_other_threads_wait_and_get_their_answers(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs([log(n) for n in range(1_000)])
+    monkeypatch.setattr(change_lock, "LOCK_TIMEOUT_S", 2.0)  # they do not even begin to wait for it
+    begun, errors, found = threading.Event(), [], []
+
+    def call(number: int) -> None:
+        begun.wait()
+        try:
+            with storage.transaction() as transaction:
+                transaction.fibers.write(fiber(number))
+            storage.write_logs([log(2_000 + number)])
+            found.append(storage.get_log(uid(number)))
+        except Exception as error:  # noqa: BLE001  # the test tells of it
+            errors.append(error)
+
+    # More than the pool has connections.
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+
+    def copy_slowly(connection: Connection, target: Path) -> None:
+        begun.set()
+        for thread in threads:
+            thread.join(0.15)
+        assert found == []
+        assert errors == []
+        write_backup(connection, target)
+
+    monkeypatch.setattr(compact, "write_backup", copy_slowly)
+    storage.compact()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(one.log_id.int for one in found if one) == list(range(20))
+    assert storage.logs.count() == 1_020
+    assert storage.fibers.count() == 20
+
+
+def test_engines_of_this_process_wait_too(storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_logs([log(1)])
+    counts: list[int] = []
+
+    def count() -> None:
+        with DuckDBStorage(str(storage.engine.url.database)) as other:
+            counts.append(other.logs.count())
+            other.write_logs([log(2)])
+
+    thread = threading.Thread(target=count)
+
+    def copy(connection: Connection, target: Path) -> None:
+        thread.start()
+        thread.join(0.1)
+        assert counts == []
+        write_backup(connection, target)
+
+    monkeypatch.setattr(compact, "write_backup", copy)
+    storage.compact()
+    thread.join()
+    assert counts == [1]
+    assert storage.logs.count() == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_it_is_refused_while_something_else_uses_the_file(storage: DuckDBStorage) -> None:
+    storage.write_logs([log(n) for n in range(3)])
+    with storage.transaction(), pytest.raises(DatabaseError, match="transaction\\(\\) of this storage"):
+        storage.compact()
+    stream = storage.logs.iter_records()
+    next(stream)
+    with pytest.raises(DatabaseError, match="a stream"):
+        storage.compact()
+    assert len(list(stream)) == 2
+    with storage.session() as session:
+        session.execute(sa.text("SELECT 1"))
+        with pytest.raises(DatabaseError, match="a session or a connection of this storage's engine"):
+            storage.compact()
+    with (
+        DuckDBStorage(str(storage.engine.url.database)) as other,
+        pytest.raises(DatabaseError, match="another storage"),
+    ):
+        assert other.logs.count() == 3
+        storage.compact()
+    assert storage.logs.count() == 3
+    assert storage.compact().bytes_after > 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_refused_compaction_keeps_the_lock(storage: DuckDBStorage, db_file: Path) -> None:
+    with DuckDBStorage(db_file) as other:
+        assert other.stats().calls == {}
+        with pytest.raises(DatabaseError, match="another storage"):
+            storage.compact()
+    assert run_other(db_file, "0") == "locked"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_connection_of_duckdbs_own_is_noticed(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        raw = duckdb.connect(db_file, config={**_CONFIG, "checkpoint_threshold": f"{2**27}B"})
+        with pytest.raises(DatabaseError, match="of this process has it open"):
+            storage.compact()
+        storage.write_logs([log(1)])
+        raw.close()
+        storage.compact()
+        assert storage.logs.count() == 1
+
+
+def test_a_connection_of_duckdbs_own_that_comes_meanwhile_is_noticed(
+    db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[duckdb.DuckDBPyConnection] = []
+
+    def open_by_itself(*_files: Path) -> None:
+        opened.append(duckdb.connect(db_file, config={**_CONFIG, "checkpoint_threshold": f"{2**27}B"}))
+
+    monkeypatch.setattr(compact, "_keep_owner", open_by_itself)
+    storage = DuckDBStorage(db_file)
+    storage.init_schema()
+    with pytest.raises(DatabaseError, match="this process has to end"):
+        storage.compact()
+    with pytest.raises(DatabaseError, match="this process has to end"):
+        storage.write_logs([log(1)])
+    opened[0].close()
+    storage.close()
+    with DuckDBStorage(db_file) as storage:
+        assert storage.logs.count() == 0
+
+
+class Steps:
+    """Counts the steps that a compaction asks the system or DuckDB for, and does something before one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, action: Callable[[], None]) -> None:
+        self.seen, self._at, self._action = 0, at, action
+        for owner, name in (
+            (os, "link"), (os, "fsync"), (Path, "replace"), (Path, "rename"), (Path, "chmod"),
+            (Path, "mkdir"), (compact, "write_backup"), (compact, "refuse_logs"), (compact, "_keep_owner"),
+        ):  # fmt: skip
+            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
+        sibling = Connection.sibling
+        monkeypatch.setattr(Connection, "sibling", lambda connection: Sibling(sibling(connection), self))
+
+    def step(self) -> None:
+        self.seen += 1
+        if self.seen == self._at:
+            self._action()
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: object, **named: object) -> object:
+            self.step()
+            return call(*arguments, **named)
+
+        return counted
+
+
+class Sibling:
+    """A connection of DuckDB's own; each statement but the last is a step."""
+
+    def __init__(self, raw: duckdb.DuckDBPyConnection, steps: Steps) -> None:
+        self._raw, self._steps = raw, steps
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._raw, name)
+
+    def execute(self, sql: str, *values: object) -> duckdb.DuckDBPyConnection:
+        if not sql.startswith("DETACH"):
+            self._steps.step()
+        return self._raw.execute(sql, *values)
+
+
+def fail() -> None:
+    raise OSError(errno.EPERM, "not permitted")
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [(fail, DatabaseError), pytest.param(press_ctrl_c, KeyboardInterrupt, marks=pytest.mark.slow)],
+)
+def test_a_compaction_that_ends_at_any_step_leaves_a_store_that_goes_on(
+    db_file: Path, action: Callable[[], None], expected: type[BaseException]
+) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(n) for n in range(100)])
+        for at in itertools.count(1):
+            with pytest.MonkeyPatch.context() as patched:
+                steps = Steps(patched, at, action)
+                try:
+                    storage.compact()
+                except (DatabaseError, OSError, KeyboardInterrupt) as error:
+                    assert isinstance(error, expected), at  # noqa: PT017  # it ends without one in the end
+            if steps.seen < at:
+                break
+            assert storage.logs.count() == 100, at
+            assert [path.name for path in db_file.parent.glob(".*")] == [], at
+            storage.backup(copy := db_file.with_name("copy.duckdb"))
+            assert count_alone(copy) == 100, at
+            copy.unlink()
+        assert at > 20
+        storage.write_logs([log(1_000)])
+        storage.compact()
+    assert count_alone(db_file) == 101
+
+
+def count_alone(path: Path) -> int:
+    with duckdb.connect(path, read_only=True) as raw:
+        ((count,),) = raw.execute("SELECT count(*) FROM raw_logs").fetchall()
+    return int(count)
+
+
+def test_the_old_file_is_no_database_once_its_lock_is_free(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has opened it before the rename, and gets the lock only now, must not use it."""
+    storage.write_logs([log(1)])
+    take_again, said = compact._take_again, list[str]()
+
+    def take_later(engine: sa.Engine, path: Path, old: Path) -> None:
+        with pytest.raises(duckdb.Error) as caught:
+            duckdb.connect(old)
+        said.append(str(caught.value))
+        take_again(engine, path, old)
+
+    monkeypatch.setattr(compact, "_take_again", take_later)
+    storage.compact()
+    assert "not a valid DuckDB database file" in said[0]
+
+
+def test_the_old_file_is_kept_if_the_new_one_does_not_open(
+    storage: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs([log(n) for n in range(100)])
+    take_again = compact._take_again
+
+    def take_damaged(engine: sa.Engine, path: Path, old: Path) -> None:
+        os.truncate(path, 5_000)
+        take_again(engine, path, old)
+
+    monkeypatch.setattr(compact, "_take_again", take_damaged)
+    with pytest.raises(DatabaseError, match=r"kept as .*store.duckdb.before-compact-"):
+        storage.compact()
+    (kept,) = db_file.parent.glob("store.duckdb.before-compact-*")
+    assert count_alone(kept) == 100
+
+
+INTERRUPTED_FOR_EVER = """
+import sys, fiberstore
+storage = fiberstore.DuckDBStorage(sys.argv[1])
+print("begun", flush=True)
+while True:
+    try:
+        storage.compact()
+        storage.backup(sys.argv[1] + ".copy")
+        with fiberstore.DuckDBStorage(sys.argv[1] + ".copy", read_only=True) as copy:
+            assert copy.logs.count() == 2_000
+        __import__("os").unlink(sys.argv[1] + ".copy")
+    except KeyboardInterrupt:
+        __import__("pathlib").Path(sys.argv[1] + ".copy").unlink(missing_ok=True)
+        print(storage.logs.count(), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_random_moments_empties_no_store(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(n) for n in range(2_000)])
+    command = [sys.executable, "-c", INTERRUPTED_FOR_EVER, str(db_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        for _ in range(100):
+            time.sleep(random.uniform(0, 0.2))
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "2000\n"
+        process.kill()
+    assert count_alone(db_file) == 2_000
+
+
+KILLED = """
+import os, signal, sys
+from fiberstore import DuckDBStorage
+from fiberstore.duckdb import compact
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+compact._keep_owner = die
+DuckDBStorage(sys.argv[1]).compact()
+"""
+
+
+def test_what_a_kill_leaves_is_named_and_removed_and_what_lives_stays(
+    db_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+    subprocess.run([sys.executable, "-c", KILLED, str(db_file)], check=False)
+    with hidden_folder(db_file.parent) as living:
+        assert leftovers(db_file.parent) == []  # making a new one has removed what was dead
+        subprocess.run([sys.executable, "-c", KILLED, str(db_file)], check=False)
+        (dead,) = set(db_file.parent.glob(".*")) - {living}
+        assert dead.stat().st_mode & 0o777 == 0o700
+        run = runner(capsys)
+        result = run("doctor", "--db", db_file)
+        assert (result.code, str(dead) in result.out, str(living) in result.out) == (0, True, False)
+        with DuckDBStorage(db_file, read_only=True):
+            assert dead.exists()
+        result = run("redact", "nothing", "--db", db_file)
+        assert not dead.exists()
+        assert f"{living} may hold the old text" in result.err
+        (living / "mine").touch()
+    assert [path.name for path in db_file.parent.iterdir()] == ["store.duckdb"]
+
+
+OTHER = """
+import sys
+from fiberstore import DuckDBStorage, StorageLockedError
+from fiberstore.contract.lifecycle import Compacted
+from fiberstore.duckdb.fork_guard import opened
+from fiberstore.testing.examples import log
+print("begun", flush=True)
+try:
+    with DuckDBStorage(sys.argv[1], lock_timeout_s=float(sys.argv[2])) as storage:
+        storage.write_logs([log(7_777)])
+        print(storage.logs.count())
+except StorageLockedError:
+    print("locked")
+"""
+
+
+def run_other(db_file: Path, timeout_s: str) -> str:
+    command = [sys.executable, "-c", OTHER, str(db_file), timeout_s]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
+def test_the_lock_is_kept_from_before_to_after(
+    storage: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def copy(connection: Connection, target: Path) -> None:
+        said.append(run_other(db_file, "0"))
+        write_backup(connection, target)
+        said.append(run_other(db_file, "0"))
+
+    monkeypatch.setattr(compact, "write_backup", copy)
+    storage.compact()
+    said.append(run_other(db_file, "0"))
+    assert said == ["locked"] * 3
+
+
+def test_a_process_that_waits_for_the_file_writes_into_the_new_one(db_file: Path) -> None:
+    storage = DuckDBStorage(db_file)
+    storage.init_schema()
+    storage.write_logs([log(n) for n in range(1_000)])
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(db_file), "60"], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        for _ in range(5):
+            try:
+                storage.compact()
+            except DatabaseError:  # the other one was faster in the moment between the files
+                break
+        storage.close()
+        assert other.stdout.read() == "1001\n"
+    with DuckDBStorage(db_file) as storage:
+        assert storage.logs.count() == 1_001
+
+
+def test_who_opens_the_file_that_was_there_before_looks_again(tmp_path: Path) -> None:
+    path, new = tmp_path / "a", tmp_path / "b"
+    path.write_text("old")
+    new.write_text("new")
+    closed: list[str] = []
+
+    def connect() -> str:
+        text = path.read_text()
+        if new.exists():
+            new.replace(path)
+        return text
+
+    assert opened(str(path), connect, closed.append) == "new"
+    assert closed == ["old"]
+
+
+def test_a_link_stays_a_link_and_permissions_stay(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    real, link = tmp_path / "real" / "store.duckdb", tmp_path / "link.duckdb"
+    link.symlink_to(real)
+    with DuckDBStorage(link) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+        checkpoint(storage)
+        real.chmod(0o640)
+        if os.geteuid() == 0:
+            os.chown(real, 12_345, 12_346)
+        before = real.stat()
+        storage.compact()
+        after = real.stat()
+        assert storage.logs.count() == 1
+    assert link.is_symlink()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_an_applications_own_tables_are_copied(storage: DuckDBStorage) -> None:
+    with storage.session() as session:
+        session.execute(sa.text("CREATE TABLE mine (a INTEGER)"))
+        session.execute(sa.text("INSERT INTO mine VALUES (42)"))
+        session.commit()
+    storage.compact()
+    with storage.session() as session:
+        assert session.scalar(sa.text("SELECT a FROM mine")) == 42
+
+
+def test_what_cannot_be_copied_stays_as_it_is(storage: DuckDBStorage, db_file: Path) -> None:
+    with storage.session() as session:
+        session.execute(sa.text("CREATE TABLE tree (a INTEGER PRIMARY KEY, b INTEGER REFERENCES tree (a))"))
+        session.execute(sa.text("INSERT INTO tree VALUES (1, NULL)"))
+        session.execute(sa.text("INSERT INTO tree VALUES (2, 1)"))
+        session.commit()
+    storage.write_logs([log(1)])
+    number = db_file.stat().st_ino
+    with pytest.raises(DatabaseError, match="foreign key"):
+        storage.compact()
+    assert storage.logs.count() == 1
+    assert db_file.stat().st_ino == number
+    assert [*db_file.parent.glob(".*")] == []
+
+
+async def compacted_beside_reads(db_file: Path) -> list[bool]:
+    async with AsyncDuckDBStorage(db_file) as storage:
+        reads = [asyncio.create_task(storage.get_log(uid(1))) for _ in range(30)]
+        await storage.compact()
+        return [await read is not None for read in reads]
+
+
+def test_the_async_face_waits_too(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+    assert asyncio.run(compacted_beside_reads(db_file)) == [True] * 30
+
+
+def test_in_memory_it_does_nothing() -> None:
+    with DuckDBStorage(":memory:") as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+        assert storage.compact() == Compacted(0, 0)
+        assert storage.logs.count() == 1
+
+
+def test_a_store_that_is_only_read_is_refused(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+    with DuckDBStorage(db_file, read_only=True) as storage:
+        with pytest.raises(DatabaseError, match="reading only"):
+            storage.compact()
+        assert storage.logs.count() == 0

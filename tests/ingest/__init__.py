@@ -1,0 +1,1 @@
+"""Log files into a store."""

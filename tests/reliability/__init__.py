@@ -1,0 +1,1 @@
+"""Kills, interrupts, full disks, races and load that lasts."""

@@ -1,0 +1,1 @@
+"""A crash campaign: programs that write are killed, and their stores checked."""

@@ -1,0 +1,144 @@
+"""Runs the victim, and kills it at a random moment."""
+
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+VICTIM = "tests.reliability.crash.victim"
+VICTIM_TIMEOUT_S = 60.0
+
+
+class ViolationError(AssertionError):
+    """The store broke a promise."""
+
+
+class Aim(NamedTuple):
+    """When to kill: a random time after the n-th line of the report that begins with some words.
+
+    Attributes:
+        event: Those words.
+        most_events: n is drawn from 1 to this.
+        most_ms: The time is drawn from 0 to this.
+        phase: What the kill is to hit: something of that name has begun and not ended.
+        in_checkpoint: Whether the time begins when the database file is written next, which only a checkpoint
+            does.
+    """
+
+    event: str
+    most_events: int
+    most_ms: float
+    phase: str
+    in_checkpoint: bool = False
+
+
+@dataclass(frozen=True)
+class Death:
+    """What a killed program had reported.
+
+    Attributes:
+        lines: Its report, in words.
+        aimed: Where the kill was aimed at, for messages.
+    """
+
+    lines: list[list[str]]
+    aimed: str
+
+    @property
+    def in_flight(self) -> Counter[str]:
+        """How many things of each phase had begun and not ended."""
+        begun = Counter(words[1] for words in self.lines if words[0] == "begin")
+        return begun - Counter(words[1] for words in self.lines if words[0] == "end")
+
+    def steps(self, word: str) -> list[tuple[str, int]]:
+        """Return lane and number of each step of which this was reported."""
+        return [(words[2], int(words[3])) for words in self.lines if words[:2] == [word, "step"]]
+
+
+def kill(
+    aim: Aim,
+    dice: random.Random,
+    program: str,
+    file: Path,
+    *arguments: object,
+    settings: str = "",
+    timeout_s: float = VICTIM_TIMEOUT_S,
+) -> Death:
+    """Run the victim, and kill it when the dice say so.
+
+    Args:
+        aim: When.
+        dice: Choose the moment.
+        program: What the victim does.
+        file: To which database.
+        arguments: More of the victim's.
+        settings: DuckDB's, as the query of a URL.
+        timeout_s: The victim is ended after this time, whatever it does.
+
+    Raises:
+        ViolationError: The victim ended before that moment.
+    """
+    command = [sys.executable, "-m", VICTIM, program, f"duckdb:///{file}{settings}", *map(str, arguments)]
+    count, delay_ms = dice.randint(1, aim.most_events), dice.uniform(0, aim.most_ms)
+    aimed = f"{delay_ms:.1f} ms after {aim.event!r} no. {count}{' and a write' * aim.in_checkpoint}"
+    with tempfile.TemporaryFile() as errors:
+        victim = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        watchdog = threading.Timer(timeout_s, victim.kill)
+        watchdog.start()
+        try:
+            assert victim.stdout is not None
+            lines = []
+            for line in victim.stdout:
+                lines.append(line.split())
+                count -= line.startswith(aim.event)
+                if count == 0:
+                    if aim.in_checkpoint:
+                        _wait_for_change(file, victim)
+                    time.sleep(delay_ms / 1000)  # the moment of the kill
+                    victim.kill()
+                    break
+            lines += [line.split() for line in victim.stdout]
+        finally:
+            victim.kill()
+            victim.communicate()
+            watchdog.cancel()
+        errors.seek(0)
+        said = errors.read().decode(errors="replace")[:1500]
+    if count or victim.returncode != -signal.SIGKILL or said:
+        raise ViolationError(
+            f"the victim ended before {aimed}: code {victim.returncode}, report {lines[-5:]}\n{said}"
+        )
+    return Death(lines, aimed)
+
+
+def _wait_for_change(file: Path, victim: subprocess.Popen[str]) -> None:
+    written_ns = file.stat().st_mtime_ns
+    while file.stat().st_mtime_ns == written_ns and victim.poll() is None:
+        pass
+
+
+class Strike(NamedTuple):
+    """One kill and what it hit; nothing was found wrong after it.
+
+    Attributes:
+        death: The kill.
+        hit: Whether it landed in the phase it was aimed at.
+        in_flight: How many transactions had begun and were not acknowledged.
+        whole: How many of these were found whole; the others had left no trace.
+        ended: Whether the file is not to be used again.
+        rescued: Whether it opened only as a copy by ``fiberstore.duckdb.rescue``.
+    """
+
+    death: Death
+    hit: bool
+    in_flight: int = 0
+    whole: int = 0
+    ended: bool = False
+    rescued: bool = False
