@@ -109,6 +109,11 @@ class DuckDBStorage(SqlStorage):
         with self._telemetry.running("compact"):
             return compact(self.engine, self._change_pool, self._calls)
 
+    def _before_migrations(self, connection: sa.Connection) -> None:
+        from fiberstore.duckdb.migrate import back_up_before_rewrite
+
+        back_up_before_rewrite(connection)
+
     def _open(self, lock_timeout_s: float) -> None:
         deadline, waits_s = time.monotonic() + lock_timeout_s, delays_s()
         while True:

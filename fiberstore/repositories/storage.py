@@ -111,6 +111,9 @@ class SqlStorage(LifecycleStorage):
             lock: What the statements of the block need.
         """
 
+    def _before_migrations(self, connection: sa.Connection) -> None:
+        """Prepare the database for migrations, on a connection outside a transaction."""
+
     @abstractmethod
     def _bound(self) -> AbstractContextManager[sa.Connection]:
         """Give a connection for a session that may change anything; translate errors on the way to it."""
@@ -180,7 +183,7 @@ class SqlStorage(LifecycleStorage):
         from fiberstore.sql import migrate
 
         with self._telemetry.running("init_schema"), translate_errors():
-            migrate.upgrade(self.engine)
+            migrate.upgrade(self.engine, self._before_migrations)
 
     @property
     def logs(self) -> SqlLogs:
