@@ -19,7 +19,6 @@ from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.compact import Calls, compact
 from fiberstore.duckdb.connection import Connection
 from fiberstore.duckdb.engine import create_engine
-from fiberstore.duckdb.fork_guard import is_inherited
 from fiberstore.errors import StorageLockedError
 from fiberstore.repositories.storage import SqlStorage, delays_s, refuse_connections
 from fiberstore.sql.connection import Lock
@@ -80,6 +79,7 @@ class DuckDBStorage(SqlStorage):
         self._calls = Calls()
         # Who holds the change lock never waits for a connection that one who waits for the lock may hold.
         self._change_pool = self.engine.pool.recreate()
+        self._pid = os.getpid()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
         self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
         if not read_only and not database.startswith(IN_MEMORY):
@@ -127,8 +127,9 @@ class DuckDBStorage(SqlStorage):
 
     def _renew_change_pool(self, _engine: sa.Engine) -> None:
         pool, self._change_pool = self._change_pool, self._change_pool.recreate()
-        if not is_inherited(self.engine.url.database or ""):  # the locks of such a pool may be held for ever
+        if self._pid == os.getpid():  # the connections of a forked child's pool are its parent's
             pool.dispose()
+        self._pid = os.getpid()
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
