@@ -24,7 +24,7 @@ Call = Callable[[DuckDBStorage, int], object]
 Scope = Callable[[CodeType], bool]
 
 _OURS = str(Path(fiberstore.__file__).parent)
-_GUARDS = ("holds.py", "changes.py", "appends.py", "compact.py", "pool.py", "duckdb.py", "dbapi.py")
+_GUARDS = ("holds.py", "change_lock.py", "inflight_writes.py", "compact.py", "pool.py", "/storage.py", "connection.py")
 
 
 def guards(code: CodeType) -> bool:
