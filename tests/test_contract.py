@@ -124,7 +124,7 @@ class _DuckDB:
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, DuckDBStorage)
         with storage.transaction() as transaction:
-            transaction.fibers.write_many(fibers)
+            transaction.fibers.write_fibers(fibers)
 
 
 class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContract):
@@ -170,7 +170,7 @@ class TestPostgres(StorageContract, QueryContract, LifecycleContract):
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, PostgresStorage)
         with storage.transaction() as transaction:
-            transaction.fibers.write_many(fibers)
+            transaction.fibers.write_fibers(fibers)
 
     def test_databases_order_text_as_people_do(self, postgres_store: PostgresStorage) -> None:
         with postgres_store.engine.connect() as connection:
@@ -201,7 +201,7 @@ class _Async:
 
         async def write() -> None:
             async with store.transaction() as transaction:
-                await transaction.fibers.write_many(fibers)
+                await transaction.fibers.write_fibers(fibers)
 
         storage.run(write())
 

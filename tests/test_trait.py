@@ -40,11 +40,12 @@ from fiberstore.contract.queries import (
     QueryStorage,
 )
 from fiberstore.contract.storage import AsyncStorage, Storage
-from fiberstore.repositories.checkpoints import CheckpointRepository, SqlCheckpoints
-from fiberstore.repositories.fiber_queries import SqlFibers
-from fiberstore.repositories.log_queries import SqlLogs
-from fiberstore.repositories.membership_queries import SqlMemberships
-from fiberstore.repositories.versions import SqlVersions, VersionRepository
+from fiberstore.repositories.batches import Transaction
+from fiberstore.repositories.checkpoints import CheckpointRepository
+from fiberstore.repositories.fibers import FiberRepository
+from fiberstore.repositories.logs import LogRepository
+from fiberstore.repositories.memberships import MembershipRepository
+from fiberstore.repositories.versions import VersionRepository
 
 METHODS = {
     "init_schema": "()",
@@ -98,7 +99,6 @@ FACES_OF_LIFECYCLE: dict[type, tuple[type, ...]] = {
         AsyncCheckpoints,
         ThreadedCheckpoints,
         SyncCheckpoints,
-        SqlCheckpoints,
         CheckpointRepository,
         MemoryCheckpoints,
     ),
@@ -106,7 +106,6 @@ FACES_OF_LIFECYCLE: dict[type, tuple[type, ...]] = {
         AsyncVersions,
         ThreadedVersions,
         SyncVersions,
-        SqlVersions,
         VersionRepository,
         MemoryVersions,
     ),
@@ -144,7 +143,8 @@ def test_every_face_has_the_signatures_of_the_contract(contract: type, face: typ
 
 
 @pytest.mark.parametrize(
-    ("contract", "query"), [(Logs, SqlLogs), (Fibers, SqlFibers), (Memberships, SqlMemberships)]
+    ("contract", "query"),
+    [(Logs, LogRepository), (Fibers, FiberRepository), (Memberships, MembershipRepository)],
 )
 def test_queries_in_sql_have_the_arguments_of_the_contract(contract: type, query: type) -> None:
     assert {name: _without_types(getattr(query, name)) for name in _methods(contract)} == {

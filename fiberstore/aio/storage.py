@@ -43,15 +43,15 @@ class AsyncLogRepository(ThreadedLogs):
         super().__init__(logs, threads)
         self._logs = logs
 
-    async def write(self, logs: Iterable[LogRecord]) -> int:
+    async def write_logs(self, logs: Iterable[LogRecord]) -> int:
         """See ``Storage.write_logs``."""
-        return await self._threads.run(self._logs.write, list(logs))
+        return await self._threads.run(self._logs.write_logs, list(logs))
 
-    async def get(self, log_id: UUID) -> StoredLog | None:
+    async def get_log(self, log_id: UUID) -> StoredLog | None:
         """See ``Storage.get_log``."""
-        return await self._threads.run(self._logs.get, log_id)
+        return await self._threads.run(self._logs.get_log, log_id)
 
-    async def query_by_time(
+    async def query_logs_by_time(
         self,
         start: datetime,
         end: datetime,
@@ -61,7 +61,7 @@ class AsyncLogRepository(ThreadedLogs):
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.query_logs_by_time``."""
-        return await self._threads.run(self._logs.query_by_time, start, end, limit, offset, after=after)
+        return await self._threads.run(self._logs.query_logs_by_time, start, end, limit, offset, after=after)
 
 
 class AsyncFiberRepository(ThreadedFibers):
@@ -71,39 +71,39 @@ class AsyncFiberRepository(ThreadedFibers):
         super().__init__(fibers, threads)
         self._fibers = fibers
 
-    async def write(self, fiber: FiberRecord) -> None:
+    async def write_fiber(self, fiber: FiberRecord) -> None:
         """See ``Storage.write_fiber``."""
-        await self._threads.run(self._fibers.write, fiber)
+        await self._threads.run(self._fibers.write_fiber, fiber)
 
-    async def write_many(self, fibers: Iterable[FiberRecord]) -> int:
-        """See ``FiberRepository.write_many``."""
-        return await self._threads.run(self._fibers.write_many, list(fibers))
+    async def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        """See ``FiberRepository.write_fibers``."""
+        return await self._threads.run(self._fibers.write_fibers, list(fibers))
 
-    async def update(self, fiber: FiberRecord) -> None:
+    async def update_fiber(self, fiber: FiberRecord) -> None:
         """See ``Storage.update_fiber``."""
-        await self._threads.run(self._fibers.update, fiber)
+        await self._threads.run(self._fibers.update_fiber, fiber)
 
-    async def update_many(self, fibers: Iterable[FiberRecord]) -> int:
-        """See ``FiberRepository.update_many``."""
-        return await self._threads.run(self._fibers.update_many, list(fibers))
+    async def update_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        """See ``FiberRepository.update_fibers``."""
+        return await self._threads.run(self._fibers.update_fibers, list(fibers))
 
-    async def upsert_many(self, fibers: Iterable[FiberRecord]) -> Upserted:
-        """See ``FiberRepository.upsert_many``."""
-        return await self._threads.run(self._fibers.upsert_many, list(fibers))
+    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """See ``FiberRepository.upsert_fibers``."""
+        return await self._threads.run(self._fibers.upsert_fibers, list(fibers))
 
-    async def merge(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """See ``FiberRepository.merge``."""
-        return await self._threads.run(self._fibers.merge, copy(survivors))
+    async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        """See ``FiberRepository.merge_fibers``."""
+        return await self._threads.run(self._fibers.merge_fibers, copy(survivors))
 
-    async def resolve(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
-        """See ``FiberRepository.resolve``."""
-        return await self._threads.run(self._fibers.resolve, list(fiber_ids))
+    async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """See ``FiberRepository.resolve_fibers``."""
+        return await self._threads.run(self._fibers.resolve_fibers, list(fiber_ids))
 
-    async def get(self, fiber_id: UUID) -> FiberRecord | None:
+    async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
         """See ``Storage.get_fiber``."""
-        return await self._threads.run(self._fibers.get, fiber_id)
+        return await self._threads.run(self._fibers.get_fiber, fiber_id)
 
-    async def query_by_type(
+    async def query_fibers_by_type(
         self,
         fiber_type: str,
         limit: int = DEFAULT_LIMIT,
@@ -112,7 +112,9 @@ class AsyncFiberRepository(ThreadedFibers):
         after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
         """See ``Storage.query_fibers_by_type``."""
-        return await self._threads.run(self._fibers.query_by_type, fiber_type, limit, offset, after=after)
+        return await self._threads.run(
+            self._fibers.query_fibers_by_type, fiber_type, limit, offset, after=after
+        )
 
 
 class AsyncMembershipRepository(ThreadedMemberships):
@@ -122,15 +124,15 @@ class AsyncMembershipRepository(ThreadedMemberships):
         super().__init__(memberships, threads)
         self._memberships = memberships
 
-    async def write(self, memberships: Iterable[FiberMembership]) -> int:
+    async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
         """See ``Storage.write_memberships``."""
-        return await self._threads.run(self._memberships.write, list(memberships))
+        return await self._threads.run(self._memberships.write_memberships, list(memberships))
 
-    async def fibers_of(self, log_id: UUID) -> list[UUID]:
+    async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
         """See ``Storage.get_log_fibers``."""
-        return await self._threads.run(self._memberships.fibers_of, log_id)
+        return await self._threads.run(self._memberships.get_log_fibers, log_id)
 
-    async def logs_of(
+    async def get_fiber_logs(
         self,
         fiber_id: UUID,
         limit: int = DEFAULT_LIMIT,
@@ -139,7 +141,7 @@ class AsyncMembershipRepository(ThreadedMemberships):
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
         """See ``Storage.get_fiber_logs``."""
-        return await self._threads.run(self._memberships.logs_of, fiber_id, limit, offset, after=after)
+        return await self._threads.run(self._memberships.get_fiber_logs, fiber_id, limit, offset, after=after)
 
 
 class AsyncTransaction:

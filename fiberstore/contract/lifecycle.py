@@ -21,6 +21,7 @@ from uuid import UUID
 
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import AsyncQueryStorage, Deleted, QueryStorage
+from fiberstore.contract.storage import FiberStorage, LogStorage, MembershipStorage
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 
 ChangeKind: TypeAlias = Literal["split", "merged", "moved", "new", "gone"]

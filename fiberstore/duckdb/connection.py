@@ -51,13 +51,13 @@ class Connection(connection.Connection):
 
     Attributes:
         appends: The writes to the database, for who waits for the end of one.
+        autocommit: Isolation level AUTOCOMMIT, until it goes back to the pool.
         file_number: See ``process.Handle``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
             of statements that return rows, which DuckDB does not count.
     """
 
     engine_name: ClassVar[str] = "duckdb"
-    autocommit = None  # SQLAlchemy asks; DuckDB has no such switch
     closed = False
 
     def __init__(self, raw: duckdb.DuckDBPyConnection, database: str, dialect: Dialect) -> None:
@@ -65,6 +65,7 @@ class Connection(connection.Connection):
         self.database_key = fork_guard.database_key(database)
         self.file_number: tuple[int, int] | None = None
         self.rows_written = 0
+        self.autocommit = False
         self.notices: list[str] = []
         self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
         # DuckDB takes the look at a variable for access to the outside.
@@ -136,6 +137,11 @@ class Connection(connection.Connection):
     def rollback(self) -> None:
         """Roll back whatever is open; without a transaction, do nothing."""
         self._end()
+
+    def reset(self) -> None:
+        """Make the connection ready for its next user."""
+        self.rollback()
+        self.autocommit = False
 
     def close(self) -> None:
         """Roll back what is open and close."""

@@ -22,8 +22,6 @@ from fiberstore.sql.models import Base, Json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from fiberstore.sql.holds import Hold
-
 LEAST_VERSION = 14
 # From so many rows on, COPY into the table itself, or into a temporary one for a statement to read, is faster
 # than a statement with arrays.
@@ -68,7 +66,6 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
     It is in psycopg's autocommit mode for calls of a storage, and not for SQLAlchemy's sessions.
 
     Attributes:
-        hold: Its place in the pool of calls, while a call uses it.
         rows_written: See ``connections.Connection``; also by the statements of sessions.
     """
 
@@ -78,7 +75,6 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  # as psycopg has them
         self._pid = os.getpid()
         super().__init__(*arguments, **options)
-        self.hold: Hold | None = None
         self.rows_written = 0
         self.cursor_factory = CountingCursor
         self._staged: dict[tuple[str, ...], str] = {}
@@ -161,6 +157,11 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
         except psycopg.Error:
             if not self.closed:
                 raise
+
+    def reset(self) -> None:
+        """Make the connection ready for its next user, in the mode of its pool."""
+        if not self.closed:
+            self.rollback()
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
         """See ``connections.Connection.fetch_rows``."""

@@ -53,7 +53,6 @@ class SqlTail(LogTail):
 
     @property
     def position(self) -> str:
-        """See ``LogTail.position``."""
         return encode_position(self._seen)
 
     def __next__(self) -> StoredLog:

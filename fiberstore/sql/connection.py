@@ -71,6 +71,10 @@ class Connection(ABC):
         """Roll back whatever is open; without a transaction, do nothing."""
 
     @abstractmethod
+    def reset(self) -> None:
+        """Make the connection ready for its next user; for the pool that gets it back."""
+
+    @abstractmethod
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
         """Run a statement that returns rows, which are to be read before the next statement.
 

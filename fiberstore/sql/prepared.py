@@ -19,14 +19,26 @@ from fiberstore.sql.models import RawLog
 R = TypeVar("R")
 
 
-def connection_of(session: Session | Connection) -> Connection:
+class CallSession(Session):
+    """The session of one call of a storage, which knows its connection.
+
+    Attributes:
+        bound: The connection to which it is bound.
+        store_connection: The same, as the repositories need it.
+    """
+
+    bound: sa.Connection
+    store_connection: Connection
+
+
+def connection_of(session: Session) -> Connection:
     """Return the connection of a session's present transaction, after an autoflush.
 
     Raises:
         TypeError: The session's engine is another's.
     """
-    if isinstance(session, Connection):
-        return session
+    if isinstance(session, CallSession):
+        return session.store_connection
     if session.autoflush:
         session.flush()
     bound = session.connection(bind_arguments={"mapper": RawLog})  # a session may have several engines
@@ -36,7 +48,7 @@ def connection_of(session: Session | Connection) -> Connection:
     return connection
 
 
-def compiled(session: Session | Connection, statement: sa.Executable) -> tuple[str, list[Any]]:
+def compiled(session: Session, statement: sa.Executable) -> tuple[str, list[Any]]:
     """Return the SQL and the values of a statement that is made for one call, as the driver takes them."""
     dialect = connection_of(session).statement_dialect
     found = cast("Any", statement).compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
@@ -55,7 +67,7 @@ class Prepared(Generic[R]):
         self._statement = statement
         self._compiled: dict[str, tuple[str, list[str]]] = {}
 
-    def rows(self, session: Session | Connection, values: Mapping[str, object]) -> Iterator[R]:
+    def rows(self, session: Session, values: Mapping[str, object]) -> Iterator[R]:
         """Return the rows, to be read before the next statement.
 
         Args:
@@ -65,7 +77,7 @@ class Prepared(Generic[R]):
         connection = connection_of(session)
         return cast("Iterator[R]", connection.fetch_rows(*self._of(connection, values)))
 
-    def write(self, session: Session | Connection, values: Mapping[str, object]) -> int:
+    def write(self, session: Session, values: Mapping[str, object]) -> int:
         """Return how many rows were written; the arguments are those of ``rows``."""
         connection = connection_of(session)
         return connection.write(*self._of(connection, values))
@@ -101,7 +113,7 @@ class PreparedPages(Generic[R]):
 
     def rows(
         self,
-        session: Session | Connection,
+        session: Session,
         values: Mapping[str, object],
         limit: int,
         offset: int,

@@ -24,7 +24,7 @@ from lanes import bulk_logs, step
 from fiberstore import DuckDBStorage, LogRecord
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
-from fiberstore.repositories.storage import BATCH_ROWS
+from fiberstore.repositories.access import BATCH_ROWS
 from fiberstore.sql import migrate
 
 INGEST_BATCH_ROWS = 25
