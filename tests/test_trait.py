@@ -40,7 +40,6 @@ from fiberstore.contract.queries import (
     QueryStorage,
 )
 from fiberstore.contract.storage import AsyncStorage, Storage
-from fiberstore.repositories.batches import Transaction
 from fiberstore.repositories.checkpoints import CheckpointRepository
 from fiberstore.repositories.fibers import FiberRepository
 from fiberstore.repositories.logs import LogRepository

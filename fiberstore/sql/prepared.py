@@ -2,13 +2,15 @@
 
 A read by key takes DuckDB 0.5 ms, and SQLAlchemy's own ``execute`` another 0.4 ms, most of it to find out
 that it has compiled the statement before. So the repositories keep their statements in compiled form and give
-them to the driver. SQLAlchemy's events and ``echo`` do not see them.
+them to the driver: directly, or through SQLAlchemy while ``echo`` is on or somebody listens to its events.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
+from weakref import ref
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -38,14 +40,27 @@ def connection_of(session: Session) -> Connection:
         TypeError: The session's engine is another's.
     """
     if isinstance(session, CallSession):
-        return session.store_connection
+        connection, bound = session.store_connection, session.bound
+        connection.listened_by = ref(bound) if _is_listened_to(bound, bound.engine.dispatch) else None
+        return connection
     if session.autoflush:
         session.flush()
     bound = session.connection(bind_arguments={"mapper": RawLog})  # a session may have several engines
-    connection: object = bound.connection.dbapi_connection
-    if not isinstance(connection, Connection):
+    found: object = bound.connection.dbapi_connection
+    if not isinstance(found, Connection):
         raise TypeError("the session's engine must come from fiberstore.create_engine()")
-    return connection
+    found.listened_by = ref(bound) if _is_listened_to(bound, bound.dispatch) else None
+    return found
+
+
+def _is_listened_to(bound: sa.Connection, events: Any) -> bool:  # noqa: ANN401  # without types in SQLAlchemy
+    """Tell whether ``echo`` is on, or somebody listens to the statements of a connection."""
+    return bool(
+        events.before_cursor_execute
+        or events.after_cursor_execute
+        or bound.dialect.dispatch.handle_error
+        or bound.engine.logger.isEnabledFor(logging.INFO)
+    )
 
 
 def compiled(session: Session, statement: sa.Executable) -> tuple[str, list[Any]]:
