@@ -1,8 +1,8 @@
 """This tree beside another one, in one run: ``python -m benchmarks.beside FOLDER_OF_THE_OTHER [URL]``.
 
-Each tree has a process of its own, with a store of the same rows, in DuckDB or in the PostgreSQL database of the
-URL. They take turns, a block of calls each, so that what else the machine does meets both. Printed are medians
-and their ratio, this tree / the other.
+Each tree has a process of its own, with a store of the same rows, in DuckDB or in PostgreSQL. They take turns,
+a block of calls each, so that what else the machine does meets both. Printed are medians and their ratio, this
+tree / the other. A URL has ``{}`` in its database's name, for ``this`` and ``other``.
 """
 
 import json
@@ -11,11 +11,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROUNDS = 25
 # Calls in a block.
@@ -82,12 +86,8 @@ def _answer(target: str) -> None:
             "update_fiber": lambda number: (
                 lambda: storage.update_fiber(fiber(number % _FIBERS, closed=number % 2 > 0))
             ),
-            "write_logs of 100": lambda _, rows=100: (lambda logs: lambda: storage.write_logs(logs))(
-                new_logs(rows)
-            ),
-            "write_logs of 100,000": lambda _, rows=100_000: (lambda logs: lambda: storage.write_logs(logs))(
-                new_logs(rows)
-            ),
+            "write_logs of 100": lambda _: partial(storage.write_logs, new_logs(100)),
+            "write_logs of 100,000": lambda _: partial(storage.write_logs, new_logs(100_000)),
         }
         number = 0
         for line in sys.stdin:

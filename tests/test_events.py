@@ -1,9 +1,10 @@
 """SQLAlchemy's events and ``echo``: every statement of every call arrives there, with its parameters."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,13 +12,15 @@ import pytest
 import sqlalchemy as sa
 from samples import NOON
 from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import Pool
 
-from fiberstore import DuplicateError, Fiber, Fibers, LogRepository
+from fiberstore import DuckDBStorage, DuplicateError, Fiber, Fibers, LogRepository
 from fiberstore.contract.queries import Logs
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import fiber, log, member, uid
 
-Seen = list[tuple[str, Any]]
+Seen = list[tuple[str, Sequence[Any]]]
 MANY = 300
 
 
@@ -27,7 +30,7 @@ def storage(any_storage: SqlStorage) -> SqlStorage:
 
 
 @contextmanager
-def listening(target: Any) -> Iterator[Seen]:
+def listening(target: sa.Engine | sa.Connection) -> Iterator[Seen]:
     """Collect the statements that arrive, each once it has been executed, and their parameters."""
     seen: Seen = []
     begun: list[str] = []
@@ -35,9 +38,8 @@ def listening(target: Any) -> Iterator[Seen]:
     def before(_connection: object, _cursor: object, sql: str, *_others: object) -> None:
         begun.append(sql)
 
-    def after(
-        _connection: object, cursor: object, sql: str, values: Any, context: object, many: bool
-    ) -> None:
+    def after(_connection: object, _cursor: object, sql: str, values: Sequence[Any], *rest: object) -> None:
+        context, many = rest
         assert context is not None
         assert not many
         assert begun.pop() == sql
@@ -156,3 +158,52 @@ def test_echo_shows_the_statements_of_calls(storage: SqlStorage, caplog: pytest.
         caplog.clear()
     storage.get_log(uid(1))
     assert "raw_logs" not in caplog.text
+
+
+def unit_of_work(storage: SqlStorage) -> None:
+    with storage.transaction() as unit:
+        unit.write_logs([log(2)])
+
+
+def session_of_its_own(storage: SqlStorage) -> None:
+    with storage.session() as session:
+        LogRepository(session).count()
+
+
+WRITES: dict[str, Callable[[SqlStorage], object]] = {
+    "read": lambda storage: storage.logs.count(),
+    "append": lambda storage: storage.write_logs([log(1)]),
+    "change": lambda storage: storage.fibers.where(Fibers.c.fiber_id == uid(1)).close(),
+    "unit": unit_of_work,
+    "session": session_of_its_own,
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("disposed", [False, True])
+def test_pool_listeners_reach_every_connection(storage: SqlStorage, name: str, disposed: bool) -> None:
+    """Also when they are added to a storage that is open."""
+    if disposed:
+        storage.engine.dispose()
+    seen: set[str] = set()
+    event.listen(storage.engine, "connect", lambda *_: seen.add("connect"))
+    event.listen(storage.engine, "checkout", lambda *_: seen.add("checkout"))
+    event.listen(storage.engine, "checkin", lambda *_: seen.add("checkin"))
+    for pool in vars(storage).values():
+        if isinstance(pool, Pool):
+            pool.dispose()
+    storage.engine.pool.dispose()
+    WRITES[name](storage)
+    assert seen >= {"connect", "checkout", "checkin"}
+
+
+def test_a_function_that_a_listener_adds_is_there_for_what_changes_rows(db_file: Path) -> None:
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+
+        @event.listens_for(storage.engine, "checkout")
+        def add(connection: DBAPIConnection, *_others: object) -> None:
+            connection.cursor().execute("CREATE OR REPLACE TEMP MACRO twice(a) AS a || a")
+
+        with storage.transaction() as unit:
+            assert unit.session.scalar(sa.select(sa.func.twice("ab"))) == "abab"

@@ -2,18 +2,20 @@
 
 import threading
 from collections.abc import Generator
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fiberstore import DatabaseError, PostgresStorage
-from fiberstore.postgresql.connection import Connection
 from fiberstore.repositories.storage import Transaction
 from fiberstore.sql.connection import Row
 from fiberstore.sql.prepared import connection_of
 from fiberstore.testing.examples import log, uid
+
+if TYPE_CHECKING:
+    from fiberstore.postgresql.connection import Connection
 
 MANY = range(300)
 

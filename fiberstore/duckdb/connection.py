@@ -262,7 +262,7 @@ class Connection(connection.Connection):
         """See ``connections.Connection.write``."""
         with _conflicts():
             if (cursor := self._cursor_told(sql, values)) is not None:
-                return max(cursor.rowcount, 0)
+                return max(int(cursor.rowcount), 0)
             rows = list(self.fetch_rows(sql, values))
         return _count(rows) if rows else 0  # DDL has none
 

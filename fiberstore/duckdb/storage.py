@@ -28,6 +28,7 @@ from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Telemetry
 
 if TYPE_CHECKING:
     from fiberstore.duckdb.connection import Connection
+    from fiberstore.sql.pool import StorePool
 
 
 class DuckDBStorage(SqlStorage):
@@ -79,7 +80,7 @@ class DuckDBStorage(SqlStorage):
         super().__init__(engine, config_version, Telemetry(slow_call_s, wal))
         self._calls = Calls()
         # Who holds the change lock never waits for a connection that one who waits for the lock may hold.
-        self._change_pool = self.engine.pool.recreate()
+        self._change_pool = cast("StorePool", self.engine.pool).sibling()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
         self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
         if not read_only and not database.startswith(IN_MEMORY):
@@ -121,7 +122,7 @@ class DuckDBStorage(SqlStorage):
             time.sleep(next(waits_s))
 
     def _renew_change_pool(self, _engine: sa.Engine) -> None:
-        pool, self._change_pool = self._change_pool, self._change_pool.recreate()
+        pool, self._change_pool = self._change_pool, cast("StorePool", self.engine.pool).sibling()
         if not is_inherited(self.engine.url.database or ""):  # the locks of such a pool may be held for ever
             pool.dispose()
 

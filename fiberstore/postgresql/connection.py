@@ -71,7 +71,7 @@ class NativeCursor(psycopg.RawCursor[TupleRow]):
     written = 0
 
     def execute(self, sql: str, values: Sequence[Any] = (), **_options: Any) -> "NativeCursor":  # type: ignore[override]  # noqa: ANN401
-        """Execute a statement; as the only value of one that names ``ARROW_TABLE``, or of COPY, give a batch."""
+        """Execute a statement; one with ``ARROW_TABLE``, or COPY, has a batch for its value."""
         if sql.startswith("COPY"):
             self._copy(sql, values[0])
         else:

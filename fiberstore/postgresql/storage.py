@@ -25,6 +25,7 @@ from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Telemetry
 
 if TYPE_CHECKING:
     from fiberstore.postgresql.connection import Connection
+    from fiberstore.sql.pool import StorePool
 
 
 class PostgresStorage(SqlStorage):
@@ -74,7 +75,7 @@ class PostgresStorage(SqlStorage):
         engine = create_engine(url, read_only=read_only, pool_size=pool_size)
         super().__init__(engine, config_version, Telemetry(slow_call_s, None))
         # Who holds the lock never waits for a connection that one who waits for the lock may hold.
-        self._call_pool, self._change_pool, self._block_pool = (engine.pool.recreate() for _ in range(3))
+        self._call_pool, self._change_pool, self._block_pool = self._new_pools()
         self._pid = os.getpid()
         event.listen(self.engine, "engine_disposed", self._renew_pools)
         with self._sessions.read(None) as session:  # what is wrong with the server is said now
@@ -96,9 +97,13 @@ class PostgresStorage(SqlStorage):
         with self._sessions.read("compact") as session:
             return compact(cast("Connection", connection_of(session)))
 
+    def _new_pools(self) -> "tuple[StorePool, StorePool, StorePool]":
+        pool = cast("StorePool", self.engine.pool)
+        return pool.sibling(), pool.sibling(), pool.sibling()
+
     def _renew_pools(self, _engine: sa.Engine) -> None:
         pools = self._call_pool, self._change_pool, self._block_pool
-        self._call_pool, self._change_pool, self._block_pool = (pool.recreate() for pool in pools)
+        self._call_pool, self._change_pool, self._block_pool = self._new_pools()
         if self._pid == os.getpid():  # the locks of a parent's pool may be held for ever
             for pool in pools:
                 pool.dispose()
@@ -119,6 +124,7 @@ class PostgresStorage(SqlStorage):
             pooled = pool.connect()
             connection = cast("Connection", pooled.dbapi_connection)
             if not connection.autocommit:
+                connection.commit()  # what listeners have done
                 connection.autocommit = True
             bound = sa.Connection(self.engine, pooled)
         with bound:

@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
-from weakref import ref
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     import pyarrow as pa
+    import sqlalchemy as sa
 
 # Stands in a statement for the Arrow batch that it reads. A connection puts a name or an expression in its
 # place that no table, view or schema of an application can have.
@@ -44,7 +45,7 @@ class Connection(ABC):
         engine_name: ``"duckdb"`` or ``"postgresql"``, as SQLAlchemy calls the dialect.
         statement_dialect: The dialect in which ``fiberstore.sql.prepared`` compiles statements for it.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not.
-        listened_by: The SQLAlchemy connection whose listeners are told of each statement; None if there are none.
+        listened_by: The SQLAlchemy connection whose listeners are told of each statement; None without any.
     """
 
     engine_name: ClassVar[str]

@@ -62,6 +62,12 @@ class StorePool(Pool):
             dialect=self._dialect,
         )
 
+    def sibling(self) -> "StorePool":
+        """Return an empty pool of the same kind with the same listeners, whenever they are added."""
+        pool = self.recreate()
+        pool.dispatch = self.dispatch
+        return pool
+
     def dispose(self) -> None:
         """Close the idle connections, and each of the others once it is given back."""
         self._is_disposed = True
