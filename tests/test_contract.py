@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import postgres_server
 import pytest
@@ -18,19 +20,34 @@ from oracle import MemoryStorage
 from sqlalchemy.engine import URL
 from sync_face import SyncFace, running_loop
 
-from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
+from fiberstore import (
+    AsyncDuckDBStorage,
+    Base,
+    DuckDBStorage,
+    FiberRecord,
+    FiberRepository,
+    LogRepository,
+    MembershipRepository,
+    Storage,
+)
 from fiberstore.aio.storage import AsyncSqlStorage
-from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage, LifecycleStorage
+from fiberstore.contract.storage import LogStorage, MembershipStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
 from fiberstore.testing.batches import BatchesContract
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.context import ContextContract
 from fiberstore.testing.discovery import DiscoveryContract
 from fiberstore.testing.examples import IN_UTC, LONG_TEXT, all_logs, log
+from fiberstore.testing.fibers import FibersContract
 from fiberstore.testing.histograms import HistogramsContract
+from fiberstore.testing.logs import LogsContract
+from fiberstore.testing.memberships import MembershipsContract
 from fiberstore.testing.orders import OrdersContract
+from fiberstore.testing.pages import PagesContract
 from fiberstore.testing.streams import StreamsContract
 from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.timelines import TimelinesContract
@@ -150,6 +167,37 @@ class TestMoreOfDuckDBFile(_DuckDBFile, ContextContract, TailsContract, StreamsC
 
     Other queries are the same SQL on the same engine, wherever the rows lie.
     """
+
+
+class _Part(LogsContract, FibersContract, MembershipsContract, PagesContract):
+    """What a unit of work, and repositories on a session, have of the contract of a storage."""
+
+    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
+        cast("BatchStorage", storage).write_fibers(fibers)
+
+
+class TestTransaction(_Part):
+    @pytest.fixture(params=["memory_store", "postgres_store"])
+    def storage(self, request: pytest.FixtureRequest) -> Iterator[BatchStorage]:
+        store: SqlStorage = request.getfixturevalue(request.param)
+        _empty(store.engine)
+        with store.transaction() as unit:
+            yield unit
+
+
+class TestRepositories(_Part):
+    @pytest.fixture(params=["memory_store", "postgres_store"])
+    def storage(self, request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
+        store: SqlStorage = request.getfixturevalue(request.param)
+        _empty(store.engine)
+        with store.session() as session:
+            parts = LogRepository(session), FiberRepository(session), MembershipRepository(session)
+            methods = {
+                name: getattr(part, name)
+                for part, trait in zip(parts, (LogStorage, FiberBatchStorage, MembershipStorage), strict=True)
+                for name in trait.__abstractmethods__
+            }
+            yield SimpleNamespace(**methods, logs=parts[0], fibers=parts[1], memberships=parts[2])
 
 
 class TestPostgres(StorageContract, QueryContract, LifecycleContract):

@@ -23,10 +23,15 @@ from fiberstore import (
     Fibers,
     LogRepository,
     Logs,
+    MembershipRepository,
     NotFoundError,
     RawLog,
+    open_storage,
 )
+from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage
+from fiberstore.contract.storage import FiberStorage, LogStorage, MembershipStorage
 from fiberstore.postgresql import PostgresStorage
+from fiberstore.records import MAX_CONFIG_VERSION as MAX
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.testing.examples import fiber, log, member, uid
 
@@ -146,6 +151,57 @@ def test_a_log_committed_after_the_snapshot_is_a_conflict_to_run_again(storage: 
             repository.write_logs([log])
         session.rollback()
         assert repository.write_logs([log]) == 0
+
+
+def test_a_repository_on_a_session_stamps_the_version_of_the_storage(any_storage: SqlStorage) -> None:
+    with open_storage(any_storage.engine.url.render_as_string(False), config_version=MAX) as storage:
+        with storage.session() as session:
+            assert LogRepository(session).write_logs([log(1)]) == 1
+            assert LogRepository(session, config_version=5).write_logs([log(2)]) == 1
+            session.commit()
+        with storage.engine.connect() as connection, Session(connection) as session:
+            assert LogRepository(session).write_logs([log(3)]) == 1
+            session.commit()
+        stamps = {row.log_id.int: row.config_version for row in storage.logs.iter_records()}
+        assert stamps == {1: MAX, 2: 5, 3: MAX}
+
+
+def test_repositories_and_units_of_work_are_the_parts_of_the_trait(storage: SqlStorage) -> None:
+    with storage.session() as session, storage.transaction() as unit:
+        for one, part in (
+            (LogRepository(session), LogStorage),
+            (FiberRepository(session), FiberBatchStorage),
+            (MembershipRepository(session), MembershipStorage),
+        ):
+            assert isinstance(one, part)
+        for whole in (storage, unit):
+            assert isinstance(whole, LogStorage)
+            assert isinstance(whole, FiberStorage)
+            assert isinstance(whole, MembershipStorage)
+            assert isinstance(whole, BatchStorage)
+            assert type(whole.logs) is LogRepository
+            assert type(whole.fibers) is FiberRepository
+            assert type(whole.memberships) is MembershipRepository
+
+
+def test_a_repository_takes_a_session_and_nothing_else(storage: SqlStorage) -> None:
+    with storage.engine.connect() as connection, pytest.raises(TypeError, match="Session, got Connection"):
+        LogRepository(connection)  # type: ignore[arg-type]
+    with Session(sa.create_engine("sqlite://")) as session, pytest.raises(TypeError, match="create_engine"):
+        LogRepository(session).get_log(uid(1))
+
+
+def test_autocommit_is_a_level_for_sessions_of_the_application(duckdb_storage: DuckDBStorage) -> None:
+    engine = duckdb_storage.engine
+    with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        assert LogRepository(session).write_logs([log(1)]) == 1
+        assert session.connection().get_isolation_level() == "AUTOCOMMIT"
+        session.rollback()
+    with duckdb_storage.session() as session:  # on the same connection
+        assert session.connection().get_isolation_level() == "REPEATABLE READ"
+        assert LogRepository(session).write_logs([log(2)]) == 1
+        session.rollback()
+    assert [row.log_id for row in duckdb_storage.logs.iter_records()] == [uid(1)]
 
 
 def test_repositories_work_on_a_session_of_the_application(storage: SqlStorage) -> None:
