@@ -1,8 +1,8 @@
 """This tree beside another one, in one run: ``python -m benchmarks.beside FOLDER_OF_THE_OTHER [URL]``.
 
-Each tree has a process of its own, with a store of the same rows, in DuckDB or in PostgreSQL. They take turns,
-a block of calls each, so that what else the machine does meets both. Printed are medians and their ratio, this
-tree / the other. A URL has ``{}`` in its database's name, for ``this`` and ``other``.
+Each tree has a process of its own, with a store of the same rows, in DuckDB or in PostgreSQL. They take
+turns, a block of calls each, so that what else the machine does meets both. Printed are medians and their
+ratio, this tree / the other. A URL has ``{}`` in its database's name, for ``this`` and ``other``.
 """
 
 import json

@@ -35,7 +35,6 @@ from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage, Lifec
 from fiberstore.contract.storage import LogStorage, MembershipStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION
-from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
 from fiberstore.testing.batches import BatchesContract
 from fiberstore.testing.concurrency import together
@@ -170,27 +169,34 @@ class TestMoreOfDuckDBFile(_DuckDBFile, ContextContract, TailsContract, StreamsC
 
 
 class _Part(LogsContract, FibersContract, MembershipsContract, PagesContract):
-    """What a unit of work, and repositories on a session, have of the contract of a storage."""
+    """What a unit of work, and repositories on a session, have of the contract of a storage.
+
+    The two are the same classes, on a session that somebody else owns; so one engine each will do.
+    """
+
+    config_version = MAX_CONFIG_VERSION - 1
+    longest_name = LONG_TEXT[:2_000]
+    keeps_negative_zero = False
+    test_schema_built_again_keeps_every_row = None  # type: ignore[assignment]  # it is not theirs to build
+    test_schema_built_again_keeps_every_fiber = None  # type: ignore[assignment]
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         cast("BatchStorage", storage).write_fibers(fibers)
 
 
 class TestTransaction(_Part):
-    @pytest.fixture(params=["memory_store", "postgres_store"])
-    def storage(self, request: pytest.FixtureRequest) -> Iterator[BatchStorage]:
-        store: SqlStorage = request.getfixturevalue(request.param)
-        _empty(store.engine)
-        with store.transaction() as unit:
+    @pytest.fixture
+    def storage(self, postgres_store: PostgresStorage) -> Iterator[BatchStorage]:
+        _empty(postgres_store.engine)
+        with postgres_store.transaction() as unit:
             yield unit
 
 
 class TestRepositories(_Part):
-    @pytest.fixture(params=["memory_store", "postgres_store"])
-    def storage(self, request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
-        store: SqlStorage = request.getfixturevalue(request.param)
-        _empty(store.engine)
-        with store.session() as session:
+    @pytest.fixture
+    def storage(self, file_store: DuckDBStorage) -> Iterator[SimpleNamespace]:
+        _empty(file_store.engine)
+        with file_store.session() as session:
             parts = LogRepository(session), FiberRepository(session), MembershipRepository(session)
             methods = {
                 name: getattr(part, name)

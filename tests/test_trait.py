@@ -63,7 +63,7 @@ METHODS = {
 
 @pytest.mark.parametrize("face", [Storage, AsyncStorage])
 def test_trait_has_the_eleven_methods_and_no_other(face: type) -> None:
-    methods = {name: getattr(face, name) for name in vars(face) if not name.startswith("_")}
+    methods = {name: getattr(face, name) for name in dir(face) if not name.startswith("_")}
     assert {name: _without_types(method) for name, method in methods.items()} == METHODS
     assert face.__abstractmethods__ == set(METHODS)  # type: ignore[attr-defined]
 

@@ -204,4 +204,5 @@ class AsyncDuckDBStorage(AsyncSqlStorage):
         super().__init__(self._duckdb, pool_size)
 
     async def backup(self, target: str | os.PathLike[str]) -> None:
+        """See ``DuckDBStorage.backup``."""
         await self._workers.run(self._duckdb.backup, target)

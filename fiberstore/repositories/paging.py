@@ -96,6 +96,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         self._generation = ""
 
     def order_by(self, order: str) -> Self:
+        """See ``Logs.order_by`` and ``Fibers.order_by``."""
         if order not in self._orders:
             raise ValueError(f"order must be one of {', '.join(self._orders)}, got {order!r}")
         query = copy(self)
@@ -129,6 +130,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         return self._orders[self._order_name]
 
     def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
+        """See ``Logs.page`` and ``Fibers.page``."""
         with self._read("page") as session, self._paging(session, limit, cursor) as page:
             return page
 
@@ -216,11 +218,13 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         return self._keyed_rows(session, self._ordered(statement, backwards=backwards))
 
     def pin(self) -> int:
+        """See ``Logs.pin`` and ``Fibers.pin``."""
         ids = self._select(self._id)
         add = insert(self._pins).from_select([self._id_name], ids).on_conflict_do_nothing()
         return self._change("pin", lambda session: execute_write(session, add))
 
     def unpin(self) -> int:
+        """See ``Logs.unpin`` and ``Fibers.unpin``."""
         remove = sa.delete(self._pins).where(self._pins.c[self._id_name].in_(self._select(self._id)))
         return self._change("unpin", lambda session: execute_write(session, remove))
 
