@@ -144,7 +144,7 @@ def build(path: Path, logs: int) -> tuple[list[UUID], list[UUID]]:
                 for number in numbers
             ]
         with storage.transaction() as transaction:
-            transaction.fibers.write_many(fibers)
+            transaction.fibers.write_fibers(fibers)
         storage.write_memberships(memberships)
     return log_ids, [fiber.fiber_id for fiber in fibers]
 

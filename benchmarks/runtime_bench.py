@@ -28,9 +28,9 @@ def tasks_and_threads(logs: int, calls: int, rounds: int) -> dict[str, dict[str,
         with DuckDBStorage(path) as storage:
             storage.init_schema()
             with storage.transaction() as transaction:
-                transaction.logs.write(batch.logs)
-                transaction.fibers.write_many(batch.fibers)
-                transaction.memberships.write(batch.memberships)
+                transaction.logs.write_logs(batch.logs)
+                transaction.fibers.write_fibers(batch.fibers)
+                transaction.memberships.write_memberships(batch.memberships)
             return asyncio.run(_race(storage, path, batch, calls, rounds))
 
 

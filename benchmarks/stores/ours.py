@@ -27,7 +27,7 @@ class Ours(Store):
 
     def write_fibers(self, batch: Batch) -> None:
         with self.storage.transaction() as transaction:
-            transaction.fibers.write_many(batch.fibers)
+            transaction.fibers.write_fibers(batch.fibers)
 
     def get_log(self, log_id: UUID) -> Rows:
         return [self.storage.get_log(log_id)]

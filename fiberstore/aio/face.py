@@ -70,7 +70,8 @@ def public_names(contract: type) -> list[str]:
 
 
 def _property(contract: type, name: str, getter: Callable[..., Any]) -> property:
-    face = _faces[inspect.signature(getter).return_annotation]
+    wrapped: type = inspect.signature(getter).return_annotation
+    face = next(_faces[base] for base in wrapped.__mro__ if base in _faces)
 
     def get(self: Face) -> Face:
         return face(getattr(self._wrapped, name), self._threads)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.aio.face import Face
 from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
-from fiberstore.aio.workers import OneWorker, Threads, Worker, Workers
+from fiberstore.aio.workers import OneWorker, Worker, Workers
 from fiberstore.checks import check_least
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, Checkpoints, LifecycleStorage, Pruned, Versions
@@ -138,30 +138,8 @@ class AsyncMembershipRepository(AsyncMemberships, of=MembershipRepository):
     """``MembershipRepository`` in coroutines."""
 
 
-class AsyncTransaction(Face):
-    """``Transaction`` in coroutines; use it from one task at a time.
-
-    Attributes:
-        logs: The logs.
-        fibers: The fibers.
-        memberships: Which log belongs to which fiber.
-        checkpoints: The checkpoints.
-        versions: The config versions.
-    """
-
-    logs: AsyncLogRepository
-    fibers: AsyncFiberRepository
-    memberships: AsyncMembershipRepository
-    checkpoints: AsyncCheckpoints
-    versions: AsyncVersions
-
-    def __init__(self, transaction: Transaction, threads: Threads) -> None:
-        super().__init__(transaction, threads)
-        self.logs = AsyncLogRepository(transaction.logs, threads)
-        self.fibers = AsyncFiberRepository(transaction.fibers, threads)
-        self.memberships = AsyncMembershipRepository(transaction.memberships, threads)
-        self.checkpoints = AsyncCheckpoints(transaction.checkpoints, threads)
-        self.versions = AsyncVersions(transaction.versions, threads)
+class AsyncTransaction(Face, of=Transaction):
+    """``Transaction`` in coroutines; use it from one task at a time."""
 
 
 class AsyncSqlStorage(AsyncLifecycleStorage):

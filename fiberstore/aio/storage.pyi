@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.aio.face import Face
 from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
-from fiberstore.aio.workers import Threads, Workers
+from fiberstore.aio.workers import Workers
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import (
     DEFAULT_STEP_ROWS,
@@ -33,7 +33,7 @@ from fiberstore.contract.lifecycle import (
 from fiberstore.contract.queries import Deleted
 from fiberstore.contract.storage import DEFAULT_LIMIT, Storage
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
-from fiberstore.repositories.storage import SqlStorage, Transaction
+from fiberstore.repositories.storage import SqlStorage
 from fiberstore.telemetry import Call, StorageStats
 
 class AsyncCheckpoints(Face):
@@ -158,15 +158,93 @@ class AsyncStorage(Face):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    async def init_schema(self) -> None:
-        """Build the tables and indexes, or bring them to the newest revision; otherwise do nothing.
+    async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
+        """Store which logs belong to which fibers, all or none.
 
-        Safe from several threads at once. Tables of the same names and columns that were made without
-        migrations are adopted with their rows.
+        Neither the logs nor the fibers need to be stored yet.
+
+        Args:
+            memberships: Any number of records; see ``write_logs`` for an iterator.
+
+        Returns:
+            How many are new: their pair of ids was not stored yet.
 
         Raises:
-            SchemaVersionError: The database is at a revision this release does not know.
-            DatabaseError: The tables there have other columns, or the database is read-only.
+            TypeError: An item is not a ``FiberMembership``.
+            ConflictError: Another transaction has written one of the pairs while an iterator was read.
+            StorageError: The database failed.
+        """
+
+    async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
+        """Return the ids of every fiber the log belongs to, ascending, stored as fibers or not."""
+
+    async def get_fiber_logs(
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
+        """Return the stored logs of one fiber, oldest first.
+
+        Order: ``(timestamp, log_id)``. Memberships whose log is not stored add nothing.
+
+        Args:
+            fiber_id: The fiber; it need not be stored itself.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+            after: A log, or the ``(timestamp, log_id)`` of one: only rows that follow it.
+
+        Raises:
+            ValueError: limit or offset is negative.
+            TypeError: ``after`` is neither a log nor such a pair.
+            StorageError: The database failed.
+        """
+
+    async def write_fiber(self, fiber: FiberRecord) -> None:
+        """Store a new fiber.
+
+        Raises:
+            DuplicateError: A fiber of that id is stored already; it stays as it is.
+            SerializationError: ``attributes`` was changed into something that is not JSON.
+            StorageError: The database failed.
+        """
+
+    async def update_fiber(self, fiber: FiberRecord) -> None:
+        """Replace every field of the fiber with that ``fiber_id``.
+
+        Raises:
+            NotFoundError: There is no fiber of that id.
+            SerializationError: ``attributes`` was changed into something that is not JSON.
+            StorageError: The database failed.
+        """
+
+    async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
+        """Return one fiber, or None when there is none of that id."""
+
+    async def query_fibers_by_type(
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[FiberRecord]:
+        """Return the fibers of one type, in the order they began.
+
+        Order: ``(first_activity, fiber_id)``.
+
+        Args:
+            fiber_type: The exact type.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+            after: A fiber, or the ``(first_activity, fiber_id)`` of one: only rows that follow it.
+
+        Raises:
+            ValueError: limit or offset is negative, or the type cannot be stored as text.
+            TypeError: ``after`` is neither a fiber nor such a pair.
+            StorageError: The database failed.
         """
 
     async def write_logs(self, logs: Iterable[LogRecord]) -> int:
@@ -217,93 +295,15 @@ class AsyncStorage(Face):
             StorageError: The database failed.
         """
 
-    async def write_fiber(self, fiber: FiberRecord) -> None:
-        """Store a new fiber.
+    async def init_schema(self) -> None:
+        """Build the tables and indexes, or bring them to the newest revision; otherwise do nothing.
+
+        Safe from several threads at once. Tables of the same names and columns that were made without
+        migrations are adopted with their rows.
 
         Raises:
-            DuplicateError: A fiber of that id is stored already; it stays as it is.
-            SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
-        """
-
-    async def update_fiber(self, fiber: FiberRecord) -> None:
-        """Replace every field of the fiber with that ``fiber_id``.
-
-        Raises:
-            NotFoundError: There is no fiber of that id.
-            SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
-        """
-
-    async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
-        """Return one fiber, or None when there is none of that id."""
-
-    async def query_fibers_by_type(
-        self,
-        fiber_type: str,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: FiberRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[FiberRecord]:
-        """Return the fibers of one type, in the order they began.
-
-        Order: ``(first_activity, fiber_id)``.
-
-        Args:
-            fiber_type: The exact type.
-            limit: Most rows to return, >= 0.
-            offset: Rows to skip, >= 0.
-            after: A fiber, or the ``(first_activity, fiber_id)`` of one: only rows that follow it.
-
-        Raises:
-            ValueError: limit or offset is negative, or the type cannot be stored as text.
-            TypeError: ``after`` is neither a fiber nor such a pair.
-            StorageError: The database failed.
-        """
-
-    async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
-        """Store which logs belong to which fibers, all or none.
-
-        Neither the logs nor the fibers need to be stored yet.
-
-        Args:
-            memberships: Any number of records; see ``write_logs`` for an iterator.
-
-        Returns:
-            How many are new: their pair of ids was not stored yet.
-
-        Raises:
-            TypeError: An item is not a ``FiberMembership``.
-            ConflictError: Another transaction has written one of the pairs while an iterator was read.
-            StorageError: The database failed.
-        """
-
-    async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
-        """Return the ids of every fiber the log belongs to, ascending, stored as fibers or not."""
-
-    async def get_fiber_logs(
-        self,
-        fiber_id: UUID,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: LogRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[StoredLog]:
-        """Return the stored logs of one fiber, oldest first.
-
-        Order: ``(timestamp, log_id)``. Memberships whose log is not stored add nothing.
-
-        Args:
-            fiber_id: The fiber; it need not be stored itself.
-            limit: Most rows to return, >= 0.
-            offset: Rows to skip, >= 0.
-            after: A log, or the ``(timestamp, log_id)`` of one: only rows that follow it.
-
-        Raises:
-            ValueError: limit or offset is negative.
-            TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
+            SchemaVersionError: The database is at a revision this release does not know.
+            DatabaseError: The tables there have other columns, or the database is read-only.
         """
 
 class AsyncQueryStorage(AsyncStorage):
@@ -406,13 +406,48 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
             StorageError: The database failed; the steps before that stay.
         """
 
-    @property
-    def checkpoints(self) -> AsyncCheckpoints:
-        """The checkpoints."""
+    async def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        """Store the fibers whose id is new, and leave the others as they are.
 
-    @property
-    def versions(self) -> AsyncVersions:
-        """The config versions."""
+        Returns:
+            How many are new.
+
+        Raises:
+            TypeError: An item is not a ``FiberRecord``.
+            ValueError: Two of them have one id.
+        """
+
+    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """Store the fibers whose id is new, and replace every field of the others.
+
+        Raises:
+            TypeError: An item is not a ``FiberRecord``.
+            ValueError: Two of them have one id.
+        """
+
+    async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        """Make fibers part of others: their memberships and pins move, and they are deleted.
+
+        The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
+        survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
+        later resolves their fibers first: what is written to an old id stays there.
+
+        Args:
+            survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
+
+        Raises:
+            NotFoundError: One of the fibers is not stored.
+            TypeError: It is no mapping of ids.
+            ValueError: A survivor ends itself, or is of another config version.
+        """
+
+    async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """Return where fibers are now.
+
+        Returns:
+            For each id, in the order they were given, the id of the stored fiber: itself, or the one it has
+            become part of. Ids that lead to none are left out.
+        """
 
     async def write_batch(
         self,
@@ -437,6 +472,124 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
             TypeError: An item is of a wrong type.
             ValueError: Two fibers have one id.
             CheckpointError: The checkpoint has another value than expected.
+            StorageError: The database failed.
+        """
+
+    @property
+    def checkpoints(self) -> AsyncCheckpoints:
+        """The checkpoints."""
+
+    @property
+    def versions(self) -> AsyncVersions:
+        """The config versions."""
+
+    async def compact(self) -> Compacted:
+        """Write the database file anew, without what was deleted or redacted, and put it in place of the old.
+
+        It takes as long as a backup, and as much space beside the file. Reads and writes wait meanwhile. In
+        memory it does nothing.
+
+        Raises:
+            DatabaseError: A call, a session or another storage of this process uses the file; or the copy
+                cannot be written. The file stays as it was.
+        """
+
+class AsyncLogRepository(AsyncLogs):
+    """``LogRepository`` in coroutines."""
+
+    async def write_logs(self, logs: Iterable[LogRecord]) -> int:
+        """Store logs, all or none.
+
+        A ``LogRecord`` is stamped with the current time and the storage's ``config_version``; a ``StoredLog``
+        keeps its own.
+
+        Args:
+            logs: Any number of records. An iterator may give more than fit in memory: it is read while they
+                are written. As it cannot be read twice, a conflict then ends the call.
+
+        Returns:
+            How many are new: their ``log_id`` was not stored yet.
+
+        Raises:
+            TypeError: An item is not a ``LogRecord``.
+            ConflictError: Another transaction has written one of the ids while an iterator was read.
+            StorageError: The database failed.
+        """
+
+    async def get_log(self, log_id: UUID) -> StoredLog | None:
+        """Return one log, or None when there is none of that id."""
+
+    async def query_logs_by_time(
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
+        """Return the logs with ``start <= timestamp <= end``, oldest first.
+
+        Order: ``(timestamp, log_id)``.
+
+        Args:
+            start: Inclusive lower bound, timezone-aware.
+            end: Inclusive upper bound, timezone-aware. Before ``start``, the answer is empty.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+            after: A log, or the ``(timestamp, log_id)`` of one: only rows that follow it.
+
+        Raises:
+            ValueError: A bound is naive, or limit or offset is negative.
+            TypeError: ``after`` is neither a log nor such a pair.
+            StorageError: The database failed.
+        """
+
+class AsyncFiberRepository(AsyncFibers):
+    """``FiberRepository`` in coroutines."""
+
+    async def write_fiber(self, fiber: FiberRecord) -> None:
+        """Store a new fiber.
+
+        Raises:
+            DuplicateError: A fiber of that id is stored already; it stays as it is.
+            SerializationError: ``attributes`` was changed into something that is not JSON.
+            StorageError: The database failed.
+        """
+
+    async def update_fiber(self, fiber: FiberRecord) -> None:
+        """Replace every field of the fiber with that ``fiber_id``.
+
+        Raises:
+            NotFoundError: There is no fiber of that id.
+            SerializationError: ``attributes`` was changed into something that is not JSON.
+            StorageError: The database failed.
+        """
+
+    async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
+        """Return one fiber, or None when there is none of that id."""
+
+    async def query_fibers_by_type(
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[FiberRecord]:
+        """Return the fibers of one type, in the order they began.
+
+        Order: ``(first_activity, fiber_id)``.
+
+        Args:
+            fiber_type: The exact type.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+            after: A fiber, or the ``(first_activity, fiber_id)`` of one: only rows that follow it.
+
+        Raises:
+            ValueError: limit or offset is negative, or the type cannot be stored as text.
+            TypeError: ``after`` is neither a fiber nor such a pair.
             StorageError: The database failed.
         """
 
@@ -483,58 +636,7 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
             become part of. Ids that lead to none are left out.
         """
 
-    async def compact(self) -> Compacted:
-        """Write the database file anew, without what was deleted or redacted, and put it in place of the old.
-
-        It takes as long as a backup, and as much space beside the file. Reads and writes wait meanwhile. In
-        memory it does nothing.
-
-        Raises:
-            DatabaseError: A call, a session or another storage of this process uses the file; or the copy
-                cannot be written. The file stays as it was.
-        """
-
-class AsyncLogRepository(AsyncLogs):
-    """``LogRepository`` in coroutines."""
-
-    async def write(self, logs: Iterable[LogRecord]) -> int:
-        """Store logs; see ``Storage.write_logs``. An iterator is read to its end first."""
-
-    async def get(self, log_id: UUID) -> StoredLog | None:
-        """Return one log or None; see ``Storage.get_log``."""
-
-    async def query_by_time(
-        self,
-        start: datetime,
-        end: datetime,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: LogRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[StoredLog]:
-        """Return the logs of a closed range of time; see ``Storage.query_logs_by_time``."""
-
-class AsyncFiberRepository(AsyncFibers):
-    """``FiberRepository`` in coroutines."""
-
-    async def write(self, fiber: FiberRecord) -> None:
-        """Store a new fiber; see ``Storage.write_fiber``."""
-
-    async def write_many(self, fibers: Iterable[FiberRecord]) -> int:
-        """Store the fibers whose id is new, and leave the others as they are.
-
-        Returns:
-            How many are new.
-
-        Raises:
-            TypeError: An item is not a ``FiberRecord``.
-            ValueError: Two of them have one id.
-        """
-
-    async def update(self, fiber: FiberRecord) -> None:
-        """Replace every field of a stored fiber; see ``Storage.update_fiber``."""
-
-    async def update_many(self, fibers: Iterable[FiberRecord]) -> int:
+    async def update_fibers(self, fibers: Iterable[FiberRecord]) -> int:
         """Replace every field of the fibers that are stored; the others are not created.
 
         Returns:
@@ -545,41 +647,33 @@ class AsyncFiberRepository(AsyncFibers):
             ValueError: Two of them have one id.
         """
 
-    async def upsert_many(self, fibers: Iterable[FiberRecord]) -> Upserted:
-        """Store fibers, or replace those that are stored; see ``LifecycleStorage.upsert_fibers``."""
-
-    async def merge(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """Make fibers part of others; see ``LifecycleStorage.merge_fibers``."""
-
-    async def resolve(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
-        """Return where fibers are now; see ``LifecycleStorage.resolve_fibers``."""
-
-    async def get(self, fiber_id: UUID) -> FiberRecord | None:
-        """Return one fiber or None; see ``Storage.get_fiber``."""
-
-    async def query_by_type(
-        self,
-        fiber_type: str,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: FiberRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[FiberRecord]:
-        """Return the fibers of one type; see ``Storage.query_fibers_by_type``."""
-
     async def query_open(self, config_version: int) -> list[FiberRecord]:
-        """Return every fiber of a config version that is not closed, ordered like ``query_by_type``."""
+        """Return every fiber of a config version that is not closed, by ``(first_activity, fiber_id)``."""
 
 class AsyncMembershipRepository(AsyncMemberships):
     """``MembershipRepository`` in coroutines."""
 
-    async def write(self, memberships: Iterable[FiberMembership]) -> int:
-        """Store memberships; see ``Storage.write_memberships``. An iterator is read to its end first."""
+    async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
+        """Store which logs belong to which fibers, all or none.
 
-    async def fibers_of(self, log_id: UUID) -> list[UUID]:
-        """Return the fibers of a log; see ``Storage.get_log_fibers``."""
+        Neither the logs nor the fibers need to be stored yet.
 
-    async def logs_of(
+        Args:
+            memberships: Any number of records; see ``write_logs`` for an iterator.
+
+        Returns:
+            How many are new: their pair of ids was not stored yet.
+
+        Raises:
+            TypeError: An item is not a ``FiberMembership``.
+            ConflictError: Another transaction has written one of the pairs while an iterator was read.
+            StorageError: The database failed.
+        """
+
+    async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
+        """Return the ids of every fiber the log belongs to, ascending, stored as fibers or not."""
+
+    async def get_fiber_logs(
         self,
         fiber_id: UUID,
         limit: int = DEFAULT_LIMIT,
@@ -587,29 +681,253 @@ class AsyncMembershipRepository(AsyncMemberships):
         *,
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
-        """Return the stored logs of a fiber; see ``Storage.get_fiber_logs``."""
+        """Return the stored logs of one fiber, oldest first.
+
+        Order: ``(timestamp, log_id)``. Memberships whose log is not stored add nothing.
+
+        Args:
+            fiber_id: The fiber; it need not be stored itself.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+            after: A log, or the ``(timestamp, log_id)`` of one: only rows that follow it.
+
+        Raises:
+            ValueError: limit or offset is negative.
+            TypeError: ``after`` is neither a log nor such a pair.
+            StorageError: The database failed.
+        """
 
     async def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[UUID]:
         """Return which of the logs belong to a stored fiber by a membership of a config version."""
 
 class AsyncTransaction(Face):
-    """``Transaction`` in coroutines; use it from one task at a time.
+    """``Transaction`` in coroutines; use it from one task at a time."""
 
-    Attributes:
-        logs: The logs.
-        fibers: The fibers.
-        memberships: Which log belongs to which fiber.
-        checkpoints: The checkpoints.
-        versions: The config versions.
-    """
+    async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
+        """Store which logs belong to which fibers, all or none.
 
-    logs: AsyncLogRepository
-    fibers: AsyncFiberRepository
-    memberships: AsyncMembershipRepository
-    checkpoints: AsyncCheckpoints
-    versions: AsyncVersions
+        Neither the logs nor the fibers need to be stored yet.
 
-    def __init__(self, transaction: Transaction, threads: Threads) -> None: ...
+        Args:
+            memberships: Any number of records; see ``write_logs`` for an iterator.
+
+        Returns:
+            How many are new: their pair of ids was not stored yet.
+
+        Raises:
+            TypeError: An item is not a ``FiberMembership``.
+            ConflictError: Another transaction has written one of the pairs while an iterator was read.
+            StorageError: The database failed.
+        """
+
+    async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
+        """Return the ids of every fiber the log belongs to, ascending, stored as fibers or not."""
+
+    async def get_fiber_logs(
+        self,
+        fiber_id: UUID,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
+        """Return the stored logs of one fiber, oldest first.
+
+        Order: ``(timestamp, log_id)``. Memberships whose log is not stored add nothing.
+
+        Args:
+            fiber_id: The fiber; it need not be stored itself.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+            after: A log, or the ``(timestamp, log_id)`` of one: only rows that follow it.
+
+        Raises:
+            ValueError: limit or offset is negative.
+            TypeError: ``after`` is neither a log nor such a pair.
+            StorageError: The database failed.
+        """
+
+    async def write_fiber(self, fiber: FiberRecord) -> None:
+        """Store a new fiber.
+
+        Raises:
+            DuplicateError: A fiber of that id is stored already; it stays as it is.
+            SerializationError: ``attributes`` was changed into something that is not JSON.
+            StorageError: The database failed.
+        """
+
+    async def update_fiber(self, fiber: FiberRecord) -> None:
+        """Replace every field of the fiber with that ``fiber_id``.
+
+        Raises:
+            NotFoundError: There is no fiber of that id.
+            SerializationError: ``attributes`` was changed into something that is not JSON.
+            StorageError: The database failed.
+        """
+
+    async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
+        """Return one fiber, or None when there is none of that id."""
+
+    async def query_fibers_by_type(
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[FiberRecord]:
+        """Return the fibers of one type, in the order they began.
+
+        Order: ``(first_activity, fiber_id)``.
+
+        Args:
+            fiber_type: The exact type.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+            after: A fiber, or the ``(first_activity, fiber_id)`` of one: only rows that follow it.
+
+        Raises:
+            ValueError: limit or offset is negative, or the type cannot be stored as text.
+            TypeError: ``after`` is neither a fiber nor such a pair.
+            StorageError: The database failed.
+        """
+
+    async def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        """Store the fibers whose id is new, and leave the others as they are.
+
+        Returns:
+            How many are new.
+
+        Raises:
+            TypeError: An item is not a ``FiberRecord``.
+            ValueError: Two of them have one id.
+        """
+
+    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        """Store the fibers whose id is new, and replace every field of the others.
+
+        Raises:
+            TypeError: An item is not a ``FiberRecord``.
+            ValueError: Two of them have one id.
+        """
+
+    async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        """Make fibers part of others: their memberships and pins move, and they are deleted.
+
+        The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
+        survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
+        later resolves their fibers first: what is written to an old id stays there.
+
+        Args:
+            survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
+
+        Raises:
+            NotFoundError: One of the fibers is not stored.
+            TypeError: It is no mapping of ids.
+            ValueError: A survivor ends itself, or is of another config version.
+        """
+
+    async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """Return where fibers are now.
+
+        Returns:
+            For each id, in the order they were given, the id of the stored fiber: itself, or the one it has
+            become part of. Ids that lead to none are left out.
+        """
+
+    async def write_logs(self, logs: Iterable[LogRecord]) -> int:
+        """Store logs, all or none.
+
+        A ``LogRecord`` is stamped with the current time and the storage's ``config_version``; a ``StoredLog``
+        keeps its own.
+
+        Args:
+            logs: Any number of records. An iterator may give more than fit in memory: it is read while they
+                are written. As it cannot be read twice, a conflict then ends the call.
+
+        Returns:
+            How many are new: their ``log_id`` was not stored yet.
+
+        Raises:
+            TypeError: An item is not a ``LogRecord``.
+            ConflictError: Another transaction has written one of the ids while an iterator was read.
+            StorageError: The database failed.
+        """
+
+    async def get_log(self, log_id: UUID) -> StoredLog | None:
+        """Return one log, or None when there is none of that id."""
+
+    async def query_logs_by_time(
+        self,
+        start: datetime,
+        end: datetime,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: LogRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[StoredLog]:
+        """Return the logs with ``start <= timestamp <= end``, oldest first.
+
+        Order: ``(timestamp, log_id)``.
+
+        Args:
+            start: Inclusive lower bound, timezone-aware.
+            end: Inclusive upper bound, timezone-aware. Before ``start``, the answer is empty.
+            limit: Most rows to return, >= 0.
+            offset: Rows to skip, >= 0.
+            after: A log, or the ``(timestamp, log_id)`` of one: only rows that follow it.
+
+        Raises:
+            ValueError: A bound is naive, or limit or offset is negative.
+            TypeError: ``after`` is neither a log nor such a pair.
+            StorageError: The database failed.
+        """
+
+    async def write_batch(
+        self,
+        *,
+        logs: Iterable[LogRecord] = (),
+        fibers: Iterable[FiberRecord] = (),
+        memberships: Iterable[FiberMembership] = (),
+        checkpoint: CheckpointMove | None = None,
+    ) -> BatchCounts:
+        """Store what belongs together, all or none.
+
+        Logs alone, and memberships alone, are appended beside whoever changes rows; anything else waits for
+        its turn, so that nobody deletes a stored log before the memberships are stored that hold it.
+
+        Args:
+            logs: As for ``write_logs``; an iterator is read to its end first.
+            fibers: New ones, and changed ones, which replace what is stored.
+            memberships: As for ``write_memberships``.
+            checkpoint: Moves with them.
+
+        Raises:
+            TypeError: An item is of a wrong type.
+            ValueError: Two fibers have one id.
+            CheckpointError: The checkpoint has another value than expected.
+            StorageError: The database failed.
+        """
+
+    @property
+    def logs(self) -> AsyncLogRepository:
+        """The logs."""
+
+    @property
+    def fibers(self) -> AsyncFiberRepository:
+        """The fibers."""
+
+    @property
+    def memberships(self) -> AsyncMembershipRepository:
+        """Which log belongs to which fiber."""
+
+    @property
+    def checkpoints(self) -> AsyncCheckpoints:
+        """The checkpoints."""
+
+    @property
+    def versions(self) -> AsyncVersions:
+        """The config versions."""
 
 class AsyncSqlStorage(AsyncLifecycleStorage):
     """A ``SqlStorage`` in coroutines.

@@ -20,14 +20,14 @@ from fiberstore.sql.translate import translate_errors
 
 
 @contextmanager
-def open_or_make(db: str) -> Iterator[SqlStorage]:
+def open_or_make(db: str, config_version: int = 0) -> Iterator[SqlStorage]:
     """Open a store with the tables of this release; a file and tables that are not there are made.
 
     Raises:
         DatabaseError: It cannot be opened; a server's database must be there.
         SchemaVersionError: It has the tables of a newer release.
     """
-    with open_storage(db) as storage:
+    with open_storage(db, config_version=config_version) as storage:
         storage.init_schema()
         yield storage
 

@@ -31,6 +31,15 @@ def parse_id(text: str) -> str:
     return digits
 
 
+def parse_config_version(text: str | int) -> int:
+    """Return the config version that these 16 hex digits are."""
+    if isinstance(text, int):  # the default
+        return text
+    if not re.fullmatch("[0-9a-f]{16}", text.lower()):
+        raise typer.BadParameter(f"{text!r} is no config version; give its 16 hex digits")
+    return int(text, 16)
+
+
 def parse_version(text: str) -> str:
     """Return the hex digits of a config version, or of the beginning of one."""
     if not re.fullmatch("[0-9a-f]{4,16}", text.lower()):
@@ -106,6 +115,14 @@ FiberId = Annotated[
 Types = Annotated[
     list[str] | None,
     typer.Option("--type", metavar="TYPE", help="Only fibers of this type; if repeated, of any of them."),
+]
+ConfigVersion = Annotated[
+    int,
+    typer.Option(
+        parser=parse_config_version,
+        metavar="VERSION",
+        help="Stamp of the logs that bring none of their own: 16 hex digits, as generations list shows them.",
+    ),
 ]
 Version = Annotated[
     str,

@@ -21,6 +21,7 @@ from uuid import UUID
 
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Deleted, QueryStorage
+from fiberstore.contract.storage import FiberStorage, LogStorage, MembershipStorage
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 
 ChangeKind: TypeAlias = Literal["split", "merged", "moved", "new", "gone"]
@@ -304,45 +305,8 @@ class Versions(ABC):
         """
 
 
-class LifecycleStorage(QueryStorage):
-    """A storage to live with for years."""
-
-    @property
-    @abstractmethod
-    def checkpoints(self) -> Checkpoints:
-        """The checkpoints."""
-
-    @property
-    @abstractmethod
-    def versions(self) -> Versions:
-        """The config versions."""
-
-    @abstractmethod
-    def write_batch(
-        self,
-        *,
-        logs: Iterable[LogRecord] = (),
-        fibers: Iterable[FiberRecord] = (),
-        memberships: Iterable[FiberMembership] = (),
-        checkpoint: CheckpointMove | None = None,
-    ) -> BatchCounts:
-        """Store what belongs together, all or none.
-
-        Logs alone, and memberships alone, are appended beside whoever changes rows; anything else waits for
-        its turn, so that nobody deletes a stored log before the memberships are stored that hold it.
-
-        Args:
-            logs: As for ``write_logs``; an iterator is read to its end first.
-            fibers: New ones, and changed ones, which replace what is stored.
-            memberships: As for ``write_memberships``.
-            checkpoint: Moves with them.
-
-        Raises:
-            TypeError: An item is of a wrong type.
-            ValueError: Two fibers have one id.
-            CheckpointError: The checkpoint has another value than expected.
-            StorageError: The database failed.
-        """
+class FiberBatchStorage(FiberStorage):
+    """The part of ``LifecycleStorage`` that writes many fibers at once."""
 
     @abstractmethod
     def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
@@ -390,6 +354,51 @@ class LifecycleStorage(QueryStorage):
             For each id, in the order they were given, the id of the stored fiber: itself, or the one it has
             become part of. Ids that lead to none are left out.
         """
+
+
+class BatchStorage(LogStorage, FiberBatchStorage, MembershipStorage):
+    """The part of ``LifecycleStorage`` that writes logs, fibers and memberships together."""
+
+    @abstractmethod
+    def write_batch(
+        self,
+        *,
+        logs: Iterable[LogRecord] = (),
+        fibers: Iterable[FiberRecord] = (),
+        memberships: Iterable[FiberMembership] = (),
+        checkpoint: CheckpointMove | None = None,
+    ) -> BatchCounts:
+        """Store what belongs together, all or none.
+
+        Logs alone, and memberships alone, are appended beside whoever changes rows; anything else waits for
+        its turn, so that nobody deletes a stored log before the memberships are stored that hold it.
+
+        Args:
+            logs: As for ``write_logs``; an iterator is read to its end first.
+            fibers: New ones, and changed ones, which replace what is stored.
+            memberships: As for ``write_memberships``.
+            checkpoint: Moves with them.
+
+        Raises:
+            TypeError: An item is of a wrong type.
+            ValueError: Two fibers have one id.
+            CheckpointError: The checkpoint has another value than expected.
+            StorageError: The database failed.
+        """
+
+
+class LifecycleStorage(QueryStorage, BatchStorage):
+    """A storage to live with for years."""
+
+    @property
+    @abstractmethod
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints."""
+
+    @property
+    @abstractmethod
+    def versions(self) -> Versions:
+        """The config versions."""
 
     @abstractmethod
     def prune(

@@ -68,7 +68,7 @@ class Page(Generic[T]):
         late: Rows that were stored since the walk from page to page began, but whose place lies before this
             page, where the walk has been already; in the order they were stored. Each is reported once. A
             fiber counts as stored when it is written, when ``update_fiber`` changes it, and when its type
-            changes; ``update_many`` of the same type moves nothing.
+            changes; ``FiberRepository.update_fibers`` of the same type moves nothing.
     """
 
     items: list[T]

@@ -10,43 +10,8 @@ from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLo
 DEFAULT_LIMIT = 1_000
 
 
-class Storage(ABC):
-    """Keeps logs, fibers, and which log belongs to which fiber.
-
-    What holds for every method:
-
-    - Time: datetimes are timezone-aware, in any zone; what comes back is in UTC, exact to 1 µs.
-    - Order is total: logs by ``(timestamp, log_id)``, fibers by ``(first_activity, fiber_id)``, ids by the
-      order of their 128 bits; always ascending.
-    - Pages: at most ``limit`` rows after the first ``offset``; ``limit=0`` is an empty list. While nobody
-      writes, pages put end to end are the whole: nothing twice, nothing missing.
-    - The cost of a page grows with its ``offset``. ``after``, the last row of the page before, costs the same
-      on every page: the page holds the rows that follow it in the order, stored or not, and ``offset`` counts
-      from there. So no row comes twice and none that was there is missed, whatever is written meanwhile;
-      only a fiber whose ``first_activity`` or type is changed meanwhile may move from one page to another.
-    - Writing is atomic and durable: a call stores its whole batch or nothing, and returns once it is on disk.
-    - Logs and memberships are idempotent: the first write of a key wins and a repeat is a no-op, also within
-      one batch.
-    - Threads: one storage may be shared by any number of threads. Transactions that conflict are run again;
-      ``ConflictError`` says that this went on for too long.
-    - What is returned belongs to the caller; changing it changes nothing in the store.
-    - Errors are ``StorageError`` and its subclasses (see ``fiberstore.errors``) when the database fails,
-      ``ValueError`` and ``TypeError`` when an argument is out of bounds or of the wrong type. After an error
-      nothing of that call is stored, and the next call works. Only after a ``ConnectionLostError`` it may
-      not be known whether all of it is.
-    """
-
-    @abstractmethod
-    def init_schema(self) -> None:
-        """Build the tables and indexes, or bring them to the newest revision; otherwise do nothing.
-
-        Safe from several threads at once. Tables of the same names and columns that were made without
-        migrations are adopted with their rows.
-
-        Raises:
-            SchemaVersionError: The database is at a revision this release does not know.
-            DatabaseError: The tables there have other columns, or the database is read-only.
-        """
+class LogStorage(ABC):
+    """The part of ``Storage`` that holds logs."""
 
     @abstractmethod
     def write_logs(self, logs: Iterable[LogRecord]) -> int:
@@ -99,6 +64,10 @@ class Storage(ABC):
             StorageError: The database failed.
         """
 
+
+class FiberStorage(ABC):
+    """The part of ``Storage`` that holds fibers."""
+
     @abstractmethod
     def write_fiber(self, fiber: FiberRecord) -> None:
         """Store a new fiber.
@@ -148,6 +117,10 @@ class Storage(ABC):
             StorageError: The database failed.
         """
 
+
+class MembershipStorage(ABC):
+    """The part of ``Storage`` that holds which log belongs to which fiber."""
+
     @abstractmethod
     def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
         """Store which logs belong to which fibers, all or none.
@@ -193,4 +166,43 @@ class Storage(ABC):
             ValueError: limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
             StorageError: The database failed.
+        """
+
+
+class Storage(LogStorage, FiberStorage, MembershipStorage):
+    """Keeps logs, fibers, and which log belongs to which fiber.
+
+    What holds for every method:
+
+    - Time: datetimes are timezone-aware, in any zone; what comes back is in UTC, exact to 1 µs.
+    - Order is total: logs by ``(timestamp, log_id)``, fibers by ``(first_activity, fiber_id)``, ids by the
+      order of their 128 bits; always ascending.
+    - Pages: at most ``limit`` rows after the first ``offset``; ``limit=0`` is an empty list. While nobody
+      writes, pages put end to end are the whole: nothing twice, nothing missing.
+    - The cost of a page grows with its ``offset``. ``after``, the last row of the page before, costs the same
+      on every page: the page holds the rows that follow it in the order, stored or not, and ``offset`` counts
+      from there. So no row comes twice and none that was there is missed, whatever is written meanwhile;
+      only a fiber whose ``first_activity`` or type is changed meanwhile may move from one page to another.
+    - Writing is atomic and durable: a call stores its whole batch or nothing, and returns once it is on disk.
+    - Logs and memberships are idempotent: the first write of a key wins and a repeat is a no-op, also within
+      one batch.
+    - Threads: one storage may be shared by any number of threads. Transactions that conflict are run again;
+      ``ConflictError`` says that this went on for too long.
+    - What is returned belongs to the caller; changing it changes nothing in the store.
+    - Errors are ``StorageError`` and its subclasses (see ``fiberstore.errors``) when the database fails,
+      ``ValueError`` and ``TypeError`` when an argument is out of bounds or of the wrong type. After an error
+      nothing of that call is stored, and the next call works. Only after a ``ConnectionLostError`` it may
+      not be known whether all of it is.
+    """
+
+    @abstractmethod
+    def init_schema(self) -> None:
+        """Build the tables and indexes, or bring them to the newest revision; otherwise do nothing.
+
+        Safe from several threads at once. Tables of the same names and columns that were made without
+        migrations are adopted with their rows.
+
+        Raises:
+            SchemaVersionError: The database is at a revision this release does not know.
+            DatabaseError: The tables there have other columns, or the database is read-only.
         """

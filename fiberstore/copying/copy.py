@@ -314,7 +314,7 @@ class _Copy:
                     for loser in left:
                         others = sa.update(MERGES).where(MERGES.c.survivor_id == loser)
                         transaction.session.execute(others.values(survivor_id=survivors[loser]))
-                    written = transaction.memberships.write(kept)
+                    written = transaction.memberships.write_memberships(kept)
                     self._delete(transaction.session, _MEMBERSHIPS, list(moves))
                     self._delete(transaction.session, _FIBERS, [(loser,) for loser in left])
                 self._note(_MEMBERSHIPS.name, read=0, written=written)
@@ -368,7 +368,7 @@ class _Copy:
         kept = self._only_here(moved.values())
         if moved:
             with self._destination.transaction() as transaction, translate_errors():
-                written = transaction.memberships.write(kept)
+                written = transaction.memberships.write_memberships(kept)
                 self._delete(transaction.session, _MEMBERSHIPS, list(moved))
             self._note(_MEMBERSHIPS.name, read=0, written=written)
 
@@ -449,7 +449,7 @@ class _Copy:
         if gone or logs:
             with self._destination.transaction() as transaction, translate_errors():
                 self._delete(transaction.session, table, gone)
-                written = transaction.logs.write(logs)
+                written = transaction.logs.write_logs(logs)
             self._note(table.name, read=0, written=written)
 
     def _delete(self, session: Session, table: sa.Table, keys: list[Key]) -> None:

@@ -8,7 +8,8 @@ statement failed takes no more statements and no commit, transactions that chang
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Never
 from uuid import uuid4
@@ -49,13 +50,13 @@ class Connection(connection.Connection):
 
     Attributes:
         appends: The writes to the database, for who waits for the end of one.
+        autocommit: Isolation level AUTOCOMMIT, until it goes back to the pool.
         file_number: See ``process.Handle``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
             of statements that return rows, which DuckDB does not count.
     """
 
     engine_name: ClassVar[str] = "duckdb"
-    autocommit = None  # SQLAlchemy asks; DuckDB has no such switch
     closed = False
 
     def __init__(self, raw: duckdb.DuckDBPyConnection, database: str, dialect: Dialect) -> None:
@@ -63,6 +64,7 @@ class Connection(connection.Connection):
         self.database_key = fork_guard.database_key(database)
         self.file_number: tuple[int, int] | None = None
         self.rows_written = 0
+        self.autocommit = False
         self.notices: list[str] = []
         self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
         # DuckDB takes the look at a variable for access to the outside.
@@ -85,6 +87,8 @@ class Connection(connection.Connection):
         self._reader: Cursor | None = None
         self._unread = False
         self._stream: pa.RecordBatchReader | None = None
+        self._arrow_batch_rows: int | None = None  # for a statement of which the rows are to come as batches
+        self._arrow_batches: Iterator[pa.RecordBatch] = iter(())
         fork_guard.register(self)
 
     @property
@@ -134,6 +138,11 @@ class Connection(connection.Connection):
     def rollback(self) -> None:
         """Roll back whatever is open; without a transaction, do nothing."""
         self._end()
+
+    def reset(self) -> None:
+        """Make the connection ready for its next user."""
+        self.rollback()
+        self.autocommit = False
 
     def close(self) -> None:
         """Roll back what is open and close."""
@@ -187,16 +196,24 @@ class Connection(connection.Connection):
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
         """See ``connections.Connection.fetch_with_batch``."""
-        if self._view is not None:
-            return self._fetch_with_view(sql, batch, self._view)
+        if (cursor := self._cursor_told(sql, [batch])) is not None:
+            return [(cursor.rowcount,)] if cursor.rowcount >= 0 else list(cursor.fetchall())
+        with self._statement(sql):
+            self._execute_with_batch(sql, batch)
+            return self._raw.fetchall()
+
+    def _execute_with_batch(self, sql: str, batch: object) -> None:
+        if self._view is not None:  # which takes 1 ms longer
+            self._raw.register(self._view, batch)
+            self._raw.execute(self._parsed(sql.replace(ARROW_TABLE, f"temp.main.{self._view}")))
+            return
         # DuckDB looks for a variable of that name because no table has it ("replacement scan"), and none ever
         # will have: nobody can create anything in the catalog "system".
         table = f"system.main.{ARROW_TABLE}"
         sql = sql.replace(ARROW_TABLE, table)
         fiberstore_arrow_batch = batch
         try:
-            with self._statement(sql):
-                rows = self._raw.execute(self._parsed(sql)).fetchall()
+            self._raw.execute(self._parsed(sql))
         except duckdb.CatalogException as error:
             # DuckDB drops what Python raises while it looks for the variable. If it is found now, that was
             # Ctrl-C; if not, the error says something else.
@@ -206,7 +223,6 @@ class Connection(connection.Connection):
             raise
         finally:
             del fiberstore_arrow_batch
-        return rows
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
         """See ``connections.Connection.write_with_batch``."""
@@ -227,21 +243,14 @@ class Connection(connection.Connection):
                     raise
         return self.write_with_batch(f"{insert} ON CONFLICT DO NOTHING", batch)
 
-    def _fetch_with_view(self, sql: str, batch: "pa.RecordBatch", view: str) -> list[Row]:
-        """Give the batch its name by a temporary view, which takes 1 ms longer."""
-        sql = sql.replace(ARROW_TABLE, f"temp.main.{view}")
-        with self._statement(sql):
-            self._raw.register(view, batch)
-            rows = self._raw.execute(self._parsed(sql)).fetchall()
-        self._raw.unregister(view)
-        return rows
-
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
         """See ``connections.Connection.fetch_rows``.
 
         It runs without a cursor. A page read row by row, not from a list, gives Python's garbage collector a
         fifth less to do.
         """
+        if (cursor := self._cursor_told(sql, values)) is not None:
+            return chain.from_iterable(iter(partial(cursor.fetchmany, _ROWS_AT_ONCE), []))
         with self._statement(sql):
             self._raw.execute(self._parsed(sql), values)
         self._unread = True
@@ -250,14 +259,18 @@ class Connection(connection.Connection):
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         """See ``connections.Connection.write``."""
         with _conflicts():
+            if (cursor := self._cursor_told(sql, values)) is not None:
+                return max(int(cursor.rowcount), 0)
             rows = list(self.fetch_rows(sql, values))
         return _count(rows) if rows else 0  # DDL has none
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
         """See ``connections.Connection.stream_rows``."""
-        cursor = self.cursor()
-        try:
+        cursor = self._cursor_told(sql, values)
+        if cursor is None:
+            cursor = self.cursor()
             cursor.execute(sql, values)
+        try:
             while rows := cursor.fetchmany(batch_rows):
                 yield rows
         finally:
@@ -278,14 +291,22 @@ class Connection(connection.Connection):
         No other statement runs meanwhile. So in a transaction all rows are fetched first.
         """
         del schema
-        with self._statement(sql):
-            relation = self._raw.sql(sql, params=list(values))
-            if self.in_transaction:
-                batches = relation.to_arrow_table().to_batches(max_chunksize=batch_rows)
-            else:
-                self._stream = relation.to_arrow_reader(batch_rows)
-                batches = self._streamed(self._stream)
+        self._arrow_batch_rows = batch_rows
+        try:
+            if self._cursor_told(sql, values) is None:
+                self.cursor().execute(sql, values)
+        finally:
+            self._arrow_batch_rows = None
+        batches, self._arrow_batches = self._arrow_batches, iter(())
         yield from batches
+
+    def _stream_arrow(self, sql: str, values: list[object], batch_rows: int) -> None:
+        relation = self._raw.sql(sql, params=values)
+        if self.in_transaction:
+            self._arrow_batches = iter(relation.to_arrow_table().to_batches(max_chunksize=batch_rows))
+        else:
+            self._stream = relation.to_arrow_reader(batch_rows)
+            self._arrow_batches = self._streamed(self._stream)
 
     def _streamed(self, stream: "pa.RecordBatchReader") -> Iterator["pa.RecordBatch"]:
         while True:
@@ -303,6 +324,11 @@ class Connection(connection.Connection):
         with self._statement(sql):
             if many:
                 self._raw.executemany(sql, parameters)
+            elif self._arrow_batch_rows is not None:
+                self._stream_arrow(sql, list(parameters or ()), self._arrow_batch_rows)
+                return
+            elif parameters and ARROW_TABLE in sql:
+                self._execute_with_batch(sql, parameters[0])
             else:
                 self._raw.execute(self._parsed(sql), parameters)
         self._reader, self._unread = cursor, True

@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.engine.interfaces import (
+    IsolationLevel,
     ReflectedCheckConstraint,
     ReflectedColumn,
     ReflectedForeignKeyConstraint,
@@ -135,6 +136,37 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
             connection = Connection(raw, database, self)
         raw.execute("SET TimeZone = 'UTC'")
         return connection
+
+    def do_begin(self, dbapi_connection: Connection) -> None:
+        """Begin a transaction, unless each statement is to be one."""
+        if not dbapi_connection.autocommit:
+            dbapi_connection.begin()
+
+    def get_isolation_level_values(self, dbapi_connection: Connection) -> list[IsolationLevel]:
+        """Return the levels there are."""
+        del dbapi_connection
+        return ["REPEATABLE READ", "AUTOCOMMIT"]
+
+    def get_default_isolation_level(self, dbapi_connection: Connection) -> IsolationLevel:
+        """Return DuckDB's one level, snapshot isolation, by the name that PostgreSQL has for it."""
+        del dbapi_connection
+        return "REPEATABLE READ"
+
+    def get_isolation_level(self, dbapi_connection: Connection) -> IsolationLevel:
+        """Return the level of a connection."""
+        return "AUTOCOMMIT" if dbapi_connection.autocommit else "REPEATABLE READ"
+
+    def set_isolation_level(self, dbapi_connection: Connection, level: IsolationLevel) -> None:
+        """Let each statement be a transaction, or SQLAlchemy begin them."""
+        dbapi_connection.autocommit = level == "AUTOCOMMIT"
+
+    def reset_isolation_level(self, dbapi_connection: Connection) -> None:
+        """Let SQLAlchemy begin transactions."""
+        dbapi_connection.autocommit = False
+
+    def detect_autocommit_setting(self, dbapi_connection: Connection) -> bool:
+        """Tell whether each statement is a transaction."""
+        return dbapi_connection.autocommit
 
     def do_rollback(self, dbapi_connection: Connection) -> None:
         """Roll back; ``Connection`` knows whether there is something to."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -17,14 +17,19 @@ from fiberstore.contract.lifecycle import Compacted
 from fiberstore.duckdb.backup import write_backup
 from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.compact import Calls, compact
-from fiberstore.duckdb.connection import Connection
 from fiberstore.duckdb.engine import create_engine
 from fiberstore.errors import StorageLockedError
-from fiberstore.repositories.storage import SqlStorage, delays_s, refuse_connections
+from fiberstore.repositories.access import delays_s
+from fiberstore.repositories.storage import SqlStorage, refuse_connections
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE, IN_MEMORY
+from fiberstore.sql.prepared import connection_of
 from fiberstore.sql.translate import translate_errors
-from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
+from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Telemetry
+
+if TYPE_CHECKING:
+    from fiberstore.duckdb.connection import Connection
+    from fiberstore.sql.pool import StorePool
 
 
 class DuckDBStorage(SqlStorage):
@@ -70,15 +75,13 @@ class DuckDBStorage(SqlStorage):
         check_config_version(config_version)
         check_seconds("lock_timeout_s", lock_timeout_s)
         check_seconds("slow_call_s", slow_call_s)
-        self.config_version = config_version
-        self.engine = create_engine(target, read_only=read_only, pool_size=pool_size)
-        database = self.engine.url.database or ""
-        self._telemetry = Telemetry(
-            slow_call_s, None if database.startswith(IN_MEMORY) else f"{database}.wal"
-        )
+        engine = create_engine(target, read_only=read_only, pool_size=pool_size)
+        database = engine.url.database or ""
+        wal = None if database.startswith(IN_MEMORY) else f"{database}.wal"
+        super().__init__(engine, config_version, Telemetry(slow_call_s, wal))
         self._calls = Calls()
         # Who holds the change lock never waits for a connection that one who waits for the lock may hold.
-        self._change_pool = self.engine.pool.recreate()
+        self._change_pool = cast("StorePool", self.engine.pool).sibling()
         self._pid = os.getpid()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
         self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
@@ -102,8 +105,8 @@ class DuckDBStorage(SqlStorage):
         Raises:
             DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
         """
-        with self._telemetry.running("backup") as call, self._connection(call) as connection:
-            write_backup(connection, target)
+        with self._sessions.read("backup") as session:
+            write_backup(cast("Connection", connection_of(session)), target)
 
     def compact(self) -> Compacted:
         with self._telemetry.running("compact"):
@@ -126,14 +129,13 @@ class DuckDBStorage(SqlStorage):
             time.sleep(next(waits_s))
 
     def _renew_change_pool(self, _engine: sa.Engine) -> None:
-        pool, self._change_pool = self._change_pool, self._change_pool.recreate()
+        pool, self._change_pool = self._change_pool, cast("StorePool", self.engine.pool).sibling()
         if self._pid == os.getpid():  # the connections of a forked child's pool are its parent's
             pool.dispose()
         self._pid = os.getpid()
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
-        """See ``SqlStorage._bound``."""
         with self._calls.running():
             with translate_errors():
                 bound = sa.Connection(self.engine, self._take(changes=True))
@@ -141,22 +143,14 @@ class DuckDBStorage(SqlStorage):
                 yield bound
 
     @contextmanager
-    def _connection(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Connection]:
-        """See ``SqlStorage._connection``.
-
-        Without a session, a BEGIN and a ROLLBACK, which together take as long as a read by key.
-        """
+    def _connect(self, lock: Lock = Lock.NOTHING) -> Iterator[sa.Connection]:
         with self._calls.running():
             with translate_errors():
                 pooled = self._take(changes=lock is not Lock.NOTHING)
-                connection = cast("Connection", pooled.dbapi_connection)
-            before = connection.rows_written
-            try:
-                yield connection
-                if call is not None:
-                    call.rows_written = connection.rows_written - before
-            finally:
-                pooled.close()
+                cast("Connection", pooled.dbapi_connection).autocommit = True
+                bound = sa.Connection(self.engine, pooled)
+            with bound:
+                yield bound
 
     def _take(self, *, changes: bool) -> sa.PoolProxiedConnection:
         """Take a connection, which has the ``ChangeLock`` until its transaction ends if it changes rows.

@@ -109,7 +109,7 @@ def _store(
         fibers_new, memberships_new = join(transaction, rules, correlator, batch)
         return IngestReport(
             logs_read=before.logs_read + len(batch),
-            logs_new=before.logs_new + logs.write(batch),
+            logs_new=before.logs_new + logs.write_logs(batch),
             fibers_new=before.fibers_new + fibers_new,
             memberships_new=before.memberships_new + memberships_new,
         )
@@ -134,18 +134,18 @@ def join(
             correlator.add(log)
     changes = correlator.drain()
     fibers = transaction.fibers
-    fibers_new = fibers.write_many(changes.new)
+    fibers_new = fibers.write_fibers(changes.new)
     places: dict[UUID, UUID] = {}
-    if fibers.update_many(changes.updated) < len(changes.updated):  # others have deleted or merged some
-        places = fibers.resolve(fiber.fiber_id for fiber in changes.updated)
-        fibers.write_many(changes.updated)
-    stored = fibers.resolve(changes.merged)
-    fibers.merge({old: new for old, new in changes.merged.items() if stored.get(old) == old})
-    memberships_new = transaction.memberships.write(changes.memberships)
+    if fibers.update_fibers(changes.updated) < len(changes.updated):  # others have deleted or merged some
+        places = fibers.resolve_fibers(fiber.fiber_id for fiber in changes.updated)
+        fibers.write_fibers(changes.updated)
+    stored = fibers.resolve_fibers(changes.merged)
+    fibers.merge_fibers({old: new for old, new in changes.merged.items() if stored.get(old) == old})
+    memberships_new = transaction.memberships.write_memberships(changes.memberships)
     for fiber_id, place in places.items():  # one at a time, as a place may be among those that go on
-        for survivor in fibers.resolve([place]).values():
+        for survivor in fibers.resolve_fibers([place]).values():
             if survivor != fiber_id:
-                fibers.merge({fiber_id: survivor})
+                fibers.merge_fibers({fiber_id: survivor})
     return fibers_new, memberships_new
 
 

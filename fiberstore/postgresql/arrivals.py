@@ -1,6 +1,6 @@
 """The tables that note the order in which rows are stored; see ``repositories.on_postgresql.arrival``."""
 
-from fiberstore.postgresql.connection import Connection
+from fiberstore.sql.connection import Connection
 
 ARRIVALS = {"log_arrivals": "log_id", "fiber_arrivals": "fiber_id"}
 

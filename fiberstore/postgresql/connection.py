@@ -22,8 +22,6 @@ from fiberstore.sql.models import Base, Json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from fiberstore.sql.holds import Hold
-
 LEAST_VERSION = 14
 # From so many rows on, COPY into the table itself, or into a temporary one for a statement to read, is faster
 # than a statement with arrays.
@@ -31,9 +29,10 @@ _COPY_ROWS, _STAGED_ROWS = 10, 200
 _FEW_ROWS, _MOST_CURSORS = 100, 50
 # Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
 _LOCKS = {
-    Lock.DELETES: b"LOCK TABLE fiber_merges IN ROW SHARE MODE",
-    Lock.CHANGES: b"LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
+    Lock.DELETES: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
+    Lock.CHANGES: "LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
 }
+_PREPARED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")  # by psycopg, at the sixth time
 _JSON_COLUMNS = frozenset(
     column.name
     for table in Base.metadata.tables.values()
@@ -62,13 +61,40 @@ class CountingCursor(psycopg.Cursor[TupleRow]):
             connection.rows_written += self.rowcount
 
 
+class NativeCursor(psycopg.RawCursor[TupleRow]):
+    """A cursor for statements with ``$1``, one of which may read an Arrow batch.
+
+    Attributes:
+        written: How many rows the statement has written.
+    """
+
+    written = 0
+
+    def execute(self, sql: str, values: Sequence[Any] = (), **_options: Any) -> "NativeCursor":  # type: ignore[override]  # noqa: ANN401
+        """Execute a statement; one with ``ARROW_TABLE``, or COPY, has a batch for its value."""
+        if sql.startswith("COPY"):
+            self._copy(sql, values[0])
+        else:
+            statement, arrays = _with_arrays(sql, values[0]) if ARROW_TABLE in sql else (sql, values)
+            prepare = None if statement.startswith(_PREPARED) else False
+            super().execute(statement.encode(), list(arrays) or None, prepare=prepare, binary=True)
+        self.written = self.rowcount if _writes(self) else 0
+        return self
+
+    def _copy(self, sql: str, batch: "pa.RecordBatch") -> None:
+        from fiberstore.postgresql.copy_format import encoded
+
+        with self.copy(sql.encode()) as copy:
+            for part in encoded(batch, _JSON_COLUMNS):
+                copy.write(part)
+
+
 class Connection(psycopg.Connection[TupleRow], connection.Connection):
     """One connection to a server, as a DBAPI connection and as the repositories need one.
 
     It is in psycopg's autocommit mode for calls of a storage, and not for SQLAlchemy's sessions.
 
     Attributes:
-        hold: Its place in the pool of calls, while a call uses it.
         rows_written: See ``connections.Connection``; also by the statements of sessions.
     """
 
@@ -78,7 +104,6 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  # as psycopg has them
         self._pid = os.getpid()
         super().__init__(*arguments, **options)
-        self.hold: Hold | None = None
         self.rows_written = 0
         self.cursor_factory = CountingCursor
         self._staged: dict[tuple[str, ...], str] = {}
@@ -130,7 +155,7 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
     def take_lock(self, lock: Lock) -> None:
         """See ``connections.Connection.take_lock``; PostgreSQL takes the snapshot after it."""
         if lock in _LOCKS:
-            self._run(_LOCKS[lock])
+            self._execute(_LOCKS[lock])
 
     def commit(self) -> None:
         """Commit; on return everything is on disk."""
@@ -162,8 +187,15 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
             if not self.closed:
                 raise
 
+    def reset(self) -> None:
+        """Make the connection ready for its next user, in the mode of its pool."""
+        if not self.closed:
+            self.rollback()
+
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
         """See ``connections.Connection.fetch_rows``."""
+        if self.listened_by is not None:
+            return iter(self._execute(sql, values).fetchall())
         # A cursor that gets the same object again knows how to make its rows: a fifth of a read by key.
         cursor = self._cursors.pop(sql, None) or psycopg.RawCursor(self)
         cursor.execute(sql, list(values) or None, binary=True)
@@ -176,27 +208,26 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
 
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         """See ``connections.Connection.write``."""
-        cursor = self._execute(sql, values)
-        written = cursor.rowcount if _writes(cursor) else 0
+        written = self._execute(sql, values).written
         self.rows_written += written
         return written
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
         """See ``connections.Connection.stream_rows``; it is a cursor of the server's."""
         name = f"fiberstore_stream_{next(self._stream_numbers)}"  # a transaction may read several at once
-        fetch = f"FETCH {batch_rows} FROM {name}".encode()
+        fetch = f"FETCH {batch_rows} FROM {name}"
         with self._snapshot():
             self._execute(f"DECLARE {name} NO SCROLL CURSOR FOR {sql}", values)
             ended = self._transactions_ended
             try:
-                while rows := psycopg.RawCursor(self).execute(fetch, prepare=False, binary=True).fetchall():
+                while rows := self._execute(fetch).fetchall():
                     yield rows
                     if ended != self._transactions_ended:
                         raise psycopg.InterfaceError("the transaction of this stream has ended")
             finally:  # psycopg's own cursor would close it in whatever transaction is open by then
                 is_usable = not self.closed and self.pgconn.transaction_status == pq.TransactionStatus.INTRANS
                 if is_usable and ended == self._transactions_ended:
-                    self._run(f"CLOSE {name}".encode())
+                    self._execute(f"CLOSE {name}")
 
     def stream_arrow(
         self, sql: str, values: Sequence[object], batch_rows: int, schema: "pa.Schema"
@@ -220,7 +251,7 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
         """See ``connections.Connection.fetch_with_batch``."""
-        return self._execute(*_with_arrays(sql, batch)).fetchall()  # a reader can make no tables
+        return self._execute(sql, [batch]).fetchall()  # a reader can make no tables
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
         """See ``connections.Connection.write_with_batch``."""
@@ -240,10 +271,12 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
             batch,
         )
 
-    def _execute(self, sql: str, values: Sequence[object]) -> psycopg.RawCursor[TupleRow]:
-        cursor = psycopg.RawCursor(self)
-        cursor.execute(sql.encode(), list(values) or None, binary=True)
-        return cursor
+    def native_cursor(self) -> NativeCursor:
+        """Return a cursor for one statement of the repositories."""
+        return NativeCursor(self)
+
+    def _execute(self, sql: str, values: Sequence[object] = ()) -> NativeCursor:
+        return self._cursor_told(sql, values) or self.native_cursor().execute(sql, values)
 
     def _run(self, command: bytes) -> None:
         psycopg.RawCursor(self).execute(command, prepare=False)
@@ -265,7 +298,7 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
     def _given(self, sql: str, batch: "pa.RecordBatch") -> Iterator[tuple[str, Sequence[object]]]:
         """Give a statement that reads a batch what it reads: arrays, or of many rows a temporary table."""
         if batch.num_rows < _STAGED_ROWS:
-            yield _with_arrays(sql, batch)
+            yield sql, [batch]
             return
         with self._own_transaction():
             yield sql.replace(ARROW_TABLE, self._copied(batch)), ()
@@ -279,13 +312,13 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
             except errors.ConnectionFailure as error:  # COPY had begun, and maybe the server has committed it
                 raise errors.TransactionResolutionUnknown(str(error)) from error
             return
-        self._run(b"SAVEPOINT fiberstore")
+        self._execute("SAVEPOINT fiberstore")
         try:
             yield
         except psycopg.errors.UniqueViolation:
-            self._run(b"ROLLBACK TO fiberstore")
+            self._execute("ROLLBACK TO fiberstore")
             raise
-        self._run(b"RELEASE fiberstore")
+        self._execute("RELEASE fiberstore")
 
     @contextmanager
     def _own_transaction(self) -> Iterator[None]:
@@ -306,21 +339,14 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
         # Not by the search path, on which another table may come first, and by no name that anybody knows.
         table = self._staged.setdefault(shape, f"pg_temp.fiberstore_{uuid4().hex}")
         columns = f"{table} ({', '.join(shape)})"
-        self._run(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS".encode())
-        self._run(f"TRUNCATE {table}".encode())
+        self._execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS")
+        self._execute(f"TRUNCATE {table}")
         self._copy(table, batch)
         return table
 
     def _copy(self, table: str, batch: "pa.RecordBatch") -> int:
-        from fiberstore.postgresql.copy_format import encoded
-
         names = ", ".join(batch.schema.names)
-        statement = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"
-        cursor = psycopg.RawCursor(self)
-        with cursor.copy(statement.encode()) as copy:
-            for part in encoded(batch, _JSON_COLUMNS):
-                copy.write(part)
-        return cursor.rowcount
+        return self._execute(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)", [batch]).written
 
 
 def _is_readable(socket: int) -> bool:

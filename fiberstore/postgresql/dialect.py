@@ -3,12 +3,13 @@
 from typing import Any
 
 import psycopg
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGExecutionContext_psycopg
 
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql import errors, functions, loaders  # noqa: F401  # the first two register themselves
 from fiberstore.postgresql.connect_errors import Target, connect_error, target_of
 from fiberstore.postgresql.connection import LEAST_VERSION, Connection
+from fiberstore.sql.connection import NATIVE
 from fiberstore.sql.models import Json
 
 # What the server has acknowledged is to be on its disk, who waits for a lock is to be told in time, and the
@@ -26,11 +27,18 @@ SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', f
 """
 
 
+class _ExecutionContext(PGExecutionContext_psycopg):
+    def create_default_cursor(self) -> Any:  # noqa: ANN401  # as SQLAlchemy has it
+        connection: Any = self._dbapi_connection.dbapi_connection
+        return connection.native_cursor() if NATIVE in self.execution_options else connection.cursor()
+
+
 class FiberstorePostgresDialect(PGDialect_psycopg):
     """psycopg's dialect, whose connections the repositories can use."""
 
     driver = "fiberstore"
     supports_statement_cache = True
+    execution_ctx_cls = _ExecutionContext
     colspecs = {**PGDialect_psycopg.colspecs, Json: Json}  # noqa: RUF012  # our JSON is text to the driver
 
     def connect(self, *arguments: Any, **options: Any) -> Connection:  # type: ignore[override]  # noqa: ANN401  # as SQLAlchemy has them

@@ -3,10 +3,10 @@
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import QueuePool
 
 from fiberstore.checks import check_least, check_seconds
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, leave_pool_to_parent, made_url
+from fiberstore.sql.pool import StorePool
 
 DRIVER = "postgresql+fiberstore"
 _DRIVERS = ("postgresql", "postgresql+psycopg", DRIVER)
@@ -48,10 +48,8 @@ def create_engine(
             parsed.difference_update_query(arguments),
             isolation_level="REPEATABLE READ",
             connect_args=arguments,
-            poolclass=QueuePool,
+            poolclass=StorePool,
             pool_size=pool_size,
-            max_overflow=0,
-            pool_use_lifo=True,  # whose server process has run the statements before
             pool_timeout=pool_timeout_s,
             pool_pre_ping=True,  # which asks the dialect, not the server
             hide_parameters=True,

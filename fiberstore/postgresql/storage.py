@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -13,15 +14,19 @@ from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.arrivals import renumber_restored
-from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
-from fiberstore.postgresql.pool import CallPool
 from fiberstore.postgresql.vacuum import compact
 from fiberstore.repositories.storage import SqlStorage, refuse_connections
+from fiberstore.sql import connection
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE
+from fiberstore.sql.prepared import connection_of
 from fiberstore.sql.translate import translate_errors
-from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
+from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Telemetry
+
+if TYPE_CHECKING:
+    from fiberstore.postgresql.connection import Connection
+    from fiberstore.sql.pool import StorePool
 
 
 class PostgresStorage(SqlStorage):
@@ -38,9 +43,6 @@ class PostgresStorage(SqlStorage):
     ``ConnectionLostError``, which says whether what it wrote may be stored; logs, memberships and upserts may
     be written again in any case. A forked child opens connections of its own; what was begun before the fork
     is its parent's.
-
-    After a dump is restored, ``init_schema()`` makes the order of arrival good again. ``compact()`` needs the
-    rights of the tables' owner.
 
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``; see ``create_engine`` beside it.
@@ -71,17 +73,14 @@ class PostgresStorage(SqlStorage):
     ) -> None:
         check_config_version(config_version)
         check_seconds("slow_call_s", slow_call_s)
-        self.config_version = config_version
-        self.engine = create_engine(url, read_only=read_only, pool_size=pool_size)
-        self._telemetry = Telemetry(slow_call_s, None)
+        engine = create_engine(url, read_only=read_only, pool_size=pool_size)
+        super().__init__(engine, config_version, Telemetry(slow_call_s, None))
         # Who holds the lock never waits for a connection that one who waits for the lock may hold.
-        self._call_pool = CallPool(self.engine, pool_size)
-        self._change_pool = CallPool(self.engine, pool_size)
-        self._block_pool = self.engine.pool.recreate()
+        self._call_pool, self._change_pool, self._block_pool = self._new_pools()
         self._pid = os.getpid()
         event.listen(self.engine, "engine_disposed", self._renew_pools)
-        with self._connection(None) as connection:  # what is wrong with the server is said now
-            _check_server(connection)
+        with self._sessions.read(None) as session:  # what is wrong with the server is said now
+            _check_server(connection_of(session))
 
     def close(self) -> None:
         refuse_connections(self.engine)
@@ -89,48 +88,47 @@ class PostgresStorage(SqlStorage):
 
     def init_schema(self) -> None:
         super().init_schema()
-        with self._connection(None) as connection, translate_errors():
-            renumber_restored(connection)
+        with self._sessions.read(None) as session:
+            renumber_restored(connection_of(session))
 
     def compact(self) -> Compacted:
-        with self._telemetry.running("compact") as call, self._connection(call) as connection:
-            return compact(connection)
+        with self._sessions.read("compact") as session:
+            return compact(cast("Connection", connection_of(session)))
+
+    def _new_pools(self) -> "tuple[StorePool, StorePool, StorePool]":
+        pool = cast("StorePool", self.engine.pool)
+        return pool.sibling(), pool.sibling(), pool.sibling()
 
     def _renew_pools(self, _engine: sa.Engine) -> None:
-        calls, changes, blocks = self._call_pool, self._change_pool, self._block_pool
-        self._call_pool = CallPool(self.engine, calls.size)
-        self._change_pool = CallPool(self.engine, changes.size)
-        self._block_pool = blocks.recreate()
+        pools = self._call_pool, self._change_pool, self._block_pool
+        self._call_pool, self._change_pool, self._block_pool = self._new_pools()
         if self._pid == os.getpid():  # the locks of a parent's pool may be held for ever
-            calls.close()
-            changes.close()
-            blocks.dispose()
+            for pool in pools:
+                pool.dispose()
         self._pid = os.getpid()
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
-        """See ``SqlStorage._bound``."""
         with translate_errors():
             bound = sa.Connection(self.engine, self._block_pool.connect())
         with bound:
             yield bound
 
     @contextmanager
-    def _connection(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Connection]:
-        """See ``SqlStorage._connection``; a row that one statement changes is locked by that alone."""
+    def _connect(self, lock: Lock = Lock.NOTHING) -> Iterator[sa.Connection]:
         pool = self._call_pool if lock is Lock.NOTHING else self._change_pool
         with translate_errors():
-            connection = pool.take()
-        before = connection.rows_written
-        try:
-            yield connection
-            if call is not None:
-                call.rows_written = connection.rows_written - before
-        finally:
-            pool.give_back(connection)
+            pooled = pool.connect()
+            connection = cast("Connection", pooled.dbapi_connection)
+            if not connection.autocommit:
+                connection.commit()  # what listeners have done
+                connection.autocommit = True
+            bound = sa.Connection(self.engine, pooled)
+        with bound:
+            yield bound
 
 
-def _check_server(connection: Connection) -> None:
+def _check_server(connection: connection.Connection) -> None:
     ((version,),) = connection.fetch_rows("SELECT version()", ())
     if version.startswith("CockroachDB"):
         raise DatabaseError(

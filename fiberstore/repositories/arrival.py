@@ -10,7 +10,6 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.sql.connection import Connection
 from fiberstore.sql.cursors import Mark
 
 T = TypeVar("T")
@@ -43,7 +42,7 @@ class Arrival(ABC):
     order: Sequence[sa.ColumnElement[int]]
 
     @abstractmethod
-    def snapshot(self, session: Session | Connection, since: Mark | None) -> AbstractContextManager[Mark]:
+    def snapshot(self, session: Session, since: Mark | None) -> AbstractContextManager[Mark]:
         """Let all statements of the block see the same, and tell what that is in the order of arrival.
 
         Args:
@@ -55,11 +54,11 @@ class Arrival(ABC):
         """
 
     @abstractmethod
-    def news(self, connection: Connection, since: Mark) -> AbstractContextManager[News]:
+    def news(self, session: Session, since: Mark) -> AbstractContextManager[News]:
         """Let all statements of the block see the same, and tell what is new in it, without gaps.
 
         Args:
-            connection: Without an open transaction.
+            session: Without an open transaction.
             since: Up to where all was seen.
 
         Raises:
@@ -67,11 +66,11 @@ class Arrival(ABC):
         """
 
     @abstractmethod
-    def mark_at(self, session: Session | Connection, id_: UUID) -> Mark:
+    def mark_at(self, session: Session, id_: UUID) -> Mark:
         """Return the mark of who has seen all up to a row, which is there, and nothing after it."""
 
     @abstractmethod
-    def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
+    def is_new(self, session: Session, since: Mark) -> sa.ColumnElement[bool]:
         """Return what is true of rows that a snapshot has not seen.
 
         Raises:

@@ -12,11 +12,10 @@ from fiberstore.checks import check_text
 from fiberstore.contract.lifecycle import Checkpoint, Checkpoints
 from fiberstore.errors import CheckpointError
 from fiberstore.records import from_epoch_us
-from fiberstore.repositories.query import Changing, Reading, bound_to, select_rows, written
-from fiberstore.sql.connection import Connection
+from fiberstore.repositories.access import SessionAccess, session_access
+from fiberstore.repositories.query import execute_write, select_rows
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import NamedCheckpoint
-from fiberstore.sql.translate import translate_errors
 
 T = TypeVar("T")
 
@@ -28,25 +27,23 @@ _COLUMNS: list[Any] = [
 _ROWS = sa.select(*_COLUMNS).order_by(NamedCheckpoint.name)
 
 
-class SqlCheckpoints(Checkpoints):
-    """``Checkpoints`` on a connection or a session.
+class CheckpointRepository(Checkpoints):
+    """The checkpoints of a database.
 
     Args:
-        reading: Gives what its methods read with.
-        changing: Does what its methods change.
+        session: As for ``LogRepository``.
     """
 
-    def __init__(self, reading: Reading, changing: Changing) -> None:
-        self._reading = reading
-        self._changing = changing
+    def __init__(self, session: Session | SessionAccess) -> None:
+        self._sessions = session_access(session)
 
     def get(self, name: str) -> Checkpoint | None:
         check_text(name)
-        with self._reading("checkpoints.get") as session, translate_errors():
+        with self._sessions.read("checkpoints.get") as session:
             return _get(session, name)
 
     def all(self) -> list[Checkpoint]:
-        with self._reading("checkpoints.all") as session, translate_errors():
+        with self._sessions.read("checkpoints.all") as session:
             return _checkpoints(session, _ROWS)
 
     def set(self, name: str, value: str) -> None:
@@ -58,7 +55,7 @@ class SqlCheckpoints(Checkpoints):
         if expected is not None:
             check_text(expected)
 
-        def work(session: Session | Connection) -> None:
+        def work(session: Session) -> None:
             found = _get(session, name)
             found_value = None if found is None else found.value
             if found_value != expected:
@@ -70,22 +67,10 @@ class SqlCheckpoints(Checkpoints):
     def delete(self, name: str) -> bool:
         check_text(name)
         remove = sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name)
-        return self._change("delete", lambda session: written(session, remove) > 0)
+        return self._change("delete", lambda session: execute_write(session, remove) > 0)
 
-    def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
-        return self._changing(f"checkpoints.{method}", work)
-
-
-class CheckpointRepository(SqlCheckpoints):
-    """The checkpoints of a session's database.
-
-    Args:
-        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it if it
-            autoflushes, keeps what it holds unflushed otherwise, and never commits.
-    """
-
-    def __init__(self, session: Session | Connection) -> None:
-        super().__init__(*bound_to(session))
+    def _change(self, method: str, work: Callable[[Session], T]) -> T:
+        return self._sessions.write(f"checkpoints.{method}", work)
 
 
 def _check_texts(name: str, value: str) -> None:
@@ -94,18 +79,18 @@ def _check_texts(name: str, value: str) -> None:
     check_text(value)
 
 
-def _get(session: Session | Connection, name: str) -> Checkpoint | None:
+def _get(session: Session, name: str) -> Checkpoint | None:
     found = _checkpoints(session, _ROWS.where(NamedCheckpoint.name == name))
     return found[0] if found else None
 
 
-def _checkpoints(session: Session | Connection, rows: sa.Select[Any]) -> list[Checkpoint]:
+def _checkpoints(session: Session, rows: sa.Select[Any]) -> list[Checkpoint]:
     return [
         Checkpoint(name, value, from_epoch_us(time_us)) for name, value, time_us in select_rows(session, rows)
     ]
 
 
-def _set(session: Session | Connection, name: str, value: str) -> None:
+def _set(session: Session, name: str, value: str) -> None:
     row = insert(NamedCheckpoint).values(name=name, value=value, updated_at=datetime.now(UTC))
     changed = {"value": row.excluded.value, "updated_at": row.excluded.updated_at}
-    written(session, row.on_conflict_do_update(index_elements=["name"], set_=changed))
+    execute_write(session, row.on_conflict_do_update(index_elements=["name"], set_=changed))

@@ -9,14 +9,13 @@ from sqlalchemy.orm import Session
 from fiberstore.contract.lifecycle import ChangeKind, FiberChange, GenerationDiff
 from fiberstore.repositories.query import select_rows
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
-from fiberstore.sql.connection import Connection
 from fiberstore.sql.functions import array_of, sorted_array
 
 _KINDS: tuple[ChangeKind, ...] = ("split", "merged", "moved", "new", "gone")
 _UNCHANGED = len(_KINDS)
 
 
-def diff(session: Session | Connection, old: int, new: int, limit: int) -> GenerationDiff:
+def diff(session: Session, old: int, new: int, limit: int) -> GenerationDiff:
     """Compare two versions; see ``Versions.diff``."""
     counts = dict.fromkeys(range(_UNCHANGED + 1), 0)
     changes = []

@@ -16,7 +16,6 @@ from fiberstore.repositories.on_postgresql import sizes as postgresql_sizes
 from fiberstore.repositories.on_postgresql.arrival import TransactionArrival
 from fiberstore.repositories.sizes import StoreSize
 from fiberstore.sql.conditions import FIBERS, LOGS
-from fiberstore.sql.connection import Connection
 from fiberstore.sql.prepared import connection_of
 
 
@@ -38,10 +37,10 @@ class Engine:
     row_id: sa.ColumnElement[Any]
     log_arrival: Arrival
     fiber_arrival: Arrival
-    redact: Callable[[Session | Connection, list[sa.ColumnElement[bool]], str, str], int]
-    size_of: Callable[[Session | Connection], StoreSize]
-    settle: Callable[[Session | Connection], None]
-    kept_rows: Callable[[Session | Connection], dict[str, int]]
+    redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]
+    size_of: Callable[[Session], StoreSize]
+    settle: Callable[[Session], None]
+    kept_rows: Callable[[Session], dict[str, int]]
 
 
 _ENGINES = {
@@ -66,6 +65,6 @@ _ENGINES = {
 }
 
 
-def engine_of(session: Session | Connection) -> Engine:
+def engine_of(session: Session) -> Engine:
     """Return what is own to the engine of a session."""
     return _ENGINES[connection_of(session).engine_name]

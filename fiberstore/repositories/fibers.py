@@ -1,105 +1,287 @@
 """Fibers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from fiberstore.checks import check_id, check_page, check_text
-from fiberstore.contract.lifecycle import Merged, Upserted
+from fiberstore.checks import check_id, check_number, check_page, check_text
+from fiberstore.contract.conditions import Scalar, check_pointer
+from fiberstore.contract.lifecycle import FiberBatchStorage, Merged, Upserted
+from fiberstore.contract.queries import (
+    Deleted,
+    FiberGroup,
+    FiberOrder,
+    Fibers,
+    FiberSummary,
+    Page,
+    Timeline,
+    TimelinePoint,
+    ValueCount,
+)
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
-from fiberstore.json_text import dump_json
+from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberRecord, fiber_key, from_epoch_us
-from fiberstore.repositories.fiber_queries import SqlFibers
-from fiberstore.repositories.paging import checked_ids
-from fiberstore.repositories.query import bound_to
+from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.arrival import Arrival
+from fiberstore.repositories.engines import engine_of
+from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
+from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
 from fiberstore.sql import bulk
-from fiberstore.sql.connection import Connection, Row
-from fiberstore.sql.functions import NobodyChanges
-from fiberstore.sql.models import Fiber, stored_time
+from fiberstore.sql.conditions import (
+    ATTRIBUTES,
+    DURATION_US,
+    FIBERS,
+    LOGS,
+    MEMBERSHIPS,
+    all_of,
+    among,
+)
+from fiberstore.sql.connection import Lock, Row
+from fiberstore.sql.functions import (
+    Json,
+    JsonKeys,
+    JsonType,
+    NobodyChanges,
+    Quotient,
+    TimeUs,
+    array_value,
+    sorted_array,
+)
+from fiberstore.sql.models import MergedFiber, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
-from fiberstore.sql.translate import translate_errors
 
-_FIBERS = Fiber.metadata.tables["fibers"]
-_IN_US = sa.select(*fiber_columns(_FIBERS))
-_IS_OPEN = [_FIBERS.c.config_version == sa.bindparam("config_version"), ~_FIBERS.c.closed]
+_IN_US = sa.select(*fiber_columns(FIBERS))
+_IS_OPEN = [FIBERS.c.config_version == sa.bindparam("config_version"), ~FIBERS.c.closed]
 
-_BY_ID = Prepared[FiberRow[object]](
-    sa.select(*_FIBERS.c).where(_FIBERS.c.fiber_id == sa.bindparam("fiber_id"))
-)
+_BY_ID = Prepared[FiberRow[object]](sa.select(*FIBERS.c).where(FIBERS.c.fiber_id == sa.bindparam("fiber_id")))
 _BY_TYPE = PreparedPages[FiberRow[int]](
-    _IN_US.where(_FIBERS.c.fiber_type == sa.bindparam("fiber_type")),
-    _FIBERS.c.first_activity,
-    _FIBERS.c.fiber_id,
+    _IN_US.where(FIBERS.c.fiber_type == sa.bindparam("fiber_type")),
+    FIBERS.c.first_activity,
+    FIBERS.c.fiber_id,
 )
-_OPEN = Prepared[FiberRow[int]](
-    _IN_US.where(*_IS_OPEN).order_by(_FIBERS.c.first_activity, _FIBERS.c.fiber_id)
-)
-_VALUES: dict[str, sa.BindParameter[object]] = {
-    column.name: sa.bindparam(column.name) for column in _FIBERS.c
-}
-_INSERT = Prepared[Row](insert(_FIBERS).values(_VALUES).on_conflict_do_nothing())
+_OPEN = Prepared[FiberRow[int]](_IN_US.where(*_IS_OPEN).order_by(FIBERS.c.first_activity, FIBERS.c.fiber_id))
+_VALUES: dict[str, sa.BindParameter[object]] = {column.name: sa.bindparam(column.name) for column in FIBERS.c}
+_INSERT = Prepared[Row](insert(FIBERS).values(_VALUES).on_conflict_do_nothing())
 _UPDATE = Prepared[Row](
-    sa.update(_FIBERS)
-    .where(_FIBERS.c.fiber_id == _VALUES["fiber_id"], NobodyChanges())
+    sa.update(FIBERS)
+    .where(FIBERS.c.fiber_id == _VALUES["fiber_id"], NobodyChanges())
     .values({name: value for name, value in _VALUES.items() if name != "fiber_id"})
 )
+_BEGAN_US = TimeUs(FIBERS.c.first_activity)
+_COUNTS = (
+    sa.select(MEMBERSHIPS.c.fiber_id, sa.func.count().label("logs"))
+    .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
+    .group_by(MEMBERSHIPS.c.fiber_id)
+    .subquery("log_counts")
+)
+_LOG_COUNT: sa.ColumnElement[int] = sa.func.coalesce(_COUNTS.c.logs, 0)
 
 
-class FiberRepository(SqlFibers):
-    """The fibers of a session's database, to be written, and asked as ``Fibers`` describes.
+class FiberMethods(FiberBatchStorage):
+    """``FiberBatchStorage`` through sessions."""
 
-    Args:
-        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it if it
-            autoflushes, keeps what it holds unflushed otherwise, and never commits. On a DBAPI connection
-            instead, each statement is a transaction of its own.
-    """
+    _sessions: SessionAccess
 
-    def __init__(self, session: Session | Connection) -> None:
-        super().__init__(*bound_to(session))
-        self._session = session
-
-    def write(self, fiber: FiberRecord) -> None:
-        """Store a new fiber; see ``Storage.write_fiber``."""
-        values = _driver_values(_validated(fiber))
-        with translate_errors():
+    def write_fiber(self, fiber: FiberRecord) -> None:
+        def write(session: Session) -> None:
             try:
-                written = _INSERT.write(self._session, values)
+                written = _INSERT.write(session, _driver_values(_validated(fiber)))
             except ConflictError as error:  # committed after this transaction's snapshot
                 raise DuplicateError(fiber.fiber_id) from error
-        if not written:
-            raise DuplicateError(fiber.fiber_id)
+            if not written:
+                raise DuplicateError(fiber.fiber_id)
 
-    def write_many(self, fibers: Iterable[FiberRecord]) -> int:
-        """Store the fibers whose id is new, and leave the others as they are.
+        self._sessions.write("write_fiber", write, lock=Lock.NOTHING, one_statement=True)
 
-        Returns:
-            How many are new.
-
-        Raises:
-            TypeError: An item is not a ``FiberRecord``.
-            ValueError: Two of them have one id.
-        """
-        rows = _distinct(fibers)
-        if not rows:
-            return 0
-        with translate_errors():
-            return bulk.insert_fibers(self._session, rows)
-
-    def update(self, fiber: FiberRecord) -> None:
-        """Replace every field of a stored fiber; see ``Storage.update_fiber``."""
-        values = _driver_values(_validated(fiber))
-        with translate_errors():
-            if not _UPDATE.write(self._session, values):
+    def update_fiber(self, fiber: FiberRecord) -> None:
+        def update(session: Session) -> None:
+            if not _UPDATE.write(session, _driver_values(_validated(fiber))):
                 raise NotFoundError(fiber.fiber_id)
-            bulk.expire(self._session)
+            bulk.expire(session)
 
-    def update_many(self, fibers: Iterable[FiberRecord]) -> int:
+        self._sessions.write("update_fiber", update, one_statement=True)
+
+    def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
+        with self._sessions.read("get_fiber") as session:
+            check_id(fiber_id)
+            fibers = to_fibers(_BY_ID.rows(session, {"fiber_id": fiber_id}), stored_time)
+        return fibers[0] if fibers else None
+
+    def query_fibers_by_type(
+        self,
+        fiber_type: str,
+        limit: int = DEFAULT_LIMIT,
+        offset: int = 0,
+        *,
+        after: FiberRecord | tuple[datetime, UUID] | None = None,
+    ) -> list[FiberRecord]:
+        with self._sessions.read("query_fibers_by_type") as session:
+            check_text(fiber_type)
+            check_page(limit, offset)
+            rows = _BY_TYPE.rows(session, {"fiber_type": fiber_type}, limit, offset, fiber_key(after))
+            return to_fibers(rows, from_epoch_us)
+
+    def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
+        given = list(fibers)
+
+        def write(session: Session) -> int:
+            rows = _distinct(given)
+            return bulk.insert_fibers(session, rows) if rows else 0
+
+        return self._sessions.write("write_fibers", write, lock=Lock.NOTHING, one_statement=True)
+
+    def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+        given = list(fibers)
+
+        def upsert(session: Session) -> Upserted:
+            rows = _distinct(given)
+            changed = bulk.update_fibers(session, rows) if rows else 0
+            return Upserted(bulk.insert_fibers(session, rows) if changed < len(rows) else 0, changed)
+
+        return self._sessions.write("upsert_fibers", upsert, lock=Lock.DELETES)
+
+    def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        def merge(session: Session) -> Merged:
+            _check_survivors(survivors)
+            if not survivors:
+                return Merged(0, 0)
+            versions = bulk.versions_of(session, {*survivors.keys(), *survivors.values()})
+            for loser, survivor in survivors.items():
+                _check_mergeable(loser, survivor, versions)
+            return bulk.merge_fibers(session, survivors)
+
+        return self._sessions.write("merge_fibers", merge)
+
+    def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        with self._sessions.read("resolve_fibers") as session:
+            wanted = checked_ids(fiber_ids)
+            places = bulk.places_of(session, wanted) if wanted else {}
+        return {fiber_id: places[fiber_id] for fiber_id in wanted if fiber_id in places}
+
+
+class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
+    """The fibers of a database, to be written and queried: ``FiberBatchStorage`` and ``Fibers``.
+
+    Args:
+        session: As for ``LogRepository``.
+    """
+
+    _record = FiberRecord
+    _name = "fibers"
+    _table = FIBERS
+    _id = FIBERS.c.fiber_id
+    _id_name = "fiber_id"
+    _group = FIBERS.c.fiber_type
+    _seen = (FIBERS.c.first_activity, FIBERS.c.last_activity)
+    _pins = PinnedFiber.metadata.tables["fiber_pins"]
+    _orders: ClassVar = {
+        "oldest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=False),
+        "newest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=True),
+        "longest": Order(DURATION_US, DURATION_US, int, descending=True),
+        "most_logs": Order(
+            _LOG_COUNT,
+            _LOG_COUNT,
+            int,
+            descending=True,
+            source=FIBERS.outerjoin(_COUNTS, _COUNTS.c.fiber_id == FIBERS.c.fiber_id),
+        ),
+    }
+
+    def close(self) -> int:
+        return self._set_closed("close", closed=True)
+
+    def reopen(self) -> int:
+        return self._set_closed("reopen", closed=False)
+
+    def _set_closed(self, method: str, *, closed: bool) -> int:
+        differs = FIBERS.c.closed.is_not(closed)
+        change = sa.update(FIBERS).values(closed=closed).where(differs, *all_of(self._conditions))
+        return self._change(method, lambda session: execute_write(session, change))
+
+    def _delete(self, session: Session) -> Deleted:
+        with temp_id_table(session, self._select(FIBERS.c.fiber_id)) as ids:
+            merges = sa.or_(MergedFiber.fiber_id.in_(ids), MergedFiber.survivor_id.in_(ids))
+            execute_write(session, sa.delete(MergedFiber).where(merges))
+            memberships = execute_write(
+                session, sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.fiber_id.in_(ids))
+            )
+            execute_write(session, sa.delete(self._pins).where(self._pins.c.fiber_id.in_(ids)))
+            fibers = execute_write(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(ids)))
+        return Deleted(0, fibers, memberships)
+
+    def _arrival(self, session: Session) -> Arrival:
+        return engine_of(session).fiber_arrival
+
+    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
+        return fiber_columns(FIBERS)
+
+    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[FiberRecord]:
+        return to_fibers(rows, from_epoch_us)
+
+    def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
+        with self._read("summaries") as session, self._paging(session, limit, cursor) as page:
+            fiber_ids = [fiber.fiber_id for fiber in (*page.items, *page.late)]
+            rows = list(select_rows(session, _log_spans(fiber_ids))) if fiber_ids else []
+        spans = {fiber_id: span for fiber_id, *span in rows}
+        return Page(
+            [_summary(fiber, spans.get(fiber.fiber_id)) for fiber in page.items],
+            page.next,
+            page.previous,
+            [_summary(fiber, spans.get(fiber.fiber_id)) for fiber in page.late],
+        )
+
+    def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
+        wanted = checked_ids(log_ids)
+        statement = (
+            self._ordered(self._select(*self._columns(), MEMBERSHIPS.c.log_id))
+            .join(MEMBERSHIPS, MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id)
+            .where(among(MEMBERSHIPS.c.log_id, wanted))
+        )
+        with self._read("by_log") as session:
+            return self._grouped(wanted, select_rows(session, statement))
+
+    def types(self) -> list[ValueCount[str]]:
+        statement = self._values(FIBERS.c.fiber_type)
+        with self._read("types") as session:
+            return value_counts(select_rows(session, statement), str)
+
+    def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
+        check_pointer(pointer)
+        statement = self._values(JsonKeys(ATTRIBUTES, pointer))
+        with self._read("attribute_keys") as session:
+            counts = value_counts(
+                select_rows(session, statement),
+                lambda key: f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}",
+            )
+        return sorted(counts, key=lambda found: (-found.count, found.value))
+
+    def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
+        check_pointer(pointer)
+        check_number("limit", limit)
+        kind, text = JsonType(ATTRIBUTES, pointer), Json(ATTRIBUTES, pointer)
+        statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
+        with self._read("attribute_values") as session:
+            return value_counts(select_rows(session, statement), _scalar)
+
+    def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
+        check_number("fibers", fibers)
+        check_number("points", points)
+        first = self._ordered(self._select(*self._columns())).limit(fibers)
+        with self._read("timeline") as session, one_snapshot(session):
+            chosen = self._records(select_rows(session, first))
+            ids = [fiber.fiber_id for fiber in chosen]
+            rows = list(select_rows(session, _timeline_points(ids, points))) if ids else []
+        found = [TimelinePoint(row[0], from_epoch_us(row[1]), row[2], row[3]) for row in rows]
+        return Timeline(chosen, found if points else [], rows[0][4] if rows else 0)
+
+    def update_fibers(self, fibers: Iterable[FiberRecord]) -> int:
         """Replace every field of the fibers that are stored; the others are not created.
 
         Returns:
@@ -109,75 +291,18 @@ class FiberRepository(SqlFibers):
             TypeError: An item is not a ``FiberRecord``.
             ValueError: Two of them have one id.
         """
-        rows = _distinct(fibers)
-        if not rows:
-            return 0
-        with translate_errors():
-            return bulk.update_fibers(self._session, rows)
+        given = list(fibers)
 
-    def upsert_many(self, fibers: Iterable[FiberRecord]) -> Upserted:
-        """Store fibers, or replace those that are stored; see ``LifecycleStorage.upsert_fibers``."""
-        rows = _distinct(fibers)
-        if not rows:
-            return Upserted(0, 0)
-        with translate_errors():
-            changed = bulk.update_fibers(self._session, rows)
-            return Upserted(bulk.insert_fibers(self._session, rows) if changed < len(rows) else 0, changed)
+        def update(session: Session) -> int:
+            rows = _distinct(given)
+            return bulk.update_fibers(session, rows) if rows else 0
 
-    def merge(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """Make fibers part of others; see ``LifecycleStorage.merge_fibers``."""
-        if not isinstance(survivors, Mapping):
-            raise TypeError(f"expected a mapping of fiber ids to survivors, got {survivors!r:.200}")
-        for loser, survivor in survivors.items():
-            check_id(loser)
-            check_id(survivor)
-            if survivor in survivors:
-                raise ValueError(f"fiber {loser} cannot become part of {survivor}, which ends itself")
-        if not survivors:
-            return Merged(0, 0)
-        with translate_errors():
-            versions = bulk.versions_of(self._session, {*survivors.keys(), *survivors.values()})
-            for loser, survivor in survivors.items():
-                _check_mergeable(loser, survivor, versions)
-            return bulk.merge_fibers(self._session, survivors)
-
-    def resolve(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
-        """Return where fibers are now; see ``LifecycleStorage.resolve_fibers``."""
-        wanted = checked_ids(fiber_ids)
-        if not wanted:
-            return {}
-        with translate_errors():
-            places = bulk.places_of(self._session, wanted)
-        return {fiber_id: places[fiber_id] for fiber_id in wanted if fiber_id in places}
-
-    def get(self, fiber_id: UUID) -> FiberRecord | None:
-        """Return one fiber or None; see ``Storage.get_fiber``."""
-        check_id(fiber_id)
-        with translate_errors():
-            fibers = to_fibers(_BY_ID.rows(self._session, {"fiber_id": fiber_id}), stored_time)
-        return fibers[0] if fibers else None
-
-    def query_by_type(
-        self,
-        fiber_type: str,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: FiberRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[FiberRecord]:
-        """Return the fibers of one type; see ``Storage.query_fibers_by_type``."""
-        check_text(fiber_type)
-        check_page(limit, offset)
-        key = fiber_key(after)
-        with translate_errors():
-            rows = _BY_TYPE.rows(self._session, {"fiber_type": fiber_type}, limit, offset, key)
-            return to_fibers(rows, from_epoch_us)
+        return self._change("update_fibers", update)
 
     def query_open(self, config_version: int) -> list[FiberRecord]:
-        """Return every fiber of a config version that is not closed, ordered like ``query_by_type``."""
-        with translate_errors():
-            rows = _OPEN.rows(self._session, {"config_version": config_version})
-            return to_fibers(rows, from_epoch_us)
+        """Return every fiber of a config version that is not closed, by ``(first_activity, fiber_id)``."""
+        with self._read("query_open") as session:
+            return to_fibers(_OPEN.rows(session, {"config_version": config_version}), from_epoch_us)
 
 
 def _validated(fiber: FiberRecord) -> FiberRecord:
@@ -198,6 +323,16 @@ def _distinct(fibers: Iterable[FiberRecord]) -> list[FiberRecord]:
     return rows
 
 
+def _check_survivors(survivors: Mapping[UUID, UUID]) -> None:
+    if not isinstance(survivors, Mapping):
+        raise TypeError(f"expected a mapping of fiber ids to survivors, got {survivors!r:.200}")
+    for loser, survivor in survivors.items():
+        check_id(loser)
+        check_id(survivor)
+        if survivor in survivors:
+            raise ValueError(f"fiber {loser} cannot become part of {survivor}, which ends itself")
+
+
 def _check_mergeable(loser: UUID, survivor: UUID, versions: Mapping[UUID, int]) -> None:
     for fiber_id in (loser, survivor):
         if fiber_id not in versions:
@@ -211,3 +346,60 @@ def _check_mergeable(loser: UUID, survivor: UUID, versions: Mapping[UUID, int]) 
 
 def _driver_values(fiber: FiberRecord) -> dict[str, object]:
     return {**dict(fiber), "attributes": dump_json(fiber.attributes)}
+
+
+def _timeline_points(fiber_ids: list[UUID], most: int) -> sa.Select[Any]:
+    """Select evenly chosen logs of fibers, with the number of all; of none, the last one tells the number."""
+    listed = array_value(fiber_ids, FIBERS.c.fiber_id.type)
+    chosen = sa.select(
+        sa.func.unnest(listed).label("fiber_id"), sa.func.generate_subscripts(listed, 1).label("place")
+    ).subquery("chosen")
+    in_order = sa.func.row_number().over(order_by=(chosen.c.place, LOGS.c.timestamp, LOGS.c.log_id))
+    points = (
+        sa.select(
+            chosen.c.fiber_id,
+            TimeUs(LOGS.c.timestamp).label("time_us"),
+            LOGS.c.source_id,
+            LOGS.c.log_id,
+            in_order.label("number"),
+            sa.func.count().over().label("total"),
+        )
+        .select_from(chosen)
+        .join(MEMBERSHIPS, MEMBERSHIPS.c.fiber_id == chosen.c.fiber_id)
+        .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
+        .subquery("points")
+    )
+    number, total = points.c.number, points.c.total
+    wanted = sa.func.least(most, total)
+    is_chosen = Quotient(number * wanted, total) != Quotient((number - 1) * wanted, total)
+    return (
+        sa.select(points.c.fiber_id, points.c.time_us, points.c.source_id, points.c.log_id, total)
+        .where(sa.or_(is_chosen, number == total))
+        .order_by(number)
+    )
+
+
+def _log_spans(fiber_ids: Sequence[UUID]) -> sa.Select[Any]:
+    return (
+        sa.select(
+            MEMBERSHIPS.c.fiber_id,
+            sa.func.count(),
+            sorted_array(LOGS.c.source_id),
+            TimeUs(sa.func.min(LOGS.c.timestamp)),
+            TimeUs(sa.func.max(LOGS.c.timestamp)),
+        )
+        .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
+        .where(among(MEMBERSHIPS.c.fiber_id, fiber_ids))
+        .group_by(MEMBERSHIPS.c.fiber_id)
+    )
+
+
+def _summary(fiber: FiberRecord, span: Sequence[Any] | None) -> FiberSummary:
+    if span is None:
+        return FiberSummary(fiber, 0, [], None, None)
+    log_count, source_ids, first_us, last_us = span
+    return FiberSummary(fiber, log_count, source_ids, from_epoch_us(first_us), from_epoch_us(last_us))
+
+
+def _scalar(text: str) -> Scalar:
+    return cast("Scalar", load_json(text))

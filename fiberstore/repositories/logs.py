@@ -1,23 +1,39 @@
 """Log lines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal, Self
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.checks import as_utc, check_config_version, check_id, check_page
-from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.checks import as_utc, check_id, check_number, check_page, check_text
+from fiberstore.contract.conditions import check_redaction
+from fiberstore.contract.queries import (
+    Deleted,
+    LogContext,
+    LogGroup,
+    LogOrder,
+    Logs,
+    ValueCount,
+)
+from fiberstore.contract.storage import DEFAULT_LIMIT, LogStorage
+from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key
-from fiberstore.repositories.log_queries import SqlLogs
-from fiberstore.repositories.query import bound_to
+from fiberstore.repositories.access import SessionAccess, session_access
+from fiberstore.repositories.arrival import Arrival
+from fiberstore.repositories.engines import engine_of
+from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
+from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
+from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
-from fiberstore.sql.connection import Connection
-from fiberstore.sql.models import RawLog, stored_time
-from fiberstore.sql.prepared import Prepared, PreparedPages
+from fiberstore.sql.conditions import LOGS, MEMBERSHIPS, all_of, among
+from fiberstore.sql.cursors import Mark
+from fiberstore.sql.functions import TimeUs
+from fiberstore.sql.models import PinnedLog, stored_time
+from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
 from fiberstore.sql.rows import LogRow, log_columns, to_logs
-from fiberstore.sql.translate import translate_errors
 
 
 def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[LogRow[int]]:
@@ -26,43 +42,32 @@ def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> Prepa
     return PreparedPages(sa.select(*log_columns(logs)).where(*conditions), columns.timestamp, columns.log_id)
 
 
-_LOGS = RawLog.__table__
-_BY_ID = Prepared[LogRow[object]](sa.select(*_LOGS.c).where(_LOGS.c.log_id == sa.bindparam("log_id")))
-_BY_TIME = log_pages(_LOGS, _LOGS.c.timestamp.between(sa.bindparam("start"), sa.bindparam("end")))
+_TIMESTAMP_US = TimeUs(LOGS.c.timestamp)
+_BY_ID = Prepared[LogRow[object]](sa.select(*LOGS.c).where(LOGS.c.log_id == sa.bindparam("log_id")))
+_BY_TIME = log_pages(LOGS, LOGS.c.timestamp.between(sa.bindparam("start"), sa.bindparam("end")))
 
 
-class LogRepository(SqlLogs):
-    """The logs of a session's database, to be written, and asked as ``Logs`` describes.
+class LogMethods(LogStorage):
+    """``LogStorage`` through sessions."""
 
-    Args:
-        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it if it
-            autoflushes, keeps what it holds unflushed otherwise, and never commits. On a DBAPI connection
-            instead, each statement is a transaction of its own.
-        config_version: What a ``LogRecord`` is stamped with.
-    """
+    _sessions: SessionAccess
 
-    def __init__(self, session: Session | Connection, *, config_version: int = 0) -> None:
-        check_config_version(config_version)
-        super().__init__(*bound_to(session))
-        self._session = session
-        self._config_version = config_version
+    def write_logs(self, logs: Iterable[LogRecord]) -> int:
+        config_version = self._sessions.config_version
 
-    def write(self, logs: Iterable[LogRecord]) -> int:
-        """Store logs; see ``Storage.write_logs``. An iterator is read to its end first."""
-        rows = bulk.checked(logs, LogRecord)
-        if not rows:
-            return 0
-        with translate_errors():
-            return bulk.insert_logs(self._session, rows, self._config_version, datetime.now(UTC))
+        def write(session: Session, batch: list[LogRecord]) -> int:
+            rows = bulk.checked(batch, LogRecord)
+            return bulk.insert_logs(session, rows, config_version, datetime.now(UTC)) if rows else 0
 
-    def get(self, log_id: UUID) -> StoredLog | None:
-        """Return one log or None; see ``Storage.get_log``."""
-        check_id(log_id)
-        with translate_errors():
-            logs = to_logs(_BY_ID.rows(self._session, {"log_id": log_id}), stored_time)
+        return self._sessions.write_rows("write_logs", logs, write)
+
+    def get_log(self, log_id: UUID) -> StoredLog | None:
+        with self._sessions.read("get_log") as session:
+            check_id(log_id)
+            logs = to_logs(_BY_ID.rows(session, {"log_id": log_id}), stored_time)
         return logs[0] if logs else None
 
-    def query_by_time(
+    def query_logs_by_time(
         self,
         start: datetime,
         end: datetime,
@@ -71,9 +76,135 @@ class LogRepository(SqlLogs):
         *,
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
-        """Return the logs of a closed range of time; see ``Storage.query_logs_by_time``."""
-        values = {"start": as_utc(start), "end": as_utc(end)}
-        check_page(limit, offset)
-        key = log_key(after)
-        with translate_errors():
-            return to_logs(_BY_TIME.rows(self._session, values, limit, offset, key), from_epoch_us)
+        with self._sessions.read("query_logs_by_time") as session:
+            values = {"start": as_utc(start), "end": as_utc(end)}
+            check_page(limit, offset)
+            return to_logs(_BY_TIME.rows(session, values, limit, offset, log_key(after)), from_epoch_us)
+
+
+class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs):
+    """The logs of a database, to be written and queried: ``LogStorage`` and ``Logs``.
+
+    Args:
+        session: Any session on an engine of ``fiberstore.create_engine``, which the caller owns: it is
+            flushed if it autoflushes, what it holds unflushed otherwise stays, and nothing is committed. A
+            storage passes its session factory instead, and each call is a session of its own.
+        config_version: The stamp of a ``LogRecord``; by default that of the storage on the session's engine,
+            or 0 if there is none.
+    """
+
+    _record = StoredLog
+    _name = "logs"
+    _table = LOGS
+    _id = LOGS.c.log_id
+    _id_name = "log_id"
+    _group = LOGS.c.source_id
+    _seen = (LOGS.c.timestamp, LOGS.c.timestamp)
+    _pins = PinnedLog.metadata.tables["log_pins"]
+    _orders: ClassVar = {
+        "oldest": Order(LOGS.c.timestamp, _TIMESTAMP_US, from_epoch_us, descending=False),
+        "newest": Order(LOGS.c.timestamp, _TIMESTAMP_US, from_epoch_us, descending=True),
+    }
+
+    def __init__(self, session: Session | SessionAccess, *, config_version: int | None = None) -> None:
+        super().__init__(session_access(session, config_version))
+
+    def _arrival(self, session: Session) -> Arrival:
+        return engine_of(session).log_arrival
+
+    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
+        return log_columns(LOGS)
+
+    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[StoredLog]:
+        return to_logs(rows, from_epoch_us)
+
+    def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
+        check_redaction(pattern)
+        check_text(replacement)
+        conditions = all_of(self._conditions)
+        return self._change(
+            "redact", lambda session: engine_of(session).redact(session, conditions, pattern, replacement)
+        )
+
+    def _delete(self, session: Session) -> Deleted:
+        with temp_id_table(session, self._select(LOGS.c.log_id)) as ids:
+            memberships = execute_write(session, sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.log_id.in_(ids)))
+            execute_write(session, sa.delete(self._pins).where(self._pins.c.log_id.in_(ids)))
+            return Deleted(
+                execute_write(session, sa.delete(LOGS).where(LOGS.c.log_id.in_(ids))), 0, memberships
+            )
+
+    def by_fiber(
+        self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
+    ) -> dict[UUID, list[StoredLog]]:
+        wanted = checked_ids(fiber_ids)
+        check_number("limit_per_fiber", limit_per_fiber)
+        place = sa.func.row_number().over(partition_by=MEMBERSHIPS.c.fiber_id, order_by=self._order_by())
+        placed = (
+            self._select(*self._columns(), MEMBERSHIPS.c.fiber_id.label("of_fiber"), place.label("place"))
+            .join(MEMBERSHIPS, MEMBERSHIPS.c.log_id == LOGS.c.log_id)
+            .where(among(MEMBERSHIPS.c.fiber_id, wanted))
+            .subquery()
+        )
+        columns = list(placed.c)[:-1]
+        statement = sa.select(*columns).where(placed.c.place <= limit_per_fiber).order_by(placed.c.place)
+        with self._read("by_fiber") as session:
+            return self._grouped(wanted, select_rows(session, statement))
+
+    def sources(self) -> list[ValueCount[str]]:
+        statement = self._values(LOGS.c.source_id)
+        with self._read("sources") as session:
+            return value_counts(select_rows(session, statement), str)
+
+    def context(
+        self,
+        log_id: UUID,
+        before: int = 10,
+        after: int = 10,
+        *,
+        within: Literal["source", "fibers"] | None = None,
+    ) -> LogContext | None:
+        check_id(log_id)
+        check_number("before", before)
+        check_number("after", after)
+        if within not in (None, "source", "fibers"):
+            raise ValueError(f"within must be 'source', 'fibers' or None, got {within!r}")
+        log_itself = sa.select(*self._columns()).where(LOGS.c.log_id == log_id)
+        with self._read("context") as session, one_snapshot(session):
+            rows = list(select_rows(session, log_itself))
+            if not rows:
+                return None
+            (log,) = self._records(rows)
+            key = (rows[0][1], log_id)
+            neighbours = self.order_by("oldest")._among_neighbours(session, log, within)
+            earlier = neighbours._rows(session, before, neighbours._beyond(key, larger=False), backwards=True)
+            later = neighbours._rows(session, after, neighbours._beyond(key, larger=True))
+        return LogContext([row.record for row in reversed(earlier)], log, [row.record for row in later])
+
+    def _among_neighbours(
+        self, session: Session, log: StoredLog, within: Literal["source", "fibers"] | None
+    ) -> Self:
+        match within:
+            case "source":
+                return self.where(Logs.c.source_id == log.source_id)
+            case "fibers":
+                fibers = sa.select(MEMBERSHIPS.c.fiber_id).where(MEMBERSHIPS.c.log_id == log.log_id)
+                fiber_ids = [fiber_id for (fiber_id,) in select_rows(session, fibers)]
+                return self.where(Logs.c.fibers.contains(*fiber_ids))
+        return self
+
+    def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> SqlTail:
+        return SqlTail(self._news_after, position, timeout_s)
+
+    def _news_after(self, seen: Mark, limit: int) -> Arrived:
+        with self._read("tail") as session:
+            if connection_of(session).in_transaction:
+                raise DatabaseError("a transaction sees one moment only; follow storage.logs instead")
+            arrival = self._arrival(session)
+            with arrival.news(session, seen) as news:
+                arrived = self._select(*self._columns(), arrival.number).where(news.condition)
+                rows = list(select_rows(session, arrived.order_by(*arrival.order).limit(limit)))
+        logs = self._records([row[:-1] for row in rows])
+        placed = [(log, Mark(log.log_id, row[-1])) for log, row in zip(logs, rows, strict=True)]
+        mark = placed[-1][1] if placed and len(placed) == limit else news.mark
+        return Arrived(placed, mark, news.wait)

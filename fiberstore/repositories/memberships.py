@@ -1,24 +1,28 @@
 """Which log belongs to which fiber."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_id, check_page
-from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.contract.queries import Deleted, Memberships
+from fiberstore.contract.storage import DEFAULT_LIMIT, MembershipStorage
 from fiberstore.records import FiberMembership, LogRecord, StoredLog, from_epoch_us, log_key
+from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.logs import log_pages
-from fiberstore.repositories.membership_queries import SqlMemberships
-from fiberstore.repositories.query import bound_to
+from fiberstore.repositories.query import SqlQuery, execute_write
 from fiberstore.sql import bulk
-from fiberstore.sql.connection import Connection
-from fiberstore.sql.models import Membership, RawLog
+from fiberstore.sql.conditions import MEMBERSHIPS, all_of
+from fiberstore.sql.models import Membership, RawLog, check_stored_version
 from fiberstore.sql.prepared import Prepared
 from fiberstore.sql.rows import to_logs
-from fiberstore.sql.translate import translate_errors
+
+if TYPE_CHECKING:
+    from fiberstore.exchange.writing import SortKey
 
 _FIBERS_OF = Prepared[tuple[UUID]](
     sa.select(Membership.fiber_id).where(Membership.log_id == sa.bindparam("log_id"))
@@ -35,35 +39,24 @@ _FOUND = (
 _LOGS_OF = log_pages(_FOUND)
 
 
-class MembershipRepository(SqlMemberships):
-    """The memberships of a session's database, to be written, and asked as ``Memberships`` describes.
+class MembershipMethods(MembershipStorage):
+    """``MembershipStorage`` through sessions."""
 
-    Args:
-        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it if it
-            autoflushes, keeps what it holds unflushed otherwise, and never commits. On a DBAPI connection
-            instead, each statement is a transaction of its own.
-    """
+    _sessions: SessionAccess
 
-    def __init__(self, session: Session | Connection) -> None:
-        super().__init__(*bound_to(session))
-        self._session = session
+    def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
+        def write(session: Session, batch: list[FiberMembership]) -> int:
+            rows = bulk.checked(batch, FiberMembership)
+            return bulk.insert_memberships(session, rows) if rows else 0
 
-    def write(self, memberships: Iterable[FiberMembership]) -> int:
-        """Store memberships; see ``Storage.write_memberships``. An iterator is read to its end first."""
-        rows = bulk.checked(memberships, FiberMembership)
-        if not rows:
-            return 0
-        with translate_errors():
-            return bulk.insert_memberships(self._session, rows)
+        return self._sessions.write_rows("write_memberships", memberships, write)
 
-    def fibers_of(self, log_id: UUID) -> list[UUID]:
-        """Return the fibers of a log; see ``Storage.get_log_fibers``."""
-        check_id(log_id)
-        with translate_errors():
-            rows = _FIBERS_OF.rows(self._session, {"log_id": log_id})
-            return sorted(fiber_id for (fiber_id,) in rows)
+    def get_log_fibers(self, log_id: UUID) -> list[UUID]:
+        with self._sessions.read("get_log_fibers") as session:
+            check_id(log_id)
+            return sorted(fiber_id for (fiber_id,) in _FIBERS_OF.rows(session, {"log_id": log_id}))
 
-    def logs_of(
+    def get_fiber_logs(
         self,
         fiber_id: UUID,
         limit: int = DEFAULT_LIMIT,
@@ -71,16 +64,46 @@ class MembershipRepository(SqlMemberships):
         *,
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
-        """Return the stored logs of a fiber; see ``Storage.get_fiber_logs``."""
-        check_id(fiber_id)
-        check_page(limit, offset)
-        key = log_key(after)
-        with translate_errors():
-            rows = _LOGS_OF.rows(self._session, {"fiber_id": fiber_id}, limit, offset, key)
+        with self._sessions.read("get_fiber_logs") as session:
+            check_id(fiber_id)
+            check_page(limit, offset)
+            rows = _LOGS_OF.rows(session, {"fiber_id": fiber_id}, limit, offset, log_key(after))
             return to_logs(rows, from_epoch_us)
+
+
+class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Memberships):
+    """The memberships of a database, to be written and queried: ``MembershipStorage`` and ``Memberships``.
+
+    Args:
+        session: As for ``LogRepository``.
+    """
+
+    _record = FiberMembership
+    _name = "memberships"
+    _table = MEMBERSHIPS
+
+    def _delete(self, session: Session) -> Deleted:
+        return Deleted(0, 0, execute_write(session, sa.delete(MEMBERSHIPS).where(*all_of(self._conditions))))
+
+    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
+        return list(MEMBERSHIPS.c)
+
+    def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
+        return statement.order_by(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id)
+
+    def _sort_keys(self) -> "Sequence[SortKey]":
+        return [("log_id", "ascending"), ("fiber_id", "ascending")]
+
+    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[FiberMembership]:
+        return [
+            FiberMembership.model_construct(
+                log_id=log_id, fiber_id=fiber_id, config_version=check_stored_version(config_version)
+            )
+            for log_id, fiber_id, config_version in rows
+        ]
 
     def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[UUID]:
         """Return which of the logs belong to a stored fiber by a membership of a config version."""
-        with translate_errors():
-            found = bulk.memberships_among(self._session, set(log_ids))
+        with self._read("joined") as session:
+            found = bulk.memberships_among(session, set(log_ids))
         return {log_id for log_id, version in found if version == config_version and isinstance(log_id, UUID)}

@@ -30,19 +30,11 @@ from fiberstore.contract.queries import (
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError, SerializationError
 from fiberstore.records import from_epoch_us
+from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.histogram import Histogram, check_group
-from fiberstore.repositories.query import (
-    Changing,
-    Reading,
-    SqlQuery,
-    Streaming,
-    select_rows,
-    uncounted,
-    written,
-)
+from fiberstore.repositories.query import SqlQuery, execute_write, select_rows
 from fiberstore.sql.conditions import ACTIVE_VERSION, among
-from fiberstore.sql.connection import Connection
 from fiberstore.sql.cursors import Mark, Place, decode, encode
 from fiberstore.sql.functions import TimeUs
 
@@ -110,8 +102,8 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
     _seen: ClassVar[tuple[sa.ColumnElement[datetime], sa.ColumnElement[datetime]]]
     _pins: ClassVar[sa.Table]
 
-    def __init__(self, reading: Reading, changing: Changing, streaming: Streaming = uncounted) -> None:
-        super().__init__(reading, changing, streaming)
+    def __init__(self, session: Session | SessionAccess) -> None:
+        super().__init__(session)
         self._order_name = "oldest"
         self._generation = ""
 
@@ -144,11 +136,11 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         return self._orders[self._order_name]
 
     def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
-        with self._asking("page") as session, self._paging(session, limit, cursor) as page:
+        with self._read("page") as session, self._paging(session, limit, cursor) as page:
             return page
 
     @contextmanager
-    def _paging(self, session: Session | Connection, limit: int, cursor: str | None) -> Iterator[Page[P]]:
+    def _paging(self, session: Session, limit: int, cursor: str | None) -> Iterator[Page[P]]:
         """Give a page, and the snapshot that it is of."""
         check_number("limit", limit, least=1)
         place = None if cursor is None else self._place(cursor)
@@ -167,7 +159,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
             else:
                 yield query._page_before(session, limit, place)
 
-    def _of_generation(self, session: Session | Connection) -> Self:
+    def _of_generation(self, session: Session) -> Self:
         """Return the query with the version that is active in the present snapshot, if it depends on that."""
         if not any(map(depends_on_active, self._conditions)):
             return self
@@ -183,7 +175,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
             raise CursorError(f"the cursor leads nowhere: {error}") from error
         return place
 
-    def _page_with_late(self, session: Session | Connection, limit: int, place: Place, mark: Mark) -> Page[P]:
+    def _page_with_late(self, session: Session, limit: int, place: Place, mark: Mark) -> Page[P]:
         arrival = self._arrival(session)
         is_late = sa.and_(arrival.is_new(session, place.mark), self._before(self._stepped(place.key, 1)))
         late_ones = self._keyed().where(is_late).order_by(*arrival.order)
@@ -198,7 +190,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         return self._page_after(session, limit, place, mark, [row.record for row in late])
 
     def _page_after(
-        self, session: Session | Connection, limit: int, place: Place | None, mark: Mark, late: list[P]
+        self, session: Session, limit: int, place: Place | None, mark: Mark, late: list[P]
     ) -> Page[P]:
         found = self._rows(session, _one_more(limit), self._after(place))
         items = found[:limit]
@@ -209,7 +201,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
             previous = self._cursor(False, first, mark)
         return Page([row.record for row in items], following, previous, late)
 
-    def _page_before(self, session: Session | Connection, limit: int, place: Place) -> Page[P]:
+    def _page_before(self, session: Session, limit: int, place: Place) -> Page[P]:
         found = self._rows(session, _one_more(limit), self._before(place.key), backwards=True)
         items = found[:limit][::-1]
         last = items[-1].key if items else self._stepped(place.key, -1)
@@ -222,7 +214,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
 
     def _rows(
         self,
-        session: Session | Connection,
+        session: Session,
         limit: int,
         *conditions: sa.ColumnElement[bool],
         backwards: bool = False,
@@ -233,17 +225,17 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
     def pin(self) -> int:
         ids = self._select(self._id)
         add = insert(self._pins).from_select([self._id_name], ids).on_conflict_do_nothing()
-        return self._change("pin", lambda session: written(session, add))
+        return self._change("pin", lambda session: execute_write(session, add))
 
     def unpin(self) -> int:
         remove = sa.delete(self._pins).where(self._pins.c[self._id_name].in_(self._select(self._id)))
-        return self._change("unpin", lambda session: written(session, remove))
+        return self._change("unpin", lambda session: execute_write(session, remove))
 
     def get_many(self, ids: Iterable[UUID]) -> Found[P]:
         given = list(ids)
         wanted = checked_ids(given)
         statement = self._select(*self._columns()).where(among(self._id, wanted))
-        with self._asking("get_many") as session:
+        with self._read("get_many") as session:
             found = {
                 getattr(row, self._id_name): row for row in self._records(select_rows(session, statement))
             }
@@ -262,7 +254,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         check_group(by, self._group.key)
         group = None if by is None else self._group
         statement = histogram.counts(self._select(), self._seen[0], group)
-        with self._asking("histogram") as session:
+        with self._read("histogram") as session:
             return histogram.buckets(select_rows(session, statement), grouped=group is not None)
 
     def _grouped(self, keys: Iterable[UUID], rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[P]]:
@@ -290,13 +282,13 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         return statement.order_by(count.desc(), found.value)
 
     @abstractmethod
-    def _arrival(self, session: Session | Connection) -> Arrival:
+    def _arrival(self, session: Session) -> Arrival:
         """Return the order in which the rows were stored."""
 
     def _keyed(self) -> sa.Select[Any]:
         return self._from_source(self._select(*self._columns(), self._order.number))
 
-    def _keyed_rows(self, session: Session | Connection, statement: sa.Select[Any]) -> list[_Row[P]]:
+    def _keyed_rows(self, session: Session, statement: sa.Select[Any]) -> list[_Row[P]]:
         rows = list(select_rows(session, statement))
         records = self._records([row[:-1] for row in rows])
         return [

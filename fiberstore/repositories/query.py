@@ -2,10 +2,10 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,73 +13,32 @@ from sqlalchemy.schema import CreateTable, DropTable
 
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition
-from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query, R
+from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.sql.bulk import expire, write_ids
 from fiberstore.sql.conditions import all_of
 from fiberstore.sql.connection import Connection
 from fiberstore.sql.prepared import compiled, connection_of
-from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from fiberstore.exchange.writing import SortKey
 
+R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 T = TypeVar("T")
-
-Reading: TypeAlias = Callable[[str | None], AbstractContextManager[Session | Connection]]
-"""Gives what a method of that name reads with; at the end of the block, that is given back.
-
-Without a name, it is for a part of a call that is counted already.
-"""
-
-
-class Streaming(Protocol):
-    """Counts the parts that a generator yields as one call of a method of that name."""
-
-    def __call__(self, method: str, parts: Generator[T], /) -> Generator[T]:
-        """Return a generator of the same parts, which closes the other."""
-
-
-class Changing(Protocol):
-    """Does what a method of that name changes, in one transaction, and translates errors.
-
-    Where the transaction is its own, it does it again after a conflict.
-    """
-
-    def __call__(self, method: str, work: Callable[[Session | Connection], T]) -> T:
-        """Do it, and return what it returns."""
-
 
 _ROWS_AT_ONCE = 2_048
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
 
 
-def uncounted(_method: str, parts: Generator[T]) -> Generator[T]:
-    """Return the parts of a stream in a transaction, which is a call itself."""
-    return parts
-
-
-def bound_to(session: Session | Connection) -> tuple[Reading, Changing]:
-    """Return what reads and changes within the transaction of a session that the caller owns."""
-
-    def changing(method: str, work: Callable[[Session | Connection], T]) -> T:
-        del method
-        with translate_errors():
-            return work(session)
-
-    def reading(_method: str | None) -> AbstractContextManager[Session | Connection]:
-        return nullcontext(session)
-
-    return reading, changing
-
-
-def select_rows(session: Session | Connection, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
+def select_rows(session: Session, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
     """Return the rows of a statement that is made for one call, to be read before the next statement."""
     return connection_of(session).fetch_rows(*compiled(session, statement))
 
 
-def written(session: Session | Connection, statement: sa.Executable) -> int:
+def execute_write(session: Session, statement: sa.Executable) -> int:
     """Run a statement that writes, and return how many rows it has written."""
     rows = connection_of(session).write(*compiled(session, statement))
     expire(session)
@@ -87,13 +46,12 @@ def written(session: Session | Connection, statement: sa.Executable) -> int:
 
 
 @contextmanager
-def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Select[Any]]:
+def temp_id_table(session: Session, ids: sa.Select[Any]) -> Iterator[sa.Select[Any]]:
     """Keep the ids that a statement selects, for a block that changes what the statement depends on.
 
     Yields:
         A statement that selects them, whatever happens to the tables. Its transaction has to be open.
     """
-    (column,) = ids.selected_columns
     (column,) = ids.selected_columns
     with _temporary_table(session, "fiberstore_chosen", sa.Column(column.key, column.type)) as kept:
         connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), ids)))
@@ -101,7 +59,7 @@ def chosen(session: Session | Connection, ids: sa.Select[Any]) -> Iterator[sa.Se
 
 
 @contextmanager
-def given(session: Session | Connection, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
+def given(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
     """Keep ids for a block, in an open transaction.
 
     Args:
@@ -118,9 +76,7 @@ def given(session: Session | Connection, name: str, ids: bytes) -> Iterator[sa.S
 
 
 @contextmanager
-def _temporary_table(
-    session: Session | Connection, prefix: str, column: sa.Column[Any]
-) -> Iterator[sa.Table]:
+def _temporary_table(session: Session, prefix: str, column: sa.Column[Any]) -> Iterator[sa.Table]:
     name = f"{prefix}_{column.name}"  # so that ids of fibers and of logs can be kept at once
     connection = connection_of(session)
     # PostgreSQL looks for temporary tables where the search path says; DuckDB always looks for them first.
@@ -132,17 +88,18 @@ def _temporary_table(
 
 
 @contextmanager
-def one_snapshot(session: Session | Connection) -> Iterator[None]:
+def one_snapshot(session: Session) -> Iterator[None]:
     """Let all statements of the block see the same; in a transaction they do anyway."""
-    if isinstance(session, Connection) and not session.in_transaction:
-        session.begin()
-        try:
-            yield
-            session.commit()  # psycopg forgets all prepared statements at a rollback
-        finally:
-            session.rollback()
-    else:
+    connection = connection_of(session)
+    if connection.in_transaction:
         yield
+        return
+    connection.begin()
+    try:
+        yield
+        connection.commit()  # psycopg forgets all prepared statements at a rollback
+    finally:
+        connection.rollback()
 
 
 def _ddl(connection: Connection, statement: sa.DDLElement) -> str:
@@ -156,22 +113,18 @@ def _as_arrow(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 
 
 class SqlQuery(Query[R], Generic[R]):
-    """A query on one table.
+    """A query on one table; as it is made, of all its rows.
 
     Args:
-        reading: Gives what its methods read with.
-        changing: Does what its methods change.
-        streaming: Counts what its methods stream.
+        session: One that the caller owns, or the session factory of a storage.
     """
 
     _record: type[R]
     _table: ClassVar[sa.FromClause]
     _name: ClassVar[str]
 
-    def __init__(self, reading: Reading, changing: Changing, streaming: Streaming = uncounted) -> None:
-        self._reading = reading
-        self._changing = changing
-        self._streaming = streaming
+    def __init__(self, session: Session | SessionAccess) -> None:
+        self._sessions = session_access(session)
         self._conditions: tuple[Condition[R], ...] = ()
 
     def where(self, *conditions: Condition[R]) -> Self:
@@ -186,12 +139,12 @@ class SqlQuery(Query[R], Generic[R]):
             check_number("at_most", at_most)
             some = self._select(sa.literal(1).label("one")).limit(at_most).subquery()
             statement = sa.select(sa.func.count()).select_from(some)
-        with self._asking("count") as session:
+        with self._read("count") as session:
             ((number,),) = select_rows(session, statement)
         return int(number)
 
     def iter_records(self) -> Iterator[R]:
-        with closing(self._streaming(f"{self._name}.iter_records", self._record_batches())) as batches:
+        with closing(self._sessions.stream(f"{self._name}.iter_records", self._record_batches())) as batches:
             for records in batches:
                 yield from records
 
@@ -199,7 +152,7 @@ class SqlQuery(Query[R], Generic[R]):
         from fiberstore.exchange import closing_reader, schema_of
 
         check_number("batch_rows", batch_rows, least=1)
-        batches = self._streaming(f"{self._name}.to_arrow", self._batches(None, batch_rows))
+        batches = self._sessions.stream(f"{self._name}.to_arrow", self._batches(None, batch_rows))
         return closing_reader(schema_of(self._record), batches)
 
     def export(
@@ -232,18 +185,15 @@ class SqlQuery(Query[R], Generic[R]):
     def _select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
         return sa.select(*columns).select_from(self._table).where(*all_of(self._conditions))
 
-    @contextmanager
-    def _asking(self, method: str | None) -> Iterator[Session | Connection]:
-        name = None if method is None else f"{self._name}.{method}"
-        with self._reading(name) as session, translate_errors():
-            yield session
+    def _read(self, method: str | None) -> AbstractContextManager[Session]:
+        return self._sessions.read(None if method is None else f"{self._name}.{method}")
 
-    def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
-        return self._changing(f"{self._name}.{method}", work)
+    def _change(self, method: str, work: Callable[[Session], T]) -> T:
+        return self._sessions.write(f"{self._name}.{method}", work)
 
     def _record_batches(self) -> Generator[list[R]]:
         statement = self._ordered(self._select(*self._columns()))
-        with self._asking(None) as session:
+        with self._read(None) as session:
             connection = connection_of(session)
             batches = connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE)
             with closing(batches):
@@ -255,7 +205,7 @@ class SqlQuery(Query[R], Generic[R]):
 
         schema = schema_of(self._record)
         statement = self._ordered(self._select(*(_as_arrow(self._table.c[name]) for name in schema.names)))
-        with self._asking(method) as session:
+        with self._read(method) as session:
             connection = connection_of(session)
             batches = connection.stream_arrow(*compiled(session, statement), batch_rows, schema)
             with closing(batches):
@@ -263,7 +213,7 @@ class SqlQuery(Query[R], Generic[R]):
                     yield as_stored(batch, self._record)
 
     @abstractmethod
-    def _delete(self, session: Session | Connection) -> Deleted:
+    def _delete(self, session: Session) -> Deleted:
         """Delete everything, in an open transaction."""
 
     @abstractmethod

@@ -19,23 +19,21 @@ from fiberstore.contract.conditions import Condition, checked_condition
 from fiberstore.contract.lifecycle import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.query import (
-    Changing,
-    Reading,
-    chosen,
+    execute_write,
     given,
     one_snapshot,
     select_rows,
-    written,
+    temp_id_table,
 )
 from fiberstore.repositories.sizes import ROW_BYTES, StoreSize
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
-from fiberstore.sql.connection import Connection, Row
+from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import EpochUs, TextBytes
 from fiberstore.sql.models import MergedFiber, PinnedFiber, PinnedLog
 from fiberstore.sql.prepared import compiled, connection_of
-from fiberstore.sql.translate import translate_errors
 
 # What is left when it is time to look how much has come free; the estimate may be wrong by as much.
 _MARGIN = 0.1
@@ -57,8 +55,7 @@ _FIELDS = sa.func.concat_ws(
 
 
 def prune(
-    reading: Reading,
-    changing: Changing,
+    sessions: SessionAccess,
     *,
     fibers: Condition[FiberRecord] | None,
     logs: Condition[StoredLog] | None,
@@ -80,11 +77,11 @@ def prune(
     if max_steps is not None:
         check_number("max_steps", max_steps, least=1)
     if dry_run:
-        with reading("prune.dry_run") as session, translate_errors(), one_snapshot(session):
+        with sessions.read("prune.dry_run") as session, one_snapshot(session):
             return _foreseen(session, candidates, max_bytes)
-    run = _Run(reading, changing, candidates, step_rows=step_rows, max_steps=max_steps, on_step=on_step)
+    run = _Run(sessions, candidates, step_rows=step_rows, max_steps=max_steps, on_step=on_step)
     is_complete = run.all() if max_bytes is None else run.down_to(max_bytes)
-    with reading(None) as session:
+    with sessions.read(None) as session:
         size = _settled_size(session) if run.gone != _Gone() else _size_of(session)
     return run.gone.report(size, is_complete=is_complete)
 
@@ -118,15 +115,13 @@ class _Gone:
         )
 
 
-def _size_of(session: Session | Connection) -> StoreSize:
-    with translate_errors():
-        return engine_of(session).size_of(session)
+def _size_of(session: Session) -> StoreSize:
+    return engine_of(session).size_of(session)
 
 
-def _settled_size(session: Session | Connection) -> StoreSize:
+def _settled_size(session: Session) -> StoreSize:
     """Return it when the space of deleted rows is known, which takes time."""
-    with translate_errors():
-        engine_of(session).settle(session)
+    engine_of(session).settle(session)
     return _size_of(session)
 
 
@@ -200,7 +195,7 @@ class _Plan:
 
     @classmethod
     @contextmanager
-    def of(cls, reading: Reading, candidates: _Candidates) -> Iterator[Self]:
+    def of(cls, sessions: SessionAccess, candidates: _Candidates) -> Iterator[Self]:
         """Fix the set, in one snapshot."""
         rows = _going(candidates)
         statement = (
@@ -212,7 +207,7 @@ class _Plan:
         )
         with SpooledTemporaryFile(_MOST_BYTES_IN_MEMORY) as file:
             try:
-                with reading("prune.plan") as session, translate_errors():
+                with sessions.read("prune.plan") as session:
                     connection = connection_of(session)
                     for batch in connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE):
                         file.write(_packed(batch))
@@ -286,8 +281,7 @@ class _Run:
 
     def __init__(
         self,
-        reading: Reading,
-        changing: Changing,
+        sessions: SessionAccess,
         candidates: _Candidates,
         *,
         step_rows: int,
@@ -295,8 +289,7 @@ class _Run:
         on_step: Callable[[Pruned], None] | None,
     ) -> None:
         self.gone = _Gone()
-        self._reading = reading
-        self._changing = changing
+        self._sessions = sessions
         self._candidates = candidates
         self._step_rows = step_rows
         self._steps = count() if max_steps is None else iter(range(max_steps))
@@ -304,7 +297,7 @@ class _Run:
 
     def all(self) -> bool:
         """Delete the set; return False if steps are left."""
-        with _Plan.of(self._reading, self._candidates) as plan:
+        with _Plan.of(self._sessions, self._candidates) as plan:
             while not plan.is_empty:
                 if not self._may_step():
                     return False
@@ -320,7 +313,7 @@ class _Run:
         excess = self._excess(max_bytes)
         if excess is None:
             return True
-        with _Plan.of(self._reading, self._candidates) as plan:
+        with _Plan.of(self._sessions, self._candidates) as plan:
             while excess is not None:
                 end = self.gone.weight + excess
                 while self.gone.weight < end:
@@ -334,7 +327,7 @@ class _Run:
 
     def _excess(self, max_bytes: int) -> float | None:
         """Return the weight to delete before the next look, see ``_Gone``, or None if there is no need to."""
-        with self._reading(None) as session:
+        with self._sessions.read(None) as session:
             size, content = _of_file(session, settled=True), _Content.of(session)
         if content.bytes_of(size) <= max_bytes:
             return None
@@ -345,10 +338,10 @@ class _Run:
         return next(self._steps, None) is not None
 
     def _step(self, units: list[_Unit]) -> None:
-        gone = self._changing("prune.step", lambda session: _delete(session, units))
+        gone = self._sessions.write("prune.step", lambda session: _delete(session, units))
         self.gone += gone
         if self._on_step is not None and gone != _Gone():
-            with self._reading(None) as session:
+            with self._sessions.read(None) as session:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
 
@@ -369,7 +362,7 @@ class _Content:
     weight_with_dead: float
 
     @classmethod
-    def of(cls, session: Session | Connection) -> Self:
+    def of(cls, session: Session) -> Self:
         """Count them."""
         numbers = sa.select(
             *(
@@ -378,9 +371,8 @@ class _Content:
             ),
             sa.select(sa.func.coalesce(sa.func.sum(_TEXT_BYTES), 0)).scalar_subquery(),
         )
-        with translate_errors():
-            ((*counts,),) = select_rows(session, numbers)
-            kept = engine_of(session).kept_rows(session)
+        ((*counts,),) = select_rows(session, numbers)
+        kept = engine_of(session).kept_rows(session)
         rows = _Gone(*map(int, counts))
         logs = max(kept[LOGS.name], rows.logs)
         others = max(kept[FIBERS.name], rows.fibers) + max(kept[MEMBERSHIPS.name], rows.memberships)
@@ -392,7 +384,7 @@ class _Content:
         return size.used_bytes * self.rows.weight / max(self.weight_with_dead, 1)
 
 
-def _of_file(session: Session | Connection, *, settled: bool) -> StoreSize:
+def _of_file(session: Session, *, settled: bool) -> StoreSize:
     size = _settled_size(session) if settled else _size_of(session)
     if not size.block_bytes:
         raise DatabaseError("max_bytes is about a database file, and this database is in memory")
@@ -409,7 +401,7 @@ def _held_by(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
     )
 
 
-def _delete(session: Session | Connection, units: Sequence[_Unit]) -> _Gone:
+def _delete(session: Session, units: Sequence[_Unit]) -> _Gone:
     """Delete the units whose fiber is as it was, but no log that is pinned or held by another fiber."""
     unchanged = _unchanged(session, [unit.fiber_id for unit in units if unit.fiber_id is not None])
     going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
@@ -421,22 +413,22 @@ def _delete(session: Session | Connection, units: Sequence[_Unit]) -> _Gone:
     ):
         held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
         may_go = sa.and_(LOGS.c.log_id.in_(planned), LOGS.c.log_id.not_in(held), _UNPINNED_LOG)
-        with chosen(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
+        with temp_id_table(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
             is_going = LOGS.c.log_id.in_(log_ids)
             of_text = sa.select(sa.func.coalesce(sa.func.sum(_TEXT_BYTES), 0)).where(is_going)
             ((text_bytes,),) = select_rows(session, of_text)
             merges = sa.or_(MergedFiber.fiber_id.in_(fiber_ids), MergedFiber.survivor_id.in_(fiber_ids))
-            written(session, sa.delete(MergedFiber).where(merges))
+            execute_write(session, sa.delete(MergedFiber).where(merges))
             either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
             return _Gone(
-                memberships=written(session, sa.delete(MEMBERSHIPS).where(either)),
-                fibers=written(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(fiber_ids))),
-                logs=written(session, sa.delete(LOGS).where(is_going)),
+                memberships=execute_write(session, sa.delete(MEMBERSHIPS).where(either)),
+                fibers=execute_write(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(fiber_ids))),
+                logs=execute_write(session, sa.delete(LOGS).where(is_going)),
                 text_bytes=int(text_bytes),
             )
 
 
-def _unchanged(session: Session | Connection, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[bytes, int]]:
+def _unchanged(session: Session, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[bytes, int]]:
     """Return how fibers are now, see ``_Unit.seen``, without those that are pinned or not stored."""
     if not fiber_ids:
         return {}
@@ -450,7 +442,7 @@ def _unchanged(session: Session | Connection, fiber_ids: Sequence[UUID]) -> dict
         return {id_: (_digest(text), int(rows)) for id_, text, rows in select_rows(session, now)}
 
 
-def _foreseen(session: Session | Connection, candidates: _Candidates, max_bytes: int | None) -> Pruned:
+def _foreseen(session: Session, candidates: _Candidates, max_bytes: int | None) -> Pruned:
     """Count what would go, in one statement."""
     rows = _going(candidates)
     counted: sa.ColumnElement[bool] = sa.true()
@@ -463,8 +455,7 @@ def _foreseen(session: Session | Connection, candidates: _Candidates, max_bytes:
         counted = rows.c.before < excess * content.weight_with_dead / max(size.used_bytes, 1)
     names = (field.name for field in fields(_Gone))
     sums = (sa.func.coalesce(sa.func.sum(rows.c[name]).filter(counted), 0) for name in names)
-    with translate_errors():
-        ((*numbers,),) = select_rows(session, sa.select(*sums))
+    ((*numbers,),) = select_rows(session, sa.select(*sums))
     return _Gone(*map(int, numbers)).report(_size_of(session), is_complete=True)
 
 

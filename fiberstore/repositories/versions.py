@@ -16,18 +16,10 @@ from fiberstore.contract.lifecycle import ConfigVersion, GenerationDiff, Version
 from fiberstore.contract.queries import Deleted
 from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.records import from_epoch_us
+from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.diff import diff
 from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.query import (
-    Changing,
-    Reading,
-    bound_to,
-    chosen,
-    one_snapshot,
-    select_rows,
-    written,
-)
-from fiberstore.sql.connection import Connection
+from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import (
     Fiber,
@@ -37,7 +29,6 @@ from fiberstore.sql.models import (
     PinnedFiber,
     RegisteredVersion,
 )
-from fiberstore.sql.translate import translate_errors
 from fiberstore.versioning import config_version as version_of
 
 T = TypeVar("T")
@@ -54,17 +45,15 @@ _COLUMNS: list[Any] = [
 _ROWS = sa.select(*_COLUMNS).order_by(RegisteredVersion.created_at, RegisteredVersion.config_version)
 
 
-class SqlVersions(Versions):
-    """``Versions`` on a connection or a session.
+class VersionRepository(Versions):
+    """The config versions of a database.
 
     Args:
-        reading: Gives what its methods read with.
-        changing: Does what its methods change.
+        session: As for ``LogRepository``.
     """
 
-    def __init__(self, reading: Reading, changing: Changing) -> None:
-        self._reading = reading
-        self._changing = changing
+    def __init__(self, session: Session | SessionAccess) -> None:
+        self._sessions = session_access(session)
 
     def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
         text = _checked_content(content)
@@ -72,7 +61,7 @@ class SqlVersions(Versions):
         if parent is not None:
             check_config_version(parent)
 
-        def work(session: Session | Connection) -> ConfigVersion:
+        def work(session: Session) -> ConfigVersion:
             return _register(
                 session,
                 version_of(data),
@@ -85,34 +74,34 @@ class SqlVersions(Versions):
 
     def get(self, config_version: int) -> ConfigVersion | None:
         check_config_version(config_version)
-        with self._reading("versions.get") as session, translate_errors():
+        with self._sessions.read("versions.get") as session:
             return _get(session, config_version)
 
     def all(self) -> list[ConfigVersion]:
-        with self._reading("versions.all") as session, translate_errors():
+        with self._sessions.read("versions.all") as session:
             return _versions(session, _ROWS)
 
     def active(self) -> ConfigVersion | None:
-        with self._reading("versions.active") as session, translate_errors():
+        with self._sessions.read("versions.active") as session:
             return _active(session)
 
     def activate(self, config_version: int | None) -> ConfigVersion | None:
         if config_version is not None:
             check_config_version(config_version)
 
-        def work(session: Session | Connection) -> ConfigVersion | None:
+        def work(session: Session) -> ConfigVersion | None:
             before = _active(session)
             if config_version is not None:
                 _ensure(session, config_version)
             if config_version == (None if before is None else before.config_version):
                 return before
-            written(
+            execute_write(
                 session,
                 sa.update(RegisteredVersion).where(RegisteredVersion.active.is_(True)).values(active=None),
             )
             if config_version is not None:
                 chosen = RegisteredVersion.config_version == config_version
-                written(session, sa.update(RegisteredVersion).where(chosen).values(active=True))
+                execute_write(session, sa.update(RegisteredVersion).where(chosen).values(active=True))
             return before
 
         return self._change("activate", work)
@@ -121,7 +110,7 @@ class SqlVersions(Versions):
         check_config_version(old)
         check_config_version(new)
         check_number("limit", limit)
-        with self._reading("versions.diff") as session, translate_errors(), one_snapshot(session):
+        with self._sessions.read("versions.diff") as session, one_snapshot(session):
             for version in (old, new):
                 _check_known(session, version)
             return diff(session, old, new, limit)
@@ -134,20 +123,8 @@ class SqlVersions(Versions):
             memberships += step
         return Deleted(0, fibers, memberships)
 
-    def _change(self, method: str, work: Callable[[Session | Connection], T]) -> T:
-        return self._changing(f"versions.{method}", work)
-
-
-class VersionRepository(SqlVersions):
-    """The config versions of a session's database.
-
-    Args:
-        session: Any session on an engine of ``fiberstore.create_engine``. The repository flushes it if it
-            autoflushes, keeps what it holds unflushed otherwise, and never commits.
-    """
-
-    def __init__(self, session: Session | Connection) -> None:
-        super().__init__(*bound_to(session))
+    def _change(self, method: str, work: Callable[[Session], T]) -> T:
+        return self._sessions.write(f"versions.{method}", work)
 
 
 def reprocess_checkpoint(config_version: int) -> str:
@@ -169,7 +146,7 @@ def _checked_content(content: bytes | str | Path) -> str:
 
 
 def _register(
-    session: Session | Connection,
+    session: Session,
     version: int,
     *,
     content: str | None = None,
@@ -182,22 +159,22 @@ def _register(
     if known is not None:  # by its fibers only
         is_known = RegisteredVersion.config_version == version
         change = sa.update(RegisteredVersion).where(is_known)
-        written(session, change.values(content=content, content_hash=content_hash))
+        execute_write(session, change.values(content=content, content_hash=content_hash))
         return replace(known, content=content, content_hash=content_hash)
     if parent is None and (active := _active(session)) is not None:
         parent = active.config_version
     new = ConfigVersion(version, content_hash, content, parent, datetime.now(UTC), active=False)
-    written(session, insert(RegisteredVersion).values({**asdict(new), "active": None}))
+    execute_write(session, insert(RegisteredVersion).values({**asdict(new), "active": None}))
     return new
 
 
-def _ensure(session: Session | Connection, version: int) -> None:
+def _ensure(session: Session, version: int) -> None:
     """Register a version that has fibers; see ``_check_known``."""
     _check_known(session, version)
     _register(session, version)
 
 
-def _check_known(session: Session | Connection, version: int) -> None:
+def _check_known(session: Session, version: int) -> None:
     """Check that a version is registered or has fibers.
 
     Raises:
@@ -210,7 +187,7 @@ def _check_known(session: Session | Connection, version: int) -> None:
         raise VersionNotFoundError(version)
 
 
-def _drop_fibers(session: Session | Connection, version: int) -> tuple[int, int]:
+def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
     """Delete the fibers of a version, but their memberships of that version.
 
     So readers see the whole generation or none of it, and the store is not kept from others for long: DuckDB
@@ -227,17 +204,17 @@ def _drop_fibers(session: Session | Connection, version: int) -> tuple[int, int]
             "another first, or none by versions.activate(None)"
         )
     name = reprocess_checkpoint(version)
-    written(session, sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name))
-    with chosen(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
+    execute_write(session, sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name))
+    with temp_id_table(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
         merges = sa.or_(MergedFiber.fiber_id.in_(ids), MergedFiber.survivor_id.in_(ids))
-        written(session, sa.delete(MergedFiber).where(merges))
-        written(session, sa.delete(PinnedFiber).where(PinnedFiber.fiber_id.in_(ids)))
+        execute_write(session, sa.delete(MergedFiber).where(merges))
+        execute_write(session, sa.delete(PinnedFiber).where(PinnedFiber.fiber_id.in_(ids)))
         others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
-        memberships = written(session, sa.delete(Membership).where(others))
-        return written(session, sa.delete(Fiber).where(Fiber.fiber_id.in_(ids))), memberships
+        memberships = execute_write(session, sa.delete(Membership).where(others))
+        return execute_write(session, sa.delete(Fiber).where(Fiber.fiber_id.in_(ids))), memberships
 
 
-def _drop_memberships(session: Session | Connection, version: int) -> int:
+def _drop_memberships(session: Session, version: int) -> int:
     """Delete some memberships of a version, unless its fibers are made again; return how many."""
     stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
     row_id = engine_of(session).row_id
@@ -247,20 +224,20 @@ def _drop_memberships(session: Session | Connection, version: int) -> int:
         .where(Membership.config_version == version, Membership.fiber_id.not_in(stored))
         .limit(_STEP_ROWS)
     )
-    return written(session, sa.delete(Membership).where(row_id.in_(some)))
+    return execute_write(session, sa.delete(Membership).where(row_id.in_(some)))
 
 
-def _get(session: Session | Connection, version: int) -> ConfigVersion | None:
+def _get(session: Session, version: int) -> ConfigVersion | None:
     found = _versions(session, _ROWS.where(RegisteredVersion.config_version == version))
     return found[0] if found else None
 
 
-def _active(session: Session | Connection) -> ConfigVersion | None:
+def _active(session: Session) -> ConfigVersion | None:
     found = _versions(session, _ROWS.where(RegisteredVersion.active.is_(True)))
     return found[0] if found else None
 
 
-def _versions(session: Session | Connection, rows: sa.Select[Any]) -> list[ConfigVersion]:
+def _versions(session: Session, rows: sa.Select[Any]) -> list[ConfigVersion]:
     return [
         ConfigVersion(version, content_hash, content, parent, from_epoch_us(created_us), active is True)
         for version, content_hash, content, parent, created_us, active in select_rows(session, rows)

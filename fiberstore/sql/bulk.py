@@ -24,7 +24,7 @@ from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.contract.lifecycle import Merged
 from fiberstore.json_text import dump_json
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
-from fiberstore.sql.connection import ARROW_TABLE, Connection, Row
+from fiberstore.sql.connection import ARROW_TABLE, Row
 from fiberstore.sql.prepared import connection_of
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def checked(records: Iterable[R], kind: type[R]) -> list[R]:
     raise TypeError(f"item {position} must be a {kind.__name__}, got {record!r:.200}")
 
 
-def insert_logs(
-    session: Session | Connection, logs: Sequence[LogRecord], config_version: int, now: datetime
-) -> int:
+def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
     ids = _integers(_values(logs, "log_id"))
     if len(set(ids)) < len(ids):
@@ -76,7 +74,7 @@ def insert_logs(
     return _insert_new(session, "raw_logs", columns)
 
 
-def insert_memberships(session: Session | Connection, memberships: Sequence[FiberMembership]) -> int:
+def insert_memberships(session: Session, memberships: Sequence[FiberMembership]) -> int:
     """Insert the memberships whose pair of ids is new, the first of equal ones. Return their number."""
     log_ids = _integers(_values(memberships, "log_id"))
     fiber_ids = _integers(_values(memberships, "fiber_id"))
@@ -91,12 +89,12 @@ def insert_memberships(session: Session | Connection, memberships: Sequence[Fibe
     return _insert_new(session, "fiber_memberships", columns)
 
 
-def insert_fibers(session: Session | Connection, fibers: Sequence[FiberRecord]) -> int:
+def insert_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
     """Insert the fibers whose id is new. Return how many there were."""
     return _insert_new(session, "fibers", _fiber_columns(fibers))
 
 
-def update_fibers(session: Session | Connection, fibers: Sequence[FiberRecord]) -> int:
+def update_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
     """Replace every field of the fibers that are stored. Return how many there were."""
     columns = _fiber_columns(fibers)
     changes = ", ".join(
@@ -118,14 +116,14 @@ def update_fibers(session: Session | Connection, fibers: Sequence[FiberRecord]) 
     return found
 
 
-def versions_of(session: Session | Connection, fiber_ids: Collection[UUID]) -> dict[UUID, int]:
+def versions_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, int]:
     """Return the config version of each of these fibers that is stored."""
     sql = f"SELECT f.fiber_id, f.config_version FROM fibers AS f JOIN {ARROW_TABLE} USING (fiber_id)"
     rows = _rows(session, sql, {"fiber_id": _uuids(_integers(fiber_ids))})
     return {fiber_id: int(str(version)) for fiber_id, version in rows if isinstance(fiber_id, UUID)}
 
 
-def places_of(session: Session | Connection, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
+def places_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
     """Return the fiber that is stored for each of these ids: its own, or the one it has become part of."""
     rows = _rows(
         session,
@@ -142,7 +140,7 @@ def places_of(session: Session | Connection, fiber_ids: Collection[UUID]) -> dic
     }
 
 
-def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) -> Merged:
+def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
     """Make the fiber of each key part of the fiber of its value; all are stored, and no value is a key."""
     columns = {
         "loser": _uuids(_integers(survivors.keys())),
@@ -187,7 +185,7 @@ def merge_fibers(session: Session | Connection, survivors: Mapping[UUID, UUID]) 
     return Merged(gone["fibers"], memberships)
 
 
-def update_texts(session: Session | Connection, texts: Mapping[UUID, str]) -> int:
+def update_texts(session: Session, texts: Mapping[UUID, str]) -> int:
     """Replace the texts of logs. Return how many of them are stored."""
     columns = {"log_id": _uuids(_integers(texts.keys())), "raw_text": _texts(list(texts.values()))}
     return _write(
@@ -198,7 +196,7 @@ def update_texts(session: Session | Connection, texts: Mapping[UUID, str]) -> in
     )
 
 
-def memberships_among(session: Session | Connection, log_ids: Collection[UUID]) -> list[Row]:
+def memberships_among(session: Session, log_ids: Collection[UUID]) -> list[Row]:
     """Return the log id and the config version of every membership of these logs in stored fibers."""
     sql = (
         f"SELECT m.log_id, m.config_version FROM fiber_memberships AS m JOIN {ARROW_TABLE} USING (log_id) "
@@ -207,12 +205,12 @@ def memberships_among(session: Session | Connection, log_ids: Collection[UUID]) 
     return [(row[0], row[1]) for row in _rows(session, sql, {"log_id": _uuids(_integers(log_ids))})]
 
 
-def insert_batch(session: Session | Connection, table: str, batch: "pa.RecordBatch") -> int:
+def insert_batch(session: Session, table: str, batch: "pa.RecordBatch") -> int:
     """Insert the rows of a batch without equal keys whose key is new. Return how many there were."""
     return _insert_new(session, table, dict(zip(batch.schema.names, batch.columns, strict=True)))
 
 
-def write_ids(session: Session | Connection, table: str, column: str, ids: bytes) -> None:
+def write_ids(session: Session, table: str, column: str, ids: bytes) -> None:
     """Insert ids, joined, into a temporary table of one column."""
     sql = f"INSERT INTO {table} ({column}) SELECT {column} FROM {ARROW_TABLE}"
     connection_of(session).write_with_batch(sql, _batch({column: _joined_uuids(ids)}))
@@ -237,26 +235,24 @@ def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
     }
 
 
-def _insert_new(session: Session | Connection, table: str, columns: Columns) -> int:
+def _insert_new(session: Session, table: str, columns: Columns) -> int:
     inserted = connection_of(session).insert_new(table, _batch(columns))
     expire(session)
     return inserted
 
 
-def _write(session: Session | Connection, sql: str, columns: Columns) -> int:
+def _write(session: Session, sql: str, columns: Columns) -> int:
     written = connection_of(session).write_with_batch(sql, _batch(columns))
     expire(session)
     return written
 
 
-def expire(session: Session | Connection) -> None:
+def expire(session: Session) -> None:
     """Let a session load its objects again, after a statement it did not see, and keep what is unflushed.
 
     A changed attribute stays, and the next flush writes it over what the statement wrote. An object that is
     to be deleted stays as it is.
     """
-    if not isinstance(session, Session):
-        return
     changed, deleted = session.dirty, session.deleted
     if not changed and not deleted:
         session.expire_all()
@@ -269,7 +265,7 @@ def expire(session: Session | Connection) -> None:
             session.expire(held)
 
 
-def _rows(session: Session | Connection, sql: str, columns: Columns) -> list[Row]:
+def _rows(session: Session, sql: str, columns: Columns) -> list[Row]:
     return connection_of(session).fetch_with_batch(sql, _batch(columns))
 
 

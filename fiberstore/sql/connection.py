@@ -9,13 +9,20 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     import pyarrow as pa
+    import sqlalchemy as sa
 
 # Stands in a statement for the Arrow batch that it reads. A connection puts a name or an expression in its
 # place that no table, view or schema of an application can have.
 ARROW_TABLE = "fiberstore_arrow_batch"
+
+# Execution option of statements that are in the driver's own syntax.
+NATIVE = "fiberstore_native"
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -38,11 +45,30 @@ class Connection(ABC):
         engine_name: ``"duckdb"`` or ``"postgresql"``, as SQLAlchemy calls the dialect.
         statement_dialect: The dialect in which ``fiberstore.sql.prepared`` compiles statements for it.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not.
+        listened_by: The SQLAlchemy connection whose listeners are told of each statement; None without any.
     """
 
     engine_name: ClassVar[str]
     statement_dialect: Dialect
     rows_written: int
+    listened_by: "ref[sa.Connection] | None" = None
+
+    def _cursor_told(self, sql: str, values: Sequence[object]) -> Any | None:  # noqa: ANN401  # the driver's
+        """Run a statement through SQLAlchemy, which tells its listeners; return None if there are none.
+
+        Returns:
+            The DBAPI cursor, or None.
+        """
+        bound = None if self.listened_by is None else self.listened_by()
+        if bound is None:
+            return None
+        try:
+            result = bound.exec_driver_sql(sql, tuple(values), execution_options={NATIVE: True})
+        except DBAPIError as error:
+            if error.orig is None:
+                raise
+            raise error.orig from error.orig.__cause__
+        return result.context.cursor
 
     @property
     @abstractmethod
@@ -69,6 +95,10 @@ class Connection(ABC):
     @abstractmethod
     def rollback(self) -> None:
         """Roll back whatever is open; without a transaction, do nothing."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Make the connection ready for its next user; for the pool that gets it back."""
 
     @abstractmethod
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:

@@ -1,7 +1,6 @@
 """``StorePool``: a pool of connections without a counter or a lock that Ctrl-C can leave wrong."""
 
 import time
-from collections import deque
 from typing import Any
 from weakref import ref
 
@@ -12,7 +11,7 @@ from fiberstore.sql.holds import Hold, Registry
 
 
 class StorePool(Pool):
-    """At most so many connections in use, the one that has been idle for the longest first.
+    """At most so many connections in use, the one that was used last first: it knows the statements.
 
     SQLAlchemy's ``QueuePool`` counts connections and guards them by Python's ``Condition``. An interrupt in
     the wrong place makes it smaller, or locks it, for ever. Here a connection counts as in use while its
@@ -29,8 +28,9 @@ class StorePool(Pool):
         super().__init__(creator, **arguments)
         self._size = pool_size
         self._timeout = timeout
-        self._idle: deque[ConnectionPoolEntry] = deque()
+        self._idle: list[ConnectionPoolEntry] = []
         self._used = Registry[Hold]()
+        self._is_disposed = False
 
     def checkedout(self) -> int:
         """Return how many connections are in use or waited for."""
@@ -62,8 +62,15 @@ class StorePool(Pool):
             dialect=self._dialect,
         )
 
+    def sibling(self) -> "StorePool":
+        """Return an empty pool of the same kind with the same listeners, whenever they are added."""
+        pool = self.recreate()
+        pool.dispatch = self.dispatch
+        return pool
+
     def dispose(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and each of the others once it is given back."""
+        self._is_disposed = True
         while (record := self._pop()) is not None:
             record.close()
 
@@ -72,7 +79,8 @@ class StorePool(Pool):
         try:
             if not self._used.wait(ref(hold[0]), time.monotonic() + self._timeout, places=self._size):
                 raise PoolTimeoutError(
-                    f"{self._size} connections are in use, and none came free in {self._timeout:g} s",
+                    f"none came free in {self._timeout:g} s: {self._size} are in use; open the "
+                    "storage with a larger pool_size, or end streams that are no longer read",
                     code="3o7r",
                 )
             record = self._pop() or self._create_connection()
@@ -84,15 +92,17 @@ class StorePool(Pool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         try:
-            if record.dbapi_connection is not None:
+            if self._is_disposed:
+                record.close()
+            elif record.dbapi_connection is not None:
                 # SQLAlchemy takes a transaction for ended whose COMMIT was interrupted before it began.
-                record.dbapi_connection.rollback()
+                record.dbapi_connection.reset()
                 self._idle.append(record)
         finally:
             del record.__dict__["hold"]
 
     def _pop(self) -> ConnectionPoolEntry | None:
         try:
-            return self._idle.popleft()
+            return self._idle.pop()
         except IndexError:  # to look first is too early: another thread may take the last one meanwhile
             return None

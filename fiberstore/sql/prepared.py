@@ -2,13 +2,15 @@
 
 A read by key takes DuckDB 0.5 ms, and SQLAlchemy's own ``execute`` another 0.4 ms, most of it to find out
 that it has compiled the statement before. So the repositories keep their statements in compiled form and give
-them to the driver. SQLAlchemy's events and ``echo`` do not see them.
+them to the driver: directly, or through SQLAlchemy while ``echo`` is on or somebody listens to its events.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
+from weakref import ref
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -19,24 +21,49 @@ from fiberstore.sql.models import RawLog
 R = TypeVar("R")
 
 
-def connection_of(session: Session | Connection) -> Connection:
+class CallSession(Session):
+    """The session of one call of a storage, which knows its connection.
+
+    Attributes:
+        bound: The connection to which it is bound.
+        store_connection: The same, as the repositories need it.
+    """
+
+    bound: sa.Connection
+    store_connection: Connection
+
+
+def connection_of(session: Session) -> Connection:
     """Return the connection of a session's present transaction, after an autoflush.
 
     Raises:
         TypeError: The session's engine is another's.
     """
-    if isinstance(session, Connection):
-        return session
+    if isinstance(session, CallSession):
+        connection, bound = session.store_connection, session.bound
+        connection.listened_by = ref(bound) if _is_listened_to(bound, bound.engine.dispatch) else None
+        return connection
     if session.autoflush:
         session.flush()
     bound = session.connection(bind_arguments={"mapper": RawLog})  # a session may have several engines
-    connection: object = bound.connection.dbapi_connection
-    if not isinstance(connection, Connection):
+    found: object = bound.connection.dbapi_connection
+    if not isinstance(found, Connection):
         raise TypeError("the session's engine must come from fiberstore.create_engine()")
-    return connection
+    found.listened_by = ref(bound) if _is_listened_to(bound, bound.dispatch) else None
+    return found
 
 
-def compiled(session: Session | Connection, statement: sa.Executable) -> tuple[str, list[Any]]:
+def _is_listened_to(bound: sa.Connection, events: Any) -> bool:  # noqa: ANN401  # without types in SQLAlchemy
+    """Tell whether ``echo`` is on, or somebody listens to the statements of a connection."""
+    return bool(
+        events.before_cursor_execute
+        or events.after_cursor_execute
+        or bound.dialect.dispatch.handle_error
+        or bound.engine.logger.isEnabledFor(logging.INFO)
+    )
+
+
+def compiled(session: Session, statement: sa.Executable) -> tuple[str, list[Any]]:
     """Return the SQL and the values of a statement that is made for one call, as the driver takes them."""
     dialect = connection_of(session).statement_dialect
     found = cast("Any", statement).compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
@@ -55,7 +82,7 @@ class Prepared(Generic[R]):
         self._statement = statement
         self._compiled: dict[str, tuple[str, list[str]]] = {}
 
-    def rows(self, session: Session | Connection, values: Mapping[str, object]) -> Iterator[R]:
+    def rows(self, session: Session, values: Mapping[str, object]) -> Iterator[R]:
         """Return the rows, to be read before the next statement.
 
         Args:
@@ -65,7 +92,7 @@ class Prepared(Generic[R]):
         connection = connection_of(session)
         return cast("Iterator[R]", connection.fetch_rows(*self._of(connection, values)))
 
-    def write(self, session: Session | Connection, values: Mapping[str, object]) -> int:
+    def write(self, session: Session, values: Mapping[str, object]) -> int:
         """Return how many rows were written; the arguments are those of ``rows``."""
         connection = connection_of(session)
         return connection.write(*self._of(connection, values))
@@ -101,7 +128,7 @@ class PreparedPages(Generic[R]):
 
     def rows(
         self,
-        session: Session | Connection,
+        session: Session,
         values: Mapping[str, object],
         limit: int,
         offset: int,

@@ -274,6 +274,16 @@ def test_one_of_a_thing_is_told_in_the_singular(run: Run, store: Path, db_file: 
     assert run("import", "logs", path, "--db", db_file).out.startswith("0 new logs; ")
 
 
+def test_imported_logs_get_the_config_version_that_is_given(run: Run, db_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "logs.jsonl"
+    path.write_text('{"timestamp": "2024-02-29T12:00:00Z", "source_id": "web", "raw_text": "GET /"}\n')
+    result = run("import", "logs", path, "--db", db_file, "--config-version", "00000000000000ff")
+    assert result.out.startswith("1 new log; ")
+    with DuckDBStorage(db_file) as storage:
+        assert [row.config_version for row in storage.logs.iter_records()] == [255]
+    assert run("import", "logs", path, "--db", db_file, "--config-version", "ff").code == 2
+
+
 def test_logs_in_a_pipe_are_tab_separated_and_whole(run: Run, store: Path) -> None:
     result = run("logs", "--db", store)
     assert (result.code, result.err) == (0, "")

@@ -340,7 +340,7 @@ def test_tail_prints_what_others_store_and_nothing_twice(
         storage.init_schema()
         following = Following(LogFilter(), ServerStore(reader), LogLines(as_json=False), threading.Event())
         with storage.transaction() as slow:  # what comes after it is not in its place yet
-            slow.logs.write([log(1, text="slow")])
+            slow.logs.write_logs([log(1, text="slow")])
             storage.write_logs([log(2, text="quick")])
             following.begin(10)
         storage.write_logs([log(3, text="last")])

@@ -67,10 +67,10 @@ def in_a_loop(
 
 async def raise_counter(storage: AsyncDuckDBStorage, fiber: FiberRecord) -> None:
     async with storage.transaction() as transaction:
-        found = await transaction.fibers.get(fiber.fiber_id)
+        found = await transaction.fibers.get_fiber(fiber.fiber_id)
         assert found is not None
         assert isinstance(found.attributes, int)
-        await transaction.fibers.update(found.model_copy(update={"attributes": found.attributes + 1}))
+        await transaction.fibers.update_fiber(found.model_copy(update={"attributes": found.attributes + 1}))
 
 
 @in_a_loop
@@ -87,12 +87,12 @@ async def test_many_tasks_lose_no_update(storage: AsyncDuckDBStorage) -> None:
 async def test_a_transaction_is_stored_whole(storage: AsyncDuckDBStorage) -> None:
     fiber, log = a_fiber(), a_log()
     async with storage.transaction() as transaction:
-        assert await transaction.logs.write([log]) == 1
-        await transaction.fibers.write(fiber)
-        await transaction.memberships.write(
+        assert await transaction.logs.write_logs([log]) == 1
+        await transaction.fibers.write_fiber(fiber)
+        await transaction.memberships.write_memberships(
             [FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=0)]
         )
-        assert await transaction.memberships.fibers_of(log.log_id) == [fiber.fiber_id]
+        assert await transaction.memberships.get_log_fibers(log.log_id) == [fiber.fiber_id]
     assert [found.log_id for found in await storage.get_fiber_logs(fiber.fiber_id)] == [log.log_id]
 
 
@@ -102,8 +102,8 @@ async def test_a_transaction_that_raises_stores_nothing(storage: AsyncDuckDBStor
     await storage.write_fiber(known)
     with pytest.raises(DuplicateError):
         async with storage.transaction() as transaction:
-            await transaction.fibers.write(new)
-            await transaction.fibers.write(known)
+            await transaction.fibers.write_fiber(new)
+            await transaction.fibers.write_fiber(known)
     assert await storage.get_fiber(new.fiber_id) is None
 
 
@@ -116,7 +116,7 @@ async def test_cancelled_transactions_leave_nothing_and_hold_nothing(storage: As
 
     async def stay() -> None:
         async with storage.transaction() as transaction:
-            await transaction.fibers.write(a_fiber())
+            await transaction.fibers.write_fiber(a_fiber())
             inside.set()
             await asyncio.Event().wait()
 
@@ -173,7 +173,7 @@ async def test_a_close_that_was_cancelled_can_be_finished(storage: AsyncDuckDBSt
     async with storage.transaction() as transaction:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(storage.close(), 0.05)
-        await transaction.logs.write([a_log()])
+        await transaction.logs.write_logs([a_log()])
     await storage.close()
     with pytest.raises(DatabaseError, match="closed"):
         await storage.get_log(uuid4())

@@ -216,9 +216,9 @@ def test_what_is_no_condition_is_refused() -> None:
 def test_queries_of_a_transaction_see_what_it_wrote() -> None:
     async def test(storage: AsyncDuckDBStorage) -> None:
         async with storage.transaction() as transaction:
-            await transaction.logs.write([log(LOGS)])
-            await transaction.fibers.write(fiber(1))
-            await transaction.memberships.write([member(LOGS, 1)])
+            await transaction.logs.write_logs([log(LOGS)])
+            await transaction.fibers.write_fiber(fiber(1))
+            await transaction.memberships.write_memberships([member(LOGS, 1)])
             assert await transaction.logs.count() == LOGS + 1
             page = await transaction.logs.order_by("newest").page(1)
             assert [row.log_id for row in page.items] == [uid(LOGS)]
@@ -235,7 +235,7 @@ def test_queries_of_a_transaction_see_what_it_wrote() -> None:
 def test_a_half_read_stream_of_a_transaction_ends_with_it(streamed: Streamed) -> None:
     async def test(storage: AsyncDuckDBStorage) -> None:
         async with storage.transaction() as transaction:
-            await transaction.logs.write([log(LOGS)])
+            await transaction.logs.write_logs([log(LOGS)])
             stream = streamed(transaction.logs)
             assert await anext(stream) is not None
             assert await transaction.logs.count() == LOGS + 1  # the same thread

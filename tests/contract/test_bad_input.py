@@ -130,7 +130,7 @@ def test_a_call_of_a_repository_is_refused_and_rolls_its_transaction_back(
 
     def call() -> None:
         with storage.transaction() as transaction:
-            transaction.logs.write([log(500)])
+            transaction.logs.write_logs([log(500)])
             row.call(transaction)
 
     assert_refused(call, row.error, (row.says,))

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 import fiberstore.duckdb.change_lock
-import fiberstore.repositories.storage
+import fiberstore.repositories.access
 from fiberstore import AsyncDuckDBStorage, ConflictError, DuckDBStorage, Fiber, FiberRecord
 from fiberstore.duckdb.change_lock import ChangeLock, Turn
 from tests.support.factories import a_fiber, some_logs
@@ -72,7 +72,7 @@ def test_a_conflict_that_lasts_is_raised_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
     call: Callable[[DuckDBStorage, FiberRecord], None],
 ) -> None:
-    monkeypatch.setattr(fiberstore.repositories.storage, "RETRY_TIMEOUT_S", RETRY_TIMEOUT_S)
+    monkeypatch.setattr(fiberstore.repositories.access, "RETRY_TIMEOUT_S", RETRY_TIMEOUT_S)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with storage.transaction(), ThreadPoolExecutor(1) as thread:
@@ -127,8 +127,8 @@ def test_transactions_that_fail_give_their_connections_and_their_turn_back(db_fi
 
         def fail(number: int) -> None:
             with pytest.raises(ZeroDivisionError), storage.transaction() as transaction:
-                transaction.logs.write(some_logs(number + 1))
-                transaction.fibers.update(fiber.model_copy(update={"closed": True}))
+                transaction.logs.write_logs(some_logs(number + 1))
+                transaction.fibers.update_fiber(fiber.model_copy(update={"closed": True}))
                 raise ZeroDivisionError
 
         with ThreadPoolExecutor(16) as threads:

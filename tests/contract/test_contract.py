@@ -10,15 +10,28 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from fiberstore import AsyncDuckDBStorage, AsyncLifecycleStorage, Base, DuckDBStorage, FiberRecord, Storage
+from fiberstore import (
+    AsyncDuckDBStorage,
+    AsyncLifecycleStorage,
+    Base,
+    DuckDBStorage,
+    FiberRecord,
+    FiberRepository,
+    LogRepository,
+    MembershipRepository,
+    Storage,
+)
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.checks import MAX_CONFIG_VERSION
-from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage, LifecycleStorage
+from fiberstore.contract.storage import LogStorage, MembershipStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
 from fiberstore.testing.batches import BatchesContract
@@ -26,8 +39,12 @@ from fiberstore.testing.concurrency import together
 from fiberstore.testing.context import ContextContract
 from fiberstore.testing.discovery import DiscoveryContract
 from fiberstore.testing.examples import IN_UTC, LONG_TEXT, all_logs, log
+from fiberstore.testing.fibers import FibersContract
 from fiberstore.testing.histograms import HistogramsContract
+from fiberstore.testing.logs import LogsContract
+from fiberstore.testing.memberships import MembershipsContract
 from fiberstore.testing.orders import OrdersContract
+from fiberstore.testing.pages import PagesContract
 from fiberstore.testing.streams import StreamsContract
 from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.timelines import TimelinesContract
@@ -142,7 +159,7 @@ class _DuckDB:
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, DuckDBStorage)
         with storage.transaction() as transaction:
-            transaction.fibers.write_many(fibers)
+            transaction.fibers.write_fibers(fibers)
 
 
 class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContract):
@@ -170,6 +187,44 @@ class TestMoreOfDuckDBFile(_DuckDBFile, ContextContract, TailsContract, StreamsC
     """
 
 
+class _Part(LogsContract, FibersContract, MembershipsContract, PagesContract):
+    """What a unit of work, and repositories on a session, have of the contract of a storage.
+
+    The two are the same classes, on a session that somebody else owns; so one engine each will do.
+    """
+
+    config_version = MAX_CONFIG_VERSION - 1
+    longest_name = LONG_TEXT[:2_000]
+    keeps_negative_zero = False
+    test_schema_built_again_keeps_every_row = None  # type: ignore[assignment]  # it is not theirs to build
+    test_schema_built_again_keeps_every_fiber = None  # type: ignore[assignment]
+
+    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
+        cast("BatchStorage", storage).write_fibers(fibers)
+
+
+class TestTransaction(_Part):
+    @pytest.fixture
+    def storage(self, postgres_store: PostgresStorage) -> Iterator[BatchStorage]:
+        _empty(postgres_store.engine)
+        with postgres_store.transaction() as unit:
+            yield unit
+
+
+class TestRepositories(_Part):
+    @pytest.fixture
+    def storage(self, file_store: DuckDBStorage) -> Iterator[SimpleNamespace]:
+        _empty(file_store.engine)
+        with file_store.session() as session:
+            parts = LogRepository(session), FiberRepository(session), MembershipRepository(session)
+            methods = {
+                name: getattr(part, name)
+                for part, trait in zip(parts, (LogStorage, FiberBatchStorage, MembershipStorage), strict=True)
+                for name in trait.__abstractmethods__
+            }
+            yield SimpleNamespace(**methods, logs=parts[0], fibers=parts[1], memberships=parts[2])
+
+
 class TestPostgres(StorageContract, QueryContract, LifecycleContract):
     config_version = MAX_CONFIG_VERSION - 1
     longest_name = LONG_TEXT[:2_000]
@@ -188,7 +243,7 @@ class TestPostgres(StorageContract, QueryContract, LifecycleContract):
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, PostgresStorage)
         with storage.transaction() as transaction:
-            transaction.fibers.write_many(fibers)
+            transaction.fibers.write_fibers(fibers)
 
     def test_databases_order_text_as_people_do(self, postgres_store: PostgresStorage) -> None:
         with postgres_store.engine.connect() as connection:
@@ -219,7 +274,7 @@ class _Async:
 
         async def write() -> None:
             async with store.transaction() as transaction:
-                await transaction.fibers.write_many(fibers)
+                await transaction.fibers.write_fibers(fibers)
 
         storage.run(write())
 

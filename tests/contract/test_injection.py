@@ -177,8 +177,8 @@ def test_no_table_of_an_application_stands_in_for_a_temporary_one(
         for name in (f"{ARROW_TABLE}_0", "fiberstore_chosen_log_id"):
             session.execute(sa.text(f"CREATE TABLE {name} AS TABLE raw_logs"))
         logs = LogRepository(session)
-        assert logs.write(many) == 300
-        assert logs.write([*many, log(1_000)]) == 1
+        assert logs.write_logs(many) == 300
+        assert logs.write_logs([*many, log(1_000)]) == 1
         session.execute(sa.text("INSERT INTO fiberstore_chosen_log_id TABLE raw_logs"))
         assert logs.where(Logs.c.log_id == uid(1_000)).delete() == Deleted(1, 0, 0)
         assert logs.count() == 300
@@ -218,7 +218,7 @@ def test_a_temporary_table_of_a_session_does_not_hide_ours(postgresql_storage: P
     store = postgresql_storage
     with store.session() as session:
         session.execute(sa.text("CREATE TEMPORARY TABLE raw_logs (LIKE raw_logs)"))
-        assert LogRepository(session).write([log(1)]) == 1
+        assert LogRepository(session).write_logs([log(1)]) == 1
         session.commit()
     store.engine.dispose()
     assert numbers(all_logs(store)) == [1]

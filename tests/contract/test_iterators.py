@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from operator import length_hint
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
-import fiberstore.repositories.storage
-from fiberstore import ConflictError, FiberMembership, LogRecord, LogRepository, PostgresStorage
+import fiberstore.repositories.access
+from fiberstore import ConflictError, FiberMembership, LogRecord, PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql import bulk
 from tests.support.factories import NOON, some_logs
 
 BATCH_ROWS = 4
@@ -23,7 +26,7 @@ def storage(any_storage: SqlStorage) -> SqlStorage:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fiberstore.repositories.storage, "BATCH_ROWS", BATCH_ROWS)
+    monkeypatch.setattr(fiberstore.repositories.access, "BATCH_ROWS", BATCH_ROWS)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9, 23])
@@ -68,14 +71,14 @@ def test_an_iterator_is_read_while_it_is_written_and_seen_only_when_it_ends(
 ) -> None:
     logs, seen = some_logs(3 * BATCH_ROWS), []
     iterator = iter(logs)
-    write = LogRepository.write
+    write = bulk.insert_logs
 
-    def watched(self: LogRepository, rows: list[LogRecord]) -> int:
+    def watched(session: Session, rows: list[LogRecord], *stamp: Any) -> int:  # noqa: ANN401
         left = length_hint(iterator)
         seen.append((left, len(storage.query_logs_by_time(*ALL_DAY))))
-        return write(self, rows)
+        return write(session, rows, *stamp)
 
-    monkeypatch.setattr(LogRepository, "write", watched)
+    monkeypatch.setattr(bulk, "insert_logs", watched)
     assert storage.write_logs(iterator) == len(logs)
     assert seen == [(2 * BATCH_ROWS, 0), (BATCH_ROWS, 0), (0, 0)]
 
@@ -114,14 +117,14 @@ def test_a_collection_of_any_length_is_tried_again_after_a_conflict(
     storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = some_logs(3 * BATCH_ROWS)
-    write, calls = LogRepository.write, []
+    write, calls = bulk.insert_logs, []
 
-    def contended(self: LogRepository, rows: list[LogRecord]) -> int:
+    def contended(session: Session, rows: list[LogRecord], *stamp: Any) -> int:  # noqa: ANN401
         calls.append(len(rows))
         if len(calls) == 1:
             raise ConflictError("another was first")
-        return write(self, rows)
+        return write(session, rows, *stamp)
 
-    monkeypatch.setattr(LogRepository, "write", contended)
+    monkeypatch.setattr(bulk, "insert_logs", contended)
     assert storage.write_logs(logs) == len(logs)
     assert calls == [len(logs)] * 2

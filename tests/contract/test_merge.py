@@ -258,7 +258,7 @@ def test_what_cannot_be_merged_changes_nothing(
     if isinstance(caught.value, NotFoundError):
         assert caught.value.fiber_id == named
     with empty.transaction() as transaction, pytest.raises(error):
-        transaction.fibers.merge(wanted)
+        transaction.fibers.merge_fibers(wanted)
     assert content(empty) == before
 
 
@@ -272,12 +272,12 @@ def test_ids_that_are_none_are_refused(empty: DuckDBStorage) -> None:
 
 def test_merges_of_one_transaction_build_on_one_another(empty: DuckDBStorage) -> None:
     with empty.transaction() as transaction:
-        transaction.fibers.write_many([fiber(number) for number in (1, 2, 3)])
-        transaction.memberships.write([member(1, 1)])
-        transaction.fibers.merge({uid(1): uid(2)})
-        transaction.fibers.upsert_many([fiber(2, "login"), fiber(3, "login")])
-        transaction.fibers.merge({uid(2): uid(3)})
-        assert transaction.fibers.resolve([uid(1), uid(2)]) == {uid(1): uid(3), uid(2): uid(3)}
+        transaction.fibers.write_fibers([fiber(number) for number in (1, 2, 3)])
+        transaction.memberships.write_memberships([member(1, 1)])
+        transaction.fibers.merge_fibers({uid(1): uid(2)})
+        transaction.fibers.upsert_fibers([fiber(2, "login"), fiber(3, "login")])
+        transaction.fibers.merge_fibers({uid(2): uid(3)})
+        assert transaction.fibers.resolve_fibers([uid(1), uid(2)]) == {uid(1): uid(3), uid(2): uid(3)}
     assert content(empty) == (
         {uid(3): fiber(3, "login", first=at(2), last=at(3))},
         {(uid(1), uid(3)): 3},

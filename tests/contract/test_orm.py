@@ -43,9 +43,9 @@ def session(any_storage: SqlStorage) -> Iterator[Session]:
                 first_activity=logs[0].timestamp, last_activity=logs[-1].timestamp, closed=number == 1,
             )  # fmt: skip
             with storage.transaction() as transaction:
-                transaction.logs.write(logs)
-                transaction.fibers.write(fiber)
-                transaction.memberships.write(
+                transaction.logs.write_logs(logs)
+                transaction.fibers.write_fiber(fiber)
+                transaction.memberships.write_memberships(
                     FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=7)
                     for log in logs
                 )

@@ -264,7 +264,7 @@ def filled(
     for fiber in fibers:
         oracle.write_fiber(fiber)
     with sql_store.transaction() as transaction:
-        transaction.fibers.write_many(fibers)
+        transaction.fibers.write_fibers(fibers)
     return [oracle, sql_store]
 
 

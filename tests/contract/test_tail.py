@@ -56,7 +56,7 @@ def test_a_write_ends_the_wait(storage: DuckDBStorage) -> None:
     reader.start()
     storage.write_logs([log(1)])
     with storage.transaction() as transaction:
-        transaction.logs.write([log(2)])
+        transaction.logs.write_logs([log(2)])
     reader.join(timeout=30)
     assert met == all_logs(storage)
 

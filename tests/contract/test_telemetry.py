@@ -129,13 +129,13 @@ def test_a_new_storage_has_done_nothing(db_file: Path) -> None:
 def test_rows_of_a_transaction_count_once_it_is_committed(storage: DuckDBStorage) -> None:
     fiber = a_fiber()
     with storage.transaction() as transaction:
-        transaction.logs.write(some_logs(5))
-        transaction.fibers.write_many([fiber, a_fiber()])
+        transaction.logs.write_logs(some_logs(5))
+        transaction.fibers.write_fibers([fiber, a_fiber()])
         transaction.session.add(Fiber(**dict(a_fiber())))
         assert storage.stats().rows_written == 0
     assert storage.stats().rows_written == 8
     with pytest.raises(KeyError), storage.transaction() as transaction:
-        transaction.logs.write(some_logs(5))
+        transaction.logs.write_logs(some_logs(5))
         raise KeyError
     stats = storage.stats()
     assert stats.rows_written == 8
@@ -166,11 +166,11 @@ def test_conflicts_and_retries_are_counted_and_logged(
         late.result()
     stats = storage.stats()
     assert stats.conflicts == stats.retries >= 1
-    assert caplog.records[0].name == "fiberstore.repositories.storage"
+    assert caplog.records[0].name == "fiberstore.repositories.access"
     assert caplog.records[0].getMessage() == "update_fiber met a conflict and is run again (1)"
     (log,) = some_logs(1)
     with pytest.raises(ConflictError), storage.transaction() as transaction:
-        transaction.logs.write([log])
+        transaction.logs.write_logs([log])
         storage.write_logs([log])
     assert storage.stats().conflicts == stats.conflicts + 1
 
@@ -240,7 +240,7 @@ def test_no_text_and_no_id_is_logged(
             storage.write_fiber(fiber)
         storage.query_fibers_by_type(SECRET)
         with storage.session() as session:
-            LogRepository(session).write(some_logs(1))
+            LogRepository(session).write_logs(some_logs(1))
             with pytest.raises(ValueError, match="NUL"):
                 storage.query_fibers_by_type(f"{SECRET}\0")
     text = "\n".join(caplog.handler.format(record) for record in caplog.records)
@@ -345,7 +345,7 @@ def test_spans_of_the_async_face_belong_to_the_task(db_file: Path) -> None:
                     await storage.get_log(uuid4())
                     assert [record async for record in storage.logs.iter_records()] == []
                     async with storage.transaction() as transaction:
-                        await transaction.memberships.write(
+                        await transaction.memberships.write_memberships(
                             [FiberMembership(log_id=uuid4(), fiber_id=uuid4(), config_version=0)]
                         )
 

@@ -33,11 +33,11 @@ from fiberstore.aio.storage import (
 from fiberstore.contract.lifecycle import Checkpoints, LifecycleStorage, Versions
 from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
 from fiberstore.contract.storage import Storage
-from fiberstore.repositories.checkpoints import CheckpointRepository, SqlCheckpoints
-from fiberstore.repositories.fiber_queries import SqlFibers
-from fiberstore.repositories.log_queries import SqlLogs
-from fiberstore.repositories.membership_queries import SqlMemberships
-from fiberstore.repositories.versions import SqlVersions, VersionRepository
+from fiberstore.repositories.checkpoints import CheckpointRepository
+from fiberstore.repositories.fibers import FiberRepository
+from fiberstore.repositories.logs import LogRepository
+from fiberstore.repositories.memberships import MembershipRepository
+from fiberstore.repositories.versions import VersionRepository
 from tests.support.oracle import MemoryStorage
 from tests.support.oracle_lifecycle import MemoryCheckpoints, MemoryVersions
 
@@ -81,11 +81,11 @@ def _pairs(classes: dict[type, tuple[type, ...]]) -> pytest.MarkDecorator:
 
 
 IMPLEMENTATIONS: dict[type, tuple[type, ...]] = {
-    Logs: (SqlLogs,),
-    Fibers: (SqlFibers,),
-    Memberships: (SqlMemberships,),
-    Checkpoints: (SqlCheckpoints, CheckpointRepository, MemoryCheckpoints),
-    Versions: (SqlVersions, VersionRepository, MemoryVersions),
+    Logs: (LogRepository,),
+    Fibers: (FiberRepository,),
+    Memberships: (MembershipRepository,),
+    Checkpoints: (CheckpointRepository, MemoryCheckpoints),
+    Versions: (VersionRepository, MemoryVersions),
     LifecycleStorage: (DuckDBStorage, PostgresStorage, MemoryStorage),
 }
 

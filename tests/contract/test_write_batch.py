@@ -72,7 +72,7 @@ def test_a_batch_that_conflicts_is_written_again(
     monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.01)
     with ThreadPoolExecutor(1) as thread:
         with duckdb_storage.transaction() as transaction:
-            transaction.logs.write([log(1, text="first")])
+            transaction.logs.write_logs([log(1, text="first")])
             batch = thread.submit(
                 duckdb_storage.write_batch,
                 logs=[log(1), log(2)],
@@ -124,7 +124,7 @@ def test_upserts_replace_what_is_stored_and_store_the_rest(
         with storage.transaction() as transaction:
             for batch in batches:
                 known = sum(row.fiber_id in expected for row in batch)
-                assert transaction.fibers.upsert_many(batch) == Upserted(len(batch) - known, known)
+                assert transaction.fibers.upsert_fibers(batch) == Upserted(len(batch) - known, known)
                 expected.update({row.fiber_id: row for row in batch})
         assert {row.fiber_id: row for row in storage.fibers.iter_records()} == expected
     for kind in ("request", "login", "block"):

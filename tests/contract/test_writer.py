@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import fiberstore.duckdb.change_lock
-import fiberstore.repositories.storage
+import fiberstore.repositories.access
 from fiberstore import (
     BufferedWriter,
     BufferFullError,
@@ -350,7 +350,7 @@ def test_a_failed_flush_loses_nothing_and_keeps_the_order(
 def test_flush_raises_why_it_is_not_durable(storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another transaction changes rows for longer than a batch waits for it."""
     monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(fiberstore.repositories.storage, "RETRY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fiberstore.repositories.access, "RETRY_TIMEOUT_S", 0.01)
     with BufferedWriter(storage, flush_rows=1) as writer:
         with storage.transaction():
             future = writer.write(fiber(1))

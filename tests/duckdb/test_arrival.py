@@ -46,7 +46,7 @@ def fill(storage: DuckDBStorage, count: int = 10) -> None:
 
 
 def marked(storage: DuckDBStorage) -> Mark:
-    with connected(storage) as connection, ARRIVAL.snapshot(connection, None) as mark:
+    with storage.session() as session, ARRIVAL.snapshot(session, None) as mark:
         return mark
 
 
@@ -91,7 +91,7 @@ def test_a_walk_beside_deleted_rows_meets_everything_once(storage: DuckDBStorage
 def test_rows_of_a_transaction_that_has_not_committed_are_no_marks(storage: DuckDBStorage) -> None:
     fill(storage)
     with storage.transaction() as transaction:
-        transaction.logs.write([log(50)])
+        transaction.logs.write_logs([log(50)])
         page = transaction.logs.page(4)
         assert len(transaction.logs.page(100).items) == 11
         outside = storage.logs.page(4)
@@ -169,7 +169,7 @@ def test_fibers_that_change_all_at_once_behind_the_place_are_late_once(storage: 
         storage.write_fiber(fiber(number))
     first = storage.fibers.page(6)
     with storage.transaction() as transaction:
-        transaction.fibers.update_many([fiber(number, "login") for number in range(10)])
+        transaction.fibers.update_fibers([fiber(number, "login") for number in range(10)])
     pages = list(walk(storage.fibers, 2, first.next))
     assert sorted(number for page in pages for number in numbers(page.late)) == [0, 1, 2, 3, 4, 5]
     assert [number for page in pages for number in numbers(page.items)] == [6, 7, 8, 9]

@@ -32,9 +32,9 @@ def test_a_backup_holds_everything_and_is_a_store_like_any_other(
 ) -> None:
     logs, fiber = some_logs(50), a_fiber(last_activity=NOON + timedelta(minutes=1))
     with storage.transaction() as unit:
-        unit.logs.write(logs)
-        unit.fibers.write(fiber)
-        unit.memberships.write(
+        unit.logs.write_logs(logs)
+        unit.fibers.write_fiber(fiber)
+        unit.memberships.write_memberships(
             FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1) for log in logs
         )
     with storage.engine.begin() as connection:
@@ -64,9 +64,9 @@ def test_backups_taken_while_others_write_hold_whole_transactions(tmp_path: Path
             while not done.is_set():
                 logs, fiber = some_logs(20), a_fiber()
                 with storage.transaction() as unit:
-                    unit.logs.write(logs)
-                    unit.fibers.write(fiber)
-                    unit.memberships.write(
+                    unit.logs.write_logs(logs)
+                    unit.fibers.write_fiber(fiber)
+                    unit.memberships.write_memberships(
                         FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1)
                         for log in logs
                     )

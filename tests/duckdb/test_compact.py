@@ -142,7 +142,7 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
         begun.wait()
         try:
             with storage.transaction() as transaction:
-                transaction.fibers.write(fiber(number))
+                transaction.fibers.write_fiber(fiber(number))
             storage.write_logs([log(2_000 + number)])
             found.append(storage.get_log(uid(number)))
         except Exception as error:  # noqa: BLE001  # the test tells of it

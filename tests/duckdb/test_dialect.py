@@ -271,7 +271,7 @@ def test_a_repository_on_another_dialect_is_refused() -> None:
     nowhere = UUID(int=0)
     engine = sa.create_engine("sqlite://")
     with Session(engine) as session, pytest.raises(TypeError, match="create_engine"):
-        MembershipRepository(session).write(
+        MembershipRepository(session).write_memberships(
             [FiberMembership(log_id=nowhere, fiber_id=nowhere, config_version=0)]
         )
     engine.dispose()

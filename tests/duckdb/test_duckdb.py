@@ -93,9 +93,9 @@ def test_fibers_that_skipped_their_validation_are_refused(
             write(bad)
     with storage.transaction() as transaction:
         with pytest.raises(error):
-            transaction.fibers.update_many([a_fiber(), bad])
+            transaction.fibers.update_fibers([a_fiber(), bad])
         with pytest.raises(error):
-            transaction.fibers.write_many([a_fiber(), bad])
+            transaction.fibers.write_fibers([a_fiber(), bad])
     assert storage.query_fibers_by_type("request") == [fiber]
 
 
@@ -224,14 +224,14 @@ def test_a_retyped_fiber_is_found_by_its_new_type_only(storage: DuckDBStorage) -
     fibers = [a_fiber(attributes={"n": number}) for number in range(4)]
     storage.write_fiber(fibers[0])
     with storage.transaction() as transaction:
-        transaction.fibers.write_many(fibers[1:])
+        transaction.fibers.write_fibers(fibers[1:])
     changed = [
         fiber.model_copy(update={"fiber_type": kind, "closed": True})
         for fiber, kind in zip(fibers, ("login", "request", "login", "request"), strict=True)
     ]
     storage.update_fiber(changed[0])
     with storage.transaction() as transaction:
-        assert transaction.fibers.update_many([*changed[1:], a_fiber()]) == 3
+        assert transaction.fibers.update_fibers([*changed[1:], a_fiber()]) == 3
     for kind in ("login", "request"):
         expected = sorted(
             (fiber for fiber in changed if fiber.fiber_type == kind), key=lambda fiber: fiber.fiber_id
@@ -259,9 +259,9 @@ def test_a_page_that_fails_leaves_no_open_result_on_its_connection(
 def test_a_session_with_an_engine_for_each_class_is_served(storage: DuckDBStorage) -> None:
     fiber, logs = a_fiber(), some_logs(2)
     with Session(binds={Base: storage.engine}) as session:
-        assert LogRepository(session).write(logs) == 2
-        FiberRepository(session).write(fiber)
-        assert FiberRepository(session).get(fiber.fiber_id) == fiber
+        assert LogRepository(session).write_logs(logs) == 2
+        FiberRepository(session).write_fiber(fiber)
+        assert FiberRepository(session).get_fiber(fiber.fiber_id) == fiber
         session.commit()
     assert storage.get_fiber(fiber.fiber_id) == fiber
 
@@ -271,8 +271,8 @@ def test_a_read_flushes_what_the_session_holds_back_unless_told_not_to(storage: 
     with storage.session() as session:
         session.add(Fiber(**dict(fiber)))
         with session.no_autoflush:
-            assert FiberRepository(session).get(fiber.fiber_id) is None
-        assert FiberRepository(session).get(fiber.fiber_id) == fiber
+            assert FiberRepository(session).get_fiber(fiber.fiber_id) is None
+        assert FiberRepository(session).get_fiber(fiber.fiber_id) == fiber
 
 
 def test_a_statement_is_parsed_once_and_sees_a_schema_that_has_changed(storage: DuckDBStorage) -> None:

@@ -79,7 +79,7 @@ storage.write_memberships(
 )
 storage.update_fiber(fiber.model_copy(update={"closed": True}))
 session = storage.session()
-LogRepository(session).write([LogRecord(timestamp=noon, source_id="a", raw_text="not committed")])
+LogRepository(session).write_logs([LogRecord(timestamp=noon, source_id="a", raw_text="not committed")])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -239,11 +239,11 @@ def test_everything_but_backups_works_without_access_to_the_outside(db_file: Pat
         storage.init_schema()
         assert [storage.write_logs(logs), storage.write_logs(logs)] == [100, 0]
         with storage.transaction() as transaction:
-            assert transaction.fibers.write_many([gone, kept]) == 2
-            transaction.memberships.write(
+            assert transaction.fibers.write_fibers([gone, kept]) == 2
+            transaction.memberships.write_memberships(
                 FiberMembership(log_id=log.log_id, fiber_id=gone.fiber_id, config_version=1) for log in logs
             )
-            transaction.fibers.merge({gone.fiber_id: kept.fiber_id})
+            transaction.fibers.merge_fibers({gone.fiber_id: kept.fiber_id})
         assert len(storage.get_fiber_logs(kept.fiber_id)) == 100
         assert storage.stats().rows_written >= 100 + 2 + 100
         with storage.session() as session, pytest.raises(DBAPIError, match="Permission Error"):
@@ -345,7 +345,7 @@ def test_who_may_not_read_a_store_may_not_read_what_lies_beside_it(db_file: Path
             with storage.engine.connect() as connection:
                 connection.exec_driver_sql("CHECKPOINT")
         with storage.transaction() as transaction:
-            transaction.fibers.write(a_fiber())
+            transaction.fibers.write_fiber(a_fiber())
         assert modes_beside(db_file) == {".wal": 0o600, ".tmp": 0o700}
     assert modes_beside(db_file) == {}
 

@@ -101,12 +101,12 @@ def test_counting_by_every_face_at_once_loses_nothing(storage: DuckDBStorage) ->
 
     def by_transaction(_: int) -> None:
         with storage.transaction() as transaction:
-            found = transaction.fibers.get(fiber.fiber_id)
+            found = transaction.fibers.get_fiber(fiber.fiber_id)
             assert found is not None
             assert isinstance(found.attributes, dict)
             assert isinstance(found.attributes["n"], int)
             raised = found.model_copy(update={"attributes": {"n": found.attributes["n"] + 1}})
-            transaction.fibers.update(raised)
+            transaction.fibers.update_fiber(raised)
 
     def by_orm(_: int) -> None:
         while True:
@@ -141,7 +141,7 @@ def test_an_update_inside_a_cte_waits_for_its_turn(
     storage.write_fiber(fiber)
     change = sa.update(Fiber).values(fiber_type="by cte").returning(Fiber.fiber_id).cte()
     with storage.transaction() as transaction:
-        transaction.fibers.update(fiber)
+        transaction.fibers.update_fiber(fiber)
         with storage.session() as session, pytest.raises(OperationalError, match="another open transaction"):
             session.execute(sa.select(change))
 
@@ -190,7 +190,7 @@ def test_waiting_for_another_transaction_ends(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("fiberstore.repositories.storage.RETRY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("fiberstore.repositories.access.RETRY_TIMEOUT_S", 0.0)
     fiber = a_fiber()
     storage.write_fiber(fiber)
     with storage.transaction(), ThreadPoolExecutor(1) as thread:

@@ -310,7 +310,7 @@ def test_every_call_of_a_forked_child_is_refused_and_the_parent_goes_on(
         )
 
     with unit as transaction:
-        transaction.logs.write([log])
+        transaction.logs.write_logs([log])
         session.connection()
         assert in_a_child(work) == 0
     session.close()
@@ -333,7 +333,7 @@ def test_a_forked_child_does_not_wait_for_a_connection_that_its_parent_uses(db_f
 def test_what_was_begun_before_a_fork_cannot_be_committed_in_the_child(storage: DuckDBStorage) -> None:
     (log,) = some_logs(1)
     unit = storage.transaction()
-    unit.__enter__().logs.write([log])
+    unit.__enter__().logs.write_logs([log])
     assert in_a_child(lambda: refuses(lambda: unit.__exit__(None, None, None))) == 0
     unit.__exit__(None, None, None)
     assert storage.get_log(log.log_id) is not None

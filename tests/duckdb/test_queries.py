@@ -27,10 +27,10 @@ def test_a_stream_as_arrow_leaves_what_is_half_read_in_the_session_alone(
 
 def test_a_transaction_that_has_updated_the_newest_fiber_goes_on(storage: DuckDBStorage) -> None:
     with storage.transaction() as transaction:
-        transaction.fibers.write_many([fiber(number) for number in range(5)])
+        transaction.fibers.write_fibers([fiber(number) for number in range(5)])
     page = storage.fibers.page(2)
     with storage.transaction() as transaction:
-        transaction.fibers.update(fiber(4, "login"))
+        transaction.fibers.update_fiber(fiber(4, "login"))
         met = transaction.fibers.page(2, page.next)
         assert [row.fiber_id for row in met.items] == [uid(2), uid(3)]
         assert met.late == []
@@ -73,7 +73,7 @@ def test_a_condition_that_is_turned_round_twice_is_itself() -> None:
 
 def test_fibers_without_end_of_another_client_are_told_not_left_out(storage: DuckDBStorage) -> None:
     with storage.transaction() as transaction:
-        transaction.fibers.write_many([fiber(number, last=at(100)) for number in range(5)])
+        transaction.fibers.write_fibers([fiber(number, last=at(100)) for number in range(5)])
     with storage.engine.begin() as connection:
         connection.execute(
             sa.text("UPDATE fibers SET last_activity = 'infinity' WHERE fiber_id = :id"), {"id": uid(3)}

@@ -118,10 +118,10 @@ def test_a_stream_is_of_one_moment(storage: DuckDBStorage) -> None:
 
 def test_in_a_transaction_other_statements_may_come_between(storage: DuckDBStorage) -> None:
     with storage.transaction() as transaction:
-        transaction.logs.write([log(number) for number in range(100)])
+        transaction.logs.write_logs([log(number) for number in range(100)])
         records, reader = transaction.logs.iter_records(), transaction.logs.to_arrow(7)
         next(records)
-        transaction.logs.write([log(200)])
+        transaction.logs.write_logs([log(200)])
         assert transaction.logs.count() == 101
         batches = list(reader)
         assert max(batch.num_rows for batch in batches) <= 7

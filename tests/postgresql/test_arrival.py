@@ -102,7 +102,7 @@ def test_more_late_rows_than_the_limit_come_at_once_where_one_could_hide_another
 
 def test_rows_that_a_transaction_wrote_itself_are_not_late_to_its_cursors(storage: PostgresStorage) -> None:
     with storage.transaction() as transaction:
-        transaction.logs.write([log(number) for number in range(10)])
+        transaction.logs.write_logs([log(number) for number in range(10)])
         first = transaction.logs.page(5)
     second = storage.logs.page(5, first.next)
     assert (numbers(second.late), numbers(second.items)) == ([], [5, 6, 7, 8, 9])
@@ -126,7 +126,7 @@ def test_logs_of_a_table_that_was_emptied_are_stored_again(storage: PostgresStor
 def test_a_long_append_meets_no_conflict_with_another(
     storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fiberstore.repositories.storage.BATCH_ROWS", 2)
+    monkeypatch.setattr("fiberstore.repositories.access.BATCH_ROWS", 2)
 
     def logs() -> Iterator[LogRecord]:
         yield from [log(1), log(2)]

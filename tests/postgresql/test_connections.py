@@ -2,23 +2,27 @@
 
 import threading
 from collections.abc import Generator
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from fiberstore import DatabaseError, PostgresStorage
-from fiberstore.postgresql.connection import Connection
 from fiberstore.repositories.storage import Transaction
 from fiberstore.sql.connection import Row
 from fiberstore.sql.prepared import connection_of
 from fiberstore.testing.examples import log, uid
 
+if TYPE_CHECKING:
+    from fiberstore.postgresql.connection import Connection
+
 MANY = range(300)
 
 
 def prepared_statements(storage: PostgresStorage) -> int:
-    with storage._connection(None) as connection:
-        ((count,),) = connection.fetch_rows("SELECT count(*) FROM pg_prepared_statements", ())
+    with storage._sessions.read(None) as session:
+        ((count,),) = connection_of(session).fetch_rows("SELECT count(*) FROM pg_prepared_statements", ())
     return int(count)
 
 
@@ -50,9 +54,9 @@ def test_many_rows_in_a_transaction_of_which_one_is_stored_already(
     storage = postgresql_storage
     storage.write_logs([log(MANY[-1])])
     with storage.transaction() as transaction:
-        assert transaction.logs.write([log(1_000)]) == 1
-        assert transaction.logs.write([log(number) for number in MANY]) == len(MANY) - 1
-        assert transaction.logs.write([log(1_001)]) == 1
+        assert transaction.logs.write_logs([log(1_000)]) == 1
+        assert transaction.logs.write_logs([log(number) for number in MANY]) == len(MANY) - 1
+        assert transaction.logs.write_logs([log(1_001)]) == 1
     assert storage.logs.count() == len(MANY) + 2
 
 
@@ -84,16 +88,16 @@ def test_two_threads_that_take_the_last_idle_connection(
     postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = postgresql_storage._call_pool
-    pool.close()
+    pool.dispose()
 
-    class TakenMeanwhile(list[Connection]):
+    class TakenMeanwhile(list[ConnectionPoolEntry]):
         """It has one when it is looked at, which another thread takes."""
 
         def __bool__(self) -> bool:
             return True
 
     monkeypatch.setattr(pool, "_idle", TakenMeanwhile())
-    pool.give_back(pool.take())
+    pool.connect().close()
 
 
 def test_what_only_reads_leaves_statements_prepared(postgresql_storage: PostgresStorage) -> None:
@@ -122,7 +126,7 @@ def test_calls_wait_for_a_free_connection(postgres_tables_url: str) -> None:
             next(rows, None)
             rows.close()  # type: ignore[attr-defined]  # it is a generator
 
-        with storage._connection(None):
+        with storage._sessions.read(None):
             reader = threading.Thread(target=read_first)
             reader.start()
         reader.join(timeout=10)
@@ -131,7 +135,8 @@ def test_calls_wait_for_a_free_connection(postgres_tables_url: str) -> None:
 
 def test_a_call_that_outlives_its_storage_leaves_no_connection(postgres_tables_url: str) -> None:
     storage = PostgresStorage(postgres_tables_url)
-    with storage._connection(None) as connection:
+    with storage._sessions.read(None) as session:
+        connection = cast("Connection", connection_of(session))
         storage.close()
     assert connection.closed
     with pytest.raises(DatabaseError, match="closed"):
@@ -141,10 +146,10 @@ def test_a_call_that_outlives_its_storage_leaves_no_connection(postgres_tables_u
 def test_who_finds_no_free_connection_is_told_what_to_do(
     postgres_tables_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fiberstore.postgresql.pool.POOL_TIMEOUT_S", 0.01)
     with PostgresStorage(postgres_tables_url, pool_size=1) as storage:
+        monkeypatch.setattr(storage._call_pool, "_timeout", 0.01)
         with (
-            storage._connection(None),
+            storage._sessions.read(None),
             pytest.raises(DatabaseError, match=r"1 are in use; open .* pool_size"),
         ):
             storage.get_log(uid(1))

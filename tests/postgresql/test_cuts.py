@@ -106,9 +106,9 @@ def write_batch(storage: PostgresStorage, group: int, rows: int) -> int:
 
 def transaction(storage: PostgresStorage, group: int) -> int:
     with storage.transaction() as unit:
-        unit.logs.write([log(number_in(group, row), 0) for row in range(FEW)])
-        unit.fibers.write(fiber(number_in(group, 0)))
-        unit.memberships.write([member(number_in(group, row), 1) for row in range(FEW)])
+        unit.logs.write_logs([log(number_in(group, row), 0) for row in range(FEW)])
+        unit.fibers.write_fiber(fiber(number_in(group, 0)))
+        unit.memberships.write_memberships([member(number_in(group, row), 1) for row in range(FEW)])
     return 2 * FEW + 1
 
 

@@ -142,11 +142,11 @@ def test_an_update_waits_for_a_unit_of_work(store: PostgresStorage) -> None:
     for attempt in range(7):  # psycopg prepares a statement that it runs often
         with ThreadPoolExecutor(1) as thread:
             with store.transaction() as unit:
-                before = unit.fibers.get(uid(1))
+                before = unit.fibers.get_fiber(uid(1))
                 update = thread.submit(store.update_fiber, fiber(1, attributes=["update", attempt]))
                 while not update.done() and not _waits(store):
                     pass
-                unit.fibers.update(fiber(1, attributes=["unit", attempt]))
+                unit.fibers.update_fiber(fiber(1, attributes=["unit", attempt]))
             update.result()
         assert before is not None
         found = store.get_fiber(uid(1))
@@ -197,7 +197,7 @@ def test_a_session_of_the_application_gets_a_conflict(store: PostgresStorage) ->
 def test_a_tail_waits_for_who_has_begun_before(store: PostgresStorage) -> None:
     tail = store.logs.tail("", timeout_s=0)
     with store.session() as session:
-        LogRepository(session).write([log(1)])
+        LogRepository(session).write_logs([log(1)])
         store.write_logs([log(2)])
         assert list(tail) == []
         session.commit()
@@ -207,8 +207,8 @@ def test_a_tail_waits_for_who_has_begun_before(store: PostgresStorage) -> None:
 def test_a_walk_meets_logs_of_who_has_begun_before_it(store: PostgresStorage) -> None:
     store.write_logs([log(number) for number in range(10, 20)])
     with store.session() as session:
-        LogRepository(session).write([log(0), log(15, 5.5), log(30)])
-        LogRepository(session).write([log(1)])
+        LogRepository(session).write_logs([log(0), log(15, 5.5), log(30)])
+        LogRepository(session).write_logs([log(1)])
         first = store.logs.page(4)
         store.write_logs([log(2), log(31)])
         session.commit()
@@ -227,7 +227,7 @@ import sys
 from fiberstore import PostgresStorage
 from fiberstore.testing.examples import log
 with PostgresStorage(sys.argv[1]) as storage, storage.transaction() as unit:
-    unit.logs.write([log(number) for number in range(200)])
+    unit.logs.write_logs([log(number) for number in range(200)])
     print("written", flush=True)
     sys.stdin.read()
 """
@@ -243,7 +243,7 @@ def test_who_is_killed_in_a_transaction_leaves_nothing_and_holds_up_nobody(
         assert holder.stdout.readline() == "written\n"
         holder.kill()
     with store.transaction() as unit:  # it waits for those who change rows
-        assert unit.logs.write([log(number) for number in range(200)]) == 200
+        assert unit.logs.write_logs([log(number) for number in range(200)]) == 200
     assert store.stats().conflicts == 0
 
 
@@ -261,11 +261,11 @@ def test_a_forked_child_opens_connections_of_its_own_and_leaves_its_parents_alon
     store.write_logs([log(1)])
     with store.transaction() as unit, store.session() as session:
         number = session_number(session)
-        unit.logs.write([log(2)])
+        unit.logs.write_logs([log(2)])
 
         def work() -> bool:
             with pytest.raises(DatabaseError, match="before this process was forked"):
-                unit.logs.write([log(3)])
+                unit.logs.write_logs([log(3)])
             assert store.write_logs([log(4)]) == 1
             session.close()
             with store.session() as own:
@@ -282,7 +282,7 @@ def test_a_forked_child_opens_connections_of_its_own_and_leaves_its_parents_alon
 @forks
 def test_a_unit_of_work_cannot_be_committed_by_a_forked_child(store: PostgresStorage) -> None:
     unit = store.transaction()
-    unit.__enter__().logs.write([log(1)])
+    unit.__enter__().logs.write_logs([log(1)])
 
     def work() -> bool:
         with pytest.raises(DatabaseError, match="before this process was forked"):

@@ -24,7 +24,15 @@ Call = Callable[[DuckDBStorage, int], object]
 Scope = Callable[[CodeType], bool]
 
 _OURS = str(Path(fiberstore.__file__).parent)
-_GUARDS = ("holds.py", "changes.py", "appends.py", "compact.py", "pool.py", "duckdb.py", "dbapi.py")
+_GUARDS = (
+    "holds.py",
+    "change_lock.py",
+    "inflight_writes.py",
+    "compact.py",
+    "pool.py",
+    "/storage.py",
+    "connection.py",
+)
 
 
 def guards(code: CodeType) -> bool:
@@ -83,8 +91,8 @@ def interrupted(call: Callable[[], object], countdown: int, scope: Scope) -> boo
 
 def unit_of_work(storage: DuckDBStorage, number: int) -> None:
     with storage.transaction() as unit:
-        unit.logs.write([log(number), log(number + 1)])
-        unit.fibers.update(fiber(0, kind=f"t{number}"))
+        unit.logs.write_logs([log(number), log(number + 1)])
+        unit.fibers.update_fiber(fiber(0, kind=f"t{number}"))
 
 
 def orm_session(storage: DuckDBStorage, number: int) -> None:
@@ -115,7 +123,7 @@ def check(storage: DuckDBStorage, helper: ThreadPoolExecutor, number: int) -> No
 def interrupt_everywhere(call: Call, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> int:
     """Interrupt a call at each place in turn; return how many there are."""
     monkeypatch.setattr("fiberstore.duckdb.change_lock.LOCK_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("fiberstore.repositories.storage.RETRY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("fiberstore.repositories.access.RETRY_TIMEOUT_S", 0.0)
     # SQLAlchemy logs such an error with its traceback, and what pytest keeps of it owns what it refers to.
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     with DuckDBStorage(":memory:", pool_size=2) as storage, ThreadPoolExecutor(1) as helper:

@@ -441,19 +441,33 @@ _NUL, _NAN = (
 _A_ROW = {uid(8): uid(1), uid(1): uid(2)}
 _NO_FIBER, _TWICE = "item 1 must be a FiberRecord, got None", f"fiber {uid(8)} is given twice"
 IN_TRANSACTION = [
-    InTransaction("write None", lambda t: t.logs.write([_WRONG]), TypeError, _A_LOG),
-    InTransaction("write a fiber", lambda t: t.fibers.write(_WRONG), TypeError, _A_FIBER),
-    InTransaction("write None too", lambda t: t.fibers.write_many([fiber(1), _WRONG]), TypeError, _NO_FIBER),
-    InTransaction("write twice", lambda t: t.fibers.write_many([fiber(8), fiber(8)]), ValueError, _TWICE),
-    InTransaction("write NUL", lambda t: t.fibers.write_many([fiber(2), _NUL]), ValidationError, "NUL"),
-    InTransaction("write NaN", lambda t: t.fibers.write_many([fiber(2), _NAN]), SerializationError, "finite"),
-    InTransaction("update None", lambda t: t.fibers.update_many([fiber(8), _WRONG]), TypeError, _NO_FIBER),
-    InTransaction("update twice", lambda t: t.fibers.update_many([fiber(8), fiber(8)]), ValueError, _TWICE),
-    InTransaction("update NUL", lambda t: t.fibers.update_many([fiber(8), _NUL]), ValidationError, "NUL"),
-    InTransaction("merge text", lambda t: t.fibers.merge({_TEXT_ID: uid(1)}), TypeError, _AN_ID + "'0000"),
-    InTransaction("merge into None", lambda t: t.fibers.merge({uid(8): _WRONG}), TypeError, _AN_ID + "None"),
-    InTransaction("merge into itself", lambda t: t.fibers.merge({uid(8): uid(8)}), ValueError, "ends itself"),
-    InTransaction("merge in a row", lambda t: t.fibers.merge(_A_ROW), ValueError, f"part of {uid(1)}, which"),
-    InTransaction("get text", lambda t: t.fibers.get(_TEXT_ID), TypeError, _AN_ID + "'0000"),
-    InTransaction("write a pair", lambda t: t.memberships.write([member(1, 1), _WRONG]), TypeError, "item 1"),
+    InTransaction("write None", lambda t: t.logs.write_logs([_WRONG]), TypeError, _A_LOG),
+    InTransaction("write a fiber", lambda t: t.fibers.write_fiber(_WRONG), TypeError, _A_FIBER),
+    InTransaction(
+        "write None too", lambda t: t.fibers.write_fibers([fiber(1), _WRONG]), TypeError, _NO_FIBER
+    ),
+    InTransaction("write twice", lambda t: t.fibers.write_fibers([fiber(8), fiber(8)]), ValueError, _TWICE),
+    InTransaction("write NUL", lambda t: t.fibers.write_fibers([fiber(2), _NUL]), ValidationError, "NUL"),
+    InTransaction(
+        "write NaN", lambda t: t.fibers.write_fibers([fiber(2), _NAN]), SerializationError, "finite"
+    ),
+    InTransaction("update None", lambda t: t.fibers.update_fibers([fiber(8), _WRONG]), TypeError, _NO_FIBER),
+    InTransaction("update twice", lambda t: t.fibers.update_fibers([fiber(8), fiber(8)]), ValueError, _TWICE),
+    InTransaction("update NUL", lambda t: t.fibers.update_fibers([fiber(8), _NUL]), ValidationError, "NUL"),
+    InTransaction(
+        "merge text", lambda t: t.fibers.merge_fibers({_TEXT_ID: uid(1)}), TypeError, _AN_ID + "'0000"
+    ),
+    InTransaction(
+        "merge into None", lambda t: t.fibers.merge_fibers({uid(8): _WRONG}), TypeError, _AN_ID + "None"
+    ),
+    InTransaction(
+        "merge into itself", lambda t: t.fibers.merge_fibers({uid(8): uid(8)}), ValueError, "ends itself"
+    ),
+    InTransaction(
+        "merge in a row", lambda t: t.fibers.merge_fibers(_A_ROW), ValueError, f"part of {uid(1)}, which"
+    ),
+    InTransaction("get text", lambda t: t.fibers.get_fiber(_TEXT_ID), TypeError, _AN_ID + "'0000"),
+    InTransaction(
+        "write a pair", lambda t: t.memberships.write_memberships([member(1, 1), _WRONG]), TypeError, "item 1"
+    ),
 ]

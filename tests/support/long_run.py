@@ -222,9 +222,9 @@ class MixedLoad:
         logs = self._logs(rng, 20)
         fiber = self._fiber(rng, logs)
         with self.storage.transaction() as transaction:
-            transaction.logs.write(logs)
-            transaction.fibers.write(fiber)
-            transaction.memberships.write(
+            transaction.logs.write_logs(logs)
+            transaction.fibers.write_fiber(fiber)
+            transaction.memberships.write_memberships(
                 FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1) for log in logs
             )
         self._recent.append(fiber)
@@ -285,7 +285,7 @@ class MixedLoad:
         with pytest.raises(ValueError, match="naive"):
             self.storage.query_logs_by_time(datetime(2024, 1, 1), EPOCH)  # noqa: DTZ001
         with pytest.raises(KeyError), self.storage.transaction() as transaction:
-            transaction.logs.write(self._logs(rng, 5))
+            transaction.logs.write_logs(self._logs(rng, 5))
             raise KeyError
         with self.storage.session() as session, pytest.raises(DBAPIError):
             session.execute(sa.text(f"SELECT no_such_column_{rng.randrange(10**9)} FROM fibers"))
@@ -316,8 +316,8 @@ class MixedLoad:
         async def write_fiber(storage: AsyncDuckDBStorage) -> None:
             logs = self._logs(rng, 5)
             async with storage.transaction() as transaction:
-                await transaction.logs.write(logs)
-                await transaction.fibers.write(self._fiber(rng, logs))
+                await transaction.logs.write_logs(logs)
+                await transaction.fibers.write_fiber(self._fiber(rng, logs))
 
         async with AsyncDuckDBStorage(self.target, pool_size=2) as storage:
             tasks = [asyncio.ensure_future(write_fiber(storage)) for _ in range(6)]

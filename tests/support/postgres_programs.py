@@ -63,13 +63,13 @@ def count_up(storage: PostgresStorage, number: int) -> None:
     """Count in one attribute of a fiber with all, and in another alone; every third time by its own call."""
     for step in range(STEPS):
         with storage.transaction() as unit:
-            found = unit.fibers.get(uid(1))
+            found = unit.fibers.get_fiber(uid(1))
             assert found is not None
             assert isinstance(found.attributes, dict)
             counts = {**found.attributes}
             for name in ("all", f"process {number}"):
                 counts[name] = int(str(counts.get(name, 0))) + 1
-            unit.fibers.update(fiber(1, attributes=counts))
+            unit.fibers.update_fiber(fiber(1, attributes=counts))
         if step % 3 == 0:
             storage.update_fiber(fiber(2, attributes=number))
 

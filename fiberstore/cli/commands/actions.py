@@ -134,7 +134,7 @@ def merge(
         for digits in losers:
             _check_other(storage, digits, survivor_id)
         with working("merging"), storage.transaction() as unit:
-            merged = unit.fibers.merge(survivors)
+            merged = unit.fibers.merge_fibers(survivors)
             if dry_run:
                 unit.session.rollback()
     if as_json:

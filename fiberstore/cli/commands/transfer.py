@@ -13,7 +13,7 @@ from fiberstore.cli.app import app, tell
 from fiberstore.cli.changing import open_or_make
 from fiberstore.cli.console import make_console, print_json, print_line
 from fiberstore.cli.lookup import active_version, shown_version
-from fiberstore.cli.options import Db, FiberFilter, Json, LogFilter, with_filter
+from fiberstore.cli.options import ConfigVersion, Db, FiberFilter, Json, LogFilter, with_filter
 from fiberstore.cli.render import counted
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.queries import Fibers, Partition, Query
@@ -75,9 +75,9 @@ def export_memberships(path: NewFile, *, db: Db, as_json: Json = False) -> None:
 
 
 @import_app.command("logs", epilog="Example: fiberstore import logs --db store.duckdb logs.parquet")
-def import_logs(path: Files, *, db: Db, as_json: Json = False) -> None:
+def import_logs(path: Files, *, db: Db, config_version: ConfigVersion = 0, as_json: Json = False) -> None:
     """Store the logs of files, all or none; those that are stored already stay as they are."""
-    with _open_to_write(db, path) as storage:
+    with _open_to_write(db, path, config_version) as storage:
         _import(storage.import_logs, path, "logs", as_json=as_json)
 
 
@@ -112,7 +112,7 @@ def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) 
 
 
 @contextmanager
-def _open_to_write(db: str, path: Path) -> Iterator[SqlStorage]:
+def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[SqlStorage]:
     """Open a store, or make one, for what there is to import."""
     from fiberstore.exchange.writing import format_of
 
@@ -122,7 +122,7 @@ def _open_to_write(db: str, path: Path) -> Iterator[SqlStorage]:
         )
     if not path.is_dir():
         format_of(path)
-    with open_or_make(db) as storage:
+    with open_or_make(db, config_version) as storage:
         yield storage
 
 

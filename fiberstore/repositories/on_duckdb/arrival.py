@@ -19,7 +19,6 @@ from fiberstore.errors import CursorError
 from fiberstore.repositories.arrival import Arrival, News
 from fiberstore.repositories.on_duckdb.connection import duckdb_connection
 from fiberstore.repositories.query import one_snapshot
-from fiberstore.sql import connection
 from fiberstore.sql.cursors import Mark
 from fiberstore.sql.prepared import Prepared
 
@@ -29,7 +28,7 @@ _FIRST_UNCOMMITTED: sa.ColumnElement[int] = sa.literal_column("36028797018960000
 
 
 class RowidArrival(Arrival):
-    """See ``Arrival``."""
+    """The order of ``rowid``."""
 
     def __init__(self, table: sa.FromClause, id_: sa.ColumnElement[UUID]) -> None:
         rowid: sa.ColumnElement[int] = sa.literal_column(f"{table.description}.rowid", sa.BigInteger)
@@ -46,42 +45,38 @@ class RowidArrival(Arrival):
         )
 
     @contextmanager
-    def snapshot(self, session: Session | connection.Connection, since: Mark | None) -> Iterator[Mark]:
-        """See ``Arrival.snapshot``."""
+    def snapshot(self, session: Session, since: Mark | None) -> Iterator[Mark]:
         with one_snapshot(session):
             yield self._mark(session, _BEFORE_ALL if since is None else self._rowid_of(session, since))
 
     @contextmanager
-    def news(self, connection: connection.Connection, since: Mark) -> Iterator[News]:
-        """See ``Arrival.news``."""
-        written = duckdb_connection(connection).appends.listen()
-        with one_snapshot(connection):
-            after = self._rowid_of(connection, since)
-            mark = self._mark(connection, after)
+    def news(self, session: Session, since: Mark) -> Iterator[News]:
+        written = duckdb_connection(session).appends.listen()
+        with one_snapshot(session):
+            after = self._rowid_of(session, since)
+            mark = self._mark(session, after)
             condition = self.number.between(after + 1, mark.number)
             yield News(condition, mark, partial(_wait_for, written))
 
-    def mark_at(self, session: Session | connection.Connection, id_: UUID) -> Mark:
-        """See ``Arrival.mark_at``."""
+    def mark_at(self, session: Session, id_: UUID) -> Mark:
         ((rowid,),) = self._rowids.rows(session, {"id": id_})
         return Mark(id_, rowid)
 
-    def is_new(self, session: Session | connection.Connection, since: Mark) -> sa.ColumnElement[bool]:
-        """See ``Arrival.is_new``."""
+    def is_new(self, session: Session, since: Mark) -> sa.ColumnElement[bool]:
         return sa.and_(self.number > self._rowid_of(session, since), self._is_committed)
 
-    def _mark(self, session: Session | connection.Connection, after: int) -> Mark:
+    def _mark(self, session: Session, after: int) -> Mark:
         """Return the mark of the present snapshot, which has seen all rows up to ``after``."""
         ((newest,),) = self._newest.rows(session, {"after": after})
         if newest is None:
             newest = after
         return Mark(self._id_at(session, newest), newest)
 
-    def _id_at(self, session: Session | connection.Connection, rowid: int) -> UUID | None:
+    def _id_at(self, session: Session, rowid: int) -> UUID | None:
         ids = list(self._ids.rows(session, {"rowid": rowid}))
         return ids[0][0] if ids else None
 
-    def _rowid_of(self, session: Session | connection.Connection, mark: Mark) -> int:
+    def _rowid_of(self, session: Session, mark: Mark) -> int:
         if mark.holes:
             raise CursorError("the cursor is of another release of fiberstore; start again without it")
         if mark.newest_id is None:

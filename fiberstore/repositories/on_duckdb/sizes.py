@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 from fiberstore.repositories.on_duckdb.connection import duckdb_connection
 from fiberstore.repositories.query import select_rows
 from fiberstore.repositories.sizes import StoreSize
-from fiberstore.sql import connection
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.prepared import connection_of
 
@@ -22,7 +21,7 @@ _TABLES = sa.func.duckdb_tables().table_valued(
 )
 
 
-def size_of(session: Session | connection.Connection) -> StoreSize:
+def size_of(session: Session) -> StoreSize:
     """Return it as it was at the last checkpoint."""
     path = duckdb_connection(session).database_key
     if path.startswith(IN_MEMORY):
@@ -35,13 +34,13 @@ def size_of(session: Session | connection.Connection) -> StoreSize:
     return StoreSize(Path(path).stat().st_size, used, free, block_bytes)
 
 
-def settle(session: Session | connection.Connection) -> None:
+def settle(session: Session) -> None:
     """Run a checkpoint, which frees what was deleted."""
     with suppress(duckdb.TransactionException):  # other transactions are in its way; the next one will do it
         connection_of(session).write("CHECKPOINT")
 
 
-def kept_rows(session: Session | connection.Connection) -> dict[str, int]:
+def kept_rows(session: Session) -> dict[str, int]:
     """Return the rows in the file.
 
     DuckDB keeps deleted rows in it as long as those around them, until two groups of 122,880 rows fit in one.

@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 from fiberstore.errors import CursorError, DatabaseError
 from fiberstore.repositories.arrival import Arrival, News
 from fiberstore.repositories.query import one_snapshot
-from fiberstore.sql.connection import Connection
 from fiberstore.sql.cursors import Mark
 from fiberstore.sql.prepared import Prepared
 
@@ -93,8 +92,7 @@ class TransactionArrival(Arrival):
         )
 
     @contextmanager
-    def snapshot(self, session: Session | Connection, since: Mark | None) -> Iterator[Mark]:
-        """See ``Arrival.snapshot``."""
+    def snapshot(self, session: Session, since: Mark | None) -> Iterator[Mark]:
         del since
         self._check_noted(session)
         with one_snapshot(session):
@@ -105,26 +103,24 @@ class TransactionArrival(Arrival):
             yield Mark(None, newest, tuple((newest - xid, newest - xid) for xid in sorted(running)))
 
     @contextmanager
-    def news(self, connection: Connection, since: Mark) -> Iterator[News]:
+    def news(self, session: Session, since: Mark) -> Iterator[News]:
         """See ``Arrival.news``. What has begun after a transaction that still runs is told after its end."""
-        self._check_noted(connection)
-        with one_snapshot(connection):
-            ((first_running, *_),) = _SEEN.rows(connection, {})
-            xid, place = self._place_of(connection, since)
+        self._check_noted(session)
+        with one_snapshot(session):
+            ((first_running, *_),) = _SEEN.rows(session, {})
+            xid, place = self._place_of(session, since)
             window = {"xid": xid, "place": place, "running": first_running}
-            ends = list(self._next.rows(connection, {**window, "rows": _ROWS_AT_ONCE - 1, "limit": 1}))
+            ends = list(self._next.rows(session, {**window, "rows": _ROWS_AT_ONCE - 1, "limit": 1}))
             mark = Mark(ends[0][1], ends[0][0]) if ends else Mark(None, first_running - 1)
-            is_news = sa.and_(self._after(connection, since), sa.not_(self._after(connection, mark)))
+            is_news = sa.and_(self._after(session, since), sa.not_(self._after(session, mark)))
             ids = sa.select(self._noted).where(is_news)
             yield News(self._id.in_(ids), mark, _go_on if ends else _wait)
 
-    def mark_at(self, session: Session | Connection, id_: UUID) -> Mark:
-        """See ``Arrival.mark_at``."""
+    def mark_at(self, session: Session, id_: UUID) -> Mark:
         ((xid, _),) = self._places.rows(session, {"id": id_})
         return Mark(id_, xid)
 
-    def is_new(self, session: Session | Connection, since: Mark) -> sa.ColumnElement[bool]:
-        """See ``Arrival.is_new``."""
+    def is_new(self, session: Session, since: Mark) -> sa.ColumnElement[bool]:
         ((_, end, own, _),) = _SEEN.rows(session, {})
         end = max(end, own or 0)
         if since.number > end:
@@ -134,18 +130,18 @@ class TransactionArrival(Arrival):
         is_new = sa.or_(sa.and_(self._after(session, since), self._xid <= end), self._xid.in_(holes))
         return self._id.in_(sa.select(self._noted).where(is_new))
 
-    def _check_noted(self, session: Session | Connection) -> None:
+    def _check_noted(self, session: Session) -> None:
         """Refuse to tell what is new on a server where nothing notes it."""
         ((is_noted,),) = _IS_NOTED.rows(session, self._trigger)
         if not is_noted:
             raise DatabaseError(_NOT_NOTED)
 
-    def _after(self, session: Session | Connection, mark: Mark) -> sa.ColumnElement[bool]:
+    def _after(self, session: Session, mark: Mark) -> sa.ColumnElement[bool]:
         xid, place = self._place_of(session, mark)
         # The first alone is one for the index.
         return sa.and_(self._xid >= xid, sa.or_(self._xid > xid, self._place > place))
 
-    def _place_of(self, session: Session | Connection, mark: Mark) -> tuple[int, int]:
+    def _place_of(self, session: Session, mark: Mark) -> tuple[int, int]:
         if mark.newest_id is None:
             return mark.number, _AFTER_ALL
         for xid, place in self._places.rows(session, {"id": mark.newest_id}):

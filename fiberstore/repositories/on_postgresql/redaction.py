@@ -11,17 +11,14 @@ from sqlalchemy.orm import Session
 from fiberstore.contract.patterns import closed
 from fiberstore.sql import bulk
 from fiberstore.sql.conditions import LOGS
-from fiberstore.sql.connection import Connection
 from fiberstore.sql.functions import RegexpMatches
 from fiberstore.sql.prepared import compiled, connection_of
 
 _ROWS_AT_ONCE = 10_000
 
 
-def redact(
-    session: Session | Connection, conditions: list[sa.ColumnElement[bool]], pattern: str, replacement: str
-) -> int:
-    """See ``engines.Engine.redact``."""
+def redact(session: Session, conditions: list[sa.ColumnElement[bool]], pattern: str, replacement: str) -> int:
+    """Replace what the pattern matches in the texts of the logs; see ``Engine.redact``."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

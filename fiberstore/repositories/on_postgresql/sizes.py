@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from fiberstore.repositories.query import select_rows
 from fiberstore.repositories.sizes import StoreSize
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
-from fiberstore.sql.connection import Connection
 
 _BLOCK_BYTES = 8_192
 _TABLES = (LOGS, FIBERS, MEMBERSHIPS)
@@ -21,7 +20,7 @@ _TABLES = (LOGS, FIBERS, MEMBERSHIPS)
 _OVERHEAD_BYTES = 250
 
 
-def size_of(session: Session | Connection) -> StoreSize:
+def size_of(session: Session) -> StoreSize:
     """Return the size of the three tables with their indexes, and of what notes the order of arrival."""
     names = [*(table.name for table in _TABLES), "log_arrivals", "fiber_arrivals"]
     total: sa.ColumnElement[int] = sa.literal_column("0", sa.BigInteger)
@@ -38,12 +37,12 @@ def size_of(session: Session | Connection) -> StoreSize:
     return StoreSize(file_bytes, used_bytes, file_bytes - used_bytes, _BLOCK_BYTES)
 
 
-def settle(session: Session | Connection) -> None:
+def settle(session: Session) -> None:
     """Do nothing: ``size_of`` asks the rows."""
     del session
 
 
-def kept_rows(session: Session | Connection) -> dict[str, int]:
+def kept_rows(session: Session) -> dict[str, int]:
     """Return no rows: those that are there are what counts."""
     del session
     return {table.name: 0 for table in _TABLES}

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from fiberstore import DuckDBStorage, LogRecord
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
-from fiberstore.repositories.storage import BATCH_ROWS
+from fiberstore.repositories.access import BATCH_ROWS
 from fiberstore.sql import migrate
 from tests.reliability.crash.workers import bulk_logs, step
 

@@ -63,12 +63,12 @@ class Step:
                 storage.write_memberships(self.memberships)
             case _:
                 with storage.transaction() as transaction:
-                    transaction.logs.write(self.logs)
-                    transaction.fibers.write_many(self.begun)
+                    transaction.logs.write_logs(self.logs)
+                    transaction.fibers.write_fibers(self.begun)
                     with suppress(NotFoundError):  # it was merged before
-                        transaction.fibers.merge(dict(self.merged))
-                    transaction.fibers.update_many(self.changed)
-                    transaction.memberships.write(self.memberships)
+                        transaction.fibers.merge_fibers(dict(self.merged))
+                    transaction.fibers.update_fibers(self.changed)
+                    transaction.memberships.write_memberships(self.memberships)
 
 
 @lru_cache(maxsize=2)  # some take a second

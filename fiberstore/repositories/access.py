@@ -1,0 +1,253 @@
+"""Sessions for the methods of the repositories: the caller's own, or a new one for each call."""
+
+import logging
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain, islice
+from typing import TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from fiberstore.checks import check_config_version
+from fiberstore.errors import ConflictError
+from fiberstore.sql.connection import Connection, Lock
+from fiberstore.sql.models import RawLog
+from fiberstore.sql.prepared import CallSession, connection_of
+from fiberstore.sql.translate import translate_errors
+from fiberstore.telemetry import RunningCall, Telemetry
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+BATCH_ROWS = 100_000
+RETRY_TIMEOUT_S = 10.0
+_FIRST_DELAY_S = 0.001
+_LONGEST_DELAY_S = 0.1
+
+_logger = logging.getLogger(__name__)
+
+
+class SessionAccess(ABC):
+    """Gives each method of a repository the session that it works on."""
+
+    @property
+    @abstractmethod
+    def config_version(self) -> int:
+        """The stamp of a ``LogRecord``."""
+
+    @abstractmethod
+    def read(self, method: str | None) -> AbstractContextManager[Session]:
+        """Yield a session to read with; translate the errors of the block.
+
+        Args:
+            method: Name of the call for telemetry; None for a part of a call that is counted already.
+        """
+
+    @abstractmethod
+    def write(
+        self,
+        method: str,
+        work: Callable[[Session], T],
+        *,
+        lock: Lock = Lock.CHANGES,
+        one_statement: bool = False,
+    ) -> T:
+        """Run work that writes, in one transaction, and translate its errors.
+
+        Args:
+            method: Name of the call for telemetry.
+            work: Run again after a conflict, if the transaction is its own.
+            lock: Lock of the transaction.
+            one_statement: The work is a single statement, which needs no BEGIN.
+        """
+
+    @abstractmethod
+    def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
+        """Append records in one transaction; return how many rows ``write`` has counted."""
+
+    @abstractmethod
+    def stream(self, method: str, parts: Generator[T]) -> Generator[T]:
+        """Yield the parts of a stream, as one call."""
+
+
+def session_access(session: Session | SessionAccess, config_version: int | None = None) -> SessionAccess:
+    """Return the access to a session that its caller owns; that of a storage stays as it is.
+
+    Args:
+        session: Any session on an engine of ``fiberstore.create_engine``, or a storage's access.
+        config_version: The stamp of a ``LogRecord``; None is that of the storage on the engine, or 0.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: The config version is out of bounds.
+    """
+    if config_version is not None:
+        check_config_version(config_version)
+    if isinstance(session, Session):
+        return OwnedSession(session, config_version)
+    if not isinstance(session, SessionAccess):
+        raise TypeError(f"expected a sqlalchemy.orm.Session, got {type(session).__name__}")
+    return session
+
+
+class OwnedSession(SessionAccess):
+    """A session that the caller owns and commits. Its methods are no calls of a storage, and not counted."""
+
+    def __init__(self, session: Session, config_version: int | None = None) -> None:
+        self._session = session
+        self._config_version = config_version
+
+    @property
+    def config_version(self) -> int:
+        if self._config_version is not None:
+            return self._config_version
+        return getattr(self._session.get_bind(RawLog).dialect, "config_version", 0)
+
+    @contextmanager
+    def read(self, method: str | None) -> Iterator[Session]:
+        del method
+        with translate_errors():
+            yield self._session
+
+    def write(
+        self,
+        method: str,
+        work: Callable[[Session], T],
+        *,
+        lock: Lock = Lock.CHANGES,
+        one_statement: bool = False,
+    ) -> T:
+        del method, lock, one_statement
+        with translate_errors():
+            return work(self._session)
+
+    def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
+        rows = list(records)
+        return self.write(method, lambda session: write(session, rows))
+
+    def stream(self, method: str, parts: Generator[T]) -> Generator[T]:
+        del method
+        return parts
+
+
+class CallSessions(SessionAccess):
+    """A new session for each call of a storage, in AUTOCOMMIT isolation: no BEGIN, no ROLLBACK.
+
+    Args:
+        connect: Yields such a connection, which has waited for a lock.
+        telemetry: Counts the calls.
+        config_version: The stamp of a ``LogRecord``.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[Lock], AbstractContextManager[sa.Connection]],
+        telemetry: Telemetry,
+        config_version: int,
+    ) -> None:
+        self._connect = connect
+        self._telemetry = telemetry
+        self._config_version = config_version
+        self._sessions = sessionmaker(class_=CallSession, autoflush=False, expire_on_commit=False)
+
+    @property
+    def config_version(self) -> int:
+        return self._config_version
+
+    @contextmanager
+    def read(self, method: str | None) -> Iterator[Session]:
+        running = nullcontext() if method is None else self._telemetry.running(method)
+        with running as call, self._session(call) as session, translate_errors():
+            yield session
+
+    def write(
+        self,
+        method: str,
+        work: Callable[[Session], T],
+        *,
+        lock: Lock = Lock.CHANGES,
+        one_statement: bool = False,
+    ) -> T:
+        def run(session: Session) -> T:
+            with translate_errors():
+                if one_statement:
+                    return work(session)
+                connection = connection_of(session)
+                connection.begin()
+                connection.take_lock(lock)
+                result = work(session)
+                connection.commit()
+                return result
+
+        return self._retried(method, run, lock)
+
+    def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
+        rest = iter(records)
+        is_collection = rest is not records
+        batch = list(rest if is_collection else islice(rest, BATCH_ROWS))
+        if is_collection or len(batch) < BATCH_ROWS:
+            return self.write(
+                method, lambda session: write(session, batch), lock=Lock.NOTHING, one_statement=True
+            )
+        batches = chain([batch], iter(lambda: list(islice(rest, BATCH_ROWS)), []))
+        with self._telemetry.running(method) as call, self._session(call) as session:
+            return _append(session, batches, write)
+
+    def write_batches(
+        self, method: str, read: Callable[[], Iterable[T]], write: Callable[[Session, T], int]
+    ) -> int:
+        """Append batches in one transaction, which are read again after a conflict."""
+        return self._retried(method, lambda session: _append(session, read(), write), Lock.NOTHING)
+
+    def stream(self, method: str, parts: Generator[T]) -> Generator[T]:
+        return self._telemetry.stream(method, parts)
+
+    @contextmanager
+    def _session(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Session]:
+        with self._connect(lock) as bound, self._sessions(bind=bound) as session:
+            connection = cast("Connection", bound.connection.dbapi_connection)
+            session.bound, session.store_connection = bound, connection
+            before = connection.rows_written
+            yield session
+            if call is not None:
+                call.rows_written = connection.rows_written - before
+
+    def _retried(self, method: str, work: Callable[[Session], T], lock: Lock) -> T:
+        """Run the work, again and again while it conflicts, up to ``RETRY_TIMEOUT_S``."""
+        deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
+        with self._telemetry.running(method) as call:
+            while True:
+                try:
+                    with self._session(call, lock) as session:
+                        return work(session)
+                except ConflictError:
+                    if time.monotonic() >= deadline:
+                        raise
+                call.retries += 1
+                _logger.info("%s met a conflict and is run again (%d)", method, call.retries)
+                time.sleep(next(waits_s))
+
+
+def _append(session: Session, batches: Iterable[T], write: Callable[[Session, T], int]) -> int:
+    """Write batches in one transaction; the errors of their iterator are its own."""
+    connection, written = connection_of(session), 0
+    with translate_errors():
+        connection.begin(only_appends=True)
+    for batch in batches:
+        with translate_errors():
+            written += write(session, batch)
+    with translate_errors():
+        connection.commit()
+    return written
+
+
+def delays_s() -> Iterator[float]:
+    """Yield how long to wait before each further try: jittered, and longer each time, up to 0.1 s."""
+    longest_s = _FIRST_DELAY_S
+    while True:
+        yield random.uniform(0, longest_s)  # noqa: S311  # jitter, no secret
+        longest_s = min(2 * longest_s, _LONGEST_DELAY_S)
