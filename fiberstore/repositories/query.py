@@ -13,8 +13,7 @@ from sqlalchemy.schema import CreateTable, DropTable
 
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition
-from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query, R
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.sql.bulk import expire, write_ids
 from fiberstore.sql.conditions import all_of
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from fiberstore.exchange.writing import SortKey
 
-R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 T = TypeVar("T")
 
 _ROWS_AT_ONCE = 2_048
