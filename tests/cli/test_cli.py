@@ -1,16 +1,13 @@
 """The command line: what each command prints, and what bad input gets."""
 
-import fcntl
 import os
 import pty
 import re
 import shlex
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -25,7 +22,16 @@ from fiberstore import DuckDBStorage, Fiber, FiberMembership, FiberRecord, LogRe
 from fiberstore.cli import main
 from fiberstore.cli.render import duration, utc
 from fiberstore.escaping import visible
-from tests.support.command_line import Result, Run, assert_refused, read_terminal, runner, told_cursor
+from tests.support.command_line import (
+    Result,
+    Run,
+    assert_refused,
+    on_a_terminal,
+    plain,
+    read_terminal,
+    runner,
+    told_cursor,
+)
 
 LOGHUB = Path(__file__).parents[3] / "shared" / "loghub"
 
@@ -886,40 +892,13 @@ def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_do
     assert full.returncode == 1
 
 
-TERMINAL = """
-import sys
-import unicodedata
-from fiberstore.cli import main
-db, fiber_id = sys.argv[1:]
-none = ["logs", "--start", "2030-01-01T00:00Z"]
-for command in (["fibers"], ["show", fiber_id], ["logs"], ["stats"], none):
-    try:
-        main([*command, "--db", db])
-    except SystemExit as end:
-        assert not end.code
-    print("-----", flush=True)
-"""
-
-
-def test_on_a_terminal_tables_fit_and_sources_have_colours(
-    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
+def test_on_a_terminal_tables_fit_and_sources_have_colours(run: Run, store: Path) -> None:
     fiber_id = fiber_of_request(run, store, "a1")
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", TERMINAL, store, fiber_id], stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    output = b"".join(read_terminal(ours)).decode().replace("\r\n", "\n")
-    os.close(ours)
-    assert process.wait() == 0
+    commands = ["fibers"], ["show", fiber_id], ["logs"], ["stats"], ["logs", "--start", "2030-01-01T00:00Z"]
+    shown = on_a_terminal([[*command, "--db", store] for command in commands])
 
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", plain)
-    assert max(map(len, plain.splitlines())) <= 80
-    fibers, show, logs, stats, none = (part.strip("\n") for part in plain.split("-----\n")[:-1])
+    fibers, show, logs, stats, none = (plain(output).strip("\n") for output in shown)
+    assert max(len(line) for output in shown for line in plain(output).splitlines()) <= 80
     lines = fibers.splitlines()
     begin = lines.index("request  2024-05-01T10:00:00Z     2.00 s      3 logs  closed")
     assert lines[begin + 1] == f'  {fiber_id}  {{"request":["a1"]}}'
@@ -931,7 +910,7 @@ def test_on_a_terminal_tables_fit_and_sources_have_colours(
     assert "continued" in logs.split()
     assert "fiber_memberships" in stats
     assert none == "no logs"
-    colours = set(re.findall(r"\x1b\[(3\dm)(?:web|db)", output))
+    colours = set(re.findall(r"\x1b\[(3\dm)(?:web|db)", shown[2]))
     assert len(colours) == 2
 
 
