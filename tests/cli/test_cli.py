@@ -32,6 +32,7 @@ from tests.support.command_line import (
     runner,
     told_cursor,
 )
+from tests.support.parameters import parametrize_mostly_slow
 
 LOGHUB = Path(__file__).parents[3] / "shared" / "loghub"
 
@@ -828,7 +829,7 @@ CLOSED = ">&-", "fiberstore: standard output is closed; give it a file, such as 
 FULL = ">/dev/full", "fiberstore: standard output cannot be written: No space left on device\n"
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("command", "to"),
     [
         (("stats",), FULL),
@@ -866,6 +867,7 @@ def test_colours_that_are_forced_make_no_bar_of_a_pipe(
     assert run("ingest", "--rules", rules_file, "--db", tmp_path / "s.duckdb").err == ""
 
 
+@pytest.mark.slow
 def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_does_not(
     run: Run, db_file: Path
 ) -> None:
@@ -930,6 +932,7 @@ def write_many(folder: Path) -> Path:
     return rules
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_stored_and_the_next_run_goes_on(
     run: Run, tmp_path: Path, db_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -977,7 +980,7 @@ def test_ctrl_c_during_a_query_is_an_interrupt_too(
     assert (result.code, result.out, result.err) == (130, "", "fiberstore: interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.tail", "duckdb"])
+@parametrize_mostly_slow("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.tail", "duckdb"])
 def test_ctrl_c_while_the_program_loads_is_an_interrupt_too(tmp_path: Path, store: Path, module: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"

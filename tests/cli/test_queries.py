@@ -33,6 +33,7 @@ from tests.support.command_line import (
     runner,
     told_cursor,
 )
+from tests.support.parameters import parametrize_mostly_slow
 
 EVIL = "\x1b[31mred\x07 [bold]timeout[/bold] \u202eback"
 LOGS = [
@@ -435,7 +436,7 @@ def test_too_many_steps_are_refused(run: Run, store: Path) -> None:
         (timedelta(days=1_000 * 365), timedelta(days=36_500)),
     ],
 )
-@pytest.mark.parametrize("what", [(), ("--fibers",)])
+@parametrize_mostly_slow("what", [(), ("--fibers",)])
 def test_the_steps_of_a_histogram_are_as_wide_as_the_time_needs(
     run: Run, db_file: Path, span: timedelta, width: timedelta | None, what: tuple[str, ...]
 ) -> None:
@@ -573,6 +574,7 @@ def test_tail_waits_while_another_process_holds_the_store(db_file: Path) -> None
         interrupt(process)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_loses_nothing_and_repeats_nothing(run: Run, db_file: Path) -> None:
     rows = 20_000  # more than fits in a pipe
     with DuckDBStorage(db_file) as storage:

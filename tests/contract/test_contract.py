@@ -131,25 +131,21 @@ class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContrac
     pass
 
 
-class _DuckDBFile(_DuckDB):
+@pytest.mark.slow
+class TestDuckDBFile(
+    _DuckDB, StorageContract, ContextContract, TailsContract, StreamsContract, LifecycleContract
+):
+    """What a file may change: writing, commits beside one another, and what is read while they come.
+
+    Other queries are the same SQL on the same engine, wherever the rows lie.
+    """
+
     config_version = MAX_CONFIG_VERSION - 1
 
     @pytest.fixture
     def storage(self, file_store: DuckDBStorage) -> LifecycleStorage:
         _empty(file_store.engine)
         return file_store
-
-
-class TestDuckDBFile(_DuckDBFile, StorageContract):
-    pass
-
-
-@pytest.mark.slow
-class TestMoreOfDuckDBFile(_DuckDBFile, ContextContract, TailsContract, StreamsContract, LifecycleContract):
-    """What a file may change: writing, commits beside one another, and what is read while they come.
-
-    Other queries are the same SQL on the same engine, wherever the rows lie.
-    """
 
 
 class TestPostgres(StorageContract, QueryContract, LifecycleContract):
@@ -210,6 +206,7 @@ class TestAsync(_Async, StorageContract):
     pass
 
 
+@pytest.mark.slow
 class TestAsyncPostgres(_Async, StorageContract):
     longest_name = TestPostgres.longest_name
     keeps_negative_zero = TestPostgres.keeps_negative_zero

@@ -10,7 +10,7 @@ from uuid import UUID
 import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from fiberstore import DatabaseError, DuckDBStorage, config_version
 from fiberstore.contract.lifecycle import ChangeKind, FiberChange, GenerationDiff
@@ -248,7 +248,6 @@ def shared() -> Iterator[DuckDBStorage]:
         yield storage
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(generations(), st.integers(0, 6))
 def test_a_diff_is_what_comparing_every_pair_finds(
     shared: DuckDBStorage, drawn: list[dict[int, tuple[str, frozenset[int]]]], limit: int
@@ -316,6 +315,7 @@ def test_the_active_generation_is_not_dropped(storage: DuckDBStorage) -> None:
 # What readers see of a switch
 
 
+@pytest.mark.slow
 def test_readers_see_one_whole_generation_at_a_time(storage: DuckDBStorage) -> None:
     count = 60
     write_generations(storage, fibers=count)

@@ -32,6 +32,7 @@ from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 from fiberstore.testing.filters import numbers
 from tests.support.command_line import shown_on_a_terminal
+from tests.support.parameters import parametrize_mostly_slow
 from tests.support.sync_face import SyncFace, running_loop
 
 # What would be code somewhere: SQL, JSON paths, patterns, formats, names of variables and files, paths.
@@ -286,7 +287,7 @@ def run(*arguments: str) -> int:
     return int(caught.value.code or 0)
 
 
-@pytest.mark.parametrize("options", [(), ("--json",)])
+@parametrize_mostly_slow("options", [(), ("--json",)])
 @pytest.mark.parametrize("command", READERS)
 def test_what_is_stored_has_no_effect_in_a_pipe(
     evil_store: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], options: tuple[str, ...]

@@ -41,6 +41,7 @@ from fiberstore.testing.examples import (
 )
 from tests.support import postgres_server
 from tests.support.oracle import MemoryStorage
+from tests.support.parameters import parametrize_mostly_slow
 
 CONFIG_VERSION = 7
 KINDS = ("request", "login", "", "it's", "caf\u00e9", "cafe\u0301")
@@ -276,7 +277,7 @@ def run(machine: type[Agreement], examples: int, steps: int) -> None:
 
 
 @pytest.mark.timeout(600)  # a failure is made small first, which takes minutes
-@pytest.mark.parametrize("machine", [Agreement, FileAgreement])
+@parametrize_mostly_slow("machine", [Agreement, FileAgreement])
 def test_duckdb_and_the_oracle_agree_after_any_calls(machine: type[Agreement]) -> None:
     run(machine, examples=8, steps=30)
 

@@ -274,6 +274,7 @@ except fiberstore.DatabaseError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_room_there_is_no_backup_and_the_store_goes_on(db_file: Path, tmp_path: Path) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()

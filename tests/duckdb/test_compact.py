@@ -87,12 +87,12 @@ def test_a_secret_that_is_only_in_the_write_ahead_log_is_gone_too(
 
 
 def test_the_file_is_smaller_and_holds_the_same(storage: DuckDBStorage, db_file: Path) -> None:
-    storage.write_logs([log(n, n, text=f"{uid(n)} " * 8) for n in range(30_000)])
-    storage.write_fibers([fiber(n, last=at(30_000)) for n in range(100)])
-    storage.write_memberships([member(n, n % 100) for n in range(30_000)])
+    storage.write_logs([log(n, n, text=f"{uid(n)} " * 8) for n in range(12_000)])
+    storage.write_fibers([fiber(n, last=at(12_000)) for n in range(100)])
+    storage.write_memberships([member(n, n % 100) for n in range(12_000)])
     checkpoint(storage)
     storage.prune(logs=Logs.c.timestamp < at(1))
-    storage.logs.where(Logs.c.timestamp < at(25_000)).delete()
+    storage.logs.where(Logs.c.timestamp < at(10_000)).delete()
     before = all_logs(storage), storage.fibers.page().items
     size = storage.prune(logs=Logs.c.timestamp < at(0)).file_bytes
     done = storage.compact()
@@ -101,7 +101,7 @@ def test_the_file_is_smaller_and_holds_the_same(storage: DuckDBStorage, db_file:
     assert (all_logs(storage), storage.fibers.page().items) == before
     assert [finding for finding in examine(storage) if finding.is_problem] == []
     storage.write_logs([log(40_000)])
-    assert storage.logs.count() == 5_001
+    assert storage.logs.count() == 2_001
     assert storage.stats().calls["compact"].calls == 1
 
 
@@ -311,6 +311,7 @@ def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "expected"),
     [(fail, DatabaseError), pytest.param(press_ctrl_c, KeyboardInterrupt, marks=pytest.mark.slow)],
@@ -425,6 +426,7 @@ DuckDBStorage(sys.argv[1]).compact()
 """
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_is_named_and_removed_and_what_lives_stays(
     db_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -470,6 +472,7 @@ def run_other(db_file: Path, timeout_s: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
+@pytest.mark.slow
 def test_the_lock_is_kept_from_before_to_after(
     storage: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

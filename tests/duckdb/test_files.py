@@ -307,6 +307,7 @@ def test_data_that_reads_like_an_error_is_not_taken_for_one(storage: DuckDBStora
     assert "free some space" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_store_in_a_folder_of_any_name_is_found_locked(tmp_path: Path) -> None:
     for name in ("two\nlines", "No space left on device", "Corrupt database file"):
         (tmp_path / name).mkdir()

@@ -179,6 +179,7 @@ def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) ->
     other.communicate()
 
 
+@pytest.mark.slow
 @needs_fork
 @forks
 def test_a_fork_while_a_thread_opens_and_closes_the_file_ends(db_file: Path) -> None:
@@ -377,6 +378,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_child_of_a_process_that_has_closed_its_stores_may_open_any(db_file: Path, tmp_path: Path) -> None:
     answer = subprocess.run(

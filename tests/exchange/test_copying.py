@@ -51,6 +51,7 @@ from fiberstore.testing.examples import (
 )
 from tests.contract.test_lifecycle_oracle import content, empty, fiber_lists, log_lists, membership_lists
 from tests.support.oracle import MemoryStorage
+from tests.support.parameters import parametrize_mostly_slow
 
 Change: TypeAlias = Callable[[DuckDBStorage], object]
 TABLES = tuple(sorted(Base.metadata.tables))
@@ -214,7 +215,7 @@ def stop_and_go_on(source: DuckDBStorage, destination: DuckDBStorage, told: int)
     assert rows_of(destination) == rows_of(source)
 
 
-@pytest.mark.parametrize("told", [0, 1, 6])
+@parametrize_mostly_slow("told", [0, 1, 6])
 def test_a_copy_that_fails_goes_on_from_there(
     source: DuckDBStorage, destination: DuckDBStorage, told: int
 ) -> None:
@@ -323,7 +324,7 @@ def switch(storage: DuckDBStorage) -> None:
     storage.checkpoints.set("é", "further")
 
 
-@pytest.mark.parametrize("change", [change_logs, change_fibers, merge, switch])
+@parametrize_mostly_slow("change", [change_logs, change_fibers, merge, switch])
 def test_what_changes_in_the_source_after_it_was_copied_is_copied(
     source: DuckDBStorage, destination: DuckDBStorage, change: Callable[[DuckDBStorage], None]
 ) -> None:
@@ -426,6 +427,7 @@ def strays_of(storage: DuckDBStorage) -> list[FiberMembership]:
     return [record for record in storage.memberships.iter_records() if record.fiber_id not in stored]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [merge_another, delete_another])
 @pytest.mark.parametrize("stored_at", ["copy raw_logs", "copy fibers"])
 @pytest.mark.parametrize("ended_at", ["copy fibers", "copy fiber_memberships", "copy fiber_pins"])
@@ -441,6 +443,7 @@ def test_a_fiber_that_comes_and_goes_while_it_is_copied_leaves_nothing_without_i
     assert rows_of(destination) == rows_of(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [f"copy {table}" for table in TABLES])
 def test_a_copy_that_is_stopped_leaves_no_membership_of_a_merged_fiber(
     source: DuckDBStorage, destination: DuckDBStorage, stopped_at: str
@@ -576,7 +579,7 @@ def store_otherwise(storage: DuckDBStorage) -> None:
     storage.write_memberships([member(5, 5, 77)])
 
 
-@pytest.mark.parametrize("change", [delete_some, redact, unpin, prune, forget, store_otherwise])
+@parametrize_mostly_slow("change", [delete_some, redact, unpin, prune, forget, store_otherwise], quick=2)
 def test_a_mirror_follows_whatever_was_taken_away(
     source: DuckDBStorage, destination: DuckDBStorage, change: Change
 ) -> None:
@@ -613,7 +616,7 @@ def more_of_a_life(storage: DuckDBStorage) -> None:
     storage.versions.activate(config_version(b"mine"))
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("change", "differing"),
     [
         (other_log, ["raw_logs"]),

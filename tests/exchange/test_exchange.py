@@ -31,6 +31,7 @@ from fiberstore.cli import main
 from fiberstore.exchange import Stamp, read_records
 from fiberstore.records import StoredLog
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 ID = "00000000-0000-0000-0000-000000000001"
 TIME = "2024-02-29T12:00:00Z"
@@ -342,7 +343,7 @@ def test_null_attributes_in_csv_of_other_tools_are_none(tmp_path: Path) -> None:
 SOUP = st.text('ab,"\r\n\ufeff', max_size=30)
 
 
-@settings(deadline=None)
+@settings(max_examples=100)
 @given(soup=SOUP, first=st.sampled_from(["\n", "\r\n", "\r"]), block=st.integers(1, 9))
 def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: str, block: int) -> None:
     text = f"log_id,timestamp,source_id,raw_text{first}{ID},{TIME},{soup}"
@@ -362,7 +363,7 @@ def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: 
     assert found == [row[2:] for row in rows]
 
 
-@settings(deadline=None)
+@settings(max_examples=100)
 @given(
     texts=st.tuples(SOUP, SOUP),
     line_break=st.sampled_from(["\n", "\r\n", "\r"]),
@@ -621,7 +622,7 @@ with DuckDBStorage(sys.argv[1], read_only=True) as storage:
 """
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@parametrize_mostly_slow("suffix", [".parquet", ".csv", ".jsonl"])
 def test_a_full_disk_leaves_nothing_behind(db_file: Path, tmp_path: Path, suffix: str) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
@@ -754,7 +755,7 @@ def test_commands_refuse_in_one_line(
         assert f"Example: fiberstore {command} logs" in run(capsys, command, "logs", "--help")[1]
 
 
-@pytest.mark.parametrize("command", ["export", "import"])
+@parametrize_mostly_slow("command", ["export", "import"])
 def test_a_terminal_shows_a_bar(filled: Path, tmp_path: Path, command: str) -> None:
     path = tmp_path / "x.csv"
     if command == "import":

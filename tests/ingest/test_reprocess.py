@@ -20,6 +20,7 @@ from fiberstore.testing.examples import NOON, all_logs, fiber, log, member, uid
 from tests.contract.test_lifecycle_oracle import empty
 from tests.ingest.test_correlate import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.ingest.test_ingest import State, state_of
+from tests.support.parameters import parametrize_mostly_slow
 
 OTHERS = {"HDFS": HDFS, "Apache": APACHE, "Linux": LINUX}
 RULES = r"""
@@ -151,7 +152,7 @@ def test_real_logs_make_the_same_fibers_as_their_files(
     assert (report.logs_read, report.memberships_new) == (2_000, len(made.memberships))
 
 
-@pytest.mark.parametrize("batch_rows", [1, 37])
+@parametrize_mostly_slow("batch_rows", [37, 1])
 def test_made_up_logs_make_the_same_fibers_as_their_files(
     stores: Callable[[], DuckDBStorage], tmp_path: Path, batch_rows: int
 ) -> None:
@@ -184,6 +185,7 @@ def test_the_new_generation_is_registered_and_not_active(
     assert storage.versions.diff(old.config_version, new.config_version).counts["split"] > 0
 
 
+@pytest.mark.slow
 def test_ingestion_goes_on_meanwhile(stores: Callable[[], DuckDBStorage], old: Rules, new: Rules) -> None:
     storage = stores()
     ingest(storage, old, on_batch=lambda _: None)
@@ -459,6 +461,7 @@ with DuckDBStorage(sys.argv[1]) as storage:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way_on", ["drop", "reprocess"])
 def test_a_drop_that_was_killed_has_dropped_all_fibers(
     stores: Callable[[], DuckDBStorage], db_file: Path, old: Rules, new: Rules, way_on: str

@@ -99,6 +99,7 @@ def refused(path: Path) -> DamagedFileError:
 # Write-ahead logs
 
 
+@pytest.mark.slow
 def test_a_log_cut_at_any_byte_is_a_torn_one(files: Files, db_file: Path) -> None:
     files.put(db_file)
     log = log_of(db_file)
