@@ -12,6 +12,7 @@ from fiberstore import DuckDBStorage
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from tests.support import postgres_server
+from tests.support.databases import empty
 
 pytest.register_assert_rewrite("fiberstore.testing")
 
@@ -117,5 +118,5 @@ def postgres_tables_url(postgres_server_url: URL) -> Iterator[str]:
 def postgresql_storage(postgres_tables_url: str) -> Iterator[PostgresStorage]:
     """A storage on a server, empty, with its tables."""
     with PostgresStorage(postgres_tables_url) as storage:
-        postgres_server.empty(storage)
+        empty(storage.engine)
         yield storage

@@ -558,6 +558,7 @@ def test_tail_follows_a_store_that_others_write_between(run: Run, db_file: Path)
     assert numbers(run, "tail", "--db", str(db_file), "--position", position) == [40]
 
 
+@pytest.mark.slow
 def test_tail_waits_while_another_process_holds_the_store(db_file: Path) -> None:
     fill(db_file)
     with following(db_file, "-n", "1", "--json") as process:
@@ -602,6 +603,7 @@ with DuckDBStorage(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_a_store_is_opened_only_when_it_has_changed_and_waiting_is_told_once(
     db_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

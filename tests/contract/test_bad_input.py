@@ -14,7 +14,6 @@ from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Storage, create_engine
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
-from tests.support import postgres_server
 from tests.support.bad_input import (
     CALLS,
     IN_TRANSACTION,
@@ -23,6 +22,7 @@ from tests.support.bad_input import (
     InTransaction,
     bad_records,
 )
+from tests.support.databases import empty
 from tests.support.sync_face import SyncFace, running_loop
 
 FACES = ("sync", "async")
@@ -36,7 +36,7 @@ def stores(postgres_tables_url: str) -> Iterator[dict[str, tuple[Storage, sa.Eng
         DuckDBStorage(":memory:") as store,
         PostgresStorage(postgres_tables_url) as on_server,
     ):
-        postgres_server.empty(on_server)
+        empty(on_server.engine)
         other = AsyncDuckDBStorage(":memory:")
         face = SyncFace(other, loop)
         for storage in (store, face, on_server):

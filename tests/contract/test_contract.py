@@ -15,23 +15,42 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from fiberstore import AsyncDuckDBStorage, Base, DuckDBStorage, FiberRecord, Storage
+from fiberstore import AsyncDuckDBStorage, DuckDBStorage, FiberRecord, Storage
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
 from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
+from fiberstore.testing.actions import ActionsContract
+from fiberstore.testing.attribute_filters import AttributeFiltersContract
+from fiberstore.testing.batch_writes import BatchWritesContract
 from fiberstore.testing.batches import BatchesContract
+from fiberstore.testing.checkpoints import CheckpointsContract
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.context import ContextContract
+from fiberstore.testing.diffs import DiffsContract
 from fiberstore.testing.discovery import DiscoveryContract
 from fiberstore.testing.examples import IN_UTC, LONG_TEXT, all_logs, log
+from fiberstore.testing.fibers import FibersContract
+from fiberstore.testing.filter_refusals import FilterRefusalsContract
+from fiberstore.testing.filters import FiltersContract
 from fiberstore.testing.histograms import HistogramsContract
+from fiberstore.testing.joined_filters import JoinedFiltersContract
+from fiberstore.testing.lifecycle_threads import LifecycleThreadsContract
+from fiberstore.testing.logs import LogsContract
+from fiberstore.testing.memberships import MembershipsContract
+from fiberstore.testing.merging import MergingContract
 from fiberstore.testing.orders import OrdersContract
+from fiberstore.testing.query_pages import QueryPagesContract
+from fiberstore.testing.redaction import RedactionContract
+from fiberstore.testing.retention import RetentionContract
 from fiberstore.testing.streams import StreamsContract
 from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.timelines import TimelinesContract
+from fiberstore.testing.versions import VersionsContract
+from fiberstore.testing.writers import WritersContract
 from tests.support import postgres_server
+from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
 from tests.support.sync_face import SyncFace, running_loop
 
@@ -54,7 +73,7 @@ def file_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBStora
 @pytest.fixture(scope="module")
 def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
     with running_loop() as loop:
-        store = AsyncDuckDBStorage(":memory:", config_version=TestAsync.config_version)
+        store = AsyncDuckDBStorage(":memory:", config_version=_Async.config_version)
         face = SyncFace(store, loop)
         try:
             face.init_schema()
@@ -66,7 +85,7 @@ def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
 @pytest.fixture(scope="module")
 def async_postgres_store(postgres_server_url: URL) -> Iterator[tuple[AsyncPostgresStorage, SyncFace]]:
     with postgres_server.database(postgres_server_url) as url, running_loop() as loop:
-        store = AsyncPostgresStorage(url, config_version=TestAsyncPostgres.config_version)
+        store = AsyncPostgresStorage(url, config_version=_Async.config_version)
         face = SyncFace(store, loop)
         try:
             face.init_schema()
@@ -79,16 +98,10 @@ def async_postgres_store(postgres_server_url: URL) -> Iterator[tuple[AsyncPostgr
 def postgres_store(postgres_server_url: URL) -> Iterator[PostgresStorage]:
     with (
         postgres_server.database(postgres_server_url) as url,
-        PostgresStorage(url, config_version=TestPostgres.config_version) as store,
+        PostgresStorage(url, config_version=_Postgres.config_version) as store,
     ):
         store.init_schema()
         yield store
-
-
-def _empty(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
-            connection.execute(sa.delete(table))
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +126,12 @@ class TestMemory(StorageContract, QueryContract, LifecycleContract):
 class _DuckDB:
     @pytest.fixture
     def storage(self, memory_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(memory_store.engine)
+        empty(memory_store.engine)
         return memory_store
 
     @pytest.fixture
     def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(other_store.engine)
+        empty(other_store.engine)
         return other_store
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
@@ -144,29 +157,42 @@ class TestDuckDBFile(
 
     @pytest.fixture
     def storage(self, file_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(file_store.engine)
+        empty(file_store.engine)
         return file_store
 
 
-class TestPostgres(StorageContract, QueryContract, LifecycleContract):
+class _Postgres:
     config_version = MAX_CONFIG_VERSION - 1
     longest_name = LONG_TEXT[:2_000]
     keeps_negative_zero = False
 
     @pytest.fixture
     def storage(self, postgres_store: PostgresStorage) -> LifecycleStorage:
-        _empty(postgres_store.engine)
+        empty(postgres_store.engine)
         return postgres_store
 
     @pytest.fixture
     def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(other_store.engine)
+        empty(other_store.engine)
         return other_store
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, PostgresStorage)
         with storage.transaction() as transaction:
             transaction.fibers.write_many(fibers)
+
+
+class TestPostgres(
+    _Postgres,
+    StorageContract,
+    FiltersContract,
+    JoinedFiltersContract,
+    AttributeFiltersContract,
+    OrdersContract,
+    ActionsContract,
+    BatchWritesContract,
+):
+    """What the engines say in SQL of their own, and what is written."""
 
     def test_databases_order_text_as_people_do(self, postgres_store: PostgresStorage) -> None:
         with postgres_store.engine.connect() as connection:
@@ -176,18 +202,42 @@ class TestPostgres(StorageContract, QueryContract, LifecycleContract):
         assert by_locale
 
 
+@pytest.mark.slow
+class TestMoreOfPostgres(
+    _Postgres,
+    FilterRefusalsContract,
+    QueryPagesContract,
+    BatchesContract,
+    DiscoveryContract,
+    HistogramsContract,
+    ContextContract,
+    TailsContract,
+    StreamsContract,
+    TimelinesContract,
+    RedactionContract,
+    MergingContract,
+    CheckpointsContract,
+    VersionsContract,
+    DiffsContract,
+    RetentionContract,
+    LifecycleThreadsContract,
+    WritersContract,
+):
+    """The rest of the queries and of the lifecycle."""
+
+
 class _Async:
     config_version = 2**63
 
     @pytest.fixture
     def storage(self, async_store: tuple[AsyncDuckDBStorage, SyncFace]) -> LifecycleStorage:
         store, face = async_store
-        _empty(store.engine)
+        empty(store.engine)
         return face
 
     @pytest.fixture
     def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(other_store.engine)
+        empty(other_store.engine)
         return other_store
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
@@ -202,19 +252,24 @@ class _Async:
         storage.run(write())
 
 
-class TestAsync(_Async, StorageContract):
-    pass
+class TestAsync(_Async, LogsContract, FibersContract, MembershipsContract):
+    """The methods of the trait; the coroutines are the same for all storages."""
+
+
+@pytest.mark.slow
+class TestStorageOfAsync(_Async, StorageContract):
+    """All of the trait."""
 
 
 @pytest.mark.slow
 class TestAsyncPostgres(_Async, StorageContract):
-    longest_name = TestPostgres.longest_name
-    keeps_negative_zero = TestPostgres.keeps_negative_zero
+    longest_name = _Postgres.longest_name
+    keeps_negative_zero = _Postgres.keeps_negative_zero
 
     @pytest.fixture
     def storage(self, async_postgres_store: tuple[AsyncPostgresStorage, SyncFace]) -> LifecycleStorage:
         store, face = async_postgres_store
-        _empty(store.engine)
+        empty(store.engine)
         return face
 
 
@@ -265,6 +320,7 @@ with DuckDBStorage(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 def test_time_zone_of_the_machine_does_not_matter_to_duckdb(db_file: Path) -> None:
     # DuckDB asks for the machine's zone once in a process, so this takes another process.
     subprocess.run(

@@ -223,7 +223,7 @@ def test_a_temporary_table_of_a_session_does_not_hide_ours(postgresql_storage: P
     assert numbers(all_logs(store)) == [1]
 
 
-@pytest.mark.parametrize("text", CODE)
+@parametrize_mostly_slow("text", CODE, quick=20)
 def test_a_file_may_be_called_anything(tmp_path: Path, text: str) -> None:
     path = tmp_path / name_of(text)
     with DuckDBStorage(path) as store:

@@ -39,7 +39,7 @@ from fiberstore.testing.examples import (
     log,
     member,
 )
-from tests.support import postgres_server
+from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
 from tests.support.parameters import parametrize_mostly_slow
 
@@ -260,7 +260,7 @@ class PostgresAgreement(Agreement):
 
     def open(self) -> SqlStorage:
         store = PostgresStorage(self.url, config_version=CONFIG_VERSION)
-        postgres_server.empty(store)
+        empty(store.engine)
         return store
 
 

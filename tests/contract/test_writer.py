@@ -606,6 +606,7 @@ def test_a_writer_that_nobody_closes_is_closed_in_the_end(db_file: Path) -> None
         assert numbers(storage) == [1, 2]
 
 
+@pytest.mark.slow
 def test_what_is_lost_in_the_end_is_said(db_file: Path) -> None:
     finished = run("end_without_storage", db_file)
     assert "UnwrittenError: 1 records are not stored" in finished.stderr
@@ -613,6 +614,7 @@ def test_what_is_lost_in_the_end_is_said(db_file: Path) -> None:
     assert "secret" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_a_forked_child_cannot_use_the_writer(db_file: Path) -> None:
     finished = run("fork", db_file)
     refused = "DatabaseError the writer belongs to the parent process"

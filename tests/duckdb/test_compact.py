@@ -219,6 +219,7 @@ def test_it_is_refused_while_something_else_uses_the_file(storage: DuckDBStorage
     assert storage.compact().bytes_after > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_refused_compaction_keeps_the_lock(storage: DuckDBStorage, db_file: Path) -> None:
     with DuckDBStorage(db_file) as other:

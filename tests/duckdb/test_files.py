@@ -25,6 +25,7 @@ from fiberstore import (
 )
 from fiberstore.errors import translate_errors
 from tests.support.factories import NOON, a_fiber, some_logs
+from tests.support.parameters import parametrize_mostly_slow
 
 
 def in_another_process(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -36,7 +37,7 @@ def in_another_process(program: str, *arguments: object) -> subprocess.Completed
 OPEN = "import sys, fiberstore; fiberstore.DuckDBStorage(sys.argv[1], read_only=sys.argv[2] == 'True')"
 
 
-@pytest.mark.parametrize("read_only", [False, True])
+@parametrize_mostly_slow("read_only", [False, True])
 def test_a_second_process_is_told_who_holds_the_file(
     storage: DuckDBStorage, db_file: Path, read_only: bool
 ) -> None:
@@ -270,6 +271,7 @@ os._exit(9)
 """
 
 
+@pytest.mark.slow
 def test_a_link_to_a_store_is_that_store(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     link, real = tmp_path / "store.duckdb", tmp_path / "data" / "store.duckdb"

@@ -49,7 +49,8 @@ from fiberstore.testing.examples import (
     stored,
     uid,
 )
-from tests.contract.test_lifecycle_oracle import content, empty, fiber_lists, log_lists, membership_lists
+from tests.contract.test_lifecycle_oracle import content, fiber_lists, log_lists, membership_lists
+from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
 from tests.support.parameters import parametrize_mostly_slow
 
@@ -67,13 +68,13 @@ def two_stores() -> Iterator[tuple[DuckDBStorage, DuckDBStorage]]:
 
 @pytest.fixture
 def source(two_stores: tuple[DuckDBStorage, DuckDBStorage]) -> DuckDBStorage:
-    empty(two_stores[0])
+    empty(two_stores[0].engine)
     return two_stores[0]
 
 
 @pytest.fixture
 def destination(two_stores: tuple[DuckDBStorage, DuckDBStorage]) -> DuckDBStorage:
-    empty(two_stores[1])
+    empty(two_stores[1].engine)
     return two_stores[1]
 
 
@@ -198,7 +199,7 @@ class StoppedError(Exception):
 
 def stop_and_go_on(source: DuckDBStorage, destination: DuckDBStorage, told: int) -> None:
     """Let a copy fail after it has told so many steps of its progress, and run it again."""
-    empty(destination)
+    empty(destination.engine)
     steps = iter(range(told))
 
     def stop(_step: str, _rows: int) -> None:
@@ -755,8 +756,8 @@ def check_copies(
 ) -> None:
     """Write into a source and an oracle, and copy after each step; the destination is as the oracle."""
     source, destination = stores
-    empty(source)
-    empty(destination)
+    empty(source.engine)
+    empty(destination.engine)
     oracle = MemoryStorage()
     for logs, fibers, memberships in steps:
         storages: list[LifecycleStorage] = [source, oracle]

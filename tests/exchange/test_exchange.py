@@ -755,7 +755,8 @@ def test_commands_refuse_in_one_line(
         assert f"Example: fiberstore {command} logs" in run(capsys, command, "logs", "--help")[1]
 
 
-@parametrize_mostly_slow("command", ["export", "import"])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["export", "import"])
 def test_a_terminal_shows_a_bar(filled: Path, tmp_path: Path, command: str) -> None:
     path = tmp_path / "x.csv"
     if command == "import":

@@ -17,9 +17,9 @@ from fiberstore.ingest import ReprocessReport, Rules, RulesError, ingest, load_r
 from fiberstore.ingest.demo import write_demo
 from fiberstore.telemetry import Call
 from fiberstore.testing.examples import NOON, all_logs, fiber, log, member, uid
-from tests.contract.test_lifecycle_oracle import empty
 from tests.ingest.test_correlate import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.ingest.test_ingest import State, state_of
+from tests.support.databases import empty
 from tests.support.parameters import parametrize_mostly_slow
 
 OTHERS = {"HDFS": HDFS, "Apache": APACHE, "Linux": LINUX}
@@ -81,7 +81,7 @@ def stores(opened: list[DuckDBStorage]) -> Callable[[], DuckDBStorage]:
             storage = DuckDBStorage(":memory:")
             storage.init_schema()
             opened.append(storage)
-        empty(storage)
+        empty(storage.engine)
         return storage
 
     return make
