@@ -19,7 +19,7 @@ pytest.register_assert_rewrite("fiberstore.testing")
 
 settings.register_profile(
     "quick",
-    max_examples=20,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[
         HealthCheck.filter_too_much,

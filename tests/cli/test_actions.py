@@ -386,6 +386,7 @@ def test_a_prune_in_words_says_how_the_space_comes_back(run: Run, db: Path) -> N
     assert (result.code, result.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_prune_may_compact_the_file_at_once(run: Run, alone: Path) -> None:
     grow(alone)
     before = alone.stat().st_size
@@ -695,6 +696,7 @@ def test_a_store_that_another_process_holds_is_left_alone(alone: Path) -> None:
 # ---------------------------------------------------------------- a terminal
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, alone: Path) -> None:
     lines, expected = [], []
     for number, command in enumerate(COMMANDS):

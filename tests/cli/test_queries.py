@@ -422,7 +422,7 @@ def test_too_many_steps_are_refused(run: Run, store: Path) -> None:
     assert_refused(run("histogram", "--bucket", "1.5ms"), "of width 1500us;")
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("span", "width"),
     [
         (timedelta(0), None),
@@ -435,6 +435,7 @@ def test_too_many_steps_are_refused(run: Run, store: Path) -> None:
         (timedelta(days=20 * 365), timedelta(days=365)),
         (timedelta(days=1_000 * 365), timedelta(days=36_500)),
     ],
+    quick=3,
 )
 @parametrize_mostly_slow("what", [(), ("--fibers",)])
 def test_the_steps_of_a_histogram_are_as_wide_as_the_time_needs(
@@ -544,6 +545,7 @@ def interrupt(process: subprocess.Popen[str]) -> str:
     return position_of(err)
 
 
+@pytest.mark.slow
 def test_tail_follows_a_store_that_others_write_between(run: Run, db_file: Path) -> None:
     fill(db_file)
     with following(db_file, "-n", "2", "--json", "--where", 'source_id != "noise"') as process:

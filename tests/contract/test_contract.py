@@ -185,14 +185,11 @@ class _Postgres:
 class TestPostgres(
     _Postgres,
     StorageContract,
-    FiltersContract,
     JoinedFiltersContract,
     AttributeFiltersContract,
-    OrdersContract,
-    ActionsContract,
     BatchWritesContract,
 ):
-    """What the engines say in SQL of their own, and what is written."""
+    """The trait, and what PostgreSQL is told in words of its own."""
 
     def test_databases_order_text_as_people_do(self, postgres_store: PostgresStorage) -> None:
         with postgres_store.engine.connect() as connection:
@@ -205,8 +202,10 @@ class TestPostgres(
 @pytest.mark.slow
 class TestMoreOfPostgres(
     _Postgres,
+    FiltersContract,
     FilterRefusalsContract,
     QueryPagesContract,
+    OrdersContract,
     BatchesContract,
     DiscoveryContract,
     HistogramsContract,
@@ -214,6 +213,7 @@ class TestMoreOfPostgres(
     TailsContract,
     StreamsContract,
     TimelinesContract,
+    ActionsContract,
     RedactionContract,
     MergingContract,
     CheckpointsContract,

@@ -19,6 +19,7 @@ from fiberstore.errors import CursorError, VersionNotFoundError
 from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.examples import TEXTS, fiber, log, member, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 OLD, NEW = 3, 2**64 - 1
 LOGS = range(6)
@@ -36,7 +37,7 @@ def write_generations(storage: DuckDBStorage, *, fibers: int = 4) -> None:
 # The registry
 
 
-@pytest.mark.parametrize("content", [*TEXTS, "a = 1\r\n# é"])
+@parametrize_mostly_slow("content", [*TEXTS, "a = 1\r\n# é"], quick=8)
 def test_content_is_kept_as_it_is(storage: DuckDBStorage, tmp_path: Path, content: str) -> None:
     registered = storage.versions.register(content)
     assert (registered.content, registered.config_version) == (content, config_version(content))

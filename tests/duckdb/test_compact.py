@@ -490,6 +490,7 @@ def test_the_lock_is_kept_from_before_to_after(
     assert said == ["locked"] * 3
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_the_file_writes_into_the_new_one(db_file: Path) -> None:
     storage = DuckDBStorage(db_file)
     storage.init_schema()

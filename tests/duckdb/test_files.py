@@ -85,6 +85,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_kill_9_and_nothing_else_does(db_file: Path) -> None:
     assert in_another_process(WRITE_AND_DIE, db_file).returncode == -signal.SIGKILL
     with DuckDBStorage(db_file) as storage:
@@ -96,6 +97,7 @@ def test_what_was_acknowledged_survives_kill_9_and_nothing_else_does(db_file: Pa
         assert len(storage.query_logs_by_time(NOON, NOON, limit=2000)) == 1000
 
 
+@pytest.mark.slow
 def test_several_processes_may_read_one_file(db_file: Path) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()

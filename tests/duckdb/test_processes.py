@@ -62,6 +62,7 @@ def in_a_child(work: object) -> int:
 # ---------------------------------------------------------------- who holds the file
 
 
+@pytest.mark.slow
 def test_the_file_stays_locked_when_a_second_storage_of_the_process_opens_and_closes(
     storage: DuckDBStorage, db_file: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_file_that_is_open_is_opened_by_no_other_name(
     assert sorted(counts, key=str) == [number, None]
 
 
+@pytest.mark.slow
 def test_the_name_of_a_compacted_file_leads_to_the_new_one(
     storage: DuckDBStorage, db_file: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +153,7 @@ with open(sys.argv[1], "r+b") as file:
 """
 
 
+@pytest.mark.slow
 def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) -> None:
     DuckDBStorage(db_file).close()
     other = subprocess.Popen(
@@ -351,6 +354,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_child_that_ends_with_all_destructors_neither_crashes_nor_writes(db_file: Path) -> None:
     answer = subprocess.run(

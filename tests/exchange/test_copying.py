@@ -128,6 +128,7 @@ def fill(storage: DuckDBStorage) -> None:
 # ---------------------------------------------------------------- what is copied
 
 
+@pytest.mark.slow
 def test_nothing_is_copied_as_nothing(source: DuckDBStorage, destination: DuckDBStorage) -> None:
     copied = copy_store(source, destination)
     assert copied.is_equal
@@ -153,6 +154,7 @@ def test_every_value_of_every_table_is_copied(
     assert destination.resolve_fibers([uid(3)]) == {uid(3): uid(5)}
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_copy_is_equal_and_has_no_progress_of_the_first(
     source: DuckDBStorage, destination: DuckDBStorage, db_file: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_a_copy_of_a_copy_is_equal_and_has_no_progress_of_the_first(
         assert len(progress_of(third)) == 1
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_run_twice_writes_nothing_more(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -178,6 +181,7 @@ def test_a_copy_that_is_run_twice_writes_nothing_more(
     assert progress_of(destination) == progress
 
 
+@pytest.mark.slow
 def test_rows_of_each_step_are_told(source: DuckDBStorage, destination: DuckDBStorage) -> None:
     fill(source)
     told: list[tuple[str, int]] = []
@@ -236,6 +240,7 @@ def test_a_copy_that_fails_after_any_batch_goes_on_from_there(
         stop_and_go_on(source, destination, told)
 
 
+@pytest.mark.slow
 def test_a_copy_goes_on_though_the_newest_log_it_knew_is_deleted(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -249,6 +254,7 @@ def test_a_copy_goes_on_though_the_newest_log_it_knew_is_deleted(
     assert destination.get_log(uid(9)) is not None
 
 
+@pytest.mark.slow
 def test_a_copy_goes_on_though_the_newest_log_is_deleted_meanwhile(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -263,6 +269,7 @@ def test_a_copy_goes_on_though_the_newest_log_is_deleted_meanwhile(
     assert copied.written["raw_logs"] == 10
 
 
+@pytest.mark.slow
 def test_a_copy_goes_on_though_the_newest_log_is_deleted_again_and_again(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -278,6 +285,7 @@ def test_a_copy_goes_on_though_the_newest_log_is_deleted_again_and_again(
     assert copied.is_equal
 
 
+@pytest.mark.slow
 def test_what_was_copied_and_deleted_in_the_destination_is_copied_again(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -289,6 +297,7 @@ def test_what_was_copied_and_deleted_in_the_destination_is_copied_again(
     assert rows_of(destination) == rows_of(source)
 
 
+@pytest.mark.slow
 def test_two_copies_at_once_are_told(source: DuckDBStorage, destination: DuckDBStorage) -> None:
     source.write_logs([log(number) for number in range(10)])
 
@@ -325,6 +334,7 @@ def switch(storage: DuckDBStorage) -> None:
     storage.checkpoints.set("é", "further")
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow("change", [change_logs, change_fibers, merge, switch])
 def test_what_changes_in_the_source_after_it_was_copied_is_copied(
     source: DuckDBStorage, destination: DuckDBStorage, change: Callable[[DuckDBStorage], None]
@@ -338,6 +348,7 @@ def test_what_changes_in_the_source_after_it_was_copied_is_copied(
     assert rows_of(destination) == rows_of(source)
 
 
+@pytest.mark.slow
 def test_a_source_that_is_written_meanwhile_is_caught_up_with(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -369,6 +380,7 @@ def test_a_source_that_is_written_meanwhile_is_caught_up_with(
     assert source.logs.count() > 100
 
 
+@pytest.mark.slow
 def test_a_source_that_never_rests_is_told(source: DuckDBStorage, destination: DuckDBStorage) -> None:
     numbers = iter(range(10**6))
 
@@ -466,6 +478,7 @@ def test_a_copy_that_is_stopped_leaves_no_membership_of_a_merged_fiber(
     assert strays_of(destination) == []
 
 
+@pytest.mark.slow
 def test_a_merge_that_the_source_forgets_meanwhile_leaves_no_membership_of_its_fiber(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -478,6 +491,7 @@ def test_a_merge_that_the_source_forgets_meanwhile_leaves_no_membership_of_its_f
     assert strays_of(destination) == []
 
 
+@pytest.mark.slow
 def test_a_merge_of_a_fiber_whose_memberships_alone_were_copied_is_repeated(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -490,6 +504,7 @@ def test_a_merge_of_a_fiber_whose_memberships_alone_were_copied_is_repeated(
     assert copied.deleted["fiber_memberships"] == 1
 
 
+@pytest.mark.slow
 def test_a_merged_fiber_that_is_stored_again_is_copied_as_it_is(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -504,6 +519,7 @@ def test_a_merged_fiber_that_is_stored_again_is_copied_as_it_is(
     assert destination.resolve_fibers([uid(1), uid(2)]) == {uid(1): uid(2), uid(2): uid(2)}
 
 
+@pytest.mark.slow
 def test_a_membership_that_was_written_to_an_ended_fiber_stays_there(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -516,6 +532,7 @@ def test_a_membership_that_was_written_to_an_ended_fiber_stays_there(
     assert strays_of(destination) == [member(1, 2)]
 
 
+@pytest.mark.slow
 def test_what_the_destination_alone_has_of_a_merged_fiber_goes_to_the_survivor(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -534,6 +551,7 @@ def test_what_the_destination_alone_has_of_a_merged_fiber_goes_to_the_survivor(
     assert [row.fiber_id for row in destination.fibers.where(Fibers.c.pinned).iter_records()] == [uid(1)]
 
 
+@pytest.mark.slow
 def test_a_mirror_follows_a_merge_whose_survivor_was_deleted(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -580,6 +598,7 @@ def store_otherwise(storage: DuckDBStorage) -> None:
     storage.write_memberships([member(5, 5, 77)])
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow("change", [delete_some, redact, unpin, prune, forget, store_otherwise], quick=2)
 def test_a_mirror_follows_whatever_was_taken_away(
     source: DuckDBStorage, destination: DuckDBStorage, change: Change
@@ -617,6 +636,7 @@ def more_of_a_life(storage: DuckDBStorage) -> None:
     storage.versions.activate(config_version(b"mine"))
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow(
     ("change", "differing"),
     [
@@ -657,6 +677,7 @@ def test_what_the_destination_holds_otherwise_stays_and_is_told(
     assert rows_of(destination) == wanted
 
 
+@pytest.mark.slow
 def test_rows_that_differ_are_counted_with_the_keys_of_the_first(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -672,6 +693,7 @@ def test_rows_that_differ_are_counted_with_the_keys_of_the_first(
     }
 
 
+@pytest.mark.slow
 def test_fibers_that_the_destination_holds_otherwise_are_written_over(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -681,6 +703,7 @@ def test_fibers_that_the_destination_holds_otherwise_are_written_over(
     assert list(destination.fibers.iter_records()) == list(source.fibers.iter_records())
 
 
+@pytest.mark.slow
 def test_one_database_is_not_copied_into_itself(db_file: Path) -> None:
     with DuckDBStorage(db_file) as storage, DuckDBStorage(db_file) as other:
         storage.init_schema()
@@ -691,6 +714,7 @@ def test_one_database_is_not_copied_into_itself(db_file: Path) -> None:
         assert storage.checkpoints.all() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [{"batch_rows": 0}, {"max_passes": 0}, {"batch_rows": -1}])
 def test_a_number_out_of_bounds_is_refused(
     source: DuckDBStorage, destination: DuckDBStorage, numbers: dict[str, int]
@@ -702,6 +726,7 @@ def test_a_number_out_of_bounds_is_refused(
 # ---------------------------------------------------------------- checksums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -718,11 +743,13 @@ def test_texts_of_one_json_value_are_alike(one: str, other: str) -> None:
     assert canonical_json(one) == canonical_json(other)
 
 
+@pytest.mark.slow
 def test_texts_of_other_json_values_are_not_alike() -> None:
     texts = ["1", "true", '"1"', "[1]", "null", '"null"', "0.1", "0", "false", "{}", "[]", '""', str(2**64)]
     assert len({canonical_json(text) for text in [*texts, "18446744073709551617"]}) == len(texts) + 1
 
 
+@pytest.mark.slow
 def test_sums_do_not_depend_on_the_order_and_tell_every_value_apart(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:

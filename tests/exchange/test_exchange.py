@@ -253,7 +253,7 @@ BAD_LOGS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "text", "message"), BAD_LOGS.values(), ids=list(BAD_LOGS))
+@parametrize_mostly_slow(("name", "text", "message"), BAD_LOGS.values(), ids=list(BAD_LOGS), quick=12)
 def test_bad_logs_are_refused_with_file_row_and_column(
     *, storage: DuckDBStorage, tmp_path: Path, name: str, text: str, message: str
 ) -> None:
@@ -622,7 +622,8 @@ with DuckDBStorage(sys.argv[1], read_only=True) as storage:
 """
 
 
-@parametrize_mostly_slow("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_a_full_disk_leaves_nothing_behind(db_file: Path, tmp_path: Path, suffix: str) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()

@@ -263,6 +263,7 @@ def test_a_batch_has_a_row(storage: DuckDBStorage, tmp_path: Path, rules_file: P
         ingest(storage, load_rules(rules_file), batch_rows=0)
 
 
+@pytest.mark.slow
 def test_long_lines_end_a_batch_early(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
     (tmp_path / "db.log").touch()
     line = "2024-05-01T10:00:00+00:00 request=1 " + "x" * 10_000_000

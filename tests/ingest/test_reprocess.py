@@ -255,6 +255,7 @@ def test_ingest_goes_on_where_reprocess_ended(
     assert reprocess(storage, new).memberships_new == 0
 
 
+@pytest.mark.slow
 def test_a_later_run_adds_what_was_stored_since(
     stores: Callable[[], DuckDBStorage], tmp_path: Path, old: Rules, new: Rules
 ) -> None:
@@ -310,6 +311,7 @@ def test_late_logs_are_joined_however_the_run_was_cut(
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_deleted_logs_are_not_missed(stores: Callable[[], DuckDBStorage], old: Rules, new: Rules) -> None:
     """Where the run had come to is known by the newest log; without it, all is read again."""
     storage = stores()
@@ -416,6 +418,7 @@ def test_fibers_of_others_need_an_active_version(
     assert reprocess(storage, new).memberships_new > 0
 
 
+@pytest.mark.slow
 def test_a_store_without_fibers_needs_no_active_version(
     stores: Callable[[], DuckDBStorage], old: Rules, new: Rules
 ) -> None:
@@ -500,6 +503,7 @@ def test_a_run_whose_version_is_dropped_ends(
     assert not generation(storage, new).memberships
 
 
+@pytest.mark.slow
 def test_the_second_of_two_runs_stops_the_first(
     stores: Callable[[], DuckDBStorage], old: Rules, new: Rules
 ) -> None:

@@ -136,6 +136,7 @@ def test_times_are_kept_in_utc_to_the_microsecond() -> None:
     assert a_log(timestamp=berlin).timestamp.tzinfo is UTC
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_the_time_zone_of_the_machine() -> None:
     program = (
         "from datetime import *; from fiberstore import *\n"
