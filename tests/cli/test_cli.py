@@ -816,6 +816,7 @@ def start(*arguments: str | Path, stderr: int = subprocess.PIPE) -> subprocess.P
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
 
 
+@pytest.mark.slow
 def test_a_store_that_another_process_holds(run: Run, rules_file: Path, db_file: Path) -> None:
     run("ingest", "--rules", rules_file, "--db", db_file)
     with DuckDBStorage(db_file):

@@ -630,6 +630,7 @@ def test_a_store_is_opened_only_when_it_has_changed_and_waiting_is_told_once(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_tail_on_a_terminal_prints_a_line_each(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(db_file)
     monkeypatch.setenv("TERM", "xterm-256color")
