@@ -5,20 +5,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import URL
 
 from fiberstore import DuckDBStorage
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from tests.support import postgres_server
+from tests.support.databases import empty
 
 pytest.register_assert_rewrite("fiberstore.testing")
+
+
+settings.register_profile(
+    "quick",
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.filter_too_much,
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],
+)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=1_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="the long form of the slow tests: hours instead of minutes"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples hypothesis tries, before test files are imported."""
+    settings.load_profile("long" if config.getoption("--long") else "quick")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -98,5 +118,5 @@ def postgres_tables_url(postgres_server_url: URL) -> Iterator[str]:
 def postgresql_storage(postgres_tables_url: str) -> Iterator[PostgresStorage]:
     """A storage on a server, empty, with its tables."""
     with PostgresStorage(postgres_tables_url) as storage:
-        postgres_server.empty(storage)
+        empty(storage.engine)
         yield storage

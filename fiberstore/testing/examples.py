@@ -1,5 +1,6 @@
 """Records to write, values that are easily damaged, and a look at everything a storage holds."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from uuid import UUID
 
@@ -247,3 +248,12 @@ def everything(storage: LifecycleStorage) -> tuple[object, ...]:
         storage.checkpoints.all(),
         storage.versions.all(),
     )
+
+
+def write_fibers(storage: Storage, fibers: Sequence[FiberRecord]) -> None:
+    """Store new fibers, in one call where the storage has one for many."""
+    if isinstance(storage, LifecycleStorage):
+        storage.write_fibers(fibers)
+    else:
+        for row in fibers:
+            storage.write_fiber(row)

@@ -9,7 +9,7 @@ import pytest
 from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Page, QueryStorage
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError, StorageError
-from fiberstore.testing.examples import MICROSECOND, at, fiber, log, member
+from fiberstore.testing.examples import MICROSECOND, at, fiber, log, member, write_fibers
 from fiberstore.testing.filters import numbers
 
 Paged: TypeAlias = Logs | Fibers
@@ -77,16 +77,23 @@ class QueryPagesContract:
             storage.write_logs([log(number, turned * rank) for number, rank in ranked])
 
         def add_fibers(ranked: Iterable[tuple[int, int]]) -> None:
-            for number, rank in ranked:
-                if order == "longest":
-                    storage.write_fiber(fiber(number, last=at(number) + MICROSECOND * (100 - rank)))
-                elif order == "most_logs":
-                    storage.write_memberships(
-                        [member(1_000 + log_number, number) for log_number in range(100 - rank)]
-                    )
-                    storage.write_fiber(fiber(number))
-                else:
-                    storage.write_fiber(fiber(number, first=at(turned * rank)))
+            rows = [*ranked]
+            if order == "longest":
+                write_fibers(
+                    storage,
+                    [fiber(number, last=at(number) + MICROSECOND * (100 - rank)) for number, rank in rows],
+                )
+            elif order == "most_logs":
+                storage.write_memberships(
+                    [
+                        member(1_000 + log_number, number)
+                        for number, rank in rows
+                        for log_number in range(100 - rank)
+                    ]
+                )
+                write_fibers(storage, [fiber(number) for number, _ in rows])
+            else:
+                write_fibers(storage, [fiber(number, first=at(turned * rank)) for number, rank in rows])
 
         if table == "logs":
             return Listing(storage.logs.order_by(order), add_logs)
@@ -107,7 +114,7 @@ class QueryPagesContract:
 
     def test_pages_of_a_query_backwards_are_the_same(self, listing: Listing) -> None:
         listing.add(_TIES)
-        for limit in (2, 4, 8, 9):
+        for limit in (2, 4, 9):
             pages = list(walk(listing.query, limit))
             assert pages[0].previous is None
             for number, page in enumerate(pages[1:], 1):
@@ -257,7 +264,7 @@ class QueryPagesContract:
         for _ in range(2):
             assert numbers(cast("Logs", listing.query).page(4, cursor).late) == [200]
 
-    @pytest.mark.parametrize("limit", [1, 2, 5, 6, 7])
+    @pytest.mark.parametrize("limit", [1, 5, 6])
     def test_more_late_records_than_the_limit_come_page_by_page_each_once(
         self, listing: Listing, limit: int
     ) -> None:

@@ -20,6 +20,7 @@ from fiberstore.testing.examples import (
     member,
     stored,
     uid,
+    write_fibers,
 )
 
 KINDS = ("logs", "fibers", "memberships")
@@ -54,11 +55,20 @@ def fill(storage: QueryStorage) -> None:
     storage.write_logs([stored(number, text=text) for number, text in enumerate((*TEXTS, LONG_TEXT))])
     storage.write_logs([log(1_000 + number, when) for number, when in enumerate(IN_UTC.values())])
     storage.write_logs([log(2_000 + number, source=text) for number, text in enumerate(TEXTS)])
-    for number, attributes in enumerate(ATTRIBUTES):
-        kind = TEXTS[number % len(TEXTS)]
-        storage.write_fiber(fiber(number, kind, attributes, closed=number % 2 == 1, last=at(9_999)))
-    for number, when in enumerate(IN_UTC.values()):
-        storage.write_fiber(fiber(1_000 + number, first=when, config_version=2**64 - 1))
+    write_fibers(
+        storage,
+        [
+            fiber(number, TEXTS[number % len(TEXTS)], attributes, closed=number % 2 == 1, last=at(9_999))
+            for number, attributes in enumerate(ATTRIBUTES)
+        ],
+    )
+    write_fibers(
+        storage,
+        [
+            fiber(1_000 + number, first=when, config_version=2**64 - 1)
+            for number, when in enumerate(IN_UTC.values())
+        ],
+    )
     storage.write_memberships([member(a, b, 2**64 - 1 - a) for a in range(3) for b in range(a, 4)])
 
 
@@ -172,10 +182,13 @@ class StreamsContract:
         assert [str(file.relative_to(path)) for file in path.rglob("*")] == [f"part-0{suffix}"]
         assert _import(other, kind)(path) == 0
 
-    @pytest.mark.parametrize("kind", ["logs", "fibers"])
     @pytest.mark.parametrize(
-        ("unit", "length", "suffix"),
-        [("day", 10, suffix) for suffix in SUFFIXES] + [("month", 7, ".jsonl"), ("hour", 13, ".jsonl")],
+        ("kind", "unit", "length", "suffix"),
+        [
+            *(("logs", "day", 10, suffix) for suffix in SUFFIXES),
+            ("fibers", "month", 7, ".jsonl"),
+            ("fibers", "hour", 13, ".jsonl"),
+        ],
     )
     def test_parts_are_folders_by_utc_time(
         self,

@@ -22,6 +22,7 @@ from fiberstore.contract.lifecycle import Pruned
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.contract.test_injection import assert_without_effect
 from tests.support.command_line import Result, Run, assert_refused, on_a_terminal, runner
+from tests.support.parameters import parametrize_mostly_slow
 
 NOW = datetime.now(UTC)
 OLD, RECENT = NOW - timedelta(days=100), NOW - timedelta(hours=2)
@@ -153,7 +154,7 @@ def texts(db: Path) -> list[str]:
 # ---------------------------------------------------------------- fibers are chosen
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("options", "chosen"),
     [
         (("bbb2",), {REQUEST}),
@@ -172,6 +173,7 @@ def texts(db: Path) -> list[str]:
         (("--start", (NOW - timedelta(hours=3)).isoformat()), {REQUEST, JOB}),
         (("--end", (NOW - timedelta(days=90)).isoformat()), {REQUEST}),
     ],
+    quick=6,
 )
 def test_fibers_are_closed_by_ids_and_filters_that_all_must_hold(
     run: Run, db: Path, options: tuple[str, ...], chosen: set[UUID]
@@ -333,7 +335,7 @@ def test_a_fiber_that_is_not_there_is_not_merged(run: Run, db: Path, wrong: tupl
 # ---------------------------------------------------------------- prune
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("options", "fibers", "logs"),
     [
         (("--older-than", "30d"), {REQUEST, JOB}, {2, 3, 4, 6}),
@@ -355,6 +357,7 @@ def test_a_fiber_that_is_not_there_is_not_merged(run: Run, db: Path, wrong: tupl
         (("--max-size", "1B", "--source", "db"), {LOGIN, REQUEST, JOB}, {1, 2, 3, 4, 6}),
         (("--max-size", "1B", "--older-than", "30d"), {REQUEST, JOB}, {2, 3, 4, 6}),
     ],
+    quick=6,
 )
 def test_what_is_chosen_goes_and_what_others_need_or_is_pinned_stays(
     run: Run, db: Path, options: tuple[str, ...], fibers: set[UUID], logs: set[int]
@@ -383,6 +386,7 @@ def test_a_prune_in_words_says_how_the_space_comes_back(run: Run, db: Path) -> N
     assert (result.code, result.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_prune_may_compact_the_file_at_once(run: Run, alone: Path) -> None:
     grow(alone)
     before = alone.stat().st_size
@@ -629,7 +633,7 @@ def test_a_typo_makes_no_store(run: Run, tmp_path: Path, command: tuple[str, ...
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("statement", "says"),
     [
         ("DROP TABLE raw_logs", "has no tables of fiberstore"),
@@ -675,6 +679,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.slow
 def test_a_store_that_another_process_holds_is_left_alone(alone: Path) -> None:
     before = everything(alone)
     lines = [[*command, "--db", str(alone)] for command in COMMANDS]
@@ -691,6 +696,7 @@ def test_a_store_that_another_process_holds_is_left_alone(alone: Path) -> None:
 # ---------------------------------------------------------------- a terminal
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, alone: Path) -> None:
     lines, expected = [], []
     for number, command in enumerate(COMMANDS):
@@ -717,7 +723,7 @@ def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, alone: Path) ->
         assert words in output, line
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@parametrize_mostly_slow("command", COMMANDS, quick=2)
 def test_colours_that_are_forced_draw_nothing_in_a_pipe(
     run: Run, alone: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:

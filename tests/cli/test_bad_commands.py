@@ -15,6 +15,7 @@ from fiberstore.cli import main
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
 from tests.ingest.test_rules import GOOD
 from tests.support.bad_commands import COMMANDS, FILES, LOG_FILES, RULES
+from tests.support.parameters import parametrize_mostly_slow
 
 WEB_RULES = r"""
 [sources.web]
@@ -121,7 +122,7 @@ def test_a_command_line_is_refused(
     assert_usable(shared_folder / "store.duckdb")
 
 
-@pytest.mark.parametrize(("old", "new", "key", "what"), RULES)
+@parametrize_mostly_slow(("old", "new", "key", "what"), RULES, quick=12)
 def test_rules_are_refused(  # noqa: PLR0917
     folder: Path, refuse: Refuse, old: str, new: str, key: str, what: str
 ) -> None:
@@ -143,7 +144,7 @@ def test_a_log_file_is_refused(folder: Path, refuse: Refuse, content: bytes, say
     assert_usable(folder / "store.duckdb")
 
 
-@pytest.mark.parametrize("name", FILES)
+@parametrize_mostly_slow("name", FILES, quick=6)
 def test_a_database_file_is_refused(folder: Path, refuse: Refuse, name: str) -> None:
     change, commands, says = FILES[name]
     db = folder / "store.duckdb"

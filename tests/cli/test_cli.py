@@ -1,16 +1,13 @@
 """The command line: what each command prints, and what bad input gets."""
 
-import fcntl
 import os
 import pty
 import re
 import shlex
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -25,7 +22,17 @@ from fiberstore import DuckDBStorage, Fiber, FiberMembership, FiberRecord, LogRe
 from fiberstore.cli import main
 from fiberstore.cli.render import duration, utc
 from fiberstore.escaping import visible
-from tests.support.command_line import Result, Run, assert_refused, read_terminal, runner, told_cursor
+from tests.support.command_line import (
+    Result,
+    Run,
+    assert_refused,
+    on_a_terminal,
+    plain,
+    read_terminal,
+    runner,
+    told_cursor,
+)
+from tests.support.parameters import parametrize_mostly_slow
 
 LOGHUB = Path(__file__).parents[3] / "shared" / "loghub"
 
@@ -819,6 +826,7 @@ def start(*arguments: str | Path, stderr: int = subprocess.PIPE) -> subprocess.P
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
 
 
+@pytest.mark.slow
 def test_a_store_that_another_process_holds(run: Run, rules_file: Path, db_file: Path) -> None:
     run("ingest", "--rules", rules_file, "--db", db_file)
     with DuckDBStorage(db_file):
@@ -832,7 +840,7 @@ CLOSED = ">&-", "fiberstore: standard output is closed; give it a file, such as 
 FULL = ">/dev/full", "fiberstore: standard output cannot be written: No space left on device\n"
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("command", "to"),
     [
         (("stats",), FULL),
@@ -870,6 +878,7 @@ def test_colours_that_are_forced_make_no_bar_of_a_pipe(
     assert run("ingest", "--rules", rules_file, "--db", tmp_path / "s.duckdb").err == ""
 
 
+@pytest.mark.slow
 def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_does_not(
     run: Run, db_file: Path
 ) -> None:
@@ -896,40 +905,13 @@ def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_do
     assert full.returncode == 1
 
 
-TERMINAL = """
-import sys
-import unicodedata
-from fiberstore.cli import main
-db, fiber_id = sys.argv[1:]
-none = ["logs", "--start", "2030-01-01T00:00Z"]
-for command in (["fibers"], ["show", fiber_id], ["logs"], ["stats"], none):
-    try:
-        main([*command, "--db", db])
-    except SystemExit as end:
-        assert not end.code
-    print("-----", flush=True)
-"""
-
-
-def test_on_a_terminal_tables_fit_and_sources_have_colours(
-    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
+def test_on_a_terminal_tables_fit_and_sources_have_colours(run: Run, store: Path) -> None:
     fiber_id = fiber_of_request(run, store, "a1")
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", TERMINAL, store, fiber_id], stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    output = b"".join(read_terminal(ours)).decode().replace("\r\n", "\n")
-    os.close(ours)
-    assert process.wait() == 0
+    commands = ["fibers"], ["show", fiber_id], ["logs"], ["stats"], ["logs", "--start", "2030-01-01T00:00Z"]
+    shown = on_a_terminal([[*command, "--db", store] for command in commands])
 
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", plain)
-    assert max(map(len, plain.splitlines())) <= 80
-    fibers, show, logs, stats, none = (part.strip("\n") for part in plain.split("-----\n")[:-1])
+    fibers, show, logs, stats, none = (plain(output).strip("\n") for output in shown)
+    assert max(len(line) for output in shown for line in plain(output).splitlines()) <= 80
     lines = fibers.splitlines()
     begin = lines.index("request  2024-05-01T10:00:00Z     2.00 s      3 logs  closed")
     assert lines[begin + 1] == f'  {fiber_id}  {{"request":["a1"]}}'
@@ -941,7 +923,7 @@ def test_on_a_terminal_tables_fit_and_sources_have_colours(
     assert "continued" in logs.split()
     assert "fiber_memberships" in stats
     assert none == "no logs"
-    colours = set(re.findall(r"\x1b\[(3\dm)(?:web|db)", output))
+    colours = set(re.findall(r"\x1b\[(3\dm)(?:web|db)", shown[2]))
     assert len(colours) == 2
 
 
@@ -961,6 +943,7 @@ def write_many(folder: Path) -> Path:
     return rules
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_stored_and_the_next_run_goes_on(
     run: Run, tmp_path: Path, db_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1008,7 +991,7 @@ def test_ctrl_c_during_a_query_is_an_interrupt_too(
     assert (result.code, result.out, result.err) == (130, "", "fiberstore: interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.tail", "duckdb"])
+@parametrize_mostly_slow("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.tail", "duckdb"])
 def test_ctrl_c_while_the_program_loads_is_an_interrupt_too(tmp_path: Path, store: Path, module: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"

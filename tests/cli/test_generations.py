@@ -711,6 +711,7 @@ def write_many(folder: Path) -> None:
             )
 
 
+@pytest.mark.slow
 def test_a_reprocessing_shows_its_progress_and_goes_on_after_ctrl_c(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from tests.ingest.test_correlate import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSH
 from tests.ingest.test_ingest import state_of
 from tests.support import postgres_server
 from tests.support.command_line import Result, assert_refused, on_a_terminal, plain, runner, told_cursor
+from tests.support.parameters import parametrize_mostly_slow
 
 PASSWORD = "s3cret"  # noqa: S105  # of no server
 LINES = 200
@@ -176,7 +177,7 @@ def names(both: Both) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("command", READING)
+@parametrize_mostly_slow("command", READING, quick=12)
 def test_a_command_that_reads_prints_the_same(
     both: Both, names: dict[str, str], capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

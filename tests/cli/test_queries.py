@@ -33,6 +33,7 @@ from tests.support.command_line import (
     runner,
     told_cursor,
 )
+from tests.support.parameters import parametrize_mostly_slow
 
 EVIL = "\x1b[31mred\x07 [bold]timeout[/bold] \u202eback"
 LOGS = [
@@ -421,7 +422,7 @@ def test_too_many_steps_are_refused(run: Run, store: Path) -> None:
     assert_refused(run("histogram", "--bucket", "1.5ms"), "of width 1500us;")
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("span", "width"),
     [
         (timedelta(0), None),
@@ -434,8 +435,9 @@ def test_too_many_steps_are_refused(run: Run, store: Path) -> None:
         (timedelta(days=20 * 365), timedelta(days=365)),
         (timedelta(days=1_000 * 365), timedelta(days=36_500)),
     ],
+    quick=3,
 )
-@pytest.mark.parametrize("what", [(), ("--fibers",)])
+@parametrize_mostly_slow("what", [(), ("--fibers",)])
 def test_the_steps_of_a_histogram_are_as_wide_as_the_time_needs(
     run: Run, db_file: Path, span: timedelta, width: timedelta | None, what: tuple[str, ...]
 ) -> None:
@@ -543,6 +545,7 @@ def interrupt(process: subprocess.Popen[str]) -> str:
     return position_of(err)
 
 
+@pytest.mark.slow
 def test_tail_follows_a_store_that_others_write_between(run: Run, db_file: Path) -> None:
     fill(db_file)
     with following(db_file, "-n", "2", "--json", "--where", 'source_id != "noise"') as process:
@@ -557,6 +560,7 @@ def test_tail_follows_a_store_that_others_write_between(run: Run, db_file: Path)
     assert numbers(run, "tail", "--db", str(db_file), "--position", position) == [40]
 
 
+@pytest.mark.slow
 def test_tail_waits_while_another_process_holds_the_store(db_file: Path) -> None:
     fill(db_file)
     with following(db_file, "-n", "1", "--json") as process:
@@ -573,6 +577,7 @@ def test_tail_waits_while_another_process_holds_the_store(db_file: Path) -> None
         interrupt(process)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_loses_nothing_and_repeats_nothing(run: Run, db_file: Path) -> None:
     rows = 20_000  # more than fits in a pipe
     with DuckDBStorage(db_file) as storage:
@@ -600,6 +605,7 @@ with DuckDBStorage(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_a_store_is_opened_only_when_it_has_changed_and_waiting_is_told_once(
     db_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -624,6 +630,7 @@ def test_a_store_is_opened_only_when_it_has_changed_and_waiting_is_told_once(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_tail_on_a_terminal_prints_a_line_each(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(db_file)
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -397,7 +397,7 @@ ANYTHING = st.text() | st.lists(WORDS, max_size=30).map(" ".join) | st.lists(WOR
 
 
 @pytest.mark.parametrize("parse", [parse_log_condition, parse_fiber_condition])
-@settings(max_examples=1_000, deadline=None, database=None)
+@settings(max_examples=300, deadline=None, database=None)
 @given(text=ANYTHING)
 def test_whatever_is_given_is_a_condition_or_refused(
     parse: Callable[[str], Condition[Any]], text: str

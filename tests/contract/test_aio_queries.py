@@ -345,7 +345,7 @@ def test_a_tail_that_is_forgotten_while_it_looks_leaves_nothing_behind(
 ) -> None:
     async def test(storage: AsyncDuckDBStorage) -> None:
         tasks = asyncio.all_tasks()
-        for rounds in range(20):
+        for rounds in range(8):
             tail = await storage.logs.tail("")
             waiting = asyncio.create_task(step(tail))
             for _ in range(rounds):

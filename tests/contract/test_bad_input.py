@@ -14,7 +14,6 @@ from fiberstore import AsyncDuckDBStorage, DuckDBStorage, Storage, create_engine
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
-from tests.support import postgres_server
 from tests.support.bad_input import (
     CALLS,
     IN_TRANSACTION,
@@ -23,6 +22,8 @@ from tests.support.bad_input import (
     InTransaction,
     bad_records,
 )
+from tests.support.databases import empty
+from tests.support.parameters import parametrize_mostly_slow
 from tests.support.sync_face import SyncFace, running_loop
 
 FACES = ("sync", "async")
@@ -36,7 +37,7 @@ def stores(postgres_tables_url: str) -> Iterator[dict[str, tuple[Storage, sa.Eng
         DuckDBStorage(":memory:") as store,
         PostgresStorage(postgres_tables_url) as on_server,
     ):
-        postgres_server.empty(on_server)
+        empty(on_server.engine)
         other = AsyncDuckDBStorage(":memory:")
         face = SyncFace.of(other, loop)
         for storage in (store, face, on_server):
@@ -158,7 +159,7 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("opener", FACES)
-@pytest.mark.parametrize(("target", "error", "says"), TARGETS)
+@parametrize_mostly_slow(("target", "error", "says"), TARGETS, quick=12)
 def test_a_target_is_refused(
     *, folder: Path, opener: str, target: object, error: type[Exception] | str, says: str
 ) -> None:
@@ -169,7 +170,7 @@ def test_a_target_is_refused(
     assert_nothing_is_left(folder)
 
 
-@pytest.mark.parametrize(("opener", "name", "value", "error", "says"), NUMBERS_TO_OPEN)
+@parametrize_mostly_slow(("opener", "name", "value", "error", "says"), NUMBERS_TO_OPEN, quick=24)
 def test_an_argument_of_opening_is_refused(
     *, folder: Path, opener: str, name: str, value: object, error: type[Exception], says: str
 ) -> None:

@@ -20,7 +20,6 @@ from sqlalchemy.engine import URL
 from fiberstore import (
     AsyncDuckDBStorage,
     AsyncLifecycleStorage,
-    Base,
     DuckDBStorage,
     FiberRecord,
     FiberRepository,
@@ -34,21 +33,37 @@ from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage, Lifec
 from fiberstore.contract.storage import LogStorage, MembershipStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
+from fiberstore.testing.actions import ActionsContract
+from fiberstore.testing.attribute_filters import AttributeFiltersContract
+from fiberstore.testing.batch_writes import BatchWritesContract
 from fiberstore.testing.batches import BatchesContract
+from fiberstore.testing.checkpoints import CheckpointsContract
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.context import ContextContract
+from fiberstore.testing.diffs import DiffsContract
 from fiberstore.testing.discovery import DiscoveryContract
 from fiberstore.testing.examples import IN_UTC, LONG_TEXT, all_logs, log
 from fiberstore.testing.fibers import FibersContract
+from fiberstore.testing.filter_refusals import FilterRefusalsContract
+from fiberstore.testing.filters import FiltersContract
 from fiberstore.testing.histograms import HistogramsContract
+from fiberstore.testing.joined_filters import JoinedFiltersContract
+from fiberstore.testing.lifecycle_threads import LifecycleThreadsContract
 from fiberstore.testing.logs import LogsContract
 from fiberstore.testing.memberships import MembershipsContract
+from fiberstore.testing.merging import MergingContract
 from fiberstore.testing.orders import OrdersContract
 from fiberstore.testing.pages import PagesContract
+from fiberstore.testing.query_pages import QueryPagesContract
+from fiberstore.testing.redaction import RedactionContract
+from fiberstore.testing.retention import RetentionContract
 from fiberstore.testing.streams import StreamsContract
 from fiberstore.testing.tails import TailsContract
 from fiberstore.testing.timelines import TimelinesContract
+from fiberstore.testing.versions import VersionsContract
+from fiberstore.testing.writers import WritersContract
 from tests.support import postgres_server
+from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
 from tests.support.sync_face import SyncFace, running_loop
 
@@ -71,7 +86,7 @@ def file_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBStora
 @pytest.fixture(scope="module")
 def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
     with running_loop() as loop:
-        store = AsyncDuckDBStorage(":memory:", config_version=TestAsync.config_version)
+        store = AsyncDuckDBStorage(":memory:", config_version=_Async.config_version)
         face = SyncFace.of(store, loop)
         try:
             face.init_schema()
@@ -83,7 +98,7 @@ def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
 @pytest.fixture(scope="module")
 def async_postgres_store(postgres_server_url: URL) -> Iterator[tuple[AsyncPostgresStorage, SyncFace]]:
     with postgres_server.database(postgres_server_url) as url, running_loop() as loop:
-        store = AsyncPostgresStorage(url, config_version=TestAsyncPostgres.config_version)
+        store = AsyncPostgresStorage(url, config_version=_Async.config_version)
         face = SyncFace.of(store, loop)
         try:
             face.init_schema()
@@ -96,16 +111,10 @@ def async_postgres_store(postgres_server_url: URL) -> Iterator[tuple[AsyncPostgr
 def postgres_store(postgres_server_url: URL) -> Iterator[PostgresStorage]:
     with (
         postgres_server.database(postgres_server_url) as url,
-        PostgresStorage(url, config_version=TestPostgres.config_version) as store,
+        PostgresStorage(url, config_version=_Postgres.config_version) as store,
     ):
         store.init_schema()
         yield store
-
-
-def _empty(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
-            connection.execute(sa.delete(table))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +136,7 @@ class TestMemory(StorageContract, QueryContract, LifecycleContract):
         return MemoryStorage()
 
 
+@pytest.mark.slow
 class TestAsyncMemory(StorageContract, QueryContract, LifecycleContract):
     """The async face of a storage that knows nothing of it: every method, with every argument."""
 
@@ -148,12 +158,12 @@ class TestAsyncMemory(StorageContract, QueryContract, LifecycleContract):
 class _DuckDB:
     @pytest.fixture
     def storage(self, memory_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(memory_store.engine)
+        empty(memory_store.engine)
         return memory_store
 
     @pytest.fixture
     def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(other_store.engine)
+        empty(other_store.engine)
         return other_store
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
@@ -166,25 +176,21 @@ class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContrac
     pass
 
 
-class _DuckDBFile(_DuckDB):
-    config_version = MAX_CONFIG_VERSION - 1
-
-    @pytest.fixture
-    def storage(self, file_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(file_store.engine)
-        return file_store
-
-
-class TestDuckDBFile(_DuckDBFile, StorageContract):
-    pass
-
-
 @pytest.mark.slow
-class TestMoreOfDuckDBFile(_DuckDBFile, ContextContract, TailsContract, StreamsContract, LifecycleContract):
+class TestDuckDBFile(
+    _DuckDB, StorageContract, ContextContract, TailsContract, StreamsContract, LifecycleContract
+):
     """What a file may change: writing, commits beside one another, and what is read while they come.
 
     Other queries are the same SQL on the same engine, wherever the rows lie.
     """
+
+    config_version = MAX_CONFIG_VERSION - 1
+
+    @pytest.fixture
+    def storage(self, file_store: DuckDBStorage) -> LifecycleStorage:
+        empty(file_store.engine)
+        return file_store
 
 
 class _Part(LogsContract, FibersContract, MembershipsContract, PagesContract):
@@ -206,7 +212,7 @@ class _Part(LogsContract, FibersContract, MembershipsContract, PagesContract):
 class TestTransaction(_Part):
     @pytest.fixture
     def storage(self, postgres_store: PostgresStorage) -> Iterator[BatchStorage]:
-        _empty(postgres_store.engine)
+        empty(postgres_store.engine)
         with postgres_store.transaction() as unit:
             yield unit
 
@@ -214,7 +220,7 @@ class TestTransaction(_Part):
 class TestRepositories(_Part):
     @pytest.fixture
     def storage(self, file_store: DuckDBStorage) -> Iterator[SimpleNamespace]:
-        _empty(file_store.engine)
+        empty(file_store.engine)
         with file_store.session() as session:
             parts = LogRepository(session), FiberRepository(session), MembershipRepository(session)
             methods = {
@@ -225,25 +231,35 @@ class TestRepositories(_Part):
             yield SimpleNamespace(**methods, logs=parts[0], fibers=parts[1], memberships=parts[2])
 
 
-class TestPostgres(StorageContract, QueryContract, LifecycleContract):
+class _Postgres:
     config_version = MAX_CONFIG_VERSION - 1
     longest_name = LONG_TEXT[:2_000]
     keeps_negative_zero = False
 
     @pytest.fixture
     def storage(self, postgres_store: PostgresStorage) -> LifecycleStorage:
-        _empty(postgres_store.engine)
+        empty(postgres_store.engine)
         return postgres_store
 
     @pytest.fixture
     def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(other_store.engine)
+        empty(other_store.engine)
         return other_store
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, PostgresStorage)
         with storage.transaction() as transaction:
             transaction.fibers.write_fibers(fibers)
+
+
+class TestPostgres(
+    _Postgres,
+    StorageContract,
+    JoinedFiltersContract,
+    AttributeFiltersContract,
+    BatchWritesContract,
+):
+    """The trait, and what PostgreSQL is told in words of its own."""
 
     def test_databases_order_text_as_people_do(self, postgres_store: PostgresStorage) -> None:
         with postgres_store.engine.connect() as connection:
@@ -253,18 +269,45 @@ class TestPostgres(StorageContract, QueryContract, LifecycleContract):
         assert by_locale
 
 
+@pytest.mark.slow
+class TestMoreOfPostgres(
+    _Postgres,
+    FiltersContract,
+    FilterRefusalsContract,
+    QueryPagesContract,
+    OrdersContract,
+    BatchesContract,
+    DiscoveryContract,
+    HistogramsContract,
+    ContextContract,
+    TailsContract,
+    StreamsContract,
+    TimelinesContract,
+    ActionsContract,
+    RedactionContract,
+    MergingContract,
+    CheckpointsContract,
+    VersionsContract,
+    DiffsContract,
+    RetentionContract,
+    LifecycleThreadsContract,
+    WritersContract,
+):
+    """The rest of the queries and of the lifecycle."""
+
+
 class _Async:
     config_version = 2**63
 
     @pytest.fixture
     def storage(self, async_store: tuple[AsyncDuckDBStorage, SyncFace]) -> LifecycleStorage:
         store, face = async_store
-        _empty(store.engine)
+        empty(store.engine)
         return face
 
     @pytest.fixture
     def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
-        _empty(other_store.engine)
+        empty(other_store.engine)
         return other_store
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
@@ -279,18 +322,24 @@ class _Async:
         storage.run(write())
 
 
-class TestAsync(_Async, StorageContract):
-    pass
+class TestAsync(_Async, LogsContract, FibersContract, MembershipsContract):
+    """The methods of the trait; the coroutines are the same for all storages."""
 
 
+@pytest.mark.slow
+class TestStorageOfAsync(_Async, StorageContract):
+    """All of the trait."""
+
+
+@pytest.mark.slow
 class TestAsyncPostgres(_Async, StorageContract):
-    longest_name = TestPostgres.longest_name
-    keeps_negative_zero = TestPostgres.keeps_negative_zero
+    longest_name = _Postgres.longest_name
+    keeps_negative_zero = _Postgres.keeps_negative_zero
 
     @pytest.fixture
     def storage(self, async_postgres_store: tuple[AsyncPostgresStorage, SyncFace]) -> LifecycleStorage:
         store, face = async_postgres_store
-        _empty(store.engine)
+        empty(store.engine)
         return face
 
 
@@ -341,6 +390,7 @@ with DuckDBStorage(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 def test_time_zone_of_the_machine_does_not_matter_to_duckdb(db_file: Path) -> None:
     # DuckDB asks for the machine's zone once in a process, so this takes another process.
     subprocess.run(

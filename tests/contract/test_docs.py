@@ -109,6 +109,7 @@ def _run_commands(code: str, terminal: dict[str, str]) -> str:
     return printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.name))
 def test_every_example_prints_what_stands_below_it(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

@@ -10,7 +10,7 @@ from uuid import UUID
 import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from fiberstore import DatabaseError, DuckDBStorage, config_version
 from fiberstore.contract.lifecycle import ChangeKind, FiberChange, GenerationDiff
@@ -19,6 +19,7 @@ from fiberstore.errors import CursorError, VersionNotFoundError
 from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.testing.concurrency import together
 from fiberstore.testing.examples import TEXTS, fiber, log, member, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 OLD, NEW = 3, 2**64 - 1
 LOGS = range(6)
@@ -36,7 +37,7 @@ def write_generations(storage: DuckDBStorage, *, fibers: int = 4) -> None:
 # The registry
 
 
-@pytest.mark.parametrize("content", [*TEXTS, "a = 1\r\n# é"])
+@parametrize_mostly_slow("content", [*TEXTS, "a = 1\r\n# é"], quick=8)
 def test_content_is_kept_as_it_is(storage: DuckDBStorage, tmp_path: Path, content: str) -> None:
     registered = storage.versions.register(content)
     assert (registered.content, registered.config_version) == (content, config_version(content))
@@ -248,7 +249,6 @@ def shared() -> Iterator[DuckDBStorage]:
         yield storage
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(generations(), st.integers(0, 6))
 def test_a_diff_is_what_comparing_every_pair_finds(
     shared: DuckDBStorage, drawn: list[dict[int, tuple[str, frozenset[int]]]], limit: int
@@ -316,6 +316,7 @@ def test_the_active_generation_is_not_dropped(storage: DuckDBStorage) -> None:
 # What readers see of a switch
 
 
+@pytest.mark.slow
 def test_readers_see_one_whole_generation_at_a_time(storage: DuckDBStorage) -> None:
     count = 60
     write_generations(storage, fibers=count)

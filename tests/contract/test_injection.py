@@ -4,15 +4,12 @@ What reaches a terminal may hold colours of the command's own and nothing else: 
 control, no change of direction.
 """
 
+import contextlib
 import json
-import os
-import pty
 import re
 import shutil
-import subprocess
-import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,6 +31,8 @@ from fiberstore.postgresql import PostgresStorage
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 from fiberstore.testing.filters import numbers
+from tests.support.command_line import shown_on_a_terminal
+from tests.support.parameters import parametrize_mostly_slow
 from tests.support.sync_face import SyncFace, running_loop
 
 # What would be code somewhere: SQL, JSON paths, patterns, formats, names of variables and files, paths.
@@ -224,7 +223,7 @@ def test_a_temporary_table_of_a_session_does_not_hide_ours(postgresql_storage: P
     assert numbers(all_logs(store)) == [1]
 
 
-@pytest.mark.parametrize("text", CODE)
+@parametrize_mostly_slow("text", CODE, quick=20)
 def test_a_file_may_be_called_anything(tmp_path: Path, text: str) -> None:
     path = tmp_path / name_of(text)
     with DuckDBStorage(path) as store:
@@ -288,7 +287,7 @@ def run(*arguments: str) -> int:
     return int(caught.value.code or 0)
 
 
-@pytest.mark.parametrize("options", [(), ("--json",)])
+@parametrize_mostly_slow("options", [(), ("--json",)])
 @pytest.mark.parametrize("command", READERS)
 def test_what_is_stored_has_no_effect_in_a_pipe(
     evil_store: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], options: tuple[str, ...]
@@ -337,35 +336,9 @@ def test_types_are_found_by_the_command_line(evil_store: Path, capsys: pytest.Ca
         assert found["fiber_id"] == str(uid(number))
 
 
-TERMINAL = """
-import json, sys
-from fiberstore.cli import main
-for command in json.loads(sys.argv[1]):
-    try:
-        main(command)
-    except SystemExit:
-        print("-----", flush=True)
-"""
-
-
-def on_a_terminal(commands: list[list[str]], folder: Path) -> str:
-    """Run the commands in a process that has nothing but a terminal."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", TERMINAL, json.dumps(commands)],
-        stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder,
-        env={**os.environ, "TERM": "xterm-256color"},
-    )  # fmt: skip
-    os.close(theirs)
-    output = b""
-    try:
-        while chunk := os.read(ours, 65_536):
-            output += chunk
-    except OSError:  # Linux reports the end of a terminal as an error
-        pass
-    os.close(ours)
-    assert process.wait() == 0
-    return output.decode()
+def on_a_terminal(commands: Sequence[Sequence[str | Path]], folder: Path) -> str:
+    with contextlib.chdir(folder):
+        return "".join(output for _, output in shown_on_a_terminal(commands))
 
 
 @pytest.mark.slow
@@ -373,7 +346,6 @@ def test_what_is_stored_has_no_effect_on_a_terminal(evil_store: Path) -> None:
     commands = [[*command, "--db", str(evil_store)] for command in READERS]
     commands += [[*command, "--json"] for command in commands if command[:2] != ["db", "upgrade"]]
     output = on_a_terminal(commands, evil_store.parent)
-    assert output.count("-----\r\n") == len(commands)
     assert_without_effect(output, terminal=True)
     assert "[red]x[/red]" in output
     assert ":smile: :bomb:" in output
@@ -403,7 +375,6 @@ def test_what_changes_or_is_written_is_told_without_effect_on_a_terminal(tmp_pat
         ["db", "compact", "--db", store],
     ]  # fmt: skip
     output = on_a_terminal([[*map(str, command)] for command in commands], tmp_path)
-    assert output.count("-----\r\n") == len(commands)
     assert_without_effect(output, terminal=True)
     assert "Traceback" not in output
     assert rf"copy{name.encode('unicode_escape').decode()[:20]}" in output
@@ -461,7 +432,6 @@ def test_arguments_in_an_error_have_no_effect_in_a_pipe(
 def test_arguments_in_an_error_have_no_effect_on_a_terminal(tmp_path: Path) -> None:
     commands = [arguments for text in EVIL for arguments in evil_arguments(text)]
     output = on_a_terminal(commands, tmp_path)
-    assert output.count("-----\r\n") == len(commands)
     assert_without_effect(output, terminal=True)
     assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
@@ -552,7 +522,6 @@ def test_rules_in_an_error_have_no_effect(
             assert_without_effect(err)
             assert all(line.startswith("fiberstore: ") for line in err.splitlines())
     output = on_a_terminal(commands, tmp_path)
-    assert output.count("-----\r\n") == len(commands)
     assert_without_effect(output, terminal=True)
     assert not (tmp_path / "store.duckdb").exists()
 

@@ -7,11 +7,10 @@ from uuid import UUID
 
 import hypothesis.strategies as st
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StorageError, StoredLog
+from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, StorageError, StoredLog
 from fiberstore.contract.conditions import Condition, Not, Or
 from fiberstore.contract.lifecycle import Checkpoint, CheckpointMove, ConfigVersion, LifecycleStorage, Pruned
 from fiberstore.contract.queries import Fibers, Logs, Memberships
@@ -30,6 +29,7 @@ from tests.contract.test_query_oracle import (
     texts,
     versions,
 )
+from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
 
 # Few versions and contents, so that calls meet each other's.
@@ -81,7 +81,7 @@ class Life(RuleBasedStateMachine):
     def begin(
         self, logs: list[StoredLog], fibers: list[FiberRecord], memberships: list[FiberMembership]
     ) -> None:
-        empty(self.store)
+        empty(self.store.engine)
         self.write_batch(logs, fibers, memberships, None)
 
     @rule(
@@ -188,12 +188,6 @@ class Life(RuleBasedStateMachine):
         assert content(self.store) == content(self.oracle)
 
 
-def empty(store: SqlStorage) -> None:
-    with store.engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
-            connection.execute(sa.delete(table))
-
-
 def outcome(store: LifecycleStorage, call: Callable[[LifecycleStorage], object]) -> object:
     try:
         return comparable(call(store))
@@ -263,7 +257,7 @@ logs_of_fibers = st.lists(st.lists(st.integers(1, 6), max_size=4), max_size=4)
 
 def check_diff(store_of_all: SqlStorage, old: list[list[int]], new: list[list[int]], limit: int) -> None:
     both: list[LifecycleStorage] = [store_of_all, MemoryStorage()]
-    empty(store_of_all)
+    empty(store_of_all.engine)
     for one in both:
         of_old, of_new = (
             {first + number: logs for number, logs in enumerate(fibers)}

@@ -7,7 +7,7 @@ from uuid import UUID
 import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from fiberstore import Base, DuckDBStorage, Fibers, Memberships, NotFoundError
 from fiberstore.contract.lifecycle import Merged, Upserted
@@ -183,11 +183,6 @@ def merges(draw: st.DrawFn) -> Step:
     return step
 
 
-@settings(
-    deadline=None,
-    max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 @given(
     first=st.just([fiber(number) for number in NUMBERS]) | st.just([]),
     steps=st.lists(upserts() | joins() | pins() | deletions() | merges() | merges() | merges(), max_size=12),

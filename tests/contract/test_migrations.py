@@ -167,6 +167,7 @@ def test_up_down_up(config: Config, target: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_the_database_from_x(target: str) -> None:
     url = target if "://" in target else f"duckdb:///{target}"
     environment = {key: value for key, value in os.environ.items() if key != "FIBERSTORE_URL"}

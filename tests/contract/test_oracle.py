@@ -39,8 +39,9 @@ from fiberstore.testing.examples import (
     log,
     member,
 )
-from tests.support import postgres_server
+from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
+from tests.support.parameters import parametrize_mostly_slow
 
 CONFIG_VERSION = 7
 KINDS = ("request", "login", "", "it's", "caf\u00e9", "cafe\u0301")
@@ -259,7 +260,7 @@ class PostgresAgreement(Agreement):
 
     def open(self) -> SqlStorage:
         store = PostgresStorage(self.url, config_version=CONFIG_VERSION)
-        postgres_server.empty(store)
+        empty(store.engine)
         return store
 
     def comparable(self, value: object) -> object:
@@ -279,7 +280,7 @@ def run(machine: type[Agreement], examples: int, steps: int) -> None:
 
 
 @pytest.mark.timeout(600)  # a failure is made small first, which takes minutes
-@pytest.mark.parametrize("machine", [Agreement, FileAgreement])
+@parametrize_mostly_slow("machine", [Agreement, FileAgreement])
 def test_duckdb_and_the_oracle_agree_after_any_calls(machine: type[Agreement]) -> None:
     run(machine, examples=8, steps=30)
 

@@ -285,6 +285,7 @@ def test_what_postgres_cannot_say_is_refused(pattern: str, message: str) -> None
         to_postgres(pattern)
 
 
+@pytest.mark.slow
 def test_case_is_ignored_as_by_re2(engines: Engines) -> None:
     letters = [chr(code) for code in _case_variants()]
     query = r"SELECT regexp_extract_all(?, '(?i)' || letter) FROM (SELECT unnest(?) AS letter)"

@@ -9,7 +9,7 @@ from uuid import UUID
 import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from pydantic import JsonValue
 
 from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StoredLog
@@ -39,11 +39,6 @@ Rows: TypeAlias = tuple[list[StoredLog], list[FiberRecord], list[FiberMembership
 
 LOG_ORDERS: tuple[LogOrder, ...] = ("oldest", "newest")
 FIBER_ORDERS: tuple[FiberOrder, ...] = ("oldest", "newest", "longest", "most_logs")
-usual = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-many, few = settings(usual, max_examples=60), settings(usual, max_examples=30)
-
 # Few of each, so that conditions meet what is stored.
 ids = st.sampled_from(IDS[::2])
 keys = st.sampled_from(
@@ -283,7 +278,6 @@ def check(asked: list[tuple[Query[Any], Query[Any]]]) -> None:
             assert pages(found, 2) == pages(expected, 2)
 
 
-@many
 @given(stores(), st.lists(conditions(StoredLog), min_size=1, max_size=3), st.sampled_from(LOG_ORDERS))
 def test_logs_are_the_same(
     sql_store: SqlStorage, rows: Rows, asked: list[Condition[StoredLog]], order: LogOrder
@@ -292,7 +286,6 @@ def test_logs_are_the_same(
     check([(store.logs.where(one).order_by(order), oracle.logs.where(one).order_by(order)) for one in asked])
 
 
-@many
 @given(stores(), st.lists(conditions(FiberRecord), min_size=1, max_size=3), st.sampled_from(FIBER_ORDERS))
 def test_fibers_are_the_same(
     sql_store: SqlStorage, rows: Rows, asked: list[Condition[FiberRecord]], order: FiberOrder
@@ -303,7 +296,6 @@ def test_fibers_are_the_same(
     )
 
 
-@few
 @given(stores(), st.lists(conditions(FiberMembership), min_size=1, max_size=3))
 def test_memberships_are_the_same(
     sql_store: SqlStorage, rows: Rows, asked: list[Condition[FiberMembership]]
@@ -316,7 +308,6 @@ def test_memberships_are_the_same(
 meanwhile = st.lists(st.lists(log_records, max_size=3) | fiber_records() | st.none(), max_size=8)
 
 
-@few
 @given(
     stores(),
     st.sampled_from(
@@ -389,7 +380,6 @@ widths = st.sampled_from(
 ranges = st.fixed_dictionaries({}, optional={"start": times, "end": times})
 
 
-@few
 @given(
     rows=stores(),
     condition=conditions(StoredLog) | st.none(),
@@ -416,7 +406,6 @@ def test_logs_by_ids_and_neighbours_and_batches_are_the_same(
     same(both, lambda logs: sorted(logs.tail("", timeout_s=0), key=lambda log: log.log_id))
 
 
-@few
 @given(
     rows=stores(),
     condition=conditions(FiberRecord) | st.none(),
@@ -452,7 +441,6 @@ def summaries(fibers: Fibers, limit: int) -> list[list[FiberSummary]]:
     return found
 
 
-@few
 @given(stores(), conditions(FiberMembership) | st.none(), st.integers(1, 3))
 def test_batches_of_memberships_are_the_same(
     sql_store: SqlStorage, rows: Rows, condition: Condition[FiberMembership] | None, batch_rows: int
@@ -461,7 +449,6 @@ def test_batches_of_memberships_are_the_same(
     same(both, lambda memberships: arrow_rows(memberships, batch_rows))
 
 
-@few
 @given(
     rows=stores(),
     of_logs=conditions(StoredLog, 1) | st.none(),
@@ -489,7 +476,6 @@ def test_counts_are_the_same(
     same(fibers, lambda query: query.histogram(width, by="fiber_type", **between))
 
 
-@many
 @given(
     stores(attributes | attributes.map(lambda value: {"a": value})),
     conditions(FiberRecord, 1) | st.none(),
@@ -519,7 +505,6 @@ def is_printed_alike(value: Scalar) -> bool:
     return value.isprintable() if isinstance(value, str) else not isinstance(value, float)
 
 
-@few
 @given(
     stores(), conditions(StoredLog, 1) | st.none(), st.lists(st.lists(log_records, max_size=3), max_size=4)
 )

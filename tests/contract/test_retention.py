@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fiberstore import DatabaseError, DuckDBStorage, Fibers, LogRecord, Logs
@@ -19,6 +19,7 @@ from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories import retention
 from fiberstore.sql.models import MergedFiber, RawLog
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 MANY = 400_000
 FIBERS, LOGS, TIMES = range(1, 6), range(1, 8), range(4)
@@ -218,7 +219,6 @@ def test_logs_go_that_no_stored_fiber_holds(memory: DuckDBStorage) -> None:
     )
 
 
-@settings(max_examples=25, deadline=None)
 @given(models(), choices(related=True), st.integers(1, 5))
 def test_what_goes_is_what_the_model_says_in_steps_of_any_size(
     memory: DuckDBStorage, model: Model, may_go: MayGo, step_rows: int
@@ -233,7 +233,6 @@ def test_what_goes_is_what_the_model_says_in_steps_of_any_size(
     assert done == foreseen
 
 
-@settings(max_examples=15, deadline=None)
 @given(models(), choices(related=False), st.integers(1, 3))
 def test_what_ended_early_goes_on_to_the_same_end(
     memory: DuckDBStorage, model: Model, may_go: MayGo, max_steps: int
@@ -320,6 +319,7 @@ def test_old_ids_of_merged_fibers_go_with_the_survivor(storage: DuckDBStorage) -
         assert session.scalars(sa.select(MergedFiber.fiber_id)).all() == [uid(3)]
 
 
+@pytest.mark.slow
 def test_the_space_is_free_in_the_file_afterwards(storage: DuckDBStorage, db_file: Path) -> None:
     fill(storage)
     full = storage.prune(logs=Logs.c.timestamp < at(1))
@@ -330,6 +330,7 @@ def test_the_space_is_free_in_the_file_afterwards(storage: DuckDBStorage, db_fil
     assert done.free_bytes > full.free_bytes + 0.4 * (full.file_bytes - full.free_bytes)
 
 
+@pytest.mark.slow
 def test_max_bytes_deletes_the_oldest_until_the_file_uses_no_more(storage: DuckDBStorage) -> None:
     fill(storage)
     full = storage.prune(logs=Logs.c.timestamp < at(1))
@@ -347,7 +348,7 @@ def test_max_bytes_deletes_the_oldest_until_the_file_uses_no_more(storage: DuckD
     assert oldest == at(MANY - storage.logs.count())  # the oldest went, and no other
 
 
-@pytest.mark.parametrize("step_rows", [700, 50_000])
+@parametrize_mostly_slow("step_rows", [700, 50_000])
 def test_max_bytes_does_not_empty_a_store_for_space_that_duckdb_keeps(
     storage: DuckDBStorage, step_rows: int
 ) -> None:

@@ -19,6 +19,7 @@ def _written_by(storage: DuckDBStorage, writer: int, batch_rows: int, batches: i
         storage.write_logs([log(first + row, at(row)) for row in range(batch_rows)])
 
 
+@pytest.mark.slow
 def test_nothing_is_missed_or_repeated_while_many_threads_write(db_file: Path) -> None:
     """Commits of these sizes overtake one another: DuckDB shows larger rowids before smaller ones."""
     with DuckDBStorage(db_file, pool_size=8) as storage:

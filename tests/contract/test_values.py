@@ -10,7 +10,7 @@ from uuid import UUID
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 from sqlalchemy.exc import DBAPIError
@@ -33,10 +33,6 @@ from fiberstore.sql.translate import translate_errors
 from fiberstore.testing.examples import NOON, ClocksGoBack, fiber, log, stored, uid
 
 DEEPEST = 250  # README: JSON nests at most about 250 levels
-
-few = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
-)
 
 
 @pytest.fixture(scope="module", params=["duckdb", "postgresql"])
@@ -80,7 +76,6 @@ def utf8_can_hold(text: str) -> bool:
     return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
 
 
-@few
 @example(text="a\0")
 @example(text="a\ud800")
 @example(text="\udfff")
@@ -156,7 +151,6 @@ def is_postgresql(store: SqlStorage) -> bool:
     return store.engine.dialect.name == "postgresql"
 
 
-@few
 @given(
     value=st.recursive(
         st.none() | st.booleans() | numbers | odd_keys,
@@ -176,7 +170,6 @@ def test_any_json_comes_back_exactly(store: SqlStorage, value: JsonValue) -> Non
         assert exactly(store, session.get_one(Fiber, uid(1)).attributes) == exactly(store, value)
 
 
-@few
 @given(drawn=nested())
 def test_deep_json_comes_back_or_is_refused(store: SqlStorage, drawn: tuple[int, JsonValue]) -> None:
     empty(store)
@@ -296,7 +289,6 @@ def in_utc(when: datetime) -> datetime | None:
         return None
 
 
-@few
 @given(when=times())
 def test_any_time_is_refused_or_comes_back_and_is_found(store: SqlStorage, when: datetime) -> None:
     empty(store)
@@ -382,7 +374,6 @@ every_version = st.one_of([st.uuids(version=version) for version in (1, 2, 3, 4,
 any_id = every_version | st.integers(0, 2**128 - 1).map(lambda number: UUID(int=number))
 
 
-@few
 @given(key=any_id | st.sampled_from([UUID(int=0), UUID(int=2**128 - 1)]))
 def test_every_id_comes_back_and_is_found(store: SqlStorage, key: UUID) -> None:
     empty(store)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 import fiberstore.duckdb.change_lock
 from fiberstore import CheckpointMove, DuckDBStorage, FiberRecord
@@ -109,11 +109,6 @@ rows = st.lists(
 )
 
 
-@settings(
-    deadline=None,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 @given(transactions=st.lists(st.lists(rows, max_size=4), max_size=4))
 def test_upserts_replace_what_is_stored_and_store_the_rest(
     storage: SqlStorage, transactions: list[list[list[FiberRecord]]]

@@ -34,6 +34,7 @@ from fiberstore.contract.lifecycle import BatchCounts
 from fiberstore.testing.examples import LONG_TEXT, fiber, log, member, nested, stored, uid
 from fiberstore.writer.buffer import RECORD_BYTES, BufferedRecord, checked
 from tests.support import writer_programs
+from tests.support.parameters import parametrize_mostly_slow
 
 TIMEOUT_S = 60
 NEVER_S = 1_000.0
@@ -290,7 +291,7 @@ def test_a_record_larger_than_the_buffer_is_taken_alone(gated: GatedStorage) -> 
     )
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     "record",
     [
         log,
@@ -571,6 +572,7 @@ def run(program: str, path: Path) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_durable_survives_a_kill(db_file: Path) -> None:
     program = subprocess.Popen(
         [sys.executable, "-m", writer_programs.__name__, "write_until_killed", str(db_file)],
@@ -587,6 +589,7 @@ def test_what_is_durable_survives_a_kill(db_file: Path) -> None:
         assert durable <= set(numbers(storage))
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(db_file: Path) -> None:
     finished = run("fill_disk", db_file)
     assert finished.stderr.count("Traceback") == 0, finished.stderr
@@ -603,6 +606,7 @@ def test_a_writer_that_nobody_closes_is_closed_in_the_end(db_file: Path) -> None
         assert numbers(storage) == [1, 2]
 
 
+@pytest.mark.slow
 def test_what_is_lost_in_the_end_is_said(db_file: Path) -> None:
     finished = run("end_without_storage", db_file)
     assert "UnwrittenError: 1 records are not stored" in finished.stderr
@@ -610,6 +614,7 @@ def test_what_is_lost_in_the_end_is_said(db_file: Path) -> None:
     assert "secret" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_a_forked_child_cannot_use_the_writer(db_file: Path) -> None:
     finished = run("fork", db_file)
     refused = "DatabaseError the writer belongs to the parent process"
@@ -618,6 +623,7 @@ def test_a_forked_child_cannot_use_the_writer(db_file: Path) -> None:
     assert said[2:] == ["status 0", "durable True 1", ""]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_writer_usable(db_file: Path) -> None:
     finished = run("interrupt", db_file)
     assert finished.stdout.split("\n") == [

@@ -107,6 +107,7 @@ def test_a_cursor_whose_newest_log_was_deleted_raises_cursor_error(storage: Duck
     assert str(uid(9)) in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_cursor_outlives_rows_that_are_deleted_and_a_checkpoint(storage: DuckDBStorage) -> None:
     with storage.session() as session:
         session.execute(
@@ -231,6 +232,7 @@ def check_walk(query: Logs, limit: int, writers: Writers) -> int:
 FEW, MANY = (40, [1, 2, 5, 30], 60), (1_500, [1, 50, 400, 3_000], 15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "limit", "sizes", "batches"),
     [

@@ -53,6 +53,7 @@ def test_a_backup_holds_everything_and_is_a_store_like_any_other(
     assert sorted(path.name for path in tmp_path.iterdir() if "partial" in path.name) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [":memory:", "store.duckdb"])
 def test_backups_taken_while_others_write_hold_whole_transactions(tmp_path: Path, target: str) -> None:
     """Each transaction writes 20 logs, a fiber and 20 memberships; a backup holds all of it or nothing."""
@@ -274,6 +275,7 @@ except fiberstore.DatabaseError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_room_there_is_no_backup_and_the_store_goes_on(db_file: Path, tmp_path: Path) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()

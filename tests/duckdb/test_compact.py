@@ -86,6 +86,7 @@ def test_a_secret_that_is_only_in_the_write_ahead_log_is_gone_too(
     assert files_with(SECRET, db_file.parent) == []
 
 
+@pytest.mark.slow
 def test_the_file_is_smaller_and_holds_the_same(storage: DuckDBStorage, db_file: Path) -> None:
     storage.write_logs([log(n, n, text=f"{uid(n)} " * 8) for n in range(30_000)])
     storage.write_fibers([fiber(n, last=at(30_000)) for n in range(100)])
@@ -219,6 +220,7 @@ def test_it_is_refused_while_something_else_uses_the_file(storage: DuckDBStorage
     assert storage.compact().bytes_after > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_refused_compaction_keeps_the_lock(storage: DuckDBStorage, db_file: Path) -> None:
     with DuckDBStorage(db_file) as other:
@@ -311,6 +313,7 @@ def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "expected"),
     [(fail, DatabaseError), pytest.param(press_ctrl_c, KeyboardInterrupt, marks=pytest.mark.slow)],
@@ -426,6 +429,7 @@ DuckDBStorage(sys.argv[1]).compact()
 """
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_is_named_and_removed_and_what_lives_stays(
     db_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -471,6 +475,7 @@ def run_other(db_file: Path, timeout_s: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
+@pytest.mark.slow
 def test_the_lock_is_kept_from_before_to_after(
     storage: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,6 +492,7 @@ def test_the_lock_is_kept_from_before_to_after(
     assert said == ["locked"] * 3
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_the_file_writes_into_the_new_one(db_file: Path) -> None:
     storage = DuckDBStorage(db_file)
     storage.init_schema()

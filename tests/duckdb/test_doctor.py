@@ -74,6 +74,7 @@ def stale(db_file: Path) -> Path:
     return db_file
 
 
+@pytest.mark.slow
 def test_indexes_that_duckdb_1_has_emptied_are_found_and_built_anew(stale: Path) -> None:
     with DuckDBStorage(stale) as storage:
         storage.init_schema()
@@ -102,6 +103,7 @@ def test_indexes_that_duckdb_1_has_emptied_are_found_and_built_anew(stale: Path)
         assert len(storage.query_fibers_by_type("request")) == 8  # this index was empty too, unnoticed
 
 
+@pytest.mark.slow
 def test_a_key_of_many_rows_is_looked_up_as_any_query_would(stale: Path) -> None:
     """DuckDB takes an index's answer up to 2,048 rows. Here it has 2,045 of a key that has more."""
     with DuckDBStorage(stale) as storage:
@@ -114,6 +116,7 @@ def test_a_key_of_many_rows_is_looked_up_as_any_query_would(stale: Path) -> None
         assert "index idx_raw_logs_source on raw_logs does not find 8 rows" in texts(storage)
 
 
+@pytest.mark.slow
 def test_two_that_look_at_once_leave_the_settings_alone(sound: DuckDBStorage) -> None:
     before, between, statements = index_settings(sound), [], []
 
@@ -128,6 +131,7 @@ def test_two_that_look_at_once_leave_the_settings_alone(sound: DuckDBStorage) ->
     assert not [statement for statement in statements if statement.startswith("SET")]
 
 
+@pytest.mark.slow
 def test_a_backup_of_a_store_with_broken_indexes_has_sound_ones(stale: Path, tmp_path: Path) -> None:
     with DuckDBStorage(stale) as storage:
         storage.init_schema()
@@ -143,6 +147,7 @@ def test_a_missing_index_is_built(sound: DuckDBStorage) -> None:
     assert doctor.examine(sound) == []
 
 
+@pytest.mark.slow
 def test_logs_outside_the_activity_of_their_fiber_widen_it(sound: DuckDBStorage) -> None:
     early, late, lone = a_fiber(), a_fiber(), a_fiber()
     logs = [log.model_copy(update={"log_id": uuid4()}) for log in some_logs(3)]
@@ -171,6 +176,7 @@ def test_logs_outside_the_activity_of_their_fiber_widen_it(sound: DuckDBStorage)
     ]
 
 
+@pytest.mark.slow
 def test_memberships_without_log_or_fiber_are_a_remark_and_stay(sound: DuckDBStorage) -> None:
     (log,) = some_logs(1)
     sound.write_memberships([member(log, a_fiber()), member(log, a_fiber())])
@@ -208,6 +214,7 @@ def test_rows_of_other_clients_that_make_no_sense_are_told_and_left_alone(
     assert before[0] in doctor.examine(sound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil", ["DROP INDEX idx_fibers_type", "UPDATE fibers SET last_activity = first_activity"]
 )
@@ -220,6 +227,7 @@ def test_repair_of_what_is_only_read_says_what_to_do(sound: DuckDBStorage, db_fi
             doctor.repair(storage)
 
 
+@pytest.mark.slow
 def test_a_log_without_an_end_widens_nothing(sound: DuckDBStorage) -> None:
     (fiber,) = sound.query_fibers_by_type("request")
     run_sql(sound, "UPDATE raw_logs SET timestamp = 'infinity' WHERE raw_text = 'line 7'")
@@ -227,6 +235,7 @@ def test_a_log_without_an_end_widens_nothing(sound: DuckDBStorage) -> None:
     assert sound.get_fiber(fiber.fiber_id) == fiber
 
 
+@pytest.mark.slow
 def test_settings_of_the_application_come_back(db_file: Path) -> None:
     with DuckDBStorage(f"duckdb:///{db_file}?index_scan_max_count=7") as storage:
         storage.init_schema()
@@ -235,11 +244,13 @@ def test_settings_of_the_application_come_back(db_file: Path) -> None:
         assert dict(index_settings(storage))["index_scan_max_count"] == "7"
 
 
+@pytest.mark.slow
 def test_repair_makes_no_new_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(capsys, "doctor", "--repair", "--db", tmp_path / "typo.duckdb") == (1, "")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_schema_comes_first(sound: DuckDBStorage) -> None:
     run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '9999'", "DROP INDEX idx_fibers_type")
     assert texts(sound) == ["the tables are at revision 9999, and this release expects 0003"]

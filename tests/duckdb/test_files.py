@@ -25,6 +25,7 @@ from fiberstore import (
 )
 from fiberstore.sql.translate import translate_errors
 from tests.support.factories import NOON, a_fiber, some_logs
+from tests.support.parameters import parametrize_mostly_slow
 
 
 def in_another_process(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -36,7 +37,7 @@ def in_another_process(program: str, *arguments: object) -> subprocess.Completed
 OPEN = "import sys, fiberstore; fiberstore.DuckDBStorage(sys.argv[1], read_only=sys.argv[2] == 'True')"
 
 
-@pytest.mark.parametrize("read_only", [False, True])
+@parametrize_mostly_slow("read_only", [False, True])
 def test_a_second_process_is_told_who_holds_the_file(
     storage: DuckDBStorage, db_file: Path, read_only: bool
 ) -> None:
@@ -84,6 +85,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_kill_9_and_nothing_else_does(db_file: Path) -> None:
     assert in_another_process(WRITE_AND_DIE, db_file).returncode == -signal.SIGKILL
     with DuckDBStorage(db_file) as storage:
@@ -95,6 +97,7 @@ def test_what_was_acknowledged_survives_kill_9_and_nothing_else_does(db_file: Pa
         assert len(storage.query_logs_by_time(NOON, NOON, limit=2000)) == 1000
 
 
+@pytest.mark.slow
 def test_several_processes_may_read_one_file(db_file: Path) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
@@ -270,6 +273,7 @@ os._exit(9)
 """
 
 
+@pytest.mark.slow
 def test_a_link_to_a_store_is_that_store(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     link, real = tmp_path / "store.duckdb", tmp_path / "data" / "store.duckdb"
@@ -307,6 +311,7 @@ def test_data_that_reads_like_an_error_is_not_taken_for_one(storage: DuckDBStora
     assert "free some space" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_store_in_a_folder_of_any_name_is_found_locked(tmp_path: Path) -> None:
     for name in ("two\nlines", "No space left on device", "Corrupt database file"):
         (tmp_path / name).mkdir()

@@ -163,6 +163,7 @@ def backups(db_file: Path) -> list[Path]:
     return list(db_file.parent.glob(f"{db_file.name}.before-*"))
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_is_killed_half_way_leaves_the_revision_it_found(
     db_file: Path, with_next: Callable[..., Path]
 ) -> None:

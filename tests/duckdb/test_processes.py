@@ -63,6 +63,7 @@ def in_a_child(work: object) -> int:
 # ---------------------------------------------------------------- who holds the file
 
 
+@pytest.mark.slow
 def test_the_file_stays_locked_when_a_second_storage_of_the_process_opens_and_closes(
     storage: DuckDBStorage, db_file: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_file_that_is_open_is_opened_by_no_other_name(
     assert sorted(counts, key=str) == [number, None]
 
 
+@pytest.mark.slow
 def test_the_name_of_a_compacted_file_leads_to_the_new_one(
     storage: DuckDBStorage, db_file: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +156,7 @@ with open(sys.argv[1], "r+b") as file:
 """
 
 
+@pytest.mark.slow
 def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) -> None:
     DuckDBStorage(db_file).close()
     other = subprocess.Popen(
@@ -182,6 +185,7 @@ def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) ->
     other.communicate()
 
 
+@pytest.mark.slow
 @needs_fork
 @forks
 def test_a_fork_while_a_thread_opens_and_closes_the_file_ends(db_file: Path) -> None:
@@ -353,6 +357,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_child_that_ends_with_all_destructors_neither_crashes_nor_writes(db_file: Path) -> None:
     answer = subprocess.run(
@@ -380,6 +385,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_child_of_a_process_that_has_closed_its_stores_may_open_any(db_file: Path, tmp_path: Path) -> None:
     answer = subprocess.run(

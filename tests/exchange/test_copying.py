@@ -49,8 +49,10 @@ from fiberstore.testing.examples import (
     stored,
     uid,
 )
-from tests.contract.test_lifecycle_oracle import content, empty, fiber_lists, log_lists, membership_lists
+from tests.contract.test_lifecycle_oracle import content, fiber_lists, log_lists, membership_lists
+from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
+from tests.support.parameters import parametrize_mostly_slow
 
 Change: TypeAlias = Callable[[DuckDBStorage], object]
 TABLES = tuple(sorted(Base.metadata.tables))
@@ -66,13 +68,13 @@ def two_stores() -> Iterator[tuple[DuckDBStorage, DuckDBStorage]]:
 
 @pytest.fixture
 def source(two_stores: tuple[DuckDBStorage, DuckDBStorage]) -> DuckDBStorage:
-    empty(two_stores[0])
+    empty(two_stores[0].engine)
     return two_stores[0]
 
 
 @pytest.fixture
 def destination(two_stores: tuple[DuckDBStorage, DuckDBStorage]) -> DuckDBStorage:
-    empty(two_stores[1])
+    empty(two_stores[1].engine)
     return two_stores[1]
 
 
@@ -126,6 +128,7 @@ def fill(storage: DuckDBStorage) -> None:
 # ---------------------------------------------------------------- what is copied
 
 
+@pytest.mark.slow
 def test_nothing_is_copied_as_nothing(source: DuckDBStorage, destination: DuckDBStorage) -> None:
     copied = copy_store(source, destination)
     assert copied.is_equal
@@ -151,6 +154,7 @@ def test_every_value_of_every_table_is_copied(
     assert destination.resolve_fibers([uid(3)]) == {uid(3): uid(5)}
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_copy_is_equal_and_has_no_progress_of_the_first(
     source: DuckDBStorage, destination: DuckDBStorage, db_file: Path
 ) -> None:
@@ -164,6 +168,7 @@ def test_a_copy_of_a_copy_is_equal_and_has_no_progress_of_the_first(
         assert len(progress_of(third)) == 1
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_run_twice_writes_nothing_more(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -176,6 +181,7 @@ def test_a_copy_that_is_run_twice_writes_nothing_more(
     assert progress_of(destination) == progress
 
 
+@pytest.mark.slow
 def test_rows_of_each_step_are_told(source: DuckDBStorage, destination: DuckDBStorage) -> None:
     fill(source)
     told: list[tuple[str, int]] = []
@@ -197,7 +203,7 @@ class StoppedError(Exception):
 
 def stop_and_go_on(source: DuckDBStorage, destination: DuckDBStorage, told: int) -> None:
     """Let a copy fail after it has told so many steps of its progress, and run it again."""
-    empty(destination)
+    empty(destination.engine)
     steps = iter(range(told))
 
     def stop(_step: str, _rows: int) -> None:
@@ -214,7 +220,7 @@ def stop_and_go_on(source: DuckDBStorage, destination: DuckDBStorage, told: int)
     assert rows_of(destination) == rows_of(source)
 
 
-@pytest.mark.parametrize("told", [0, 1, 6])
+@parametrize_mostly_slow("told", [0, 1, 6])
 def test_a_copy_that_fails_goes_on_from_there(
     source: DuckDBStorage, destination: DuckDBStorage, told: int
 ) -> None:
@@ -234,6 +240,7 @@ def test_a_copy_that_fails_after_any_batch_goes_on_from_there(
         stop_and_go_on(source, destination, told)
 
 
+@pytest.mark.slow
 def test_a_copy_goes_on_though_the_newest_log_it_knew_is_deleted(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -247,6 +254,7 @@ def test_a_copy_goes_on_though_the_newest_log_it_knew_is_deleted(
     assert destination.get_log(uid(9)) is not None
 
 
+@pytest.mark.slow
 def test_a_copy_goes_on_though_the_newest_log_is_deleted_meanwhile(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -261,6 +269,7 @@ def test_a_copy_goes_on_though_the_newest_log_is_deleted_meanwhile(
     assert copied.written["raw_logs"] == 10
 
 
+@pytest.mark.slow
 def test_a_copy_goes_on_though_the_newest_log_is_deleted_again_and_again(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -276,6 +285,7 @@ def test_a_copy_goes_on_though_the_newest_log_is_deleted_again_and_again(
     assert copied.is_equal
 
 
+@pytest.mark.slow
 def test_what_was_copied_and_deleted_in_the_destination_is_copied_again(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -287,6 +297,7 @@ def test_what_was_copied_and_deleted_in_the_destination_is_copied_again(
     assert rows_of(destination) == rows_of(source)
 
 
+@pytest.mark.slow
 def test_two_copies_at_once_are_told(source: DuckDBStorage, destination: DuckDBStorage) -> None:
     source.write_logs([log(number) for number in range(10)])
 
@@ -323,7 +334,8 @@ def switch(storage: DuckDBStorage) -> None:
     storage.checkpoints.set("é", "further")
 
 
-@pytest.mark.parametrize("change", [change_logs, change_fibers, merge, switch])
+@pytest.mark.slow
+@parametrize_mostly_slow("change", [change_logs, change_fibers, merge, switch])
 def test_what_changes_in_the_source_after_it_was_copied_is_copied(
     source: DuckDBStorage, destination: DuckDBStorage, change: Callable[[DuckDBStorage], None]
 ) -> None:
@@ -336,6 +348,7 @@ def test_what_changes_in_the_source_after_it_was_copied_is_copied(
     assert rows_of(destination) == rows_of(source)
 
 
+@pytest.mark.slow
 def test_a_source_that_is_written_meanwhile_is_caught_up_with(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -367,6 +380,7 @@ def test_a_source_that_is_written_meanwhile_is_caught_up_with(
     assert source.logs.count() > 100
 
 
+@pytest.mark.slow
 def test_a_source_that_never_rests_is_told(source: DuckDBStorage, destination: DuckDBStorage) -> None:
     numbers = iter(range(10**6))
 
@@ -426,6 +440,7 @@ def strays_of(storage: DuckDBStorage) -> list[FiberMembership]:
     return [record for record in storage.memberships.iter_records() if record.fiber_id not in stored]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [merge_another, delete_another])
 @pytest.mark.parametrize("stored_at", ["copy raw_logs", "copy fibers"])
 @pytest.mark.parametrize("ended_at", ["copy fibers", "copy fiber_memberships", "copy fiber_pins"])
@@ -441,6 +456,7 @@ def test_a_fiber_that_comes_and_goes_while_it_is_copied_leaves_nothing_without_i
     assert rows_of(destination) == rows_of(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [f"copy {table}" for table in TABLES])
 def test_a_copy_that_is_stopped_leaves_no_membership_of_a_merged_fiber(
     source: DuckDBStorage, destination: DuckDBStorage, stopped_at: str
@@ -462,6 +478,7 @@ def test_a_copy_that_is_stopped_leaves_no_membership_of_a_merged_fiber(
     assert strays_of(destination) == []
 
 
+@pytest.mark.slow
 def test_a_merge_that_the_source_forgets_meanwhile_leaves_no_membership_of_its_fiber(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -474,6 +491,7 @@ def test_a_merge_that_the_source_forgets_meanwhile_leaves_no_membership_of_its_f
     assert strays_of(destination) == []
 
 
+@pytest.mark.slow
 def test_a_merge_of_a_fiber_whose_memberships_alone_were_copied_is_repeated(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -486,6 +504,7 @@ def test_a_merge_of_a_fiber_whose_memberships_alone_were_copied_is_repeated(
     assert copied.deleted["fiber_memberships"] == 1
 
 
+@pytest.mark.slow
 def test_a_merged_fiber_that_is_stored_again_is_copied_as_it_is(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -500,6 +519,7 @@ def test_a_merged_fiber_that_is_stored_again_is_copied_as_it_is(
     assert destination.resolve_fibers([uid(1), uid(2)]) == {uid(1): uid(2), uid(2): uid(2)}
 
 
+@pytest.mark.slow
 def test_a_membership_that_was_written_to_an_ended_fiber_stays_there(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -512,6 +532,7 @@ def test_a_membership_that_was_written_to_an_ended_fiber_stays_there(
     assert strays_of(destination) == [member(1, 2)]
 
 
+@pytest.mark.slow
 def test_what_the_destination_alone_has_of_a_merged_fiber_goes_to_the_survivor(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -530,6 +551,7 @@ def test_what_the_destination_alone_has_of_a_merged_fiber_goes_to_the_survivor(
     assert [row.fiber_id for row in destination.fibers.where(Fibers.c.pinned).iter_records()] == [uid(1)]
 
 
+@pytest.mark.slow
 def test_a_mirror_follows_a_merge_whose_survivor_was_deleted(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -576,7 +598,8 @@ def store_otherwise(storage: DuckDBStorage) -> None:
     storage.write_memberships([member(5, 5, 77)])
 
 
-@pytest.mark.parametrize("change", [delete_some, redact, unpin, prune, forget, store_otherwise])
+@pytest.mark.slow
+@parametrize_mostly_slow("change", [delete_some, redact, unpin, prune, forget, store_otherwise], quick=2)
 def test_a_mirror_follows_whatever_was_taken_away(
     source: DuckDBStorage, destination: DuckDBStorage, change: Change
 ) -> None:
@@ -613,7 +636,8 @@ def more_of_a_life(storage: DuckDBStorage) -> None:
     storage.versions.activate(config_version(b"mine"))
 
 
-@pytest.mark.parametrize(
+@pytest.mark.slow
+@parametrize_mostly_slow(
     ("change", "differing"),
     [
         (other_log, ["raw_logs"]),
@@ -653,6 +677,7 @@ def test_what_the_destination_holds_otherwise_stays_and_is_told(
     assert rows_of(destination) == wanted
 
 
+@pytest.mark.slow
 def test_rows_that_differ_are_counted_with_the_keys_of_the_first(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -668,6 +693,7 @@ def test_rows_that_differ_are_counted_with_the_keys_of_the_first(
     }
 
 
+@pytest.mark.slow
 def test_fibers_that_the_destination_holds_otherwise_are_written_over(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -677,6 +703,7 @@ def test_fibers_that_the_destination_holds_otherwise_are_written_over(
     assert list(destination.fibers.iter_records()) == list(source.fibers.iter_records())
 
 
+@pytest.mark.slow
 def test_one_database_is_not_copied_into_itself(db_file: Path) -> None:
     with DuckDBStorage(db_file) as storage, DuckDBStorage(db_file) as other:
         storage.init_schema()
@@ -687,6 +714,7 @@ def test_one_database_is_not_copied_into_itself(db_file: Path) -> None:
         assert storage.checkpoints.all() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [{"batch_rows": 0}, {"max_passes": 0}, {"batch_rows": -1}])
 def test_a_number_out_of_bounds_is_refused(
     source: DuckDBStorage, destination: DuckDBStorage, numbers: dict[str, int]
@@ -698,6 +726,7 @@ def test_a_number_out_of_bounds_is_refused(
 # ---------------------------------------------------------------- checksums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -714,11 +743,13 @@ def test_texts_of_one_json_value_are_alike(one: str, other: str) -> None:
     assert canonical_json(one) == canonical_json(other)
 
 
+@pytest.mark.slow
 def test_texts_of_other_json_values_are_not_alike() -> None:
     texts = ["1", "true", '"1"', "[1]", "null", '"null"', "0.1", "0", "false", "{}", "[]", '""', str(2**64)]
     assert len({canonical_json(text) for text in [*texts, "18446744073709551617"]}) == len(texts) + 1
 
 
+@pytest.mark.slow
 def test_sums_do_not_depend_on_the_order_and_tell_every_value_apart(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
@@ -752,8 +783,8 @@ def check_copies(
 ) -> None:
     """Write into a source and an oracle, and copy after each step; the destination is as the oracle."""
     source, destination = stores
-    empty(source)
-    empty(destination)
+    empty(source.engine)
+    empty(destination.engine)
     oracle = MemoryStorage()
     for logs, fibers, memberships in steps:
         storages: list[LifecycleStorage] = [source, oracle]

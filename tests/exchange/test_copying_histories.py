@@ -19,8 +19,8 @@ from fiberstore.ingest import Rules, load_rules, reprocess
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
-from tests.contract.test_lifecycle_oracle import empty
 from tests.ingest.test_reprocess import RULES
+from tests.support.databases import empty
 
 MOST_RUNS = 2
 
@@ -263,8 +263,8 @@ def examples(writes: list[st.SearchStrategy[Write]]) -> st.SearchStrategy[Exampl
 
 def check_additions(stores: tuple[SqlStorage, SqlStorage], example: Example) -> None:
     source, destination = stores
-    empty(source)
-    empty(destination)
+    empty(source.engine)
+    empty(destination.engine)
     history, batch_rows, stops, _ = example
     live(source, destination, history, batch_rows=batch_rows, stops=stops, mirror=False)
     copied = rest(source, destination)
@@ -274,8 +274,8 @@ def check_additions(stores: tuple[SqlStorage, SqlStorage], example: Example) -> 
 
 def check_everything(stores: tuple[SqlStorage, SqlStorage], example: Example) -> None:
     source, destination = stores
-    empty(source)
-    empty(destination)
+    empty(source.engine)
+    empty(destination.engine)
     history, batch_rows, stops, mirror = example
     live(source, destination, history, batch_rows=batch_rows, stops=stops, mirror=mirror)
     check_differences(source, destination, rest(source, destination))

@@ -342,7 +342,7 @@ def test_null_attributes_in_csv_of_other_tools_are_none(tmp_path: Path) -> None:
 SOUP = st.text('ab,"\r\n\ufeff', max_size=30)
 
 
-@settings(deadline=None)
+@settings(max_examples=100)
 @given(soup=SOUP, first=st.sampled_from(["\n", "\r\n", "\r"]), block=st.integers(1, 9))
 def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: str, block: int) -> None:
     text = f"log_id,timestamp,source_id,raw_text{first}{ID},{TIME},{soup}"
@@ -362,7 +362,7 @@ def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: 
     assert found == [row[2:] for row in rows]
 
 
-@settings(deadline=None)
+@settings(max_examples=100)
 @given(
     texts=st.tuples(SOUP, SOUP),
     line_break=st.sampled_from(["\n", "\r\n", "\r"]),
@@ -621,6 +621,7 @@ with DuckDBStorage(sys.argv[1], read_only=True) as storage:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_a_full_disk_leaves_nothing_behind(db_file: Path, tmp_path: Path, suffix: str) -> None:
     with DuckDBStorage(db_file) as storage:
@@ -754,6 +755,7 @@ def test_commands_refuse_in_one_line(
         assert f"Example: fiberstore {command} logs" in run(capsys, command, "logs", "--help")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["export", "import"])
 def test_a_terminal_shows_a_bar(filled: Path, tmp_path: Path, command: str) -> None:
     path = tmp_path / "x.csv"

@@ -17,9 +17,10 @@ from fiberstore.ingest import ReprocessReport, Rules, RulesError, ingest, load_r
 from fiberstore.ingest.demo import write_demo
 from fiberstore.telemetry import Call
 from fiberstore.testing.examples import NOON, all_logs, fiber, log, member, uid
-from tests.contract.test_lifecycle_oracle import empty
 from tests.ingest.test_correlate import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.ingest.test_ingest import State, state_of
+from tests.support.databases import empty
+from tests.support.parameters import parametrize_mostly_slow
 
 OTHERS = {"HDFS": HDFS, "Apache": APACHE, "Linux": LINUX}
 RULES = r"""
@@ -80,7 +81,7 @@ def stores(opened: list[DuckDBStorage]) -> Callable[[], DuckDBStorage]:
             storage = DuckDBStorage(":memory:")
             storage.init_schema()
             opened.append(storage)
-        empty(storage)
+        empty(storage.engine)
         return storage
 
     return make
@@ -151,7 +152,7 @@ def test_real_logs_make_the_same_fibers_as_their_files(
     assert (report.logs_read, report.memberships_new) == (2_000, len(made.memberships))
 
 
-@pytest.mark.parametrize("batch_rows", [1, 37])
+@parametrize_mostly_slow("batch_rows", [37, 1])
 def test_made_up_logs_make_the_same_fibers_as_their_files(
     stores: Callable[[], DuckDBStorage], tmp_path: Path, batch_rows: int
 ) -> None:
@@ -184,6 +185,7 @@ def test_the_new_generation_is_registered_and_not_active(
     assert storage.versions.diff(old.config_version, new.config_version).counts["split"] > 0
 
 
+@pytest.mark.slow
 def test_ingestion_goes_on_meanwhile(stores: Callable[[], DuckDBStorage], old: Rules, new: Rules) -> None:
     storage = stores()
     ingest(storage, old, on_batch=lambda _: None)
@@ -253,6 +255,7 @@ def test_ingest_goes_on_where_reprocess_ended(
     assert reprocess(storage, new).memberships_new == 0
 
 
+@pytest.mark.slow
 def test_a_later_run_adds_what_was_stored_since(
     stores: Callable[[], DuckDBStorage], tmp_path: Path, old: Rules, new: Rules
 ) -> None:
@@ -308,6 +311,7 @@ def test_late_logs_are_joined_however_the_run_was_cut(
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_deleted_logs_are_not_missed(stores: Callable[[], DuckDBStorage], old: Rules, new: Rules) -> None:
     """Where the run had come to is known by the newest log; without it, all is read again."""
     storage = stores()
@@ -414,6 +418,7 @@ def test_fibers_of_others_need_an_active_version(
     assert reprocess(storage, new).memberships_new > 0
 
 
+@pytest.mark.slow
 def test_a_store_without_fibers_needs_no_active_version(
     stores: Callable[[], DuckDBStorage], old: Rules, new: Rules
 ) -> None:
@@ -459,6 +464,7 @@ with DuckDBStorage(sys.argv[1]) as storage:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way_on", ["drop", "reprocess"])
 def test_a_drop_that_was_killed_has_dropped_all_fibers(
     stores: Callable[[], DuckDBStorage], db_file: Path, old: Rules, new: Rules, way_on: str
@@ -497,6 +503,7 @@ def test_a_run_whose_version_is_dropped_ends(
     assert not generation(storage, new).memberships
 
 
+@pytest.mark.slow
 def test_the_second_of_two_runs_stops_the_first(
     stores: Callable[[], DuckDBStorage], old: Rules, new: Rules
 ) -> None:

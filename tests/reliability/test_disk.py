@@ -99,6 +99,7 @@ def refused(path: Path) -> DamagedFileError:
 # Write-ahead logs
 
 
+@pytest.mark.slow
 def test_a_log_cut_at_any_byte_is_a_torn_one(files: Files, db_file: Path) -> None:
     files.put(db_file)
     log = log_of(db_file)
@@ -115,6 +116,7 @@ def test_a_torn_log_opens_with_what_it_holds(files: Files, db_file: Path) -> Non
         assert found[2] == (100 if cut >= files.entries[-1] else 0)
 
 
+@pytest.mark.slow
 def test_damage_to_the_length_of_any_entry_is_refused(files: Files, db_file: Path) -> None:
     files.put(db_file)
     log = log_of(db_file)
@@ -152,6 +154,7 @@ def test_what_is_no_log_is_refused(files: Files, db_file: Path, garbage: bytes) 
     assert "does not begin with the header of a log" in str(refused(db_file))
 
 
+@pytest.mark.slow
 def test_a_log_of_another_file_is_refused(files: Files, db_file: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Files(tmp_path / "other")

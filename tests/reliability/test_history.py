@@ -212,7 +212,7 @@ def run_tasks(path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, calls: in
 
 
 def test_a_few_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_threads(db_file, monkeypatch, threads=4, calls=15, seed=1)
+    run_threads(db_file, monkeypatch, threads=4, calls=8, seed=1)
 
 
 def test_a_few_threads_on_a_server(postgres_url: str) -> None:

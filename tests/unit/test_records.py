@@ -136,6 +136,7 @@ def test_times_are_kept_in_utc_to_the_microsecond() -> None:
     assert a_log(timestamp=berlin).timestamp.tzinfo is UTC
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_the_time_zone_of_the_machine() -> None:
     program = (
         "from datetime import *; from fiberstore import *\n"
@@ -151,7 +152,7 @@ def test_nothing_depends_on_the_time_zone_of_the_machine() -> None:
             [sys.executable, "-c", program],
             env=os.environ | {"TZ": zone}, check=True, capture_output=True, text=True,
         ).stdout
-        for zone in ("UTC", "America/New_York", "Asia/Kathmandu")
+        for zone in ("America/New_York", "Asia/Kathmandu")
     }  # fmt: skip
     assert len(answers) == 1
     assert answers.pop().startswith("2024-05-01 09:00:00+00:00 018f33")
