@@ -8,6 +8,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -91,7 +93,7 @@ def kill(
         arguments: More of the victim's.
         settings: DuckDB's, as the query of a URL.
         interrupts: How many times.
-        timeout_s: The victim is ended after this time, whatever it does.
+        timeout_s: The victim is ended after this time, whatever it does; it begins anew after each Ctrl-C.
 
     Raises:
         ViolationError: The victim ended before that moment.
@@ -104,27 +106,26 @@ def kill(
     aimed = f"{delay_ms:.1f} ms after {aim.event!r} no. {count}{' and a write' * aim.in_checkpoint}"
     with tempfile.TemporaryFile() as errors:
         victim = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        watchdog = threading.Timer(timeout_s, victim.kill)
-        watchdog.start()
         try:
             assert victim.stdout is not None
             lines: list[list[str]] = []
             for moment in moments:
-                _interrupt(victim, aim, *moment, lines)
-            for line in victim.stdout:
-                lines.append(line.split())
-                count -= line.startswith(aim.event)
-                if count == 0:
-                    if aim.in_checkpoint:
-                        _wait_for_change(file, victim)
-                    time.sleep(delay_ms / 1000)  # the moment of the kill
-                    victim.kill()
-                    break
+                with _ended_after(timeout_s, victim):
+                    _interrupt(victim, aim, *moment, lines)
+            with _ended_after(timeout_s, victim):
+                for line in victim.stdout:
+                    lines.append(line.split())
+                    count -= line.startswith(aim.event)
+                    if count == 0:
+                        if aim.in_checkpoint:
+                            _wait_for_change(file, victim)
+                        time.sleep(delay_ms / 1000)  # the moment of the kill
+                        victim.kill()
+                        break
             lines += [line.split() for line in victim.stdout]
         finally:
             victim.kill()
             victim.communicate()
-            watchdog.cancel()
         errors.seek(0)
         said = errors.read().decode(errors="replace")[-1500:]
     if count or victim.returncode != -signal.SIGKILL or said:
@@ -132,6 +133,17 @@ def kill(
             f"the victim ended before {aimed}: code {victim.returncode}, report {lines[-5:]}\n{said}"
         )
     return Death(lines, aimed)
+
+
+@contextmanager
+def _ended_after(timeout_s: float, victim: subprocess.Popen[str]) -> Iterator[None]:
+    """End the victim if the block takes longer than that."""
+    watchdog = threading.Timer(timeout_s, victim.kill)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
 
 
 def _interrupt(

@@ -5,6 +5,7 @@ Each line ends with the time in ns; it is one ``write`` to the pipe, so all that
 is there to be read.
 """
 
+import faulthandler
 import itertools
 import os
 import sys
@@ -31,6 +32,7 @@ from fiberstore.sql import migrate
 from tests.reliability.crash.workers import bulk_logs, step
 
 INGEST_BATCH_ROWS = 25
+HANGS_S = 55  # before it is ended as one that hangs
 _FILL_ROWS = 10_000
 _ROWS_PER_REPORT = 10_000
 _START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -145,8 +147,10 @@ class Caller:
             except KeyboardInterrupt:
                 turn = next(turns)
                 report("cut", turn)
-                changed = self._others.submit(self._storage.checkpoints.set, "turn", str(turn))
-                changed.result(LOCK_TIMEOUT_S / 2)
+                for storage in (self._storage, self._copy):
+                    changed = self._others.submit(storage.checkpoints.set, "turn", str(turn))
+                    changed.result(LOCK_TIMEOUT_S / 2)
+                faulthandler.dump_traceback_later(HANGS_S)
                 report("checked", turn)
 
     def _step(self) -> None:
@@ -196,6 +200,7 @@ def make_calls(file: str, call: str, copy: str, *lanes: str) -> None:
         else:
             sys.__unraisablehook__(found)
 
+    faulthandler.dump_traceback_later(HANGS_S)
     sys.unraisablehook = dropped  # what is raised in a destructor, Python prints and drops
     (lane, number), beside = (
         (name, int(next_)) for name, _, next_ in (part.partition(":") for part in lanes)
