@@ -154,21 +154,36 @@ def assert_all_is_given_back(storage: DuckDBStorage, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
 
 
-def run_threads(path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, calls: int, seed: int) -> Load:
-    """Let threads make calls by chance on a new store; check what they were told."""
+def run_threads(
+    path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, calls: int, seed: int, *, beside: bool = False
+) -> Load:
+    """Let threads make calls by chance on a new store; check what they were told.
+
+    Args:
+        path: Of the store.
+        monkeypatch: For the check of what is given back.
+        threads: How many.
+        calls: How many each of them makes.
+        seed: Decides which.
+        beside: Whether backups, compactions, copies and examinations are among them.
+    """
 
     def work(name: str) -> None:
         rng = random.Random(name)
+        steps = load.steps_beside() if beside else load.steps()
         for _ in range(calls):
-            rng.choice(load.steps())(rng)
+            rng.choice(steps)(rng)
 
-    with DuckDBStorage(path, pool_size=POOL_SIZE) as storage:
+    with DuckDBStorage(path, pool_size=2 * threads if beside else POOL_SIZE) as storage:
         storage.init_schema()
         load = Load(storage)
         with changing_threads_often(), ThreadPoolExecutor(threads) as pool:
             for one in [pool.submit(work, f"{seed}/{number}") for number in range(threads)]:
                 one.result()
         assert load.problems(storage) == []
+        if beside:
+            assert load.problems_beside() == []
+            load.copy.close()
         assert_all_is_given_back(storage, monkeypatch)
     return load
 
@@ -228,6 +243,14 @@ def test_a_few_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sixteen_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool) -> None:
     load = run_threads(db_file, monkeypatch, threads=16, calls=400 if long_form else 20, seed=3)
     assert {change.outcome for change in load.changes} == {Outcome.DONE, Outcome.FAILED}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_threads_beside_backups_compactions_and_copies(
+    db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool
+) -> None:
+    run_threads(db_file, monkeypatch, threads=6, calls=200 if long_form else 20, seed=7, beside=True)
 
 
 @pytest.mark.slow

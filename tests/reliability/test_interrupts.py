@@ -23,22 +23,22 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 Call = Callable[[DuckDBStorage, int], object]
 Scope = Callable[[CodeType], bool]
 
-_OURS = str(Path(fiberstore.__file__).parent)
-_GUARDS = (
-    "holds.py",
-    "change_lock.py",
-    "inflight_writes.py",
-    "compact.py",
-    "pool.py",
-    "/storage.py",
-    "connection.py",
-)
+_OURS = Path(fiberstore.__file__).parent
+_OWNERS = ("change_lock", "inflight_writes", "compact", "storage", "connection")
+_GUARDS = {
+    str(_OURS / file)
+    for file in (
+        "sql/holds.py",
+        "sql/pool.py",
+        "repositories/access.py",
+        *(f"duckdb/{owner}.py" for owner in _OWNERS),
+    )
+}
 
 
 def guards(code: CodeType) -> bool:
     """Tell whether a function has to do with what others wait for."""
-    path = code.co_filename
-    return (path.startswith(_OURS) and path.endswith(_GUARDS)) or path.endswith("contextlib.py")
+    return code.co_filename in _GUARDS or code.co_filename.endswith("contextlib.py")
 
 
 def python_in_duckdb(code: CodeType) -> bool:
@@ -138,6 +138,10 @@ def interrupt_everywhere(call: Call, scope: Scope, monkeypatch: pytest.MonkeyPat
                 raise AssertionError(f"after an interrupt at place {place}") from error
             place += 1
         return place - 1
+
+
+def test_the_guards_are_files() -> None:
+    assert [file for file in _GUARDS if not Path(file).is_file()] == []
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -4,12 +4,16 @@ import asyncio
 import gc
 import itertools
 import random
+import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
@@ -21,6 +25,8 @@ from sqlalchemy.orm import Session
 from fiberstore import (
     AsyncDuckDBStorage,
     ConflictError,
+    DatabaseError,
+    DuckDBStorage,
     Fiber,
     FiberMembership,
     FiberRecord,
@@ -28,9 +34,11 @@ from fiberstore import (
     Membership,
     SqlStorage,
     StoredLog,
+    copy_store,
 )
 from fiberstore.aio.storage import AsyncTransaction
 from fiberstore.aio.workers import OneWorker
+from fiberstore.doctor import examine
 from fiberstore.repositories.storage import Transaction
 from tests.support.serializability_checker import (
     Change,
@@ -252,6 +260,7 @@ class Load:
         self._calls = itertools.count(1)
         self._positions: dict[int, int] = {}
         self.raised: dict[int, tuple[str, JsonValue]] = {}  # by each call, which fiber of which birth
+        self._copying = threading.Lock()
         self._entered: list[int] = [0]  # positions that are known to be stored
         first = newborn(0, type_="board")
         storage.write_fiber(record(BOARD, first))
@@ -261,6 +270,13 @@ class Load:
             at_once(self._enter(_here(transaction), Entry(1, call, {}, fibers)))
             for number in range(ACCOUNTS):
                 transaction.fibers.write_fiber(record(number, newborn(1, TOKENS)))
+
+    @cached_property
+    def copy(self) -> DuckDBStorage:
+        """What the store is copied to."""
+        copy = DuckDBStorage(":memory:")
+        copy.init_schema()
+        return copy
 
     def newest(self) -> int:
         """Return a position that is known to be stored."""
@@ -477,6 +493,46 @@ class Load:
         """Return those without changes by sessions, which on a server wait for nobody, in no order."""
         by_sessions = (self.change_by_session, self.forget_a_session)
         return [step for step in self.steps() if step not in by_sessions]
+
+    def back_up(self, _rng: random.Random) -> None:
+        """Read everything from a backup, which is one snapshot."""
+        assert isinstance(self.storage, DuckDBStorage)
+        begin, entered = time.monotonic(), self.newest()
+        with TemporaryDirectory() as folder:
+            self.storage.backup(Path(folder) / "backup.duckdb")
+            end = time.monotonic()
+            with (
+                DuckDBStorage(Path(folder) / "backup.duckdb", read_only=True) as backup,
+                backup.transaction() as unit,
+            ):
+                position = at_once(self._position(_here(unit), entered))
+                seen = at_once(self._values(_here(unit), range(FIBERS)))
+        self.reads.append(Read(begin, end, seen, position))
+
+    def compact(self, _rng: random.Random) -> None:
+        assert isinstance(self.storage, DuckDBStorage)
+        try:
+            self.storage.compact()
+        except DatabaseError as error:  # the sessions of the others
+            assert "needs the file for itself" in str(error) or "compacted already" in str(error)  # noqa: PT017
+
+    def copy_and_examine(self, rng: random.Random) -> None:
+        if self._copying.acquire(blocking=False):
+            try:
+                copy_store(self.storage, self.copy, mirror=rng.random() < 0.5)
+                examine(self.storage)
+            finally:
+                self._copying.release()
+
+    def steps_beside(self) -> list[Callable[[random.Random], None]]:
+        """Return the calls that look at a whole store, and the usual ones."""
+        return [*self.steps() * 2, self.back_up, self.back_up, self.compact, self.copy_and_examine]
+
+    def problems_beside(self) -> list[str]:
+        """Compare a copy with the store, and examine both, when all calls have ended."""
+        copied = copy_store(self.storage, self.copy, mirror=True)
+        found = [finding.text for of in (self.storage, self.copy) for finding in examine(of)]
+        return found if copied.is_equal else [f"the copy differs: {copied.differences}", *found]
 
     def problems(self, storage: SqlStorage) -> list[str]:
         """Compare what the callers were told with what is stored, when all calls have ended."""

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fiberstore import StorageError
 from tests.reliability.crash.crash_points import (
+    CalledFile,
     IngestedFile,
     IngestInputs,
     LaneFile,
@@ -52,8 +53,13 @@ MODES = {
     "migrate-tables": Mode("migrate", _MIGRATION, "tables"),
     "ingest": Mode("ingest", Aim("commit", 20, 6, "batch"), "ingest"),
 }
-_QUICK = tuple(mode for mode in MODES if mode not in {"bulk", "recovery"})
-TURNS = (*_QUICK, "bulk", *_QUICK, "recovery")
+CALLS = {"step": 8.0, "backup": 120.0, "compact": 180.0, "copy": 60.0, "doctor": 60.0}  # most ms
+MODES |= {
+    call: Mode("calls", Aim(f"begin {call}", 3, most_ms, call), "calls", LANES[:2], most_interrupts=8)
+    for call, most_ms in CALLS.items()
+}
+_QUICK = tuple(mode for mode in MODES if mode not in {"bulk", "recovery", *CALLS})
+TURNS = (*_QUICK, "bulk", *CALLS, *_QUICK, "recovery", *CALLS)
 
 
 class Campaign:
@@ -74,7 +80,7 @@ class Campaign:
         self.kills: Counter[str] = Counter()
         self.hits: Counter[str] = Counter()
         self.violations: list[str] = []
-        self._in_flight = self._whole = self._rescued = 0
+        self._in_flight = self._whole = self._rescued = self._left = self._interrupts = 0
         self._folder = folder
         self._seed = seed
         self._modes = list(modes)
@@ -105,7 +111,8 @@ class Campaign:
             f"seed {self._seed}: {self.kills.total()} kills, {len(self.violations)} violations\n"
             f"kills that landed in what the mode is for:\n{modes}\n"
             f"{self._in_flight} transactions had begun and were not acknowledged, {self._whole} of them "
-            f"whole\n{self._rescued} stores opened only as a rescued copy"
+            f"whole\n{self._rescued} stores opened only as a rescued copy\n"
+            f"{self._interrupts} calls ended by Ctrl-C, {self._left} unfinished files were left by kills"
         )
 
     def _kill(self, name: str) -> str:
@@ -125,11 +132,14 @@ class Campaign:
         self._in_flight += strike.in_flight
         self._whole += strike.whole
         self._rescued += strike.rescued
+        self._left += strike.left
+        self._interrupts += strike.death.interrupts
         if not strike.ended:
             self._scenes[mode.scene] = scene
         return (
             f"{line}: {strike.death.aimed}, {'hit' if strike.hit else 'missed'}; in flight: "
-            f"{dict(strike.death.in_flight)}; {time.perf_counter() - begin:.1f} s"
+            f"{dict(strike.death.in_flight)}; {strike.death.interrupts} interrupts; "
+            f"{time.perf_counter() - begin:.1f} s"
         )
 
     def _scene(self, kind: str, number: int, dice: random.Random) -> LaneFile | MigratedFile | IngestedFile:
@@ -141,6 +151,8 @@ class Campaign:
                 return LaneFile(path, (BULK,), 2)
             case "logs":
                 return LaneFile(path, (LOGS,), 3)
+            case "calls":
+                return CalledFile(self._folder / f"calls-{number}" / "store.duckdb", dice.randint(2, 6))
             case "ingest":
                 return IngestedFile(path, self._ingest_inputs, dice.randint(1, 4))
             case _:

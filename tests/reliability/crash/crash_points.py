@@ -9,7 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from fiberstore import DamagedFileError, DuckDBStorage, create_engine
+from fiberstore import DamagedFileError, DuckDBStorage, copy_store, create_engine
+from fiberstore.atomic_files import hidden_folders
+from fiberstore.doctor import examine
 from fiberstore.duckdb.rescue import rescue
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
@@ -18,7 +20,7 @@ from tests.contract.test_migrations import PLAIN_DDL, catalog, tables
 from tests.ingest.test_ingest import RULES, State, state_of
 from tests.ingest.test_ingest import write_logs as write_log_files
 from tests.reliability.crash.kills import Aim, Death, Strike, ViolationError, kill
-from tests.reliability.crash.victim import INGEST_BATCH_ROWS
+from tests.reliability.crash.victim import INGEST_BATCH_ROWS, backup_path
 from tests.reliability.crash.workers import EPOCH, LANES, LOGS, Contents, Step, epoch_us, rows, step
 
 _KEYS_AT_ONCE = 500
@@ -53,6 +55,7 @@ class Mode(NamedTuple):
         scene: Which file it writes, of ``SCENES``.
         lanes: Those it writes, if it does.
         settings: DuckDB's for the victim, as the query of a URL.
+        most_interrupts: How many times Ctrl-C comes before the kill is drawn from 0 to this.
     """
 
     program: str
@@ -60,6 +63,7 @@ class Mode(NamedTuple):
     scene: str
     lanes: tuple[str, ...] = ()
     settings: str = ""
+    most_interrupts: int = 0
 
 
 def kept_files(path: Path) -> Path:
@@ -105,9 +109,18 @@ class LaneFile:
             self._acknowledge(
                 kill(Aim("end step", 1, 0, "step"), dice, "bulk", self.path, f"{LOGS}:{self._next[LOGS]}")
             )
-        arguments = [f"{lane}:{self._next[lane]}" for lane in mode.lanes]
-        death = kill(mode.aim, dice, mode.program, self.path, *arguments, settings=mode.settings)
+        death = kill(
+            mode.aim,
+            dice,
+            mode.program,
+            self.path,
+            *self._arguments(mode),
+            settings=mode.settings,
+            interrupts=dice.randint(0, mode.most_interrupts),
+        )
         keep_files(self.path)
+        left = len(hidden_folders(self.path.parent))
+        self._check_files(death)
         hit = death.in_flight[mode.aim.phase] > 0
         if mode.aim.in_checkpoint:
             hit = hit and self._is_written_since(death)
@@ -120,7 +133,13 @@ class LaneFile:
             rescue(torn, self.path)
             whole, rescued = self._check(in_flight, dice), True
         self._strikes_left -= 1
-        return Strike(death, hit, len(in_flight), whole, self._strikes_left == 0, rescued)
+        return Strike(death, hit, len(in_flight), whole, self._strikes_left == 0, rescued, left)
+
+    def _arguments(self, mode: Mode) -> list[object]:
+        return [f"{lane}:{self._next[lane]}" for lane in mode.lanes]
+
+    def _check_files(self, death: Death) -> None:
+        """Check what the kill has left beside the file."""
 
     def _is_written_since(self, death: Death) -> bool:
         """Tell whether the file was written after the last report; its time is coarse, but never too late."""
@@ -129,12 +148,12 @@ class LaneFile:
 
     def _acknowledge(self, death: Death) -> list[Step]:
         """Expect what was acknowledged; return what was in flight."""
-        acknowledged = death.steps("end")
+        acknowledged = dict.fromkeys(death.steps("end"))  # twice, if Ctrl-C came just then
         for lane, number in acknowledged:
             assert number == self._next[lane]
             self._expect(step(lane, number))
             self._next[lane] += 1
-        return [step(*begun) for begun in death.steps("begin") if begun not in set(acknowledged)]
+        return [step(*begun) for begun in dict.fromkeys(death.steps("begin")) if begun not in acknowledged]
 
     def _check(self, in_flight: list[Step], dice: random.Random) -> int:
         """Return how many of those in flight are there."""
@@ -195,6 +214,110 @@ class LaneFile:
             log = storage.get_log(log_id)
             if log is None or log.raw_text != self._contents.logs[log_id][2]:
                 raise ViolationError(f"get_log gives {log!r}")
+
+
+class CalledFile(LaneFile):
+    """A store that is written while it is backed up, compacted, copied and examined."""
+
+    def __init__(self, path: Path, strikes: int) -> None:
+        path.parent.mkdir()
+        super().__init__(path, LANES[:2], strikes)
+        self._copy = path.with_name("copy.duckdb")
+        with DuckDBStorage(self._copy) as copy:
+            copy.init_schema()
+
+    def strike(self, mode: Mode, dice: random.Random) -> Strike:
+        """Do as for any store, then make every call once more.
+
+        Raises:
+            ViolationError: A backup is not a snapshot, a copy differs, something is left, or the doctor
+                finds something.
+        """
+        done = super().strike(mode, dice)
+        if left := hidden_folders(self.path.parent):
+            raise ViolationError(f"the kill left {done.left} unfinished files, an opening {len(left)}")
+        with DuckDBStorage(self.path) as storage, self._opened_copy() as copy:
+            copied = copy_store(storage, copy)
+            if not copied.is_equal:
+                raise ViolationError(f"the copy differs: {copied.differences}")
+            storage.compact()
+            if (found := Contents.scanned(storage)) != self._contents:
+                raise ViolationError(f"after compact: {found.differences(self._contents)}")
+            last = backup_path(self.path, 0)
+            storage.backup(last)
+            _examine(storage)
+            _examine(copy)
+        self._check_backup(last, {lane: range(next_, next_ + 1) for lane, next_ in self._next.items()})
+        names = {file.name for file in self.path.parent.iterdir() if not file.is_dir()}
+        known = ("store.duckdb", "rescued-", "copy.duckdb")
+        if others := sorted(name for name in names if not name.startswith(known)):
+            raise ViolationError(f"left in the folder: {others}")
+        return done
+
+    def _opened_copy(self) -> DuckDBStorage:
+        try:
+            return DuckDBStorage(self._copy)
+        except DamagedFileError:  # see fiberstore.duckdb.rescue
+            torn, self._copy = self._copy, self._copy.with_name(f"rescued-{self._copy.name}")
+            rescue(torn, self._copy)
+            return DuckDBStorage(self._copy)
+
+    def _arguments(self, mode: Mode) -> list[object]:
+        return [mode.aim.phase, self._copy, *super()._arguments(mode)]
+
+    def _check_files(self, death: Death) -> None:
+        """Check that each backup holds what was acknowledged before it began, and nothing of half."""
+        for place, words in enumerate(death.lines):
+            if words[:2] == ["begin", "backup"]:
+                ended = ["end", "backup", words[2]]
+                end = next((n for n, line in enumerate(death.lines) if line[:3] == ended), None)
+                path = backup_path(self.path, int(words[2]))
+                if path.exists():
+                    before, until = Death(death.lines[:place], ""), Death(death.lines[:end], "")
+                    self._check_backup(
+                        path,
+                        {
+                            lane: range(
+                                _next(before, "end", lane, next_), _next(until, "begin", lane, next_) + 1
+                            )
+                            for lane, next_ in ((lane, self._next[lane]) for lane in self._lanes)
+                        },
+                    )
+                elif end is not None:
+                    raise ViolationError(f"a backup that was acknowledged is not there: {path}")
+
+    def _check_backup(self, path: Path, nexts: dict[str, range]) -> None:
+        """Check a backup and remove it.
+
+        Args:
+            path: The file.
+            nexts: For each lane, which transaction may be the first that it does not hold.
+        """
+        with DuckDBStorage(path, read_only=True) as backup:
+            found = Contents.scanned(backup)
+            _examine(backup)
+        (lane, firsts), (other, seconds) = nexts.items()
+        contents = self._with(step(lane, n) for n in range(self._next[lane], firsts.start))
+        for first in firsts:
+            both = contents.copy()
+            for number in range(self._next[other], seconds.stop):
+                if number >= seconds.start and found == both:
+                    path.unlink()
+                    return
+                both.add(step(other, number))
+            contents.add(step(lane, first))
+        raise ViolationError(f"{path} is no snapshot of {nexts}: {found.differences(self._contents)}")
+
+
+def _next(death: Death, word: str, lane: str, otherwise: int) -> int:
+    return max((number + 1 for of, number in death.steps(word) if of == lane), default=otherwise)
+
+
+def _examine(storage: DuckDBStorage) -> None:
+    """See that the doctor finds nothing but what the lanes write, and an unfinished file until it is gone."""
+    known = ("outside their activity", "(it may come later)", "removes it")
+    if found := [finding.text for finding in examine(storage) if not finding.text.endswith(known)]:
+        raise ViolationError(f"the doctor finds {found} in {storage.engine.url.database}")
 
 
 def _subsets(steps: list[Step]) -> Iterator[tuple[Step, ...]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fiberstore import DuckDBStorage
-from tests.reliability.crash.campaign import MODES, Campaign
+from tests.reliability.crash.campaign import CALLS, MODES, Campaign
 from tests.reliability.crash.crash_points import INDEXED, look_up
 from tests.reliability.crash.recovery import recover
 from tests.reliability.crash.workers import rows, step
@@ -16,12 +16,15 @@ GROUPS = {
     ("bulk", "recovery"): 2,
     ("migrate-empty", "migrate-tables"): 2,
     ("ingest",): 2,
+    tuple(CALLS): 5,
 }
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("modes", "kills"), GROUPS.items(), ids=["lanes", "bulk", "migration", "ingest"])
+@pytest.mark.parametrize(
+    ("modes", "kills"), GROUPS.items(), ids=["lanes", "bulk", "migration", "ingest", "calls"]
+)
 def test_what_was_acknowledged_is_whole_after_a_kill_and_nothing_is_half(
     tmp_path: Path, long_form: bool, modes: tuple[str, ...], kills: int
 ) -> None:

@@ -5,6 +5,7 @@ Each line ends with the time in ns; it is one ``write`` to the pipe, so all that
 is there to be read.
 """
 
+import faulthandler
 import itertools
 import os
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +22,9 @@ import duckdb
 import pyarrow as pa  # noqa: F401  # imported now, so that no first call takes longer than the others
 import sqlalchemy as sa
 
-from fiberstore import DuckDBStorage, LogRecord
+from fiberstore import DuckDBStorage, LogRecord, copy_store
+from fiberstore.doctor import examine
+from fiberstore.duckdb.change_lock import LOCK_TIMEOUT_S
 from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
 from fiberstore.repositories.access import BATCH_ROWS
@@ -28,6 +32,7 @@ from fiberstore.sql import migrate
 from tests.reliability.crash.workers import bulk_logs, step
 
 INGEST_BATCH_ROWS = 25
+HANGS_S = 55  # before it is ended as one that hangs
 _FILL_ROWS = 10_000
 _ROWS_PER_REPORT = 10_000
 _START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -110,6 +115,101 @@ def fill_log(file: str, bytes_: str) -> None:
                 threading.Event().wait()
 
 
+class Caller:
+    """Makes calls in the main thread, where Ctrl-C comes.
+
+    Each call is followed by the next transaction of a lane. After Ctrl-C another thread has to get its turn
+    to change rows, and what was interrupted is called again.
+    """
+
+    def __init__(self, storage: DuckDBStorage, copy: DuckDBStorage, lane: str, number: int) -> None:
+        self._storage = storage
+        self._copy = copy
+        self._lane = lane
+        self._number = number
+        self._backups = itertools.count(1)
+        self._others = ThreadPoolExecutor(1)
+        self._calls = {
+            "step": self._step,
+            "backup": self._back_up,
+            "compact": self._compact,
+            "copy": self._copy_store,
+            "doctor": self._examine,
+        }
+
+    def run(self, call: str) -> None:
+        turns = itertools.count(1)
+        while True:
+            try:
+                while True:
+                    self._calls[call]()
+                    self._step()
+            except KeyboardInterrupt:
+                turn = next(turns)
+                report("cut", turn)
+                for storage in (self._storage, self._copy):
+                    changed = self._others.submit(storage.checkpoints.set, "turn", str(turn))
+                    changed.result(LOCK_TIMEOUT_S / 2)
+                faulthandler.dump_traceback_later(HANGS_S)
+                report("checked", turn)
+
+    def _step(self) -> None:
+        report("begin", "step", self._lane, self._number)
+        step(self._lane, self._number).write(self._storage)
+        report("end", "step", self._lane, self._number)
+        self._number += 1
+
+    def _back_up(self) -> None:
+        number = next(self._backups)
+        report("begin", "backup", number)
+        self._storage.backup(backup_path(Path(self._storage.engine.url.database or ""), number))
+        report("end", "backup", number)
+
+    def _compact(self) -> None:
+        report("begin", "compact")
+        self._storage.compact()
+        report("end", "compact")
+
+    def _copy_store(self) -> None:
+        report("begin", "copy")
+        copy_store(self._storage, self._copy)
+        report("end", "copy")
+
+    def _examine(self) -> None:
+        report("begin", "doctor")
+        examine(self._storage)
+        report("end", "doctor")
+
+
+def backup_path(store: Path, number: int) -> Path:
+    return store.with_name(f"backup-{number}.duckdb")
+
+
+def make_calls(file: str, call: str, copy: str, *lanes: str) -> None:
+    def write_beside(lane: str, number: int) -> None:
+        while True:
+            for one in range(number, number := number + 5):
+                report("begin", "step", lane, one)
+                step(lane, one).write(storage)
+                report("end", "step", lane, one)
+            examine(storage)  # it touches the catalog
+
+    def dropped(found: "sys.UnraisableHookArgs") -> None:
+        if found.exc_type is KeyboardInterrupt:
+            report("checked")
+        else:
+            sys.__unraisablehook__(found)
+
+    faulthandler.dump_traceback_later(HANGS_S)
+    sys.unraisablehook = dropped  # what is raised in a destructor, Python prints and drops
+    (lane, number), beside = (
+        (name, int(next_)) for name, _, next_ in (part.partition(":") for part in lanes)
+    )
+    with DuckDBStorage(file) as storage, DuckDBStorage(copy) as destination:
+        threading.Thread(target=write_beside, args=beside).start()
+        Caller(storage, destination, lane, number).run(call)
+
+
 def open_store(file: str) -> None:
     report("begin", "opening")
     with DuckDBStorage(file):
@@ -154,6 +254,7 @@ if __name__ == "__main__":
         "lanes": write_lanes,
         "checkpoints": write_beside_checkpoints,
         "bulk": write_bulk,
+        "calls": make_calls,
         "open": open_store,
         "fill": fill_log,
         "migrate": migrate_file,
