@@ -1,4 +1,4 @@
-"""How commands open a store that they change, and what shows that they are at work."""
+"""Opening of stores by the commands that change them, and the display of their progress."""
 
 import shlex
 from collections.abc import Iterator
@@ -102,5 +102,5 @@ def compact_store(storage: SqlStorage) -> Compacted:
 
 
 def shown_sizes(compacted: Compacted) -> str:
-    """Return what a compaction has done, in words."""
+    """Describe the outcome of a compaction."""
     return f"the store took {decimal(compacted.bytes_before)}, and takes {decimal(compacted.bytes_after)} now"

@@ -56,7 +56,7 @@ class _Console(Console):
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return what shows things on stdout or stderr, as on a terminal only if the stream is one.
+    """Make the console of stdout or stderr, which is a terminal only if the stream is one.
 
     Rich alone takes a pipe for a terminal under FORCE_COLOR, which most CI systems set. TTY_COMPATIBLE=1
     says that what reads the stream shows it as a terminal does.

@@ -1,4 +1,4 @@
-"""What the command line asks a store beyond its queries: ids and versions by their beginning, statistics."""
+"""Lookups of the command line beyond queries: ids and versions by their beginning, statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True)
 class FiberCount:
-    """How many fibers of one type there are."""
+    """Numbers of open and closed fibers of one type."""
 
     fiber_type: str
     open: int
@@ -37,7 +37,7 @@ class FiberCount:
 
 @dataclass(frozen=True, slots=True)
 class VersionCount:
-    """How many logs and fibers were stored under one config version."""
+    """Numbers of logs and fibers of one config version."""
 
     version: str
     config_version: int
@@ -57,7 +57,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a store holds.
+    """Content of a store.
 
     Attributes:
         file: The database file, or the URL of the database on a server; None for a database in memory.

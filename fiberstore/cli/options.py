@@ -205,7 +205,7 @@ class FiberFilter:
 
     @property
     def is_given(self) -> bool:
-        """Whether one of the options is given."""
+        """True if one of the options is given."""
         return any(getattr(self, option.name) not in (None, []) for option in fields(self))
 
 
@@ -234,8 +234,8 @@ def fiber_order(name: FiberOrderName) -> FiberOrder:
 
 
 def tell_more(page: Page[Any]) -> None:
-    """Say how to go on after a page, on stderr, and what of it is late."""
+    """Print on stderr the option that resumes after a page, and the number of late rows in it."""
     if page.late:
         tell(f"the first {len(page.late):,} were stored meanwhile; their place is on an earlier page")
     if page.next is not None:
-        tell(f"there is more; the same command with --cursor {page.next} goes on")
+        tell(f"there is more; the same command with --cursor {page.next} continues")

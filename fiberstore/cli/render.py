@@ -1,4 +1,4 @@
-r"""How results are shown: tables on a terminal, tab-separated in a pipe, JSON where it is asked for.
+r"""Formats of results: tables on a terminal, tab-separated in a pipe, JSON where it is asked for.
 
 A pipe gets every value whole, one record a line under a line of names, without colour. Text from logs is
 never read as markup, and control characters in it are shown as ``\x1b`` and the like.
@@ -227,7 +227,7 @@ def version_json(config_version: int) -> dict[str, JsonValue]:
 
 
 def generation_json(generation: Generation) -> dict[str, JsonValue]:
-    """Return what is known of a config version, but for its content."""
+    """Convert a config version, without its content."""
     known = generation.registered
     parent = None if known is None or known.parent is None else version_json(known.parent)
     return {

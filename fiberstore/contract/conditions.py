@@ -315,7 +315,7 @@ class IdColumn(Column[R, UUID]):
     __slots__ = ()
 
     def check(self, value: UUID) -> UUID:
-        """See ``Column.check``."""
+        """Take a ``UUID``."""
         check_id(value)
         return value
 
@@ -495,7 +495,7 @@ class LogFibers:
 
 
 class LogColumns:
-    """What logs can be filtered by."""
+    """Columns for conditions on logs."""
 
     log_id = IdColumn(StoredLog, "log_id")
     timestamp = TimeColumn(StoredLog, "timestamp")
@@ -508,7 +508,7 @@ class LogColumns:
 
 
 class FiberColumns:
-    """What fibers can be filtered by."""
+    """Columns for conditions on fibers."""
 
     fiber_id = IdColumn(FiberRecord, "fiber_id")
     fiber_type = TextColumn(FiberRecord, "fiber_type")
@@ -524,7 +524,7 @@ class FiberColumns:
 
 
 class MembershipColumns:
-    """What memberships can be filtered by."""
+    """Columns for conditions on memberships."""
 
     log_id = IdColumn(FiberMembership, "log_id")
     fiber_id = IdColumn(FiberMembership, "fiber_id")

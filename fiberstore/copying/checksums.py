@@ -1,6 +1,6 @@
-"""What a store holds, in a form in which two stores can be compared, on whatever backends they are.
+"""Checksums of the tables of a store, by which stores on any backends can be compared.
 
-A table is told by its number of rows and by a checksum that does not depend on their order: the sum, modulo
+A table is identified by its number of rows and by a checksum that does not depend on their order: the sum, modulo
 2**128, of a hash of each row. A row is hashed by its values as text, so it does not matter how a database
 keeps them: ids in hex, times in µs since 1970, and JSON with sorted keys and with numbers by their value,
 because a database may give ``1e16`` back as ``10000000000000000``, or ``-0.0`` as ``0.0``.
@@ -61,7 +61,7 @@ _NO_VALUE = "null"
 
 @dataclass(frozen=True, slots=True)
 class TableSum:
-    """What tells the content of one table from another.
+    """Number and checksum of the rows of one table.
 
     Attributes:
         rows: How many rows it has.
@@ -186,7 +186,7 @@ def _digests(rows: Sequence[bytes]) -> list[bytes]:
 
 
 def _of_batch(batch: "pa.RecordBatch") -> list[bytes]:
-    """Return what each record is hashed by: its values, with NUL between, which no text holds."""
+    """Serialize records for hashing: their values, separated by NUL, which no text holds."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

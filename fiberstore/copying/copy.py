@@ -125,7 +125,7 @@ class Copied:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both hold the same."""
+        """True if both stores hold the same rows."""
         return not self.differing
 
 
@@ -166,7 +166,7 @@ def copy_store(
     Raises:
         ValueError: Both are the same database, or a number is out of bounds.
         CheckpointError: Another copy between the two is running.
-        StorageError: A database failed; what was written until then stays, and another call goes on.
+        StorageError: A database failed; what was written until then stays, and another call resumes.
     """
     check_number("batch_rows", batch_rows, least=1)
     check_number("max_passes", max_passes, least=1)
@@ -234,7 +234,7 @@ class _Copy:
         return self._changes > before or not has_all_logs
 
     def compare(self) -> Copied:
-        """Return what was written until now, and what both stores hold."""
+        """Compare the two stores, and report what was written so far."""
         source, destination = (
             table_sums(storage, on_rows=partial(self._tell, "check"))
             for storage in (self._source, self._destination)
@@ -481,7 +481,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _values(fiber: FiberRecord) -> tuple[object, ...]:
-    """Return what tells fibers apart; unlike values, texts of JSON tell 1 and true apart."""
+    """Return the values by which fibers are compared; JSON as text, in which 1 and true differ."""
     return (
         fiber.fiber_type,
         fiber.config_version,

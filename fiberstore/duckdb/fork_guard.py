@@ -142,7 +142,7 @@ def opened(database: str, connect: Callable[[], T], close: Callable[[T], None]) 
 
 
 def file_number(database: str) -> tuple[int, int] | None:
-    """Return what tells a file from another of the same name; None if there is none."""
+    """Return the device and inode of a file, which tell it from another of that name; None if missing."""
     try:
         found = os.stat(database)  # noqa: PTH116  # it opens nothing
     except OSError:  # DuckDB will say what is wrong

@@ -42,7 +42,7 @@ class Appends:
 
     @classmethod
     def of(cls, database: str) -> "Appends":
-        """Return what all connections of this process to one database share."""
+        """Return the counter that all connections of this process to one database share."""
         key = database_key(database)
         with cls._registry_lock:
             appends = cls._by_database.get(key)

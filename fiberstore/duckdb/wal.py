@@ -1,7 +1,7 @@
-"""Looks at a database's files before DuckDB opens them.
+"""Verification of a write-ahead log (WAL) before DuckDB opens the database.
 
-What does not fit in a write-ahead log, DuckDB takes for its torn end, as ``kill -9`` leaves it, and goes on
-without it. That is wrong where commits follow: damage to the length of one entry, or to the header, would
+DuckDB takes an invalid entry of a WAL for its torn end, as ``kill -9`` leaves it, and drops the rest.
+That is wrong where commits follow: damage to the length of one entry, or to the header, would
 silently drop what was acknowledged. Everything else in a log has a checksum, which DuckDB verifies itself.
 
 A log of DuckDB 2.0 is a header and entries: the length of the payload and its checksum, 8 bytes each, then
@@ -71,7 +71,7 @@ def check_files(database: Path) -> None:
 
 
 def _state(database: Path) -> list[tuple[int, int]]:
-    """Return what changes while another process creates the files or writes a checkpoint."""
+    """Return sizes and times of the files, which change while another process creates or checkpoints them."""
     files = (database.with_name(database.name + suffix) for suffix in ("", ".wal", ".wal.checkpoint"))
     return [(_size_bytes(file), file.stat().st_mtime_ns if file.exists() else 0) for file in files]
 

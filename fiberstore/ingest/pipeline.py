@@ -21,7 +21,7 @@ _BATCH_CHARACTERS = 1 << 25
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What an ingest has done so far.
+    """Progress of an ingest.
 
     Attributes:
         logs_read: Records read from the files.
@@ -48,7 +48,7 @@ def ingest(
 
     Each batch is stored whole, with its logs, fibers and memberships, or not at all. Lines that these rules
     (by ``rules.config_version``) have put into a fiber before are passed over, and the fibers they left open
-    go on. So reading files again adds nothing, a run that was killed and started again ends in the same state
+    are resumed. So reading files again adds nothing, a run that was killed and started again ends in the same state
     as one that was not, and a file that has grown, or the next one of a rotated log, is added to what is
     there.
 

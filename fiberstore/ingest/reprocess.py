@@ -22,7 +22,7 @@ _BEGINNING = ""
 
 @dataclass(frozen=True, slots=True)
 class ReprocessReport:
-    """What a reprocessing has done so far.
+    """Progress of a reprocessing.
 
     Attributes:
         logs_read: Logs read from the store, those that were passed over too.

@@ -146,7 +146,7 @@ class Source(_Model):
 
     @property
     def has_year(self) -> bool:
-        """Whether the stamps carry their year themselves."""
+        """True if the stamps carry their year."""
         return format_has(self.format, "YyGcx")
 
     @field_validator("timezone")
@@ -165,7 +165,7 @@ class Source(_Model):
 
 
 class Pattern(_Model):
-    """What a line of one source must hold to join a fiber; the named groups that match are its keys."""
+    """Expression that a line of one source must match to join a fiber; its named groups are the keys."""
 
     source: str
     regex: Annotated[re.Pattern[str], BeforeValidator(_compile), AfterValidator(_check_keys)]

@@ -1,7 +1,7 @@
-"""What the repositories take of PostgreSQL's values, which psycopg would make into other objects.
+"""Loaders of PostgreSQL's values for the repositories, in place of psycopg's.
 
-They are for results in the binary format, which only this package asks for. Sessions of SQLAlchemy get text:
-of a JSONB, and of a time that no ``datetime`` holds; the column types make values or errors of it.
+They are for results in the binary format, which only this package requests. Sessions of SQLAlchemy get a
+JSONB, and a time that no ``datetime`` holds, as text; the column types make values or errors of it.
 """
 
 from datetime import datetime

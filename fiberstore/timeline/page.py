@@ -142,7 +142,7 @@ def write_timeline_page(
 
 
 def timeline_page(timeline: Timeline, texts: Mapping[UUID, str], *, title: str = "Fibers over time") -> str:
-    """Return what ``write_timeline_page`` writes."""
+    """Render the page that ``write_timeline_page`` writes."""
     try:
         from bokeh.embed import file_html
         from bokeh.resources import INLINE
@@ -440,7 +440,7 @@ def _controls(
 
 
 def _lanes(fibers: Sequence[FiberRecord]) -> dict[UUID, str]:
-    """Return what each lane is called."""
+    """Return the name of each lane."""
     return {
         fiber.fiber_id: f"{_cut(visible(fiber.fiber_type), _NAME_CHARACTERS)} {short_id}"
         for fiber, short_id in zip(fibers, short_ids(fibers), strict=True)

@@ -1,6 +1,6 @@
-"""What waits to be written, and when it is due: a buffered writer without its thread or event loop.
+"""Records that wait to be written, and the time of the next flush: a buffered writer without its thread.
 
-Whoever uses it sees to it that one thing happens at a time.
+It is not thread-safe: its users serialize their calls.
 """
 
 import logging
@@ -59,7 +59,7 @@ class UnwrittenError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[F]):
-    """What is written at once.
+    """Records of one write.
 
     Attributes:
         logs: In the order they came.
@@ -144,7 +144,7 @@ class Buffer(Generic[F]):
 
     @property
     def is_full(self) -> bool:
-        """Whether a flush is due, however young the records are."""
+        """True if a flush is due, however young the records are."""
         return len(self._entries) >= self._flush_rows or self._bytes >= self._flush_bytes
 
     def has_room(self, size_bytes: int) -> bool:
@@ -190,7 +190,7 @@ class Buffer(Generic[F]):
         self._not_before_s = 0.0
 
     def batch(self) -> Batch[F]:
-        """Return what is to be written next; it stays here until it is ``stored``."""
+        """Return the next batch to write; it stays here until it is ``stored``."""
         size_bytes = 0
         futures: list[F] = []
         logs: list[LogRecord] = []

@@ -69,12 +69,12 @@ class AsyncBufferedWriter:
 
     @property
     def last_error(self) -> Exception | None:
-        """See ``BufferedWriter.last_error``."""
+        """Error of the last flush; None if it succeeded."""
         return self._buffer.last_error
 
     @property
     def dropped(self) -> int:
-        """See ``BufferedWriter.dropped``."""
+        """Number of records that were dropped because the buffer was full."""
         return self._buffer.dropped
 
     async def write(self, record: BufferedRecord) -> asyncio.Future[None]:

@@ -86,12 +86,12 @@ class BufferedWriter:
 
     @property
     def last_error(self) -> Exception | None:
-        """Why the last flush has failed; None if it has not."""
+        """Error of the last flush; None if it succeeded."""
         return self._buffer.last_error
 
     @property
     def dropped(self) -> int:
-        """How many records were left out, because there was no room."""
+        """Number of records that were dropped because the buffer was full."""
         return self._buffer.dropped
 
     def write(self, record: BufferedRecord) -> Future[None]:

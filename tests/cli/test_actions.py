@@ -404,7 +404,7 @@ def test_a_prune_goes_on_after_its_most_steps(run: Run, db: Path, monkeypatch: p
     options = ("prune", "--db", db, "--older-than", "1h")
     result = run(*options, "--max-steps", "1")
     assert result.code == 0
-    assert result.err == "fiberstore: there is more to delete; the same command goes on\n"
+    assert result.err == "fiberstore: there is more to delete; the same command resumes\n"
     assert {4, 6} < stored_logs(db) < {1, 2, 3, 4, 5, 6}
     assert run(*options).err == ""
     assert (stored_fibers(db), stored_logs(db)) == ({JOB}, {4, 6})
@@ -423,7 +423,7 @@ def test_ctrl_c_between_steps_keeps_what_is_done_and_the_next_run_goes_on(
         result = run("prune", "--db", db, "--older-than", "1h")
     assert (result.code, result.out) == (130, "")
     assert (
-        "fiberstore: interrupted; what was deleted until then is gone, and the same command goes on\n"
+        "fiberstore: interrupted; what was deleted until then is gone, and the same command resumes\n"
         in result.err
     )
     assert {4, 6} < stored_logs(db) < {1, 2, 3, 4, 5, 6}

@@ -378,7 +378,7 @@ def test_the_default_limit_is_told_with_a_cursor_when_it_is_reached(run: Run, db
     result = run("logs", "--db", db_file, "--json")
     assert len(result.objects) == 1_000
     assert result.err.startswith("fiberstore: there is more; the same command with --cursor ")
-    assert result.err.endswith(" goes on\n")
+    assert result.err.endswith(" continues\n")
     rest = run("logs", "--db", db_file, "--json", "--cursor", told_cursor(result))
     assert ([log["raw_text"] for log in rest.objects], rest.err) == (["line 1000"], "")
 

@@ -42,8 +42,8 @@ _UNLIKE = [  # what is not the same in two stores of the same content
         r'"(seconds|logs_per_second|\w+_bytes|bytes_\w+|ingestion_time|created_at|updated_at)": [^,}]+',
         r'"\1"',
     ),
-    (r"--cursor \S+ goes on", "--cursor"),
-    (r"--position \S+ goes on", "--position"),
+    (r"--cursor \S+ continues", "--cursor"),
+    (r"--position \S+ resumes", "--position"),
 ]
 
 
@@ -356,7 +356,7 @@ def test_tail_goes_on_from_where_another_ended(postgres_url: str, capsys: pytest
     with PostgresStorage(postgres_url) as storage:
         storage.init_schema()
         storage.write_logs([log(1)])
-        told = re.search(r"--position (\S+) goes on", run("tail", "--db", postgres_url).err)
+        told = re.search(r"--position (\S+) resumes", run("tail", "--db", postgres_url).err)
         assert told is not None
         storage.write_logs([log(2, text="later")])
         rest = run("tail", "--db", postgres_url, "--position", told[1])

@@ -485,7 +485,7 @@ def test_the_bars_of_a_histogram_fit_the_terminal(store: Path, columns: int) -> 
 
 
 def position_of(err: str) -> str:
-    told = re.search(r"^fiberstore: --position (\S+) goes on from here$", err, re.MULTILINE)
+    told = re.search(r"^fiberstore: --position (\S+) resumes from here$", err, re.MULTILINE)
     assert told is not None, err
     (position,) = shlex.split(told[1])
     return position

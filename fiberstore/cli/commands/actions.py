@@ -157,7 +157,7 @@ def _check_other(storage: SqlStorage, digits: str, survivor_id: UUID) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How it is told what was done, or would be."""
+    """Formats the outcome of an action, real or dry-run."""
 
     verb: str
     participle: str
@@ -165,7 +165,7 @@ class Done:
     as_json: bool
 
     def tell(self, changed: int, things: str) -> None:
-        """Tell how many things have changed."""
+        """Print the number of things that were changed, or would be."""
         if self.as_json:
             print_json({"dry_run": self.dry_run, "changed": changed})
         elif self.dry_run:

@@ -45,7 +45,7 @@ def copy(
         try:
             copied = copy_store(storage, target, mirror=mirror, on_rows=on_rows)
         except KeyboardInterrupt:
-            tell("interrupted; the same command goes on from there")
+            tell("interrupted; the same command resumes from there")
             raise typer.Exit(INTERRUPTED) from None
         seconds = time.monotonic() - begin
     print_copied(copied, seconds, as_json=as_json)

@@ -251,7 +251,7 @@ def _reprocess(storage: SqlStorage, rules: Rules) -> tuple[ReprocessReport, floa
         with _progress(storage.logs.count()) as on_batch:
             report = reprocess_logs(storage, rules, on_batch=on_batch)
     except KeyboardInterrupt:
-        tell("interrupted; what was made stays, and the same command goes on from there")
+        tell("interrupted; what was made stays, and the same command resumes from there")
         raise typer.Exit(INTERRUPTED) from None
     return report, time.monotonic() - begin
 

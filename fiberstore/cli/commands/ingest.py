@@ -66,7 +66,7 @@ def ingest(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Read log files into a store, join their lines into fibers, and go on where the last run stopped."""
+    """Read log files into a store, join their lines into fibers, and resume where the last run stopped."""
     loaded = load_rules(rules, _parse_paths(paths or []))
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
@@ -100,7 +100,7 @@ def _ingest(storage: SqlStorage, rules: Rules) -> tuple[IngestReport, float]:
     except KeyboardInterrupt:
         stored = storage.logs.count()
         tell(
-            f"interrupted; the store holds {counted(stored, 'logs')}, and the same command goes on from there"
+            f"interrupted; the store holds {counted(stored, 'logs')}, and the same command resumes from there"
         )
         raise typer.Exit(INTERRUPTED) from None
     return report, time.monotonic() - begin

@@ -76,7 +76,7 @@ def prune(
     ] = None,
     max_steps: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="End after so many steps; the same command goes on."),
+        typer.Option(min=1, metavar="N", help="End after so many steps; the same command resumes."),
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Give the space back to the disk, as `db compact` does.")
@@ -94,8 +94,7 @@ def prune(
     nothing of the other goes but the logs that only those fibers hold. All that are given must hold;
     --older-than and --max-size alone are of fibers and logs.
 
-    It works in steps, each a transaction: when it is interrupted the store is whole, and the same command
-    goes on.
+    It works in steps, each a transaction. An interruption leaves the store whole; the same command resumes.
     """
     what_fibers = _all_of(Fibers.c.fiber_type.in_(types) if types else None, fibers)
     what_logs = _all_of(Logs.c.source_id.in_(sources) if sources else None, logs)
@@ -131,7 +130,7 @@ def prune(
     elif not dry_run:
         print_line(_free(pruned, db))
     if not pruned.is_complete:
-        tell("there is more to delete; the same command goes on")
+        tell("there is more to delete; the same command resumes")
 
 
 def _all_of(*conditions: Condition[R] | None) -> Condition[R] | None:
@@ -145,12 +144,12 @@ def _count(what: Callable[..., Pruned]) -> Pruned:
 
 
 def _delete(what: Callable[..., Pruned]) -> Pruned:
-    """Prune, with a bar on a terminal; say how to go on if it is interrupted."""
+    """Prune, with a bar on a terminal; print the command that resumes it after an interruption."""
     try:
         with _progress(what) as on_step:
             return what(on_step=on_step)
     except KeyboardInterrupt:
-        tell("interrupted; what was deleted until then is gone, and the same command goes on")
+        tell("interrupted; what was deleted until then is gone, and the same command resumes")
         raise typer.Exit(INTERRUPTED) from None
 
 

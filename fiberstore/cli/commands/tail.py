@@ -58,7 +58,7 @@ def tail(
 
     Logs that one call or transaction has stored may come in another order than they were written in.
 
-    At its end it tells, on stderr, the position to go on from. DuckDB lets nobody write a file that another
+    At its end the command prints, on stderr, the position to resume from. DuckDB lets nobody write a file that another
     process has open: the store is opened only for moments, when it has changed, and a program that writes it
     should open it with a `lock_timeout_s` of a second. While such a program has it open, nothing is seen. On
     PostgreSQL nobody waits.
@@ -73,7 +73,7 @@ def tail(
             following.begin_after(position)
         while follow and not stop.wait(_WAIT_S):
             following.look()
-    tell(f"--position {shlex.quote(following.position)} goes on from here")
+    tell(f"--position {shlex.quote(following.position)} resumes from here")
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
 
@@ -129,7 +129,7 @@ class Following:
     """Prints what is new in a store, each time it is looked at.
 
     Attributes:
-        position: Where to go on; everything before it is printed.
+        position: Position to resume from; everything before it is printed.
     """
 
     def __init__(
