@@ -102,7 +102,7 @@ class DamagedFileError(DatabaseError):
         advice = "Keep copies of the file and of its .wal as they are now, and restore a backup of both"
         if path is not None and path.endswith((".wal", ".wal.checkpoint")):
             advice += (
-                ". Or go on with what the last checkpoint holds, without what was written since: move every "
+                ". Or keep what the last WAL checkpoint holds, and lose what was written since: move every "
                 "file whose name begins with that of the .wal away yourself"
             )
         if path is None:
@@ -161,8 +161,8 @@ class CheckpointError(StorageError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"checkpoint {name!r} is {_place(found)}, not {_place(expected)}: somebody else has moved it; "
-            "read it again, and go on from there"
+            f"checkpoint {name!r}: expected {_value(expected)}, found {_value(found)}. "
+            "Another writer moved it; read it again and retry"
         )
 
     def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str | None, str | None]]:
@@ -236,5 +236,5 @@ class SchemaVersionError(StorageError):
         return type(self), (self.found, self.known)
 
 
-def _place(value: str | None) -> str:
-    return "unset" if value is None else f"{value!r:.200}"
+def _value(value: str | None) -> str:
+    return "no value" if value is None else f"{value!r:.200}"

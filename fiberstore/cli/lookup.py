@@ -83,7 +83,7 @@ class Statistics:
 
 
 def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
-    """Return the id of a fiber that begins with these hex digits; of one that was merged, of its survivor.
+    """Find the one fiber id that begins with these hex digits; of a merged fiber, the survivor.
 
     Raises:
         StorageError: There is none, or more than one.
@@ -113,7 +113,7 @@ def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
 
 
 def find_fiber(storage: SqlStorage, digits: str) -> FiberSummary:
-    """Return the fiber whose id begins with these hex digits.
+    """Find the one fiber whose id begins with these hex digits.
 
     Raises:
         StorageError: There is none, or more than one.

@@ -1,9 +1,9 @@
 """Checksums of the tables of a store, by which stores on any backends can be compared.
 
-A table is identified by its number of rows and by a checksum that does not depend on their order: the sum, modulo
-2**128, of a hash of each row. A row is hashed by its values as text, so it does not matter how a database
-keeps them: ids in hex, times in µs since 1970, and JSON with sorted keys and with numbers by their value,
-because a database may give ``1e16`` back as ``10000000000000000``, or ``-0.0`` as ``0.0``.
+A table is identified by its number of rows and by a checksum that does not depend on their order: the sum,
+modulo 2**128, of a hash of each row. A row is hashed by its values as text, however a database keeps them:
+ids in hex, times in µs since 1970, and JSON with sorted keys and with numbers by their value, because a
+database may give ``1e16`` back as ``10000000000000000``, or ``-0.0`` as ``0.0``.
 """
 
 import json

@@ -47,10 +47,9 @@ def ingest(
     """Read all files of the rules into the store.
 
     Each batch is stored whole, with its logs, fibers and memberships, or not at all. Lines that these rules
-    (by ``rules.config_version``) have put into a fiber before are passed over, and the fibers they left open
-    are resumed. So reading files again adds nothing, a run that was killed and started again ends in the same state
-    as one that was not, and a file that has grown, or the next one of a rotated log, is added to what is
-    there.
+    (by ``rules.config_version``) have put into a fiber before are skipped, and the fibers they left open are
+    resumed. So reading files again adds nothing. A run that was killed and started again ends in the same
+    state as one that was not. A file that has grown, or the next one of a rotated log, is added.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:

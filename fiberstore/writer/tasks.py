@@ -78,11 +78,21 @@ class AsyncBufferedWriter:
         return self._buffer.dropped
 
     async def write(self, record: BufferedRecord) -> asyncio.Future[None]:
-        """Take a record; see ``BufferedWriter.write``. If it is cancelled, the record is not taken.
+        """Take a record. If the call is cancelled, the record is not taken.
+
+        A ``LogRecord`` is stamped when it is flushed. Of several fibers of one id in a batch, the last is
+        stored.
 
         Returns:
-            A future that is done when the record is durable. If it is cancelled, the record is written all
-            the same.
+            A future that is done when the record is durable. If the future is cancelled, the record is
+            written all the same. For a record that was dropped, it has ``BufferFullError``; after a
+            ``close()`` that failed, the error of the storage.
+
+        Raises:
+            TypeError: It is no record, or lacks a field.
+            ValueError: It holds values that cannot be stored.
+            BufferFullError: There is no room, and ``when_full`` is ``"raise"``.
+            DatabaseError: The writer is closed, or belongs to a parent process.
         """
         copy, size_bytes = checked(record)
         self._start()
@@ -97,7 +107,15 @@ class AsyncBufferedWriter:
         return future
 
     async def flush(self, timeout_s: float | None = None) -> None:
-        """See ``BufferedWriter.flush``."""
+        """Wait until all that was written so far is durable.
+
+        Args:
+            timeout_s: Seconds to wait at most; None is without end.
+
+        Raises:
+            TimeoutError: It is not durable in time, and no flush has failed.
+            StorageError: It is not durable in time: the error that the storage raised last.
+        """
         self._refuse_fork()
         wanted = self._buffer.demand()
         self._due.set()

@@ -107,7 +107,7 @@ class BufferedWriter:
 
         Raises:
             TypeError: It is no record, or lacks a field.
-            ValueError: It holds what cannot be stored.
+            ValueError: It holds values that cannot be stored.
             BufferFullError: There is no room, and ``when_full`` is ``"raise"``.
             DatabaseError: The writer is closed, or belongs to a parent process.
         """
@@ -131,7 +131,7 @@ class BufferedWriter:
 
         Raises:
             TimeoutError: It is not durable in time, and no flush has failed.
-            StorageError: It is not durable in time: what the storage raised last.
+            StorageError: It is not durable in time: the error that the storage raised last.
         """
         self._refuse_fork()
         self._refuse_own_thread()

@@ -17,7 +17,7 @@ import duckdb
 import pytest
 
 from fiberstore import DuckDBStorage, Fibers, Logs
-from fiberstore.cli.sizes import parse_size
+from fiberstore.cli.units import parse_size
 from fiberstore.contract.lifecycle import Pruned
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.contract.test_injection import assert_without_effect

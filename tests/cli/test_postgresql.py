@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 
 from fiberstore import DatabaseError, DuckDBStorage
 from fiberstore.cli import main
-from fiberstore.cli.commands.tail import Following, ServerStore
+from fiberstore.cli.commands.tail import ServerStore, TailFollower
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines
 from fiberstore.cli.stores import open_read_only
@@ -338,7 +338,7 @@ def test_tail_prints_what_others_store_and_nothing_twice(
 ) -> None:
     with PostgresStorage(postgres_url) as storage, open_read_only(postgres_url) as reader:
         storage.init_schema()
-        following = Following(LogFilter(), ServerStore(reader), LogLines(as_json=False), threading.Event())
+        following = TailFollower(LogFilter(), ServerStore(reader), LogLines(as_json=False), threading.Event())
         with storage.transaction() as slow:  # what comes after it is not in its place yet
             slow.logs.write([log(1, text="slow")])
             storage.write_logs([log(2, text="quick")])

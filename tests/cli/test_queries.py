@@ -19,7 +19,7 @@ from uuid import UUID
 import pytest
 
 from fiberstore import DuckDBStorage
-from fiberstore.cli.commands.tail import FileStore, Following
+from fiberstore.cli.commands.tail import FileStore, TailFollower
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
@@ -404,7 +404,7 @@ def test_histogram_counts_fibers_where_they_begin(run: Run, store: Path) -> None
         (("--by", "type"), "'--by': must be source for logs"),
         (("--where", "closed"), "'--where': closed is no column; those of logs are"),
         (("--fibers", "--where", "source_id"), "'--where': source_id is no column; those of fibers are"),
-        (("--bucket", "0s"), "'0s' is not more than 0"),
+        (("--bucket", "0s"), "'0s' is not positive"),
         (("--bucket", "hour"), "'hour' is no duration"),
     ],
 )
@@ -604,7 +604,7 @@ def test_a_store_is_opened_only_when_it_has_changed_and_waiting_is_told_once(
     db_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(db_file)
-    following = Following(LogFilter(), FileStore(str(db_file)), LogLines(as_json=True), threading.Event())
+    following = TailFollower(LogFilter(), FileStore(str(db_file)), LogLines(as_json=True), threading.Event())
     following.begin(0)
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, db_file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

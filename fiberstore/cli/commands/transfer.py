@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import open_or_make
 from fiberstore.cli.console import make_console, print_json, print_line
 from fiberstore.cli.lookup import active_version, shown_version
@@ -60,7 +60,7 @@ def export_fibers(
         _export(chosen.of(storage), path, partition_by, as_json=as_json)
         active = None if chosen.version else active_version(storage)
         if active is not None and storage.fibers.where(Fibers.c.config_version != active).count(1):
-            tell(
+            print_note(
                 f"that is config version {shown_version(active)}, the active one; --version all is every one"
             )
 
