@@ -59,7 +59,7 @@ _WIDEN = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing about a store.
+    """One result of a check.
 
     Attributes:
         text: What was found.

@@ -34,7 +34,7 @@ EXEMPT = {
 }
 
 OPENING = re.compile(r"(What|How|Whether|Who|Whose|Where)\b|Return (what|it)\b", re.IGNORECASE)
-POINTER = re.compile(r"(See|As|Like)\s+[`:\w][\w`.:~()]*\.?$")
+POINTER = re.compile(r"See `.*|(See|As|Like) [`:\w][\w`.:~()]*\.?$")
 #: Home-made words, and the standard ones.
 WORDS = (
     (
@@ -71,8 +71,8 @@ def check_source(path: Path, text: str) -> Iterator[Finding]:
         line = node.body[0].lineno
         if opening := OPENING.match(docstring):
             yield Finding(path, line, opening[0], "open with a noun phrase or an imperative verb")
-        if POINTER.match(docstring):
-            yield Finding(path, line, docstring, "say it here, or inherit the docstring")
+        if pointer := POINTER.match(docstring):
+            yield Finding(path, line, pointer[0], "say it here, or inherit the docstring")
 
 
 def check_words(path: Path, text: str, first_line: int = 1) -> Iterator[Finding]:

@@ -73,7 +73,7 @@ class AsyncQuery(Face, Generic[R]):
         """
 
     async def count(self, at_most: int | None = None) -> int:
-        """Return how many there are.
+        """Count the records of the query.
 
         Args:
             at_most: Stop counting at this number, >= 0, and return it.

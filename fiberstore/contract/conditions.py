@@ -1,4 +1,4 @@
-"""Conditions: what a filter of logs or fibers is made of.
+"""Conditions, of which filters of logs and fibers are made.
 
 ``Logs.c`` and ``Fibers.c`` hold the columns. Comparing one with a value makes a condition, as in SQLAlchemy,
 and ``&``, ``|`` and ``~`` join conditions:
@@ -585,7 +585,7 @@ def check_redaction(pattern: str) -> None:
 
 
 def _nest(condition: Condition[R], *parts: Condition[Any]) -> None:
-    """Note how deep a new condition is.
+    """Set the nesting of a new condition.
 
     Raises:
         ValueError: Deeper than Python and SQLAlchemy can go.

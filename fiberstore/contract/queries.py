@@ -124,7 +124,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class FiberSummary:
-    """A fiber and what its stored logs look like, without their text.
+    """A fiber with the number, sources and times of its stored logs.
 
     Attributes:
         fiber: The fiber.
@@ -207,7 +207,7 @@ class Query(ABC, Generic[R]):
 
     @abstractmethod
     def count(self, at_most: int | None = None) -> int:
-        """Return how many there are.
+        """Count the records of the query.
 
         Args:
             at_most: Stop counting at this number, >= 0, and return it.
@@ -496,7 +496,7 @@ class Memberships(Query[FiberMembership]):
 
 
 class QueryStorage(Storage):
-    """A storage that can be asked more than the trait asks."""
+    """A ``Storage`` with composable queries and file import."""
 
     @property
     @abstractmethod

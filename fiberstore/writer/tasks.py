@@ -128,7 +128,17 @@ class AsyncBufferedWriter:
         self._buffer.check_durable(wanted)
 
     async def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
-        """See ``BufferedWriter.close``. If this is cancelled, call it again."""
+        """Take no more records, write the rest, and end the task. If the call is cancelled, call it again.
+
+        Again, or in a forked child, it does nothing.
+
+        Args:
+            timeout_s: Seconds for which a flush that fails is retried. A flush that runs is waited for.
+
+        Raises:
+            UnwrittenError: Records could not be stored. The error holds them, and their futures have the
+                error of the storage.
+        """
         if self._pid != os.getpid():
             return
         self._buffer.close(time.monotonic() + timeout_s)

@@ -149,11 +149,11 @@ class BufferedWriter:
         Again, or in a forked child, it does nothing.
 
         Args:
-            timeout_s: For how many seconds to try again when a flush fails. One that runs is waited for.
+            timeout_s: Seconds for which a flush that fails is retried. A flush that runs is waited for.
 
         Raises:
-            UnwrittenError: Records could not be stored; it holds them, and the futures of these records have
-                what the storage raised.
+            UnwrittenError: Records could not be stored. The error holds them, and their futures have the
+                error of the storage.
         """
         if self._pid != os.getpid():  # what was written before the fork is the parent's
             return

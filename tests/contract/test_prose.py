@@ -30,6 +30,7 @@ def checker() -> ModuleType:
         ("Return what was found.", "Return what"),
         ("Return it.", "Return it"),
         ("See ``Storage.get_log``.", "See ``Storage.get_log``."),
+        ("See ``Storage.close``; wait.\n\n    Args:", "See ``Storage.close``; wait."),
         ("Stop; the next call\n    goes on.", "goes on"),
         ("Look every key up by every index.", "Look every key up by every"),
     ],

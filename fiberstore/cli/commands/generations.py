@@ -107,7 +107,7 @@ def activate(
     none: Annotated[bool, typer.Option("--none", help="Let no version be active.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a config version the active one, whose fibers are shown; the command to go back is told."""
+    """Make a config version the active one, whose fibers are shown. Prints the command that switches back."""
     if (version is None) != none:
         raise typer.BadParameter("give either a version or --none", param_hint="VERSION")
     with open_to_change(db) as storage:
@@ -194,7 +194,7 @@ def diff(
 
 
 def tell_unless_active(storage: SqlStorage, version: int, db: str) -> None:
-    """Say, on stderr, that the fibers of a version are not those that are shown, and what to do about it."""
+    """Note on stderr that the fibers of a version that is not active are not shown, with the fix."""
     active = lookup.active_version(storage)
     if active == version:
         return

@@ -1,4 +1,4 @@
-"""``prune``: what is no longer to be kept goes."""
+"""``prune``: retention by age, size, type and source."""
 
 import time
 from collections.abc import Callable, Iterator

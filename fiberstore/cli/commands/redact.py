@@ -1,4 +1,4 @@
-"""``redact``: text that must not be stored is replaced, for good."""
+"""``redact``: replacement of text that must not be stored."""
 
 import re
 import time
