@@ -106,9 +106,7 @@ class DamagedFileError(DatabaseError):
                 "file whose name begins with that of the .wal away yourself"
             )
         if path is None:
-            advice += (
-                ". If it was a checkpoint that was killed, `fiberstore db rescue` makes a copy that opens"
-            )
+            advice += ". If a WAL checkpoint was killed, `fiberstore db rescue` makes a copy that opens"
         super().__init__(f"{path or 'the database file'} is damaged: {damage}. {advice}")
 
     def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[str | None, str]]:
@@ -151,7 +149,7 @@ class CheckpointError(StorageError):
     """A checkpoint has another value than expected, and keeps it. Nothing of the call was stored.
 
     Attributes:
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         expected: The value that was expected; None for no checkpoint of that name.
         found: The value it has; None if there is none of that name.
     """

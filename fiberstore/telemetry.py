@@ -186,7 +186,7 @@ class Telemetry:
             self._count(call)
             self._checkpoints += checkpointed
         if checkpointed:
-            _logger.info("checkpoint: %d bytes of the write-ahead log are in the file now", before_bytes)
+            _logger.info("WAL checkpoint: %d bytes of the write-ahead log are in the file now", before_bytes)
         if call.duration_s >= self._slow_call_s:
             _logger.warning(
                 "slow call: %s took %.3f s, %d rows written", call.method, call.duration_s, call.rows_written

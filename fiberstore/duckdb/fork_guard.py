@@ -10,7 +10,7 @@ DuckDB guards a file by a POSIX lock, with two consequences that are nobody's in
   not be opened beside DuckDB, not even to look at its first bytes.
 - A forked child inherits the open database, but neither the lock nor DuckDB's threads. What it writes is lost
   or damages the parent's file. So the child gives up all it has inherited, without running any destructor of
-  DuckDB, which would write a checkpoint into the parent's file.
+  DuckDB, which would write a WAL checkpoint into the parent's file.
 """
 
 import ctypes

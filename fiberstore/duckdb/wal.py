@@ -5,8 +5,9 @@ That is wrong where commits follow: damage to the length of one entry, or to the
 silently drop what was acknowledged. Everything else in a log has a checksum, which DuckDB verifies itself.
 
 A log of DuckDB 2.0 is a header and entries: the length of the payload and its checksum, 8 bytes each, then
-the payload. The last entry of a commit has no content, so it is the same each time. While a checkpoint runs,
-commits go to a second log, ``.wal.checkpoint``. (A third, ``.wal.recovery``, is a copy DuckDB makes of both.)
+the payload. The last entry of a commit has no content, so it is the same each time. While a WAL checkpoint
+runs, commits go to a second log, ``.wal.checkpoint``. (A third, ``.wal.recovery``, is a copy DuckDB makes
+of both.)
 """
 
 import os
@@ -77,12 +78,12 @@ def _state(database: Path) -> list[tuple[int, int]]:
 
 
 def has_two_logs(database: Path) -> bool:
-    """Tell whether a checkpoint was interrupted after a commit beside it began the second, empty or not."""
+    """Return True if a WAL checkpoint was interrupted after a commit began the second log, empty or not."""
     return database.with_name(database.name + ".wal.checkpoint").exists()
 
 
-def was_in_checkpoint(database: Path) -> bool:
-    """Tell whether the log ends in the mark of a checkpoint, which DuckDB removes when it is through."""
+def was_in_wal_checkpoint(database: Path) -> bool:
+    """Return True if the log ends in the mark of a WAL checkpoint, which DuckDB removes at its end."""
     log = database.with_name(database.name + ".wal")
     if not _size_bytes(log):
         return False

@@ -117,7 +117,7 @@ def _store(
 def join(
     transaction: Transaction, rules: Rules, correlator: Correlator, batch: Sequence[LogRecord]
 ) -> tuple[int, int]:
-    """Put those logs into fibers that these rules have not put into one yet, and store what came of it.
+    """Put those logs into fibers that these rules have not put into one yet, and store the fibers.
 
     A fiber that others have deleted since is stored anew, for these logs; of one that they have made part of
     another, the logs go there.

@@ -259,7 +259,7 @@ def test_nothing_that_is_chosen_is_not_everything(run: Run, db: Path, command: s
 def test_logs_and_fibers_are_not_pinned_at_once(run: Run, db: Path, command: str) -> None:
     result = run(command, "--db", db, "aaa1", "--log", uid(1))
     assert (result.code, result.out) == (2, "")
-    assert "'--log': it is of logs; leave it out, or the ids and options that choose fibers" in result.usage
+    assert "'--log': chooses logs; leave it out, or the ids and options that choose fibers" in result.usage
 
 
 @pytest.mark.parametrize("command", ["pin", "unpin"])

@@ -618,7 +618,7 @@ def test_a_value_is_exact_in_a_pipe_and_harmless_in_a_table(run: Run, store: Pat
         ("diff 1111 --limit 0", "'--limit'"),
         ("reprocess", "Missing option '--rules'"),
         ("checkpoint set a", "Missing argument 'VALUE'"),
-        ("checkpoint set a 1 --expect 2 --expect-none", "'--expect-none': says something else"),
+        ("checkpoint set a 1 --expect 2 --expect-none", "'--expect-none': contradicts --expect"),
         ("checkpoint st a 1", "No such command 'st'"),
     ],
 )

@@ -335,7 +335,7 @@ COMMANDS: list[tuple[str, int, str]] = [
         for action in ("pin", "unpin")
         for value, code, says in _LOG_IDS
     ),
-    (f"pin --db {{db}} --log {_LOG_ID} --open", 2, "'--log': it is of logs; leave it out, or the ids and"),
+    (f"pin --db {{db}} --log {_LOG_ID} --open", 2, "'--log': chooses logs; leave it out, or the ids and"),
     ("close --db {db} --log 0193", 2, "No such option: --log"),
     ("merge --db {db}", 2, "Missing argument 'SURVIVOR'"),
     (f"merge {_FIBER_ID} --db {{db}}", 2, "Missing argument 'FIBER_ID"),
@@ -380,7 +380,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("checkpoint get a --db {db}", 1, "no checkpoint has the name 'a'; fiberstore checkpoint lists them"),
     ("checkpoint set a --db {db}", 2, "Missing argument 'VALUE'"),
     ("checkpoint set '' 1 --db {db}", 1, "a checkpoint needs a name, got an empty text"),
-    ("checkpoint set a 1 --expect 2 --expect-none --db {db}", 2, "'--expect-none': says something else"),
+    ("checkpoint set a 1 --expect 2 --expect-none --db {db}", 2, "'--expect-none': contradicts --expect"),
     (
         "checkpoint set a 1 --expect 2 --db {db}",
         1,

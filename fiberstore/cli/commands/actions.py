@@ -206,7 +206,7 @@ def _change_logs(
     """Change those of the logs that are not so yet."""
     if chosen.is_given:
         raise typer.BadParameter(
-            "it is of logs; leave it out, or the ids and options that choose fibers", param_hint="'--log'"
+            "chooses logs; leave it out, or the ids and options that choose fibers", param_hint="'--log'"
         )
     with open_to_change(db) as storage, working(outcome.verb):
         _check_logs(storage, log_ids)

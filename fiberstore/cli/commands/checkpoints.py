@@ -66,7 +66,7 @@ def set_(
 ) -> None:
     """Set the value of a checkpoint."""
     if expect is not None and expect_none:
-        raise typer.BadParameter("says something else; leave one of them out", param_hint="'--expect-none'")
+        raise typer.BadParameter("contradicts --expect; leave one of them out", param_hint="'--expect-none'")
     with open_to_change(db) as storage:
         if expect is None and not expect_none:
             storage.checkpoints.set(name, value)

@@ -102,7 +102,7 @@ def rescue(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file; nothing is overwritten.")],
     db: Annotated[str, typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file.")],
 ) -> None:
-    """Copy a store that a killed checkpoint has left unreadable into one that opens.
+    """Copy a store that a killed WAL checkpoint has left unreadable into one that opens.
 
     The store itself stays as it is. What the doctor finds in the copy is printed; exit with 1 if that is a
     problem.
