@@ -185,7 +185,7 @@ def _about_primary_keys(storage: SqlStorage, connection: sa.Connection) -> Itera
 
 
 def _may_lose_rows(connection: sa.Connection) -> bool:
-    """Tell whether indexes are to be compared with their tables: those of PostgreSQL are its own affair."""
+    """Return whether indexes are to be compared with their tables: those of PostgreSQL are its own affair."""
     return connection.dialect.name == "duckdb"
 
 

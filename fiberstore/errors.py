@@ -27,7 +27,7 @@ from uuid import UUID
 
 
 class StorageError(Exception):
-    """Anything that went wrong in a storage; the root of its errors."""
+    """Root of the errors of a storage."""
 
 
 class DatabaseError(StorageError):

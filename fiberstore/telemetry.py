@@ -177,7 +177,7 @@ class Telemetry:
             )
 
     def end(self, call: Call) -> None:
-        """Count a call that has ended, and tell of it."""
+        """Count a call that has ended, and report it to log and hooks."""
         with self._lock:
             before_bytes = self._wal_bytes
             if call.rows_written:

@@ -1,4 +1,4 @@
-"""The application: what the commands are added to, and what becomes of errors."""
+"""The application, to which the commands are added, and its handling of errors."""
 
 import errno
 import inspect
@@ -31,7 +31,7 @@ def with_whole_paragraphs(command: Any) -> Any:  # noqa: ANN401
 
 
 class _Commands(TyperGroup):
-    """Shows wrong usage without the control characters of the arguments, and tells of Ctrl-C."""
+    """Group of all commands. Escapes control characters in messages of usage, and reports Ctrl-C."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  # as typer has it
         """Parse the arguments of the program."""

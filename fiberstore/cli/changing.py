@@ -81,13 +81,13 @@ def check_revision(storage: SqlStorage, db: str) -> None:
 
 
 def db_option(db: str) -> str:
-    """Return the option that names a store again, for commands that are told."""
+    """Return the option that names a store again, for commands that messages suggest."""
     return f"--db {shlex.quote(shown_target(db))}"
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show, on a terminal, what is being done and for how long."""
+    """Show on a terminal the running work and its duration."""
     console = make_console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -143,7 +143,7 @@ def shown_version(config_version: int) -> str:
 
 
 def has_lifecycle(storage: SqlStorage) -> bool:
-    """Tell whether the store has the tables of the lifecycle: one that is only read is not upgraded."""
+    """Return whether the store has the tables of the lifecycle: one that is only read is not upgraded."""
     with translate_errors():
         return sa.inspect(storage.engine).has_table(RegisteredVersion.__tablename__)
 

@@ -52,7 +52,7 @@ def check_tables(storage: SqlStorage) -> None:
 
 
 def has_tables(storage: SqlStorage) -> bool:
-    """Tell whether the store has the tables, of whatever release."""
+    """Return whether the store has the tables, of whatever release."""
     with translate_errors():
         return sa.inspect(storage.engine).has_table(RawLog.__tablename__)
 

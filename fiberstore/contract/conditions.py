@@ -547,7 +547,7 @@ def checked_condition(condition: Condition[R], record: type[R]) -> Condition[R]:
 
 
 def depends_on_active(condition: Condition[Any]) -> bool:
-    """Tell whether a condition depends on which config version is the active one."""
+    """Return whether a condition depends on which config version is the active one."""
     match condition:
         case IsActive():
             return True
@@ -668,7 +668,7 @@ def _check_pattern(pattern: str) -> None:
 
 
 def _can_be_empty(pattern: str) -> bool:
-    """Tell whether a regular expression matches the empty text somewhere in some text.
+    """Return whether a regular expression matches the empty text somewhere in some text.
 
     That depends on the two characters around it only, and of each on what assertions see: no character at
     all, the end of a line, a character of a word, or another.
@@ -685,7 +685,7 @@ def _can_be_empty(pattern: str) -> bool:
 
 
 def _re2_finds(expression: str, texts: Sequence[str], pattern: str) -> bool:
-    """Tell whether an expression that is made of a pattern matches in one of the texts."""
+    """Return whether an expression that is made of a pattern matches in one of the texts."""
     import pyarrow as pa  # it has RE2
     from pyarrow import compute
 

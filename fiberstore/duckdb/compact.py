@@ -142,7 +142,7 @@ def _compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls, interruption
 def _only_connection(
     engine: sa.Engine, change_pool: sa.Pool, deadline: float, interruption: Interruption
 ) -> Iterator[Connection]:
-    """Give the block the only connection of this process, and let no other be opened meanwhile.
+    """Yield the only connection of this process; no other is opened during the block.
 
     DuckDB's lock on the file is kept all the time. If the block replaces the file, it is closed afterwards.
     """

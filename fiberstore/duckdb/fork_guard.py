@@ -84,7 +84,7 @@ def open_handles(database: str) -> set[Handle]:
 
 
 def is_open(database: str) -> bool:
-    """Tell whether this process has the database open."""
+    """Return whether this process has the database open."""
     return bool(open_handles(database))
 
 
@@ -151,7 +151,7 @@ def file_number(database: str) -> tuple[int, int] | None:
 
 
 def is_inherited(database: str) -> bool:
-    """Tell whether the parent process had the database open when it forked this one."""
+    """Return whether the parent process had the database open when it forked this one."""
     return database_key(database) in _inherited
 
 

@@ -51,7 +51,7 @@ _SAMPLE = datetime(2024, 11, 23, 10, 20, 30, tzinfo=UTC)
 
 
 class RulesError(ValueError):
-    """Rules that cannot be used. Each line of the message names the file, the key and what to change."""
+    """Invalid rules. Each line of the message names the file, the key and the fix."""
 
 
 def format_has(stamp_format: str, directives: str) -> bool:

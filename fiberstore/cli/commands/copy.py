@@ -77,7 +77,7 @@ def _open_both(source: str, destination: str) -> Iterator[tuple[SqlStorage, SqlS
 
 @contextmanager
 def _progress(source: SqlStorage) -> Iterator[Callable[[str, int], None] | None]:
-    """Show a bar for each step on a terminal; give what moves them."""
+    """Show a bar for each step on a terminal; yield the function that moves them."""
     console = make_console(stderr=True)
     if not console.is_terminal:
         yield None

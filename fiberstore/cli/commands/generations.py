@@ -260,7 +260,7 @@ def _reprocess(storage: SqlStorage, rules: Rules) -> tuple[ReprocessReport, floa
 
 @contextmanager
 def _progress(logs: int) -> Iterator[Callable[[ReprocessReport], None]]:
-    """Show a bar on a terminal; give what moves it."""
+    """Show a bar on a terminal; yield the function that moves it."""
     console = make_console(stderr=True)
     columns = (BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

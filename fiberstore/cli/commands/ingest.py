@@ -111,7 +111,7 @@ def _ingest(storage: SqlStorage, rules: Rules) -> tuple[IngestReport, float]:
 
 @contextmanager
 def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[IngestReport], None]]]:
-    """Show a bar on a terminal; yield what moves it: bytes that were read, batches that were stored."""
+    """Show a bar on a terminal; yield its callbacks: for bytes that were read, and for stored batches."""
     console = make_console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -154,7 +154,7 @@ def _delete(what: Callable[..., Pruned]) -> Pruned:
 
 @contextmanager
 def _progress(what: Callable[..., Pruned]) -> Iterator[Callable[[Pruned], None]]:
-    """Show a bar on a terminal; yield what moves it to what has gone so far."""
+    """Show a bar on a terminal; yield the function that moves it to the rows deleted so far."""
     console = make_console(stderr=True)
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

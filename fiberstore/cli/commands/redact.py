@@ -81,7 +81,7 @@ def _expression(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
 
 
 def _tell_matching(logs: Logs, *, as_json: bool) -> None:
-    """Tell how many there are and the ids of the first, but not the text that is to go."""
+    """Print the number of matching logs and the first ids, but not the text that is to go."""
     with working("counting"):
         matching = logs.count()
         ids = [str(log.log_id) for log in logs.page(_IDS).items]

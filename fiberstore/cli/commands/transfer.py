@@ -113,7 +113,7 @@ def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) 
 
 @contextmanager
 def _open_to_write(db: str, path: Path) -> Iterator[SqlStorage]:
-    """Open a store, or make one, for what there is to import."""
+    """Open or make a store, if there is something to import."""
     from fiberstore.exchange.writing import format_of
 
     if not path.exists():
@@ -128,7 +128,7 @@ def _open_to_write(db: str, path: Path) -> Iterator[SqlStorage]:
 
 @contextmanager
 def _progress(what: str, count: Callable[[], int] | None) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on a terminal; give what moves it by a number of rows."""
+    """Show a bar on a terminal; yield the function that moves it by a number of rows."""
     console = make_console(stderr=True)
     if not console.is_terminal:
         yield None
