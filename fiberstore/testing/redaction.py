@@ -1,4 +1,4 @@
-"""``logs.redact``: text that must not be there any more."""
+"""``logs.redact``: replacement of text that must not be stored."""
 
 from typing import Any, cast
 

@@ -1,4 +1,4 @@
-"""Following what is stored."""
+"""Tails: logs in the order they are stored."""
 
 from itertools import islice
 

@@ -152,7 +152,7 @@ class Buffer(Generic[F]):
         return not self._entries or self._bytes + size_bytes <= self._buffer_bytes
 
     def full(self) -> BufferFullError:
-        """Count a dropped record, and return its error."""
+        """Return the error of a record without room; count the record if such are dropped."""
         self.dropped += self.when_full == "drop"
         return BufferFullError(len(self._entries), self._bytes)
 
