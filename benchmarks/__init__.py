@@ -1,4 +1,4 @@
-"""What fiberstore costs, beside DuckDB alone and beside what people would use instead.
+"""Benchmarks of fiberstore beside DuckDB alone and beside its alternatives.
 
     python -m benchmarks [--quick]
 

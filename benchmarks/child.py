@@ -1,4 +1,4 @@
-"""What has to be measured in a process of its own; prints what ``runtime_bench`` reads."""
+"""Measurements that need a process of their own; prints the figures that ``runtime_bench`` reads."""
 
 import json
 import os

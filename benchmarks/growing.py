@@ -1,4 +1,4 @@
-"""Stores that grow side by side on the same batches, and what writes and reads cost at each size."""
+"""Stores that grow side by side on the same batches, and the cost of writes and reads at each size."""
 
 import random
 import tempfile

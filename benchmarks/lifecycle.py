@@ -1,7 +1,7 @@
 """Every call of ``docs/lifecycle.md`` on a store of a million logs, and who waits for it meanwhile.
 
-``python -m benchmarks.lifecycle`` copies one store for each call, and runs the call while three threads go
-on: one reads a log by its id, one appends a log, one updates a fiber. It prints how long the call took, and
+``python -m benchmarks.lifecycle`` copies one store for each call, and runs the call beside three threads:
+one reads a log by its id, one appends a log, one updates a fiber. It prints how long the call took, and
 the longest that each of the three has waited beside it. The first row is without any call.
 """
 
@@ -44,11 +44,11 @@ _SOURCES = 12
 
 @dataclass
 class Waits:
-    """How long the calls of one thread took.
+    """Durations of the calls of one thread.
 
     Attributes:
-        longest_s: The longest of them.
-        conflicts: How many ended with ``ConflictError``, which says to try again.
+        longest_s: Longest duration, in seconds.
+        conflicts: Calls that ended with ``ConflictError``, which says to retry.
     """
 
     longest_s: float = 0.0
@@ -202,7 +202,7 @@ class Sources:
     rules: Path
 
     def store(self, storage: DuckDBStorage) -> Store:
-        """Return what a call needs of a copy."""
+        """Return the arguments of a call on a copy."""
         return Store(storage, self.log_ids, self.fiber_ids, self.rules)
 
 

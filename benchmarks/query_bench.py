@@ -1,4 +1,4 @@
-"""Every question of ``docs/queries.md`` to a store of a million logs, beside SQL written by hand for it.
+"""Every query of ``docs/queries.md`` on a store of a million logs, beside SQL written by hand for it.
 
 ``python -m benchmarks.query_bench`` prints the median milliseconds of both, taken in turn on the same open
 file, and checks that both give the same number of rows. By hand is DuckDB alone with ``fetchall()``; what a

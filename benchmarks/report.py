@@ -52,7 +52,7 @@ class Mark:
 
     @property
     def kept(self) -> bool:
-        """Whether it does."""
+        """True if the bound is kept."""
         return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
 
 

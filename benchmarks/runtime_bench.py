@@ -1,4 +1,4 @@
-"""What a program that uses a store meets: tasks and threads, memory, import, open, recovery."""
+"""Benchmarks of a program that uses a store: tasks and threads, memory, import, open, recovery."""
 
 import asyncio
 import json

@@ -26,7 +26,7 @@ _HIDDEN = re.compile(r"\.fiberstore-[0-9a-f]{32}\.partial")
 
 @contextmanager
 def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give the block a path to write to, and the file its own name once the block has ended.
+    """Yield a path to write to; give the file its name at the end of the block.
 
     It is on disk by then, so a file of the target's name is always whole. Until then it is hidden.
 
@@ -42,7 +42,7 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give the block a folder to write in, and the folder its own name once the block has ended.
+    """Yield a folder to write in; give the folder its name at the end of the block.
 
     The block has files in folders of the folder put on disk; the rest is as for ``new_file``.
 
@@ -60,7 +60,7 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def hidden_folder(parent: Path) -> Iterator[Path]:
-    """Give the block a new hidden folder of its own, and remove it afterwards.
+    """Yield a new hidden folder, and remove it at the end of the block.
 
     What killed processes have left in the same parent is removed first.
     """
@@ -105,7 +105,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _new(target: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
-    """Give the block a hidden path to write at, and the path of the target, if nothing is there."""
+    """Yield a hidden path to write at and the path of the target, if nothing is there."""
     path = Path(check_text(os.fspath(target))).absolute()
     try:
         for suffix in ("", *LOG_SUFFIXES):

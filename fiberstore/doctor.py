@@ -1,4 +1,4 @@
-"""What can be wrong with a store, and the repair of what can be proved.
+"""Checks of a store, and the repair of provable damage.
 
 An index of DuckDB may disagree with its table: DuckDB 1.x leaves secondary indexes empty when a process was
 killed and the file was then opened and closed without use (#23788), and DuckDB 2 takes them as they are.
@@ -59,7 +59,7 @@ _WIDEN = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing about a store.
+    """One result of a check.
 
     Attributes:
         text: What was found.
@@ -73,14 +73,14 @@ class Finding:
 
 
 def examine(storage: SqlStorage) -> list[Finding]:
-    """Look for what can be wrong. Nothing is changed, and nobody should write meanwhile.
+    """Check a store without changing it; nobody should write meanwhile.
 
-    It needs two connections of the pool. Every key is looked up by every index of DuckDB, as any query would,
-    which takes some 15 s for each million keys. Whether rows belong together is looked at only if schema and
-    indexes are right, because joins use them.
+    It needs two connections of the pool. Every index of DuckDB is verified against its table, which takes
+    some 15 s for each million keys. References between rows are checked only if schema and indexes are
+    right, because joins use them.
 
     Returns:
-        What was found; empty if there is nothing to tell.
+        Findings; empty if the store is right.
 
     Raises:
         StorageError: The store cannot be read.
@@ -185,7 +185,7 @@ def _about_primary_keys(storage: SqlStorage, connection: sa.Connection) -> Itera
 
 
 def _may_lose_rows(connection: sa.Connection) -> bool:
-    """Tell whether indexes are to be compared with their tables: those of PostgreSQL are its own affair."""
+    """Return whether indexes are to be compared with their tables: those of PostgreSQL are its own affair."""
     return connection.dialect.name == "duckdb"
 
 

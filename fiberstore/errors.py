@@ -27,7 +27,7 @@ from uuid import UUID
 
 
 class StorageError(Exception):
-    """Anything that went wrong in a storage; the root of its errors."""
+    """Root of the errors of a storage."""
 
 
 class DatabaseError(StorageError):
@@ -102,13 +102,11 @@ class DamagedFileError(DatabaseError):
         advice = "Keep copies of the file and of its .wal as they are now, and restore a backup of both"
         if path is not None and path.endswith((".wal", ".wal.checkpoint")):
             advice += (
-                ". Or go on with what the last checkpoint holds, without what was written since: move every "
+                ". Or keep what the last WAL checkpoint holds, and lose what was written since: move every "
                 "file whose name begins with that of the .wal away yourself"
             )
         if path is None:
-            advice += (
-                ". If it was a checkpoint that was killed, `fiberstore db rescue` makes a copy that opens"
-            )
+            advice += ". If a WAL checkpoint was killed, `fiberstore db rescue` makes a copy that opens"
         super().__init__(f"{path or 'the database file'} is damaged: {damage}. {advice}")
 
     def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[str | None, str]]:
@@ -151,7 +149,7 @@ class CheckpointError(StorageError):
     """A checkpoint has another value than expected, and keeps it. Nothing of the call was stored.
 
     Attributes:
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         expected: The value that was expected; None for no checkpoint of that name.
         found: The value it has; None if there is none of that name.
     """
@@ -161,8 +159,8 @@ class CheckpointError(StorageError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"checkpoint {name!r} is {_place(found)}, not {_place(expected)}: somebody else has moved it; "
-            "read it again, and go on from there"
+            f"checkpoint {name!r}: expected {_value(expected)}, found {_value(found)}. "
+            "Another writer moved it; read it again and retry"
         )
 
     def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str | None, str | None]]:
@@ -236,5 +234,5 @@ class SchemaVersionError(StorageError):
         return type(self), (self.found, self.known)
 
 
-def _place(value: str | None) -> str:
-    return "unset" if value is None else f"{value!r:.200}"
+def _value(value: str | None) -> str:
+    return "no value" if value is None else f"{value!r:.200}"

@@ -21,7 +21,7 @@ _MARKS = frozenset({"Mn", "Me"})
 _MOST_MARKS = 8  # more than any language puts on a letter; a pile of them covers the lines around it
 
 
-def visible(text: str, keep: str = "") -> str:
+def escape_controls(text: str, keep: str = "") -> str:
     r"""Return the text with every character that moves, hides or turns text shown as ``\x1b`` and the like.
 
     Args:

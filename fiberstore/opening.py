@@ -18,7 +18,7 @@ _MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)|(?!.*://).*\b(dbname|pa
 
 
 def is_postgresql(target: str | os.PathLike[str]) -> bool:
-    """Tell whether a target is meant as the URL of a PostgreSQL database, not as a DuckDB file or its URL."""
+    """Return whether a target is the URL of a PostgreSQL database, rather than a DuckDB file or its URL."""
     return _MEANT_AS_URL.match(os.fsdecode(target)) is not None
 
 

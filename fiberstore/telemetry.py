@@ -1,4 +1,4 @@
-"""What a storage tells about its calls: a log, counts, and hooks for tracing.
+"""Telemetry of a storage: log records, counters, and hooks for tracing.
 
 The loggers are those of the modules, ``fiberstore.doctor`` and so on. They name methods and numbers; never an
 id, a text or the message of an error, which may quote one.
@@ -69,14 +69,14 @@ class CallStats:
 
 @dataclass(frozen=True, slots=True)
 class StorageStats:
-    """What a storage has done since it was opened.
+    """Counters of a storage since it was opened.
 
     Attributes:
-        calls: By the method's name; ``transaction()`` blocks are among them.
-        rows_written: Rows that were inserted, updated or deleted by them.
-        conflicts: How often a transaction met a conflict.
-        retries: How often it was run again for that.
-        checkpoints: How often the write-ahead log was seen to have moved into the file.
+        calls: Counters by method name; ``transaction()`` blocks are among them.
+        rows_written: Rows that calls have inserted, updated or deleted.
+        conflicts: Conflicts of transactions.
+        retries: Transactions that were run again after a conflict.
+        checkpoints: WAL checkpoints that were seen: the write-ahead log had moved into the file.
     """
 
     calls: dict[str, CallStats] = field(default_factory=dict)
@@ -170,14 +170,14 @@ class Telemetry:
             self._hooks = (*self._hooks, hook)
 
     def stats(self) -> StorageStats:
-        """Return what was counted so far."""
+        """Return the counters as they are now."""
         with self._lock:
             return StorageStats(
                 dict(self._calls), self._rows_written, self._conflicts, self._retries, self._checkpoints
             )
 
     def end(self, call: Call) -> None:
-        """Count a call that has ended, and tell of it."""
+        """Count a call that has ended, and report it to log and hooks."""
         with self._lock:
             before_bytes = self._wal_bytes
             if call.rows_written:
@@ -186,7 +186,7 @@ class Telemetry:
             self._count(call)
             self._checkpoints += checkpointed
         if checkpointed:
-            _logger.info("checkpoint: %d bytes of the write-ahead log are in the file now", before_bytes)
+            _logger.info("WAL checkpoint: %d bytes of the write-ahead log are in the file now", before_bytes)
         if call.duration_s >= self._slow_call_s:
             _logger.warning(
                 "slow call: %s took %.3f s, %d rows written", call.method, call.duration_s, call.rows_written

@@ -1,4 +1,4 @@
-"""What every store can do, and the tables they all have."""
+"""Interface of the compared stores, and the tables they all have."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

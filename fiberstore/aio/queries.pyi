@@ -73,7 +73,7 @@ class AsyncQuery(Face, Generic[R]):
         """
 
     async def count(self, at_most: int | None = None) -> int:
-        """Return how many there are.
+        """Count the records of the query.
 
         Args:
             at_most: Stop counting at this number, >= 0, and return it.
@@ -135,11 +135,11 @@ class AsyncTimedQuery(AsyncQuery[P], Generic[P, OrderName, Group]):
     async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
         """Read a page of the query.
 
-        Going on with ``page.next`` until it is None meets every record exactly once, in ``items`` or in
-        ``late``, whatever is stored meanwhile; only a fiber that changes, so that its place in the order
-        moves or so that it begins to meet the conditions, may come twice or not at all. A page costs the same
-        wherever it is. A transaction sees one moment: what it writes itself behind the walk is not met, and
-        what it has met before its commit may be late once more after it.
+        Reading pages by ``page.next`` until it is None gives every record exactly once, in ``items`` or in
+        ``late``, whatever is stored meanwhile. Only a fiber that moves in the order, or that begins to meet
+        the conditions, may come twice or not at all. Every page costs the same. A transaction reads one
+        snapshot: rows that it stores itself before the current page are not reported, and rows that it read
+        before its commit may appear once more in ``late`` after it.
 
         Args:
             limit: Most rows, >= 1, and most late ones, unless transactions were open (PostgreSQL).

@@ -1,4 +1,4 @@
-"""The application: what the commands are added to, and what becomes of errors."""
+"""The application, to which the commands are added, and its handling of errors."""
 
 import errno
 import inspect
@@ -16,7 +16,7 @@ from typer.main import get_command
 from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.console import print_line
 from fiberstore.errors import StorageError
-from fiberstore.escaping import visible
+from fiberstore.escaping import escape_controls
 from fiberstore.sql.translate import translate_errors
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -31,7 +31,7 @@ def with_whole_paragraphs(command: Any) -> Any:  # noqa: ANN401
 
 
 class _Commands(TyperGroup):
-    """Shows wrong usage without the control characters of the arguments, and tells of Ctrl-C."""
+    """Group of all commands. Escapes control characters in messages of usage, and reports Ctrl-C."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  # as typer has it
         """Parse the arguments of the program."""
@@ -57,11 +57,11 @@ def _told() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        tell("interrupted")
+        print_note("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):  # as typer's own errors have it
-            error.message = visible(message)  # type: ignore[attr-defined]
+            error.message = escape_controls(message)  # type: ignore[attr-defined]
         raise
 
 
@@ -80,7 +80,7 @@ app = typer.Typer(
 def run(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit; for ``main``."""
     if sys.stdout is None:  # the file of a store might get its descriptor, and what is printed into it
-        tell("standard output is closed; give it a file, such as /dev/null")
+        print_note("standard output is closed; give it a file, such as /dev/null")
         sys.exit(1)
     code = 1
     try:
@@ -93,7 +93,7 @@ def run(args: Sequence[str] | None = None) -> None:
         pass
     except (StorageError, ValueError, OSError) as error:
         for line in _message(error).split("\n"):
-            tell(line)
+            print_note(line)
     sys.exit(code)
 
 
@@ -117,6 +117,6 @@ def _flush() -> None:
         raise
 
 
-def tell(line: str) -> None:
+def print_note(line: str) -> None:
     """Print a line on stderr."""
     print_line(f"fiberstore: {line}", err=True)

@@ -1,4 +1,4 @@
-"""How commands open a store that they change, and what shows that they are at work."""
+"""Opening of stores by the commands that change them, and the display of their progress."""
 
 import shlex
 from collections.abc import Iterator
@@ -81,13 +81,13 @@ def check_revision(storage: SqlStorage, db: str) -> None:
 
 
 def db_option(db: str) -> str:
-    """Return the option that names a store again, for commands that are told."""
+    """Return the option that names a store again, for commands that messages suggest."""
     return f"--db {shlex.quote(shown_target(db))}"
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show, on a terminal, what is being done and for how long."""
+    """Show on a terminal the running work and its duration."""
     console = make_console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -102,5 +102,5 @@ def compact_store(storage: SqlStorage) -> Compacted:
 
 
 def shown_sizes(compacted: Compacted) -> str:
-    """Return what a compaction has done, in words."""
+    """Describe the outcome of a compaction."""
     return f"the store took {decimal(compacted.bytes_before)}, and takes {decimal(compacted.bytes_after)} now"

@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from fiberstore.escaping import visible
+from fiberstore.escaping import escape_controls
 
 LAYOUT = "\t\n"
 """What a text of several lines keeps of its controls."""
@@ -23,7 +23,7 @@ LAYOUT = "\t\n"
 
 def print_line(text: str = "", *, bold: bool = False, err: bool = False) -> None:
     """Print one line on stdout or stderr."""
-    shown = visible(text)
+    shown = escape_controls(text)
     typer.echo(typer.style(shown, bold=True) if bold else shown, err=err)
 
 
@@ -34,12 +34,12 @@ def print_json(value: JsonValue) -> None:
 
 def print_rows(rows: Iterable[Sequence[str]]) -> None:
     """Print tab-separated values, one row a line."""
-    sys.stdout.writelines("\t".join(map(visible, row)) + "\n" for row in rows)
+    sys.stdout.writelines("\t".join(map(escape_controls, row)) + "\n" for row in rows)
 
 
 def print_text(text: str) -> None:
     """Print a text, to a pipe exactly as it is."""
-    sys.stdout.write(visible(text, keep=LAYOUT) if make_console().is_terminal else text)
+    sys.stdout.write(escape_controls(text, keep=LAYOUT) if make_console().is_terminal else text)
 
 
 class _Console(Console):
@@ -47,16 +47,20 @@ class _Console(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401  # as rich has them
         """Make plain text of a ``str``, before its width is measured."""
-        return super().render_str(visible(text), **options)
+        return super().render_str(escape_controls(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Escape what is left in texts that were made otherwise."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text, keep="\n"), segment.style)
+            yield (
+                segment
+                if segment.control
+                else Segment(escape_controls(segment.text, keep="\n"), segment.style)
+            )
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return what shows things on stdout or stderr, as on a terminal only if the stream is one.
+    """Make the console of stdout or stderr, which is a terminal only if the stream is one.
 
     Rich alone takes a pipe for a terminal under FORCE_COLOR, which most CI systems set. TTY_COMPATIBLE=1
     says that what reads the stream shows it as a terminal does.

@@ -1,4 +1,4 @@
-"""What the command line asks a store beyond its queries: ids and versions by their beginning, statistics."""
+"""Lookups of the command line beyond queries: ids and versions by their beginning, statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True)
 class FiberCount:
-    """How many fibers of one type there are."""
+    """Numbers of open and closed fibers of one type."""
 
     fiber_type: str
     open: int
@@ -37,7 +37,7 @@ class FiberCount:
 
 @dataclass(frozen=True, slots=True)
 class VersionCount:
-    """How many logs and fibers were stored under one config version."""
+    """Numbers of logs and fibers of one config version."""
 
     version: str
     config_version: int
@@ -57,7 +57,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a store holds.
+    """Content of a store.
 
     Attributes:
         file: The database file, or the URL of the database on a server; None for a database in memory.
@@ -83,7 +83,7 @@ class Statistics:
 
 
 def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
-    """Return the id of a fiber that begins with these hex digits; of one that was merged, of its survivor.
+    """Find the one fiber id that begins with these hex digits; of a merged fiber, the survivor.
 
     Raises:
         StorageError: There is none, or more than one.
@@ -113,7 +113,7 @@ def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
 
 
 def find_fiber(storage: SqlStorage, digits: str) -> FiberSummary:
-    """Return the fiber whose id begins with these hex digits.
+    """Find the one fiber whose id begins with these hex digits.
 
     Raises:
         StorageError: There is none, or more than one.
@@ -143,7 +143,7 @@ def shown_version(config_version: int) -> str:
 
 
 def has_lifecycle(storage: SqlStorage) -> bool:
-    """Tell whether the store has the tables of the lifecycle: one that is only read is not upgraded."""
+    """Return whether the store has the tables of the lifecycle: one that is only read is not upgraded."""
     with translate_errors():
         return sa.inspect(storage.engine).has_table(RegisteredVersion.__tablename__)
 

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import typer
 
-from fiberstore.cli.app import tell
-from fiberstore.cli.durations import parse_duration
+from fiberstore.cli.app import print_note
 from fiberstore.cli.lookup import find_fiber_id, find_generation
+from fiberstore.cli.units import parse_duration
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition, parse_time
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Page
@@ -24,7 +24,7 @@ _FIRST_TIME, _LAST_TIME = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
 
 
 def parse_id(text: str) -> str:
-    """Return the hex digits of the id of a fiber, or of the beginning of one."""
+    """Parse a fiber id, or its beginning, into hex digits."""
     digits = text.replace("-", "").lower()
     if not re.fullmatch("[0-9a-f]{4,32}", digits):
         raise typer.BadParameter(f"{text!r} is no fiber id; give its hex digits, at least the first four")
@@ -41,7 +41,7 @@ def parse_config_version(text: str | int) -> int:
 
 
 def parse_version(text: str) -> str:
-    """Return the hex digits of a config version, or of the beginning of one."""
+    """Parse a config version, or its beginning, into hex digits."""
     if not re.fullmatch("[0-9a-f]{4,16}", text.lower()):
         raise typer.BadParameter(
             f"{text!r} is no config version; give its hex digits, at least the first four"
@@ -50,12 +50,12 @@ def parse_version(text: str) -> str:
 
 
 def parse_generation(text: str) -> str:
-    """Return the hex digits of a config version, or the word that stands for some."""
+    """Parse a config version, or its beginning, ``active`` or ``all``."""
     return text if text in ("active", "all") else parse_version(text)
 
 
 def parse_log_id(text: str) -> UUID:
-    """Return the id of a log."""
+    """Parse a whole log id."""
     digits = text.replace("-", "").lower()
     if not re.fullmatch("[0-9a-f]{32}", digits):
         raise typer.BadParameter(f"{text!r} is no log id; give its 32 hex digits")
@@ -63,18 +63,18 @@ def parse_log_id(text: str) -> UUID:
 
 
 def parse_span(text: str) -> timedelta:
-    """Return the duration that a text names, more than none."""
+    """Parse a duration > 0."""
     try:
         span = parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if span <= timedelta():
-        raise typer.BadParameter(f"{text!r} is not more than 0")
+        raise typer.BadParameter(f"{text!r} is not positive; give a longer one, such as '1s'")
     return span
 
 
 def parse_ago(text: str) -> datetime:
-    """Return the time that is so long ago."""
+    """Parse a duration > 0 into the time that long ago."""
     try:
         return datetime.now(UTC) - parse_span(text)
     except OverflowError:
@@ -91,11 +91,13 @@ Db = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of a list, one object a line.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only tell what would change.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; print what would change.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most to print.")]
 Cursor = Annotated[
     str | None,
-    typer.Option(metavar="CURSOR", help="Go on where a page ended; it told the cursor."),
+    typer.Option(
+        metavar="CURSOR", help="Print the page after this cursor (printed at the end of each page)."
+    ),
 ]
 Time = Annotated[
     datetime | None,
@@ -171,7 +173,7 @@ class LogFilter:
     where: LogCondition = None
 
     def of(self, storage: SqlStorage) -> Logs:
-        """Return the logs of the store that are chosen."""
+        """Return the chosen logs of the store."""
         logs: Logs = storage.logs
         if self.start is not None:
             logs = logs.where(Logs.c.timestamp >= self.start)
@@ -206,7 +208,7 @@ class FiberFilter:
     where: FiberCondition = None
 
     def of(self, storage: SqlStorage) -> Fibers:
-        """Return the fibers of the store that are chosen: those of one whole generation, but for 'all'."""
+        """Return the chosen fibers of the store: those of one whole generation, except with 'all'."""
         fibers: Fibers = storage.fibers
         version = find_generation(storage, self.version)
         if version is not None:
@@ -222,12 +224,12 @@ class FiberFilter:
 
     @property
     def is_given(self) -> bool:
-        """Whether one of the options is given."""
+        """True if one of the options is given."""
         return any(getattr(self, option.name) not in (None, []) for option in fields(self))
 
 
 def with_filter(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command have the options of the filter that its first parameter is."""
+    """Give a command the options of the filter that is its first parameter."""
     first, *own = inspect.signature(command).parameters.values()
     shared = inspect.signature(first.annotation).parameters
 
@@ -246,13 +248,13 @@ def with_filter(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def fiber_order(name: FiberOrderName) -> FiberOrder:
-    """Return the name that the API has for an order."""
+    """Convert an order to its name in the API."""
     return cast("FiberOrder", name.replace("-", "_"))
 
 
 def tell_more(page: Page[Any]) -> None:
-    """Say how to go on after a page, on stderr, and what of it is late."""
+    """Print on stderr the option that resumes after a page, and the number of late rows in it."""
     if page.late:
-        tell(f"the first {len(page.late):,} were stored meanwhile; their place is on an earlier page")
+        print_note(f"the first {len(page.late):,} were stored meanwhile; their place is on an earlier page")
     if page.next is not None:
-        tell(f"there is more; the same command with --cursor {page.next} goes on")
+        print_note(f"there is more; the same command with --cursor {page.next} continues")

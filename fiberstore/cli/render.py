@@ -1,4 +1,4 @@
-r"""How results are shown: tables on a terminal, tab-separated in a pipe, JSON where it is asked for.
+r"""Formats of results: tables on a terminal, tab-separated in a pipe, JSON where it is asked for.
 
 A pipe gets every value whole, one record a line under a line of names, without colour. Text from logs is
 never read as markup, and control characters in it are shown as ``\x1b`` and the like.
@@ -25,7 +25,7 @@ from fiberstore.contract.lifecycle import Checkpoint, FiberChange, GenerationDif
 from fiberstore.contract.patterns import closed
 from fiberstore.contract.queries import Bucket, FiberSummary, LogContext
 from fiberstore.copying.copy import Copied
-from fiberstore.escaping import visible
+from fiberstore.escaping import escape_controls
 from fiberstore.records import FiberRecord, StoredLog
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def print_histogram(buckets: Sequence[Bucket], group: str | None, *, as_json: bo
 
     Args:
         buckets: The counts.
-        group: What they are counted by, besides.
+        group: Column by which they are counted, too.
         as_json: Print JSON.
     """
     console = make_console()
@@ -146,7 +146,7 @@ class LogLines:
             print_json(log.model_dump(mode="json"))
         elif self._console.is_terminal:
             colour = self._colours.setdefault(log.source_id, _COLOURS[len(self._colours) % len(_COLOURS)])
-            source = Text(visible(log.source_id), style=colour)
+            source = Text(escape_controls(log.source_id), style=colour)
             line = Text("  ").join([Text(utc(log.timestamp)), source, _beginning(log.raw_text)])
             self._console.print(line)
         else:
@@ -179,7 +179,7 @@ def print_fiber(listed: FiberSummary, logs: Sequence[StoredLog], *, as_json: boo
 
 
 def print_findings(repaired: Iterable[str], findings: Iterable["Finding"]) -> None:
-    """Print what was repaired and what was found, a line each."""
+    """Print repairs and findings, a line each."""
     lines = [f"repaired: {text}" for text in repaired]
     for finding in findings:
         kind = "problem" if finding.is_problem else "remark"
@@ -190,7 +190,7 @@ def print_findings(repaired: Iterable[str], findings: Iterable["Finding"]) -> No
 
 
 def print_statistics(statistics: Statistics, *, as_json: bool) -> None:
-    """Print what a store holds."""
+    """Print the content of a store."""
     console = make_console()
     if as_json:
         print_json(TypeAdapter(Statistics).dump_python(statistics, mode="json"))
@@ -201,7 +201,7 @@ def print_statistics(statistics: Statistics, *, as_json: bool) -> None:
 
 
 def print_generations(generations: Sequence[Generation], *, as_json: bool) -> None:
-    """Print config versions and how many fibers each has; the active one is marked."""
+    """Print config versions and the number of fibers of each; the active one is marked."""
     console = make_console()
     if as_json:
         for generation in generations:
@@ -227,7 +227,7 @@ def version_json(config_version: int) -> dict[str, JsonValue]:
 
 
 def generation_json(generation: Generation) -> dict[str, JsonValue]:
-    """Return what is known of a config version, but for its content."""
+    """Convert a config version, without its content."""
     known = generation.registered
     parent = None if known is None or known.parent is None else version_json(known.parent)
     return {
@@ -241,7 +241,7 @@ def generation_json(generation: Generation) -> dict[str, JsonValue]:
 
 
 def print_diff(old: int, new: int, found: GenerationDiff, *, as_json: bool) -> None:
-    """Print how the fibers of two versions differ: the counts, then the changes."""
+    """Print the differences between the fibers of two versions: the counts, then the changes."""
     console = make_console()
     counts = [("unchanged", found.unchanged), *found.counts.items()]
     if as_json:
@@ -280,7 +280,7 @@ def checkpoint_json(checkpoint: Checkpoint) -> dict[str, JsonValue]:
 
 
 def print_copied(copied: Copied, seconds: float, *, as_json: bool) -> None:
-    """Print what a copy has written, and what both stores hold at its end."""
+    """Print the rows that a copy has written, and the rows of both stores at its end."""
     console = make_console()
     if as_json:
         values = TypeAdapter(Copied).dump_python(copied, mode="json")
@@ -318,7 +318,7 @@ def _log_table(
         mark = "" if middle is None else "> " if log is middle else "  "
         table.add_row(
             f"{mark}{utc(log.timestamp)}",
-            Text(visible(log.source_id), style=colours[log.source_id]),
+            Text(escape_controls(log.source_id), style=colours[log.source_id]),
             show(log.raw_text),
             style="bold" if log is middle else None,
         )
@@ -326,7 +326,7 @@ def _log_table(
 
 
 def _whole(text: str) -> Text:
-    return Text(visible(text, keep=LAYOUT))
+    return Text(escape_controls(text, keep=LAYOUT))
 
 
 def _beginning(text: str) -> Text:
@@ -341,7 +341,7 @@ def _matches(pattern: str, text: str) -> Text:
     marks = "\0\\0\0"  # a text has no NUL
     (marked,) = compute.replace_substring_regex(pa.array([text.encode()]), closed(pattern), marks).to_pylist()
     # Empty matches, which there are within a character, too, show nothing.
-    shown = visible(marked.replace(b"\0\0", b"").decode(), keep=f"{LAYOUT}\0")
+    shown = escape_controls(marked.replace(b"\0\0", b"").decode(), keep=f"{LAYOUT}\0")
     whole = Text()
     first = None
     for number, piece in enumerate(shown.split("\0")):
@@ -401,7 +401,7 @@ def _fiber_json(listed: FiberSummary) -> dict[str, JsonValue]:
 
 
 def _fiber_lines(listed: Sequence[FiberSummary]) -> Iterator[Text]:
-    types = [visible(item.fiber.fiber_type) for item in listed]
+    types = [escape_controls(item.fiber.fiber_type) for item in listed]
     width = max(map(len, types), default=0)
     for item, fiber_type in zip(listed, types, strict=True):
         fiber = item.fiber
@@ -412,7 +412,7 @@ def _fiber_lines(listed: Sequence[FiberSummary]) -> Iterator[Text]:
             (f"{fiber_type:<{width}}", "bold"),
             f"  {utc(fiber.first_activity)}  {took:>9}  {item.log_count:>5,} {logs}  {state}",
         )
-        yield _one_line(f"  {fiber.fiber_id}  ", (visible(_compact(fiber.attributes)), "dim"))
+        yield _one_line(f"  {fiber.fiber_id}  ", (escape_controls(_compact(fiber.attributes)), "dim"))
 
 
 def _fiber_grid(fiber: FiberRecord) -> Table:
@@ -507,7 +507,7 @@ def _change_values(change: FiberChange) -> tuple[str, ...]:
 
 def _change_lines(changes: Sequence[FiberChange]) -> Iterator[Text]:
     for change in changes:
-        yield _one_line((f"{change.kind:<6}", "bold"), f"  {visible(change.fiber_type)}")
+        yield _one_line((f"{change.kind:<6}", "bold"), f"  {escape_controls(change.fiber_type)}")
         for sign, ids, colour in (("-", change.old, "red"), ("+", change.new, "green")):
             for fiber_id in ids[:_MOST_IDS]:
                 yield Text(f"  {sign} {fiber_id}", style=colour)

@@ -1,4 +1,4 @@
-"""How commands open a store that they only read, and how they name one."""
+"""Opening of stores by the commands that only read them, and the names of stores in messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +52,7 @@ def check_tables(storage: SqlStorage) -> None:
 
 
 def has_tables(storage: SqlStorage) -> bool:
-    """Tell whether the store has the tables, of whatever release."""
+    """Return whether the store has the tables, of whatever release."""
     with translate_errors():
         return sa.inspect(storage.engine).has_table(RawLog.__tablename__)
 
@@ -72,7 +72,7 @@ def store_name(storage: SqlStorage) -> str:
 
 
 def shown_target(db: str) -> str:
-    """Return what ``--db`` has named as it may be shown and be given again: without a password."""
+    """Return the argument of ``--db`` without a password, to be shown and given again."""
     return _without_password(make_url(db)) if is_postgresql(db) else db
 
 

@@ -21,7 +21,7 @@ from uuid import UUID
 
 import typer
 
-from fiberstore.cli.durations import parse_duration
+from fiberstore.cli.units import parse_duration
 from fiberstore.contract.conditions import (
     Activity,
     And,

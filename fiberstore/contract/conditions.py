@@ -1,4 +1,4 @@
-"""Conditions: what a filter of logs or fibers is made of.
+"""Conditions, of which filters of logs and fibers are made.
 
 ``Logs.c`` and ``Fibers.c`` hold the columns. Comparing one with a value makes a condition, as in SQLAlchemy,
 and ``&``, ``|`` and ``~`` join conditions:
@@ -315,7 +315,7 @@ class IdColumn(Column[R, UUID]):
     __slots__ = ()
 
     def check(self, value: UUID) -> UUID:
-        """See ``Column.check``."""
+        """Take a ``UUID``."""
         check_id(value)
         return value
 
@@ -495,7 +495,7 @@ class LogFibers:
 
 
 class LogColumns:
-    """What logs can be filtered by."""
+    """Columns for conditions on logs."""
 
     log_id = IdColumn(StoredLog, "log_id")
     timestamp = TimeColumn(StoredLog, "timestamp")
@@ -508,7 +508,7 @@ class LogColumns:
 
 
 class FiberColumns:
-    """What fibers can be filtered by."""
+    """Columns for conditions on fibers."""
 
     fiber_id = IdColumn(FiberRecord, "fiber_id")
     fiber_type = TextColumn(FiberRecord, "fiber_type")
@@ -524,7 +524,7 @@ class FiberColumns:
 
 
 class MembershipColumns:
-    """What memberships can be filtered by."""
+    """Columns for conditions on memberships."""
 
     log_id = IdColumn(FiberMembership, "log_id")
     fiber_id = IdColumn(FiberMembership, "fiber_id")
@@ -547,7 +547,7 @@ def checked_condition(condition: Condition[R], record: type[R]) -> Condition[R]:
 
 
 def depends_on_active(condition: Condition[Any]) -> bool:
-    """Tell whether a condition depends on which config version is the active one."""
+    """Return whether a condition depends on which config version is the active one."""
     match condition:
         case IsActive():
             return True
@@ -585,7 +585,7 @@ def check_redaction(pattern: str) -> None:
 
 
 def _nest(condition: Condition[R], *parts: Condition[Any]) -> None:
-    """Note how deep a new condition is.
+    """Set the nesting of a new condition.
 
     Raises:
         ValueError: Deeper than Python and SQLAlchemy can go.
@@ -668,7 +668,7 @@ def _check_pattern(pattern: str) -> None:
 
 
 def _can_be_empty(pattern: str) -> bool:
-    """Tell whether a regular expression matches the empty text somewhere in some text.
+    """Return whether a regular expression matches the empty text somewhere in some text.
 
     That depends on the two characters around it only, and of each on what assertions see: no character at
     all, the end of a line, a character of a word, or another.
@@ -685,7 +685,7 @@ def _can_be_empty(pattern: str) -> bool:
 
 
 def _re2_finds(expression: str, texts: Sequence[str], pattern: str) -> bool:
-    """Tell whether an expression that is made of a pattern matches in one of the texts."""
+    """Return whether an expression that is made of a pattern matches in one of the texts."""
     import pyarrow as pa  # it has RE2
     from pyarrow import compute
 

@@ -12,5 +12,5 @@ def closed(pattern: str) -> str:
 
 
 def has_bytes(pattern: str) -> bool:
-    r"""Tell whether a pattern has ``\C``, which matches a byte of a character."""
+    r"""Return whether a pattern has ``\C``, which matches a byte of a character."""
     return any(escape[0] == r"\C" for escape in _ESCAPE.finditer(pattern))

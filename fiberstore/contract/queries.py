@@ -1,4 +1,4 @@
-"""Questions to a storage: what can be asked of its logs, fibers and memberships, in prose.
+"""Abstract queries of logs, fibers and memberships; no logic.
 
 A query is a filter, an order and an action, in this order:
 
@@ -7,7 +7,7 @@ storage.fibers.where(Fibers.c.closed.is_(False)).order_by("longest").page(20)
 ```
 
 ``storage.logs`` and ``storage.fibers`` are queries of all there is; ``where()`` and ``order_by()`` return new
-ones and ask nothing; every other method asks, in one transaction. It holds no logic.
+ones and read nothing; every other method reads, in one transaction.
 """
 
 from abc import ABC, abstractmethod
@@ -44,12 +44,12 @@ MOST_BUCKETS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What was deleted.
+    """Numbers of deleted rows.
 
     Attributes:
-        logs: Logs.
-        fibers: Fibers.
-        memberships: Memberships, also those of the logs and fibers.
+        logs: Deleted logs.
+        fibers: Deleted fibers.
+        memberships: Deleted memberships, those of the deleted logs and fibers included.
     """
 
     logs: int
@@ -59,16 +59,16 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some rows of a query, and how to go on.
+    """One page of a query, with the cursors of its neighbours.
 
     Attributes:
-        items: The rows, in the order of the query.
-        next: Cursor of the page that follows; None if there was nothing more.
-        previous: Cursor of the page before; None on the first page.
-        late: Rows that were stored since the walk from page to page began, but whose place lies before this
-            page, where the walk has been already; in the order they were stored. Each is reported once. A
-            fiber counts as stored when it is written, when ``update_fiber`` changes it, and when its type
-            changes; ``FiberRepository.update_fibers`` of the same type moves nothing.
+        items: Rows of the page, in the order of the query.
+        next: Cursor of the following page; None on the last page.
+        previous: Cursor of the preceding page; None on the first page.
+        late: Late rows: stored since the first page was read, with a place before this page. They come in the
+            order they were stored, each once. A fiber counts as stored when it is written, when
+            ``update_fiber`` changes it, and when its type changes; ``update_fibers`` of the same type makes
+            nothing late.
     """
 
     items: list[T]
@@ -79,11 +79,11 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[T]):
-    """What there is of some ids.
+    """Result of a lookup by ids.
 
     Attributes:
-        items: The records, in the order of their ids in the call; for an id that was given twice, twice.
-        missing: The ids without a record, in the order they were given first.
+        items: Records in the order of their ids in the call; an id that was given twice has its record twice.
+        missing: Ids without a record, each once, in the order of the call.
     """
 
     items: list[T]
@@ -92,13 +92,13 @@ class Found(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class ValueCount(Generic[V_co]):
-    """How often there is a value.
+    """Frequency of one value.
 
     Attributes:
         value: The value.
-        count: In how many logs or fibers.
-        first_seen: The earliest timestamp, or first activity.
-        last_seen: The latest timestamp, or last activity.
+        count: Number of logs or fibers that have it.
+        first_seen: Earliest timestamp of these logs, or first activity of these fibers.
+        last_seen: Latest timestamp, or last activity.
     """
 
     value: V_co
@@ -109,12 +109,12 @@ class ValueCount(Generic[V_co]):
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """How many there are in a span of time.
+    """One histogram bucket.
 
     Attributes:
-        start: Its beginning, inclusive; it ends where the next begins.
-        group: The source or type that is counted; None if all are counted together.
-        count: How many.
+        start: Beginning of the bucket, inclusive; its end is the beginning of the next.
+        group: Source or type that is counted; None if all are counted together.
+        count: Number of records in the bucket.
     """
 
     start: datetime
@@ -124,7 +124,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class FiberSummary:
-    """A fiber and what its stored logs look like, without their text.
+    """A fiber with the number, sources and times of its stored logs.
 
     Attributes:
         fiber: The fiber.
@@ -187,7 +187,7 @@ class LogTail(Iterator[StoredLog]):
     @property
     @abstractmethod
     def position(self) -> str:
-        """Where to go on, after the last log that was given out; it stays good when the program ends."""
+        """Position after the last log that was given out; another process can resume from it."""
 
 
 class Query(ABC, Generic[R]):
@@ -207,7 +207,7 @@ class Query(ABC, Generic[R]):
 
     @abstractmethod
     def count(self, at_most: int | None = None) -> int:
-        """Return how many there are.
+        """Count the records of the query.
 
         Args:
             at_most: Stop counting at this number, >= 0, and return it.
@@ -297,11 +297,11 @@ class TimedQuery(Query[P], Generic[P, OrderName, Group]):
     def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
         """Read a page of the query.
 
-        Going on with ``page.next`` until it is None meets every record exactly once, in ``items`` or in
-        ``late``, whatever is stored meanwhile; only a fiber that changes, so that its place in the order
-        moves or so that it begins to meet the conditions, may come twice or not at all. A page costs the same
-        wherever it is. A transaction sees one moment: what it writes itself behind the walk is not met, and
-        what it has met before its commit may be late once more after it.
+        Reading pages by ``page.next`` until it is None gives every record exactly once, in ``items`` or in
+        ``late``, whatever is stored meanwhile. Only a fiber that moves in the order, or that begins to meet
+        the conditions, may come twice or not at all. Every page costs the same. A transaction reads one
+        snapshot: rows that it stores itself before the current page are not reported, and rows that it read
+        before its commit may appear once more in ``late`` after it.
 
         Args:
             limit: Most rows, >= 1, and most late ones, unless transactions were open (PostgreSQL).
@@ -496,7 +496,7 @@ class Memberships(Query[FiberMembership]):
 
 
 class QueryStorage(Storage):
-    """A storage that can be asked more than the trait asks."""
+    """A ``Storage`` with composable queries and file import."""
 
     @property
     @abstractmethod

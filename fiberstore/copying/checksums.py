@@ -1,9 +1,9 @@
-"""What a store holds, in a form in which two stores can be compared, on whatever backends they are.
+"""Checksums of the tables of a store, by which stores on any backends can be compared.
 
-A table is told by its number of rows and by a checksum that does not depend on their order: the sum, modulo
-2**128, of a hash of each row. A row is hashed by its values as text, so it does not matter how a database
-keeps them: ids in hex, times in µs since 1970, and JSON with sorted keys and with numbers by their value,
-because a database may give ``1e16`` back as ``10000000000000000``, or ``-0.0`` as ``0.0``.
+A table is identified by its number of rows and by a checksum that does not depend on their order: the sum,
+modulo 2**128, of a hash of each row. A row is hashed by its values as text, however a database keeps them:
+ids in hex, times in µs since 1970, and JSON with sorted keys and with numbers by their value, because a
+database may give ``1e16`` back as ``10000000000000000``, or ``-0.0`` as ``0.0``.
 """
 
 import json
@@ -60,8 +60,8 @@ _NO_VALUE = "null"
 
 
 @dataclass(frozen=True, slots=True)
-class TableSum:
-    """What tells the content of one table from another.
+class TableChecksum:
+    """Number and checksum of the rows of one table.
 
     Attributes:
         rows: How many rows it has.
@@ -72,8 +72,8 @@ class TableSum:
     checksum: str
 
 
-def table_sums(storage: SqlStorage, *, on_rows: OnRows | None = None) -> dict[str, TableSum]:
-    """Read a whole store, in bounded memory, and return the sum of each table by its name.
+def table_checksums(storage: SqlStorage, *, on_rows: OnRows | None = None) -> dict[str, TableChecksum]:
+    """Read a whole store, in bounded memory, and return the checksum of each table by its name.
 
     Each table is read in a snapshot of its own. Progress of copies is left out, see ``COPY_PREFIX``.
 
@@ -95,7 +95,7 @@ def table_sums(storage: SqlStorage, *, on_rows: OnRows | None = None) -> dict[st
 def keyed_rows(
     storage: SqlStorage, name: str, *, on_rows: OnRows | None = None
 ) -> Generator[tuple[Key, bytes]]:
-    """Give each row of a table as its key and its digest, by ascending keys.
+    """Yield each row of a table as its key and its digest, by ascending keys.
 
     Args:
         storage: The store.
@@ -115,7 +115,7 @@ def keyed_rows(
 
 
 def record_batches(query: Query[Any], batch_rows: int = _BATCH_ROWS) -> "Iterator[pa.RecordBatch]":
-    """Give everything in a query as Arrow batches; see ``Query.to_arrow``."""
+    """Yield the rows of a query as Arrow batches; see ``Query.to_arrow``."""
     with query.to_arrow(batch_rows) as reader:
         yield from reader
 
@@ -123,7 +123,7 @@ def record_batches(query: Query[Any], batch_rows: int = _BATCH_ROWS) -> "Iterato
 def lifecycle_rows(
     connection: sa.Connection, table: sa.Table, batch_rows: int
 ) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Give the rows of a table of the lifecycle by ascending keys, at most so many at a time."""
+    """Yield the rows of a table of the lifecycle by ascending keys, in lists of limited length."""
     statement = sa.select(table).order_by(*table.primary_key)
     if table is CHECKPOINTS:
         statement = statement.where(~CHECKPOINTS.c.name.startswith(COPY_PREFIX, autoescape=True))
@@ -133,7 +133,7 @@ def lifecycle_rows(
 def partitions(
     connection: sa.Connection, statement: sa.Select[Any], batch_rows: int
 ) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Give the rows of a statement, at most so many at a time."""
+    """Yield the rows of a statement in lists of limited length."""
     with translate_errors():
         yield from connection.execute(statement.execution_options(yield_per=batch_rows)).partitions()
 
@@ -171,14 +171,14 @@ def _keys(batch: "pa.RecordBatch", names: Sequence[str]) -> list[Key]:
     return list(zip(*(_plain(batch[name]).to_pylist() for name in names), strict=True))
 
 
-def _sum(name: str, batches: Iterable[Sequence[bytes]], on_rows: OnRows | None) -> TableSum:
+def _sum(name: str, batches: Iterable[Sequence[bytes]], on_rows: OnRows | None) -> TableChecksum:
     rows = total = 0
     for batch in batches:
         total += sum(map(int.from_bytes, _digests(batch)))
         rows += len(batch)
         if on_rows is not None:
             on_rows(name, len(batch))
-    return TableSum(rows, f"{total % _MODULUS:0{2 * _HASH_BYTES}x}")
+    return TableChecksum(rows, f"{total % _MODULUS:0{2 * _HASH_BYTES}x}")
 
 
 def _digests(rows: Sequence[bytes]) -> list[bytes]:
@@ -186,7 +186,7 @@ def _digests(rows: Sequence[bytes]) -> list[bytes]:
 
 
 def _of_batch(batch: "pa.RecordBatch") -> list[bytes]:
-    """Return what each record is hashed by: its values, with NUL between, which no text holds."""
+    """Serialize records for hashing: their values, separated by NUL, which no text holds."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -41,12 +41,12 @@ from fiberstore.copying.checksums import (
     VERSIONS,
     Key,
     OnRows,
-    TableSum,
+    TableChecksum,
     canonical_json,
     keyed_rows,
     lifecycle_rows,
     partitions,
-    table_sums,
+    table_checksums,
 )
 from fiberstore.errors import CursorError
 from fiberstore.json_text import dump_json
@@ -114,8 +114,8 @@ class Copied:
     deleted: dict[str, int]
     passes: int
     has_ended: bool
-    source: dict[str, TableSum]
-    destination: dict[str, TableSum]
+    source: dict[str, TableChecksum]
+    destination: dict[str, TableChecksum]
     differences: dict[str, TableDifference]
 
     @property
@@ -125,7 +125,7 @@ class Copied:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both hold the same."""
+        """True if both stores hold the same rows."""
         return not self.differing
 
 
@@ -166,7 +166,7 @@ def copy_store(
     Raises:
         ValueError: Both are the same database, or a number is out of bounds.
         CheckpointError: Another copy between the two is running.
-        StorageError: A database failed; what was written until then stays, and another call goes on.
+        StorageError: A database failed; what was written until then stays, and another call resumes.
     """
     check_number("batch_rows", batch_rows, least=1)
     check_number("max_passes", max_passes, least=1)
@@ -234,9 +234,9 @@ class _Copy:
         return self._changes > before or not has_all_logs
 
     def compare(self) -> Copied:
-        """Return what was written until now, and what both stores hold."""
+        """Compare the two stores, and report what was written so far."""
         source, destination = (
-            table_sums(storage, on_rows=partial(self._tell, "check"))
+            table_checksums(storage, on_rows=partial(self._tell, "check"))
             for storage in (self._source, self._destination)
         )
         written, deleted = (
@@ -373,7 +373,7 @@ class _Copy:
             self._note(_MEMBERSHIPS.name, read=0, written=written)
 
     def _only_here(self, memberships: Collection[FiberMembership]) -> list[FiberMembership]:
-        """Return those that the source does not hold, of logs that it does not hold."""
+        """Return the memberships that the source lacks, of logs that it lacks."""
         held = self._held(list(map(_ids, memberships)))
         known = _among(self._source, _LOGS, {membership.log_id for membership in memberships})
         return [new for new in memberships if new.log_id not in known and _ids(new) not in held]
@@ -470,7 +470,7 @@ class _Copy:
 
 
 def _identity(storage: SqlStorage) -> str:
-    """Return a text for the database that tells nothing of it, least of all a password."""
+    """Return an opaque text that identifies the database, without a password."""
     url = storage.engine.url.set(password=None).difference_update_query(["password"])
     return sha256(url.render_as_string().encode()).hexdigest()[:16]
 
@@ -481,7 +481,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _values(fiber: FiberRecord) -> tuple[object, ...]:
-    """Return what tells fibers apart; unlike values, texts of JSON tell 1 and true apart."""
+    """Return the values by which fibers are compared; JSON as text, in which 1 and true differ."""
     return (
         fiber.fiber_type,
         fiber.config_version,
@@ -493,7 +493,7 @@ def _values(fiber: FiberRecord) -> tuple[object, ...]:
 
 
 def _pairs(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[_Pair]:
-    """Give memberships by their ids, ascending."""
+    """Yield memberships by ascending ids."""
     ids = sa.cast(_MEMBERSHIPS.c.log_id, sa.String) + sa.cast(_MEMBERSHIPS.c.fiber_id, sa.String)
     statement = sa.select(ids, _MEMBERSHIPS.c.config_version).order_by(*_MEMBERSHIPS.primary_key)
     with translate_errors():
@@ -508,7 +508,7 @@ def _pairs(session: Session, on_rows: Callable[[int], None] | None = None) -> Ge
 def _differing(
     source: Iterator[tuple[K, V]], destination: Iterator[tuple[K, V]]
 ) -> Iterator[tuple[K, V | None, V | None]]:
-    """Give each key with other values in the two, None where there is no such key; both are ascending."""
+    """Yield each key whose values differ in the two, None for a missing key; both are ascending."""
     one, other = next(source, None), next(destination, None)
     while one is not None and other is not None:
         if one[0] < other[0]:

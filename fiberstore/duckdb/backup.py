@@ -41,7 +41,9 @@ def refuse_logs(path: Path) -> None:
     for suffix in LOG_SUFFIXES:
         log = path.with_name(path.name + suffix)
         if log.exists() and log.stat().st_size:
-            raise DatabaseError(f"{log} is there after a checkpoint, so {path.name} is not whole; try again")
+            raise DatabaseError(
+                f"{log} is there after a WAL checkpoint, so {path.name} is not whole; try again"
+            )
 
 
 def _write_backup(connection: Connection, target: str | os.PathLike[str], interruption: Interruption) -> None:
@@ -75,13 +77,13 @@ def _copy(connection: Connection, path: Path, interruption: Interruption) -> dic
                 copier.execute(f"COPY FROM DATABASE {_quoted(source)} TO {alias}")
                 rows = _row_counts(copier)
                 copier.commit()
-            _checkpoint(keeper, alias, interruption)
+            _wal_checkpoint(keeper, alias, interruption)
         finally:
             keeper.execute(f"DETACH {alias}")
     return rows
 
 
-def _checkpoint(raw: duckdb.DuckDBPyConnection, alias: str, interruption: Interruption) -> None:
+def _wal_checkpoint(raw: duckdb.DuckDBPyConnection, alias: str, interruption: Interruption) -> None:
     """Move what was written into the file; DETACH does so only if nobody else refers to the database."""
     deadline = time.monotonic() + _CHECKPOINT_TIMEOUT_S
     while True:

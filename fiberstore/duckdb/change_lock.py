@@ -23,7 +23,7 @@ _CHANGES = re.compile(
 
 
 def changes_rows(sql: str) -> bool:
-    """Tell whether a statement may change or delete rows that are there, rather than only append.
+    """Return whether a statement may change or delete rows that are there, rather than only append.
 
     It goes by words, wherever they stand (a CTE or EXPLAIN ANALYZE may hold an UPDATE), and sometimes errs to
     the harmless side. Values do not matter: they are bound.

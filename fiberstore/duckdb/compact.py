@@ -9,7 +9,7 @@ after it the new one. What a kill leaves is in a hidden folder, which the next w
   it never lies beside the new one, which it does not belong to.
 - Nobody can use the old file after the rename. DuckDB locks it until then; who has opened it just before, and
   gets the lock when it comes free, would take the log of the new file for its own. So the old file is spoilt
-  first. Another process is told that it is no database, and looks once more (see ``process.opened``).
+  first. Another process is told that it is no database, and looks once more (see ``fork_guard.opened``).
 - Nothing is changed in DuckDB's instance before the rename, and no Ctrl-C comes between the steps (see
   ``shielding``).
 """
@@ -105,12 +105,18 @@ class Calls:
 
 
 def compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls) -> Compacted:
-    """See ``LifecycleStorage.compact``.
+    """Write the database file anew, and replace the old one by it.
 
     Args:
-        engine: The storage's.
-        change_pool: Its other pool, which is renewed when the engine is disposed.
-        calls: Those of the storage.
+        engine: Engine of the storage.
+        change_pool: Pool of connections for changes, which is renewed when the engine is disposed.
+        calls: Running calls of the storage.
+
+    Returns:
+        Sizes of the old and the new file; zeros in memory.
+
+    Raises:
+        DatabaseError: Others kept using the file, or it cannot be replaced; the old file stays.
     """
     if (engine.url.database or "").startswith(IN_MEMORY):
         return Compacted(0, 0)
@@ -136,7 +142,7 @@ def _compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls, interruption
 def _only_connection(
     engine: sa.Engine, change_pool: sa.Pool, deadline: float, interruption: Interruption
 ) -> Iterator[Connection]:
-    """Give the block the only connection of this process, and let no other be opened meanwhile.
+    """Yield the only connection of this process; no other is opened during the block.
 
     DuckDB's lock on the file is kept all the time. If the block replaces the file, it is closed afterwards.
     """

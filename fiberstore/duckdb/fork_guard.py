@@ -10,7 +10,7 @@ DuckDB guards a file by a POSIX lock, with two consequences that are nobody's in
   not be opened beside DuckDB, not even to look at its first bytes.
 - A forked child inherits the open database, but neither the lock nor DuckDB's threads. What it writes is lost
   or damages the parent's file. So the child gives up all it has inherited, without running any destructor of
-  DuckDB, which would write a checkpoint into the parent's file.
+  DuckDB, which would write a WAL checkpoint into the parent's file.
 """
 
 import ctypes
@@ -84,7 +84,7 @@ def open_handles(database: str) -> set[Handle]:
 
 
 def is_open(database: str) -> bool:
-    """Tell whether this process has the database open."""
+    """Return whether this process has the database open."""
     return bool(open_handles(database))
 
 
@@ -142,7 +142,7 @@ def opened(database: str, connect: Callable[[], T], close: Callable[[T], None]) 
 
 
 def file_number(database: str) -> tuple[int, int] | None:
-    """Return what tells a file from another of the same name; None if there is none."""
+    """Return the device and inode of a file, which tell it from another of that name; None if missing."""
     try:
         found = os.stat(database)  # noqa: PTH116  # it opens nothing
     except OSError:  # DuckDB will say what is wrong
@@ -151,7 +151,7 @@ def file_number(database: str) -> tuple[int, int] | None:
 
 
 def is_inherited(database: str) -> bool:
-    """Tell whether the parent process had the database open when it forked this one."""
+    """Return whether the parent process had the database open when it forked this one."""
     return database_key(database) in _inherited
 
 

@@ -22,7 +22,7 @@ _APPENDS = re.compile(r"\b(insert|copy|merge|update|execute|import)\b", re.IGNOR
 
 
 def appends_rows(sql: str) -> bool:
-    """Tell whether a statement may append rows; an update of an indexed column does. It goes by words."""
+    """Return whether a statement may append rows; an update of an indexed column does. It goes by words."""
     return _appends_rows(sql) if len(sql) <= _LONGEST_KEPT_CHARS else _APPENDS.search(sql) is not None
 
 
@@ -42,7 +42,7 @@ class Appends:
 
     @classmethod
     def of(cls, database: str) -> "Appends":
-        """Return what all connections of this process to one database share."""
+        """Return the counter that all connections of this process to one database share."""
         key = database_key(database)
         with cls._registry_lock:
             appends = cls._by_database.get(key)
@@ -57,11 +57,11 @@ class Appends:
         cls._registry_lock = threading.Lock()
 
     def listen(self) -> SimpleQueue[None]:
-        """Return a queue that gets something when a write ends; after an interrupt it may miss one."""
+        """Return a queue that gets an item when a write ends; after an interrupt it may miss one."""
         return self._listeners.add(SimpleQueue())
 
     def note_end(self) -> None:
-        """Tell who listens that a write has ended, whichever way."""
+        """Notify all listeners that a write has ended, committed or not."""
         for listener in self._listeners.alive():
             bell = listener()
             if bell is not None and bell.empty():

@@ -1,4 +1,4 @@
-"""What DuckDB needs before migrations: a copy of the file, which they may change beyond repair."""
+"""Migrations of a DuckDB file, with a backup before those that rewrite data."""
 
 from datetime import UTC, datetime
 from pathlib import Path

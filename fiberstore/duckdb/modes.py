@@ -1,9 +1,9 @@
-"""Modes of what DuckDB makes beside a database: who may not read the database may not read its log either.
+"""File modes of the files that DuckDB makes beside a database: its log is no more readable than it is.
 
 DuckDB makes files as the umask of the process says, which is not ours to change. But it takes a log and a
-folder for temporary files that are there already as they are, so those of a private database are made before
-DuckDB needs them. Only the second log, which a commit beside a checkpoint begins, and the copy of a log that
-an opening may make, have the umask's mode for the time of that commit or opening.
+folder for temporary files that are there already as they are, so those of a private database are made
+before DuckDB needs them. Only the second log, which a commit beside a WAL checkpoint begins, and the copy
+of a log that an opening may make, have the umask's mode for the time of that commit or opening.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A copy that opens of a store that does not, because a checkpoint was killed.
+"""Rescue of a store that a killed WAL checkpoint has left unreadable: a copy that opens.
 
 DuckDB 2.0.0 writes the block that its headers point to in place: old parts stay, and those of the new
 checkpoint are put into free places. A kill (or a power failure) in the middle of this write leaves a block
@@ -18,7 +18,7 @@ from fiberstore.atomic_files import new_file
 from fiberstore.doctor import Finding, examine
 from fiberstore.duckdb.backup import refuse_logs
 from fiberstore.duckdb.storage import DuckDBStorage
-from fiberstore.duckdb.wal import block_locations, was_in_checkpoint
+from fiberstore.duckdb.wal import block_locations, was_in_wal_checkpoint
 from fiberstore.errors import DamagedFileError, DatabaseError
 from fiberstore.sql.translate import translate_errors
 
@@ -29,7 +29,7 @@ _CHECKSUM_BYTES = 8
 
 
 def rescue(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> list[Finding]:
-    """Copy a store that a killed checkpoint has left unreadable into a new file that can be read.
+    """Copy a store that a killed WAL checkpoint has left unreadable into a new file that can be read.
 
     The source stays as it is. Only the checksum of a block that was being written is mended, and only if the
     write-ahead log says that a checkpoint was running; the log is then replayed into the copy.
@@ -48,7 +48,7 @@ def rescue(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> li
     """
     database = Path(source)
     damage = _damage(database)
-    if not was_in_checkpoint(database):
+    if not was_in_wal_checkpoint(database):
         raise damage
     with new_file(target) as path:
         for suffix in ("", ".wal", ".wal.checkpoint"):

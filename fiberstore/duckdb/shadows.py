@@ -26,7 +26,7 @@ _TEMPORARY = (
 
 
 def may_shadow(sql: str) -> bool:
-    """Tell whether a statement may let names lead to other tables. It goes by words."""
+    """Return whether a statement may let names lead to other tables. It goes by words."""
     return _may_shadow(sql) if len(sql) <= _LONGEST_KEPT_CHARS else _MAY_SHADOW.search(sql) is not None
 
 

@@ -11,7 +11,7 @@ _ASK_AGAIN_S = 0.05
 
 
 class Interruption:
-    """What shielded work looks at to learn of Ctrl-C."""
+    """Flag by which shielded work learns of Ctrl-C."""
 
     def __init__(self) -> None:
         self._requested = False
@@ -44,7 +44,7 @@ _current: ContextVar[Interruption | None] = ContextVar("fiberstore_interruption"
 
 
 def shielded(work: Callable[[Interruption], T]) -> T:
-    """Return what the work returns, which runs where no ``KeyboardInterrupt`` can tear it.
+    """Run the work where no ``KeyboardInterrupt`` can tear it, and return its result.
 
     After Ctrl-C the work is asked to end, and ``KeyboardInterrupt`` is raised once it has.
     """

@@ -1,12 +1,13 @@
-"""Looks at a database's files before DuckDB opens them.
+"""Verification of a write-ahead log (WAL) before DuckDB opens the database.
 
-What does not fit in a write-ahead log, DuckDB takes for its torn end, as ``kill -9`` leaves it, and goes on
-without it. That is wrong where commits follow: damage to the length of one entry, or to the header, would
+DuckDB takes an invalid entry of a WAL for its torn end, as ``kill -9`` leaves it, and drops the rest.
+That is wrong where commits follow: damage to the length of one entry, or to the header, would
 silently drop what was acknowledged. Everything else in a log has a checksum, which DuckDB verifies itself.
 
 A log of DuckDB 2.0 is a header and entries: the length of the payload and its checksum, 8 bytes each, then
-the payload. The last entry of a commit has no content, so it is the same each time. While a checkpoint runs,
-commits go to a second log, ``.wal.checkpoint``. (A third, ``.wal.recovery``, is a copy DuckDB makes of both.)
+the payload. The last entry of a commit has no content, so it is the same each time. While a WAL checkpoint
+runs, commits go to a second log, ``.wal.checkpoint``. (A third, ``.wal.recovery``, is a copy DuckDB makes
+of both.)
 """
 
 import os
@@ -71,18 +72,18 @@ def check_files(database: Path) -> None:
 
 
 def _state(database: Path) -> list[tuple[int, int]]:
-    """Return what changes while another process creates the files or writes a checkpoint."""
+    """Return sizes and times of the files, which change while another process creates or checkpoints them."""
     files = (database.with_name(database.name + suffix) for suffix in ("", ".wal", ".wal.checkpoint"))
     return [(_size_bytes(file), file.stat().st_mtime_ns if file.exists() else 0) for file in files]
 
 
 def has_two_logs(database: Path) -> bool:
-    """Tell whether a checkpoint was interrupted after a commit beside it began the second, empty or not."""
+    """Return True if a WAL checkpoint was interrupted after a commit began the second log, empty or not."""
     return database.with_name(database.name + ".wal.checkpoint").exists()
 
 
-def was_in_checkpoint(database: Path) -> bool:
-    """Tell whether the log ends in the mark of a checkpoint, which DuckDB removes when it is through."""
+def was_in_wal_checkpoint(database: Path) -> bool:
+    """Return True if the log ends in the mark of a WAL checkpoint, which DuckDB removes at its end."""
     log = database.with_name(database.name + ".wal")
     if not _size_bytes(log):
         return False

@@ -58,7 +58,7 @@ def read_records(
 
 
 def _records_of(file: Path, kind: Kind, stamp: Stamp) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Give the batches of a file, and how many rows each had."""
+    """Yield the batches of a file, and the number of rows of each."""
     row = 0
     try:
         for batch in _READERS[format_of(file)](file, kind):

@@ -1,4 +1,4 @@
-"""Whether Arrow batches of any origin hold records, whole columns at a time."""
+"""Validation of Arrow batches of any origin, whole columns at a time."""
 
 import re
 from collections.abc import Callable, Collection
@@ -30,11 +30,11 @@ _INDEX_OF_PANDAS = re.compile(r"(?:Unnamed: \d+|__index_level_\d+__)?")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What logs get whose own is not given.
+    """Defaults for logs that lack these values.
 
     Attributes:
-        ingestion_time: The time they are stored.
-        config_version: The version of the storage.
+        ingestion_time: Time of the call that stores them.
+        config_version: Config version of the storage.
     """
 
     ingestion_time: datetime
@@ -109,7 +109,7 @@ class _Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds text."""
+        """True if the column holds text."""
         return bool(self.values.type == TEXT)
 
     def require(self, passes: pa.Array, what: str) -> None:

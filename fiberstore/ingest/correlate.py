@@ -10,10 +10,10 @@ last line lies more than ``max_gap`` back are closed; so is one that shares a ke
 ``max_gap`` after its last. A late line joins an open fiber however early it was logged. A closed fiber takes
 no more lines.
 
-What an open fiber needs to go on is all in its record: ``attributes`` is its keys, as
-``{group name: [texts in order of appearance]}``. So a correlator that is given the stored open fibers, and is
-told by ``skip`` of the lines that are in stored fibers, goes on as if it had never stopped. Lines without
-keys, which leave no trace in a store, may be skipped or added again.
+The whole state of an open fiber is in its record: ``attributes`` is its keys, as
+``{group name: [texts in order of appearance]}``. So a correlator that is given the stored open fibers, and
+by ``skip`` the lines of stored fibers, resumes as if it had never stopped. Lines without keys leave no trace
+in a store; they may be skipped or added again.
 """
 
 import heapq
@@ -37,7 +37,7 @@ _ATTRIBUTES = TypeAdapter(dict[str, list[str]])
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What became of the fibers since the last ``drain``; no fiber is in two of the first three.
+    """Changes of fibers since the last ``drain``; no fiber is in two of the first three.
 
     Attributes:
         new: Fibers that began, as they are now.
@@ -102,7 +102,7 @@ class Correlator:
             self._joined.append((log.log_id, fiber))
 
     def drain(self) -> Changes:
-        """Return what changed since the last call; the next call does not return it again."""
+        """Return the changes since the last call, once."""
         changes = Changes([], [], {}, [])
         for fibers in self._types.values():
             for fiber in fibers.changed.values():

@@ -21,7 +21,7 @@ _BATCH_CHARACTERS = 1 << 25
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What an ingest has done so far.
+    """Progress of an ingest.
 
     Attributes:
         logs_read: Records read from the files.
@@ -47,10 +47,9 @@ def ingest(
     """Read all files of the rules into the store.
 
     Each batch is stored whole, with its logs, fibers and memberships, or not at all. Lines that these rules
-    (by ``rules.config_version``) have put into a fiber before are passed over, and the fibers they left open
-    go on. So reading files again adds nothing, a run that was killed and started again ends in the same state
-    as one that was not, and a file that has grown, or the next one of a rotated log, is added to what is
-    there.
+    (by ``rules.config_version``) have put into a fiber before are skipped, and the fibers they left open are
+    resumed. So reading files again adds nothing. A run that was killed and started again ends in the same
+    state as one that was not. A file that has grown, or the next one of a rotated log, is added.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
@@ -118,7 +117,7 @@ def _store(
 def join(
     transaction: Transaction, rules: Rules, correlator: Correlator, batch: Sequence[LogRecord]
 ) -> tuple[int, int]:
-    """Put those logs into fibers that these rules have not put into one yet, and store what came of it.
+    """Put those logs into fibers that these rules have not put into one yet, and store the fibers.
 
     A fiber that others have deleted since is stored anew, for these logs; of one that they have made part of
     another, the logs go there.

@@ -21,7 +21,7 @@ _LATE = timedelta(days=364)
 
 
 class IngestError(ValueError):
-    """A log file that cannot be read by its rules; the message names file, line and what to change."""
+    """A log file that cannot be read by its rules; the message names file, line and fix."""
 
 
 def read_sources(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> Iterator[LogRecord]:

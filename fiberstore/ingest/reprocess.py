@@ -22,7 +22,7 @@ _BEGINNING = ""
 
 @dataclass(frozen=True, slots=True)
 class ReprocessReport:
-    """What a reprocessing has done so far.
+    """Progress of a reprocessing.
 
     Attributes:
         logs_read: Logs read from the store, those that were passed over too.
@@ -97,8 +97,8 @@ def reprocess(
 class _Run:
     """A walk through the stored logs.
 
-    Its checkpoint is whose run it is, and the cursor of the page to be read next. Behind the last page it
-    stays: to read that page again is how to see what was stored since, at its end or late.
+    The checkpoint value is ``<run id> <cursor of the next page>``. After the last page the cursor is kept, so
+    that reading it again returns rows stored since, at its end or late.
     """
 
     def __init__(self, storage: SqlStorage, rules: Rules, transaction: Transaction) -> None:
@@ -116,7 +116,7 @@ class _Run:
         transaction.checkpoints.set(self._name, self._at(self._place))
 
     def step(self, batch_rows: int, before: ReprocessReport) -> ReprocessReport:
-        """Read a page and store what came of it."""
+        """Read a page, and store its fibers and memberships."""
         place = self._place
         try:
             page = self._storage.logs.page(batch_rows, place or None)

@@ -51,7 +51,7 @@ _SAMPLE = datetime(2024, 11, 23, 10, 20, 30, tzinfo=UTC)
 
 
 class RulesError(ValueError):
-    """Rules that cannot be used. Each line of the message names the file, the key and what to change."""
+    """Invalid rules. Each line of the message names the file, the key and the fix."""
 
 
 def format_has(stamp_format: str, directives: str) -> bool:
@@ -146,7 +146,7 @@ class Source(_Model):
 
     @property
     def has_year(self) -> bool:
-        """Whether the stamps carry their year themselves."""
+        """True if the stamps carry their year."""
         return format_has(self.format, "YyGcx")
 
     @field_validator("timezone")
@@ -165,7 +165,7 @@ class Source(_Model):
 
 
 class Pattern(_Model):
-    """What a line of one source must hold to join a fiber; the named groups that match are its keys."""
+    """Expression that a line of one source must match to join a fiber; its named groups are the keys."""
 
     source: str
     regex: Annotated[re.Pattern[str], BeforeValidator(_compile), AfterValidator(_check_keys)]

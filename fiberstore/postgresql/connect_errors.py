@@ -1,4 +1,4 @@
-"""What to say when a server cannot be reached, or refuses a connection; never with a password in it."""
+"""Errors of a server that cannot be reached or refuses a connection; never with a password in them."""
 
 import re
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ _ADVICE = [
 
 
 class Target(NamedTuple):
-    """What a connection is to, without its secrets; a text says it in messages."""
+    """Connection target without credentials; ``str(target)`` is safe to print."""
 
     database: str
     host: str
@@ -49,7 +49,7 @@ class Target(NamedTuple):
 
 
 def target_of(options: Mapping[str, object]) -> Target:
-    """Return what a connection is to: as the options say, or libpq's environment and defaults.
+    """Return the target of a connection, by its options, libpq's environment and libpq's defaults.
 
     Args:
         options: Parameters of libpq by their names.
@@ -68,7 +68,7 @@ def target_of(options: Mapping[str, object]) -> Target:
 
 
 def connect_error(error: Exception, target: Target) -> DatabaseError:
-    """Return what to raise instead of an error on the way to a connection."""
+    """Translate an error of connecting, with advice."""
     reason = str(error).strip().partition("\n")[0]
     advice = next((f"; {advice}" for pattern, advice in _ADVICE if pattern.search(reason)), "")
     return DatabaseError(f"cannot connect to {target}: {reason}{advice}")

@@ -26,7 +26,7 @@ _DIGIT = 10_000  # of a number, in base 10,000
 
 
 def encoded(batch: pa.RecordBatch, json_columns: Iterable[str]) -> Iterator[bytes]:
-    """Return what COPY takes of a batch, in parts.
+    """Encode a batch for a binary COPY, in parts.
 
     Args:
         batch: Columns of UUIDs, times in µs, texts, unsigned integers and booleans.

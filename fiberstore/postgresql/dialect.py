@@ -68,7 +68,7 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
         return tuple(map(int, divmod(connection.connection.dbapi_connection.info.server_version, 10_000)))
 
     def do_ping(self, dbapi_connection: Any) -> bool:  # noqa: ANN401  # as SQLAlchemy has it
-        """Tell whether a connection of a pool can be used, without asking the server."""
+        """Return whether a connection of a pool can be used, without asking the server."""
         return not dbapi_connection.is_lost
 
 

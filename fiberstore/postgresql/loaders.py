@@ -1,7 +1,7 @@
-"""What the repositories take of PostgreSQL's values, which psycopg would make into other objects.
+"""Loaders of PostgreSQL's values for the repositories, in place of psycopg's.
 
-They are for results in the binary format, which only this package asks for. Sessions of SQLAlchemy get text:
-of a JSONB, and of a time that no ``datetime`` holds; the column types make values or errors of it.
+They are for results in the binary format, which only this package requests. Sessions of SQLAlchemy get a
+JSONB, and a time that no ``datetime`` holds, as text; the column types make values or errors of it.
 """
 
 from datetime import datetime
@@ -25,7 +25,7 @@ _NEGATIVE = 0x4000
 _NO_NUMBER = 0xC000
 
 
-class EpochUs(Loader):
+class EpochMicrosecondsLoader(Loader):
     """A TIMESTAMPTZ as µs since 1970, also one that no ``datetime`` holds."""
 
     format = Format.BINARY
@@ -36,7 +36,7 @@ class EpochUs(Loader):
         return None if us in _INFINITE else us + _EPOCH_US
 
 
-class TimeOrText(TimestamptzLoader):
+class TimeOrTextLoader(TimestamptzLoader):
     """A TIMESTAMPTZ as a ``datetime``, or as text if none holds it, as in DuckDB."""
 
     def load(self, data: Buffer) -> datetime:
@@ -47,7 +47,7 @@ class TimeOrText(TimestamptzLoader):
             return bytes(data).decode()  # type: ignore[return-value]
 
 
-class Integer(Loader):
+class IntegerLoader(Loader):
     """A NUMERIC that is a config version, or is calculated of times, as an int."""
 
     format = Format.BINARY
@@ -68,7 +68,7 @@ class Integer(Loader):
         return -value if sign == _NEGATIVE else value
 
 
-class JsonText(Loader):
+class JsonTextLoader(Loader):
     """A JSONB as its text."""
 
     def load(self, data: Buffer) -> str:
@@ -76,7 +76,7 @@ class JsonText(Loader):
         return bytes(data).decode()
 
 
-class JsonBinary(Loader):
+class JsonBinaryLoader(Loader):
     """A JSONB in the binary format, which has a version before the text, as its text."""
 
     format = Format.BINARY
@@ -90,8 +90,8 @@ def register(context: AdaptContext) -> None:
     """Let the cursors of a connection make these of the values."""
     adapters = context.adapters
     if adapters is not None:
-        adapters.register_loader("timestamptz", EpochUs)
-        adapters.register_loader("timestamptz", TimeOrText)
-        adapters.register_loader("numeric", Integer)
-        adapters.register_loader("jsonb", JsonText)
-        adapters.register_loader("jsonb", JsonBinary)
+        adapters.register_loader("timestamptz", EpochMicrosecondsLoader)
+        adapters.register_loader("timestamptz", TimeOrTextLoader)
+        adapters.register_loader("numeric", IntegerLoader)
+        adapters.register_loader("jsonb", JsonTextLoader)
+        adapters.register_loader("jsonb", JsonBinaryLoader)

@@ -16,7 +16,7 @@ _TABLES = [*Base.metadata.tables, *ARRIVALS]
 
 
 def compact(connection: Connection) -> Compacted:
-    """See ``LifecycleStorage.compact``.
+    """Write the tables anew, and return their space to the disk.
 
     Args:
         connection: One outside a transaction.

@@ -87,7 +87,7 @@ class QueryContract(
     StreamsContract,
     TimelinesContract,
 ):
-    """What ``fiberstore.contract.queries`` says, as tests; for storages that are a ``QueryStorage``.
+    """Tests of ``fiberstore.contract.queries``, for a ``QueryStorage``.
 
     A subclass has fixtures ``storage`` and ``other`` that give empty storages whose schema is built.
     """
@@ -105,7 +105,7 @@ class LifecycleContract(
     LifecycleThreadsContract,
     WritersContract,
 ):
-    """What ``fiberstore.contract.lifecycle`` and the actions of queries say; for a ``LifecycleStorage``.
+    """Tests of ``fiberstore.contract.lifecycle`` and the actions of queries, for a ``LifecycleStorage``.
 
     A subclass has a fixture ``storage`` that gives an empty storage whose schema is built.
     """

@@ -1,4 +1,4 @@
-"""What is done to the rows of a query: delete, close and reopen, pin and unpin."""
+"""Tests of the actions of queries: delete, close and reopen, pin and unpin."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What belongs together, stored together: ``write_batch``, ``write_fibers`` and ``upsert_fibers``."""
+"""Tests of ``write_batch``, ``write_fibers`` and ``upsert_fibers``."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, cast

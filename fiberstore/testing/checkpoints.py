@@ -1,4 +1,4 @@
-"""Named checkpoints, which move only from where they are known to be."""
+"""Named checkpoints, which move by compare-and-set."""
 
 from datetime import UTC, datetime
 from typing import Any, ClassVar, cast

@@ -1,4 +1,4 @@
-"""What there is: sources, types, attributes, and what the logs of fibers look like."""
+"""Tests of discovery: sources, types, attributes, summaries of fibers."""
 
 from collections.abc import Iterable
 from datetime import timedelta

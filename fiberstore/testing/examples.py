@@ -25,7 +25,7 @@ class ClocksGoBack(tzinfo):
         return timedelta(hours=-5 if dt is not None and dt.fold else -4)
 
     def dst(self, dt: datetime | None) -> timedelta:
-        """Return what summer time adds."""
+        """Return the offset of summer time."""
         return self.utcoffset(dt) + timedelta(hours=5)
 
     def tzname(self, _dt: datetime | None) -> str:

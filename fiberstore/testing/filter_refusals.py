@@ -1,4 +1,4 @@
-"""What no query can be asked: it is refused when the condition is made, and the message names the fix."""
+"""Tests of invalid conditions: refused when they are made, with a message that names the fix."""
 
 import math
 from collections.abc import Callable
@@ -80,7 +80,7 @@ _VALUE_ERRORS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 class FilterRefusalsContract:
-    """What is refused, and how."""
+    """Invalid conditions, and their messages."""
 
     @pytest.mark.parametrize("name", _TYPE_ERRORS)
     def test_what_is_no_condition_raises_type_error(self, name: str) -> None:

@@ -12,7 +12,7 @@ from fiberstore.testing.examples import NOON, all_rows, at, fiber, log, member, 
 
 
 class _ReaderError(Exception):
-    """What a reader of files might raise in the middle of a batch."""
+    """Error of a reader of files in the middle of a batch."""
 
 
 _GOOD = 6_000

@@ -1,4 +1,4 @@
-"""Threads that share a storage, and change what others change."""
+"""Threads that share a storage, and change the same rows."""
 
 import threading
 from functools import partial

@@ -13,7 +13,7 @@ from fiberstore.testing.filters import numbers
 
 
 def _into(**survivors: int) -> dict[UUID, UUID]:
-    """Return what becomes part of what: ``_into(_2=1)`` is fiber 2 of fiber 1."""
+    """Return losers and their survivors: ``_into(_2=1)`` merges fiber 2 into fiber 1."""
     return {uid(int(number[1:])): uid(survivor) for number, survivor in survivors.items()}
 
 
@@ -23,7 +23,7 @@ def _places(storage: LifecycleStorage, *fiber_numbers: int) -> dict[int, int]:
 
 
 class MergingContract:
-    """What moves, what stays, and where the old ids lead."""
+    """Rows that move, rows that stay, and the resolution of old ids."""
 
     @pytest.fixture
     def fibers(self, storage: LifecycleStorage) -> LifecycleStorage:

@@ -1,4 +1,4 @@
-"""``logs.redact``: text that must not be there any more."""
+"""``logs.redact``: replacement of text that must not be stored."""
 
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from fiberstore.testing.filters import where
 
 
 def _redacted(storage: LifecycleStorage, text: str, pattern: str, *replacement: str) -> str:
-    """Return what becomes of the text of the only log."""
+    """Redact a store of one log with this text; return the text it has then."""
     storage.logs.delete()
     storage.write_logs([log(1, text=text)])
     changed = storage.logs.redact(pattern, *replacement)
@@ -21,7 +21,7 @@ def _redacted(storage: LifecycleStorage, text: str, pattern: str, *replacement: 
 
 
 class RedactionContract:
-    """What is replaced, where, and what is refused."""
+    """Replaced text, and refused patterns."""
 
     def test_redact_replaces_every_match_of_a_line(self, storage: LifecycleStorage) -> None:
         text = "password=a1 user=x password=b2\npassword=c3"

@@ -1,4 +1,4 @@
-"""``prune`` and ``compact``: what goes, what is kept, and in which steps."""
+"""``prune`` and ``compact``: deleted rows, kept rows, and steps."""
 
 from itertools import pairwise
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Everything a query has, out and in: iterators, Arrow, files."""
+"""Streams of a query, out and in: iterators, Arrow, files."""
 
 from collections.abc import Callable
 from pathlib import Path

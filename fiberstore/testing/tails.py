@@ -1,4 +1,4 @@
-"""Following what is stored."""
+"""Tails: logs in the order they are stored."""
 
 from itertools import islice
 
@@ -15,7 +15,7 @@ def _numbers(logs: list[StoredLog]) -> list[int]:
 
 
 class TailsContract:
-    """Each log comes once, in the order of storing, and a position goes on exactly there."""
+    """Each log once, in the order of storing, and positions that resume exactly there."""
 
     def test_tail_gives_what_is_stored_from_now_on(self, storage: QueryStorage) -> None:
         storage.write_logs([log(1), log(2)])

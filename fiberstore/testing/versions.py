@@ -1,4 +1,4 @@
-"""The registry of config versions, the active one, and what is dropped with one."""
+"""The registry of config versions, the active one, and the rows dropped with one."""
 
 import hashlib
 from datetime import UTC, datetime

@@ -15,7 +15,7 @@ SOON_S = 30.0
 
 
 class WritersContract:
-    """What holds of the buffered writer."""
+    """Promises of the buffered writer."""
 
     def test_a_record_is_stored_when_its_future_is_done(self, storage: LifecycleStorage) -> None:
         with BufferedWriter(storage, flush_rows=3, flush_interval_s=NEVER_S) as writer:

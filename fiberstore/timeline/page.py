@@ -13,7 +13,7 @@ from uuid import UUID
 
 from fiberstore.atomic_files import new_file
 from fiberstore.contract.queries import Timeline, TimelinePoint
-from fiberstore.escaping import visible
+from fiberstore.escaping import escape_controls
 from fiberstore.records import FiberRecord
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def write_timeline_page(
 
 
 def timeline_page(timeline: Timeline, texts: Mapping[UUID, str], *, title: str = "Fibers over time") -> str:
-    """Return what ``write_timeline_page`` writes."""
+    """Render the page that ``write_timeline_page`` writes."""
     try:
         from bokeh.embed import file_html
         from bokeh.resources import INLINE
@@ -150,7 +150,7 @@ def timeline_page(timeline: Timeline, texts: Mapping[UUID, str], *, title: str =
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("timeline pages need Bokeh: pip install 'fiberstore[html]'") from error
     template = Template(_PAGE)
-    shown = visible(title)
+    shown = escape_controls(title)
     variables = {"lines": _headlines(timeline)}
     if not timeline.fibers:
         return str(template.render(title=shown, **variables))
@@ -278,7 +278,7 @@ def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> 
             "lane": list(lanes.values()),
             "left": [_ms(fiber.first_activity) for fiber in fibers],
             "right": [_ms(fiber.last_activity) for fiber in fibers],
-            "type": [visible(fiber.fiber_type) for fiber in fibers],
+            "type": [escape_controls(fiber.fiber_type) for fiber in fibers],
             "id": [str(fiber.fiber_id) for fiber in fibers],
             "state": ["closed" if fiber.closed else "open" for fiber in fibers],
             "first": [_exact(fiber.first_activity) for fiber in fibers],
@@ -286,7 +286,7 @@ def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> 
             "logs": [_count(counts[fiber.fiber_id], "log") + ("" if whole else " shown") for fiber in fibers],
             "attributes": [
                 _cut(
-                    visible(json.dumps(fiber.attributes, ensure_ascii=False, sort_keys=True)),
+                    escape_controls(json.dumps(fiber.attributes, ensure_ascii=False, sort_keys=True)),
                     _LINE_CHARACTERS,
                 )
                 for fiber in fibers
@@ -336,7 +336,7 @@ def _add_points(
             "ms": [_ms(point.timestamp) for point in in_order],
             "lane": [lanes[point.fiber_id] for point in in_order],
             "time": [_exact(point.timestamp) for point in in_order],
-            "source": [visible(point.source_id) for point in in_order],
+            "source": [escape_controls(point.source_id) for point in in_order],
             "line": [_line(texts, point.log_id) for point in in_order],
             "colour": [colour for colour, _ in styles],
             "marker": [marker for _, marker in styles],
@@ -384,7 +384,7 @@ def _groups(
     own, others = sources, list[str]()
     if len(sources) > len(_STYLES):
         own, others = sources[: len(_STYLES)], sources[len(_STYLES) :]
-    names = _distinct([_cut(visible(source), _NAME_CHARACTERS) for source in own])
+    names = _distinct([_cut(escape_controls(source), _NAME_CHARACTERS) for source in own])
     for source, name, style in zip(own, names, _STYLES, strict=False):
         yield name, style, by_source[source]
     if others:
@@ -403,7 +403,7 @@ def _controls(
     names = sorted(counts)
     types = CheckboxGroup(
         name="types",
-        labels=[f"{_cut(visible(name), _NAME_CHARACTERS)} ({counts[name]:,})" for name in names],
+        labels=[f"{_cut(escape_controls(name), _NAME_CHARACTERS)} ({counts[name]:,})" for name in names],
         active=list(range(len(names))),
         inline=True,
         styles={"max-height": "6em", "overflow-y": "auto"},
@@ -440,9 +440,9 @@ def _controls(
 
 
 def _lanes(fibers: Sequence[FiberRecord]) -> dict[UUID, str]:
-    """Return what each lane is called."""
+    """Return the name of each lane."""
     return {
-        fiber.fiber_id: f"{_cut(visible(fiber.fiber_type), _NAME_CHARACTERS)} {short_id}"
+        fiber.fiber_id: f"{_cut(escape_controls(fiber.fiber_type), _NAME_CHARACTERS)} {short_id}"
         for fiber, short_id in zip(fibers, short_ids(fibers), strict=True)
     }
 
@@ -461,7 +461,7 @@ def _frame_height(lanes: int) -> int:
 def _line(texts: Mapping[UUID, str], log_id: UUID) -> str:
     if log_id not in texts:
         return "(the log is not there any more)"
-    return visible(_cut(texts[log_id], _LINE_CHARACTERS), keep="\t\n")
+    return escape_controls(_cut(texts[log_id], _LINE_CHARACTERS), keep="\t\n")
 
 
 def _count(number: int, what: str) -> str:

@@ -1,6 +1,6 @@
-"""What waits to be written, and when it is due: a buffered writer without its thread or event loop.
+"""Records that wait to be written, and the time of the next flush: a buffered writer without its thread.
 
-Whoever uses it sees to it that one thing happens at a time.
+It is not thread-safe: its users serialize their calls.
 """
 
 import logging
@@ -40,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 
 class UnwrittenError(StorageError):
-    """A writer was closed, and could not store everything. Its cause is why.
+    """A writer was closed, and could not store all records. Its cause is the last error of the storage.
 
     Attributes:
         records: What is not stored, in the order it was written: another writer or storage can take it.
@@ -59,7 +59,7 @@ class UnwrittenError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[F]):
-    """What is written at once.
+    """Records of one write.
 
     Attributes:
         logs: In the order they came.
@@ -144,15 +144,15 @@ class Buffer(Generic[F]):
 
     @property
     def is_full(self) -> bool:
-        """Whether a flush is due, however young the records are."""
+        """True if a flush is due, however young the records are."""
         return len(self._entries) >= self._flush_rows or self._bytes >= self._flush_bytes
 
     def has_room(self, size_bytes: int) -> bool:
-        """Tell whether a record of that size can be taken; one that is larger than all the room, alone."""
+        """Return whether a record of that size can be taken; one that is larger than all the room, alone."""
         return not self._entries or self._bytes + size_bytes <= self._buffer_bytes
 
     def full(self) -> BufferFullError:
-        """Note that a record was not taken, and return the error that says so."""
+        """Return the error of a record without room; count the record if such are dropped."""
         self.dropped += self.when_full == "drop"
         return BufferFullError(len(self._entries), self._bytes)
 
@@ -162,7 +162,7 @@ class Buffer(Generic[F]):
             raise DatabaseError("the writer is closed")
 
     def add(self, record: BufferedRecord, size_bytes: int, now_s: float, future: F) -> bool:
-        """Take a record; return whether that changes when a flush is due."""
+        """Take a record; return whether the time of the next flush changes."""
         self._entries.append(_Entry(record, size_bytes, now_s, future))
         self._bytes += size_bytes
         self.added += 1
@@ -178,19 +178,19 @@ class Buffer(Generic[F]):
         return max(0.0, due_s - now_s, self._not_before_s - now_s)
 
     def demand(self) -> int:
-        """Let all that was taken be due at once, and return how many have to be durable then."""
+        """Make all records due at once; return the number that must be durable then."""
         self._demanded = self.added
         self._not_before_s = 0.0
         return self._demanded
 
     def close(self, give_up_s: float) -> None:
-        """Take no more, and let the rest be due at once, but not be tried after that time."""
+        """Take no more records; make the rest due at once, and not retried after that time."""
         self.is_closing = True
         self._give_up_s = give_up_s
         self._not_before_s = 0.0
 
     def batch(self) -> Batch[F]:
-        """Return what is to be written next; it stays here until it is ``stored``."""
+        """Return the next batch to write; it stays here until it is ``stored``."""
         size_bytes = 0
         futures: list[F] = []
         logs: list[LogRecord] = []
@@ -211,7 +211,7 @@ class Buffer(Generic[F]):
         return Batch(logs, list(fibers.values()), memberships, futures)
 
     def stored(self, batch: Batch[F]) -> None:
-        """Let go of what was written."""
+        """Forget the records that were written."""
         self.last_error = None
         self._delay_s = _FIRST_DELAY_S
         self._not_before_s = 0.0
@@ -219,7 +219,7 @@ class Buffer(Generic[F]):
         self._take(len(batch.futures))
 
     def failed(self, error: Exception, now_s: float) -> float | None:
-        """Note that writing has failed, and return in how many seconds to try again; None if not at all."""
+        """Record a failed write; return the seconds until the retry, None without one."""
         self.last_error = error
         delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, _LONGEST_DELAY_S)
         if isinstance(error, StorageClosedError):  # no further try can change that
@@ -237,7 +237,7 @@ class Buffer(Generic[F]):
         raise TimeoutError(f"{wanted - self.durable} records are not stored yet; they stay in the buffer")
 
     def end(self, reason: str) -> tuple[list[F], Exception]:
-        """Let go of what is left, which is not stored.
+        """Forget the records that are left, which are not stored.
 
         Args:
             reason: Why, if it is not that an attempt has failed.

@@ -69,20 +69,30 @@ class AsyncBufferedWriter:
 
     @property
     def last_error(self) -> Exception | None:
-        """See ``BufferedWriter.last_error``."""
+        """Error of the last flush; None if it succeeded."""
         return self._buffer.last_error
 
     @property
     def dropped(self) -> int:
-        """See ``BufferedWriter.dropped``."""
+        """Number of records that were dropped because the buffer was full."""
         return self._buffer.dropped
 
     async def write(self, record: BufferedRecord) -> asyncio.Future[None]:
-        """Take a record; see ``BufferedWriter.write``. If it is cancelled, the record is not taken.
+        """Take a record. If the call is cancelled, the record is not taken.
+
+        A ``LogRecord`` is stamped when it is flushed. Of several fibers of one id in a batch, the last is
+        stored.
 
         Returns:
-            A future that is done when the record is durable. If it is cancelled, the record is written all
-            the same.
+            A future that is done when the record is durable. If the future is cancelled, the record is
+            written all the same. For a record that was dropped, it has ``BufferFullError``; after a
+            ``close()`` that failed, the error of the storage.
+
+        Raises:
+            TypeError: It is no record, or lacks a field.
+            ValueError: It holds values that cannot be stored.
+            BufferFullError: There is no room, and ``when_full`` is ``"raise"``.
+            DatabaseError: The writer is closed, or belongs to a parent process.
         """
         copy, size_bytes = checked(record)
         self._start()
@@ -97,7 +107,15 @@ class AsyncBufferedWriter:
         return future
 
     async def flush(self, timeout_s: float | None = None) -> None:
-        """See ``BufferedWriter.flush``."""
+        """Wait until all that was written so far is durable.
+
+        Args:
+            timeout_s: Seconds to wait at most; None is without end.
+
+        Raises:
+            TimeoutError: It is not durable in time, and no flush has failed.
+            StorageError: It is not durable in time: the error that the storage raised last.
+        """
         self._refuse_fork()
         wanted = self._buffer.demand()
         self._due.set()
@@ -110,7 +128,17 @@ class AsyncBufferedWriter:
         self._buffer.check_durable(wanted)
 
     async def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
-        """See ``BufferedWriter.close``. If this is cancelled, call it again."""
+        """Take no more records, write the rest, and end the task. If the call is cancelled, call it again.
+
+        Again, or in a forked child, it does nothing.
+
+        Args:
+            timeout_s: Seconds for which a flush that fails is retried. A flush that runs is waited for.
+
+        Raises:
+            UnwrittenError: Records could not be stored. The error holds them, and their futures have the
+                error of the storage.
+        """
         if self._pid != os.getpid():
             return
         self._buffer.close(time.monotonic() + timeout_s)

@@ -86,12 +86,12 @@ class BufferedWriter:
 
     @property
     def last_error(self) -> Exception | None:
-        """Why the last flush has failed; None if it has not."""
+        """Error of the last flush; None if it succeeded."""
         return self._buffer.last_error
 
     @property
     def dropped(self) -> int:
-        """How many records were left out, because there was no room."""
+        """Number of records that were dropped because the buffer was full."""
         return self._buffer.dropped
 
     def write(self, record: BufferedRecord) -> Future[None]:
@@ -107,7 +107,7 @@ class BufferedWriter:
 
         Raises:
             TypeError: It is no record, or lacks a field.
-            ValueError: It holds what cannot be stored.
+            ValueError: It holds values that cannot be stored.
             BufferFullError: There is no room, and ``when_full`` is ``"raise"``.
             DatabaseError: The writer is closed, or belongs to a parent process.
         """
@@ -131,7 +131,7 @@ class BufferedWriter:
 
         Raises:
             TimeoutError: It is not durable in time, and no flush has failed.
-            StorageError: It is not durable in time: what the storage raised last.
+            StorageError: It is not durable in time: the error that the storage raised last.
         """
         self._refuse_fork()
         self._refuse_own_thread()
@@ -149,11 +149,11 @@ class BufferedWriter:
         Again, or in a forked child, it does nothing.
 
         Args:
-            timeout_s: For how many seconds to try again when a flush fails. One that runs is waited for.
+            timeout_s: Seconds for which a flush that fails is retried. A flush that runs is waited for.
 
         Raises:
-            UnwrittenError: Records could not be stored; it holds them, and the futures of these records have
-                what the storage raised.
+            UnwrittenError: Records could not be stored. The error holds them, and their futures have the
+                error of the storage.
         """
         if self._pid != os.getpid():  # what was written before the fork is the parent's
             return

@@ -17,7 +17,7 @@ import duckdb
 import pytest
 
 from fiberstore import DuckDBStorage, Fibers, Logs
-from fiberstore.cli.sizes import parse_size
+from fiberstore.cli.units import parse_size
 from fiberstore.contract.lifecycle import Pruned
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.contract.test_injection import assert_without_effect
@@ -261,7 +261,7 @@ def test_nothing_that_is_chosen_is_not_everything(run: Run, db: Path, command: s
 def test_logs_and_fibers_are_not_pinned_at_once(run: Run, db: Path, command: str) -> None:
     result = run(command, "--db", db, "aaa1", "--log", uid(1))
     assert (result.code, result.out) == (2, "")
-    assert "'--log': it is of logs; leave it out, or the ids and options that choose fibers" in result.usage
+    assert "'--log': chooses logs; leave it out, or the ids and options that choose fibers" in result.usage
 
 
 @pytest.mark.parametrize("command", ["pin", "unpin"])
@@ -408,7 +408,7 @@ def test_a_prune_goes_on_after_its_most_steps(run: Run, db: Path, monkeypatch: p
     options = ("prune", "--db", db, "--older-than", "1h")
     result = run(*options, "--max-steps", "1")
     assert result.code == 0
-    assert result.err == "fiberstore: there is more to delete; the same command goes on\n"
+    assert result.err == "fiberstore: there is more to delete; the same command resumes\n"
     assert {4, 6} < stored_logs(db) < {1, 2, 3, 4, 5, 6}
     assert run(*options).err == ""
     assert (stored_fibers(db), stored_logs(db)) == ({JOB}, {4, 6})
@@ -427,7 +427,7 @@ def test_ctrl_c_between_steps_keeps_what_is_done_and_the_next_run_goes_on(
         result = run("prune", "--db", db, "--older-than", "1h")
     assert (result.code, result.out) == (130, "")
     assert (
-        "fiberstore: interrupted; what was deleted until then is gone, and the same command goes on\n"
+        "fiberstore: interrupted; what was deleted until then is gone, and the same command resumes\n"
         in result.err
     )
     assert {4, 6} < stored_logs(db) < {1, 2, 3, 4, 5, 6}

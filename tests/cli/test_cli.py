@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from fiberstore import DuckDBStorage, Fiber, FiberMembership, FiberRecord, LogRecord, Membership, RawLog
 from fiberstore.cli import main
 from fiberstore.cli.render import duration, utc
-from fiberstore.escaping import visible
+from fiberstore.escaping import escape_controls
 from tests.support.command_line import (
     Result,
     Run,
@@ -395,7 +395,7 @@ def test_the_default_limit_is_told_with_a_cursor_when_it_is_reached(run: Run, db
     result = run("logs", "--db", db_file, "--json")
     assert len(result.objects) == 1_000
     assert result.err.startswith("fiberstore: there is more; the same command with --cursor ")
-    assert result.err.endswith(" goes on\n")
+    assert result.err.endswith(" continues\n")
     rest = run("logs", "--db", db_file, "--json", "--cursor", told_cursor(result))
     assert ([log["raw_text"] for log in rest.objects], rest.err) == (["line 1000"], "")
 
@@ -806,16 +806,16 @@ def test_what_moves_hides_or_turns_text_is_escaped(characters: dict[str, list[st
         return character.encode("unicode_escape").decode() if acts else character
 
     some = characters[category][:: 1 + len(characters[category]) // 20_000]
-    assert visible("x".join(some)) == "x".join(map(escaped, some))
+    assert escape_controls("x".join(some)) == "x".join(map(escaped, some))
 
 
 def test_text_that_only_looks_foreign_stays_as_it_is() -> None:
-    assert visible("a\tb\nc\x1b", keep="\t\n") == "a\tb\nc\\x1b"
+    assert escape_controls("a\tb\nc\x1b", keep="\t\n") == "a\tb\nc\\x1b"
     for text in ("Ünïcödé 日本\u3000🙂 [bold]", "e\u0301", "ปั๊ม", "हिन्दी", "שָּׁבַ֖ת", "Việt"):
-        assert visible(text) == text
+        assert escape_controls(text) == text
     pile = chr(0x336)
-    assert visible(f"a{pile * 10}b") == f"a{pile * 8}\\u0336\\u0336b"
-    assert visible(f"a{pile * 4}\0{pile * 5}\0b", keep="\0") == f"a{pile * 4}\0{pile * 4}\\u0336\0b"
+    assert escape_controls(f"a{pile * 10}b") == f"a{pile * 8}\\u0336\\u0336b"
+    assert escape_controls(f"a{pile * 4}\0{pile * 5}\0b", keep="\0") == f"a{pile * 4}\0{pile * 4}\\u0336\0b"
 
 
 # ---------------------------------------------------------------- real processes

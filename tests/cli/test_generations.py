@@ -618,7 +618,7 @@ def test_a_value_is_exact_in_a_pipe_and_harmless_in_a_table(run: Run, store: Pat
         ("diff 1111 --limit 0", "'--limit'"),
         ("reprocess", "Missing option '--rules'"),
         ("checkpoint set a", "Missing argument 'VALUE'"),
-        ("checkpoint set a 1 --expect 2 --expect-none", "'--expect-none': says something else"),
+        ("checkpoint set a 1 --expect 2 --expect-none", "'--expect-none': contradicts --expect"),
         ("checkpoint st a 1", "No such command 'st'"),
     ],
 )
@@ -738,7 +738,7 @@ def test_a_reprocessing_shows_its_progress_and_goes_on_after_ctrl_c(
     assert process.communicate()[0] == b""
     assert process.returncode == 130
     assert b"Traceback" not in seen
-    assert b"fiberstore: interrupted; what was made stays, and the same command goes on from there" in seen
+    assert b"fiberstore: interrupted; what was made stays, and the same command resumes from there" in seen
     assert re.search(rb"10,000 logs, [\d,]+ logs/s", seen)
     (a, b) = run("versions", "--json").objects
     assert (a["active"], b["active"], b["fibers"] > 0) == (True, False, True)  # a half of it is not shown

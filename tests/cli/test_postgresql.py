@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 
 from fiberstore import DatabaseError, DuckDBStorage
 from fiberstore.cli import main
-from fiberstore.cli.commands.tail import Following, ServerStore
+from fiberstore.cli.commands.tail import ServerStore, TailFollower
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines
 from fiberstore.cli.stores import open_read_only
@@ -43,8 +43,8 @@ _UNLIKE = [  # what is not the same in two stores of the same content
         r'"(seconds|logs_per_second|\w+_bytes|bytes_\w+|ingestion_time|created_at|updated_at)": [^,}]+',
         r'"\1"',
     ),
-    (r"--cursor \S+ goes on", "--cursor"),
-    (r"--position \S+ goes on", "--position"),
+    (r"--cursor \S+ continues", "--cursor"),
+    (r"--position \S+ resumes", "--position"),
 ]
 
 
@@ -339,7 +339,7 @@ def test_tail_prints_what_others_store_and_nothing_twice(
 ) -> None:
     with PostgresStorage(postgres_url) as storage, open_read_only(postgres_url) as reader:
         storage.init_schema()
-        following = Following(LogFilter(), ServerStore(reader), LogLines(as_json=False), threading.Event())
+        following = TailFollower(LogFilter(), ServerStore(reader), LogLines(as_json=False), threading.Event())
         with storage.transaction() as slow:  # what comes after it is not in its place yet
             slow.logs.write_logs([log(1, text="slow")])
             storage.write_logs([log(2, text="quick")])
@@ -357,7 +357,7 @@ def test_tail_goes_on_from_where_another_ended(postgres_url: str, capsys: pytest
     with PostgresStorage(postgres_url) as storage:
         storage.init_schema()
         storage.write_logs([log(1)])
-        told = re.search(r"--position (\S+) goes on", run("tail", "--db", postgres_url).err)
+        told = re.search(r"--position (\S+) resumes", run("tail", "--db", postgres_url).err)
         assert told is not None
         storage.write_logs([log(2, text="later")])
         rest = run("tail", "--db", postgres_url, "--position", told[1])

@@ -19,7 +19,7 @@ from uuid import UUID
 import pytest
 
 from fiberstore import DuckDBStorage
-from fiberstore.cli.commands.tail import FileStore, Following
+from fiberstore.cli.commands.tail import FileStore, TailFollower
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
@@ -405,7 +405,7 @@ def test_histogram_counts_fibers_where_they_begin(run: Run, store: Path) -> None
         (("--by", "type"), "'--by': must be source for logs"),
         (("--where", "closed"), "'--where': closed is no column; those of logs are"),
         (("--fibers", "--where", "source_id"), "'--where': source_id is no column; those of fibers are"),
-        (("--bucket", "0s"), "'0s' is not more than 0"),
+        (("--bucket", "0s"), "'0s' is not positive"),
         (("--bucket", "hour"), "'hour' is no duration"),
     ],
 )
@@ -487,7 +487,7 @@ def test_the_bars_of_a_histogram_fit_the_terminal(store: Path, columns: int) -> 
 
 
 def position_of(err: str) -> str:
-    told = re.search(r"^fiberstore: --position (\S+) goes on from here$", err, re.MULTILINE)
+    told = re.search(r"^fiberstore: --position (\S+) resumes from here$", err, re.MULTILINE)
     assert told is not None, err
     (position,) = shlex.split(told[1])
     return position
@@ -610,7 +610,7 @@ def test_a_store_is_opened_only_when_it_has_changed_and_waiting_is_told_once(
     db_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(db_file)
-    following = Following(LogFilter(), FileStore(str(db_file)), LogLines(as_json=True), threading.Event())
+    following = TailFollower(LogFilter(), FileStore(str(db_file)), LogLines(as_json=True), threading.Event())
     following.begin(0)
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, db_file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

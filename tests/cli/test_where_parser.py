@@ -12,7 +12,7 @@ import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiberstore.cli.durations import parse_duration
+from fiberstore.cli.units import parse_duration
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
 from fiberstore.contract.conditions import And, Condition, Or
 from fiberstore.contract.queries import Fibers, Logs

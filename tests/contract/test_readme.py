@@ -41,7 +41,8 @@ def test_the_rules_file_is_one(tmp_path: Path) -> None:
 def test_every_module_it_names_is_there() -> None:
     import fiberstore.testing
 
-    folders = [Path(__file__).parents[1], *map(Path, fiberstore.testing.__path__)]
+    tests = Path(__file__).parents[1]
+    folders = [tests, tests.parent, *map(Path, fiberstore.testing.__path__)]
     named = set(re.findall(r"`(?:tests/)?([\w/]+\.py)`", README))
     assert named > {"contract/test_contract.py", "reliability/test_disk.py", "timelines.py"}
     for name in named:

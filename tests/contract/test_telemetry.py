@@ -203,7 +203,10 @@ def test_checkpoints_and_migrations_are_logged(db_file: Path, caplog: pytest.Log
         (record.name, record.getMessage()) for record in caplog.records if "fiberstore" in record.name
     ] == [
         ("fiberstore.sql.migrate", "the database is migrated from revision None to 0003"),
-        ("fiberstore.telemetry", f"checkpoint: {wal_bytes} bytes of the write-ahead log are in the file now"),
+        (
+            "fiberstore.telemetry",
+            f"WAL checkpoint: {wal_bytes} bytes of the write-ahead log are in the file now",
+        ),
     ]
 
 

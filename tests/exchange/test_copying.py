@@ -31,7 +31,7 @@ from fiberstore import (
     copy_store,
 )
 from fiberstore.contract.lifecycle import LifecycleStorage
-from fiberstore.copying.checksums import COPY_PREFIX, canonical_json, table_sums
+from fiberstore.copying.checksums import COPY_PREFIX, canonical_json, table_checksums
 from fiberstore.copying.copy import Copied, TableDifference
 from fiberstore.testing.examples import (
     ATTRIBUTES,
@@ -754,24 +754,24 @@ def test_sums_do_not_depend_on_the_order_and_tell_every_value_apart(
     source: DuckDBStorage, destination: DuckDBStorage
 ) -> None:
     fill(source)
-    sums = table_sums(source)
+    sums = table_checksums(source)
     destination.write_logs(reversed(all_logs(source)))
     destination.write_fibers(reversed(list(source.fibers.iter_records())))
     destination.write_memberships(reversed(list(source.memberships.iter_records())))
     for table in ("raw_logs", "fibers", "fiber_memberships"):
-        assert table_sums(destination)[table] == sums[table]
+        assert table_checksums(destination)[table] == sums[table]
 
     log_of = {"timestamp": NOON + timedelta(microseconds=1), "source_id": "x", "raw_text": "y"}
     log_of |= {"ingestion_time": NOON + timedelta(microseconds=1), "config_version": 4}
     for name, value in log_of.items():
-        seen = table_sums(source)
+        seen = table_checksums(source)
         source.write_logs([stored(900)])
-        plain = table_sums(source)
+        plain = table_checksums(source)
         source.logs.where(Logs.c.log_id.in_([uid(900)])).delete()
         source.write_logs([stored(900).model_copy(update={name: value})])
-        assert table_sums(source)["raw_logs"] not in (plain["raw_logs"], seen["raw_logs"]), name
+        assert table_checksums(source)["raw_logs"] not in (plain["raw_logs"], seen["raw_logs"]), name
         source.logs.where(Logs.c.log_id.in_([uid(900)])).delete()
-        assert table_sums(source) == seen
+        assert table_checksums(source) == seen
 
 
 # ---------------------------------------------------------------- whatever is stored

@@ -133,8 +133,8 @@ _SPANS = [
     ("''", 2, "'' is no duration; give one such as '250ms'"),
     ("30", 2, "'30' is no duration"),
     ("30y", 2, "'30y' is no duration"),
-    ("-1d", 2, "'-1d' is not more than 0"),
-    ("0s", 2, "'0s' is not more than 0"),
+    ("-1d", 2, "'-1d' is not positive"),
+    ("0s", 2, "'0s' is not positive"),
     ("999999999d", 2, "'999999999d' ago was before the year 1; give a shorter one"),
     ("9999999999d", 2, "is too long; 999999999d is the longest"),
 ]
@@ -268,8 +268,8 @@ COMMANDS: list[tuple[str, int, str]] = [
         1,
         "does not exist; a read-only store must be there: `fiberstore ingest` makes one",
     ),
-    ("histogram --db {db} --bucket 0s", 2, "'0s' is not more than 0"),
-    ("histogram --db {db} --bucket -1s", 2, "'-1s' is not more than 0"),
+    ("histogram --db {db} --bucket 0s", 2, "'0s' is not positive"),
+    ("histogram --db {db} --bucket -1s", 2, "'-1s' is not positive"),
     ("histogram --db {db} --bucket 1", 2, "'1' is no duration; give one such as '250ms'"),
     ("histogram --db {db} --bucket 999999999999d", 2, "is too long; 999999999d is the longest"),
     ("histogram --db {db} --bucket 1us --start 2024-01-01T00:00Z", 1, "100,000"),
@@ -335,7 +335,7 @@ COMMANDS: list[tuple[str, int, str]] = [
         for action in ("pin", "unpin")
         for value, code, says in _LOG_IDS
     ),
-    (f"pin --db {{db}} --log {_LOG_ID} --open", 2, "'--log': it is of logs; leave it out, or the ids and"),
+    (f"pin --db {{db}} --log {_LOG_ID} --open", 2, "'--log': chooses logs; leave it out, or the ids and"),
     ("close --db {db} --log 0193", 2, "No such option: --log"),
     ("merge --db {db}", 2, "Missing argument 'SURVIVOR'"),
     (f"merge {_FIBER_ID} --db {{db}}", 2, "Missing argument 'FIBER_ID"),
@@ -380,7 +380,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("checkpoint get a --db {db}", 1, "no checkpoint has the name 'a'; fiberstore checkpoint lists them"),
     ("checkpoint set a --db {db}", 2, "Missing argument 'VALUE'"),
     ("checkpoint set '' 1 --db {db}", 1, "a checkpoint needs a name, got an empty text"),
-    ("checkpoint set a 1 --expect 2 --expect-none --db {db}", 2, "'--expect-none': says something else"),
+    ("checkpoint set a 1 --expect 2 --expect-none --db {db}", 2, "'--expect-none': contradicts --expect"),
     (
         "checkpoint set a 1 --expect 2 --db {db}",
         1,

@@ -71,7 +71,7 @@ def assert_refused(result: Result, *words: str) -> None:
 
 
 def told_cursor(result: Result) -> str:
-    told = re.fullmatch(r"(?:.*\n)*fiberstore: there is more; .* --cursor (\S+) goes on\n", result.err)
+    told = re.fullmatch(r"(?:.*\n)*fiberstore: there is more; .* --cursor (\S+) continues\n", result.err)
     assert told is not None
     return told[1]
 

@@ -1,4 +1,4 @@
-"""``pin``, ``unpin``, ``close``, ``reopen`` and ``merge``: what is done to fibers that are stored."""
+"""``pin``, ``unpin``, ``close``, ``reopen`` and ``merge``: actions on stored fibers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -75,11 +75,11 @@ def pin(
     chosen: ChosenFibers, *, db: Db, log: LogIds = None, dry_run: DryRun = False, as_json: Json = False
 ) -> None:
     """Keep fibers with their logs, or single logs, from `prune`, however old they are."""
-    done = Done("pin", "pinned", dry_run=dry_run, as_json=as_json)
+    outcome = ActionOutcome("pin", "pinned", dry_run=dry_run, as_json=as_json)
     if log:
-        _change_logs(chosen, log, db, ~Logs.c.pinned, lambda logs: logs.pin(), done=done)
+        _change_logs(chosen, log, db, ~Logs.c.pinned, lambda logs: logs.pin(), outcome=outcome)
     else:
-        _change_fibers(chosen, db, ~Fibers.c.pinned, lambda fibers: fibers.pin(), done=done)
+        _change_fibers(chosen, db, ~Fibers.c.pinned, lambda fibers: fibers.pin(), outcome=outcome)
 
 
 @app.command(epilog="Example: fiberstore unpin --type login --db store.duckdb")
@@ -88,27 +88,27 @@ def unpin(
     chosen: ChosenFibers, *, db: Db, log: LogIds = None, dry_run: DryRun = False, as_json: Json = False
 ) -> None:
     """Keep fibers, or single logs, from `prune` no longer."""
-    done = Done("unpin", "unpinned", dry_run=dry_run, as_json=as_json)
+    outcome = ActionOutcome("unpin", "unpinned", dry_run=dry_run, as_json=as_json)
     if log:
-        _change_logs(chosen, log, db, Logs.c.pinned, lambda logs: logs.unpin(), done=done)
+        _change_logs(chosen, log, db, Logs.c.pinned, lambda logs: logs.unpin(), outcome=outcome)
     else:
-        _change_fibers(chosen, db, Fibers.c.pinned, lambda fibers: fibers.unpin(), done=done)
+        _change_fibers(chosen, db, Fibers.c.pinned, lambda fibers: fibers.unpin(), outcome=outcome)
 
 
 @app.command(epilog="Example: fiberstore close --db store.duckdb --type login --idle 1h")
 @with_filter
 def close(chosen: ChosenFibers, *, db: Db, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Close fibers: no more logs are expected of them."""
-    done = Done("close", "closed", dry_run=dry_run, as_json=as_json)
-    _change_fibers(chosen, db, ~Fibers.c.closed, lambda fibers: fibers.close(), done=done)
+    outcome = ActionOutcome("close", "closed", dry_run=dry_run, as_json=as_json)
+    _change_fibers(chosen, db, ~Fibers.c.closed, lambda fibers: fibers.close(), outcome=outcome)
 
 
 @app.command(epilog="Example: fiberstore reopen 0193af35-b650 --db store.duckdb")
 @with_filter
 def reopen(chosen: ChosenFibers, *, db: Db, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Open fibers again that were closed."""
-    done = Done("reopen", "reopened", dry_run=dry_run, as_json=as_json)
-    _change_fibers(chosen, db, Fibers.c.closed, lambda fibers: fibers.reopen(), done=done)
+    outcome = ActionOutcome("reopen", "reopened", dry_run=dry_run, as_json=as_json)
+    _change_fibers(chosen, db, Fibers.c.closed, lambda fibers: fibers.reopen(), outcome=outcome)
 
 
 @app.command(epilog="Example: fiberstore merge 0193af35-b650 0193af35-b651 --db store.duckdb --dry-run")
@@ -124,7 +124,7 @@ def merge(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make fibers part of another: their logs and pins move to it, and they are no more.
+    """Make fibers part of another: their logs and pins move to it, and they are deleted.
 
     Beginnings of ids will do. The activity of the survivor is widened to cover theirs; its attributes stay.
     """
@@ -156,16 +156,16 @@ def _check_other(storage: SqlStorage, digits: str, survivor_id: UUID) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """How it is told what was done, or would be."""
+class ActionOutcome:
+    """Formats the outcome of an action, real or dry-run."""
 
     verb: str
     participle: str
     dry_run: bool
     as_json: bool
 
-    def tell(self, changed: int, things: str) -> None:
-        """Tell how many things have changed."""
+    def report(self, changed: int, things: str) -> None:
+        """Print the number of things that were changed, or would be."""
         if self.as_json:
             print_json({"dry_run": self.dry_run, "changed": changed})
         elif self.dry_run:
@@ -180,18 +180,18 @@ def _change_fibers(
     unlike: Condition[FiberRecord],
     change: Callable[[Fibers], int],
     *,
-    done: Done,
+    outcome: ActionOutcome,
 ) -> None:
     """Change those of the chosen fibers that are not so yet."""
     if not chosen.is_given:
         raise typer.BadParameter(
-            f"say which fibers to {done.verb}, by their ids or by options such as --type or --idle",
+            f"say which fibers to {outcome.verb}, by their ids or by options such as --type or --idle",
             param_hint="'FIBER_ID'",
         )
-    with open_to_change(db) as storage, working(done.verb):
+    with open_to_change(db) as storage, working(outcome.verb):
         fibers = chosen.of(storage).where(unlike)
-        changed = fibers.count() if done.dry_run else change(fibers)
-    done.tell(changed, "fibers")
+        changed = fibers.count() if outcome.dry_run else change(fibers)
+    outcome.report(changed, "fibers")
 
 
 def _change_logs(
@@ -201,18 +201,18 @@ def _change_logs(
     unlike: Condition[StoredLog],
     change: Callable[[Logs], int],
     *,
-    done: Done,
+    outcome: ActionOutcome,
 ) -> None:
     """Change those of the logs that are not so yet."""
     if chosen.is_given:
         raise typer.BadParameter(
-            "it is of logs; leave it out, or the ids and options that choose fibers", param_hint="'--log'"
+            "chooses logs; leave it out, or the ids and options that choose fibers", param_hint="'--log'"
         )
-    with open_to_change(db) as storage, working(done.verb):
+    with open_to_change(db) as storage, working(outcome.verb):
         _check_logs(storage, log_ids)
         logs = storage.logs.where(Logs.c.log_id.in_(log_ids), unlike)
-        changed = logs.count() if done.dry_run else change(logs)
-    done.tell(changed, "logs")
+        changed = logs.count() if outcome.dry_run else change(logs)
+    outcome.report(changed, "logs")
 
 
 def _check_logs(storage: SqlStorage, log_ids: Sequence[UUID]) -> None:

@@ -1,11 +1,11 @@
-"""``checkpoint``: named places, such as how far a file was read."""
+"""``checkpoint``: named positions of an application, such as the number of lines read."""
 
 import shlex
 from typing import Annotated
 
 import typer
 
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import db_option, open_to_change
 from fiberstore.cli.console import print_json, print_text
 from fiberstore.cli.groups import ListsByDefault
@@ -17,7 +17,7 @@ from fiberstore.errors import StorageError
 
 checkpoint_app = typer.Typer(
     cls=ListsByDefault,
-    help="Named places, such as how far a program has read; without a command, list them.",
+    help="Named positions, such as the last line that a program has read; without a command, list them.",
     epilog="Example: fiberstore checkpoint --db store.duckdb",
 )
 app.add_typer(checkpoint_app, name="checkpoint")
@@ -52,7 +52,7 @@ def get(name: Name, db: Db, as_json: Json = False) -> None:
 def set_(
     name: Name,
     value: Annotated[
-        str, typer.Argument(metavar="VALUE", help="What it gets: any text; after -- if it begins with -.")
+        str, typer.Argument(metavar="VALUE", help="Its new value: any text; after -- if it begins with -.")
     ],
     *,
     db: Db,
@@ -64,9 +64,9 @@ def set_(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Give a checkpoint a value."""
+    """Set the value of a checkpoint."""
     if expect is not None and expect_none:
-        raise typer.BadParameter("says something else; leave one of them out", param_hint="'--expect-none'")
+        raise typer.BadParameter("contradicts --expect; leave one of them out", param_hint="'--expect-none'")
     with open_to_change(db) as storage:
         if expect is None and not expect_none:
             storage.checkpoints.set(name, value)
@@ -82,7 +82,7 @@ def set_(
     "delete", epilog="Example: fiberstore checkpoint delete mail-import --db store.duckdb"
 )
 def delete(name: Name, db: Db, as_json: Json = False) -> None:
-    """Delete a checkpoint; the value it had is told."""
+    """Delete a checkpoint and print its last value."""
     with open_to_change(db) as storage:
         found = storage.checkpoints.get(name)
         deleted = storage.checkpoints.delete(name)
@@ -93,4 +93,4 @@ def delete(name: Name, db: Db, as_json: Json = False) -> None:
     else:
         print_text(f"{name} deleted\n")
         again = f"checkpoint set {db_option(db)} -- {shlex.join([name, found.value])}"
-        tell(f"fiberstore {again} sets it again")
+        print_note(f"fiberstore {again} sets it again")

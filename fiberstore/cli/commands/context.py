@@ -1,4 +1,4 @@
-"""``context``: what was logged right before and after a log."""
+"""``context``: a log and its neighbours."""
 
 from typing import Annotated, Literal
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""``copy``: everything from one store to another, and whether both hold the same."""
+"""``copy``: a whole store to another one, with a comparison of both."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import INTERRUPTED
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import check_revision
 from fiberstore.cli.console import make_console
 from fiberstore.cli.options import Json
@@ -25,7 +25,7 @@ from fiberstore.repositories.storage import SqlStorage
 def copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The store to copy; it is only read.")],
     destination: Annotated[
-        str, typer.Argument(metavar="DST", help="Where to; it is made, or what it lacks is added.")
+        str, typer.Argument(metavar="DST", help="The destination; it is made, or what it lacks is added.")
     ],
     mirror: Annotated[
         bool,
@@ -45,7 +45,7 @@ def copy(
         try:
             copied = copy_store(storage, target, mirror=mirror, on_rows=on_rows)
         except KeyboardInterrupt:
-            tell("interrupted; the same command goes on from there")
+            print_note("interrupted; the same command resumes from there")
             raise typer.Exit(INTERRUPTED) from None
         seconds = time.monotonic() - begin
     print_copied(copied, seconds, as_json=as_json)
@@ -53,9 +53,9 @@ def copy(
         f"{counted(rows, 'rows')} of {table}" for table, rows in copied.deleted.items() if rows
     )
     if deleted:
-        tell(f"deleted in DST: {deleted}")
+        print_note(f"deleted in DST: {deleted}")
     if not copied.is_equal:
-        tell(_difference(copied))
+        print_note(_difference(copied))
         raise typer.Exit(1)
 
 
@@ -77,7 +77,7 @@ def _open_both(source: str, destination: str) -> Iterator[tuple[SqlStorage, SqlS
 
 @contextmanager
 def _progress(source: SqlStorage) -> Iterator[Callable[[str, int], None] | None]:
-    """Show a bar for each step on a terminal; give what moves them."""
+    """Show a bar for each step on a terminal; yield the function that moves them."""
     console = make_console(stderr=True)
     if not console.is_terminal:
         yield None
@@ -108,7 +108,7 @@ def _progress(source: SqlStorage) -> Iterator[Callable[[str, int], None] | None]
 
 
 def _difference(copied: Copied) -> str:
-    """Say what differs, and why."""
+    """Print the differences, and their causes."""
     tables = ", ".join(copied.differing)
     if not copied.has_ended:
         behind = max(copied.source["raw_logs"].rows - copied.destination["raw_logs"].rows, 0)
@@ -125,7 +125,7 @@ def _difference(copied: Copied) -> str:
 
 
 def _counts(found: TableDifference) -> str:
-    """Say how many rows of a table differ, and which are the first."""
+    """Print the number of rows of a table that differ, and the first of them."""
     counts = (
         (found.only_source, "only in SRC"),
         (found.only_destination, "only in DST"),

@@ -9,7 +9,7 @@ import typer
 from rich.filesize import decimal
 from typer.core import TyperGroup
 
-from fiberstore.cli.app import app, tell, with_whole_paragraphs
+from fiberstore.cli.app import app, print_note, with_whole_paragraphs
 from fiberstore.cli.changing import compact_store, open_or_make, open_to_change, shown_sizes
 from fiberstore.cli.console import print_json, print_line, print_text
 from fiberstore.cli.options import Db, Json
@@ -102,7 +102,7 @@ def rescue(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file; nothing is overwritten.")],
     db: Annotated[str, typer.Option(envvar="FIBERSTORE_URL", metavar="FILE", help="The DuckDB file.")],
 ) -> None:
-    """Copy a store that a killed checkpoint has left unreadable into one that opens.
+    """Copy a store that a killed WAL checkpoint has left unreadable into one that opens.
 
     The store itself stays as it is. What the doctor finds in the copy is printed; exit with 1 if that is a
     problem.
@@ -122,7 +122,7 @@ def rescue(
 
 @db_app.command(epilog="Example: fiberstore db distribute --engine citus")
 def distribute(
-    engine: Annotated[distribution.DistributedEngine, typer.Option(help="What the server is.")],
+    engine: Annotated[distribution.DistributedEngine, typer.Option(help="The engine of the server.")],
     *,
     db: Annotated[
         str | None,
@@ -138,7 +138,7 @@ def distribute(
     if apply and db is None:
         raise typer.BadParameter("give the server's URL, --db postgresql+psycopg://…", param_hint="--apply")
     statements = (
-        distribution.distribute(db, engine, on_notice=tell)
+        distribution.distribute(db, engine, on_notice=print_note)
         if apply and db is not None
         else distribution.distribution_statements(engine)
     )

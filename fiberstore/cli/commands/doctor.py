@@ -1,4 +1,4 @@
-"""``doctor``: what is wrong with a store."""
+"""``doctor``: checks of a store, and repair."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -16,10 +16,10 @@ from fiberstore.opening import open_storage
 @app.command(epilog="Example: fiberstore doctor --db store.duckdb --repair")
 def doctor(
     db: Db,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be proved first.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="First repair what can be proved.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for what can be wrong with a store; exit with 1 if something is.
+    """Check a store; exit with 1 if something is wrong.
 
     Indexes that do not find rows, rows that cannot be read, fibers whose activity does not cover their logs,
     memberships without a log or a fiber, the schema. Nobody should write meanwhile.

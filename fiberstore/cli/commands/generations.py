@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import INTERRUPTED, lookup
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import db_option, open_to_change, working
 from fiberstore.cli.console import make_console, print_json, print_line, print_text
 from fiberstore.cli.groups import ListsByDefault
@@ -107,7 +107,7 @@ def activate(
     none: Annotated[bool, typer.Option("--none", help="Let no version be active.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a config version the active one, whose fibers are shown; the command to go back is told."""
+    """Make a config version the active one, whose fibers are shown. Prints the command that switches back."""
     if (version is None) != none:
         raise typer.BadParameter("give either a version or --none", param_hint="VERSION")
     with open_to_change(db) as storage:
@@ -120,11 +120,11 @@ def activate(
     else:
         print_line(f"{'no config version' if number is None else shown_version(number)} is active")
     if old == number:
-        tell("it was before, too; nothing is changed")
+        print_note("it was before, too; nothing is changed")
     else:
         _tell_way_back(old, db)
     if is_empty:
-        tell("it has no fibers; fiberstore reprocess makes them from the stored logs")
+        print_note("it has no fibers; fiberstore reprocess makes them from the stored logs")
 
 
 @app.command(epilog="Example: fiberstore reprocess --rules rules.toml --db store.duckdb")
@@ -190,21 +190,23 @@ def diff(
     print_diff(old, new, found, as_json=as_json)
     there = sum(count for name, count in found.counts.items() if not kind or name in kind)
     if there > len(found.changes):
-        tell(f"{len(found.changes):,} of {counted(there, 'changes')}; --limit {there} shows all")
+        print_note(f"{len(found.changes):,} of {counted(there, 'changes')}; --limit {there} shows all")
 
 
 def tell_unless_active(storage: SqlStorage, version: int, db: str) -> None:
-    """Say, on stderr, that the fibers of a version are not those that are shown, and what to do about it."""
+    """Note on stderr that the fibers of a version that is not active are not shown, with the fix."""
     active = lookup.active_version(storage)
     if active == version:
         return
     name = shown_version(version)
     if active is None:
-        tell(f"no config version is active, so all fibers are shown; these are of config version {name}")
+        print_note(
+            f"no config version is active, so all fibers are shown; these are of config version {name}"
+        )
     else:
-        tell(f"these fibers are of config version {name}; {shown_version(active)} is active, and shown")
-        tell(f"{_command('diff', name, db)} compares them")
-    tell(f"{_command('activate', name, db)} lets these be shown")
+        print_note(f"these fibers are of config version {name}; {shown_version(active)} is active, and shown")
+        print_note(f"{_command('diff', name, db)} compares them")
+    print_note(f"{_command('activate', name, db)} lets these be shown")
 
 
 def _or_none(version: int | None) -> dict[str, JsonValue] | None:
@@ -214,7 +216,7 @@ def _or_none(version: int | None) -> dict[str, JsonValue] | None:
 def _tell_way_back(before: int | None, db: str) -> None:
     back = "--none" if before is None else shown_version(before)
     was = "none was" if before is None else f"{back} was"
-    tell(f"before, {was}; to go back: {_command('activate', back, db)}")
+    print_note(f"before, {was}; to go back: {_command('activate', back, db)}")
 
 
 def _command(name: str, argument: str, db: str) -> str:
@@ -251,14 +253,14 @@ def _reprocess(storage: SqlStorage, rules: Rules) -> tuple[ReprocessReport, floa
         with _progress(storage.logs.count()) as on_batch:
             report = reprocess_logs(storage, rules, on_batch=on_batch)
     except KeyboardInterrupt:
-        tell("interrupted; what was made stays, and the same command goes on from there")
+        print_note("interrupted; what was made stays, and the same command resumes from there")
         raise typer.Exit(INTERRUPTED) from None
     return report, time.monotonic() - begin
 
 
 @contextmanager
 def _progress(logs: int) -> Iterator[Callable[[ReprocessReport], None]]:
-    """Show a bar on a terminal; give what moves it."""
+    """Show a bar on a terminal; yield the function that moves it."""
     console = make_console(stderr=True)
     columns = (BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -1,4 +1,4 @@
-"""``histogram``: how many logs or fibers there are, step by step of time."""
+"""``histogram``: numbers of logs or fibers over time."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

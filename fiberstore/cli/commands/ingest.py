@@ -1,4 +1,4 @@
-"""``ingest`` and ``demo``: what fills a store."""
+"""``ingest`` and ``demo``: log files into a store."""
 
 import shlex
 import time
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from sqlalchemy.engine import make_url
 
 from fiberstore.cli import INTERRUPTED, lookup
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.commands.generations import tell_unless_active
 from fiberstore.cli.console import make_console, print_json, print_line
@@ -39,9 +39,9 @@ def demo(
             help="A DuckDB file, beside which the logs go, or a URL: postgresql+psycopg://user@host/database.",
         ),
     ] = "fiberstore-demo.duckdb",
-    lines: Annotated[int, typer.Option(min=1, metavar="N", help="How many lines to make up.")] = 3_000,
+    lines: Annotated[int, typer.Option(min=1, metavar="N", help="Number of lines to generate.")] = 3_000,
 ) -> None:
-    """Make up the logs of a small web shop, ingest them, and show what came of it."""
+    """Generate the logs of a small web shop, ingest them, and show the result."""
     with open_or_make(db) as storage:
         folder = _log_folder(db)
         rules_file = write_demo(folder, lines)
@@ -58,7 +58,10 @@ def demo(
 
 @app.command(epilog="Example: fiberstore ingest --rules rules.toml --db store.duckdb sshd=auth.log")
 def ingest(
-    rules: Annotated[Path, typer.Option(metavar="FILE", help="Names the log files and what joins lines.")],
+    rules: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="The rules file: log files, and the patterns that join lines."),
+    ],
     db: Db,
     paths: Annotated[
         list[str] | None,
@@ -66,7 +69,7 @@ def ingest(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Read log files into a store, join their lines into fibers, and go on where the last run stopped."""
+    """Read log files into a store, join their lines into fibers, and resume where the last run stopped."""
     loaded = load_rules(rules, _parse_paths(paths or []))
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
@@ -75,7 +78,7 @@ def ingest(
 
 
 def _log_folder(db: str) -> Path:
-    """Return where the made up logs go: beside a file, or into the working directory."""
+    """Return the folder of the generated logs: beside a file, or the working directory."""
     database = Path((make_url(db).database if "://" in db else db) or "fiberstore-demo")
     return database.with_name(f"{database.stem}-logs")
 
@@ -99,8 +102,8 @@ def _ingest(storage: SqlStorage, rules: Rules) -> tuple[IngestReport, float]:
             report = ingest_files(storage, rules, on_bytes=on_bytes, on_batch=on_batch)
     except KeyboardInterrupt:
         stored = storage.logs.count()
-        tell(
-            f"interrupted; the store holds {counted(stored, 'logs')}, and the same command goes on from there"
+        print_note(
+            f"interrupted; the store holds {counted(stored, 'logs')}, and the same command resumes from there"
         )
         raise typer.Exit(INTERRUPTED) from None
     return report, time.monotonic() - begin
@@ -108,7 +111,7 @@ def _ingest(storage: SqlStorage, rules: Rules) -> tuple[IngestReport, float]:
 
 @contextmanager
 def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[IngestReport], None]]]:
-    """Show a bar on a terminal; yield what moves it: bytes that were read, batches that were stored."""
+    """Show a bar on a terminal; yield its callbacks: for bytes that were read, and for stored batches."""
     console = make_console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

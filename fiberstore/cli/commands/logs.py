@@ -41,12 +41,12 @@ def grep(  # as grep has them
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of RE2.")],
     *,
     db: Db,
-    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Let A be a.")] = False,
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Ignore case.")] = False,
     fixed_strings: Annotated[
         bool, typer.Option("--fixed-strings", "-F", help="Take the pattern as plain text.")
     ] = False,
     invert_match: Annotated[bool, typer.Option("--invert-match", "-v", help="Print the others.")] = False,
-    count: Annotated[bool, typer.Option("--count", "-c", help="Print only how many there are.")] = False,
+    count: Annotated[bool, typer.Option("--count", "-c", help="Print only their number.")] = False,
     order: Order = "oldest",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
@@ -54,7 +54,7 @@ def grep(  # as grep has them
 ) -> None:
     """Print the logs whose text a pattern matches somewhere; on a terminal it is highlighted.
 
-    The exit code tells nothing of what was found: 0 is done, 1 a failure. `-c` counts.
+    The exit code does not depend on matches: 0 is done, 1 a failure. `-c` counts.
     """
     expression = re.escape(pattern) if fixed_strings else pattern
     if ignore_case:

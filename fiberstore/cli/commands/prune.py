@@ -1,4 +1,4 @@
-"""``prune``: what is no longer to be kept goes."""
+"""``prune``: retention by age, size, type and source."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import INTERRUPTED
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.console import make_console, print_json, print_line
 from fiberstore.cli.options import Db, DryRun, FiberCondition, Json, LogCondition, parse_ago
 from fiberstore.cli.render import counted
-from fiberstore.cli.sizes import parse_size
+from fiberstore.cli.units import parse_size
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import Pruned
 from fiberstore.contract.queries import Fibers, Logs
@@ -76,7 +76,7 @@ def prune(
     ] = None,
     max_steps: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="End after so many steps; the same command goes on."),
+        typer.Option(min=1, metavar="N", help="End after so many steps; the same command resumes."),
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Give the space back to the disk, as `db compact` does.")
@@ -84,18 +84,16 @@ def prune(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Delete what is no longer to be kept, the oldest first.
+    """Delete old fibers and logs, the oldest first.
 
-    A fiber goes with the logs that only it holds; a log that a fiber holds which stays, stays. So does what
-    is pinned, and the logs of pinned fibers. Fibers of every config version are meant, not only of the
-    active one.
+    A fiber goes with the logs that only it holds. A log that another fiber holds stays; so do pinned rows,
+    and the logs of pinned fibers. Fibers of every config version are pruned, not only of the active one.
 
-    --type and --fibers choose fibers, --source and --logs choose logs. If only one of the kinds is chosen,
-    nothing of the other goes but the logs that only those fibers hold. All that are given must hold;
-    --older-than and --max-size alone are of fibers and logs.
+    --type and --fibers choose fibers, --source and --logs choose logs. If only logs are chosen, no fiber
+    goes; if only fibers are chosen, only the logs that they alone hold go with them. Rows must meet all
+    options that are given; --older-than and --max-size alone apply to fibers and logs.
 
-    It works in steps, each a transaction: when it is interrupted the store is whole, and the same command
-    goes on.
+    It works in steps, each a transaction. An interruption leaves the store whole; the same command resumes.
     """
     what_fibers = _all_of(Fibers.c.fiber_type.in_(types) if types else None, fibers)
     what_logs = _all_of(Logs.c.source_id.in_(sources) if sources else None, logs)
@@ -131,7 +129,7 @@ def prune(
     elif not dry_run:
         print_line(_free(pruned, db))
     if not pruned.is_complete:
-        tell("there is more to delete; the same command goes on")
+        print_note("there is more to delete; the same command resumes")
 
 
 def _all_of(*conditions: Condition[R] | None) -> Condition[R] | None:
@@ -145,18 +143,18 @@ def _count(what: Callable[..., Pruned]) -> Pruned:
 
 
 def _delete(what: Callable[..., Pruned]) -> Pruned:
-    """Prune, with a bar on a terminal; say how to go on if it is interrupted."""
+    """Prune, with a bar on a terminal; print the command that resumes it after an interruption."""
     try:
         with _progress(what) as on_step:
             return what(on_step=on_step)
     except KeyboardInterrupt:
-        tell("interrupted; what was deleted until then is gone, and the same command goes on")
+        print_note("interrupted; what was deleted until then is gone, and the same command resumes")
         raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def _progress(what: Callable[..., Pruned]) -> Iterator[Callable[[Pruned], None]]:
-    """Show a bar on a terminal; yield what moves it to what has gone so far."""
+    """Show a bar on a terminal; yield the function that moves it to the rows deleted so far."""
     console = make_console(stderr=True)
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

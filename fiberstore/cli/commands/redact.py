@@ -1,4 +1,4 @@
-"""``redact``: text that must not be stored is replaced, for good."""
+"""``redact``: replacement of text that must not be stored."""
 
 import re
 import time
@@ -10,7 +10,7 @@ import typer
 
 from fiberstore.atomic_files import hidden_folders
 from fiberstore.cli import INTERRUPTED
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
@@ -34,7 +34,7 @@ def redact(
     replacement: Annotated[
         str, typer.Option("--with", metavar="TEXT", help="What stands there instead, as it is.")
     ] = "[redacted]",
-    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Let A be a.")] = False,
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Ignore case.")] = False,
     fixed_strings: Annotated[
         bool, typer.Option("--fixed-strings", "-F", help="Take the pattern as plain text.")
     ] = False,
@@ -66,7 +66,7 @@ def redact(
         unfinished = _unfinished(storage)
     _report(db, changed, compacted, seconds, as_json=as_json)
     for folder in unfinished:
-        tell(f"{folder} may hold the old text: a copy that another process writes or has left")
+        print_note(f"{folder} may hold the old text: a copy that another process writes or has left")
 
 
 def _expression(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
@@ -81,7 +81,7 @@ def _expression(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
 
 
 def _tell_matching(logs: Logs, *, as_json: bool) -> None:
-    """Tell how many there are and the ids of the first, but not the text that is to go."""
+    """Print the number of matching logs and the first ids, but not the text that is to go."""
     with working("counting"):
         matching = logs.count()
         ids = [str(log.log_id) for log in logs.page(_IDS).items]
@@ -107,7 +107,7 @@ def _compact(storage: SqlStorage, db: str, changed: int) -> Compacted:
 
 
 def _tell_unfinished(db: str, changed: int) -> None:
-    tell(
+    print_note(
         f"{counted(changed, 'logs')} redacted, but the old text may still be in unused parts of the "
         f"store; the same command, or fiberstore db compact {db_option(db)}, tries again"
     )
@@ -121,7 +121,7 @@ def _unfinished(storage: SqlStorage) -> list[Path]:
 
 
 def _report(db: str, changed: int, compacted: Compacted | None, seconds: float, *, as_json: bool) -> None:
-    tell("attributes of fibers, backups and exports are as they were; look for the text there, too")
+    print_note("attributes of fibers, backups and exports are as they were; look for the text there, too")
     if as_json:
         after = {} if compacted is None else {"compacted": asdict(compacted)}
         print_json({"dry_run": False, "changed": changed, **after, "seconds": round(seconds, 3)})

@@ -1,4 +1,4 @@
-"""``stats``: what a store holds, in numbers."""
+"""``stats``: the content of a store in numbers."""
 
 from fiberstore.cli import lookup
 from fiberstore.cli.app import app
@@ -9,7 +9,7 @@ from fiberstore.cli.stores import open_to_read
 
 @app.command(epilog="Example: fiberstore stats --db store.duckdb")
 def stats(db: Db, as_json: Json = False) -> None:
-    """Print what a store holds: rows, times, sources, types of fibers, config versions."""
+    """Print the content of a store: rows, times, sources, types of fibers, config versions."""
     with open_to_read(db) as storage:
         found = lookup.collect_statistics(storage)
     print_statistics(found, as_json=as_json)

@@ -13,7 +13,7 @@ from uuid import UUID
 import typer
 
 from fiberstore.cli import INTERRUPTED
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.options import Db, Json, LogFilter, with_filter
 from fiberstore.cli.render import LogLines
 from fiberstore.cli.stores import open_to_read
@@ -38,18 +38,16 @@ def tail(
     db: Db,
     lines: Annotated[
         int | None,
-        typer.Option(
-            "--lines", "-n", min=0, metavar="N", help=f"How many of the newest, {_LOGS} by default."
-        ),
+        typer.Option("--lines", "-n", min=0, metavar="N", help=f"Number of newest logs; {_LOGS} by default."),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what is stored from then on, until Ctrl-C.")
+        bool, typer.Option("--follow", "-f", help="Print new logs as they are stored, until Ctrl-C.")
     ] = False,
     position: Annotated[
         str | None,
         typer.Option(
             metavar="POSITION",
-            help="Begin after this, which the end of another run has told; '' is the beginning of the store.",
+            help="Begin after this position (printed at the end of each run); '' is the store's beginning.",
         ),
     ] = None,
     as_json: Json = False,
@@ -58,22 +56,23 @@ def tail(
 
     Logs that one call or transaction has stored may come in another order than they were written in.
 
-    At its end it tells, on stderr, the position to go on from. DuckDB lets nobody write a file that another
-    process has open: the store is opened only for moments, when it has changed, and a program that writes it
-    should open it with a `lock_timeout_s` of a second. While such a program has it open, nothing is seen. On
-    PostgreSQL nobody waits.
+    At its end the command prints, on stderr, the position to resume from.
+
+    DuckDB lets nobody write a file that another process has open. So the command opens the store only for
+    moments, when it has changed, and sees nothing while another program has it open; a program that writes
+    should use a `lock_timeout_s` of a second. On PostgreSQL nobody waits.
     """
     if position is not None and lines is not None:
         raise typer.BadParameter("--position says where to begin; leave this out", param_hint="'--lines'")
     with _until_interrupted() as stop, _opened(db) as store:
-        following = Following(chosen, store, LogLines(as_json=as_json), stop)
+        follower = TailFollower(chosen, store, LogLines(as_json=as_json), stop)
         if position is None:
-            following.begin(_LOGS if lines is None else lines)
+            follower.begin(_LOGS if lines is None else lines)
         else:
-            following.begin_after(position)
+            follower.begin_after(position)
         while follow and not stop.wait(_WAIT_S):
-            following.look()
-    tell(f"--position {shlex.quote(following.position)} goes on from here")
+            follower.look()
+    print_note(f"--position {shlex.quote(follower.position)} resumes from here")
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
 
@@ -87,12 +86,12 @@ class FileStore:
         self._seen: _State = ()
 
     def has_changed(self) -> bool:
-        """Tell whether it may hold something new since it was opened last."""
+        """Return True if the store may hold new logs since it was last opened."""
         return _state(self._files) != self._seen
 
     @contextmanager
     def opened(self, lock_timeout_s: float = 0.0) -> Iterator[SqlStorage]:
-        """Open it, for as long as the block takes."""
+        """Open the store for the block."""
         with open_to_read(self._db, lock_timeout_s) as storage:
             file = Path(storage.engine.url.database or "")
             self._files = (file, file.with_name(f"{file.name}.wal"))
@@ -107,11 +106,11 @@ class ServerStore:
         self._storage = storage
 
     def has_changed(self) -> bool:
-        """Tell that it may hold something new: one has to ask."""
+        """Return True: only a query can tell."""
         return True
 
     def opened(self, lock_timeout_s: float = 0.0) -> AbstractContextManager[SqlStorage]:
-        """Give it to the block; nobody else locks it."""
+        """Yield the open store."""
         del lock_timeout_s
         return nullcontext(self._storage)
 
@@ -125,11 +124,11 @@ def _opened(db: str) -> Iterator[FileStore | ServerStore]:
         yield FileStore(db)
 
 
-class Following:
-    """Prints what is new in a store, each time it is looked at.
+class TailFollower:
+    """Prints the new logs of a store, each time it is looked at.
 
     Attributes:
-        position: Where to go on; everything before it is printed.
+        position: Position to resume from; everything before it is printed.
     """
 
     def __init__(
@@ -173,7 +172,7 @@ class Following:
                 self._print(self._chosen.of(storage).tail(self.position, timeout_s=0))
         except StorageLockedError as error:
             if not self._is_locked_out:
-                tell(f"{error}; waiting")
+                print_note(f"{error}; waiting")
             self._is_locked_out = True
 
     def _print(self, new: LogTail) -> None:
@@ -202,7 +201,7 @@ def _signature(file: Path) -> tuple[int, int, int] | None:
 
 @contextmanager
 def _until_interrupted() -> Iterator[threading.Event]:
-    """Yield what Ctrl-C sets, so that it ends nothing between a log and its position."""
+    """Yield an event that Ctrl-C sets, so that no log is printed without its position."""
     stop = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     try:

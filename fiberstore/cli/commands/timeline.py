@@ -12,13 +12,13 @@ from pydantic import TypeAdapter
 from rich.filesize import decimal
 from rich.text import Text
 
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.console import make_console, print_json, print_line, print_rows
 from fiberstore.cli.options import Db, FiberFilter, FiberOrderName, Json, fiber_order, with_filter
 from fiberstore.cli.render import counted, duration, fiber_json, utc
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.queries import Timeline, TimelinePoint
-from fiberstore.escaping import visible
+from fiberstore.escaping import escape_controls
 from fiberstore.records import FiberRecord
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.timeline.page import short_ids
@@ -53,7 +53,7 @@ def timeline(
 ) -> None:
     """Show fibers over time: a lane each, with its logs as points, by source.
 
-    What `--fibers` or `--points` leaves out is told on stderr.
+    A note on stderr counts what `--fibers` or `--points` leaves out.
     """
     if html is not None:
         _check_bokeh()
@@ -67,16 +67,16 @@ def timeline(
         _print_timeline(found, as_json=as_json)
     if len(found.points) < found.log_count:
         shown, there = len(found.points), found.log_count
-        tell(f"{shown:,} of {counted(there, 'logs')}, evenly chosen; --points {there} shows all")
+        print_note(f"{shown:,} of {counted(there, 'logs')}, evenly chosen; --points {there} shows all")
     if is_cut:
-        tell(f"there is more; --fibers N shows more than {counted(most_fibers, 'fibers')}")
+        print_note(f"there is more; --fibers N shows more than {counted(most_fibers, 'fibers')}")
 
 
 def _check_bokeh() -> None:
     try:
         import bokeh  # noqa: F401
     except ModuleNotFoundError:
-        tell("--html needs Bokeh: pip install 'fiberstore[html]'")
+        print_note("--html needs Bokeh: pip install 'fiberstore[html]'")
         raise typer.Exit(1) from None
 
 
@@ -171,7 +171,7 @@ def _tick(time: datetime, span: timedelta) -> str:
 
 
 def _labels(fibers: Sequence[FiberRecord]) -> list[str]:
-    types = [visible(fiber.fiber_type) for fiber in fibers]
+    types = [escape_controls(fiber.fiber_type) for fiber in fibers]
     cut = [name if len(name) <= _TYPE_WIDTH else name[: _TYPE_WIDTH - 1] + "…" for name in types]
     width = max(map(len, cut))
     return [f"{name:<{width}} {short}" for name, short in zip(cut, short_ids(fibers), strict=True)]
@@ -207,7 +207,7 @@ def _track(
 
 def _legend(sources: Counter[str], colours: dict[str, str]) -> Iterator[Text]:
     named = sources.most_common(_LEGEND_SOURCES)
-    parts = [(f"• {visible(source)} {count:,}", colours[source]) for source, count in named]
+    parts = [(f"• {escape_controls(source)} {count:,}", colours[source]) for source, count in named]
     if len(sources) > len(named):
         parts.append((f"and {len(sources) - len(named):,} other sources", ""))
     yield Text("   ").join(Text(*part) for part in parts)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fiberstore.cli.app import app, tell
+from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import open_or_make
 from fiberstore.cli.console import make_console, print_json, print_line
 from fiberstore.cli.lookup import active_version, shown_version
@@ -60,7 +60,7 @@ def export_fibers(
         _export(chosen.of(storage), path, partition_by, as_json=as_json)
         active = None if chosen.version else active_version(storage)
         if active is not None and storage.fibers.where(Fibers.c.config_version != active).count(1):
-            tell(
+            print_note(
                 f"that is config version {shown_version(active)}, the active one; --version all is every one"
             )
 
@@ -113,7 +113,7 @@ def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) 
 
 @contextmanager
 def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[SqlStorage]:
-    """Open a store, or make one, for what there is to import."""
+    """Open or make a store, if there is something to import."""
     from fiberstore.exchange.writing import format_of
 
     if not path.exists():
@@ -128,7 +128,7 @@ def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[Sql
 
 @contextmanager
 def _progress(what: str, count: Callable[[], int] | None) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on a terminal; give what moves it by a number of rows."""
+    """Show a bar on a terminal; yield the function that moves it by a number of rows."""
     console = make_console(stderr=True)
     if not console.is_terminal:
         yield None
