@@ -23,10 +23,12 @@ from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
 from fiberstore.duckdb.inflight_writes import Appends, appends_rows
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
 from fiberstore.duckdb.shadows import may_shadow, place, undo_shadows
+from fiberstore.duckdb.support import SUPPORT
 from fiberstore.errors import ConflictError
 from fiberstore.sql import connection
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
 from fiberstore.sql.engine import FORKED
+from fiberstore.sql.support import BackendSupport
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,6 +59,7 @@ class Connection(connection.Connection):
     """
 
     engine_name: ClassVar[str] = "duckdb"
+    support: ClassVar[BackendSupport] = SUPPORT
     closed = False
 
     def __init__(self, raw: duckdb.DuckDBPyConnection, database: str, dialect: Dialect) -> None:

@@ -15,9 +15,11 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 
 from fiberstore.errors import SerializationError
+from fiberstore.postgresql.support import SUPPORT
 from fiberstore.sql import connection
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
 from fiberstore.sql.models import Base, Json
+from fiberstore.sql.support import BackendSupport
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,6 +101,7 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
     """
 
     engine_name: ClassVar[str] = "postgresql"
+    support: ClassVar[BackendSupport] = SUPPORT
     statement_dialect: Dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  # as psycopg has them

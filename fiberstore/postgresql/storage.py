@@ -13,7 +13,7 @@ from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.errors import DatabaseError
-from fiberstore.postgresql.arrivals import renumber_restored
+from fiberstore.postgresql.arrival_tables import renumber_restored
 from fiberstore.postgresql.engine import create_engine
 from fiberstore.postgresql.vacuum import compact
 from fiberstore.repositories.storage import SqlStorage, refuse_connections

@@ -7,7 +7,7 @@ from psycopg.errors import Diagnostic
 
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.errors import DatabaseError
-from fiberstore.postgresql.arrivals import ARRIVALS
+from fiberstore.postgresql.arrival_tables import ARRIVALS
 from fiberstore.postgresql.connection import Connection
 from fiberstore.sql.models import Base
 from fiberstore.sql.translate import translate_errors

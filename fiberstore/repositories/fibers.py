@@ -28,11 +28,10 @@ from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.access import SessionAccess
-from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
 from fiberstore.sql import bulk
+from fiberstore.sql.arrival_order import Arrival
 from fiberstore.sql.conditions import (
     ATTRIBUTES,
     DURATION_US,
@@ -54,7 +53,7 @@ from fiberstore.sql.functions import (
     sorted_array,
 )
 from fiberstore.sql.models import MergedFiber, PinnedFiber, stored_time
-from fiberstore.sql.prepared import Prepared, PreparedPages
+from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
 _IN_US = sa.select(*fiber_columns(FIBERS))
@@ -217,7 +216,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         return Deleted(0, fibers, memberships)
 
     def _arrival(self, session: Session) -> Arrival:
-        return engine_of(session).fiber_arrival
+        return connection_of(session).support.fiber_arrival
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         return fiber_columns(FIBERS)

@@ -22,12 +22,11 @@ from fiberstore.contract.storage import DEFAULT_LIMIT, LogStorage
 from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key
 from fiberstore.repositories.access import SessionAccess, session_access
-from fiberstore.repositories.arrival import Arrival
-from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
 from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
+from fiberstore.sql.arrival_order import Arrival
 from fiberstore.sql.conditions import LOGS, MEMBERSHIPS, all_of, among
 from fiberstore.sql.cursors import Mark
 from fiberstore.sql.functions import TimeUs
@@ -110,7 +109,7 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
         super().__init__(session_access(session, config_version))
 
     def _arrival(self, session: Session) -> Arrival:
-        return engine_of(session).log_arrival
+        return connection_of(session).support.log_arrival
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         return log_columns(LOGS)
@@ -122,9 +121,11 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
         check_redaction(pattern)
         check_text(replacement)
         conditions = all_of(self._conditions)
-        return self._change(
-            "redact", lambda session: engine_of(session).redact(session, conditions, pattern, replacement)
-        )
+
+        def work(session: Session) -> int:
+            return connection_of(session).support.redact(session, conditions, pattern, replacement)
+
+        return self._change("redact", work)
 
     def _delete(self, session: Session) -> Deleted:
         with temp_id_table(session, self._select(LOGS.c.log_id)) as ids:

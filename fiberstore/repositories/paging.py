@@ -31,9 +31,9 @@ from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError, SerializationError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess
-from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.histogram import Histogram, check_group
 from fiberstore.repositories.query import SqlQuery, execute_write, select_rows
+from fiberstore.sql.arrival_order import Arrival
 from fiberstore.sql.conditions import ACTIVE_VERSION, among
 from fiberstore.sql.cursors import Mark, Place, decode, encode
 from fiberstore.sql.functions import TimeUs

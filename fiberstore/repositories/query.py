@@ -77,8 +77,7 @@ def given(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
 def _temporary_table(session: Session, prefix: str, column: sa.Column[Any]) -> Iterator[sa.Table]:
     name = f"{prefix}_{column.name}"  # so that ids of fibers and of logs can be kept at once
     connection = connection_of(session)
-    # PostgreSQL looks for temporary tables where the search path says; DuckDB always looks for them first.
-    schema = "pg_temp" if connection.engine_name == "postgresql" else None
+    schema = connection.support.temporary_schema
     kept = sa.Table(name, sa.MetaData(), column, prefixes=["TEMPORARY"], schema=schema)
     connection.write(_ddl(connection, CreateTable(kept)))
     yield kept

@@ -20,7 +20,6 @@ from fiberstore.contract.lifecycle import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.access import SessionAccess
-from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.query import (
     execute_write,
     given,
@@ -28,12 +27,12 @@ from fiberstore.repositories.query import (
     select_rows,
     temp_id_table,
 )
-from fiberstore.repositories.sizes import ROW_BYTES, StoreSize
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import EpochUs, TextBytes
 from fiberstore.sql.models import MergedFiber, PinnedFiber, PinnedLog
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.sizes import ROW_BYTES, StoreSize
 
 # What is left when it is time to look how much has come free; the estimate may be wrong by as much.
 _MARGIN = 0.1
@@ -116,12 +115,12 @@ class _Gone:
 
 
 def _size_of(session: Session) -> StoreSize:
-    return engine_of(session).size_of(session)
+    return connection_of(session).support.size_of(session)
 
 
 def _settled_size(session: Session) -> StoreSize:
     """Return it when the space of deleted rows is known, which takes time."""
-    engine_of(session).settle(session)
+    connection_of(session).support.settle(session)
     return _size_of(session)
 
 
@@ -372,7 +371,7 @@ class _Content:
             sa.select(sa.func.coalesce(sa.func.sum(_TEXT_BYTES), 0)).scalar_subquery(),
         )
         ((*counts,),) = select_rows(session, numbers)
-        kept = engine_of(session).kept_rows(session)
+        kept = connection_of(session).support.kept_rows(session)
         rows = _Gone(*map(int, counts))
         logs = max(kept[LOGS.name], rows.logs)
         others = max(kept[FIBERS.name], rows.fibers) + max(kept[MEMBERSHIPS.name], rows.memberships)

@@ -18,7 +18,6 @@ from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.diff import diff
-from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import (
@@ -29,6 +28,7 @@ from fiberstore.sql.models import (
     PinnedFiber,
     RegisteredVersion,
 )
+from fiberstore.sql.prepared import connection_of
 from fiberstore.versioning import config_version as version_of
 
 T = TypeVar("T")
@@ -217,7 +217,7 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
 def _drop_memberships(session: Session, version: int) -> int:
     """Delete some memberships of a version, unless its fibers are made again; return how many."""
     stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
-    row_id = engine_of(session).row_id
+    row_id = connection_of(session).support.row_id
     some = (
         sa.select(row_id)
         .select_from(Membership)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
+from fiberstore.sql.support import BackendSupport
+
 if TYPE_CHECKING:
     from weakref import ref
 
@@ -43,12 +45,14 @@ class Connection(ABC):
 
     Attributes:
         engine_name: ``"duckdb"`` or ``"postgresql"``, as SQLAlchemy calls the dialect.
+        support: What the repositories do in another way on this engine.
         statement_dialect: The dialect in which ``fiberstore.sql.prepared`` compiles statements for it.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not.
         listened_by: The SQLAlchemy connection whose listeners are told of each statement; None without any.
     """
 
     engine_name: ClassVar[str]
+    support: ClassVar[BackendSupport]
     statement_dialect: Dialect
     rows_written: int
     listened_by: "ref[sa.Connection] | None" = None

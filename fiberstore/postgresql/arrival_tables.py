@@ -1,4 +1,4 @@
-"""The tables that note the order in which rows are stored; see ``repositories.on_postgresql.arrival``."""
+"""The tables that note the order in which rows are stored; see ``arrival_order``."""
 
 from fiberstore.sql.connection import Connection
 

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.errors import CursorError, DatabaseError
-from fiberstore.repositories.arrival import Arrival, News
 from fiberstore.repositories.query import one_snapshot
+from fiberstore.sql.arrival_order import Arrival, News
 from fiberstore.sql.cursors import Mark
 from fiberstore.sql.prepared import Prepared
 

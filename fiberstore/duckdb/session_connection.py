@@ -1,13 +1,15 @@
 """DuckDB's own connection."""
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy.orm import Session
 
-from fiberstore.duckdb.connection import Connection
 from fiberstore.sql.prepared import connection_of
 
+if TYPE_CHECKING:
+    from fiberstore.duckdb.connection import Connection
 
-def duckdb_connection(session: Session) -> Connection:
+
+def duckdb_connection(session: Session) -> "Connection":
     """Return the connection of a session that is known to be on DuckDB."""
     return cast("Connection", connection_of(session))

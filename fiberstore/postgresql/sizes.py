@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.repositories.query import select_rows
-from fiberstore.repositories.sizes import StoreSize
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
+from fiberstore.sql.sizes import StoreSize
 
 _BLOCK_BYTES = 8_192
 _TABLES = (LOGS, FIBERS, MEMBERSHIPS)

@@ -15,10 +15,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.duckdb.session_connection import duckdb_connection
 from fiberstore.errors import CursorError
-from fiberstore.repositories.arrival import Arrival, News
-from fiberstore.repositories.on_duckdb.connection import duckdb_connection
 from fiberstore.repositories.query import one_snapshot
+from fiberstore.sql.arrival_order import Arrival, News
 from fiberstore.sql.cursors import Mark
 from fiberstore.sql.prepared import Prepared
 

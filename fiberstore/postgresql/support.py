@@ -1,0 +1,20 @@
+"""PostgreSQL's part of the repositories."""
+
+import sqlalchemy as sa
+
+from fiberstore.postgresql.arrival_order import TransactionArrival
+from fiberstore.postgresql.redaction import redact
+from fiberstore.postgresql.sizes import kept_rows, settle, size_of
+from fiberstore.sql.conditions import FIBERS, LOGS
+from fiberstore.sql.support import BackendSupport
+
+SUPPORT = BackendSupport(
+    row_id=sa.literal_column("ctid"),
+    temporary_schema="pg_temp",  # PostgreSQL looks for temporary tables where the search path says
+    log_arrival=TransactionArrival("log_arrivals", LOGS.c.log_id),
+    fiber_arrival=TransactionArrival("fiber_arrivals", FIBERS.c.fiber_id),
+    redact=redact,
+    size_of=size_of,
+    settle=settle,
+    kept_rows=kept_rows,
+)

@@ -1,1 +1,0 @@
-"""What the repositories do on DuckDB alone."""

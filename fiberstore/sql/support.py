@@ -1,0 +1,37 @@
+"""What the repositories do in another way on each engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from fiberstore.sql.arrival_order import Arrival
+from fiberstore.sql.sizes import StoreSize
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSupport:
+    """The part of the repositories that is an engine's own; its connections hand it out.
+
+    Attributes:
+        row_id: Place of a row, good for one statement.
+        temporary_schema: Schema of temporary tables, if a statement has to name it.
+        log_arrival: Order in which logs were stored.
+        fiber_arrival: Order in which fibers were stored.
+        redact: Replaces what a pattern matches in the texts of the logs of which conditions are true by a
+            literal text, in an open transaction; returns how many it changed.
+        size_of: Returns the size of the store.
+        settle: Makes the space of deleted rows known to ``size_of``, if nobody is in its way.
+        kept_rows: Returns how many rows there are of each table, with deleted ones that still take space.
+    """
+
+    row_id: sa.ColumnElement[Any]
+    temporary_schema: str | None
+    log_arrival: Arrival
+    fiber_arrival: Arrival
+    redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]
+    size_of: Callable[[Session], StoreSize]
+    settle: Callable[[Session], None]
+    kept_rows: Callable[[Session], dict[str, int]]
