@@ -31,7 +31,7 @@ from fiberstore import (
     StoredLog,
     new_log_id,
 )
-from fiberstore.sql.cursors import Mark, encode_position
+from fiberstore.contract.cursors import Mark, encode_position
 
 _BEGIN = datetime(2024, 12, 10, tzinfo=UTC)
 _NOON = datetime(2024, 12, 10, 12, tzinfo=UTC)

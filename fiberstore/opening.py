@@ -1,25 +1,16 @@
 """``open_storage()``: the storage of whatever database a target names."""
 
 import os
-import re
-from importlib import import_module
 
 import sqlalchemy as sa
 
+from fiberstore import postgresql
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.duckdb import engine
 from fiberstore.duckdb.storage import AsyncDuckDBStorage, DuckDBStorage
-from fiberstore.errors import DatabaseError
+from fiberstore.postgresql import check_driver
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.sql.engine import DEFAULT_POOL_SIZE
-
-# Also with mistakes in it: what is taken for a file is shown in errors, and its password would be.
-_MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)|(?!.*://).*\b(dbname|password) *=", re.IGNORECASE)
-
-
-def is_postgresql(target: str | os.PathLike[str]) -> bool:
-    """Return whether a target is the URL of a PostgreSQL database, rather than a DuckDB file or its URL."""
-    return _MEANT_AS_URL.match(os.fsdecode(target)) is not None
+from fiberstore.sql.engine import DEFAULT_POOL_SIZE, is_postgresql
 
 
 def open_storage(
@@ -44,7 +35,7 @@ def open_storage(
         ValueError: An argument is out of bounds.
     """
     if is_postgresql(target):
-        _check_driver()
+        check_driver()
         from fiberstore.postgresql import PostgresStorage
 
         return PostgresStorage(
@@ -62,7 +53,7 @@ def open_async_storage(
 ) -> AsyncSqlStorage:
     """Open the storage that a target names, in coroutines; see ``open_storage``."""
     if is_postgresql(target):
-        _check_driver()
+        check_driver()
         from fiberstore.postgresql import AsyncPostgresStorage
 
         return AsyncPostgresStorage(
@@ -74,17 +65,6 @@ def open_async_storage(
 def create_engine(target: str | os.PathLike[str]) -> sa.Engine:
     """Return a SQLAlchemy engine on the database that a target names, see ``open_storage``."""
     if is_postgresql(target):
-        _check_driver()
-        from fiberstore import postgresql
-
+        check_driver()
         return postgresql.create_engine(os.fspath(target))
     return engine.create_engine(target)
-
-
-def _check_driver() -> None:
-    try:
-        import_module("psycopg")
-    except ImportError as error:  # also without libpq, which psycopg[binary] brings
-        raise DatabaseError(
-            f"PostgreSQL needs its driver, psycopg: pip install 'fiberstore[postgresql]' ({error})"
-        ) from error

@@ -9,8 +9,9 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.util import CommandError
 
 from fiberstore.duckdb.migrate import back_up_before_rewrite
-from fiberstore.opening import create_engine, is_postgresql
+from fiberstore.opening import create_engine
 from fiberstore.sql import models
+from fiberstore.sql.engine import is_postgresql
 from fiberstore.sql.migrate import VERSION_TABLE, is_ours
 
 # A migration must not import fiberstore: its types are written as the ones below them.

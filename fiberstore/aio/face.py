@@ -1,7 +1,7 @@
 """The coroutines of the asynchronous face, derived from the contract.
 
 A person writes a method in two places: its contract and its implementation. Its coroutine is made when a
-class says ``of=`` which contract it is the face of. ``tools/write_aio_stub.py`` writes the stubs, by which
+class says ``of=`` which contract it is the face of. ``tools/write_stubs.py`` writes the stubs, by which
 type checkers and editors know the coroutines.
 """
 

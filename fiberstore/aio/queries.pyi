@@ -1,4 +1,4 @@
-# Written by tools/write_aio_stub.py from the contract; not to be edited.
+# Written by tools/write_stubs.py; not to be edited.
 
 """Queries in coroutines."""
 

@@ -13,9 +13,9 @@ from fiberstore.cli.stores import check_tables, shown_target, store_name
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.duckdb.engine import create_engine
 from fiberstore.errors import DatabaseError, SchemaVersionError
-from fiberstore.opening import is_postgresql, open_storage
+from fiberstore.opening import open_storage
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.sql.engine import IN_MEMORY
+from fiberstore.sql.engine import IN_MEMORY, is_postgresql
 from fiberstore.sql.translate import translate_errors
 
 

@@ -8,8 +8,9 @@ from sqlalchemy.engine import URL, make_url
 
 from fiberstore.duckdb.storage import DuckDBStorage
 from fiberstore.errors import DatabaseError
-from fiberstore.opening import is_postgresql, open_storage
+from fiberstore.opening import open_storage
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.engine import is_postgresql
 from fiberstore.sql.models import RawLog
 from fiberstore.sql.translate import translate_errors
 

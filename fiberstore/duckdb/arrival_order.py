@@ -15,11 +15,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.contract.cursors import Mark
 from fiberstore.duckdb.session_connection import duckdb_connection
 from fiberstore.errors import CursorError
 from fiberstore.repositories.query import one_snapshot
 from fiberstore.sql.arrival_order import Arrival, News
-from fiberstore.sql.cursors import Mark
 from fiberstore.sql.prepared import Prepared
 
 _BEFORE_ALL = -1

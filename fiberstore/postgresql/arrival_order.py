@@ -16,10 +16,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.contract.cursors import Mark
 from fiberstore.errors import CursorError, DatabaseError
 from fiberstore.repositories.query import one_snapshot
 from fiberstore.sql.arrival_order import Arrival, News
-from fiberstore.sql.cursors import Mark
 from fiberstore.sql.prepared import Prepared
 
 _ROWS_AT_ONCE = 10_000

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from fiberstore.errors import DatabaseError
-from fiberstore.opening import create_engine, is_postgresql
+from fiberstore.postgresql import check_driver, create_engine
+from fiberstore.sql.engine import is_postgresql
 from fiberstore.sql.models import Base
 from fiberstore.sql.translate import translate_errors
 
@@ -96,6 +97,7 @@ def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
         raise ValueError(
             "only a server is distributed, not a file; give a URL such as postgresql+psycopg://host/database"
         )
+    check_driver()
     engine = create_engine(url)
     try:
         with translate_errors():

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import as_utc, check_id, check_number, check_page, check_text
 from fiberstore.contract.conditions import check_redaction
+from fiberstore.contract.cursors import Mark
 from fiberstore.contract.queries import (
     Deleted,
     LogContext,
@@ -28,7 +29,6 @@ from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import Arrival
 from fiberstore.sql.conditions import LOGS, MEMBERSHIPS, all_of, among
-from fiberstore.sql.cursors import Mark
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import PinnedLog, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of

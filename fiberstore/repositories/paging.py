@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import MAX_ROWS, check_id, check_number
 from fiberstore.contract.conditions import depends_on_active
+from fiberstore.contract.cursors import Mark, Place, decode, encode
 from fiberstore.contract.queries import (
     Bucket,
     Found,
@@ -35,7 +36,6 @@ from fiberstore.repositories.histogram import Histogram, check_group
 from fiberstore.repositories.query import SqlQuery, execute_write, select_rows
 from fiberstore.sql.arrival_order import Arrival
 from fiberstore.sql.conditions import ACTIVE_VERSION, among
-from fiberstore.sql.cursors import Mark, Place, decode, encode
 from fiberstore.sql.functions import TimeUs
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from fiberstore.checks import check_seconds
+from fiberstore.contract.cursors import NOTHING_SEEN, Mark, decode_position, encode_position
 from fiberstore.contract.queries import LogTail
 from fiberstore.records import StoredLog
-from fiberstore.sql.cursors import NOTHING_SEEN, Mark, decode_position, encode_position
 
 _ROWS_AT_ONCE = 1_000
 _LONGEST_WAIT_S = 1.0  # then it looks whether the storage is still open

@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.sql.cursors import Mark
+from fiberstore.contract.cursors import Mark
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
 """Settings and handling of forks that the engines of every database share."""
 
 import os
+import re
 from weakref import WeakSet
 
 import sqlalchemy as sa
@@ -15,7 +16,14 @@ FORKED = (
     "or fork first, and open the storage in one process only"
 )
 
+# Also with mistakes in it: what is taken for a file is shown in errors, and its password would be.
+_MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)|(?!.*://).*\b(dbname|password) *=", re.IGNORECASE)
 _engines: WeakSet[sa.Engine] = WeakSet()
+
+
+def is_postgresql(target: str | os.PathLike[str]) -> bool:
+    """Return whether a target is the URL of a PostgreSQL database, rather than a DuckDB file or its URL."""
+    return _MEANT_AS_URL.match(os.fsdecode(target)) is not None
 
 
 def made_url(text: str) -> URL | None:

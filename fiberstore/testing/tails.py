@@ -94,6 +94,6 @@ class TailsContract:
 
 
 def _position_of_another_store() -> str:
-    from fiberstore.sql.cursors import Mark, encode_position
+    from fiberstore.contract.cursors import Mark, encode_position
 
     return encode_position(Mark(log(12_345).log_id, 0))

@@ -184,7 +184,7 @@ def test_a_face_is_of_a_storage_of_its_contract() -> None:
 
 
 def test_the_stubs_are_up_to_date() -> None:
-    program = Path(__file__).parents[2] / "tools" / "write_aio_stub.py"
+    program = Path(__file__).parents[2] / "tools" / "write_stubs.py"
     found = subprocess.run([sys.executable, program, "--check"], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
 
@@ -229,7 +229,9 @@ HEAVY = ("alembic", "duckdb", "pyarrow", "rich", "sqlalchemy", "typer")
         ("import fiberstore", set()),
         ("from fiberstore import FiberRecord, LogRecord, StorageError, stable_log_id", set()),
         ("import fiberstore; fiberstore.errors.StorageError", set()),
+        ("import fiberstore.exchange", {"pyarrow"}),
         ("from fiberstore import DuckDBStorage", {"duckdb", "sqlalchemy"}),
+        ("from fiberstore import PostgresStorage", {"sqlalchemy"}),
     ],
 )
 def test_an_import_loads_what_it_needs_and_no_more(statement: str, needed: set[str]) -> None:

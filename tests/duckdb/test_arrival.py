@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from fiberstore import DuckDBStorage, RawLog
+from fiberstore.contract.cursors import Mark, Place, encode
 from fiberstore.contract.queries import LogOrder, Logs, Page
 from fiberstore.duckdb.arrival_order import RowidArrival
 from fiberstore.duckdb.connection import Connection
 from fiberstore.errors import CursorError
 from fiberstore.sql.conditions import LOGS
-from fiberstore.sql.cursors import Mark, Place, encode
 from fiberstore.testing.examples import at, fiber, log, uid
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import walk

@@ -50,7 +50,7 @@ def test_a_cursor_of_another_cluster_is_refused(storage: PostgresStorage) -> Non
     storage.write_logs([log(number) for number in range(3)])
     cursor = storage.logs.page(1).next
     assert cursor is not None
-    from fiberstore.sql.cursors import Place, decode, encode
+    from fiberstore.contract.cursors import Place, decode, encode
 
     query = repr(storage.logs)
     place = decode(query, cursor)

@@ -41,6 +41,15 @@ from fiberstore.contract.conditions import (
     check_redaction,
     checked_condition,
 )
+from fiberstore.contract.cursors import (
+    NOTHING_SEEN,
+    Mark,
+    Place,
+    decode,
+    decode_position,
+    encode,
+    encode_position,
+)
 from fiberstore.contract.lifecycle import Checkpoint, ConfigVersion
 from fiberstore.contract.patterns import closed
 from fiberstore.contract.queries import (
@@ -75,7 +84,6 @@ from fiberstore.errors import CursorError
 from fiberstore.exchange import schema_of, write_records
 from fiberstore.json_text import dump_json
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
-from fiberstore.sql.cursors import NOTHING_SEEN, Mark, Place, decode, decode_position, encode, encode_position
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 T = TypeVar("T", bound=Scalar)

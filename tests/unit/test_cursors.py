@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from fiberstore import CursorError, DuckDBStorage
+from fiberstore.contract.cursors import Mark, Place, decode, decode_position, digest, encode, encode_position
 from fiberstore.contract.queries import FiberOrder
-from fiberstore.sql.cursors import Mark, Place, decode, decode_position, digest, encode, encode_position
 from fiberstore.testing.examples import fiber, log
 
 QUERY = "logs.order_by('oldest')"

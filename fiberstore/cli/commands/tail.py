@@ -19,9 +19,9 @@ from fiberstore.cli.render import LogLines
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.queries import LogTail
 from fiberstore.errors import StorageLockedError
-from fiberstore.opening import is_postgresql
 from fiberstore.records import StoredLog
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.engine import is_postgresql
 
 _LOGS = 10
 _WAIT_S = 0.2

@@ -1,10 +1,11 @@
-"""Write the stubs of ``fiberstore.aio``, by which type checkers and editors know the derived coroutines.
+"""Write the stubs, by which type checkers and editors know the public names and the derived coroutines.
 
-    python tools/write_aio_stub.py           write them
-    python tools/write_aio_stub.py --check   fail if one is not as it would be written
+    python tools/write_stubs.py           write them
+    python tools/write_stubs.py --check   fail if one is not as it would be written
 
-A stub has the classes of its module as they are written, without bodies, and what ``fiberstore.aio.face``
-adds to them: each signature from the source of the contract, with the contract's docstring.
+The stub of ``fiberstore`` imports its public names. A stub of ``fiberstore.aio`` has the classes of its module
+as they are written, without bodies, and what ``fiberstore.aio.face`` adds to them: each signature from the
+source of the contract, with the contract's docstring.
 """
 
 import argparse
@@ -21,8 +22,10 @@ from textwrap import dedent
 from types import ModuleType
 from typing import Any
 
+import fiberstore
+
 MODULES = ("fiberstore.aio.queries", "fiberstore.aio.storage")
-HEADING = "# Written by tools/write_aio_stub.py from the contract; not to be edited.\n"
+HEADING = "# Written by tools/write_stubs.py; not to be edited.\n"
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -36,10 +39,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only tell which stubs are out of date")
     is_check = parser.parse_args().check
+    texts = {name: _Stub(import_module(name)).text() for name in MODULES}
     stale = []
-    for name in MODULES:
+    for name, written in {"fiberstore": _public_names(), **texts}.items():
         path = Path(inspect.getfile(import_module(name))).with_suffix(".pyi")
-        text = _formatted(_Stub(import_module(name)).text(), path)
+        text = _formatted(written, path)
         if not path.exists() or path.read_text() != text:
             stale.append(path.name)
             if not is_check:
@@ -48,6 +52,13 @@ def main() -> int:
         print(f"out of date: {', '.join(stale)}; run python {sys.argv[0]}")
         return 1
     return 0
+
+
+def _public_names() -> str:
+    homes = {name: getattr(fiberstore, name).__module__ for name in fiberstore.__all__}
+    imports = [f"from {module} import {name} as {name}\n" for name, module in homes.items()]
+    modules = ["from fiberstore import doctor as doctor\n", "from fiberstore import errors as errors\n"]
+    return f"{HEADING}\n{''.join(modules + imports)}\n__all__ = {fiberstore.__all__!r}\n"
 
 
 class _Stub:
