@@ -7,17 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fiberstore.aio.storage import AsyncSqlStorage, AsyncTransaction
+    from fiberstore.aio.storage import (
+        AsyncLifecycleStorage,
+        AsyncQueryStorage,
+        AsyncSqlStorage,
+        AsyncStorage,
+        AsyncTransaction,
+    )
     from fiberstore.contract.conditions import Condition
     from fiberstore.contract.lifecycle import (
-        AsyncLifecycleStorage,
         Checkpoint,
         CheckpointMove,
         ConfigVersion,
         LifecycleStorage,
     )
-    from fiberstore.contract.queries import AsyncQueryStorage, Fibers, Logs, Memberships, Page, QueryStorage
-    from fiberstore.contract.storage import AsyncStorage, Storage
+    from fiberstore.contract.queries import Fibers, Logs, Memberships, Page, QueryStorage
+    from fiberstore.contract.storage import Storage
     from fiberstore.copying.copy import Copied, copy_store
     from fiberstore.duckdb.engine import create_engine
     from fiberstore.duckdb.storage import AsyncDuckDBStorage, DuckDBStorage

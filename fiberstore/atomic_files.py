@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from fiberstore.checks import check_text
 from fiberstore.errors import DatabaseError
-from fiberstore.records import check_text
 
 if sys.platform != "win32":
     import fcntl

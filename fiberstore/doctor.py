@@ -15,11 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
 from fiberstore.atomic_files import leftovers
-from fiberstore.duckdb.fork_guard import IN_MEMORY
-from fiberstore.errors import SerializationError, translate_errors
+from fiberstore.errors import SerializationError
+from fiberstore.json_text import load_json
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import migrate
-from fiberstore.sql.models import Base, Fiber, Membership, RawLog, Timestamp, load_json
+from fiberstore.sql.engine import IN_MEMORY
+from fiberstore.sql.models import Base, Fiber, Membership, RawLog, Timestamp
+from fiberstore.sql.translate import translate_errors
 
 _KEYS_AT_ONCE = 1_000
 _ROWS_BY_INDEX = sa.text(

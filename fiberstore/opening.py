@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.duckdb import engine
-from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE
 from fiberstore.duckdb.storage import AsyncDuckDBStorage, DuckDBStorage
 from fiberstore.errors import DatabaseError
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.engine import DEFAULT_POOL_SIZE
 
 # Also with mistakes in it: what is taken for a file is shown in errors, and its password would be.
 _MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)|(?!.*://).*\b(dbname|password) *=", re.IGNORECASE)

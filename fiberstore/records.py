@@ -5,7 +5,6 @@ that UTF-8 can hold, except the NUL character: lone surrogates have no UTF-8 for
 the text of most databases. Both are refused. Everything else comes back as it went in, whatever its length.
 """
 
-import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar
@@ -24,47 +23,14 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from fiberstore.checks import MAX_CONFIG_VERSION, as_utc, check_id, check_text
 from fiberstore.errors import SerializationError
 from fiberstore.ids import new_log_id
+from fiberstore.json_text import dump_json
 
-MAX_CONFIG_VERSION = 2**64 - 1
-MAX_ROWS = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _set = object.__setattr__  # past the models' own, which are frozen
-_LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<number>-?\d(?:\.\d+)?e\+\d+)')
 _BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
-_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
-
-
-def as_utc(value: datetime) -> datetime:
-    """Return the same instant in UTC.
-
-    Raises:
-        TypeError: The value is no datetime.
-        ValueError: The datetime is naive, lies outside the years 1 to 9999 in UTC, or is of a subclass that
-            is finer than 1 µs, as that of pandas is.
-    """
-    if type(value) is not datetime:
-        value = _plain_datetime(value)
-    if value.tzinfo is UTC:
-        return value
-    if value.utcoffset() is None:
-        raise ValueError(f"{value} is naive; give it a time zone, for example tzinfo=datetime.UTC")
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"{value} is outside the years 1 to 9999 in UTC") from None
-
-
-def _plain_datetime(value: datetime) -> datetime:
-    if not isinstance(value, datetime):
-        raise TypeError(f"expected a timezone-aware datetime, got {value!r}")
-    if value != value:  # noqa: PLR0124  # the NaT of pandas
-        raise ValueError(f"{value} is no time")
-    plain = datetime.combine(value.date(), value.timetz())
-    if plain != value:
-        raise ValueError(f"{value} is finer than 1 µs; round it, with pandas by .round('us')")
-    return plain
 
 
 def parse_instant(text: str) -> datetime:
@@ -82,23 +48,6 @@ def parse_instant(text: str) -> datetime:
     return parsed
 
 
-def check_duration(name: str, value: timedelta) -> timedelta:
-    """Return the duration, as a plain ``timedelta``.
-
-    Raises:
-        TypeError: It is no ``timedelta``.
-        ValueError: It is of a subclass that is finer than 1 µs, as that of pandas is.
-    """
-    if type(value) is timedelta:
-        return value
-    if not isinstance(value, timedelta):
-        raise TypeError(f"{name} must be a datetime.timedelta, got {value!r:.200}")
-    plain = timedelta(value.days, value.seconds, value.microseconds)
-    if plain != value:
-        raise ValueError(f"{name} {value} is finer than 1 µs; round it, with pandas by .round('us')")
-    return plain
-
-
 def from_epoch_us(value: int | None) -> datetime:
     """Return the datetime of a number of µs since 1970, in UTC.
 
@@ -111,93 +60,6 @@ def from_epoch_us(value: int | None) -> datetime:
         return _EPOCH + timedelta(0, 0, value)
     except OverflowError:
         raise SerializationError(f"stored timestamp {value} µs is outside the years 1 to 9999") from None
-
-
-def check_id(value: UUID) -> None:
-    """Raise ``TypeError`` unless the value is a ``uuid.UUID``."""
-    if not isinstance(value, UUID):
-        raise TypeError(f"expected a uuid.UUID, got {value!r}; uuid.UUID(text) makes one")
-
-
-def check_config_version(value: int) -> None:
-    """Raise ``ValueError`` unless the value is an ``int`` from 0 to 2**64 - 1."""
-    if type(value) is not int or not 0 <= value <= MAX_CONFIG_VERSION:
-        raise ValueError(f"config_version must be an int from 0 to 2**64 - 1, got {value!r}")
-
-
-def check_number(name: str, value: int, *, least: int = 0) -> None:
-    """Check an argument that is a number of rows.
-
-    Raises:
-        ValueError: It is less than ``least``, or does not fit in 63 bits.
-        TypeError: It is not an ``int``.
-    """
-    if type(value) is not int:
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if not least <= value <= MAX_ROWS:
-        raise ValueError(f"{name} must be between {least} and 2**63 - 1, got {value}")
-
-
-def check_page(limit: int, offset: int) -> None:
-    """Check the two numbers of a page; see ``check_number``."""
-    check_number("limit", limit)
-    check_number("offset", offset)
-
-
-def check_text(value: str) -> str:
-    """Return the text if the store can keep it unchanged.
-
-    Raises:
-        ValueError: It holds a NUL or a lone surrogate.
-        TypeError: It is no text.
-    """
-    if not isinstance(value, str):
-        raise TypeError(f"expected a str, got {value!r:.200}")
-    if "\0" in value:
-        raise ValueError(f"NUL at character {value.index(chr(0))}; remove or escape it")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"lone surrogate {value[error.start]!r} at character {error.start} has no UTF-8 form; "
-                "decode the bytes with errors='backslashreplace' instead of 'surrogateescape'"
-            ) from None
-    return value
-
-
-def dump_json(value: JsonValue) -> str | None:
-    """Return the JSON text that is stored for ``attributes``; None is SQL NULL.
-
-    Raises:
-        SerializationError: The value is not JSON (NaN, Infinity and objects of other types are not), or its
-            text cannot be stored.
-    """
-    if value is None:
-        return None
-    try:
-        text = _encode(value)
-        if "e+" in text:
-            text = _LARGE_FLOAT.sub(_written_out, text)
-        if "\\u0000" in text and _holds_nul(value):
-            raise ValueError("a string holds NUL")
-        return check_text(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SerializationError(f"attributes are not storable JSON: {error}") from error
-
-
-def _written_out(found: re.Match[str]) -> str:
-    """Write a large float with all its digits and ``.0``: without them, PostgreSQL makes it an integer."""
-    number = found["number"]
-    return f"{float(number):.1f}" if number else found[0]
-
-
-def _holds_nul(value: JsonValue) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
-    return isinstance(value, list) and any(_holds_nul(item) for item in value)
 
 
 def _storable(value: JsonValue) -> JsonValue:

@@ -8,9 +8,10 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from alembic.util import CommandError
 
+from fiberstore.duckdb.migrate import back_up_before_rewrite
 from fiberstore.opening import create_engine, is_postgresql
 from fiberstore.sql import models
-from fiberstore.sql.migrate import VERSION_TABLE, back_up_before_rewrite, is_ours
+from fiberstore.sql.migrate import VERSION_TABLE, is_ours
 
 # A migration must not import fiberstore: its types are written as the ones below them.
 _RENDERED = {
@@ -83,7 +84,7 @@ else:
     engine = create_engine(database_url())
     try:
         with engine.connect() as opened:
-            if moves_the_database():
+            if opened.dialect.name == "duckdb" and moves_the_database():
                 back_up_before_rewrite(opened)
             run(opened)
     finally:

@@ -1,199 +1,71 @@
-"""``AsyncSqlStorage``: the contract in coroutines, on threads: DuckDB has no asynchronous driver."""
+"""Storages in coroutines, on threads: DuckDB has no asynchronous driver."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from copy import copy
-from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.aio.lifecycle import ThreadedCheckpoints, ThreadedVersions
-from fiberstore.aio.queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
+from fiberstore.aio.face import Face
+from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
 from fiberstore.aio.workers import OneWorker, Threads, Worker, Workers
+from fiberstore.checks import check_least
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import (
-    DEFAULT_STEP_ROWS,
-    AsyncLifecycleStorage,
-    BatchCounts,
-    CheckpointMove,
-    Compacted,
-    Merged,
-    Pruned,
-    Upserted,
-)
-from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, Checkpoints, LifecycleStorage, Pruned, Versions
+from fiberstore.contract.queries import QueryStorage
+from fiberstore.contract.storage import Storage
 from fiberstore.errors import DatabaseError
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories import FiberRepository, LogRepository, MembershipRepository
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.telemetry import Call, StorageStats
 
 
-class AsyncLogRepository(ThreadedLogs):
-    """``LogRepository`` in coroutines."""
-
-    def __init__(self, threads: Threads, logs: LogRepository) -> None:
-        super().__init__(logs, threads)
-        self._logs = logs
-
-    async def write(self, logs: Iterable[LogRecord]) -> int:
-        """See ``Storage.write_logs``."""
-        return await self._threads.run(self._logs.write, list(logs))
-
-    async def get(self, log_id: UUID) -> StoredLog | None:
-        """See ``Storage.get_log``."""
-        return await self._threads.run(self._logs.get, log_id)
-
-    async def query_by_time(
-        self,
-        start: datetime,
-        end: datetime,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: LogRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[StoredLog]:
-        """See ``Storage.query_logs_by_time``."""
-        return await self._threads.run(self._logs.query_by_time, start, end, limit, offset, after=after)
+class AsyncCheckpoints(Face, of=Checkpoints):
+    """``Checkpoints`` with coroutines."""
 
 
-class AsyncFiberRepository(ThreadedFibers):
-    """``FiberRepository`` in coroutines."""
-
-    def __init__(self, threads: Threads, fibers: FiberRepository) -> None:
-        super().__init__(fibers, threads)
-        self._fibers = fibers
-
-    async def write(self, fiber: FiberRecord) -> None:
-        """See ``Storage.write_fiber``."""
-        await self._threads.run(self._fibers.write, fiber)
-
-    async def write_many(self, fibers: Iterable[FiberRecord]) -> int:
-        """See ``FiberRepository.write_many``."""
-        return await self._threads.run(self._fibers.write_many, list(fibers))
-
-    async def update(self, fiber: FiberRecord) -> None:
-        """See ``Storage.update_fiber``."""
-        await self._threads.run(self._fibers.update, fiber)
-
-    async def update_many(self, fibers: Iterable[FiberRecord]) -> int:
-        """See ``FiberRepository.update_many``."""
-        return await self._threads.run(self._fibers.update_many, list(fibers))
-
-    async def upsert_many(self, fibers: Iterable[FiberRecord]) -> Upserted:
-        """See ``FiberRepository.upsert_many``."""
-        return await self._threads.run(self._fibers.upsert_many, list(fibers))
-
-    async def merge(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """See ``FiberRepository.merge``."""
-        return await self._threads.run(self._fibers.merge, copy(survivors))
-
-    async def resolve(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
-        """See ``FiberRepository.resolve``."""
-        return await self._threads.run(self._fibers.resolve, list(fiber_ids))
-
-    async def get(self, fiber_id: UUID) -> FiberRecord | None:
-        """See ``Storage.get_fiber``."""
-        return await self._threads.run(self._fibers.get, fiber_id)
-
-    async def query_by_type(
-        self,
-        fiber_type: str,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: FiberRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[FiberRecord]:
-        """See ``Storage.query_fibers_by_type``."""
-        return await self._threads.run(self._fibers.query_by_type, fiber_type, limit, offset, after=after)
+class AsyncVersions(Face, of=Versions):
+    """``Versions`` with coroutines."""
 
 
-class AsyncMembershipRepository(ThreadedMemberships):
-    """``MembershipRepository`` in coroutines."""
+class AsyncStorage(Face, of=Storage):
+    """A ``Storage`` in coroutines: same names, same arguments, same contract, for use in one event loop.
 
-    def __init__(self, threads: Threads, memberships: MembershipRepository) -> None:
-        super().__init__(memberships, threads)
-        self._memberships = memberships
+    It wraps any storage, and calls it on threads of its own. A call that is cancelled while it waits for a
+    thread has not happened; one that is cancelled later goes on in its thread and happens wholly or not at
+    all. An iterable is read to its end first, in the calling task.
 
-    async def write(self, memberships: Iterable[FiberMembership]) -> int:
-        """See ``Storage.write_memberships``."""
-        return await self._threads.run(self._memberships.write, list(memberships))
-
-    async def fibers_of(self, log_id: UUID) -> list[UUID]:
-        """See ``Storage.get_log_fibers``."""
-        return await self._threads.run(self._memberships.fibers_of, log_id)
-
-    async def logs_of(
-        self,
-        fiber_id: UUID,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: LogRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[StoredLog]:
-        """See ``Storage.get_fiber_logs``."""
-        return await self._threads.run(self._memberships.logs_of, fiber_id, limit, offset, after=after)
-
-
-class AsyncTransaction:
-    """``Transaction`` in coroutines; use it from one task at a time.
-
-    Attributes:
-        logs: The logs.
-        fibers: The fibers.
-        memberships: Which log belongs to which fiber.
-        checkpoints: The checkpoints.
-        versions: The config versions.
-    """
-
-    def __init__(self, threads: Threads, transaction: Transaction) -> None:
-        self.logs = AsyncLogRepository(threads, transaction.logs)
-        self.fibers = AsyncFiberRepository(threads, transaction.fibers)
-        self.memberships = AsyncMembershipRepository(threads, transaction.memberships)
-        self.checkpoints = ThreadedCheckpoints(transaction.checkpoints, threads)
-        self.versions = ThreadedVersions(transaction.versions, threads)
-
-
-class AsyncSqlStorage(AsyncLifecycleStorage):
-    """A ``SqlStorage`` in coroutines: same contract, for use in one event loop.
-
-    Calls run on threads of its own, one for each connection of the pool. A call that is cancelled while it
-    waits for a thread has not happened; one that is cancelled later goes on in its thread and happens wholly
-    or not at all. A cancelled ``transaction()`` is rolled back, unless it was committing already.
+    Use it as an asynchronous context manager, or call ``close()``.
 
     Args:
-        storage: The storage, which is closed with this.
+        storage: The storage. It can be used beside this, and stays open when this is closed.
         threads: How many calls run side by side, >= 1.
+
+    Raises:
+        TypeError: The storage is not of the class that this is the face of.
+        ValueError: ``threads`` is less than 1.
     """
 
-    def __init__(self, storage: SqlStorage, threads: int) -> None:
-        self._storage = storage
+    _workers: Workers
+
+    def __init__(self, storage: Storage, threads: int) -> None:
+        if not isinstance(storage, self._contract):
+            raise TypeError(f"expected a {self._contract.__name__}, got {storage!r:.200}")
+        check_least("threads", threads, 1)
         self._workers = Workers(threads)
-
-    @property
-    def engine(self) -> sa.Engine:
-        """The SQLAlchemy engine; it blocks, so use it in a thread."""
-        return self._storage.engine
-
-    @property
-    def config_version(self) -> int:
-        """What a ``LogRecord`` is stamped with."""
-        return self._storage.config_version
+        super().__init__(storage, self._workers)
 
     async def close(self) -> None:
-        """Wait for the calls that run, end half-read streams, and close every connection, for good.
+        """Wait for the calls that run, and end half-read streams and the threads, for good.
 
         If this is cancelled, call it again.
         """
         await self._workers.close()
-        self._storage.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -203,109 +75,21 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
     ) -> None:
         await self.close()
 
-    def __getstate__(self) -> NoReturn:
-        self._storage.__getstate__()
 
-    def stats(self) -> StorageStats:
-        """See ``SqlStorage.stats``."""
-        return self._storage.stats()
+class AsyncQueryStorage(AsyncStorage, of=QueryStorage):
+    """A ``QueryStorage`` in coroutines: same names, same arguments, same contract.
 
-    def on_call(self, hook: Callable[[Call], None]) -> None:
-        """See ``SqlStorage.on_call``; the thread is a worker, and has the task's context variables."""
-        self._storage.on_call(hook)
+    An ``on_rows`` is called in another thread.
+    """
 
-    def session(self) -> Session:
-        """Return a new ORM session on the engine; it blocks, so use it in a thread."""
-        return self._storage.session()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
-        """Begin a unit of work; see ``DuckDBStorage.transaction``.
+class AsyncLifecycleStorage(AsyncQueryStorage, of=LifecycleStorage):
+    """A ``LifecycleStorage`` in coroutines: same names, same arguments, same contract.
 
-        Raises:
-            ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
-                run the block again.
-        """
-        worker = await self._workers.next()
-        stack = ExitStack()
-        try:
-            transaction = await worker.run(stack.enter_context, self._storage.transaction())
-        except BaseException as error:
-            # If it begins after all, the worker ends it again; nobody waits for that.
-            self._workers.give_back_after(worker.submit(stack.__exit__, type(error), error, None), worker)
-            raise
-        threads = OneWorker(worker)
-        try:
-            yield AsyncTransaction(threads, transaction)
-        except BaseException as error:
-            threads.end_streams()
-            await self._end(worker, stack, error)  # after what the worker still does
-            raise
-        else:
-            threads.end_streams()
-            await self._end(worker, stack, None)
+    An ``on_step`` is called in another thread. A ``prune`` that is cancelled ends with the step that runs.
+    """
 
-    async def init_schema(self) -> None:
-        """See ``Storage.init_schema``."""
-        await self._workers.run(self._storage.init_schema)
-
-    @property
-    def logs(self) -> ThreadedLogs:
-        """See ``QueryStorage.logs``."""
-        return ThreadedLogs(self._storage.logs, self._workers)
-
-    @property
-    def fibers(self) -> ThreadedFibers:
-        """See ``QueryStorage.fibers``."""
-        return ThreadedFibers(self._storage.fibers, self._workers)
-
-    @property
-    def memberships(self) -> ThreadedMemberships:
-        """See ``QueryStorage.memberships``."""
-        return ThreadedMemberships(self._storage.memberships, self._workers)
-
-    @property
-    def checkpoints(self) -> ThreadedCheckpoints:
-        """See ``LifecycleStorage.checkpoints``."""
-        return ThreadedCheckpoints(self._storage.checkpoints, self._workers)
-
-    @property
-    def versions(self) -> ThreadedVersions:
-        """See ``LifecycleStorage.versions``."""
-        return ThreadedVersions(self._storage.versions, self._workers)
-
-    async def write_batch(
-        self,
-        *,
-        logs: Iterable[LogRecord] = (),
-        fibers: Iterable[FiberRecord] = (),
-        memberships: Iterable[FiberMembership] = (),
-        checkpoint: CheckpointMove | None = None,
-    ) -> BatchCounts:
-        """See ``LifecycleStorage.write_batch``."""
-        return await self._workers.run(
-            self._storage.write_batch,
-            logs=list(logs),
-            fibers=list(fibers),
-            memberships=list(memberships),
-            checkpoint=checkpoint,
-        )
-
-    async def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
-        """See ``LifecycleStorage.write_fibers``."""
-        return await self._workers.run(self._storage.write_fibers, list(fibers))
-
-    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
-        """See ``LifecycleStorage.upsert_fibers``."""
-        return await self._workers.run(self._storage.upsert_fibers, list(fibers))
-
-    async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """See ``LifecycleStorage.merge_fibers``."""
-        return await self._workers.run(self._storage.merge_fibers, copy(survivors))
-
-    async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
-        """See ``LifecycleStorage.resolve_fibers``."""
-        return await self._workers.run(self._storage.resolve_fibers, list(fiber_ids))
+    _wrapped: LifecycleStorage
 
     async def prune(
         self,
@@ -318,7 +102,6 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
         max_steps: int | None = None,
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
-        """See ``LifecycleStorage.prune``."""
         cancelled = threading.Event()
 
         def after_step(so_far: Pruned) -> None:
@@ -328,8 +111,8 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
                 raise DatabaseError("prune() was cancelled; the steps before that stay")
 
         try:
-            return await self._workers.run(
-                self._storage.prune,
+            return await self._threads.run(
+                self._wrapped.prune,
                 fibers=fibers,
                 logs=logs,
                 max_bytes=max_bytes,
@@ -342,89 +125,124 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
             cancelled.set()
             raise
 
-    async def compact(self) -> Compacted:
-        """See ``LifecycleStorage.compact``."""
-        return await self._workers.run(self._storage.compact)
 
-    async def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        """See ``QueryStorage.import_logs``."""
-        return await self._workers.run(self._storage.import_logs, path, on_rows=on_rows)
+class AsyncLogRepository(AsyncLogs, of=LogRepository):
+    """``LogRepository`` in coroutines."""
 
-    async def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        """See ``QueryStorage.import_fibers``."""
-        return await self._workers.run(self._storage.import_fibers, path, on_rows=on_rows)
 
-    async def import_memberships(
-        self, path: str | Path, *, on_rows: Callable[[int], None] | None = None
-    ) -> int:
-        """See ``QueryStorage.import_memberships``."""
-        return await self._workers.run(self._storage.import_memberships, path, on_rows=on_rows)
+class AsyncFiberRepository(AsyncFibers, of=FiberRepository):
+    """``FiberRepository`` in coroutines."""
 
-    async def write_logs(self, logs: Iterable[LogRecord]) -> int:
-        """See ``Storage.write_logs``."""
-        return await self._workers.run(self._storage.write_logs, list(logs))
 
-    async def get_log(self, log_id: UUID) -> StoredLog | None:
-        """See ``Storage.get_log``."""
-        return await self._workers.run(self._storage.get_log, log_id)
+class AsyncMembershipRepository(AsyncMemberships, of=MembershipRepository):
+    """``MembershipRepository`` in coroutines."""
 
-    async def query_logs_by_time(
-        self,
-        start: datetime,
-        end: datetime,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: LogRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[StoredLog]:
-        """See ``Storage.query_logs_by_time``."""
-        return await self._workers.run(
-            self._storage.query_logs_by_time, start, end, limit, offset, after=after
-        )
 
-    async def write_fiber(self, fiber: FiberRecord) -> None:
-        """See ``Storage.write_fiber``."""
-        await self._workers.run(self._storage.write_fiber, fiber)
+class AsyncTransaction(Face):
+    """``Transaction`` in coroutines; use it from one task at a time.
 
-    async def update_fiber(self, fiber: FiberRecord) -> None:
-        """See ``Storage.update_fiber``."""
-        await self._workers.run(self._storage.update_fiber, fiber)
+    Attributes:
+        logs: The logs.
+        fibers: The fibers.
+        memberships: Which log belongs to which fiber.
+        checkpoints: The checkpoints.
+        versions: The config versions.
+    """
 
-    async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
-        """See ``Storage.get_fiber``."""
-        return await self._workers.run(self._storage.get_fiber, fiber_id)
+    logs: AsyncLogRepository
+    fibers: AsyncFiberRepository
+    memberships: AsyncMembershipRepository
+    checkpoints: AsyncCheckpoints
+    versions: AsyncVersions
 
-    async def query_fibers_by_type(
-        self,
-        fiber_type: str,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: FiberRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[FiberRecord]:
-        """See ``Storage.query_fibers_by_type``."""
-        return await self._workers.run(
-            self._storage.query_fibers_by_type, fiber_type, limit, offset, after=after
-        )
+    def __init__(self, transaction: Transaction, threads: Threads) -> None:
+        super().__init__(transaction, threads)
+        self.logs = AsyncLogRepository(transaction.logs, threads)
+        self.fibers = AsyncFiberRepository(transaction.fibers, threads)
+        self.memberships = AsyncMembershipRepository(transaction.memberships, threads)
+        self.checkpoints = AsyncCheckpoints(transaction.checkpoints, threads)
+        self.versions = AsyncVersions(transaction.versions, threads)
 
-    async def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
-        """See ``Storage.write_memberships``."""
-        return await self._workers.run(self._storage.write_memberships, list(memberships))
 
-    async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
-        """See ``Storage.get_log_fibers``."""
-        return await self._workers.run(self._storage.get_log_fibers, log_id)
+class AsyncSqlStorage(AsyncLifecycleStorage):
+    """A ``SqlStorage`` in coroutines.
 
-    async def get_fiber_logs(
-        self,
-        fiber_id: UUID,
-        limit: int = DEFAULT_LIMIT,
-        offset: int = 0,
-        *,
-        after: LogRecord | tuple[datetime, UUID] | None = None,
-    ) -> list[StoredLog]:
-        """See ``Storage.get_fiber_logs``."""
-        return await self._workers.run(self._storage.get_fiber_logs, fiber_id, limit, offset, after=after)
+    A cancelled ``transaction()`` is rolled back, unless it was committing already.
+
+    Args:
+        storage: The storage, which is closed with this.
+        threads: How many calls run side by side, >= 1.
+    """
+
+    _wrapped: SqlStorage
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The SQLAlchemy engine; it blocks, so use it in a thread."""
+        return self._wrapped.engine
+
+    @property
+    def config_version(self) -> int:
+        """What a ``LogRecord`` is stamped with."""
+        return self._wrapped.config_version
+
+    async def close(self) -> None:
+        """Wait for the calls that run, end half-read streams, and close every connection, for good.
+
+        If this is cancelled, call it again.
+        """
+        await super().close()
+        self._wrapped.close()
+
+    def __getstate__(self) -> NoReturn:
+        self._wrapped.__getstate__()
+
+    def stats(self) -> StorageStats:
+        """Return what this storage has done since it was opened: calls, rows, conflicts, checkpoints."""
+        return self._wrapped.stats()
+
+    def on_call(self, hook: Callable[[Call], None]) -> None:
+        """Have a hook called after each call and each ``transaction()`` block, in the thread of the call.
+
+        An ``Exception`` of the hook is logged and changes nothing; what it waits for, the caller waits for.
+        The thread has the context variables of the task. ``fiberstore.otel.instrument`` is such a hook.
+        """
+        self._wrapped.on_call(hook)
+
+    def session(self) -> Session:
+        """Return a new ORM session on the engine; it blocks, so use it in a thread."""
+        return self._wrapped.session()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
+        """Begin a unit of work; commit it at the end of the block, roll it back if the block raises.
+
+        It may change anything without a conflict over changed rows: it has waited until no other transaction
+        changes any, and others wait for it. So keep it short, and use only its repositories inside the block:
+        the storage's own methods would wait for it too. Two units that write the same new key still conflict.
+
+        Raises:
+            ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
+                run the block again.
+        """
+        worker = await self._workers.next()
+        stack = ExitStack()
+        try:
+            transaction = await worker.run(stack.enter_context, self._wrapped.transaction())
+        except BaseException as error:
+            # If it begins after all, the worker ends it again; nobody waits for that.
+            self._workers.give_back_after(worker.submit(stack.__exit__, type(error), error, None), worker)
+            raise
+        threads = OneWorker(worker)
+        try:
+            yield AsyncTransaction(transaction, threads)
+        except BaseException as error:
+            threads.end_streams()
+            await self._end(worker, stack, error)  # after what the worker still does
+            raise
+        else:
+            threads.end_streams()
+            await self._end(worker, stack, None)
 
     async def _end(self, worker: Worker, stack: ExitStack, error: BaseException | None) -> None:
         end = worker.submit(stack.__exit__, type(error) if error else None, error, None)

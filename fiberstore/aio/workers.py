@@ -7,9 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import ParamSpec, Protocol, TypeVar
 
-from fiberstore.duckdb.connection import FORKED
-from fiberstore.duckdb.engine import POOL_TIMEOUT_S
 from fiberstore.errors import DatabaseError, StorageClosedError
+from fiberstore.sql.engine import FORKED, POOL_TIMEOUT_S
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,11 +88,9 @@ class OneWorker(Threads):
         self._leases = set[Lease]()
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """See ``Threads.run``."""
         return await self._worker.run(work, *args, **kwargs)
 
     async def hold(self, close: Callable[[], None]) -> Lease:
-        """See ``Threads.hold``."""
         return Lease(self._worker, close, self._leases, lambda _future, _worker: None)
 
     def end_streams(self) -> None:
@@ -132,7 +129,6 @@ class Workers(Threads):
         self._idle.put_nowait(None)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """See ``Threads.run``."""
         worker = await self.next()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
@@ -151,7 +147,6 @@ class Workers(Threads):
         return await done
 
     async def hold(self, close: Callable[[], None]) -> Lease:
-        """See ``Threads.hold``."""
         worker = await self.next()
         if self._closed:  # while this waited
             self._idle.put_nowait(worker)

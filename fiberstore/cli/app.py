@@ -15,8 +15,9 @@ from typer.main import get_command
 
 from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.console import print_line
-from fiberstore.errors import StorageError, translate_errors
+from fiberstore.errors import StorageError
 from fiberstore.escaping import visible
+from fiberstore.sql.translate import translate_errors
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

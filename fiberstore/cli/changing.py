@@ -12,10 +12,11 @@ from fiberstore.cli.console import make_console
 from fiberstore.cli.stores import check_tables, shown_target, store_name
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.duckdb.engine import create_engine
-from fiberstore.duckdb.fork_guard import IN_MEMORY
-from fiberstore.errors import DatabaseError, SchemaVersionError, translate_errors
+from fiberstore.errors import DatabaseError, SchemaVersionError
 from fiberstore.opening import is_postgresql, open_storage
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.engine import IN_MEMORY
+from fiberstore.sql.translate import translate_errors
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from fiberstore.cli.stores import store_name
 from fiberstore.contract.lifecycle import ConfigVersion
 from fiberstore.contract.queries import Fibers, FiberSummary
-from fiberstore.duckdb.fork_guard import IN_MEMORY
-from fiberstore.errors import StorageError, translate_errors
+from fiberstore.errors import StorageError
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.models import Fiber, Membership, MergedFiber, RawLog, RegisteredVersion
+from fiberstore.sql.translate import translate_errors
 
 _ID_DIGITS = 32
 _VERSION_DIGITS = 16

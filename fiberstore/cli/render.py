@@ -22,10 +22,10 @@ from rich.text import Text
 from fiberstore.cli.console import LAYOUT, make_console, print_json, print_line, print_rows
 from fiberstore.cli.lookup import Generation, Statistics, shown_version
 from fiberstore.contract.lifecycle import Checkpoint, FiberChange, GenerationDiff
+from fiberstore.contract.patterns import closed
 from fiberstore.contract.queries import Bucket, FiberSummary, LogContext
 from fiberstore.copying.copy import Copied
 from fiberstore.escaping import visible
-from fiberstore.patterns import closed
 from fiberstore.records import FiberRecord, StoredLog
 
 if TYPE_CHECKING:

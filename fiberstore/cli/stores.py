@@ -7,10 +7,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore.duckdb.storage import DuckDBStorage
-from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.errors import DatabaseError
 from fiberstore.opening import is_postgresql, open_storage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.models import RawLog
+from fiberstore.sql.translate import translate_errors
 
 _SECRETS = ("password", "sslpassword")
 

@@ -22,17 +22,9 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 
-from fiberstore.patterns import closed, has_bytes
-from fiberstore.records import (
-    FiberMembership,
-    FiberRecord,
-    StoredLog,
-    as_utc,
-    check_config_version,
-    check_duration,
-    check_id,
-    check_text,
-)
+from fiberstore.checks import as_utc, check_config_version, check_duration, check_id, check_text
+from fiberstore.contract.patterns import closed, has_bytes
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 V = TypeVar("V", str, int, UUID, datetime, timedelta)

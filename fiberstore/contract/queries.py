@@ -11,7 +11,7 @@ ones and ask nothing; every other method asks, in one transaction. It holds no l
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,18 +19,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAli
 from uuid import UUID
 
 from fiberstore.contract.conditions import Condition, FiberColumns, LogColumns, MembershipColumns, Scalar
-from fiberstore.contract.storage import DEFAULT_LIMIT, AsyncStorage, Storage
+from fiberstore.contract.storage import DEFAULT_LIMIT, Storage
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
+P = TypeVar("P", StoredLog, FiberRecord)
+OrderName = TypeVar("OrderName", bound=str)
+Group = TypeVar("Group", bound=str)
 T = TypeVar("T")
 V_co = TypeVar("V_co", covariant=True)
 
 LogOrder: TypeAlias = Literal["oldest", "newest"]
 FiberOrder: TypeAlias = Literal["oldest", "newest", "longest", "most_logs"]
+LogGroup: TypeAlias = Literal["source_id"]
+FiberGroup: TypeAlias = Literal["fiber_type"]
 Partition: TypeAlias = Literal["month", "day", "hour"]
 
 ARROW_BATCH_ROWS = 100_000
@@ -253,7 +258,8 @@ class Query(ABC, Generic[R]):
             How many rows were written.
 
         Raises:
-            ValueError: The suffix is none of these, or memberships, which have no time, are to be split.
+            ValueError: The suffix is none of these; or memberships, which have no time, are to be split, or
+                what is ordered by something else.
             DatabaseError: The path exists, or cannot be written. Nothing is left there.
         """
 
@@ -271,30 +277,31 @@ class Query(ABC, Generic[R]):
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
 
-class Logs(Query[StoredLog]):
-    """A query of logs. ``Logs.c`` has the columns for its conditions."""
-
-    c: ClassVar = LogColumns()
+class TimedQuery(Query[P], Generic[P, OrderName, Group]):
+    """A query of records that have a time: ``timestamp`` of a log, ``first_activity`` of a fiber."""
 
     @abstractmethod
-    def order_by(self, order: LogOrder) -> Self:
-        """Return the query in another order.
+    def order_by(self, order: OrderName) -> Self:
+        """Copy the query in another order.
 
         Args:
-            order: ``"oldest"``, the default, is by ``(timestamp, log_id)``; ``"newest"`` is its reverse.
+            order: ``"oldest"``, the default, is by ``(time, id)``; ``"newest"`` is its reverse. Fibers have
+                two more: ``"longest"`` by ``(duration, fiber_id)`` and ``"most_logs"`` by
+                ``(number of stored logs, fiber_id)``, both descending.
 
         Raises:
             ValueError: There is no such order.
         """
 
     @abstractmethod
-    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[StoredLog]:
-        """Return a page of the query.
+    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
+        """Read a page of the query.
 
-        Going on with ``page.next`` until it is None meets every log exactly once, in ``items`` or in
-        ``late``, whatever is stored meanwhile. A page costs the same wherever it is. A transaction sees one
-        moment: what it writes itself behind the walk is not met, and what it has met before its commit may
-        be late once more after it.
+        Going on with ``page.next`` until it is None meets every record exactly once, in ``items`` or in
+        ``late``, whatever is stored meanwhile; only a fiber that changes, so that its place in the order
+        moves or so that it begins to meet the conditions, may come twice or not at all. A page costs the same
+        wherever it is. A transaction sees one moment: what it writes itself behind the walk is not met, and
+        what it has met before its commit may be late once more after it.
 
         Args:
             limit: Most rows, >= 1, and most late ones, unless transactions were open (PostgreSQL).
@@ -302,12 +309,55 @@ class Logs(Query[StoredLog]):
 
         Raises:
             ValueError: ``limit`` is less than 1.
-            CursorError: The cursor is damaged or of another query, or the newest log it knew of was deleted.
+            CursorError: The cursor is damaged or of another query, or the newest row it knew of was deleted.
         """
 
     @abstractmethod
-    def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
-        """Return the logs of these ids that the query has, in the order of the ids."""
+    def get_many(self, ids: Iterable[UUID]) -> Found[P]:
+        """Look up the records of these ids that the query has, in the order of the ids."""
+
+    @abstractmethod
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Group | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        """Count the records in buckets of time.
+
+        Args:
+            width: Of a bucket, > 0. Buckets begin at multiples of it since 1970-01-01 UTC.
+            by: Count each ``"source_id"`` of logs, or each ``"fiber_type"`` of fibers, by itself.
+            start: Count from this instant on, and begin with its bucket; None is the first record.
+            end: Count up to this instant, inclusive, and end with its bucket; None is the last record.
+
+        Returns:
+            A bucket for each step of time and each group, those without records too, ordered by both.
+
+        Raises:
+            ValueError: There would be more than 100,000 of them, the first would begin before the year 1, or
+                the width is not positive.
+        """
+
+    @abstractmethod
+    def pin(self) -> int:
+        """Keep the logs of the query, or its fibers and their logs, from ``prune()``.
+
+        Returns:
+            How many were not pinned yet.
+        """
+
+    @abstractmethod
+    def unpin(self) -> int:
+        """Pin the records of the query no longer; return how many were."""
+
+
+class Logs(TimedQuery[StoredLog, LogOrder, LogGroup]):
+    """A query of logs. ``Logs.c`` has the columns for its conditions."""
+
+    c: ClassVar = LogColumns()
 
     @abstractmethod
     def by_fiber(
@@ -326,31 +376,6 @@ class Logs(Query[StoredLog]):
     @abstractmethod
     def sources(self) -> list[ValueCount[str]]:
         """Return the sources, the most frequent first, then by name, with the times of their logs."""
-
-    @abstractmethod
-    def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["source_id"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """Count the logs in buckets of time.
-
-        Args:
-            width: Of a bucket, > 0. Buckets begin at multiples of it since 1970-01-01 UTC.
-            by: Count each source by itself.
-            start: Count from this instant on, and begin with its bucket; None is the first log.
-            end: Count up to this instant, inclusive, and end with its bucket; None is the last log.
-
-        Returns:
-            A bucket for each step of time and each group, those without logs too, ordered by both.
-
-        Raises:
-            ValueError: There would be more than 100,000 of them, the first would begin before the year 1, or
-                the width is not positive.
-        """
 
     @abstractmethod
     def context(
@@ -405,48 +430,15 @@ class Logs(Query[StoredLog]):
             ValueError: The pattern is no such expression, or matches the empty text.
         """
 
-    @abstractmethod
-    def pin(self) -> int:
-        """Keep the logs of the query from ``prune()``; return how many were not pinned yet."""
 
-    @abstractmethod
-    def unpin(self) -> int:
-        """Pin the logs of the query no longer; return how many were."""
-
-
-class Fibers(Query[FiberRecord]):
+class Fibers(TimedQuery[FiberRecord, FiberOrder, FiberGroup]):
     """A query of fibers. ``Fibers.c`` has the columns for its conditions."""
 
     c: ClassVar = FiberColumns()
 
     @abstractmethod
-    def order_by(self, order: FiberOrder) -> Self:
-        """Return the query in another order.
-
-        Args:
-            order: ``"oldest"``, the default, is by ``(first_activity, fiber_id)``; ``"newest"`` is its
-                reverse; ``"longest"`` by ``(duration, fiber_id)`` and ``"most_logs"`` by
-                ``(number of stored logs, fiber_id)``, both descending.
-
-        Raises:
-            ValueError: There is no such order.
-        """
-
-    @abstractmethod
-    def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberRecord]:
-        """Return a page of the query; see ``Logs.page``.
-
-        A fiber that changes so that its place in the order moves, or so that it begins to meet the
-        conditions, may meanwhile come twice or not at all.
-        """
-
-    @abstractmethod
     def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
         """Return the same page as ``page``, with the number, the sources and the span of the logs of each."""
-
-    @abstractmethod
-    def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
-        """Return the fibers of these ids that the query has, in the order of the ids."""
 
     @abstractmethod
     def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
@@ -480,17 +472,6 @@ class Fibers(Query[FiberRecord]):
         """
 
     @abstractmethod
-    def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["fiber_type"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """Count the fibers in buckets of their first activity; see ``Logs.histogram``."""
-
-    @abstractmethod
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         """Return the first fibers of the query and their logs as points.
 
@@ -506,18 +487,6 @@ class Fibers(Query[FiberRecord]):
     @abstractmethod
     def reopen(self) -> int:
         """Open the closed fibers of the query again; return how many there were."""
-
-    @abstractmethod
-    def pin(self) -> int:
-        """Keep the fibers of the query, and their logs, from ``prune()``.
-
-        Returns:
-            How many were not pinned yet.
-        """
-
-    @abstractmethod
-    def unpin(self) -> int:
-        """Pin the fibers of the query no longer; return how many were."""
 
 
 class Memberships(Query[FiberMembership]):
@@ -574,227 +543,3 @@ class QueryStorage(Storage):
     @abstractmethod
     def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """Store the memberships of files, all or none; see ``import_logs``."""
-
-
-class AsyncLogTail(AsyncIterator[StoredLog]):
-    """``LogTail`` with coroutines. While it waits it holds no thread, and a cancelled wait loses no log."""
-
-    @property
-    @abstractmethod
-    def position(self) -> str:
-        """See ``LogTail.position``."""
-
-
-class AsyncQuery(ABC, Generic[R]):
-    """``Query`` with coroutines: same names, same arguments, same contract.
-
-    What gives a stream is an asynchronous generator: ask it in ``async for``, within ``contextlib.aclosing``
-    if it may be left before its end. An ``on_rows`` is called in another thread.
-    """
-
-    @abstractmethod
-    def where(self, *conditions: Condition[R]) -> Self:
-        """See ``Query.where``."""
-
-    @abstractmethod
-    async def count(self, at_most: int | None = None) -> int:
-        """See ``Query.count``."""
-
-    @abstractmethod
-    def iter_records(self) -> AsyncGenerator[R, None]:
-        """See ``Query.iter_records``; it asks when it is read first."""
-
-    @abstractmethod
-    def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> AsyncGenerator["pa.RecordBatch", None]:
-        """Return the batches of ``Query.to_arrow``, one without rows if there are none, for its schema.
-
-        It asks when it is read first.
-        """
-
-    @abstractmethod
-    async def export(
-        self,
-        path: str | Path,
-        *,
-        partition_by: Partition | None = None,
-        on_rows: Callable[[int], None] | None = None,
-    ) -> int:
-        """See ``Query.export``."""
-
-    @abstractmethod
-    async def delete(self) -> Deleted:
-        """See ``Query.delete``."""
-
-
-class AsyncLogs(AsyncQuery[StoredLog]):
-    """``Logs`` with coroutines."""
-
-    c: ClassVar = Logs.c
-
-    @abstractmethod
-    def order_by(self, order: LogOrder) -> Self:
-        """See ``Logs.order_by``."""
-
-    @abstractmethod
-    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[StoredLog]:
-        """See ``Logs.page``."""
-
-    @abstractmethod
-    async def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
-        """See ``Logs.get_many``."""
-
-    @abstractmethod
-    async def by_fiber(
-        self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
-    ) -> dict[UUID, list[StoredLog]]:
-        """See ``Logs.by_fiber``."""
-
-    @abstractmethod
-    async def sources(self) -> list[ValueCount[str]]:
-        """See ``Logs.sources``."""
-
-    @abstractmethod
-    async def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["source_id"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """See ``Logs.histogram``."""
-
-    @abstractmethod
-    async def context(
-        self,
-        log_id: UUID,
-        before: int = 10,
-        after: int = 10,
-        *,
-        within: Literal["source", "fibers"] | None = None,
-    ) -> LogContext | None:
-        """See ``Logs.context``."""
-
-    @abstractmethod
-    async def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> AsyncLogTail:
-        """See ``Logs.tail``; it is a coroutine because "now" is asked for: ``async for log in await …``."""
-
-    @abstractmethod
-    async def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
-        """See ``Logs.redact``."""
-
-    @abstractmethod
-    async def pin(self) -> int:
-        """See ``Logs.pin``."""
-
-    @abstractmethod
-    async def unpin(self) -> int:
-        """See ``Logs.unpin``."""
-
-
-class AsyncFibers(AsyncQuery[FiberRecord]):
-    """``Fibers`` with coroutines."""
-
-    c: ClassVar = Fibers.c
-
-    @abstractmethod
-    def order_by(self, order: FiberOrder) -> Self:
-        """See ``Fibers.order_by``."""
-
-    @abstractmethod
-    async def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberRecord]:
-        """See ``Fibers.page``."""
-
-    @abstractmethod
-    async def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
-        """See ``Fibers.summaries``."""
-
-    @abstractmethod
-    async def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
-        """See ``Fibers.get_many``."""
-
-    @abstractmethod
-    async def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
-        """See ``Fibers.by_log``."""
-
-    @abstractmethod
-    async def types(self) -> list[ValueCount[str]]:
-        """See ``Fibers.types``."""
-
-    @abstractmethod
-    async def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
-        """See ``Fibers.attribute_keys``."""
-
-    @abstractmethod
-    async def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
-        """See ``Fibers.attribute_values``."""
-
-    @abstractmethod
-    async def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["fiber_type"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """See ``Fibers.histogram``."""
-
-    @abstractmethod
-    async def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
-        """See ``Fibers.timeline``."""
-
-    @abstractmethod
-    async def close(self) -> int:
-        """See ``Fibers.close``."""
-
-    @abstractmethod
-    async def reopen(self) -> int:
-        """See ``Fibers.reopen``."""
-
-    @abstractmethod
-    async def pin(self) -> int:
-        """See ``Fibers.pin``."""
-
-    @abstractmethod
-    async def unpin(self) -> int:
-        """See ``Fibers.unpin``."""
-
-
-class AsyncMemberships(AsyncQuery[FiberMembership]):
-    """``Memberships`` with coroutines."""
-
-    c: ClassVar = Memberships.c
-
-
-class AsyncQueryStorage(AsyncStorage):
-    """``QueryStorage`` with coroutines: same names, same arguments, same contract."""
-
-    @property
-    @abstractmethod
-    def logs(self) -> AsyncLogs:
-        """See ``QueryStorage.logs``."""
-
-    @property
-    @abstractmethod
-    def fibers(self) -> AsyncFibers:
-        """See ``QueryStorage.fibers``."""
-
-    @property
-    @abstractmethod
-    def memberships(self) -> AsyncMemberships:
-        """See ``QueryStorage.memberships``."""
-
-    @abstractmethod
-    async def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        """See ``QueryStorage.import_logs``."""
-
-    @abstractmethod
-    async def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        """See ``QueryStorage.import_fibers``."""
-
-    @abstractmethod
-    async def import_memberships(
-        self, path: str | Path, *, on_rows: Callable[[int], None] | None = None
-    ) -> int:
-        """See ``QueryStorage.import_memberships``."""

@@ -18,7 +18,6 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fiberstore.contract.queries import Query
-from fiberstore.errors import translate_errors
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.models import (
     Fiber,
@@ -30,6 +29,7 @@ from fiberstore.sql.models import (
     RawLog,
     RegisteredVersion,
 )
+from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa

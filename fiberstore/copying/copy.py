@@ -29,6 +29,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_number
 from fiberstore.contract.lifecycle import CheckpointMove
 from fiberstore.contract.queries import Memberships
 from fiberstore.copying.checksums import (
@@ -47,12 +48,14 @@ from fiberstore.copying.checksums import (
     partitions,
     table_sums,
 )
-from fiberstore.errors import CursorError, translate_errors
-from fiberstore.records import FiberMembership, FiberRecord, check_number, dump_json
+from fiberstore.errors import CursorError
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberMembership, FiberRecord
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.models import Fiber, Membership, RawLog, check_stored_version
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.translate import translate_errors
 
 K = TypeVar("K", str, Key)
 V = TypeVar("V")

@@ -12,7 +12,8 @@ import duckdb
 from fiberstore.atomic_files import LOG_SUFFIXES, new_file
 from fiberstore.duckdb.connection import Connection
 from fiberstore.duckdb.shielding import Interruption, shielded
-from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.errors import DatabaseError
+from fiberstore.sql.translate import translate_errors
 
 _CHECKPOINT_TIMEOUT_S, _PAUSE_S = 5.0, 0.02
 _logger = logging.getLogger(__name__)

@@ -34,8 +34,10 @@ from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.backup import refuse_logs, write_backup
 from fiberstore.duckdb.connection import Connection
 from fiberstore.duckdb.shielding import Interruption, shielded
-from fiberstore.errors import DatabaseError, StorageError, StorageLockedError, translate_errors
+from fiberstore.errors import DatabaseError, StorageError, StorageLockedError
+from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.holds import Hold, Registry, wait_for_all
+from fiberstore.sql.translate import translate_errors
 
 BUSY_TIMEOUT_S = 5.0
 _PAUSE_S = 0.005
@@ -110,7 +112,7 @@ def compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls) -> Compacted:
         change_pool: Its other pool, which is renewed when the engine is disposed.
         calls: Those of the storage.
     """
-    if (engine.url.database or "").startswith(fork_guard.IN_MEMORY):
+    if (engine.url.database or "").startswith(IN_MEMORY):
         return Compacted(0, 0)
     compacted = shielded(lambda interruption: _compact(engine, change_pool, calls, interruption))
     _logger.info("compacted from %d to %d bytes", compacted.bytes_before, compacted.bytes_after)
@@ -211,6 +213,10 @@ def _replace(connection: Connection, path: Path, new: Path, old: Path) -> Compac
         if cursor.fetchall() != [(False,)]:
             raise DatabaseError(f"{path} is open for reading only; open it without read_only to compact it")
         cursor.execute("CHECKPOINT")
+    if path.stat().st_nlink > 1:
+        raise DatabaseError(
+            f"{path} has a second name (a hard link), which would keep the old file; remove one of them"
+        )
     write_backup(connection, new)
     refuse_logs(path)
     bytes_after = new.stat().st_size

@@ -18,20 +18,18 @@ from sqlalchemy.engine import Dialect
 
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.change_lock import ChangeLock, Turn, changes_rows
+from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
 from fiberstore.duckdb.inflight_writes import Appends, appends_rows
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
 from fiberstore.duckdb.shadows import may_shadow, place, undo_shadows
-from fiberstore.errors import ConflictError, is_duplicate_key, is_interrupt
+from fiberstore.errors import ConflictError
 from fiberstore.sql import connection
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
+from fiberstore.sql.engine import FORKED
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORKED = (
-    "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
-    "or fork first, and open the storage in one process only"
-)
 _STATEMENTS_KEPT = 256
 _LONGEST_KEPT_CHARS = 10_000
 _ROWS_AT_ONCE = 512

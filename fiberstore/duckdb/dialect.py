@@ -38,11 +38,12 @@ from sqlalchemy.engine.interfaces import (
 )
 from sqlalchemy.exc import NoSuchTableError
 
-from fiberstore.duckdb import fork_guard
-from fiberstore.duckdb.connection import FORKED, Connection
+from fiberstore.duckdb import fork_guard, functions  # noqa: F401  # functions register themselves
+from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.errors import is_interrupt
 from fiberstore.duckdb.modes import make_temporary_folder
 from fiberstore.duckdb.wal import check_files, has_two_logs
-from fiberstore.errors import is_interrupt
+from fiberstore.sql.engine import FORKED, IN_MEMORY
 
 __all__ = ["FiberstoreDialect", "UBigInteger"]
 
@@ -123,7 +124,7 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
         read_only = arguments.get("read_only", False)
         with fork_guard.opening:
             fork_guard.wait_to_open(database)
-            if not database.startswith(fork_guard.IN_MEMORY) and not fork_guard.is_open(database):
+            if not database.startswith(IN_MEMORY) and not fork_guard.is_open(database):
                 check_files(Path(database))
                 if has_two_logs(Path(database)) and not read_only:
                     _join_logs(database, config)

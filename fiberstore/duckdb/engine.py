@@ -3,23 +3,19 @@
 import os
 import uuid
 from pathlib import Path
-from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
-from fiberstore.errors import DatabaseError, translate_errors
-from fiberstore.records import check_text
+from fiberstore.checks import check_least, check_seconds, check_text
+from fiberstore.errors import DatabaseError
+from fiberstore.sql.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, leave_pool_to_parent, made_url
 from fiberstore.sql.pool import StorePool
+from fiberstore.sql.translate import translate_errors
 
-DEFAULT_POOL_SIZE = 8
 DEFAULT_CHECKPOINT_THRESHOLD_BYTES = 128 * 2**20
-POOL_TIMEOUT_S = 30.0
 DRIVER = "duckdb+fiberstore"
-
-_engines: WeakSet[sa.Engine] = WeakSet()
 
 
 def create_engine(
@@ -108,14 +104,6 @@ def _url(target: str | os.PathLike[str]) -> URL:
     return url
 
 
-def made_url(text: str) -> URL | None:
-    """Return the URL of a text, or None: the error of SQLAlchemy may quote a part of a password."""
-    try:
-        return make_url(text)
-    except (ArgumentError, ValueError):
-        return None
-
-
 def _check_path(path: Path, *, read_only: bool) -> None:
     try:
         if path.is_dir():
@@ -130,22 +118,6 @@ def _check_path(path: Path, *, read_only: bool) -> None:
             )
     except OSError as error:
         raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from error
-
-
-def check_seconds(argument: str, value: float) -> None:
-    """Raise ``TypeError`` unless the value is a number, ``ValueError`` if it is negative or NaN."""
-    if type(value) not in (int, float):
-        raise TypeError(f"{argument} must be a number of seconds, got {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{argument} must be at least 0, got {value}")
-
-
-def check_least(argument: str, value: int, least: int) -> None:
-    """Raise ``TypeError`` unless the value is an ``int``, ``ValueError`` if it is less than ``least``."""
-    if type(value) is not int:
-        raise TypeError(f"{argument} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{argument} must be at least {least}, got {value}")
 
 
 def _settings(
@@ -171,17 +143,3 @@ def _keep_alive(engine: sa.Engine) -> None:
         anchor = engine.raw_connection()
     anchor.detach()
     event.listen(engine, "engine_disposed", lambda _engine: anchor.close())
-
-
-def leave_pool_to_parent(engine: sa.Engine) -> None:
-    """Let a forked child begin with an empty pool, without the parent's connections and locks."""
-    _engines.add(engine)
-
-
-def _empty_pools() -> None:
-    for engine in list(_engines):
-        engine.dispose(close=False)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_empty_pools)

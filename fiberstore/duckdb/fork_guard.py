@@ -22,8 +22,8 @@ from typing import Protocol, TypeVar
 from weakref import WeakSet
 
 from fiberstore.errors import DatabaseError
+from fiberstore.sql.engine import IN_MEMORY
 
-IN_MEMORY = ":memory:"
 T = TypeVar("T")
 
 

@@ -17,7 +17,7 @@ _FOLDER_MODE = 0o700
 
 def make_log(database: str) -> None:
     """Make the log of a private database, if it is not there, before DuckDB does."""
-    with suppress(FileNotFoundError, FileExistsError, PermissionError):
+    with suppress(FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError):
         mode = _mode(database)
         if _is_private(mode):
             os.close(os.open(database + LOG_SUFFIXES[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
@@ -26,7 +26,7 @@ def make_log(database: str) -> None:
 def limit_log_modes(database: str) -> None:
     """Take from the logs of a database what its own mode does not allow; another user's stay as they are."""
     for suffix in LOG_SUFFIXES[:2]:  # the third is DuckDB's while it opens the database
-        with suppress(FileNotFoundError, PermissionError):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             _limit(database + suffix, _mode(database))
 
 

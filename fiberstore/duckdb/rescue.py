@@ -19,7 +19,8 @@ from fiberstore.doctor import Finding, examine
 from fiberstore.duckdb.backup import refuse_logs
 from fiberstore.duckdb.storage import DuckDBStorage
 from fiberstore.duckdb.wal import block_locations, was_in_checkpoint
-from fiberstore.errors import DamagedFileError, DatabaseError, translate_errors
+from fiberstore.errors import DamagedFileError, DatabaseError
+from fiberstore.sql.translate import translate_errors
 
 _MISMATCH = re.compile(
     r"computed checksum (\d+) does not match stored checksum \d+ in block at location (\d+)"

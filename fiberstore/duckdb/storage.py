@@ -12,17 +12,18 @@ from sqlalchemy import event
 
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.atomic_files import remove_leftovers
+from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.duckdb.backup import write_backup
 from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.compact import Calls, compact
 from fiberstore.duckdb.connection import Connection
-from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, check_seconds, create_engine
-from fiberstore.duckdb.fork_guard import IN_MEMORY, is_inherited
-from fiberstore.errors import StorageLockedError, translate_errors
-from fiberstore.records import check_config_version
+from fiberstore.duckdb.engine import create_engine
+from fiberstore.errors import StorageLockedError
 from fiberstore.repositories.storage import SqlStorage, delays_s, refuse_connections
 from fiberstore.sql.connection import Lock
+from fiberstore.sql.engine import DEFAULT_POOL_SIZE, IN_MEMORY
+from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
 
 
@@ -78,13 +79,13 @@ class DuckDBStorage(SqlStorage):
         self._calls = Calls()
         # Who holds the change lock never waits for a connection that one who waits for the lock may hold.
         self._change_pool = self.engine.pool.recreate()
+        self._pid = os.getpid()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
         self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
         if not read_only and not database.startswith(IN_MEMORY):
             remove_leftovers(Path(database).parent)
 
     def close(self) -> None:
-        """See ``SqlStorage.close``."""
         refuse_connections(self.engine)  # or SQLAlchemy would open the file again
         self.engine.dispose()
 
@@ -105,9 +106,13 @@ class DuckDBStorage(SqlStorage):
             write_backup(connection, target)
 
     def compact(self) -> Compacted:
-        """See ``LifecycleStorage.compact``."""
         with self._telemetry.running("compact"):
             return compact(self.engine, self._change_pool, self._calls)
+
+    def _before_migrations(self, connection: sa.Connection) -> None:
+        from fiberstore.duckdb.migrate import back_up_before_rewrite
+
+        back_up_before_rewrite(connection)
 
     def _open(self, lock_timeout_s: float) -> None:
         deadline, waits_s = time.monotonic() + lock_timeout_s, delays_s()
@@ -122,8 +127,9 @@ class DuckDBStorage(SqlStorage):
 
     def _renew_change_pool(self, _engine: sa.Engine) -> None:
         pool, self._change_pool = self._change_pool, self._change_pool.recreate()
-        if not is_inherited(self.engine.url.database or ""):  # the locks of such a pool may be held for ever
+        if self._pid == os.getpid():  # the connections of a forked child's pool are its parent's
             pool.dispose()
+        self._pid = os.getpid()
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
@@ -191,6 +197,8 @@ class AsyncDuckDBStorage(AsyncSqlStorage):
         ValueError: An argument is out of bounds.
     """
 
+    _wrapped: DuckDBStorage
+
     def __init__(
         self,
         target: str | os.PathLike[str],
@@ -201,7 +209,7 @@ class AsyncDuckDBStorage(AsyncSqlStorage):
         lock_timeout_s: float = 0.0,
         slow_call_s: float = DEFAULT_SLOW_CALL_S,
     ) -> None:
-        self._duckdb = DuckDBStorage(
+        storage = DuckDBStorage(
             target,
             config_version=config_version,
             read_only=read_only,
@@ -209,8 +217,18 @@ class AsyncDuckDBStorage(AsyncSqlStorage):
             lock_timeout_s=lock_timeout_s,
             slow_call_s=slow_call_s,
         )
-        super().__init__(self._duckdb, pool_size)
+        super().__init__(storage, pool_size)
 
     async def backup(self, target: str | os.PathLike[str]) -> None:
-        """See ``DuckDBStorage.backup``."""
-        await self._workers.run(self._duckdb.backup, target)
+        """Copy the whole database, as it is at this moment, into a new file, while others read and write.
+
+        The file has its name only once it is whole and on disk. It holds an application's own tables too, and
+        indexes that are built anew. An application that has set ``enable_external_access=false`` cannot.
+
+        Args:
+            target: Path of a file that does not exist yet.
+
+        Raises:
+            DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
+        """
+        await self._threads.run(self._wrapped.backup, target)

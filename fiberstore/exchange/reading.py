@@ -12,12 +12,12 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
+from fiberstore.checks import check_config_version, check_text
 from fiberstore.errors import SerializationError
 from fiberstore.exchange.schemas import KEYS, NULLABLE, TEXT, TIME, VERSION, Kind, schema_of
 from fiberstore.exchange.validation import Stamp, check_columns, validated
 from fiberstore.exchange.writing import format_of
-from fiberstore.records import check_config_version, check_text, dump_json
-from fiberstore.sql.models import load_json
+from fiberstore.json_text import dump_json, load_json
 
 _BATCH_ROWS = 8_192
 _BLOCK_BYTES = 16 * 2**20  # a row of CSV must fit

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fiberstore.errors import SerializationError
+from fiberstore.json_text import load_json
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
-from fiberstore.sql.models import load_json
 
 Kind: TypeAlias = type[StoredLog] | type[FiberRecord] | type[FiberMembership]
 

@@ -21,8 +21,8 @@ from fiberstore.exchange.schemas import (
     out_of_range,
     schema_of,
 )
-from fiberstore.records import FiberRecord, StoredLog, dump_json
-from fiberstore.sql.models import load_json
+from fiberstore.json_text import dump_json, load_json
+from fiberstore.records import FiberRecord, StoredLog
 
 _ID = pa.binary(16)
 _INDEX_OF_PANDAS = re.compile(r"(?:Unnamed: \d+|__index_level_\d+__)?")

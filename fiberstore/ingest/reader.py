@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
 
+from fiberstore.checks import as_utc
 from fiberstore.ids import stable_log_id
 from fiberstore.ingest.rules import Rules, Source
-from fiberstore.records import LogRecord, as_utc
+from fiberstore.records import LogRecord
 
 _PROGRESS_STEP = 1 << 16
 _MAX_UNSTAMPED = 1 << 26

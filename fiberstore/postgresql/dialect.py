@@ -6,7 +6,7 @@ import psycopg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from fiberstore.errors import DatabaseError
-from fiberstore.postgresql import loaders
+from fiberstore.postgresql import errors, functions, loaders  # noqa: F401  # the first two register themselves
 from fiberstore.postgresql.connect_errors import Target, connect_error, target_of
 from fiberstore.postgresql.connection import LEAST_VERSION, Connection
 from fiberstore.sql.models import Json

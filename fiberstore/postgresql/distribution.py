@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.errors import DatabaseError
 from fiberstore.opening import create_engine, is_postgresql
 from fiberstore.sql.models import Base
+from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
     import psycopg  # only a server needs the driver, to print the statements takes none

@@ -5,14 +5,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
-from fiberstore.duckdb.engine import (
-    DEFAULT_POOL_SIZE,
-    POOL_TIMEOUT_S,
-    check_least,
-    check_seconds,
-    leave_pool_to_parent,
-    made_url,
-)
+from fiberstore.checks import check_least, check_seconds
+from fiberstore.sql.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, leave_pool_to_parent, made_url
 
 DRIVER = "postgresql+fiberstore"
 _DRIVERS = ("postgresql", "postgresql+psycopg", DRIVER)

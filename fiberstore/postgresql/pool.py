@@ -9,9 +9,9 @@ from weakref import ref
 
 import sqlalchemy as sa
 
-from fiberstore.duckdb.engine import POOL_TIMEOUT_S
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.connection import Connection
+from fiberstore.sql.engine import POOL_TIMEOUT_S
 from fiberstore.sql.holds import Hold, Registry
 
 

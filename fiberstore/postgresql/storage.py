@@ -9,17 +9,18 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL
 
 from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
-from fiberstore.duckdb.engine import DEFAULT_POOL_SIZE, check_seconds
-from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.arrivals import renumber_restored
 from fiberstore.postgresql.connection import Connection
 from fiberstore.postgresql.engine import create_engine
 from fiberstore.postgresql.pool import CallPool
 from fiberstore.postgresql.vacuum import compact
-from fiberstore.records import check_config_version
 from fiberstore.repositories.storage import SqlStorage, refuse_connections
 from fiberstore.sql.connection import Lock
+from fiberstore.sql.engine import DEFAULT_POOL_SIZE
+from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, RunningCall, Telemetry
 
 
@@ -37,6 +38,9 @@ class PostgresStorage(SqlStorage):
     ``ConnectionLostError``, which says whether what it wrote may be stored; logs, memberships and upserts may
     be written again in any case. A forked child opens connections of its own; what was begun before the fork
     is its parent's.
+
+    After a dump is restored, ``init_schema()`` makes the order of arrival good again. ``compact()`` needs the
+    rights of the tables' owner.
 
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``; see ``create_engine`` beside it.
@@ -80,18 +84,15 @@ class PostgresStorage(SqlStorage):
             _check_server(connection)
 
     def close(self) -> None:
-        """See ``SqlStorage.close``."""
         refuse_connections(self.engine)
         self.engine.dispose()
 
     def init_schema(self) -> None:
-        """See ``Storage.init_schema``; after a dump is restored, it makes the order of arrival good again."""
         super().init_schema()
         with self._connection(None) as connection, translate_errors():
             renumber_restored(connection)
 
     def compact(self) -> Compacted:
-        """See ``LifecycleStorage.compact``. It needs the rights of the tables' owner."""
         with self._telemetry.running("compact") as call, self._connection(call) as connection:
             return compact(connection)
 

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from psycopg.errors import Diagnostic
 
 from fiberstore.contract.lifecycle import Compacted
-from fiberstore.errors import DatabaseError, translate_errors
+from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.arrivals import ARRIVALS
 from fiberstore.postgresql.connection import Connection
 from fiberstore.sql.models import Base
+from fiberstore.sql.translate import translate_errors
 
 _TABLES = [*Base.metadata.tables, *ARRIVALS]
 

@@ -8,13 +8,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_text
 from fiberstore.contract.lifecycle import Checkpoint, Checkpoints
-from fiberstore.errors import CheckpointError, translate_errors
-from fiberstore.records import check_text, from_epoch_us
+from fiberstore.errors import CheckpointError
+from fiberstore.records import from_epoch_us
 from fiberstore.repositories.query import Changing, Reading, bound_to, select_rows, written
 from fiberstore.sql.connection import Connection
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import NamedCheckpoint
+from fiberstore.sql.translate import translate_errors
 
 T = TypeVar("T")
 
@@ -39,23 +41,19 @@ class SqlCheckpoints(Checkpoints):
         self._changing = changing
 
     def get(self, name: str) -> Checkpoint | None:
-        """See ``Checkpoints.get``."""
         check_text(name)
         with self._reading("checkpoints.get") as session, translate_errors():
             return _get(session, name)
 
     def all(self) -> list[Checkpoint]:
-        """See ``Checkpoints.all``."""
         with self._reading("checkpoints.all") as session, translate_errors():
             return _checkpoints(session, _ROWS)
 
     def set(self, name: str, value: str) -> None:
-        """See ``Checkpoints.set``."""
         _check_texts(name, value)
         self._change("set", lambda session: _set(session, name, value))
 
     def compare_and_set(self, name: str, expected: str | None, value: str) -> None:
-        """See ``Checkpoints.compare_and_set``."""
         _check_texts(name, value)
         if expected is not None:
             check_text(expected)
@@ -70,7 +68,6 @@ class SqlCheckpoints(Checkpoints):
         self._change("compare_and_set", work)
 
     def delete(self, name: str) -> bool:
-        """See ``Checkpoints.delete``."""
         check_text(name)
         remove = sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name)
         return self._change("delete", lambda session: written(session, remove) > 0)

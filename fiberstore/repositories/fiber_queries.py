@@ -1,30 +1,30 @@
 """Queries of fibers."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Scalar, check_pointer
 from fiberstore.contract.queries import (
-    Bucket,
     Deleted,
+    FiberGroup,
+    FiberOrder,
     Fibers,
     FiberSummary,
-    Found,
     Page,
     Timeline,
     TimelinePoint,
     ValueCount,
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.records import FiberRecord, check_number, from_epoch_us
+from fiberstore.json_text import load_json
+from fiberstore.records import FiberRecord, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.histogram import Histogram, check_group
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import chosen, one_snapshot, select_rows, written
 from fiberstore.sql.conditions import (
@@ -38,7 +38,7 @@ from fiberstore.sql.conditions import (
 )
 from fiberstore.sql.connection import Connection
 from fiberstore.sql.functions import Json, JsonKeys, JsonType, Quotient, TimeUs, array_value, sorted_array
-from fiberstore.sql.models import MergedFiber, PinnedFiber, load_json
+from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.sql.rows import fiber_columns, to_fibers
 
 _BEGAN_US = TimeUs(FIBERS.c.first_activity)
@@ -51,7 +51,7 @@ _COUNTS = (
 _LOG_COUNT: sa.ColumnElement[int] = sa.func.coalesce(_COUNTS.c.logs, 0)
 
 
-class SqlFibers(PagedQuery[FiberRecord], Fibers):
+class SqlFibers(PagedQuery[FiberRecord, FiberOrder, FiberGroup], Fibers):
     """``Fibers`` on a connection or a session."""
 
     _record = FiberRecord
@@ -59,6 +59,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     _table = FIBERS
     _id = FIBERS.c.fiber_id
     _id_name = "fiber_id"
+    _group = FIBERS.c.fiber_type
     _seen = (FIBERS.c.first_activity, FIBERS.c.last_activity)
     _pins = PinnedFiber.metadata.tables["fiber_pins"]
     _orders: ClassVar = {
@@ -75,11 +76,9 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
     }
 
     def close(self) -> int:
-        """See ``Fibers.close``."""
         return self._set_closed("close", closed=True)
 
     def reopen(self) -> int:
-        """See ``Fibers.reopen``."""
         return self._set_closed("reopen", closed=False)
 
     def _set_closed(self, method: str, *, closed: bool) -> int:
@@ -106,7 +105,6 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
         return to_fibers(rows, from_epoch_us)
 
     def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
-        """See ``Fibers.summaries``."""
         with self._asking("summaries") as session, self._paging(session, limit, cursor) as page:
             fiber_ids = [fiber.fiber_id for fiber in (*page.items, *page.late)]
             rows = list(select_rows(session, _log_spans(fiber_ids))) if fiber_ids else []
@@ -118,12 +116,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
             [_summary(fiber, spans.get(fiber.fiber_id)) for fiber in page.late],
         )
 
-    def get_many(self, fiber_ids: Iterable[UUID]) -> Found[FiberRecord]:
-        """See ``Fibers.get_many``."""
-        return self._found(fiber_ids)
-
     def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
-        """See ``Fibers.by_log``."""
         wanted = checked_ids(log_ids)
         statement = (
             self._ordered(self._select(*self._columns(), MEMBERSHIPS.c.log_id))
@@ -134,13 +127,11 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
             return self._grouped(wanted, select_rows(session, statement))
 
     def types(self) -> list[ValueCount[str]]:
-        """See ``Fibers.types``."""
         statement = self._values(FIBERS.c.fiber_type)
         with self._asking("types") as session:
             return value_counts(select_rows(session, statement), str)
 
     def attribute_keys(self, pointer: str = "") -> list[ValueCount[str]]:
-        """See ``Fibers.attribute_keys``."""
         check_pointer(pointer)
         statement = self._values(JsonKeys(ATTRIBUTES, pointer))
         with self._asking("attribute_keys") as session:
@@ -151,7 +142,6 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
         return sorted(counts, key=lambda found: (-found.count, found.value))
 
     def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
-        """See ``Fibers.attribute_values``."""
         check_pointer(pointer)
         check_number("limit", limit)
         kind, text = JsonType(ATTRIBUTES, pointer), Json(ATTRIBUTES, pointer)
@@ -159,24 +149,7 @@ class SqlFibers(PagedQuery[FiberRecord], Fibers):
         with self._asking("attribute_values") as session:
             return value_counts(select_rows(session, statement), _scalar)
 
-    def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["fiber_type"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """See ``Fibers.histogram``."""
-        histogram = Histogram(width, start, end)
-        check_group(by, "fiber_type")
-        group = None if by is None else FIBERS.c.fiber_type
-        statement = histogram.counts(self._select(), FIBERS.c.first_activity, group)
-        with self._asking("histogram") as session:
-            return histogram.buckets(select_rows(session, statement), grouped=group is not None)
-
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
-        """See ``Fibers.timeline``."""
         check_number("fibers", fibers)
         check_number("points", points)
         first = self._ordered(self._select(*self._columns())).limit(fibers)

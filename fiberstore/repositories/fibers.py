@@ -8,18 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_id, check_page, check_text
 from fiberstore.contract.lifecycle import Merged, Upserted
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.errors import ConflictError, DuplicateError, NotFoundError, translate_errors
-from fiberstore.records import (
-    FiberRecord,
-    check_id,
-    check_page,
-    check_text,
-    dump_json,
-    fiber_key,
-    from_epoch_us,
-)
+from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.fiber_queries import SqlFibers
 from fiberstore.repositories.paging import checked_ids
 from fiberstore.repositories.query import bound_to
@@ -29,6 +23,7 @@ from fiberstore.sql.functions import NobodyChanges
 from fiberstore.sql.models import Fiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
+from fiberstore.sql.translate import translate_errors
 
 _FIBERS = Fiber.metadata.tables["fibers"]
 _IN_US = sa.select(*fiber_columns(_FIBERS))

@@ -6,9 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from fiberstore.checks import as_utc, check_duration
 from fiberstore.contract.queries import MOST_BUCKETS, Bucket
 from fiberstore.errors import SerializationError
-from fiberstore.records import as_utc, check_duration, from_epoch_us
+from fiberstore.records import from_epoch_us
 from fiberstore.sql.functions import EpochUs
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -26,7 +27,7 @@ _UNITS_US = (
 
 
 class Histogram:
-    """Buckets of one width; see ``Logs.histogram``.
+    """Buckets of one width; see ``TimedQuery.histogram``.
 
     Args:
         width: Of a bucket.

@@ -1,21 +1,27 @@
 """Queries of logs."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_id, check_number, check_text
 from fiberstore.contract.conditions import check_redaction
-from fiberstore.contract.queries import Bucket, Deleted, Found, LogContext, Logs, ValueCount
+from fiberstore.contract.queries import (
+    Deleted,
+    LogContext,
+    LogGroup,
+    LogOrder,
+    Logs,
+    ValueCount,
+)
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import DatabaseError
-from fiberstore.records import StoredLog, check_id, check_number, check_text, from_epoch_us
+from fiberstore.records import StoredLog, from_epoch_us
 from fiberstore.repositories.arrival import Arrival
 from fiberstore.repositories.engines import engine_of
-from fiberstore.repositories.histogram import Histogram, check_group
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import chosen, one_snapshot, select_rows, written
 from fiberstore.repositories.tailing import Arrived, SqlTail
@@ -29,7 +35,7 @@ from fiberstore.sql.rows import log_columns, to_logs
 _TIMESTAMP_US = TimeUs(LOGS.c.timestamp)
 
 
-class SqlLogs(PagedQuery[StoredLog], Logs):
+class SqlLogs(PagedQuery[StoredLog, LogOrder, LogGroup], Logs):
     """``Logs`` on a connection or a session."""
 
     _record = StoredLog
@@ -37,6 +43,7 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
     _table = LOGS
     _id = LOGS.c.log_id
     _id_name = "log_id"
+    _group = LOGS.c.source_id
     _seen = (LOGS.c.timestamp, LOGS.c.timestamp)
     _pins = PinnedLog.metadata.tables["log_pins"]
     _orders: ClassVar = {
@@ -54,7 +61,6 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
         return to_logs(rows, from_epoch_us)
 
     def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
-        """See ``Logs.redact``."""
         check_redaction(pattern)
         check_text(replacement)
         conditions = all_of(self._conditions)
@@ -68,14 +74,9 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
             written(session, sa.delete(self._pins).where(self._pins.c.log_id.in_(ids)))
             return Deleted(written(session, sa.delete(LOGS).where(LOGS.c.log_id.in_(ids))), 0, memberships)
 
-    def get_many(self, log_ids: Iterable[UUID]) -> Found[StoredLog]:
-        """See ``Logs.get_many``."""
-        return self._found(log_ids)
-
     def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT
     ) -> dict[UUID, list[StoredLog]]:
-        """See ``Logs.by_fiber``."""
         wanted = checked_ids(fiber_ids)
         check_number("limit_per_fiber", limit_per_fiber)
         place = sa.func.row_number().over(partition_by=MEMBERSHIPS.c.fiber_id, order_by=self._order_by())
@@ -91,26 +92,9 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
             return self._grouped(wanted, select_rows(session, statement))
 
     def sources(self) -> list[ValueCount[str]]:
-        """See ``Logs.sources``."""
         statement = self._values(LOGS.c.source_id)
         with self._asking("sources") as session:
             return value_counts(select_rows(session, statement), str)
-
-    def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["source_id"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        """See ``Logs.histogram``."""
-        histogram = Histogram(width, start, end)
-        check_group(by, "source_id")
-        group = None if by is None else LOGS.c.source_id
-        statement = histogram.counts(self._select(), LOGS.c.timestamp, group)
-        with self._asking("histogram") as session:
-            return histogram.buckets(select_rows(session, statement), grouped=group is not None)
 
     def context(
         self,
@@ -120,7 +104,6 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
         *,
         within: Literal["source", "fibers"] | None = None,
     ) -> LogContext | None:
-        """See ``Logs.context``."""
         check_id(log_id)
         check_number("before", before)
         check_number("after", after)
@@ -151,7 +134,6 @@ class SqlLogs(PagedQuery[StoredLog], Logs):
         return self
 
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> SqlTail:
-        """See ``Logs.tail``."""
         return SqlTail(self._news_after, position, timeout_s)
 
     def _news_after(self, seen: Mark, limit: int) -> Arrived:

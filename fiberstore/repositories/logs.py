@@ -7,18 +7,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import as_utc, check_config_version, check_id, check_page
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.errors import translate_errors
-from fiberstore.records import (
-    LogRecord,
-    StoredLog,
-    as_utc,
-    check_config_version,
-    check_id,
-    check_page,
-    from_epoch_us,
-    log_key,
-)
+from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key
 from fiberstore.repositories.log_queries import SqlLogs
 from fiberstore.repositories.query import bound_to
 from fiberstore.sql import bulk
@@ -26,6 +17,7 @@ from fiberstore.sql.connection import Connection
 from fiberstore.sql.models import RawLog, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages
 from fiberstore.sql.rows import LogRow, log_columns, to_logs
+from fiberstore.sql.translate import translate_errors
 
 
 def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[LogRow[int]]:

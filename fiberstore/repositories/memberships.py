@@ -7,17 +7,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_id, check_page
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.errors import translate_errors
-from fiberstore.records import (
-    FiberMembership,
-    LogRecord,
-    StoredLog,
-    check_id,
-    check_page,
-    from_epoch_us,
-    log_key,
-)
+from fiberstore.records import FiberMembership, LogRecord, StoredLog, from_epoch_us, log_key
 from fiberstore.repositories.logs import log_pages
 from fiberstore.repositories.membership_queries import SqlMemberships
 from fiberstore.repositories.query import bound_to
@@ -26,6 +18,7 @@ from fiberstore.sql.connection import Connection
 from fiberstore.sql.models import Membership, RawLog
 from fiberstore.sql.prepared import Prepared
 from fiberstore.sql.rows import to_logs
+from fiberstore.sql.translate import translate_errors
 
 _FIBERS_OF = Prepared[tuple[UUID]](
     sa.select(Membership.fiber_id).where(Membership.log_id == sa.bindparam("log_id"))

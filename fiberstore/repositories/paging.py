@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from uuid import UUID
@@ -14,12 +14,24 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import MAX_ROWS, check_id, check_number
 from fiberstore.contract.conditions import depends_on_active
-from fiberstore.contract.queries import Found, Page, Partition, ValueCount
+from fiberstore.contract.queries import (
+    Bucket,
+    Found,
+    Group,
+    OrderName,
+    P,
+    Page,
+    Partition,
+    TimedQuery,
+    ValueCount,
+)
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError, SerializationError
-from fiberstore.records import MAX_ROWS, FiberRecord, StoredLog, check_id, check_number, from_epoch_us
+from fiberstore.records import from_epoch_us
 from fiberstore.repositories.arrival import Arrival
+from fiberstore.repositories.histogram import Histogram, check_group
 from fiberstore.repositories.query import (
     Changing,
     Reading,
@@ -37,7 +49,6 @@ from fiberstore.sql.functions import TimeUs
 if TYPE_CHECKING:
     from fiberstore.exchange.writing import SortKey
 
-P = TypeVar("P", StoredLog, FiberRecord)
 V = TypeVar("V")
 
 _ID_BITS = 128
@@ -89,12 +100,13 @@ class _Row(Generic[P]):
     record: P
 
 
-class PagedQuery(SqlQuery[P], Generic[P]):
+class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderName, Group]):
     """A query that can be read in pages and in several orders."""
 
     _orders: ClassVar[Mapping[str, Order]]
     _id: ClassVar[sa.ColumnElement[UUID]]
     _id_name: ClassVar[str]
+    _group: ClassVar[sa.Column[str]]
     _seen: ClassVar[tuple[sa.ColumnElement[datetime], sa.ColumnElement[datetime]]]
     _pins: ClassVar[sa.Table]
 
@@ -103,8 +115,7 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         self._order_name = "oldest"
         self._generation = ""
 
-    def order_by(self, order: str) -> Self:
-        """See ``Logs.order_by`` and ``Fibers.order_by``."""
+    def order_by(self, order: OrderName) -> Self:
         if order not in self._orders:
             raise ValueError(f"order must be one of {', '.join(self._orders)}, got {order!r}")
         query = copy(self)
@@ -118,11 +129,6 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         partition_by: Partition | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> int:
-        """See ``Query.export``.
-
-        Raises:
-            ValueError: Also if it is to be split by time, and the order goes by something else.
-        """
         if partition_by is not None and self._order_name not in _BY_TIME:
             raise ValueError(
                 f"what is split by {partition_by} must be ordered by time, not {self._order_name}; use "
@@ -138,7 +144,6 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         return self._orders[self._order_name]
 
     def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
-        """See ``Logs.page`` and ``Fibers.page``."""
         with self._asking("page") as session, self._paging(session, limit, cursor) as page:
             return page
 
@@ -226,18 +231,15 @@ class PagedQuery(SqlQuery[P], Generic[P]):
         return self._keyed_rows(session, self._ordered(statement, backwards=backwards))
 
     def pin(self) -> int:
-        """See ``Logs.pin`` and ``Fibers.pin``."""
         ids = self._select(self._id)
         add = insert(self._pins).from_select([self._id_name], ids).on_conflict_do_nothing()
         return self._change("pin", lambda session: written(session, add))
 
     def unpin(self) -> int:
-        """See ``Logs.unpin`` and ``Fibers.unpin``."""
         remove = sa.delete(self._pins).where(self._pins.c[self._id_name].in_(self._select(self._id)))
         return self._change("unpin", lambda session: written(session, remove))
 
-    def _found(self, ids: Iterable[UUID]) -> Found[P]:
-        """Return the rows of these ids that the query has."""
+    def get_many(self, ids: Iterable[UUID]) -> Found[P]:
         given = list(ids)
         wanted = checked_ids(given)
         statement = self._select(*self._columns()).where(among(self._id, wanted))
@@ -247,6 +249,21 @@ class PagedQuery(SqlQuery[P], Generic[P]):
             }
         missing = [id_ for id_ in wanted if id_ not in found]
         return Found([found[id_] for id_ in given if id_ in found], missing)
+
+    def histogram(
+        self,
+        width: timedelta,
+        *,
+        by: Group | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Bucket]:
+        histogram = Histogram(width, start, end)
+        check_group(by, self._group.key)
+        group = None if by is None else self._group
+        statement = histogram.counts(self._select(), self._seen[0], group)
+        with self._asking("histogram") as session:
+            return histogram.buckets(select_rows(session, statement), grouped=group is not None)
 
     def _grouped(self, keys: Iterable[UUID], rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[P]]:
         """Return the records of rows that end with one of the keys, by key, in the order of the rows."""

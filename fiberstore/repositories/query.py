@@ -11,21 +11,20 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable, DropTable
 
+from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition
-from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query
-from fiberstore.errors import translate_errors
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog, check_number
+from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query, R
 from fiberstore.sql.bulk import expire, write_ids
 from fiberstore.sql.conditions import all_of
 from fiberstore.sql.connection import Connection
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from fiberstore.exchange.writing import SortKey
 
-R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 T = TypeVar("T")
 
 Reading: TypeAlias = Callable[[str | None], AbstractContextManager[Session | Connection]]
@@ -176,13 +175,11 @@ class SqlQuery(Query[R], Generic[R]):
         self._conditions: tuple[Condition[R], ...] = ()
 
     def where(self, *conditions: Condition[R]) -> Self:
-        """See ``Query.where``."""
         query = copy(self)
         query._conditions += tuple(checked_condition(condition, self._record) for condition in conditions)
         return query
 
     def count(self, at_most: int | None = None) -> int:
-        """See ``Query.count``."""
         if at_most is None:
             statement = self._select(sa.func.count())
         else:
@@ -194,13 +191,11 @@ class SqlQuery(Query[R], Generic[R]):
         return int(number)
 
     def iter_records(self) -> Iterator[R]:
-        """See ``Query.iter_records``."""
         with closing(self._streaming(f"{self._name}.iter_records", self._record_batches())) as batches:
             for records in batches:
                 yield from records
 
     def to_arrow(self, batch_rows: int = ARROW_BATCH_ROWS) -> "pa.RecordBatchReader":
-        """See ``Query.to_arrow``."""
         from fiberstore.exchange import closing_reader, schema_of
 
         check_number("batch_rows", batch_rows, least=1)
@@ -214,7 +209,6 @@ class SqlQuery(Query[R], Generic[R]):
         partition_by: Partition | None = None,
         on_rows: Callable[[int], None] | None = None,
     ) -> int:
-        """See ``Query.export``."""
         from fiberstore.exchange import write_records
 
         batches = self._batches("export", _EXPORT_BATCH_ROWS)
@@ -229,7 +223,6 @@ class SqlQuery(Query[R], Generic[R]):
             )
 
     def delete(self) -> Deleted:
-        """See ``Query.delete``."""
         return self._change("delete", self._delete)
 
     def __repr__(self) -> str:

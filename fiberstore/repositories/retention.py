@@ -14,10 +14,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition
 from fiberstore.contract.lifecycle import Pruned
-from fiberstore.errors import DatabaseError, translate_errors
-from fiberstore.records import FiberRecord, StoredLog, check_number
+from fiberstore.errors import DatabaseError
+from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.query import (
     Changing,
@@ -34,6 +35,7 @@ from fiberstore.sql.connection import Connection, Row
 from fiberstore.sql.functions import EpochUs, TextBytes
 from fiberstore.sql.models import MergedFiber, PinnedFiber, PinnedLog
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.translate import translate_errors
 
 # What is left when it is time to look how much has come free; the estimate may be wrong by as much.
 _MARGIN = 0.1

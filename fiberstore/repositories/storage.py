@@ -32,7 +32,7 @@ from fiberstore.contract.lifecycle import (
     Upserted,
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.errors import ConflictError, StorageClosedError, translate_errors
+from fiberstore.errors import ConflictError, StorageClosedError
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories import (
     CheckpointRepository,
@@ -50,6 +50,7 @@ from fiberstore.repositories.versions import SqlVersions
 from fiberstore.sql import bulk
 from fiberstore.sql.connection import Connection, Lock
 from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import Call, RunningCall, StorageStats, Telemetry
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ class SqlStorage(LifecycleStorage):
             call: What is to know how many rows were written.
             lock: What the statements of the block need.
         """
+
+    def _before_migrations(self, connection: sa.Connection) -> None:
+        """Prepare the database for migrations, on a connection outside a transaction."""
 
     @abstractmethod
     def _bound(self) -> AbstractContextManager[sa.Connection]:
@@ -176,35 +180,29 @@ class SqlStorage(LifecycleStorage):
             call.rows_written = connection.rows_written - before
 
     def init_schema(self) -> None:
-        """See ``Storage.init_schema``."""
         from fiberstore.sql import migrate
 
         with self._telemetry.running("init_schema"), translate_errors():
-            migrate.upgrade(self.engine)
+            migrate.upgrade(self.engine, self._before_migrations)
 
     @property
     def logs(self) -> SqlLogs:
-        """See ``QueryStorage.logs``."""
         return SqlLogs(self._reading, self._changing, self._telemetry.stream)
 
     @property
     def fibers(self) -> SqlFibers:
-        """See ``QueryStorage.fibers``."""
         return SqlFibers(self._reading, self._changing, self._telemetry.stream)
 
     @property
     def memberships(self) -> SqlMemberships:
-        """See ``QueryStorage.memberships``."""
         return SqlMemberships(self._reading, self._changing, self._telemetry.stream)
 
     @property
     def checkpoints(self) -> SqlCheckpoints:
-        """See ``LifecycleStorage.checkpoints``."""
         return SqlCheckpoints(self._reading, self._changing)
 
     @property
     def versions(self) -> SqlVersions:
-        """See ``LifecycleStorage.versions``."""
         return SqlVersions(self._reading, self._changing)
 
     def write_batch(
@@ -215,7 +213,6 @@ class SqlStorage(LifecycleStorage):
         memberships: Iterable[FiberMembership] = (),
         checkpoint: CheckpointMove | None = None,
     ) -> BatchCounts:
-        """See ``LifecycleStorage.write_batch``."""
         log_rows, fiber_rows, membership_rows = list(logs), list(fibers), list(memberships)
         if not isinstance(checkpoint, CheckpointMove | None):
             raise TypeError(f"checkpoint must be a CheckpointMove, got {checkpoint!r:.200}")
@@ -237,23 +234,19 @@ class SqlStorage(LifecycleStorage):
         return self._changing("write_batch", work, lock=Lock.DELETES if holds else Lock.NOTHING)
 
     def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
-        """See ``LifecycleStorage.write_fibers``."""
         rows = list(fibers)
         return self._write("write_fibers", lambda connection: FiberRepository(connection).write_many(rows))
 
     def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
-        """See ``LifecycleStorage.upsert_fibers``."""
         rows = list(fibers)
         return self._changing(
             "upsert_fibers", lambda session: FiberRepository(session).upsert_many(rows), lock=Lock.DELETES
         )
 
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """See ``LifecycleStorage.merge_fibers``."""
         return self._changing("merge_fibers", lambda session: FiberRepository(session).merge(survivors))
 
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
-        """See ``LifecycleStorage.resolve_fibers``."""
         with self._reading("resolve_fibers") as connection:
             return FiberRepository(connection).resolve(fiber_ids)
 
@@ -268,7 +261,6 @@ class SqlStorage(LifecycleStorage):
         max_steps: int | None = None,
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
-        """See ``LifecycleStorage.prune``."""
         with self._telemetry.running("prune"):
             return retention.prune(
                 self._reading,
@@ -283,19 +275,15 @@ class SqlStorage(LifecycleStorage):
             )
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        """See ``QueryStorage.import_logs``."""
         return self._import("import_logs", path, StoredLog, "raw_logs", on_rows)
 
     def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        """See ``QueryStorage.import_fibers``."""
         return self._import("import_fibers", path, FiberRecord, "fibers", on_rows)
 
     def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        """See ``QueryStorage.import_memberships``."""
         return self._import("import_memberships", path, FiberMembership, "fiber_memberships", on_rows)
 
     def write_logs(self, logs: Iterable[LogRecord]) -> int:
-        """See ``Storage.write_logs``."""
         return self._write_rows(
             "write_logs",
             logs,
@@ -305,7 +293,6 @@ class SqlStorage(LifecycleStorage):
         )
 
     def get_log(self, log_id: UUID) -> StoredLog | None:
-        """See ``Storage.get_log``."""
         with self._reading("get_log") as connection:
             return LogRepository(connection).get(log_id)
 
@@ -318,22 +305,18 @@ class SqlStorage(LifecycleStorage):
         *,
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
-        """See ``Storage.query_logs_by_time``."""
         with self._reading("query_logs_by_time") as connection:
             return LogRepository(connection).query_by_time(start, end, limit, offset, after=after)
 
     def write_fiber(self, fiber: FiberRecord) -> None:
-        """See ``Storage.write_fiber``."""
         self._write("write_fiber", lambda connection: FiberRepository(connection).write(fiber))
 
     def update_fiber(self, fiber: FiberRecord) -> None:
-        """See ``Storage.update_fiber``."""
         self._write(
             "update_fiber", lambda connection: FiberRepository(connection).update(fiber), lock=Lock.CHANGES
         )
 
     def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
-        """See ``Storage.get_fiber``."""
         with self._reading("get_fiber") as connection:
             return FiberRepository(connection).get(fiber_id)
 
@@ -345,12 +328,10 @@ class SqlStorage(LifecycleStorage):
         *,
         after: FiberRecord | tuple[datetime, UUID] | None = None,
     ) -> list[FiberRecord]:
-        """See ``Storage.query_fibers_by_type``."""
         with self._reading("query_fibers_by_type") as connection:
             return FiberRepository(connection).query_by_type(fiber_type, limit, offset, after=after)
 
     def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
-        """See ``Storage.write_memberships``."""
         return self._write_rows(
             "write_memberships",
             memberships,
@@ -358,7 +339,6 @@ class SqlStorage(LifecycleStorage):
         )
 
     def get_log_fibers(self, log_id: UUID) -> list[UUID]:
-        """See ``Storage.get_log_fibers``."""
         with self._reading("get_log_fibers") as connection:
             return MembershipRepository(connection).fibers_of(log_id)
 
@@ -370,7 +350,6 @@ class SqlStorage(LifecycleStorage):
         *,
         after: LogRecord | tuple[datetime, UUID] | None = None,
     ) -> list[StoredLog]:
-        """See ``Storage.get_fiber_logs``."""
         with self._reading("get_fiber_logs") as connection:
             return MembershipRepository(connection).logs_of(fiber_id, limit, offset, after=after)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fiberstore.checks import check_seconds
 from fiberstore.contract.queries import LogTail
-from fiberstore.duckdb.engine import check_seconds
 from fiberstore.records import StoredLog
 from fiberstore.sql.cursors import NOTHING_SEEN, Mark, decode_position, encode_position
 
@@ -53,7 +53,6 @@ class SqlTail(LogTail):
 
     @property
     def position(self) -> str:
-        """See ``LogTail.position``."""
         return encode_position(self._seen)
 
     def __next__(self) -> StoredLog:

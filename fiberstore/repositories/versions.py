@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import check_config_version, check_number, check_text
 from fiberstore.contract.lifecycle import ConfigVersion, GenerationDiff, Versions
 from fiberstore.contract.queries import Deleted
-from fiberstore.errors import DatabaseError, VersionNotFoundError, translate_errors
-from fiberstore.records import check_config_version, check_number, check_text, from_epoch_us
+from fiberstore.errors import DatabaseError, VersionNotFoundError
+from fiberstore.records import from_epoch_us
 from fiberstore.repositories.diff import diff
 from fiberstore.repositories.engines import engine_of
 from fiberstore.repositories.query import (
@@ -36,6 +37,7 @@ from fiberstore.sql.models import (
     PinnedFiber,
     RegisteredVersion,
 )
+from fiberstore.sql.translate import translate_errors
 from fiberstore.versioning import config_version as version_of
 
 T = TypeVar("T")
@@ -65,7 +67,6 @@ class SqlVersions(Versions):
         self._changing = changing
 
     def register(self, content: bytes | str | Path, *, parent: int | None = None) -> ConfigVersion:
-        """See ``Versions.register``."""
         text = _checked_content(content)
         data = text.encode()
         if parent is not None:
@@ -83,23 +84,19 @@ class SqlVersions(Versions):
         return self._change("register", work)
 
     def get(self, config_version: int) -> ConfigVersion | None:
-        """See ``Versions.get``."""
         check_config_version(config_version)
         with self._reading("versions.get") as session, translate_errors():
             return _get(session, config_version)
 
     def all(self) -> list[ConfigVersion]:
-        """See ``Versions.all``."""
         with self._reading("versions.all") as session, translate_errors():
             return _versions(session, _ROWS)
 
     def active(self) -> ConfigVersion | None:
-        """See ``Versions.active``."""
         with self._reading("versions.active") as session, translate_errors():
             return _active(session)
 
     def activate(self, config_version: int | None) -> ConfigVersion | None:
-        """See ``Versions.activate``."""
         if config_version is not None:
             check_config_version(config_version)
 
@@ -121,7 +118,6 @@ class SqlVersions(Versions):
         return self._change("activate", work)
 
     def diff(self, old: int, new: int, limit: int = 1_000) -> GenerationDiff:
-        """See ``Versions.diff``."""
         check_config_version(old)
         check_config_version(new)
         check_number("limit", limit)
@@ -131,7 +127,6 @@ class SqlVersions(Versions):
             return diff(session, old, new, limit)
 
     def drop(self, config_version: int) -> Deleted:
-        """See ``Versions.drop``."""
         check_config_version(config_version)
 
         fibers, memberships = self._change("drop", lambda session: _drop_fibers(session, config_version))

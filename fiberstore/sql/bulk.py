@@ -20,18 +20,10 @@ import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
+from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.contract.lifecycle import Merged
-from fiberstore.records import (
-    FiberMembership,
-    FiberRecord,
-    LogRecord,
-    StoredLog,
-    as_utc,
-    check_config_version,
-    check_id,
-    check_text,
-    dump_json,
-)
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.sql.connection import ARROW_TABLE, Connection, Row
 from fiberstore.sql.prepared import connection_of
 

@@ -2,11 +2,11 @@
 
 import logging
 import threading
-from datetime import UTC, datetime
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -17,13 +17,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from fiberstore.duckdb.backup import write_backup
-from fiberstore.duckdb.fork_guard import IN_MEMORY
 from fiberstore.errors import DatabaseError, SchemaVersionError
 from fiberstore.sql.models import Base
-
-if TYPE_CHECKING:
-    from fiberstore.duckdb.connection import Connection
 
 VERSION_TABLE = "fiberstore_alembic_version"
 
@@ -73,11 +68,15 @@ def current(connection: sa.Connection) -> str | None:
         raise DatabaseError(f"table {VERSION_TABLE}: {error}") from error
 
 
-def upgrade(engine: sa.Engine) -> None:
+def upgrade(engine: sa.Engine, before: Callable[[sa.Connection], object] | None = None) -> None:
     """Bring the database to the newest revision, in one transaction; do nothing if it is there.
 
     Alembic keeps the migration that runs in globals of its modules: it must not run in other threads of the
     process meanwhile.
+
+    Args:
+        engine: The engine.
+        before: Called with a connection outside a transaction, before the first migration runs.
 
     Raises:
         SchemaVersionError: The database is at a revision this release does not know; it is left alone.
@@ -91,7 +90,8 @@ def upgrade(engine: sa.Engine) -> None:
         if not is_known(found):
             raise SchemaVersionError(str(found), newest)
         connection.rollback()
-        back_up_before_rewrite(connection)
+        if before is not None:
+            before(connection)
         try:
             with connection.begin():
                 _keep_others_out(connection)
@@ -114,38 +114,22 @@ def _keep_others_out(connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(VERSION_TABLE))))
 
 
-def back_up_before_rewrite(connection: sa.Connection) -> Path | None:
-    """Copy the database, if a migration it has not had yet says ``rewrites_data = True``.
+def rewrites_rows(connection: sa.Connection) -> bool:
+    """Tell whether a migration that the database has not had yet says ``rewrites_data = True``.
 
     Args:
         connection: One outside a transaction.
-
-    Returns:
-        The copy, beside the database: its name and ``.before-``, the newest revision and the time. None if
-        there is no need of one, or the database is in memory or a server's.
-
-    Raises:
-        DatabaseError: The copy cannot be written; the database should be left as it is.
     """
-    if connection.dialect.name != "duckdb":
-        return None
-    database, scripts = connection.engine.url.database or "", _scripts()
-    if database.startswith(IN_MEMORY):
-        return None
-    found, newest = current(connection), str(scripts.get_current_head())
+    found, scripts = current(connection), _scripts()
     connection.rollback()
     if not is_known(found):
-        return None
-    pending = scripts.iterate_revisions(newest, found or "base")
+        return False
+    pending = scripts.iterate_revisions(head(), found or "base")
     if not any(getattr(script.module, "rewrites_data", False) for script in pending):
-        return None
+        return False
     has_tables = bool(sa.inspect(connection).get_table_names())
     connection.rollback()
-    if not has_tables:
-        return None
-    copy = Path(f"{database}.before-{newest}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-    write_backup(cast("Connection", connection.connection.dbapi_connection), copy)
-    return copy
+    return has_tables
 
 
 def differences(engine: sa.Engine) -> list[str]:

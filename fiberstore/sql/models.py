@@ -4,8 +4,6 @@ The types refuse on the way in what the records refuse, so that rows written thr
 records. There are no foreign keys: a membership may come before its log and its fiber.
 """
 
-import json
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,9 +17,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from fiberstore.duckdb.dialect import UBigInteger
+from fiberstore.checks import MAX_CONFIG_VERSION, as_utc, check_text
 from fiberstore.errors import SerializationError
-from fiberstore.records import MAX_CONFIG_VERSION, as_utc, check_text, dump_json, from_epoch_us
+from fiberstore.json_text import dump_json, load_json
+from fiberstore.records import from_epoch_us
 
 
 class Timestamp(sa.TypeDecorator[datetime]):
@@ -54,10 +53,19 @@ def stored_time(value: object) -> datetime:
     return value.astimezone(UTC)
 
 
+class _UBigInt(sa.types.UserDefinedType[int]):
+    """DuckDB's ``UBIGINT``, which SQLAlchemy does not know."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: object) -> str:
+        return "UBIGINT"
+
+
 class UnsignedBigInt(sa.TypeDecorator[int]):
     """``UBIGINT``: 0 to 2**64 - 1."""
 
-    impl = UBigInteger().with_variant(sa.Numeric(20, 0), "postgresql")  # which has no unsigned integers
+    impl = _UBigInt().with_variant(sa.Numeric(20, 0), "postgresql")  # which has no unsigned integers
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
@@ -126,35 +134,6 @@ class Json(sa.JSON):
 @compiles(Json, "postgresql")
 def _jsonb(_type: Json, _compiler: SQLCompiler, **_options: object) -> str:
     return "JSONB"
-
-
-def load_json(text: str | None) -> JsonValue:
-    """Return the value of a stored JSON text; SQL NULL is None.
-
-    Raises:
-        SerializationError: Another client stored something that is not JSON.
-    """
-    if text is None:
-        return None
-    try:
-        value: JsonValue = _DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise SerializationError(f"stored attributes are not JSON: {error}") from error
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"{digits:.40} is beyond what a float holds")
-    return number
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _dump(value: JsonValue | object) -> str | None:

@@ -11,9 +11,10 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fiberstore.errors import SerializationError
+from fiberstore.json_text import load_json
 from fiberstore.records import FiberRecord, StoredLog, trusted
 from fiberstore.sql.functions import TimeUs
-from fiberstore.sql.models import check_stored_version, load_json
+from fiberstore.sql.models import check_stored_version
 
 T = TypeVar("T")
 LogRow: TypeAlias = tuple[UUID, T, str, str, T | None, int]

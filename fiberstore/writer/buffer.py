@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeV
 
 from pydantic import JsonValue
 
+from fiberstore.checks import check_number
 from fiberstore.errors import BufferFullError, DatabaseError, StorageClosedError, StorageError
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, check_number
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
 
 if TYPE_CHECKING:
     from uuid import UUID

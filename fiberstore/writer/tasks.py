@@ -5,9 +5,8 @@ import logging
 import os
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from fiberstore.contract.lifecycle import AsyncLifecycleStorage
 from fiberstore.errors import DatabaseError
 from fiberstore.writer.buffer import (
     DEFAULT_BUFFER_BYTES,
@@ -23,6 +22,9 @@ from fiberstore.writer.buffer import (
     checked,
     warn_of,
 )
+
+if TYPE_CHECKING:
+    from fiberstore.aio.storage import AsyncLifecycleStorage
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class AsyncBufferedWriter:
 
     def __init__(
         self,
-        storage: AsyncLifecycleStorage,
+        storage: "AsyncLifecycleStorage",
         *,
         flush_rows: int = DEFAULT_FLUSH_ROWS,
         flush_bytes: int = DEFAULT_FLUSH_BYTES,

@@ -8,8 +8,16 @@ from contextlib import aclosing, asynccontextmanager
 import pyarrow as pa
 import pytest
 
-from fiberstore import AsyncDuckDBStorage, DatabaseError, Fibers, LogRecord, Logs, StoredLog
-from fiberstore.contract.queries import AsyncQuery
+from fiberstore import (
+    AsyncDuckDBStorage,
+    DatabaseError,
+    Fibers,
+    LogRecord,
+    Logs,
+    StorageClosedError,
+    StoredLog,
+)
+from fiberstore.aio.queries import AsyncQuery
 from fiberstore.testing.examples import at, fiber, log, member, uid
 
 LOGS = 5_000  # more than a stream fetches at once
@@ -149,7 +157,7 @@ def test_a_stream_that_waits_for_a_thread_is_told_when_the_storage_closes() -> N
             for _ in range(5):  # until they wait in the queue, before who closes
                 await asyncio.sleep(0)
         ends = await asyncio.gather(*waiting, return_exceptions=True)
-        assert {type(end) for end in ends} == {DatabaseError}
+        assert {type(end) for end in ends} == {StorageClosedError}
 
     asyncio.run(asyncio.wait_for(body(), TIMEOUT_S))
 

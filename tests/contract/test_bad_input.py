@@ -39,7 +39,7 @@ def stores(postgres_tables_url: str) -> Iterator[dict[str, tuple[Storage, sa.Eng
     ):
         empty(on_server.engine)
         other = AsyncDuckDBStorage(":memory:")
-        face = SyncFace(other, loop)
+        face = SyncFace.of(other, loop)
         for storage in (store, face, on_server):
             storage.init_schema()
             storage.write_logs([log(8), stored(9)])

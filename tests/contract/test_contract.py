@@ -15,11 +15,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from fiberstore import AsyncDuckDBStorage, DuckDBStorage, FiberRecord, Storage
+from fiberstore import AsyncDuckDBStorage, AsyncLifecycleStorage, DuckDBStorage, FiberRecord, Storage
 from fiberstore.aio.storage import AsyncSqlStorage
+from fiberstore.checks import MAX_CONFIG_VERSION
 from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.postgresql import AsyncPostgresStorage, PostgresStorage
-from fiberstore.records import MAX_CONFIG_VERSION
 from fiberstore.testing import LifecycleContract, QueryContract, StorageContract
 from fiberstore.testing.actions import ActionsContract
 from fiberstore.testing.attribute_filters import AttributeFiltersContract
@@ -74,7 +74,7 @@ def file_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBStora
 def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
     with running_loop() as loop:
         store = AsyncDuckDBStorage(":memory:", config_version=_Async.config_version)
-        face = SyncFace(store, loop)
+        face = SyncFace.of(store, loop)
         try:
             face.init_schema()
             yield store, face
@@ -86,7 +86,7 @@ def async_store() -> Iterator[tuple[AsyncDuckDBStorage, SyncFace]]:
 def async_postgres_store(postgres_server_url: URL) -> Iterator[tuple[AsyncPostgresStorage, SyncFace]]:
     with postgres_server.database(postgres_server_url) as url, running_loop() as loop:
         store = AsyncPostgresStorage(url, config_version=_Async.config_version)
-        face = SyncFace(store, loop)
+        face = SyncFace.of(store, loop)
         try:
             face.init_schema()
             yield store, face
@@ -117,6 +117,24 @@ class TestMemory(StorageContract, QueryContract, LifecycleContract):
     @pytest.fixture
     def storage(self) -> LifecycleStorage:
         return MemoryStorage(config_version=self.config_version)
+
+    @pytest.fixture
+    def other(self) -> LifecycleStorage:
+        return MemoryStorage()
+
+
+class TestAsyncMemory(StorageContract, QueryContract, LifecycleContract):
+    """The async face of a storage that knows nothing of it: every method, with every argument."""
+
+    config_version = TestMemory.config_version
+
+    @pytest.fixture
+    def storage(self) -> Iterator[LifecycleStorage]:
+        with running_loop() as loop:
+            store = AsyncLifecycleStorage(MemoryStorage(config_version=self.config_version), threads=8)
+            face = SyncFace.of(store, loop)
+            yield face
+            face.run(store.close())
 
     @pytest.fixture
     def other(self) -> LifecycleStorage:
@@ -242,7 +260,7 @@ class _Async:
 
     def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
         assert isinstance(storage, SyncFace)
-        store = storage.store
+        store = storage.wrapped
         assert isinstance(store, AsyncSqlStorage)
 
         async def write() -> None:

@@ -93,7 +93,7 @@ def any_store(request: pytest.FixtureRequest) -> Iterator[tuple[Storage, sa.Engi
         return
     with running_loop() as loop:
         other = AsyncDuckDBStorage(":memory:")
-        face = SyncFace(other, loop)
+        face = SyncFace.of(other, loop)
         face.init_schema()
         yield face, other.engine
         face.run(other.close())

@@ -16,8 +16,9 @@ from sqlalchemy.engine import URL, make_url
 
 from fiberstore import create_engine
 from fiberstore.contract.conditions import check_redaction
+from fiberstore.contract.patterns import closed
 from fiberstore.contract.queries import Logs
-from fiberstore.patterns import _case_variants, closed, to_postgres
+from fiberstore.postgresql.regex import _case_variants, to_postgres
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.functions import RegexpMatches
 from fiberstore.testing.examples import log

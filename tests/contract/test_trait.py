@@ -1,35 +1,38 @@
 """The trait itself: two faces with one signature, documented, in a package whose imports point one way."""
 
+import asyncio
 import inspect
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import get_origin
 
 import pytest
 
 import fiberstore
-from fiberstore import AsyncDuckDBStorage, DuckDBStorage
-from fiberstore.aio.lifecycle import ThreadedCheckpoints, ThreadedVersions
-from fiberstore.aio.queries import ThreadedFibers, ThreadedLogs, ThreadedMemberships
-from fiberstore.aio.storage import AsyncFiberRepository, AsyncLogRepository, AsyncMembershipRepository
-from fiberstore.contract.lifecycle import (
-    AsyncCheckpoints,
+from fiberstore import (
+    AsyncDuckDBStorage,
     AsyncLifecycleStorage,
-    AsyncVersions,
-    Checkpoints,
-    LifecycleStorage,
-    Versions,
-)
-from fiberstore.contract.queries import (
-    AsyncFibers,
-    AsyncLogs,
-    AsyncMemberships,
+    AsyncPostgresStorage,
     AsyncQueryStorage,
-    Fibers,
-    Logs,
-    Memberships,
-    QueryStorage,
+    AsyncSqlStorage,
+    AsyncStorage,
+    DuckDBStorage,
+    PostgresStorage,
 )
-from fiberstore.contract.storage import AsyncStorage, Storage
+from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
+from fiberstore.aio.storage import (
+    AsyncCheckpoints,
+    AsyncFiberRepository,
+    AsyncLogRepository,
+    AsyncMembershipRepository,
+    AsyncVersions,
+)
+from fiberstore.contract.lifecycle import Checkpoints, LifecycleStorage, Versions
+from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
+from fiberstore.contract.storage import Storage
 from fiberstore.repositories.checkpoints import CheckpointRepository, SqlCheckpoints
 from fiberstore.repositories.fiber_queries import SqlFibers
 from fiberstore.repositories.log_queries import SqlLogs
@@ -37,14 +40,6 @@ from fiberstore.repositories.membership_queries import SqlMemberships
 from fiberstore.repositories.versions import SqlVersions, VersionRepository
 from tests.support.oracle import MemoryStorage
 from tests.support.oracle_lifecycle import MemoryCheckpoints, MemoryVersions
-from tests.support.sync_face import (
-    SyncCheckpoints,
-    SyncFace,
-    SyncFibers,
-    SyncLogs,
-    SyncMemberships,
-    SyncVersions,
-)
 
 METHODS = {
     "init_schema": "()",
@@ -61,109 +56,137 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("face", [Storage, AsyncStorage])
-def test_trait_has_the_eleven_methods_and_no_other(face: type) -> None:
-    methods = {name: getattr(face, name) for name in vars(face) if not name.startswith("_")}
+def test_trait_has_the_eleven_methods_and_no_other() -> None:
+    methods = {name: getattr(Storage, name) for name in _public(Storage)}
     assert {name: _without_types(method) for name, method in methods.items()} == METHODS
-    assert face.__abstractmethods__ == set(METHODS)  # type: ignore[attr-defined]
+    assert Storage.__abstractmethods__ == set(METHODS)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("face", [AsyncStorage, DuckDBStorage, AsyncDuckDBStorage, MemoryStorage, SyncFace])
-def test_every_face_has_the_signature_of_the_trait(face: type, name: str) -> None:
-    method = getattr(face, name)
-    # Compared as types, not text: parameters (names, kinds, defaults, annotations) and what is returned.
-    assert inspect.signature(method, eval_str=True) == inspect.signature(
-        getattr(Storage, name), eval_str=True
-    )
-    assert inspect.iscoroutinefunction(method) == face.__name__.startswith("Async")
+def _public(contract: type) -> list[str]:
+    return [name for name in sorted(dir(contract)) if not name.startswith("_")]
 
 
 def _methods(contract: type) -> list[str]:
-    return [name for name in sorted(_public(contract)) if inspect.isfunction(getattr(contract, name))]
+    return [name for name in _public(contract) if inspect.isfunction(getattr(contract, name))]
 
 
-def _public(face: type) -> set[str]:
-    return {name for name in dir(face) if not name.startswith("_")}
+def _pairs(classes: dict[type, tuple[type, ...]]) -> pytest.MarkDecorator:
+    pairs = [
+        pytest.param(contract, cls, name, id=f"{cls.__name__}.{name}")
+        for contract, implementations in classes.items()
+        for cls in implementations
+        for name in _methods(contract)
+    ]
+    return pytest.mark.parametrize(("contract", "cls", "name"), pairs)
 
 
-FACES_OF_QUERIES: dict[type, tuple[type, ...]] = {
-    Logs: (AsyncLogs, ThreadedLogs, AsyncLogRepository, SyncLogs),
-    Fibers: (AsyncFibers, ThreadedFibers, AsyncFiberRepository, SyncFibers),
-    Memberships: (AsyncMemberships, ThreadedMemberships, AsyncMembershipRepository, SyncMemberships),
-    QueryStorage: (AsyncQueryStorage, AsyncDuckDBStorage, SyncFace, DuckDBStorage),
+IMPLEMENTATIONS: dict[type, tuple[type, ...]] = {
+    Logs: (SqlLogs,),
+    Fibers: (SqlFibers,),
+    Memberships: (SqlMemberships,),
+    Checkpoints: (SqlCheckpoints, CheckpointRepository, MemoryCheckpoints),
+    Versions: (SqlVersions, VersionRepository, MemoryVersions),
+    LifecycleStorage: (DuckDBStorage, PostgresStorage, MemoryStorage),
 }
-FACES_OF_LIFECYCLE: dict[type, tuple[type, ...]] = {
-    Checkpoints: (
-        AsyncCheckpoints,
-        ThreadedCheckpoints,
-        SyncCheckpoints,
-        SqlCheckpoints,
-        CheckpointRepository,
-        MemoryCheckpoints,
-    ),
-    Versions: (
-        AsyncVersions,
-        ThreadedVersions,
-        SyncVersions,
-        SqlVersions,
-        VersionRepository,
-        MemoryVersions,
-    ),
-    LifecycleStorage: (
-        AsyncLifecycleStorage,
-        AsyncDuckDBStorage,
-        SyncFace,
-        DuckDBStorage,
-        MemoryStorage,
-    ),
+
+
+@_pairs(IMPLEMENTATIONS)
+def test_implementations_have_the_signatures_of_the_contract(contract: type, cls: type, name: str) -> None:
+    method, expected = getattr(cls, name), getattr(contract, name)
+    assert _without_types(method) == _without_types(expected)
+    assert inspect.getdoc(method) == inspect.getdoc(expected)
+    if name not in {"tail", "to_arrow"}:  # of which the types are closer, or not there at run time
+        assert inspect.signature(method, eval_str=True) == inspect.signature(expected, eval_str=True)
+
+
+FACES: dict[type, tuple[type, ...]] = {
+    Logs: (AsyncLogs, AsyncLogRepository),
+    Fibers: (AsyncFibers, AsyncFiberRepository),
+    Memberships: (AsyncMemberships, AsyncMembershipRepository),
+    Checkpoints: (AsyncCheckpoints,),
+    Versions: (AsyncVersions,),
+    Storage: (AsyncStorage,),
+    QueryStorage: (AsyncQueryStorage,),
+    LifecycleStorage: (AsyncLifecycleStorage, AsyncDuckDBStorage, AsyncPostgresStorage),
 }
-ASKS_NOTHING = {"where", "order_by"}
-STREAMS = {"iter_records", "to_arrow", "tail"}
+RETURNS_A_QUERY = {"where", "order_by"}
+STREAMS = {"iter_records", "to_arrow"}
+
+
+@_pairs(FACES)
+def test_faces_have_the_signatures_and_words_of_the_contract(contract: type, cls: type, name: str) -> None:
+    method, expected = getattr(cls, name), getattr(contract, name)
+    evaluates = name != "to_arrow"  # pyarrow is not there for it
+    found, wanted = (inspect.signature(each, eval_str=evaluates) for each in (method, expected))
+    assert found.parameters == wanted.parameters
+    if name not in STREAMS | {"tail"}:
+        assert found.return_annotation == wanted.return_annotation
+    assert inspect.iscoroutinefunction(method) == (name not in RETURNS_A_QUERY | STREAMS)
+    assert method.__name__ == name
+    assert method.__qualname__ in {f"{owner.__name__}.{name}" for owner in cls.__mro__}
+    assert name == "to_arrow" or inspect.getdoc(method) == inspect.getdoc(expected)
+
+
+@pytest.mark.parametrize("contract", FACES)
+def test_faces_have_no_method_more_than_the_contract(contract: type) -> None:
+    (face, *_) = FACES[contract]
+    assert set(_public(face)) - set(_public(contract)) <= {"close"}
+    assert getattr(face, "c", None) is getattr(contract, "c", None)
+
+
+@pytest.mark.parametrize("name", ["logs", "fibers", "memberships", "checkpoints", "versions"])
+def test_faces_have_the_properties_of_the_contract(name: str) -> None:
+    face, contract = getattr(AsyncLifecycleStorage, name), getattr(LifecycleStorage, name)
+    assert face.__doc__ == contract.__doc__
+    returned = inspect.signature(contract.fget).return_annotation
+    assert inspect.signature(face.fget).return_annotation is FACES[returned][0]
 
 
 @pytest.mark.parametrize(
-    ("contract", "face", "name"),
+    ("contract", "name", "parameter"),
     [
-        pytest.param(contract, face, name, id=f"{face.__name__}.{name}")
-        for contract, faces in (FACES_OF_QUERIES | FACES_OF_LIFECYCLE).items()
-        for face in faces
+        pytest.param(contract, name, parameter.name, id=f"{contract.__name__}.{name}-{parameter.name}")
+        for contract in (Logs, Fibers, LifecycleStorage)
         for name in _methods(contract)
+        for parameter in inspect.signature(getattr(contract, name)).parameters.values()
+        if get_origin(parameter.annotation) is Iterable
     ],
 )
-def test_every_face_has_the_signatures_of_the_contract(contract: type, face: type, name: str) -> None:
-    method = getattr(face, name)
-    expected = inspect.signature(getattr(contract, name), eval_str=contract in FACES_OF_LIFECYCLE)
-    found = inspect.signature(method, eval_str=contract in FACES_OF_LIFECYCLE)
-    assert found.parameters == expected.parameters
-    if name not in STREAMS:
-        assert found.return_annotation == expected.return_annotation
-    is_async = face.__name__.startswith(("Async", "Threaded"))
-    asks_later = name in ASKS_NOTHING | {"iter_records", "to_arrow"}
-    assert inspect.iscoroutinefunction(method) == (is_async and not asks_later)
+def test_an_iterable_is_read_in_the_task_of_the_caller(contract: type, name: str, parameter: str) -> None:
+    threads = []
+
+    def items() -> Iterator[object]:
+        threads.append(threading.current_thread())
+        yield from ()
+
+    async def call() -> None:
+        storage = AsyncLifecycleStorage(MemoryStorage(), threads=1)
+        owners: dict[type, object] = {Logs: storage.logs, Fibers: storage.fibers, LifecycleStorage: storage}
+        await getattr(owners[contract], name)(**{parameter: items()})
+        await storage.close()
+
+    asyncio.run(call())
+    assert threads == [threading.main_thread()]
 
 
-@pytest.mark.parametrize(
-    ("contract", "query"), [(Logs, SqlLogs), (Fibers, SqlFibers), (Memberships, SqlMemberships)]
-)
-def test_queries_in_sql_have_the_arguments_of_the_contract(contract: type, query: type) -> None:
-    assert {name: _without_types(getattr(query, name)) for name in _methods(contract)} == {
-        name: _without_types(getattr(contract, name)) for name in _methods(contract)
-    }
+def test_a_face_is_of_a_storage_of_its_contract() -> None:
+    async def wrap() -> None:
+        with pytest.raises(TypeError, match="expected a LifecycleStorage, got 'store'"):
+            AsyncLifecycleStorage("store", threads=1)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="threads must be at least 1"):
+            AsyncLifecycleStorage(MemoryStorage(), threads=0)
+
+    asyncio.run(wrap())
+    assert issubclass(AsyncDuckDBStorage, AsyncSqlStorage)
+    assert issubclass(AsyncSqlStorage, AsyncLifecycleStorage)
+    assert issubclass(AsyncLifecycleStorage, AsyncQueryStorage)
+    assert issubclass(AsyncQueryStorage, AsyncStorage)
 
 
-@pytest.mark.parametrize("contract", [Logs, Fibers, Memberships])
-def test_every_face_of_a_query_has_no_method_more(contract: type) -> None:
-    asynchronous, *_ = FACES_OF_QUERIES[contract]
-    assert _public(asynchronous) == _public(contract)
-    assert asynchronous.c is contract.c  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("contract", FACES_OF_LIFECYCLE)
-def test_every_face_of_the_lifecycle_has_no_method_more(contract: type) -> None:
-    asynchronous, *_ = FACES_OF_LIFECYCLE[contract]
-    assert _public(asynchronous) == _public(contract)
-    assert asynchronous.__abstractmethods__ == contract.__abstractmethods__  # type: ignore[attr-defined]
+def test_the_stubs_are_up_to_date() -> None:
+    program = Path(__file__).parents[2] / "tools" / "write_aio_stub.py"
+    found = subprocess.run([sys.executable, program, "--check"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_everything_public_has_a_docstring() -> None:

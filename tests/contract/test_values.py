@@ -27,9 +27,9 @@ from fiberstore import (
     SerializationError,
     StoredLog,
 )
-from fiberstore.errors import translate_errors
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.translate import translate_errors
 from fiberstore.testing.examples import NOON, ClocksGoBack, fiber, log, stored, uid
 
 DEEPEST = 250  # README: JSON nests at most about 250 levels

@@ -421,7 +421,8 @@ def test_ctrl_c_at_random_moments_empties_no_store(db_file: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from fiberstore import DuckDBStorage, compact
+from fiberstore import DuckDBStorage
+from fiberstore.duckdb import compact
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 compact._keep_owner = die
 DuckDBStorage(sys.argv[1]).compact()

@@ -23,7 +23,7 @@ from fiberstore import (
     StorageLockedError,
     create_engine,
 )
-from fiberstore.errors import translate_errors
+from fiberstore.sql.translate import translate_errors
 from tests.support.factories import NOON, a_fiber, some_logs
 from tests.support.parameters import parametrize_mostly_slow
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, LogRecord, StorageLockedError
+from fiberstore.duckdb.connection import Connection
 from fiberstore.testing.concurrency import together
-from tests.support.factories import NOON, some_logs
+from tests.support.factories import NOON, a_fiber, some_logs
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
 # From 3.12 on Python warns of a fork beside threads, which is what these tests are about.
@@ -120,16 +121,18 @@ def test_a_file_that_is_open_is_opened_by_no_other_name(
 def test_the_name_of_a_compacted_file_leads_to_the_new_one(
     storage: DuckDBStorage, db_file: Path, tmp_path: Path
 ) -> None:
-    before, after = tmp_path / "before.duckdb", tmp_path / "after.duckdb"
-    os.link(db_file, before)
+    other = tmp_path / "other.duckdb"
+    os.link(db_file, other)
+    with pytest.raises(DatabaseError, match="hard link"):
+        storage.compact()
+    assert storage.write_logs(some_logs(2)) == 2
+    other.unlink()
     storage.compact()
-    os.link(db_file, after)
+    os.link(db_file, other)
     with DuckDBStorage(db_file) as second:
-        assert second.write_logs(some_logs(2)) == 2
-    with DuckDBStorage(before) as old:
-        assert old.logs.count() == 0
+        assert second.logs.count() == 2
     with pytest.raises(DatabaseError, match="open as"):
-        DuckDBStorage(after)
+        DuckDBStorage(other)
 
 
 WAIT = """
@@ -425,3 +428,25 @@ def test_spawned_processes_take_turns_with_a_file(db_file: Path) -> None:
 def test_a_storage_is_not_sent_to_another_process(storage: DuckDBStorage) -> None:
     with pytest.raises(TypeError, match="open it there"):
         pickle.dumps(storage)
+
+
+@needs_fork
+@forks
+def test_a_forked_child_closes_no_connection_of_its_parent(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB would write a checkpoint into the parent's file, of which the child has no lock."""
+    storage.write_fiber(a_fiber())
+    with storage.transaction() as transaction:
+        transaction.fibers.close()
+    closed: list[Connection] = []
+
+    def close(connection: Connection) -> None:
+        closed.append(connection)
+
+    monkeypatch.setattr(Connection, "close", close)
+    child = os.fork()
+    if not child:
+        os._exit(len(closed))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0

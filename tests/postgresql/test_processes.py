@@ -21,7 +21,7 @@ from fiberstore import (
     PostgresStorage,
     RawLog,
 )
-from fiberstore.errors import translate_errors
+from fiberstore.sql.translate import translate_errors
 from fiberstore.testing.examples import fiber, log, uid
 from tests.duckdb.test_processes import forks, in_a_child, needs_fork
 from tests.support import postgres_programs

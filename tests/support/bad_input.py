@@ -63,7 +63,7 @@ _TIMES = [
     Value(NOON.date(), _A_TIME, TypeError, _AWARE + "datetime.date(2024, 2, 29)"),
     Value(NOON.timetz(), _A_TIME, TypeError, _AWARE + "datetime.time(12, 0"),
     Value(timedelta(days=1), _A_TIME, TypeError, _AWARE + "datetime.timedelta(days=1)"),
-    Value(NAIVE, "timezone", ValueError, "2024-02-29 12:00:00 is naive; give it a time zone"),
+    Value(NAIVE, "naive", ValueError, "2024-02-29 12:00:00 is naive; give it a time zone"),
     Value(BEFORE_YEAR_1, "outside the years 1 to 9999", ValueError, "outside the years 1 to 9999"),
     Value(AFTER_YEAR_9999, "outside the years 1 to 9999", ValueError, "outside the years 1 to 9999"),
 ]

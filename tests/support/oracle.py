@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from fiberstore.checks import MAX_ROWS, as_utc, check_id, check_number, check_page, check_text
 from fiberstore.contract.conditions import Condition, Or, checked_condition
 from fiberstore.contract.lifecycle import (
     DEFAULT_STEP_ROWS,
@@ -24,21 +25,8 @@ from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
 from fiberstore.exchange import Stamp, read_records
 from fiberstore.exchange.schemas import Kind
-from fiberstore.records import (
-    MAX_ROWS,
-    FiberMembership,
-    FiberRecord,
-    LogRecord,
-    StoredLog,
-    as_utc,
-    check_id,
-    check_number,
-    check_page,
-    check_text,
-    dump_json,
-    fiber_key,
-    log_key,
-)
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, fiber_key, log_key
 from tests.support.oracle_lifecycle import (
     MemoryCheckpoints,
     MemoryVersions,

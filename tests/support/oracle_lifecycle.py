@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 from uuid import UUID
 
+from fiberstore.checks import check_config_version, check_id, check_number, check_text
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import (
     ChangeKind,
@@ -22,15 +23,7 @@ from fiberstore.contract.lifecycle import (
 )
 from fiberstore.contract.queries import Deleted
 from fiberstore.errors import CheckpointError, DatabaseError, NotFoundError, VersionNotFoundError
-from fiberstore.records import (
-    FiberMembership,
-    FiberRecord,
-    StoredLog,
-    check_config_version,
-    check_id,
-    check_number,
-    check_text,
-)
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.versioning import config_version as version_of
 from tests.support.oracle_queries import Tables, holds
 

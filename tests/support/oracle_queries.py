@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import compute
 from pydantic import JsonValue
 
+from fiberstore.checks import as_utc, check_id, check_number, check_seconds, check_text
 from fiberstore.contract.conditions import (
     And,
     AttributeCompare,
@@ -41,46 +42,42 @@ from fiberstore.contract.conditions import (
     checked_condition,
 )
 from fiberstore.contract.lifecycle import Checkpoint, ConfigVersion
+from fiberstore.contract.patterns import closed
 from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
     Bucket,
     Deleted,
+    FiberGroup,
     FiberOrder,
     Fibers,
     FiberSummary,
     Found,
+    Group,
     LogContext,
+    LogGroup,
     LogOrder,
     Logs,
     LogTail,
     Memberships,
+    OrderName,
+    P,
     Page,
     Partition,
     Query,
+    TimedQuery,
     Timeline,
     TimelinePoint,
     ValueCount,
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
-from fiberstore.duckdb.engine import check_seconds
 from fiberstore.errors import CursorError
 from fiberstore.exchange import schema_of, write_records
-from fiberstore.patterns import closed
-from fiberstore.records import (
-    FiberMembership,
-    FiberRecord,
-    StoredLog,
-    as_utc,
-    check_id,
-    check_number,
-    check_text,
-    dump_json,
-)
+from fiberstore.json_text import dump_json
+from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.sql.cursors import NOTHING_SEEN, Mark, Place, decode, decode_position, encode, encode_position
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
-P = TypeVar("P", StoredLog, FiberRecord)
 T = TypeVar("T", bound=Scalar)
 Key = tuple[int, UUID]
 
@@ -293,12 +290,13 @@ class MemoryQuery(Query[R], Generic[R]):
         return {name: str(value) if isinstance(value, UUID) else value for name, value in values.items()}
 
 
-class PagedMemory(MemoryQuery[P], Generic[P]):
+class PagedMemory(MemoryQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderName, Group]):
     """A query with orders and pages. Its keys ascend in every order: those of a reversed one are negated."""
 
     orders: tuple[str, ...]
+    group: str
 
-    def _sorted_by(self, order: str) -> Self:
+    def order_by(self, order: OrderName) -> Self:
         if order not in self.orders:
             raise ValueError(f"order must be one of {', '.join(self.orders)}, got {order!r}")
         query = copy(self)
@@ -401,13 +399,15 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
     def _last_time(self, record: P) -> datetime:
         return self._time(record)
 
-    def _histogram(
+    def histogram(
         self,
         width: timedelta,
-        group_of: Callable[[P], str] | None,
-        start: datetime | None,
-        end: datetime | None,
+        *,
+        by: Group | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
     ) -> list[Bucket]:
+        _check_group(by, self.group)
         if not isinstance(width, timedelta):
             raise TypeError(f"width must be a timedelta, got {width!r}")
         if width <= timedelta(0):
@@ -423,9 +423,9 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
         if first is None or last is None or first > last:
             return []
         counts = Counter(
-            ((self._time(row) - EPOCH) // width, group_of(row) if group_of else None) for row in rows
+            ((self._time(row) - EPOCH) // width, getattr(row, by) if by else None) for row in rows
         )
-        groups = sorted({group for _, group in counts}, key=str) if group_of else [None]
+        groups = sorted({group for _, group in counts}, key=str) if by else [None]
         every = range((first - EPOCH) // width, (last - EPOCH) // width + 1)
         if every[0] * (width // MICROSECOND) < (YEAR_1 - EPOCH) // MICROSECOND:
             raise ValueError(f"the first bucket of width {width} would begin before the year 1")
@@ -440,13 +440,11 @@ class PagedMemory(MemoryQuery[P], Generic[P]):
         ]
 
 
-class MemoryLogs(PagedMemory[StoredLog], Logs):
+class MemoryLogs(PagedMemory[StoredLog, LogOrder, LogGroup], Logs):
     record = StoredLog
     name = "logs"
     orders = ("oldest", "newest")
-
-    def order_by(self, order: LogOrder) -> Self:
-        return self._sorted_by(order)
+    group = "source_id"
 
     def delete(self) -> Deleted:
         with self._changing() as (stored, logs):
@@ -479,17 +477,6 @@ class MemoryLogs(PagedMemory[StoredLog], Logs):
 
     def sources(self) -> list[ValueCount[str]]:
         return self._values(lambda log: [log.source_id])
-
-    def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["source_id"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        _check_group(by, "source_id")
-        return self._histogram(width, (lambda log: log.source_id) if by else None, start, end)
 
     def context(
         self,
@@ -579,13 +566,11 @@ class MemoryTail(LogTail):
         return log
 
 
-class MemoryFibers(PagedMemory[FiberRecord], Fibers):
+class MemoryFibers(PagedMemory[FiberRecord, FiberOrder, FiberGroup], Fibers):
     record = FiberRecord
     name = "fibers"
     orders = ("oldest", "newest", "longest", "most_logs")
-
-    def order_by(self, order: FiberOrder) -> Self:
-        return self._sorted_by(order)
+    group = "fiber_type"
 
     def delete(self) -> Deleted:
         with self._changing() as (stored, fibers):
@@ -645,17 +630,6 @@ class MemoryFibers(PagedMemory[FiberRecord], Fibers):
             return [cast("Scalar", found)]
 
         return self._values(values, lambda value: dump_json(value) or "null")[:limit]
-
-    def histogram(
-        self,
-        width: timedelta,
-        *,
-        by: Literal["fiber_type"] | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[Bucket]:
-        _check_group(by, "fiber_type")
-        return self._histogram(width, (lambda fiber: fiber.fiber_type) if by else None, start, end)
 
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         check_number("fibers", fibers)

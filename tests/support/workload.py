@@ -190,7 +190,7 @@ def at_once(coroutine: Coroutine[object, None, T]) -> T:
 
 
 def _here(transaction: Transaction) -> AsyncTransaction:
-    return AsyncTransaction(_Here(), transaction)
+    return AsyncTransaction(transaction, _Here())
 
 
 # An IntegrityError is a conflict too: a fiber that a session has seen missing was made anew meanwhile.

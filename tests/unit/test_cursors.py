@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from fiberstore import CursorError, DuckDBStorage
+from fiberstore.contract.queries import FiberOrder
 from fiberstore.sql.cursors import Mark, Place, decode, decode_position, digest, encode, encode_position
 from fiberstore.testing.examples import fiber, log
 
@@ -79,7 +80,7 @@ def test_a_position_with_odd_fields_is_refused(fields: list[object]) -> None:
 
 
 @pytest.mark.parametrize("order", ["longest", "most_logs"])
-def test_a_number_that_no_fiber_has_leads_to_all_or_none(storage: DuckDBStorage, order: str) -> None:
+def test_a_number_that_no_fiber_has_leads_to_all_or_none(storage: DuckDBStorage, order: FiberOrder) -> None:
     storage.write_fiber(fiber(1))
     query = storage.fibers.order_by(order)
     for number, found in ((2**63 - 1, 1), (-(2**63), 0)):

@@ -64,5 +64,5 @@ def test_a_call_that_outlives_its_loop_ends_quietly(db_file: Path, caplog: pytes
     assert asyncio.run(run()).cancelled()
     may_end.set()
     storage._workers._workers[0].stop()
-    storage._storage.close()
+    storage._wrapped.close()
     assert caplog.records == []

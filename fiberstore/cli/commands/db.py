@@ -16,8 +16,8 @@ from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import print_findings
 from fiberstore.cli.stores import open_read_only, refuse_server
 from fiberstore.duckdb.storage import DuckDBStorage
-from fiberstore.errors import translate_errors
 from fiberstore.postgresql import distribution
+from fiberstore.sql.translate import translate_errors
 
 
 class _Commands(TyperGroup):

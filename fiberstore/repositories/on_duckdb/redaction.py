@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.patterns import to_duckdb
+from fiberstore.duckdb.regex import to_duckdb
 from fiberstore.repositories.query import written
 from fiberstore.sql.conditions import LOGS
 from fiberstore.sql.connection import Connection

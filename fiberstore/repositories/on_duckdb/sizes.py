@@ -7,11 +7,11 @@ import duckdb
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.duckdb.fork_guard import IN_MEMORY
 from fiberstore.repositories.on_duckdb.connection import duckdb_connection
 from fiberstore.repositories.query import select_rows
 from fiberstore.repositories.sizes import StoreSize
 from fiberstore.sql import connection
+from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.prepared import connection_of
 
 _SIZES = sa.func.pragma_database_size().table_valued(

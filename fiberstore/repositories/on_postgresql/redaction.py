@@ -8,7 +8,7 @@ from contextlib import closing
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.patterns import closed
+from fiberstore.contract.patterns import closed
 from fiberstore.sql import bulk
 from fiberstore.sql.conditions import LOGS
 from fiberstore.sql.connection import Connection

@@ -22,7 +22,7 @@ from fiberstore import (
     SqlStorage,
     stable_log_id,
 )
-from fiberstore.records import dump_json
+from fiberstore.json_text import dump_json
 
 LANES = ("a", "b", "c")
 BULK, LOGS = "bulk", "logs"

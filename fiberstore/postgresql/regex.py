@@ -1,11 +1,8 @@
-"""Patterns of RE2 as each engine must be given them to find exactly what RE2 finds.
+"""Patterns of RE2 in the words of PostgreSQL: its advanced regular expressions.
 
-DuckDB has RE2, but its optimizer replaces some patterns by LIKE, prefix or suffix comparisons.
-
-PostgreSQL has its own advanced regular expressions, to which a pattern is translated, or it is refused.
-PostgreSQL is told as little as possible: every class is spelled out as ranges of code points, and case is
-ignored by naming the characters that differ in it: so neither the locale nor the version of Unicode of a
-server counts.
+A pattern is translated, or it is refused. PostgreSQL is told as little as possible: every class is spelled
+out as ranges of code points, and case is ignored by naming the characters that differ in it. So neither the
+locale nor the version of Unicode of a server counts.
 """
 
 import re
@@ -65,9 +62,6 @@ _NUMBER = "0|[1-9][0-9]{0,8}"
 _QUANTIFIER = re.compile(
     rf"(?:(?P<sign>[*+?])|\{{(?P<least>{_NUMBER})(?P<most_too>,(?P<most>{_NUMBER})?)?\}})\??"
 )
-_ESCAPE = re.compile(r"\\Q.*?(?P<end>\\E|\Z)|\\.", re.DOTALL)  # RE2 refuses \Q and \C in brackets
-_TEXT = re.compile(r"(?:[^\\.+*?()|\[\]{}^$]|\\[^0-9A-Za-z])*")
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 class _Part(NamedTuple):
@@ -83,31 +77,6 @@ class _Part(NamedTuple):
     source: str
     is_atom: bool = True
     is_within: bool = False
-
-
-def closed(pattern: str) -> str:
-    r"""End the quotation (``\Q``) that lasts to the end of a pattern, so that more can follow."""
-    ends = [escape["end"] for escape in _ESCAPE.finditer(pattern) if escape["end"] is not None]
-    return rf"{pattern}\E" if ends and not ends[-1] else pattern
-
-
-def has_bytes(pattern: str) -> bool:
-    r"""Tell whether a pattern has ``\C``, which matches a byte of a character."""
-    return any(escape[0] == r"\C" for escape in _ESCAPE.finditer(pattern))
-
-
-def as_text(pattern: str) -> str | None:
-    """Return the text that a pattern stands for, if it has only characters that mean themselves."""
-    return _ESCAPED.sub(r"\1", pattern) if _TEXT.fullmatch(pattern) else None
-
-
-def to_duckdb(pattern: str) -> str:
-    """Return the same pattern in a form that DuckDB's optimizer leaves to RE2.
-
-    The optimizer turns a sequence of text, anchors and ``.*`` into LIKE, and takes an empty group at its edge
-    for an anchor. A capturing group stops it. An empty one at the end costs RE2 nothing.
-    """
-    return f"{closed(pattern)}()"
 
 
 def to_postgres(pattern: str) -> str:

@@ -1,0 +1,76 @@
+"""JSON values as text, strictly: no NaN, no Infinity, nothing that a record cannot hold."""
+
+import json
+import math
+import re
+
+from pydantic import JsonValue
+
+from fiberstore.checks import check_text
+from fiberstore.errors import SerializationError
+
+_LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<number>-?\d(?:\.\d+)?e\+\d+)')
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
+def dump_json(value: JsonValue) -> str | None:
+    """Return the JSON text that is stored for ``attributes``; None is SQL NULL.
+
+    Raises:
+        SerializationError: The value is not JSON (NaN, Infinity and objects of other types are not), or its
+            text cannot be stored.
+    """
+    if value is None:
+        return None
+    try:
+        text = _encode(value)
+        if "e+" in text:
+            text = _LARGE_FLOAT.sub(_written_out, text)
+        if "\\u0000" in text and _holds_nul(value):
+            raise ValueError("a string holds NUL")
+        return check_text(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(f"attributes are not storable JSON: {error}") from error
+
+
+def load_json(text: str | None) -> JsonValue:
+    """Return the value of a stored JSON text; SQL NULL is None.
+
+    Raises:
+        SerializationError: Another client stored something that is not JSON.
+    """
+    if text is None:
+        return None
+    try:
+        value: JsonValue = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise SerializationError(f"stored attributes are not JSON: {error}") from error
+    return value
+
+
+def _written_out(found: re.Match[str]) -> str:
+    """Write a large float with all its digits and ``.0``: without them, PostgreSQL makes it an integer."""
+    number = found["number"]
+    return f"{float(number):.1f}" if number else found[0]
+
+
+def _holds_nul(value: JsonValue) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(_holds_nul(item) for item in value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.40} is beyond what a float holds")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
