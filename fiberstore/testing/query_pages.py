@@ -271,7 +271,8 @@ class QueryPagesContract:
         listing.add(_TIES)
         first: Page[Any] = listing.query.page(8)
         order = [204, 200, 203, 201, 202, 205]
-        listing.add([(number, number % 4) for number in order])
+        for number in order:
+            listing.add([(number, number % 4)])
         pages = list(walk(listing.query, limit, first.next))
         assert [number for page in pages for number in numbers(page.late)] == order
         assert all(len(page.late) <= limit for page in pages)

@@ -110,6 +110,7 @@ def test_the_commands_to_try_next_work(tmp_path: Path, capsys: pytest.CaptureFix
         assert len(out.splitlines()) > 1 or "0 new; 0 new fibers, 0 new memberships" in out, command
 
 
+@pytest.mark.slow
 def test_a_second_demo_adds_nothing_and_says_so_and_a_longer_one_adds_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

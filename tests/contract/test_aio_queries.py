@@ -340,6 +340,7 @@ def test_a_look_that_fails_while_nobody_waits_is_no_ones_error(caplog: pytest.Lo
     assert complaints(caplog) == []
 
 
+@pytest.mark.slow
 def test_a_tail_that_is_forgotten_while_it_looks_leaves_nothing_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

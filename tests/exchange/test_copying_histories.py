@@ -316,12 +316,14 @@ def two_stores() -> Iterator[tuple[SqlStorage, SqlStorage]]:
         yield one, other
 
 
+@pytest.mark.slow
 @few
 @given(examples(of_additions))
 def test_additions_and_merges_converge(two_stores: tuple[SqlStorage, SqlStorage], example: Example) -> None:
     check_additions(two_stores, example)
 
 
+@pytest.mark.slow
 @few
 @given(examples(of_everything))
 def test_everything_converges_with_mirror(

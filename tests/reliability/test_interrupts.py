@@ -16,6 +16,7 @@ import fiberstore
 from fiberstore import DuckDBStorage, Fiber
 from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.testing.examples import fiber, log, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 # What is raised in a destructor, Python prints and drops.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -144,7 +145,7 @@ def test_the_guards_are_files() -> None:
     assert [file for file in _GUARDS if not Path(file).is_file()] == []
 
 
-@pytest.mark.parametrize("name", CALLS)
+@parametrize_mostly_slow("name", CALLS, quick=2)
 def test_an_interrupt_leaves_nothing_owned_by_nobody(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupt_everywhere(CALLS[name], guards, monkeypatch) > 10
 
