@@ -4,8 +4,8 @@
     python tools/write_stubs.py --check   fail if one is not as it would be written
 
 The stub of ``fiberstore`` imports its public names. A stub of ``fiberstore.aio`` has the classes of its
-module as they are written, without bodies, and what ``fiberstore.aio.face`` adds to them: each signature from the
-source of the contract, with the contract's docstring.
+module, without bodies, and what ``fiberstore.aio.face`` adds to them: each signature from the source of the
+contract, with the contract's docstring.
 """
 
 import argparse

@@ -145,7 +145,7 @@ class Connection(connection.Connection):
     def reset(self) -> None:
         """Make the connection ready for its next user."""
         self.rollback()
-        self.autocommit = False
+        self.autocommit, self.listened_by = False, None
 
     def close(self) -> None:
         """Roll back what is open and close."""
@@ -199,11 +199,15 @@ class Connection(connection.Connection):
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
         """See ``connections.Connection.fetch_with_batch``."""
-        if (cursor := self._cursor_told(sql, [batch])) is not None:
-            return [(cursor.rowcount,)] if cursor.rowcount >= 0 else list(cursor.fetchall())
-        with self._statement(sql):
-            self._execute_with_batch(sql, batch)
-            return self._raw.fetchall()
+        if (cursor := self._observed(sql, [batch])) is not None:
+            rows = [(cursor.rowcount,)] if cursor.rowcount >= 0 else list(cursor.fetchall())
+        else:
+            with self._statement(sql):
+                self._execute_with_batch(sql, batch)
+                rows = self._raw.fetchall()
+        if self._view is not None:
+            self._raw.unregister(self._view)
+        return rows
 
     def _execute_with_batch(self, sql: str, batch: object) -> None:
         if self._view is not None:  # which takes 1 ms longer
@@ -252,7 +256,7 @@ class Connection(connection.Connection):
         It runs without a cursor. A page read row by row, not from a list, gives Python's garbage collector a
         fifth less to do.
         """
-        if (cursor := self._cursor_told(sql, values)) is not None:
+        if (cursor := self._observed(sql, values)) is not None:
             return chain.from_iterable(iter(partial(cursor.fetchmany, _ROWS_AT_ONCE), []))
         with self._statement(sql):
             self._raw.execute(self._parsed(sql), values)
@@ -262,14 +266,14 @@ class Connection(connection.Connection):
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         """See ``connections.Connection.write``."""
         with _conflicts():
-            if (cursor := self._cursor_told(sql, values)) is not None:
+            if (cursor := self._observed(sql, values)) is not None:
                 return max(int(cursor.rowcount), 0)
             rows = list(self.fetch_rows(sql, values))
         return _count(rows) if rows else 0  # DDL has none
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
         """See ``connections.Connection.stream_rows``."""
-        cursor = self._cursor_told(sql, values)
+        cursor = self._observed(sql, values)
         if cursor is None:
             cursor = self.cursor()
             cursor.execute(sql, values)
@@ -296,7 +300,7 @@ class Connection(connection.Connection):
         del schema
         self._arrow_batch_rows = batch_rows
         try:
-            if self._cursor_told(sql, values) is None:
+            if self._observed(sql, values) is None:
                 self.cursor().execute(sql, values)
         finally:
             self._arrow_batch_rows = None

@@ -192,6 +192,7 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
 
     def reset(self) -> None:
         """Make the connection ready for its next user, in the mode of its pool."""
+        self.listened_by = None
         if not self.closed:
             self.rollback()
 
@@ -279,7 +280,7 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
         return NativeCursor(self)
 
     def _execute(self, sql: str, values: Sequence[object] = ()) -> NativeCursor:
-        return self._cursor_told(sql, values) or self.native_cursor().execute(sql, values)
+        return self._observed(sql, values) or self.native_cursor().execute(sql, values)
 
     def _run(self, command: bytes) -> None:
         psycopg.RawCursor(self).execute(command, prepare=False)

@@ -57,7 +57,7 @@ class Connection(ABC):
     rows_written: int
     listened_by: "ref[sa.Connection] | None" = None
 
-    def _cursor_told(self, sql: str, values: Sequence[object]) -> Any | None:  # noqa: ANN401  # the driver's
+    def _observed(self, sql: str, values: Sequence[object]) -> Any | None:  # noqa: ANN401  # the driver's
         """Run a statement through SQLAlchemy, which tells its listeners; return None if there are none.
 
         Returns:
