@@ -83,13 +83,15 @@ class StorePool(Pool):
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        # Once the record is idle, another thread may take it, and gives it a hold of its own.
+        hold = record.__dict__.pop("hold")
         try:
             if record.dbapi_connection is not None:
                 # SQLAlchemy takes a transaction for ended whose COMMIT was interrupted before it began.
                 record.dbapi_connection.rollback()
                 self._idle.append(record)
         finally:
-            del record.__dict__["hold"]
+            del hold
 
     def _pop(self) -> ConnectionPoolEntry | None:
         try:
