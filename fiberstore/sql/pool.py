@@ -91,6 +91,8 @@ class StorePool(Pool):
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        # Once the record is idle, another thread may take it, and gives it a hold of its own.
+        hold = record.__dict__.pop("hold")
         try:
             if self._is_disposed:
                 record.close()
@@ -99,7 +101,7 @@ class StorePool(Pool):
                 record.dbapi_connection.reset()
                 self._idle.append(record)
         finally:
-            del record.__dict__["hold"]
+            del hold
 
     def _pop(self) -> ConnectionPoolEntry | None:
         try:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 import fiberstore.repositories.logs
 from fiberstore import (
@@ -32,6 +34,7 @@ from fiberstore import (
     create_engine,
 )
 from fiberstore.duckdb.connection import Connection, Cursor
+from fiberstore.sql.pool import StorePool
 from tests.support.factories import NOON, a_fiber, some_logs
 
 
@@ -327,3 +330,22 @@ def test_a_snapshot_stays_as_it_is_beside_large_commits(db_file: Path) -> None:
     assert [counts for counts in snapshots.result() if len(counts) > 1] == []
     assert {count % rows for counts in snapshots.result() for count in counts} == {0}
     engine.dispose()
+
+
+def test_a_connection_that_is_taken_while_it_is_given_back_stays_counted(db_file: Path) -> None:
+    taken: list[PoolProxiedConnection] = []
+
+    class TakenAtOnce(deque[ConnectionPoolEntry]):
+        def append(self, record: ConnectionPoolEntry) -> None:
+            super().append(record)
+            if not taken:  # another thread is that fast
+                taken.append(pool.connect())
+
+    with DuckDBStorage(db_file, pool_size=2) as storage:
+        pool = storage.engine.pool
+        assert isinstance(pool, StorePool)
+        pool._idle = TakenAtOnce(pool._idle)
+        pool.connect().close()
+        assert pool.checkedout() == 1
+        taken[0].close()
+        assert pool.checkedout() == 0
