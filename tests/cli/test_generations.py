@@ -575,16 +575,24 @@ def test_a_deleted_value_that_looks_like_an_option_is_set_again(run: Run, store:
 
 
 def test_a_checkpoint_moves_only_from_where_it_is_expected(run: Run, store: Path) -> None:
-    assert_refused(run("checkpoint", "set", "a", "2", "--expect", "1"), "checkpoint 'a' is unset, not '1'")
+    assert_refused(
+        run("checkpoint", "set", "a", "2", "--expect", "1"), "checkpoint 'a': expected '1', found no value"
+    )
     assert run("checkpoint", "set", "a", "1", "--expect-none").code == 0
-    assert_refused(run("checkpoint", "set", "a", "2", "--expect-none"), "checkpoint 'a' is '1'")
-    assert_refused(run("checkpoint", "set", "a", "2", "--expect", "0"), "checkpoint 'a' is '1', not '0'")
+    assert_refused(
+        run("checkpoint", "set", "a", "2", "--expect-none"), "checkpoint 'a': expected no value, found '1'"
+    )
+    assert_refused(
+        run("checkpoint", "set", "a", "2", "--expect", "0"), "checkpoint 'a': expected '0', found '1'"
+    )
     assert run("checkpoint", "get", "a").out == "1\n"
     assert run("checkpoint", "set", "a", "2", "--expect", "1").code == 0
     assert run("checkpoint", "get", "a").out == "2\n"
     assert run("checkpoint", "set", "a", "", "--expect", "2").code == 0
     assert run("checkpoint", "set", "a", "3", "--expect", "").code == 0  # the empty text is a value
-    assert_refused(run("checkpoint", "set", "a", "4", "--expect", ""), "checkpoint 'a' is '3', not ''")
+    assert_refused(
+        run("checkpoint", "set", "a", "4", "--expect", ""), "checkpoint 'a': expected '', found '3'"
+    )
     assert run("checkpoint", "get", "a").out == "3\n"
 
 

@@ -384,7 +384,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     (
         "checkpoint set a 1 --expect 2 --db {db}",
         1,
-        "checkpoint 'a' is unset, not '2'",
+        "checkpoint 'a': expected '2', found no value",
     ),
     # stores
     *((f"{command} --db {value}", 1, says) for command in _READERS for value, _, says in _TARGETS),
