@@ -37,7 +37,7 @@ class AsyncStorage(Face, of=Storage):
     """A ``Storage`` in coroutines: same names, same arguments, same contract, for use in one event loop.
 
     It wraps any storage, and calls it on threads of its own. A call that is cancelled while it waits for a
-    thread has not happened; one that is cancelled later goes on in its thread and happens wholly or not at
+    thread has not happened; one that is cancelled later continues in its thread and happens wholly or not at
     all. An iterable is read to its end first, in the calling task.
 
     Use it as an asynchronous context manager, or call ``close()``.
@@ -161,7 +161,7 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
 
     @property
     def config_version(self) -> int:
-        """What a ``LogRecord`` is stamped with."""
+        """The stamp of a ``LogRecord``."""
         return self._wrapped.config_version
 
     async def close(self) -> None:
@@ -176,7 +176,7 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
         self._wrapped.__getstate__()
 
     def stats(self) -> StorageStats:
-        """Return what this storage has done since it was opened: calls, rows, conflicts, checkpoints."""
+        """Return counts since the storage was opened: calls, rows, conflicts, WAL checkpoints."""
         return self._wrapped.stats()
 
     def on_call(self, hook: Callable[[Call], None]) -> None:

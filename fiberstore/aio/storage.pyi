@@ -131,7 +131,7 @@ class AsyncStorage(Face):
     """A ``Storage`` in coroutines: same names, same arguments, same contract, for use in one event loop.
 
     It wraps any storage, and calls it on threads of its own. A call that is cancelled while it waits for a
-    thread has not happened; one that is cancelled later goes on in its thread and happens wholly or not at
+    thread has not happened; one that is cancelled later continues in its thread and happens wholly or not at
     all. An iterable is read to its end first, in the calling task.
 
     Use it as an asynchronous context manager, or call ``close()``.
@@ -947,7 +947,7 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
 
     @property
     def config_version(self) -> int:
-        """What a ``LogRecord`` is stamped with."""
+        """The stamp of a ``LogRecord``."""
 
     async def close(self) -> None:
         """Wait for the calls that run, end half-read streams, and close every connection, for good.
@@ -957,7 +957,7 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
 
     def __getstate__(self) -> NoReturn: ...
     def stats(self) -> StorageStats:
-        """Return what this storage has done since it was opened: calls, rows, conflicts, checkpoints."""
+        """Return counts since the storage was opened: calls, rows, conflicts, WAL checkpoints."""
 
     def on_call(self, hook: Callable[[Call], None]) -> None:
         """Have a hook called after each call and each ``transaction()`` block, in the thread of the call.

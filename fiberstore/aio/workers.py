@@ -26,7 +26,7 @@ class Worker:
         return self._executor.submit(lambda: context.run(work, *args, **kwargs))
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it; if this is cancelled, it goes on."""
+        """Run the work in the thread; it continues if this is cancelled."""
         return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
 
     def stop(self) -> None:
@@ -71,10 +71,10 @@ class Lease:
 
 
 class Threads(Protocol):
-    """Where the calls of a storage or of a transaction run."""
+    """The threads on which the calls of a storage or of a transaction run."""
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it; if this is cancelled, it goes on."""
+        """Run the work in the thread; it continues if this is cancelled."""
 
     async def hold(self, close: Callable[[], None]) -> Lease:
         """Return a worker for a stream, which is closed like this; the caller ends the lease."""

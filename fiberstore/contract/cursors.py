@@ -1,4 +1,4 @@
-"""Cursors: where a page or a tail goes on, as an opaque text.
+"""Cursors: the place at which a page or a tail continues, as an opaque text.
 
 A cursor is bound to its query by a digest of its conditions and its order, and it holds no secret.
 """

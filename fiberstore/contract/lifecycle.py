@@ -46,7 +46,7 @@ class CheckpointMove:
 
 @dataclass(frozen=True, slots=True)
 class Upserted:
-    """What became of fibers that were written over.
+    """Result of an upsert of fibers.
 
     Attributes:
         new: How many were not stored yet.
@@ -59,7 +59,7 @@ class Upserted:
 
 @dataclass(frozen=True, slots=True)
 class BatchCounts:
-    """What a batch has stored.
+    """Numbers of rows that a batch has stored.
 
     Attributes:
         logs: Logs that are new.
@@ -74,7 +74,7 @@ class BatchCounts:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What became of fibers that were merged.
+    """Result of a merge of fibers.
 
     Attributes:
         fibers: How many are no more.
@@ -87,7 +87,7 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What retention has deleted, or with ``dry_run`` would delete.
+    """Rows that retention has deleted, or with ``dry_run`` would delete.
 
     Attributes:
         fibers: Fibers.
@@ -111,7 +111,7 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """What a compaction has done.
+    """Result of a compaction.
 
     Attributes:
         bytes_before: Size of the file before, with its write-ahead log.
@@ -160,7 +160,7 @@ class ConfigVersion:
 
 @dataclass(frozen=True, slots=True)
 class FiberChange:
-    """How fibers of one version and fibers of another, of the same type, hold the same logs.
+    """A difference between the fibers of two versions, of one type, that hold the same logs.
 
     Fibers that are unchanged are left out of the comparison.
 
@@ -182,7 +182,7 @@ class FiberChange:
 
 @dataclass(frozen=True, slots=True)
 class GenerationDiff:
-    """How the fibers of two versions differ.
+    """Differences between the fibers of two versions.
 
     Attributes:
         unchanged: How many old fibers have a new one with exactly the same logs.

@@ -187,7 +187,7 @@ class Storage(LogStorage, FiberStorage, MembershipStorage):
     - Logs and memberships are idempotent: the first write of a key wins and a repeat is a no-op, also within
       one batch.
     - Threads: one storage may be shared by any number of threads. Transactions that conflict are run again;
-      ``ConflictError`` says that this went on for too long.
+      ``ConflictError`` says that they conflicted for too long.
     - What is returned belongs to the caller; changing it changes nothing in the store.
     - Errors are ``StorageError`` and its subclasses (see ``fiberstore.errors``) when the database fails,
       ``ValueError`` and ``TypeError`` when an argument is out of bounds or of the wrong type. After an error

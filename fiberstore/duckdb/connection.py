@@ -96,7 +96,7 @@ class Connection(connection.Connection):
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open, rather than that each statement is one."""
+        """True inside an explicit transaction; False in autocommit mode."""
         return self._begun is not _Begun.NO
 
     def cursor(self) -> "Cursor":
@@ -180,7 +180,7 @@ class Connection(connection.Connection):
             )
 
     def take_lock(self, lock: Lock) -> None:
-        """See ``connections.Connection.take_lock``; what relies on rows waits like what changes them."""
+        # What relies on rows waits like what changes them.
         if lock is not Lock.NOTHING:
             self.lock_changes()
 
@@ -198,7 +198,6 @@ class Connection(connection.Connection):
         self._unread = False
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
-        """See ``connections.Connection.fetch_with_batch``."""
         if (cursor := self._observed(sql, [batch])) is not None:
             rows = [(cursor.rowcount,)] if cursor.rowcount >= 0 else list(cursor.fetchall())
         else:
@@ -232,12 +231,10 @@ class Connection(connection.Connection):
             del fiberstore_arrow_batch
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
-        """See ``connections.Connection.write_with_batch``."""
         with _conflicts():
             return _count(self.fetch_with_batch(sql, batch))
 
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
-        """See ``connections.Connection.insert_new``."""
         names = ", ".join(batch.schema.names)
         insert = f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
         if not self.in_transaction:
@@ -251,11 +248,7 @@ class Connection(connection.Connection):
         return self.write_with_batch(f"{insert} ON CONFLICT DO NOTHING", batch)
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
-        """See ``connections.Connection.fetch_rows``.
-
-        It runs without a cursor. A page read row by row, not from a list, gives Python's garbage collector a
-        fifth less to do.
-        """
+        # Without a cursor, and row by row: a list gives Python's garbage collector a fifth more to do.
         if (cursor := self._observed(sql, values)) is not None:
             return chain.from_iterable(iter(partial(cursor.fetchmany, _ROWS_AT_ONCE), []))
         with self._statement(sql):
@@ -264,7 +257,6 @@ class Connection(connection.Connection):
         return self._unread_rows()
 
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
-        """See ``connections.Connection.write``."""
         with _conflicts():
             if (cursor := self._observed(sql, values)) is not None:
                 return max(int(cursor.rowcount), 0)
@@ -272,7 +264,6 @@ class Connection(connection.Connection):
         return _count(rows) if rows else 0  # DDL has none
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
-        """See ``connections.Connection.stream_rows``."""
         cursor = self._observed(sql, values)
         if cursor is None:
             cursor = self.cursor()
@@ -293,10 +284,7 @@ class Connection(connection.Connection):
     def stream_arrow(
         self, sql: str, values: Sequence[object], batch_rows: int, schema: "pa.Schema"
     ) -> Generator["pa.RecordBatch"]:
-        """See ``connections.Connection.stream_arrow``.
-
-        No other statement runs meanwhile. So in a transaction all rows are fetched first.
-        """
+        # No other statement runs meanwhile. So in a transaction all rows are fetched first.
         del schema
         self._arrow_batch_rows = batch_rows
         try:
@@ -463,7 +451,7 @@ class Connection(connection.Connection):
             self._reader.keep_rest()
 
     def _end_owned(self, *, changed: bool) -> None:
-        """Let others go on; after an interrupt, the pool's rollback or the end of the connection does."""
+        """End the turn and the write; after an interrupt the pool's rollback does, or its own end."""
         if self._appended:
             self._appended = False
             self.appends.note_end()

@@ -22,7 +22,7 @@ _TABLES = sa.func.duckdb_tables().table_valued(
 
 
 def size_of(session: Session) -> StoreSize:
-    """Return it as it was at the last checkpoint."""
+    """Return the size of the store, as of the last WAL checkpoint."""
     path = duckdb_connection(session).database_key
     if path.startswith(IN_MEMORY):
         return StoreSize(0, 0, 0, 0)
@@ -35,7 +35,7 @@ def size_of(session: Session) -> StoreSize:
 
 
 def settle(session: Session) -> None:
-    """Run a checkpoint, which frees what was deleted."""
+    """Run a WAL checkpoint, which frees what was deleted."""
     with suppress(duckdb.TransactionException):  # other transactions are in its way; the next one will do it
         connection_of(session).write("CHECKPOINT")
 

@@ -60,7 +60,7 @@ _SEEN = Prepared[tuple[int, int, int | None, list[int]]](
 
 
 class TransactionArrival(Arrival):
-    """See ``Arrival``.
+    """The order of transactions, by their numbers.
 
     Args:
         arrivals: Name of the table that notes it.
@@ -104,7 +104,7 @@ class TransactionArrival(Arrival):
 
     @contextmanager
     def news(self, session: Session, since: Mark) -> Iterator[News]:
-        """See ``Arrival.news``. What has begun after a transaction that still runs is told after its end."""
+        """Yield what is new; what has begun after a transaction that still runs is told after its end."""
         self._check_noted(session)
         with one_snapshot(session):
             ((first_running, *_),) = _SEEN.rows(session, {})

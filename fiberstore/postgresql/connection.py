@@ -116,17 +116,16 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
 
     @property
     def in_transaction(self) -> bool:
-        """See ``connections.Connection.in_transaction``."""
         return not self.autocommit or self.pgconn.transaction_status != pq.TransactionStatus.IDLE
 
     @property
     def closed(self) -> bool:
-        """Whether it is of no use any more; to a forked child, as the parent goes on with it."""
+        """True if it cannot be used any more; in a forked child, it is the parent's."""
         return super().closed or self._pid != os.getpid()
 
     @property
     def is_lost(self) -> bool:
-        """Whether it is closed, or idle and ended by the server, as far as this end has heard."""
+        """True if it is closed, or idle and ended by the server, as far as this end has heard."""
         # To an idle connection the server says nothing but why it ends it.
         return self.closed or _is_readable(self.pgconn.socket)
 
@@ -151,12 +150,11 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
             raise lost(str(error)) from error
 
     def begin(self, *, only_appends: bool = False) -> None:
-        """See ``connections.Connection.begin``."""
         level = "READ COMMITTED" if only_appends else "REPEATABLE READ"
         self._run(f"BEGIN ISOLATION LEVEL {level}".encode())
 
     def take_lock(self, lock: Lock) -> None:
-        """See ``connections.Connection.take_lock``; PostgreSQL takes the snapshot after it."""
+        # PostgreSQL takes the snapshot after it.
         if lock in _LOCKS:
             self._execute(_LOCKS[lock])
 
@@ -197,7 +195,6 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
             self.rollback()
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
-        """See ``connections.Connection.fetch_rows``."""
         if self.listened_by is not None:
             return iter(self._execute(sql, values).fetchall())
         # A cursor that gets the same object again knows how to make its rows: a fifth of a read by key.
@@ -211,13 +208,12 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
         return iter(rows)
 
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
-        """See ``connections.Connection.write``."""
         written = self._execute(sql, values).written
         self.rows_written += written
         return written
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
-        """See ``connections.Connection.stream_rows``; it is a cursor of the server's."""
+        # It is a cursor of the server's.
         name = f"fiberstore_stream_{next(self._stream_numbers)}"  # a transaction may read several at once
         fetch = f"FETCH {batch_rows} FROM {name}"
         with self._snapshot():
@@ -236,7 +232,6 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
     def stream_arrow(
         self, sql: str, values: Sequence[object], batch_rows: int, schema: "pa.Schema"
     ) -> Generator["pa.RecordBatch"]:
-        """See ``connections.Connection.stream_arrow``."""
         import pyarrow as pa
 
         for rows in self.stream_rows(sql, values, batch_rows):
@@ -254,16 +249,13 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
-        """See ``connections.Connection.fetch_with_batch``."""
         return self._execute(sql, [batch]).fetchall()  # a reader can make no tables
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
-        """See ``connections.Connection.write_with_batch``."""
         with self._given(sql, batch) as (statement, values):
             return self.write(statement, values)
 
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
-        """See ``connections.Connection.insert_new``."""
         if batch.num_rows >= _COPY_ROWS:
             with suppress(psycopg.errors.UniqueViolation), self._savepoint():
                 copied = self._copy(table, batch)

@@ -1,4 +1,4 @@
-"""How the fibers of two config versions hold the same logs."""
+"""Comparison of the fibers of two config versions, by the logs they hold."""
 
 from typing import Any
 

@@ -49,7 +49,7 @@ _BY_TIME = ("oldest", "newest")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What rows are ordered by, before their id.
+    """An order of rows, before their id.
 
     Attributes:
         column: What is compared, and sorted by.
@@ -136,7 +136,6 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         return self._orders[self._order_name]
 
     def page(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[P]:
-        """See ``Logs.page`` and ``Fibers.page``."""
         with self._read("page") as session, self._paging(session, limit, cursor) as page:
             return page
 
@@ -224,13 +223,11 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         return self._keyed_rows(session, self._ordered(statement, backwards=backwards))
 
     def pin(self) -> int:
-        """See ``Logs.pin`` and ``Fibers.pin``."""
         ids = self._select(self._id)
         add = insert(self._pins).from_select([self._id_name], ids).on_conflict_do_nothing()
         return self._change("pin", lambda session: execute_write(session, add))
 
     def unpin(self) -> int:
-        """See ``Logs.unpin`` and ``Fibers.unpin``."""
         remove = sa.delete(self._pins).where(self._pins.c[self._id_name].in_(self._select(self._id)))
         return self._change("unpin", lambda session: execute_write(session, remove))
 

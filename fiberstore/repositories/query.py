@@ -1,4 +1,4 @@
-"""What queries of logs, fibers and memberships have in common: conditions, counts, streams."""
+"""The common part of queries of logs, fibers and memberships: conditions, counts, streams."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -215,7 +215,7 @@ class SqlQuery(Query[R], Generic[R]):
 
     @abstractmethod
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
-        """Return what ``_records`` needs."""
+        """Return the columns that ``_records`` needs."""
 
     @abstractmethod
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:

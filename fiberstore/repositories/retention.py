@@ -34,7 +34,7 @@ from fiberstore.sql.models import MergedFiber, PinnedFiber, PinnedLog
 from fiberstore.sql.prepared import compiled, connection_of
 from fiberstore.sql.sizes import ROW_BYTES, StoreSize
 
-# What is left when it is time to look how much has come free; the estimate may be wrong by as much.
+# Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.
 _MARGIN = 0.1
 _ROWS_AT_ONCE = 2_048
 _MOST_BYTES_IN_MEMORY = 2**20
@@ -64,7 +64,7 @@ def prune(
     max_steps: int | None,
     on_step: Callable[[Pruned], None] | None,
 ) -> Pruned:
-    """See ``LifecycleStorage.prune``.
+    """Delete rows in steps, by the rules of ``LifecycleStorage.prune``.
 
     One statement, ``_going``, says which rows go. A dry run counts them. A run keeps their ids in a ``_Plan``
     and asks the conditions no more.
@@ -87,7 +87,7 @@ def prune(
 
 @dataclass(frozen=True, slots=True)
 class _Gone:
-    """What a step has deleted, or several."""
+    """Rows that one step or several have deleted."""
 
     fibers: int = 0
     memberships: int = 0
@@ -119,14 +119,14 @@ def _size_of(session: Session) -> StoreSize:
 
 
 def _settled_size(session: Session) -> StoreSize:
-    """Return it when the space of deleted rows is known, which takes time."""
+    """Return the size once the space of deleted rows is known, which takes time."""
     connection_of(session).support.settle(session)
     return _size_of(session)
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """What may go; pinned rows may not, nor logs that a stored fiber holds.
+    """Conditions of the rows that may go; pinned rows stay, and logs that a stored fiber holds.
 
     Attributes:
         fibers: Is true of the fibers.
@@ -347,7 +347,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What is in the tables.
+    """Numbers of rows in the tables.
 
     Deleted rows that still take space count as gone, or a small store would be emptied for space that does
     not come.

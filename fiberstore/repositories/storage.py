@@ -82,7 +82,7 @@ class SqlStorage(StoreMethods, LifecycleStorage):
         raise TypeError("a storage cannot be sent to another process; open it there, when it is closed here")
 
     def stats(self) -> StorageStats:
-        """Return what this storage has done since it was opened: calls, rows, conflicts, checkpoints."""
+        """Return counts since the storage was opened: calls, rows, conflicts, WAL checkpoints."""
         return self._telemetry.stats()
 
     def on_call(self, hook: Callable[[Call], None]) -> None:

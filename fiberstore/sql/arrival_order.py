@@ -67,11 +67,11 @@ class Arrival(ABC):
 
     @abstractmethod
     def mark_at(self, session: Session, id_: UUID) -> Mark:
-        """Return the mark of who has seen all up to a row, which is there, and nothing after it."""
+        """Return the watermark just after the row with this id, which must exist."""
 
     @abstractmethod
     def is_new(self, session: Session, since: Mark) -> sa.ColumnElement[bool]:
-        """Return what is true of rows that a snapshot has not seen.
+        """Return a condition that is true of the rows that a snapshot has not seen.
 
         Raises:
             CursorError: What it has seen is not known any more.

@@ -30,7 +30,7 @@ Row: TypeAlias = tuple[Any, ...]
 
 
 class Lock(Enum):
-    """What a transaction keeps others from, until it ends."""
+    """Kinds of changes that a transaction keeps others from, until it ends."""
 
     NOTHING = 0  # it only appends
     DELETES = 1  # it relies on rows that are there
@@ -77,7 +77,7 @@ class Connection(ABC):
     @property
     @abstractmethod
     def in_transaction(self) -> bool:
-        """Whether a transaction is open, rather than that each statement is one."""
+        """True inside an explicit transaction; False in autocommit mode."""
 
     @abstractmethod
     def begin(self, *, only_appends: bool = False) -> None:

@@ -40,7 +40,7 @@ class DurationUs(FunctionElement[int]):
 
 
 class TextBytes(FunctionElement[int]):
-    """How many bytes a text takes in UTF-8."""
+    """Length of a text in UTF-8, in bytes."""
 
     name = "strlen"
     type = sa.BigInteger()
@@ -48,7 +48,7 @@ class TextBytes(FunctionElement[int]):
 
 
 class Contains(FunctionElement[bool]):
-    """Whether the first text has the second in it."""
+    """True if the first text has the second in it."""
 
     name = "contains"
     type = sa.Boolean()
@@ -56,7 +56,7 @@ class Contains(FunctionElement[bool]):
 
 
 class StartsWith(FunctionElement[bool]):
-    """Whether the first text begins with the second."""
+    """True if the first text begins with the second."""
 
     name = "starts_with"
     type = sa.Boolean()
@@ -64,7 +64,7 @@ class StartsWith(FunctionElement[bool]):
 
 
 class RegexpMatches(FunctionElement[bool]):
-    """Whether a pattern of RE2, given as a value, matches somewhere in the text.
+    """True if a pattern of RE2, given as a value, matches somewhere in the text.
 
     Raises:
         ValueError: When it is compiled for PostgreSQL: that cannot say the pattern.
@@ -114,7 +114,7 @@ class JsonElement(FunctionElement[Any]):
 
 
 class JsonExists(JsonElement):
-    """Whether there is such an element."""
+    """True if there is such an element."""
 
     name = "json_exists"
     type = sa.Boolean()

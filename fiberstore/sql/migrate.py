@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 
 class DuckDBImpl(DefaultImpl):
-    """What Alembic must know of DuckDB: DDL is transactional. Upstream gap: Alembic has no DuckDB at all."""
+    """DuckDB for Alembic, which has none of its own: DDL is transactional."""
 
     __dialect__ = "duckdb"
     transactional_ddl = True

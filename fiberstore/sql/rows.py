@@ -22,7 +22,7 @@ FiberRow: TypeAlias = tuple[UUID, str, int, str | None, T, T, bool]
 
 
 def log_columns(logs: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-    """Return what ``to_logs`` needs of ``raw_logs``, or of what has its columns."""
+    """Return the columns that ``to_logs`` needs, of ``raw_logs`` or of what has its columns."""
     columns = logs.c
     return [
         columns.log_id,
@@ -35,7 +35,7 @@ def log_columns(logs: sa.FromClause) -> list[sa.ColumnElement[Any]]:
 
 
 def fiber_columns(fibers: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-    """Return what ``to_fibers`` needs of ``fibers``, or of what has its columns."""
+    """Return the columns that ``to_fibers`` needs, of ``fibers`` or of what has its columns."""
     columns = fibers.c
     return [
         columns.fiber_id,

@@ -8,7 +8,7 @@ ROW_BYTES = 100
 
 @dataclass(frozen=True, slots=True)
 class StoreSize:
-    """What a store takes on disk; zeros in memory.
+    """Size of a store on disk; zeros in memory.
 
     Attributes:
         file_bytes: All of it.

@@ -1,4 +1,4 @@
-"""What the repositories do in another way on each engine."""
+"""The part of the repositories that each engine does in its own way."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

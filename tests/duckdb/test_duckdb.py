@@ -3,7 +3,6 @@
 import copy
 import pickle
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -335,7 +334,7 @@ def test_a_snapshot_stays_as_it_is_beside_large_commits(db_file: Path) -> None:
 def test_a_connection_that_is_taken_while_it_is_given_back_stays_counted(db_file: Path) -> None:
     taken: list[PoolProxiedConnection] = []
 
-    class TakenAtOnce(deque[ConnectionPoolEntry]):
+    class TakenAtOnce(list[ConnectionPoolEntry]):
         def append(self, record: ConnectionPoolEntry) -> None:
             super().append(record)
             if not taken:  # another thread is that fast
