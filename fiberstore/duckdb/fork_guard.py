@@ -48,7 +48,7 @@ class Handle(Protocol):
 # because the garbage collector may close a connection anywhere.
 opening = threading.RLock()
 _let_in = threading.Condition(opening)
-_lock = threading.Lock()
+_lock = threading.RLock()  # of the registry; taken twice for the same reason
 _handles: WeakSet[Handle] = WeakSet()
 _inherited: set[str] = set()
 _closed_off: set[str] = set()

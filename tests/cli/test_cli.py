@@ -283,7 +283,8 @@ def test_one_of_a_thing_is_told_in_the_singular(run: Run, store: Path, db_file: 
 
 def test_imported_logs_get_the_config_version_that_is_given(run: Run, db_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "logs.jsonl"
-    path.write_text('{"timestamp": "2024-02-29T12:00:00Z", "source_id": "web", "raw_text": "GET /"}\n')
+    text = '"log_id": "%s", "timestamp": "2024-02-29T12:00:00Z", "source_id": "web", "raw_text": "GET /"'
+    path.write_text(f"{{{text % UUID(int=1)}}}\n")
     result = run("import", "logs", path, "--db", db_file, "--config-version", "00000000000000ff")
     assert result.out.startswith("1 new log; ")
     with DuckDBStorage(db_file) as storage:

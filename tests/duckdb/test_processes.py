@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, LogRecord, StorageLockedError
+from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.connection import Connection
 from fiberstore.testing.concurrency import together
 from tests.support.factories import NOON, a_fiber, some_logs
@@ -450,3 +451,21 @@ def test_a_forked_child_closes_no_connection_of_its_parent(
         os._exit(len(closed))
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_the_garbage_collector_may_close_a_connection_while_connections_are_looked_up(
+    storage: DuckDBStorage,
+) -> None:
+    pooled = storage.engine.raw_connection()
+    pooled.detach()
+    connection = pooled.dbapi_connection
+    assert connection is not None
+
+    def close_in_the_middle() -> None:
+        with fork_guard._lock:
+            connection.close()
+
+    thread = threading.Thread(target=close_in_the_middle, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
