@@ -127,7 +127,7 @@ def test_damage_to_the_length_of_any_entry_is_refused(files: Files, db_file: Pat
         error = refused(db_file)
         assert error.path == str(log)
         assert f"the entry at byte {position} is damaged, and commits follow it" in str(error)
-        for advice in ("Keep copies", "backup", "last checkpoint", "move"):
+        for advice in ("Keep copies", "backup", "last WAL checkpoint", "move"):
             assert advice in str(error)
 
 
