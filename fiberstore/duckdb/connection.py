@@ -53,7 +53,7 @@ class Connection(connection.Connection):
     Attributes:
         appends: The writes to the database, for who waits for the end of one.
         autocommit: Isolation level AUTOCOMMIT, until it goes back to the pool.
-        file_number: See ``process.Handle``.
+        file_number: See ``fork_guard.Handle``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
             of statements that return rows, which DuckDB does not count.
     """

@@ -97,7 +97,7 @@ class Connection(psycopg.Connection[TupleRow], connection.Connection):
     It is in psycopg's autocommit mode for calls of a storage, and not for SQLAlchemy's sessions.
 
     Attributes:
-        rows_written: See ``connections.Connection``; also by the statements of sessions.
+        rows_written: See ``sql.connection.Connection``; also by the statements of sessions.
     """
 
     engine_name: ClassVar[str] = "postgresql"

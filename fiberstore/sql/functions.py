@@ -89,7 +89,7 @@ class Quotient(FunctionElement[int]):
 
 
 class NobodyChanges(FunctionElement[bool]):
-    """True, once nobody holds ``connections.Lock.CHANGES``: for a statement that changes rows by itself.
+    """True, once nobody holds ``Lock.CHANGES``: for a statement that changes rows by itself.
 
     DuckDB's connection has waited for that before.
     """

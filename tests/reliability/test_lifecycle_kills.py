@@ -227,7 +227,7 @@ def test_a_call_that_is_killed_has_happened_wholly_or_not_at_all(
         others = [
             file for file in folder.iterdir() if not file.name.startswith((path.name, "rescued.duckdb"))
         ]
-        assert all(re.fullmatch(r"\.[0-9a-f]+\.partial(\.wal)?", file.name) for file in others), others
+        assert all(re.fullmatch(r"\.fiberstore-[0-9a-f]{32}\.partial", file.name) for file in others), others
         shutil.rmtree(folder)
     assert last_words[0] == "begin", last_words  # it was in the call
 
