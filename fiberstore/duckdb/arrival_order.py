@@ -3,7 +3,7 @@
 A row that is stored later has a larger ``rowid``, also one that is changed in an indexed column, for then
 DuckDB deletes it and appends it again. A backup closes the gaps that deleted rows leave, which keeps the
 order. So a place in it is known by the id of the last row before it and its ``rowid`` then, as long as that
-row is there. A snapshot that sees a row sees all before it (see ``fiberstore.duckdb.inflight_writes``).
+row is there. A snapshot that sees a row sees all before it (see ``fiberstore.duckdb.write_signal``).
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class RowidArrival(Arrival):
 
     @contextmanager
     def news(self, session: Session, since: Mark) -> Iterator[News]:
-        written = duckdb_connection(session).appends.listen()
+        written = duckdb_connection(session).write_signal.listen()
         with one_snapshot(session):
             after = self._rowid_of(session, since)
             mark = self._mark(session, after)

@@ -239,7 +239,7 @@ def _replace(connection: Connection, path: Path, new: Path, old: Path) -> Compac
 
 
 def _retire(connection: Connection, old: Path) -> None:
-    """See that nobody uses the old file, in this process or another."""
+    """Make the old file unusable, in this process and in others."""
     _write_magic(old, bytes(len(_MAGIC)))
     with translate_errors():
         cursor = connection.cursor()

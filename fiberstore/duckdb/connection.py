@@ -20,10 +20,10 @@ from sqlalchemy.engine import Dialect
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.change_lock import ChangeLock, Turn, changes_rows
 from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
-from fiberstore.duckdb.inflight_writes import Appends, appends_rows
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
 from fiberstore.duckdb.shadows import may_shadow, place, undo_shadows
 from fiberstore.duckdb.support import SUPPORT
+from fiberstore.duckdb.write_signal import WriteSignal, appends_rows
 from fiberstore.errors import ConflictError
 from fiberstore.sql import connection
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
@@ -51,7 +51,7 @@ class Connection(connection.Connection):
     Without ``begin()`` every statement is a transaction of its own.
 
     Attributes:
-        appends: The writes to the database, for who waits for the end of one.
+        write_signal: Tells tails that a write has ended.
         autocommit: Isolation level AUTOCOMMIT, until it goes back to the pool.
         file_number: See ``fork_guard.Handle``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
@@ -78,7 +78,7 @@ class Connection(connection.Connection):
         self._view = None if scans_variables else f"fiberstore_{uuid4().hex}"
         self._home = place(raw.execute)
         self._statements: dict[str, duckdb.Statement] = {}
-        self.appends = Appends.of(database)
+        self.write_signal = WriteSignal.of(database)
         self._change_lock = ChangeLock.of(database)
         self._turn: Turn | None = None
         self._changes_at_snapshot = 0
@@ -454,7 +454,7 @@ class Connection(connection.Connection):
         """End the turn and the write; after an interrupt the pool's rollback does, or its own end."""
         if self._appended:
             self._appended = False
-            self.appends.note_end()
+            self.write_signal.note_end()
         self._end_turn(changed=changed)
 
     def _end_turn(self, *, changed: bool) -> None:

@@ -156,7 +156,7 @@ def is_inherited(database: str) -> bool:
 
 
 def keep_forever(value: object) -> None:
-    """See that the value is never destroyed, not even when the interpreter ends."""
+    """Keep a value from being destroyed, even when the interpreter ends."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 

@@ -45,9 +45,8 @@ class SqlStorage(StoreMethods, LifecycleStorage):
     def __init__(self, engine: sa.Engine, config_version: int, telemetry: Telemetry) -> None:
         self.engine = engine
         self.config_version = config_version
-        engine.dialect.__dict__["config_version"] = (
-            config_version  # for repositories on sessions of the engine
-        )
+        # For repositories on sessions of the engine.
+        engine.dialect.__dict__["config_version"] = config_version
         self._telemetry = telemetry
         self._sessions = CallSessions(self._connect, telemetry, config_version)
 

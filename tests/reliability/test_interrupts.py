@@ -25,7 +25,7 @@ Call = Callable[[DuckDBStorage, int], object]
 Scope = Callable[[CodeType], bool]
 
 _OURS = Path(fiberstore.__file__).parent
-_OWNERS = ("change_lock", "inflight_writes", "compact", "storage", "connection")
+_OWNERS = ("change_lock", "write_signal", "compact", "storage", "connection")
 _GUARDS = {
     str(_OURS / file)
     for file in (

@@ -1,4 +1,4 @@
-"""``Appends``: tells tails that a write of this process has ended.
+"""``WriteSignal``: tells tails that a write of this process has ended.
 
 Tails and pages go by the order in which rows arrive, ``rowid``. From DuckDB 2.0.1 on, a commit appends its
 rows and becomes visible under one lock, so a snapshot that sees a row sees all rows before it. Earlier
@@ -31,24 +31,24 @@ def _appends_rows(sql: str) -> bool:
     return _APPENDS.search(sql) is not None
 
 
-class Appends:
-    """The writes to one database, from all connections of this process."""
+class WriteSignal:
+    """The ends of writes to one database, from all connections of this process."""
 
-    _by_database: ClassVar[WeakValueDictionary[str, "Appends"]] = WeakValueDictionary()
+    _by_database: ClassVar[WeakValueDictionary[str, "WriteSignal"]] = WeakValueDictionary()
     _registry_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
         self._listeners = Registry[SimpleQueue[None]]()
 
     @classmethod
-    def of(cls, database: str) -> "Appends":
-        """Return the counter that all connections of this process to one database share."""
+    def of(cls, database: str) -> "WriteSignal":
+        """Return the signal that all connections of this process to one database share."""
         key = database_key(database)
         with cls._registry_lock:
-            appends = cls._by_database.get(key)
-            if appends is None:
-                appends = cls._by_database[key] = Appends()
-            return appends
+            signal = cls._by_database.get(key)
+            if signal is None:
+                signal = cls._by_database[key] = WriteSignal()
+            return signal
 
     @classmethod
     def forget_all(cls) -> None:
@@ -69,4 +69,4 @@ class Appends:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=Appends.forget_all)
+    os.register_at_fork(after_in_child=WriteSignal.forget_all)
