@@ -136,37 +136,32 @@ class DuckDBStorage(SqlStorage):
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
-        with self._calls.running():
-            with translate_errors():
-                bound = sa.Connection(self.engine, self._take(changes=True))
-            with bound:
-                yield bound
+        with self._calls.running(), self._take(changes=True) as bound:
+            yield bound
 
     @contextmanager
     def _connect(self, lock: Lock = Lock.NOTHING) -> Iterator[sa.Connection]:
-        with self._calls.running():
-            with translate_errors():
-                pooled = self._take(changes=lock is not Lock.NOTHING)
-                cast("Connection", pooled.dbapi_connection).autocommit = True
-                bound = sa.Connection(self.engine, pooled)
-            with bound:
-                yield bound
+        with self._calls.running(), self._take(changes=lock is not Lock.NOTHING) as bound:
+            cast("Connection", bound.connection.dbapi_connection).autocommit = True
+            yield bound
 
-    def _take(self, *, changes: bool) -> sa.PoolProxiedConnection:
+    def _take(self, *, changes: bool) -> sa.Connection:
         """Take a connection, which has the ``ChangeLock`` until its transaction ends if it changes rows.
 
         One waits for the lock before taking a connection, so that those who wait leave the pool to others.
         """
-        if not changes:
-            return self.engine.raw_connection()
-        turn = ChangeLock.of(self.engine.url.database or "").acquire()
-        try:
-            pooled = self._change_pool.connect()
-            cast("Connection", pooled.dbapi_connection).take_over(turn)
-        except BaseException:
-            turn.end(changed=False)
-            raise
-        return pooled
+        with translate_errors():
+            if not changes:
+                return sa.Connection(self.engine, self.engine.raw_connection())
+            turn = ChangeLock.of(self.engine.url.database or "").acquire()
+            try:
+                pooled = self._change_pool.connect()
+                cast("Connection", pooled.dbapi_connection).take_over(turn)
+                # Here, too, the traceback of an interrupt would hold the lock.
+                return sa.Connection(self.engine, pooled)
+            except BaseException:
+                turn.end(changed=False)
+                raise
 
 
 class AsyncDuckDBStorage(AsyncSqlStorage):

@@ -140,18 +140,17 @@ class Caller:
     def run(self, call: str) -> None:
         turns = itertools.count(1)
         while True:
-            try:
+            with suppress(KeyboardInterrupt):  # which drops the traceback, and what it owns
                 while True:
                     self._calls[call]()
                     self._step()
-            except KeyboardInterrupt:
-                turn = next(turns)
-                report("cut", turn)
-                for storage in (self._storage, self._copy):
-                    changed = self._others.submit(storage.checkpoints.set, "turn", str(turn))
-                    changed.result(LOCK_TIMEOUT_S / 2)
-                faulthandler.dump_traceback_later(HANGS_S)
-                report("checked", turn)
+            turn = next(turns)
+            report("cut", turn)
+            for storage in (self._storage, self._copy):
+                changed = self._others.submit(storage.checkpoints.set, "turn", str(turn))
+                changed.result(LOCK_TIMEOUT_S / 2)
+            faulthandler.dump_traceback_later(HANGS_S)
+            report("checked", turn)
 
     def _step(self) -> None:
         report("begin", "step", self._lane, self._number)
