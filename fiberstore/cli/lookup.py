@@ -137,7 +137,8 @@ def find_fibers(storage: SqlStorage, chosen: Condition[FiberRecord]) -> Iterator
     page = query.summaries()
     if not page.items:
         raise StorageError(
-            f"no fiber has {chosen!r}; fiberstore keys lists names, fiberstore keys NAME values"
+            f"there is no fiber with {chosen!r}; fiberstore keys lists the names of keys, and "
+            "fiberstore keys NAME the values"
         )
     yield from page.items
     while page.next is not None:
