@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fiberstore.contract.queries import Fibers
-from fiberstore.ingest.correlate import Correlator
+from fiberstore.ingest._old import Correlator
 from fiberstore.ingest.reader import read_sources
 from fiberstore.ingest.rules import Rules
 from fiberstore.records import LogRecord

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CursorError, DatabaseError
-from fiberstore.ingest.correlate import Correlator
+from fiberstore.ingest._old import Correlator
 from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS, join
 from fiberstore.ingest.rules import Rules
 from fiberstore.records import StoredLog
