@@ -18,12 +18,14 @@ from fiberstore.sql.functions import (
     JsonKeys,
     JsonText,
     JsonType,
+    KeyHash,
     NobodyChanges,
     Quotient,
     RegexpMatches,
     StartsWith,
     arguments_of,
     compiles_for,
+    key_text,
 )
 
 
@@ -47,6 +49,14 @@ def _regexp_matches(element: RegexpMatches) -> sa.ColumnElement[bool]:
 def _quotient(element: Quotient) -> sa.ColumnElement[int]:
     number, divisor = arguments_of(element)
     return number.op("//")(divisor)
+
+
+@compiles_for("duckdb", KeyHash)
+def _key_hash(element: KeyHash) -> sa.ColumnElement[int]:
+    digits: sa.ColumnElement[str] = sa.literal_column("'0x'") + sa.func.substr(
+        sa.func.md5(key_text(element)), sa.literal_column("1"), sa.literal_column("15"), type_=sa.String()
+    )
+    return sa.cast(digits, sa.BigInteger)
 
 
 @compiles_for("duckdb", NobodyChanges)

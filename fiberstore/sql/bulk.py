@@ -9,8 +9,10 @@ first. SQL here is text, because the Arrow batch is no table to SQLAlchemy; it n
 holds no values.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -18,22 +20,27 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic import JsonValue
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
 
 from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.contract.lifecycle import Merged
 from fiberstore.json_text import dump_json
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.sql.connection import ARROW_TABLE, Row
+from fiberstore.sql.functions import KeyHash
+from fiberstore.sql.models import stored_time
 from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.rows import to_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa  # takes longer to import than all the rest, so each function that needs it does
 
-R = TypeVar("R", LogRecord, FiberRecord, FiberMembership)
+R = TypeVar("R", LogRecord, FiberRecord, FiberMembership, FiberKey)
 T = TypeVar("T")
 Columns: TypeAlias = "dict[str, pa.Array]"
 
+_NO_LINE = 2**128  # after every log id
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = datetime.min.replace(tzinfo=UTC) - _EPOCH
 _LAST = datetime.max.replace(tzinfo=UTC) - _EPOCH
@@ -114,6 +121,96 @@ def update_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
     if found < len(fibers):
         found += update(f"fiber_type = batch.fiber_type, {changes}", "fibers.fiber_type <> batch.fiber_type")
     return found
+
+
+# A key begins where its earliest known line is; of equal times, a line that is known comes first.
+_EARLIER = (
+    "({0}.first_timestamp < {1}.first_timestamp OR {0}.first_timestamp = {1}.first_timestamp "
+    "AND {0}.first_log_id < coalesce({1}.first_log_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))"
+)
+_SAME_KEY = (
+    "fiber_keys.fiber_id = batch.fiber_id AND fiber_keys.hash = batch.hash "
+    "AND fiber_keys.name = batch.name AND fiber_keys.value = batch.value"
+)
+
+
+def insert_keys(session: Session, keys: Sequence[FiberKey]) -> int:
+    """Insert the keys that their fibers do not have yet; of the others, the earlier beginning stays.
+
+    The transaction holds ``Lock.CHANGES``: nothing else keeps two of them from inserting one key.
+
+    Returns:
+        How many are new.
+    """
+    fiber_ids, names, values = (
+        _integers(_values(keys, "fiber_id")),
+        _values(keys, "name"),
+        _values(keys, "value"),
+    )
+    same = list(zip(fiber_ids, names, values, strict=True))
+    if len(set(same)) < len(same):
+        first: dict[object, FiberKey] = {}
+        for key, identity in zip(keys, same, strict=True):
+            if identity not in first or _beginning(key) < _beginning(first[identity]):
+                first[identity] = key
+        return insert_keys(session, list(first.values()))
+    columns = {
+        "fiber_id": _uuids(fiber_ids),
+        "name": _texts(names),
+        "value": _texts(values),
+        "first_timestamp": _timestamps(_values(keys, "first_timestamp")),
+        "first_log_id": _optional_uuids(_values(keys, "first_log_id")),
+        "starts": _booleans(_values(keys, "starts")),
+    }
+    hashed = f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE}) AS batch"
+    inserted = _write(
+        session,
+        "INSERT INTO fiber_keys (fiber_id, name, value, hash, first_timestamp, first_log_id, starts) "
+        "SELECT fiber_id, name, value, hash, first_timestamp, first_log_id, starts "
+        f"FROM {hashed} WHERE NOT EXISTS (SELECT 1 FROM fiber_keys WHERE {_SAME_KEY})",
+        columns,
+    )
+    if inserted < len(keys):
+        _write(
+            session,
+            "UPDATE fiber_keys SET first_timestamp = batch.first_timestamp, "
+            "first_log_id = batch.first_log_id, starts = batch.starts "
+            f"FROM {hashed} WHERE {_SAME_KEY} AND {_EARLIER.format('batch', 'fiber_keys')}",
+            columns,
+        )
+    return inserted
+
+
+def keys_of(session: Session, fiber_ids: Collection[UUID]) -> list[FiberKey]:
+    """Return the keys of these fibers, by ``(fiber_id, first_timestamp, first_log_id, name, value)``."""
+    rows = _rows(
+        session,
+        "SELECT k.fiber_id, k.name, k.value, k.first_timestamp, k.first_log_id, k.starts "
+        f"FROM fiber_keys AS k JOIN {ARROW_TABLE} AS batch ON k.fiber_id = batch.fiber_id",
+        {"fiber_id": _uuids(_integers(fiber_ids))},
+    )
+    keys = to_keys(rows, stored_time)
+    return sorted(keys, key=lambda key: (key.fiber_id, *_beginning(key), key.name, key.value))
+
+
+def delete_keys(session: Session, fiber_ids: Collection[UUID]) -> int:
+    """Delete the keys of these fibers. Return how many there were."""
+    sql = f"DELETE FROM fiber_keys WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})"
+    return _write(session, sql, {"fiber_id": _uuids(_integers(fiber_ids))})
+
+
+def _beginning(key: FiberKey) -> tuple[datetime, int]:
+    return key.first_timestamp, _NO_LINE if key.first_log_id is None else key.first_log_id.int
+
+
+def _key_hash(session: Session) -> str:
+    """Return the SQL of the hash of columns ``name`` and ``value``."""
+    return _key_hash_in(connection_of(session).statement_dialect)
+
+
+@cache
+def _key_hash_in(dialect: Dialect) -> str:
+    return str(KeyHash(sa.column("name", sa.String), sa.column("value", sa.String)).compile(dialect=dialect))
 
 
 def versions_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, int]:
@@ -297,6 +394,17 @@ def _integers(ids: Collection[UUID]) -> list[int]:
 
 def _uuids(ids: Collection[int]) -> "pa.Array":
     return _joined_uuids(b"".join([id_.to_bytes(16, "big") for id_ in ids]))
+
+
+def _optional_uuids(ids: Sequence[UUID | None]) -> "pa.Array":
+    import pyarrow as pa
+
+    known = _uuids(_integers([id_ for id_ in ids if id_ is not None]))
+    if len(known) == len(ids):
+        return known
+    places = itertools.count()
+    indices = pa.array([None if id_ is None else next(places) for id_ in ids], pa.int64())
+    return pa.ExtensionArray.from_storage(pa.uuid(), known.storage.take(indices))
 
 
 def _joined_uuids(ids: bytes) -> "pa.Array":

@@ -47,6 +47,14 @@ class TextBytes(FunctionElement[int]):
     inherit_cache = True
 
 
+class KeyHash(FunctionElement[int]):
+    """``ids.key_hash`` of a name and a value."""
+
+    name = "key_hash"
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
 class Contains(FunctionElement[bool]):
     """True if the first text has the second in it."""
 
@@ -188,6 +196,12 @@ def array_of(column: sa.ColumnElement[T]) -> sa.ColumnElement[Any]:
 
 
 Expression = Callable[[Any], sa.ColumnElement[Any]]
+
+
+def key_text(element: KeyHash) -> sa.ColumnElement[str]:
+    """Return the text whose hash ``KeyHash`` is, as ``ids.key_hash`` joins it."""
+    name, value = list(element.clauses)
+    return sa.cast(TextBytes(name), sa.String) + sa.literal_column("':'") + name + value
 
 
 def compiles_for(engine: str, *kinds: type[FunctionElement[Any]]) -> Callable[[Expression], Expression]:
