@@ -20,16 +20,14 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeAlias
 from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from fiberstore.ids import stable_fiber_id
+from fiberstore.ingest.occurrences import Key, Occurrence, PatternSearch
 from fiberstore.ingest.rules import FiberType, Rules
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord
-
-_Key: TypeAlias = tuple[str, str]
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _ATTRIBUTES = TypeAdapter(dict[str, list[str]])
@@ -70,36 +68,31 @@ class Correlator:
         self._config_version = rules.config_version
         self._log_time = log_time
         self._types = {name: _OpenFibers(name, rule) for name, rule in rules.fibers.items()}
-        self._by_source = {
-            source: [
-                (self._types[name], patterns)
-                for name, rule in rules.fibers.items()
-                if (patterns := [pattern for pattern in rule.patterns if pattern.source == source])
-            ]
-            for source in rules.sources
-        }
+        self._search = PatternSearch(rules)
         self._joined: list[tuple[UUID, _Fiber]] = []
         for record in open_fibers:
             self._restore(record)
 
     def skip(self, log: LogRecord) -> None:
         """Take note of a line that an earlier run put into a fiber: only log time moves, no fiber changes."""
-        if log.timestamp > self._log_time and self._search(log):
+        if log.timestamp > self._log_time and self._search.find(log.source_id, log.raw_text):
             self._log_time = log.timestamp
 
     def add(self, log: LogRecord) -> None:
         """Join a line to the fibers it belongs to, and close those that are over."""
-        found = self._search(log)
+        found = self._search.find(log.source_id, log.raw_text)
         if found and log.timestamp > self._log_time:
             self._log_time = log.timestamp
             for fibers in self._types.values():
                 fibers.expire(log.timestamp)
-        for fibers, keys, is_last in found:
-            fiber = fibers.find(keys, log.timestamp) or fibers.begin(log, self._config_version)
-            fibers.join(fiber, keys, log.timestamp)
-            if is_last:
-                fibers.close(fiber)
-            self._joined.append((log.log_id, fiber))
+        for name, occurrence in found:
+            if occurrence.start:
+                self._types[name].end(occurrence.keys)
+        joined = [(name, occurrence, self._join(log, name, occurrence)) for name, occurrence in found]
+        for name, occurrence, fiber in joined:
+            survivor = fiber.survivor()
+            if occurrence.close and not survivor.closed:
+                self._types[name].close(survivor)
 
     def drain(self) -> Changes:
         """Return the changes since the last call, once."""
@@ -121,20 +114,13 @@ class Correlator:
         self._joined.clear()
         return changes
 
-    def _search(self, log: LogRecord) -> list[tuple["_OpenFibers", dict[_Key, None], bool]]:
-        """Return the types that the line joins, each with its keys, and whether it is its fiber's last."""
-        found = []
-        for fibers, patterns in self._by_source.get(log.source_id, ()):
-            keys: dict[_Key, None] = {}
-            is_last = False
-            for pattern in patterns:
-                match = pattern.regex.search(log.raw_text)
-                if match:
-                    keys.update((key, None) for key in match.groupdict().items() if key[1])
-                    is_last = is_last or pattern.close
-            if keys:
-                found.append((fibers, keys, is_last))
-        return found
+    def _join(self, log: LogRecord, name: str, occurrence: Occurrence) -> "_Fiber":
+        fibers = self._types[name]
+        keys = dict.fromkeys(occurrence.keys)
+        fiber = fibers.find(keys, log.timestamp) or fibers.begin(log, self._config_version, occurrence.match)
+        fibers.join(fiber, keys, log.timestamp)
+        self._joined.append((log.log_id, fiber))
+        return fiber
 
     def _restore(self, record: FiberRecord) -> None:
         if record.closed:
@@ -144,7 +130,7 @@ class Correlator:
             attributes = _ATTRIBUTES.validate_python(record.attributes, strict=True)
         except ValidationError:
             attributes = {}
-        keys: dict[_Key, None] = {(name, text): None for name, texts in attributes.items() for text in texts}
+        keys = {Key(name, text): None for name, texts in attributes.items() for text in texts}
         if fibers is None or not keys or record.config_version != self._config_version:
             raise ValueError(
                 f"fiber {record.fiber_id} of type {record.fiber_type!r} and config_version "
@@ -158,7 +144,7 @@ class _Fiber:
     fiber_id: UUID
     first_activity: datetime
     last_activity: datetime
-    keys: dict[_Key, None]
+    keys: dict[Key, None]
     closed: bool = False
     stored: bool = False
     merged_into: "_Fiber | None" = None
@@ -196,7 +182,7 @@ class _OpenFibers:
         self.changed: dict[UUID, _Fiber] = {}
         self._max_gap = rule.max_gap
         self._by_id: dict[UUID, _Fiber] = {}
-        self._by_key: dict[_Key, _Fiber] = {}
+        self._by_key: dict[Key, _Fiber] = {}
         self._waiting: list[tuple[datetime, UUID]] = []
 
     def open(self, fiber: _Fiber) -> None:
@@ -205,13 +191,13 @@ class _OpenFibers:
         if self._max_gap is not None:
             heapq.heappush(self._waiting, (fiber.last_activity, fiber.fiber_id))
 
-    def begin(self, log: LogRecord, config_version: int) -> _Fiber:
-        fiber_id = stable_fiber_id(self.name, config_version, log.log_id)
+    def begin(self, log: LogRecord, config_version: int, match: int) -> _Fiber:
+        fiber_id = stable_fiber_id(self.name, config_version, log.log_id, match)
         fiber = _Fiber(fiber_id, log.timestamp, log.timestamp, {})
         self.open(fiber)
         return fiber
 
-    def find(self, keys: dict[_Key, None], timestamp: datetime) -> _Fiber | None:
+    def find(self, keys: dict[Key, None], timestamp: datetime) -> _Fiber | None:
         """Return the fiber that has one of the keys; several become one, those that are over are closed."""
         found = dict.fromkeys(self._by_key[key] for key in keys if key in self._by_key)
         for fiber in found:
@@ -225,7 +211,7 @@ class _OpenFibers:
             self._merge(fiber, alive[0])
         return alive[0] if alive else None
 
-    def join(self, fiber: _Fiber, keys: dict[_Key, None], timestamp: datetime) -> None:
+    def join(self, fiber: _Fiber, keys: dict[Key, None], timestamp: datetime) -> None:
         if not fiber.first_activity <= timestamp <= fiber.last_activity:
             fiber.first_activity = min(fiber.first_activity, timestamp)
             fiber.last_activity = max(fiber.last_activity, timestamp)
@@ -241,6 +227,10 @@ class _OpenFibers:
         del self._by_id[fiber.fiber_id]
         for key in fiber.keys:
             del self._by_key[key]
+
+    def end(self, keys: Iterable[Key]) -> None:
+        for fiber in dict.fromkeys(self._by_key[key] for key in keys if key in self._by_key):
+            self.close(fiber)
 
     def expire(self, log_time: datetime) -> None:
         while self._waiting and self._is_over(self._waiting[0][0], log_time):

@@ -25,7 +25,7 @@ VERSION = 2**63 + 1
 
 
 def pattern(source: str, regex: str, *, close: bool = False) -> Pattern:
-    return Pattern(source=source, regex=re.compile(regex), close=close)
+    return Pattern(source=(source,), regex=re.compile(regex), close=close)
 
 
 def rules(**types: tuple[int | None, list[Pattern]]) -> Rules:
@@ -326,7 +326,7 @@ def reference(lines: list[LogRecord]) -> list[Plain]:
             name: [
                 (pattern.close, match.groupdict())
                 for pattern in rule.patterns
-                if pattern.source == log.source_id and (match := pattern.regex.search(log.raw_text))
+                if pattern.reads(log.source_id) and (match := pattern.regex.search(log.raw_text))
             ]
             for name, rule in RULES.fibers.items()
         }
@@ -482,7 +482,9 @@ def loghub(tmp_path: Path, text: str) -> tuple[list[LogRecord], Store, Path]:
     path.write_text(text.format(folder=LOGHUB.as_posix()))
     real = load_rules(path)
     lines = list(read_sources(real))
-    return lines, correlate(real, lines), real.sources["log"].path
+    log_path = real.sources["log"].path
+    assert log_path is not None
+    return lines, correlate(real, lines), log_path
 
 
 def shell(command: str, path: Path) -> list[str]:
