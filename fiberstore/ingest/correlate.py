@@ -19,7 +19,7 @@ in a store; they may be skipped or added again.
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -92,7 +92,7 @@ class Correlator:
         for name, occurrence, fiber in joined:
             survivor = fiber.survivor()
             if occurrence.close and not survivor.closed:
-                self._types[name].close(survivor)
+                self._types[name].finish(survivor, log.timestamp, occurrence.close_grace)
 
     def drain(self) -> Changes:
         """Return the changes since the last call, once."""
@@ -146,6 +146,7 @@ class _Fiber:
     last_activity: datetime
     keys: dict[Key, None]
     closed: bool = False
+    end: datetime | None = None
     stored: bool = False
     merged_into: "_Fiber | None" = None
 
@@ -166,7 +167,7 @@ class _Fiber:
             attributes={**attributes},
             first_activity=self.first_activity,
             last_activity=self.last_activity,
-            closed=self.closed,
+            closed=self.closed or self.end is not None,
         )
 
 
@@ -201,7 +202,7 @@ class _OpenFibers:
         """Return the fiber that has one of the keys; several become one, those that are over are closed."""
         found = dict.fromkeys(self._by_key[key] for key in keys if key in self._by_key)
         for fiber in found:
-            if self._is_over(fiber.last_activity, timestamp):
+            if self._is_over(fiber.last_activity, timestamp) or (fiber.end and timestamp > fiber.end):
                 self.close(fiber)
         alive = sorted(
             (fiber for fiber in found if not fiber.closed),
@@ -219,6 +220,13 @@ class _OpenFibers:
         if not keys.keys() <= fiber.keys.keys():
             fiber.keys.update(keys)
             self._by_key.update(dict.fromkeys(keys, fiber))
+            self.changed[fiber.fiber_id] = fiber
+
+    def finish(self, fiber: _Fiber, timestamp: datetime, grace: timedelta | None) -> None:
+        if grace is None:
+            self.close(fiber)
+        else:
+            fiber.end = min(fiber.end or timestamp + grace, timestamp + grace)
             self.changed[fiber.fiber_id] = fiber
 
     def close(self, fiber: _Fiber) -> None:
@@ -252,3 +260,4 @@ class _OpenFibers:
         self.changed[loser.fiber_id] = loser
         self.join(survivor, loser.keys, loser.first_activity)
         self.join(survivor, {}, loser.last_activity)
+        survivor.end = min(filter(None, (survivor.end, loser.end)), default=None)
