@@ -6,7 +6,7 @@
 from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS, IngestReport, ingest
 from fiberstore.ingest.reader import IngestError, read_source, read_sources
 from fiberstore.ingest.reprocess import ReprocessReport, reprocess
-from fiberstore.ingest.rules import Rules, RulesError, load_rules
+from fiberstore.ingest.rules import Rules, RulesError, load_rules, parse_rules
 
 __all__ = [
     "DEFAULT_BATCH_ROWS",
@@ -17,6 +17,7 @@ __all__ = [
     "RulesError",
     "ingest",
     "load_rules",
+    "parse_rules",
     "read_source",
     "read_sources",
     "reprocess",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fiberstore.contract.queries import Fibers
 from fiberstore.ingest._old import Correlator
 from fiberstore.ingest.reader import read_sources
-from fiberstore.ingest.rules import Rules
+from fiberstore.ingest.rules import Rules, require_files
 from fiberstore.records import LogRecord
 from fiberstore.repositories import LogRepository
 from fiberstore.repositories.storage import SqlStorage, Transaction
@@ -71,11 +71,13 @@ def ingest(
         What was done in all.
 
     Raises:
+        RulesError: The rules name no file for a source; nothing was read.
         IngestError: A file cannot be read by its rules. Batches before that stay stored.
         StorageError: The store failed. Batches before that stay stored.
     """
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+    require_files(rules)
     with storage.transaction() as transaction:
         correlator = Correlator(rules, transaction.fibers.query_open(rules.config_version))
     report = IngestReport()

@@ -529,9 +529,9 @@ def test_the_files_are_not_needed(
         load_rules(rules_file)
     reprocess(storage, load_rules(rules_file, check_files=False))
     rules_file.write_text(RULES.replace('path = "web.log"\n', ""))
-    with pytest.raises(RulesError, match=r"sources.web.path: missing"):
-        load_rules(rules_file)
     rules = load_rules(rules_file, check_files=False)
+    with pytest.raises(RulesError, match=r"sources.web.path: missing"):
+        ingest(storage, rules)
     reprocess(storage, rules)
     assert storage.fibers.where(Fibers.c.config_version == rules.config_version).count() > 0
 
