@@ -75,8 +75,9 @@ class FiberChange:
         fiber: The fiber as it is now.
         is_new: No fiber of this id is stored.
         attributes: Its attributes; None if they are stored.
-        keys: Keys that are not stored with it, or with another first line.
-        keys_gone: Keys that are stored with it or with fibers merged into it, and are none of its own any more.
+        keys_new: Keys that are stored neither with it nor with fibers merged into it.
+        keys_moved: Keys that are stored so, with another first line.
+        keys_gone: Keys that are stored so, and are none of its own any more.
         is_end_new: Its end is not the stored one, or those of fibers merged into it are to be deleted.
     """
 
@@ -84,7 +85,8 @@ class FiberChange:
     fiber: SweptFiber
     is_new: bool
     attributes: dict[str, JsonValue] | None
-    keys: dict[Key, First]
+    keys_new: dict[Key, First]
+    keys_moved: dict[Key, First]
     keys_gone: list[Key]
     is_end_new: bool
 
@@ -329,17 +331,20 @@ def _change(fiber_id: UUID, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> 
             if key not in before or first.position < before[key].position:
                 before[key] = first
     known = all(part.is_known for part in parts)
-    keys = (
-        {key: first for key, first in fiber.keys.items() if before.get(key) != first} if known else fiber.keys
-    )
+    new, moved = {}, {}
+    for key, first in fiber.keys.items():
+        if (stored := before.get(key)) is None:
+            new[key] = first
+        elif stored != first or not known:
+            moved[key] = first
     gone = [key for key in before if key not in fiber.keys]
     attributes = None
-    if keys or gone or len(parts) != 1 or any(line.attributes for line in fiber.lines):
+    if new or moved or gone or len(parts) != 1 or any(line.attributes for line in fiber.lines):
         attributes = _attributes(fiber, parts)
         if parts and parts[0].attributes == attributes:
             attributes = None
     is_end_new = fiber.end is not None if not parts else {part.end for part in parts} != {fiber.end}
-    return FiberChange(fiber_id, fiber, not parts, attributes, keys, gone, is_end_new)
+    return FiberChange(fiber_id, fiber, not parts, attributes, new, moved, gone, is_end_new)
 
 
 def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, JsonValue]:

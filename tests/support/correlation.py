@@ -201,7 +201,10 @@ class MemoryStore(FiberStore):
             stored = self.fibers[change.fiber_id]
             stored.last_us = change.fiber.last_us
             stored.keys = dict(stored.keys)
-            stored.keys.update(change.keys)
+            assert stored.keys.keys().isdisjoint(change.keys_new)
+            assert stored.keys.keys() >= change.keys_moved.keys()
+            stored.keys.update(change.keys_new)
+            stored.keys.update(change.keys_moved)
             for key in change.keys_gone:
                 del stored.keys[key]
             if change.is_end_new:
