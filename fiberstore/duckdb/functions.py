@@ -15,6 +15,7 @@ from fiberstore.sql.functions import (
     JsonExists,
     JsonFloat,
     JsonInteger,
+    JsonItems,
     JsonKeys,
     JsonText,
     JsonType,
@@ -81,6 +82,11 @@ def _json_call(element: JsonElement) -> sa.ColumnElement[Any]:
 @compiles_for("duckdb", Json)
 def _json_value(element: Json) -> sa.ColumnElement[str]:
     return sa.cast(_in_duckdb("json_extract", element), sa.String)
+
+
+@compiles_for("duckdb", JsonItems)
+def _json_items(element: JsonItems) -> sa.ColumnElement[Any]:
+    return sa.func.unnest(sa.func.json_extract(_in_duckdb("json_extract", element), "$[*]"))
 
 
 @compiles_for("duckdb", JsonFloat)

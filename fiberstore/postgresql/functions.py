@@ -18,6 +18,7 @@ from fiberstore.sql.functions import (
     JsonExists,
     JsonFloat,
     JsonInteger,
+    JsonItems,
     JsonKeys,
     JsonText,
     JsonType,
@@ -157,6 +158,12 @@ def _json_float(element: JsonFloat) -> sa.ColumnElement[Any]:
 @compiles_for("postgresql", JsonInteger)
 def _json_integer(element: JsonInteger) -> sa.ColumnElement[Any]:
     return _number(_in_postgres(element))
+
+
+@compiles_for("postgresql", JsonItems)
+def _json_items(element: JsonItems) -> sa.ColumnElement[Any]:
+    value = _in_postgres(element)
+    return sa.func.jsonb_array_elements(sa.case((sa.func.jsonb_typeof(value) == "array", value)))
 
 
 @compiles_for("postgresql", JsonKeys)

@@ -27,9 +27,9 @@ from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.contract.lifecycle import Merged
 from fiberstore.json_text import dump_json
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
-from fiberstore.sql.connection import ARROW_TABLE, Row
+from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
 from fiberstore.sql.functions import KeyHash
-from fiberstore.sql.models import stored_time
+from fiberstore.sql.models import BELONGINGS, stored_time
 from fiberstore.sql.prepared import connection_of
 from fiberstore.sql.rows import to_keys
 
@@ -125,9 +125,12 @@ def update_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
 
 # A key begins where its earliest known line is; of equal times, a line that is known comes first.
 _EARLIER = (
-    "({0}.first_timestamp < {1}.first_timestamp OR {0}.first_timestamp = {1}.first_timestamp "
-    "AND {0}.first_log_id < coalesce({1}.first_log_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))"
+    "(batch.first_timestamp < fiber_keys.first_timestamp "
+    "OR batch.first_timestamp = fiber_keys.first_timestamp "
+    "AND (batch.first_log_id < fiber_keys.first_log_id "
+    "OR batch.first_log_id IS NOT NULL AND fiber_keys.first_log_id IS NULL))"
 )
+_KEY_COLUMNS = "fiber_id, name, value, hash, first_timestamp, first_log_id, starts"
 _SAME_KEY = (
     "fiber_keys.fiber_id = batch.fiber_id AND fiber_keys.hash = batch.hash "
     "AND fiber_keys.name = batch.name AND fiber_keys.value = batch.value"
@@ -137,11 +140,12 @@ _SAME_KEY = (
 def insert_keys(session: Session, keys: Sequence[FiberKey]) -> int:
     """Insert the keys that their fibers do not have yet; of the others, the earlier beginning stays.
 
-    The transaction holds ``Lock.CHANGES``: nothing else keeps two of them from inserting one key.
+    It takes ``Lock.CHANGES``: nothing else keeps two transactions from inserting one key.
 
     Returns:
         How many are new.
     """
+    connection_of(session).take_lock(Lock.CHANGES)
     fiber_ids, names, values = (
         _integers(_values(keys, "fiber_id")),
         _values(keys, "name"),
@@ -162,23 +166,32 @@ def insert_keys(session: Session, keys: Sequence[FiberKey]) -> int:
         "first_log_id": _optional_uuids(_values(keys, "first_log_id")),
         "starts": _booleans(_values(keys, "starts")),
     }
-    hashed = f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE}) AS batch"
-    inserted = _write(
+    hashed = f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE})"
+    inserted = _insert_new_keys(session, hashed, columns)
+    if inserted < len(keys):
+        _move_beginnings(session, hashed, columns)
+    return inserted
+
+
+def _insert_new_keys(session: Session, rows: str, columns: Columns) -> int:
+    """Insert rows that a subquery selects, if the fiber does not have the key."""
+    return _write(
         session,
-        "INSERT INTO fiber_keys (fiber_id, name, value, hash, first_timestamp, first_log_id, starts) "
-        "SELECT fiber_id, name, value, hash, first_timestamp, first_log_id, starts "
-        f"FROM {hashed} WHERE NOT EXISTS (SELECT 1 FROM fiber_keys WHERE {_SAME_KEY})",
+        f"INSERT INTO fiber_keys ({_KEY_COLUMNS}) SELECT {_KEY_COLUMNS} FROM {rows} AS batch "
+        f"WHERE NOT EXISTS (SELECT 1 FROM fiber_keys WHERE {_SAME_KEY})",
         columns,
     )
-    if inserted < len(keys):
-        _write(
-            session,
-            "UPDATE fiber_keys SET first_timestamp = batch.first_timestamp, "
-            "first_log_id = batch.first_log_id, starts = batch.starts "
-            f"FROM {hashed} WHERE {_SAME_KEY} AND {_EARLIER.format('batch', 'fiber_keys')}",
-            columns,
-        )
-    return inserted
+
+
+def _move_beginnings(session: Session, rows: str, columns: Columns) -> int:
+    """Let keys that fibers have begin where rows that a subquery selects do, if that is earlier."""
+    return _write(
+        session,
+        "UPDATE fiber_keys SET first_timestamp = batch.first_timestamp, "
+        "first_log_id = batch.first_log_id, starts = batch.starts "
+        f"FROM {rows} AS batch WHERE {_SAME_KEY} AND {_EARLIER}",
+        columns,
+    )
 
 
 def keys_of(session: Session, fiber_ids: Collection[UUID]) -> list[FiberKey]:
@@ -191,6 +204,17 @@ def keys_of(session: Session, fiber_ids: Collection[UUID]) -> list[FiberKey]:
     )
     keys = to_keys(rows, stored_time)
     return sorted(keys, key=lambda key: (key.fiber_id, *_beginning(key), key.name, key.value))
+
+
+def unstored_fiber(session: Session, fiber_ids: Collection[UUID]) -> UUID | None:
+    """Return one of the ids that no stored fiber has; None if there is none."""
+    rows = _rows(
+        session,
+        f"SELECT batch.fiber_id FROM {ARROW_TABLE} AS batch "
+        "LEFT JOIN fibers AS f ON f.fiber_id = batch.fiber_id WHERE f.fiber_id IS NULL LIMIT 1",
+        {"fiber_id": _uuids(_integers(fiber_ids))},
+    )
+    return rows[0][0] if rows else None
 
 
 def delete_keys(session: Session, fiber_ids: Collection[UUID]) -> int:
@@ -265,6 +289,16 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
         "INSERT INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor FROM fiber_pins AS p "
         f"JOIN {ARROW_TABLE} AS batch ON p.fiber_id = batch.loser ON CONFLICT DO NOTHING"
     )
+    moved = (
+        "(SELECT survivor AS fiber_id, name, value, hash, first_timestamp, first_log_id, starts "
+        "FROM (SELECT batch.survivor, k.name, k.value, k.hash, k.first_timestamp, k.first_log_id, k.starts, "
+        "row_number() OVER (PARTITION BY batch.survivor, k.hash, k.name, k.value "
+        "ORDER BY k.first_timestamp, k.first_log_id NULLS LAST) AS place "
+        f"FROM fiber_keys AS k JOIN {ARROW_TABLE} AS batch ON k.fiber_id = batch.loser) AS ranked "
+        "WHERE place = 1)"
+    )
+    _move_beginnings(session, moved, columns)
+    _insert_new_keys(session, moved, columns)
     # A survivor may have been merged before, and stored again.
     write(f"DELETE FROM fiber_merges WHERE fiber_id IN (SELECT survivor FROM {ARROW_TABLE})")
     write(
@@ -277,7 +311,7 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
     )
     gone = {
         table: write(f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})")
-        for table in ("fiber_memberships", "fiber_pins", "fibers")
+        for table in ("fiber_memberships", *(model.__tablename__ for model in BELONGINGS), "fibers")
     }
     return Merged(gone["fibers"], memberships)
 

@@ -170,6 +170,14 @@ class JsonInteger(JsonElement):
     inherit_cache = True
 
 
+class JsonItems(JsonElement):
+    """The items of a list, each in a row of its own; no row for anything else."""
+
+    name = "json_items"
+    type = sa.JSON()
+    inherit_cache = True
+
+
 class JsonKeys(JsonElement):
     """The keys of an object, each in a row of its own; no row for anything else."""
 

@@ -263,7 +263,7 @@ class KeyedFiber(Base):
     """A row of ``fiber_keys``: one key of one fiber, once.
 
     The database has no primary key here: one over texts makes writing five times as slow. Who writes rows
-    holds ``Lock.CHANGES``, so that no row is there twice.
+    takes ``Lock.CHANGES``, so that no row is there twice.
     """
 
     __tablename__ = "fiber_keys"
