@@ -50,7 +50,17 @@ class OpenedFiber(NamedTuple):
 
 
 class FiberStore(ABC):
-    """Stored fibers of one type and config version."""
+    """Stored fibers of one type and config version.
+
+    Attributes:
+        max_gap_us: Longest silence within a fiber, in µs; None for any.
+    """
+
+    max_gap_us: int | None
+
+    @abstractmethod
+    def new_id(self, log_id: UUID, match: int) -> UUID:
+        """Return the id of a fiber that begins with an occurrence."""
 
     @property
     @abstractmethod
@@ -110,38 +120,23 @@ class Changes:
     resolved: dict[UUID, UUID] = field(default_factory=dict)
 
 
-def correlate(
-    store: FiberStore,
-    lines: Iterable[Item],
-    max_gap_us: int | None,
-    new_id: Callable[[UUID, int], UUID],
-    known: Iterable[Item] = (),
-) -> Changes:
+def correlate(store: FiberStore, lines: Iterable[Item], known: Iterable[Item] = ()) -> Changes:
     """Return how the stored fibers change when lines join them.
 
     Args:
         store: The stored fibers.
         lines: Occurrences of lines that are in none of them.
-        max_gap_us: Longest silence within a fiber, in µs; None for any.
-        new_id: Makes the id of a fiber from the log id and the match of its first occurrence.
         known: Occurrences of lines that are in some of them. Those of releases before are made anew.
     """
-    batch = _Batch(store, lines, max_gap_us, new_id)
+    batch = _Batch(store, lines)
     batch.look_up(known)
     return batch.changes(batch.sweep())
 
 
 class _Batch:
-    def __init__(
-        self,
-        store: FiberStore,
-        lines: Iterable[Item],
-        max_gap_us: int | None,
-        new_id: Callable[[UUID, int], UUID],
-    ) -> None:
+    def __init__(self, store: FiberStore, lines: Iterable[Item]) -> None:
         self._store = store
-        self._max_gap_us = max_gap_us
-        self._new_id = new_id
+        self._max_gap_us = store.max_gap_us
         self._lines = {_PLACE(line): line for line in lines}
         self._looked_up: dict[Key, list[tuple[int, int]]] = {}
         self._stored: dict[UUID, StoredFiber] = {}
@@ -212,7 +207,7 @@ class _Batch:
         own = _PLACE(min(lines, key=_PLACE))
         wanted = {stored.fiber_id, *former_ids}
         for line in lines:
-            made = self._new_id(_log_id(line), line.match)
+            made = self._store.new_id(_log_id(line), line.match)
             if made == stored.fiber_id:
                 own = _PLACE(line)
             elif made in wanted:
@@ -315,7 +310,7 @@ class _Batch:
         ids = [id_ for _, id_ in [*sorted(living), *sorted(former)]]
         if not ids:
             first = min(fiber.lines, key=_PLACE)
-            return self._new_id(_log_id(first), first.match), []
+            return self._store.new_id(_log_id(first), first.match), []
         chosen = ids[0]
         changes.merged.update((id_, chosen) for _, id_ in living if id_ != chosen)
         changes.resolved.update((id_, chosen) for _, id_ in former if id_ != chosen)

@@ -1,7 +1,6 @@
 """The stored fibers of one type, as correlation reads and writes them."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from uuid import UUID
 
@@ -10,24 +9,11 @@ from sqlalchemy.orm import Session
 from fiberstore.ids import stable_fiber_id
 from fiberstore.ingest.correlate import Changes, FiberChange, FiberStore, OpenedFiber, Use
 from fiberstore.ingest.occurrences import Key, PatternSearch
-from fiberstore.ingest.sweep import END_OF_TIMESTAMP, Cut, First, Item, StoredFiber, line_item
+from fiberstore.ingest.sweep import END_OF_TIMESTAMP, Cut, First, StoredFiber, line_item
 from fiberstore.json_text import dump_json
 from fiberstore.sql import bulk
 from fiberstore.sql import correlation as sql
 from fiberstore.sql.correlation import FiberKind, FiberRow, KeyRow
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What became of a batch of lines.
-
-    Attributes:
-        fibers_new: Fibers that began.
-        memberships_new: Memberships that were not stored.
-    """
-
-    fibers_new: int = 0
-    memberships_new: int = 0
 
 
 class StoredFibers(FiberStore):
@@ -41,6 +27,7 @@ class StoredFibers(FiberStore):
 
     def __init__(self, session: Session, kind: FiberKind, search: PatternSearch) -> None:
         self._session = session
+        self.max_gap_us = kind.max_gap_us
         self._kind = kind
         self._search = search
 
@@ -50,10 +37,13 @@ class StoredFibers(FiberStore):
 
     def latest_until(self, until_us: int) -> int:
         """Return the latest last activity of the fibers that is not after a time, in µs since 1970."""
-        return self.latest_us if self.latest_us <= until_us else sql.latest_us(self._session, self._kind, until_us)
+        return (
+            self.latest_us
+            if self.latest_us <= until_us
+            else sql.latest_us(self._session, self._kind, until_us)
+        )
 
     def new_id(self, log_id: UUID, match: int) -> UUID:
-        """Return the id of a fiber that begins with an occurrence."""
         return stable_fiber_id(self._kind.fiber_type, self._kind.config_version, log_id, match)
 
     def find(self, uses: Sequence[Use], known: Collection[UUID]) -> list[StoredFiber]:
@@ -94,12 +84,15 @@ class StoredFibers(FiberStore):
             opened[fiber_id].former_ids.append(former)
         return opened
 
-    def write(self, changes: Changes, watermark_us: int) -> Written:
+    def write(self, changes: Changes, watermark_us: int) -> tuple[int, int]:
         """Write changes.
 
         Args:
             changes: Of these fibers.
-            watermark_us: Time before which silent fibers are closed, in µs since 1970.
+            watermark_us: Time that log time has come to, in µs since 1970.
+
+        Returns:
+            How many fibers, and how many memberships, are new.
         """
         session, kind = self._session, self._kind
         if changes.merged:
@@ -114,12 +107,16 @@ class StoredFibers(FiberStore):
         self._write_keys(changes.fibers)
         sql.replace_ends(
             session,
-            [(change.fiber_id.int, *_end(change.fiber.end)) for change in changes.fibers if change.is_end_new],
+            [
+                (change.fiber_id.int, *_end(change.fiber.end))
+                for change in changes.fibers
+                if change.is_end_new
+            ],
         )
         sql.delete_memberships(session, changes.left)
         memberships_new = sql.insert_memberships(session, changes.joined, kind.config_version)
         sql.resolve_otherwise(session, [*changes.resolved.items()])
-        return Written(len(new), memberships_new)
+        return len(new), memberships_new
 
     def close_silent(self, watermark_us: int) -> None:
         """Close the fibers whose reach is before the watermark."""

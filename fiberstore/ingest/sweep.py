@@ -172,9 +172,7 @@ class SweptFiber:
         ]
 
 
-def line_item(
-    time_us: int, log_id: UUID, occurrence: Occurrence, origin: StoredFiber | None = None
-) -> Item:
+def line_item(time_us: int, log_id: UUID, occurrence: Occurrence, origin: StoredFiber | None = None) -> Item:
     """Return the item of an occurrence."""
     keys, attributes, match, start, close, close_grace = occurrence
     place = log_id.int << 1

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.json_text import load_json
 from fiberstore.sql.bulk import (
+    _SAME_KEY,
     Columns,
     _booleans,
     _insert_new,
@@ -23,7 +24,6 @@ from fiberstore.sql.bulk import (
     _texts,
     _unsigned,
     _uuids,
-    _SAME_KEY,
     _write,
 )
 from fiberstore.sql.connection import ARROW_TABLE
@@ -316,10 +316,13 @@ def replace_ends(session: Session, ends: Sequence[tuple[int, int | None, int | N
         f"DELETE FROM fiber_ends WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
         {"fiber_id": _uuids([fiber_id for fiber_id, _, _ in ends])},
     )
-    import pyarrow as pa
 
     for is_before in (False, True):
-        rows = [(id_, us, before) for id_, us, before in ends if us is not None and (before is not None) == is_before]
+        rows = [
+            (id_, us, before)
+            for id_, us, before in ends
+            if us is not None and (before is not None) == is_before
+        ]
         if not rows:
             continue
         columns = {

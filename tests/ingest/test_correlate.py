@@ -62,7 +62,9 @@ WORDS = st.lists(
 @st.composite
 def inputs(draw: Any) -> tuple[list[Line], int | None, list[list[Line]]]:  # noqa: ANN401
     """Lines, the gap, and batches of them in any order, some lines more than once."""
-    words = draw(st.lists(st.tuples(st.integers(0, 24), st.lists(WORDS, min_size=1, max_size=2)), max_size=14))
+    words = draw(
+        st.lists(st.tuples(st.integers(0, 24), st.lists(WORDS, min_size=1, max_size=2)), max_size=14)
+    )
     numbers = draw(st.permutations(range(1, len(words) + 1)))
     lines = [line(second, number, *keys) for number, (second, keys) in zip(numbers, words, strict=True)]
     order = draw(st.permutations(lines))
@@ -91,7 +93,8 @@ def check(store: MemoryStore, ids: dict[UUID, UUID]) -> None:
             for log_id in logs
             for one in store.lines[log_id].occurrences
             if all(
-                key in fiber.keys and fiber.keys[key].position <= (store.lines[log_id].second * SECOND, log_id.int * 2)
+                key in fiber.keys
+                and fiber.keys[key].position <= (store.lines[log_id].second * SECOND, log_id.int * 2)
                 for key in one.keys
             )
         )

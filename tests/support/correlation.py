@@ -86,9 +86,7 @@ def plain_fibers(lines: Iterable[Line], max_gap: int | None) -> list[PlainFiber]
         ending = []
         for occurrence in line.occurrences:
             joined = [
-                fiber
-                for fiber in fibers
-                if any(fiber.covers(key, line, max_gap) for key in occurrence.keys)
+                fiber for fiber in fibers if any(fiber.covers(key, line, max_gap) for key in occurrence.keys)
             ]
             whole = PlainFiber([(line, occurrence)])
             for fiber in joined:
@@ -102,9 +100,7 @@ def plain_fibers(lines: Iterable[Line], max_gap: int | None) -> list[PlainFiber]
         for occurrence, end in ending:
             grace = occurrence.close_grace
             (fiber,) = (
-                fiber
-                for fiber in fibers
-                if not fiber.gone and (line, occurrence) in fiber.occurrences
+                fiber for fiber in fibers if not fiber.gone and (line, occurrence) in fiber.occurrences
             )
             fiber.cut(end if grace is None else (line.second + grace // timedelta(seconds=1), float("inf")))
     return [fiber for fiber in fibers if not fiber.gone]
@@ -130,9 +126,11 @@ class MemoryStore(FiberStore):
     lines: dict[UUID, Line] = field(default_factory=dict)
     opened: int = 0
 
-    @property
-    def max_gap_us(self) -> int | None:
-        return None if self.max_gap is None else self.max_gap * SECOND
+    def __post_init__(self) -> None:
+        self.max_gap_us = None if self.max_gap is None else self.max_gap * SECOND
+
+    def new_id(self, log_id: UUID, match: int) -> UUID:
+        return new_id(log_id, match)
 
     @property
     def latest_us(self) -> int:
@@ -176,7 +174,7 @@ class MemoryStore(FiberStore):
             for line in new.values()
             for occurrence in line.occurrences
         ]
-        self.apply(correlate(self, items, self.max_gap_us, new_id))
+        self.apply(correlate(self, items))
 
     def apply(self, changes: Changes) -> None:
         """Write changes, as a database does."""
@@ -188,9 +186,9 @@ class MemoryStore(FiberStore):
             self.memberships = {
                 (log_id, survivor if fiber_id == loser else fiber_id) for log_id, fiber_id in self.memberships
             }
-            self.merges = {
-                old: survivor if new == loser else new for old, new in self.merges.items()
-            } | {loser: survivor}
+            self.merges = {old: survivor if new == loser else new for old, new in self.merges.items()} | {
+                loser: survivor
+            }
         for change in changes.fibers:
             assert change.is_new == (change.fiber_id not in self.fibers)
             if change.is_new:
