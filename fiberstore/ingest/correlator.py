@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from fiberstore.contract.queries import Fibers
@@ -18,10 +18,7 @@ from fiberstore.repositories import LogRepository
 from fiberstore.repositories.access import RETRY_TIMEOUT_S, delays_s
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.sql.bulk import checked
-from fiberstore.sql.correlation import EARLIEST_US, FiberKind
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+from fiberstore.sql.correlation import EARLIEST_US, EPOCH, MICROSECOND, FiberKind
 
 Searched: TypeAlias = list[tuple[LogRecord, list[tuple[str, Occurrence]]]]
 """Logs that have keys, each with its occurrences and their fiber types."""
@@ -109,10 +106,10 @@ class Correlator:
         known = transaction.memberships.joined((log.log_id for log, _ in searched), version)
         new: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
-        now_us = (datetime.now(UTC) - _EPOCH) // _MICROSECOND
+        now_us = (datetime.now(UTC) - EPOCH) // MICROSECOND
         watermark_us = EARLIEST_US
         for log, found in {log.log_id: (log, found) for log, found in reversed(searched)}.values():
-            time_us = (log.timestamp - _EPOCH) // _MICROSECOND
+            time_us = (log.timestamp - EPOCH) // MICROSECOND
             if watermark_us < time_us <= now_us:
                 watermark_us = time_us
             lines = old if log.log_id in known else new
@@ -121,7 +118,7 @@ class Correlator:
         stores = {
             name: StoredFibers(
                 transaction.session,
-                FiberKind(name, version, None if rule.max_gap is None else rule.max_gap // _MICROSECOND),
+                FiberKind(name, version, None if rule.max_gap is None else rule.max_gap // MICROSECOND),
                 self._search,
             )
             for name, rule in self._rules.fibers.items()

@@ -4,6 +4,7 @@ Times are µs since 1970 here, and ids of a batch are numbers, as correlation co
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -27,11 +28,18 @@ from fiberstore.sql.bulk import (
     _write,
 )
 from fiberstore.sql.connection import ARROW_TABLE
-from fiberstore.sql.functions import EpochUs
+from fiberstore.sql.functions import TimeUs
+from fiberstore.sql.models import stored_time
 from fiberstore.sql.prepared import connection_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+EARLIEST_US = -62_135_596_800_000_000
+"""The first µs of the year 1."""
 
 
 class FiberKind(NamedTuple):
@@ -100,10 +108,6 @@ class KeyRow(NamedTuple):
     starts: bool
 
 
-EARLIEST_US = -62_135_596_800_000_000
-"""The first µs of the year 1."""
-
-
 def using_fibers(
     session: Session, kind: FiberKind, uses: Sequence[tuple[tuple[str, str], int, int]]
 ) -> list[UUID]:
@@ -142,7 +146,12 @@ def load_fibers(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedFib
         "LEFT JOIN fiber_ends AS e ON e.fiber_id = batch.fiber_id",
         _ids(fiber_ids),
     )
-    return [LoadedFiber(row[0], load_json(row[1]), *row[2:]) for row in rows]
+    return [
+        LoadedFiber(
+            row[0], load_json(row[1]), _as_us(row[2]), None if row[3] is None else _as_us(row[3]), row[4]
+        )
+        for row in rows
+    ]
 
 
 def load_keys(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedKey]:
@@ -153,7 +162,7 @@ def load_keys(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedKey]:
         f"FROM {ARROW_TABLE} AS batch JOIN fiber_keys AS k ON k.fiber_id = batch.fiber_id",
         _ids(fiber_ids),
     )
-    return [LoadedKey(*row) for row in rows]
+    return [LoadedKey(*row[:3], _as_us(row[3]), *row[4:]) for row in rows]
 
 
 def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine]:
@@ -165,7 +174,7 @@ def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine
         "JOIN raw_logs AS l ON l.log_id = m.log_id",
         _ids(fiber_ids),
     )
-    return [LoadedLine(*row) for row in rows]
+    return [LoadedLine(*row[:2], _as_us(row[2]), *row[3:]) for row in rows]
 
 
 def former_ids(session: Session, fiber_ids: Collection[UUID]) -> list[tuple[UUID, UUID]]:
@@ -200,7 +209,7 @@ def latest_us(session: Session, kind: FiberKind, until_us: int | None = None) ->
         ),
         columns,
     )
-    return max((int(row[0]) for row in rows if row[0] is not None), default=EARLIEST_US)
+    return max((_as_us(row[0]) for row in rows if row[0] is not None), default=EARLIEST_US)
 
 
 def has_unknown_firsts(session: Session, config_version: int) -> bool:
@@ -428,7 +437,12 @@ def _hashed(session: Session) -> str:
     return f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE}) AS batch"
 
 
+def _as_us(time: object) -> int:
+    """Return a fetched time in µs since 1970."""
+    return time if isinstance(time, int) else (stored_time(time) - EPOCH) // MICROSECOND
+
+
 def _us(session: Session, column: str) -> str:
-    """Return the SQL of a time as µs since 1970."""
+    """Return the SQL of a time to be fetched."""
     dialect = connection_of(session).statement_dialect
-    return str(EpochUs(sa.literal_column(column, sa.TIMESTAMP(timezone=True))).compile(dialect=dialect))
+    return str(TimeUs(sa.literal_column(column, sa.TIMESTAMP(timezone=True))).compile(dialect=dialect))
