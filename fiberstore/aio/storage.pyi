@@ -417,8 +417,17 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
             ValueError: Two of them have one id.
         """
 
-    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+    async def upsert_fibers(self, fibers: Iterable[FiberRecord], *, widen: bool = False) -> Upserted:
         """Store the fibers whose id is new, and replace every field of the others.
+
+        Several producers that each know a part of a fiber's lines give the activity of that part, with
+        ``widen``: in whatever order they come, the stored activity covers all of them.
+
+        Args:
+            fibers: Each id once.
+            widen: Of a stored fiber, keep the earlier ``first_activity`` and the later ``last_activity`` of
+                the two. The statement that writes compares them, so concurrent calls lose nothing.
+                ``fiber_type``, ``config_version``, ``attributes`` and ``closed`` are replaced all the same.
 
         Raises:
             TypeError: An item is not a ``FiberRecord``.
@@ -629,8 +638,17 @@ class AsyncFiberRepository(AsyncFibers):
             ValueError: Two of them have one id.
         """
 
-    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+    async def upsert_fibers(self, fibers: Iterable[FiberRecord], *, widen: bool = False) -> Upserted:
         """Store the fibers whose id is new, and replace every field of the others.
+
+        Several producers that each know a part of a fiber's lines give the activity of that part, with
+        ``widen``: in whatever order they come, the stored activity covers all of them.
+
+        Args:
+            fibers: Each id once.
+            widen: Of a stored fiber, keep the earlier ``first_activity`` and the later ``last_activity`` of
+                the two. The statement that writes compares them, so concurrent calls lose nothing.
+                ``fiber_type``, ``config_version``, ``attributes`` and ``closed`` are replaced all the same.
 
         Raises:
             TypeError: An item is not a ``FiberRecord``.
@@ -850,8 +868,17 @@ class AsyncTransaction(Face):
             ValueError: Two of them have one id.
         """
 
-    async def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
+    async def upsert_fibers(self, fibers: Iterable[FiberRecord], *, widen: bool = False) -> Upserted:
         """Store the fibers whose id is new, and replace every field of the others.
+
+        Several producers that each know a part of a fiber's lines give the activity of that part, with
+        ``widen``: in whatever order they come, the stored activity covers all of them.
+
+        Args:
+            fibers: Each id once.
+            widen: Of a stored fiber, keep the earlier ``first_activity`` and the later ``last_activity`` of
+                the two. The statement that writes compares them, so concurrent calls lose nothing.
+                ``fiber_type``, ``config_version``, ``attributes`` and ``closed`` are replaced all the same.
 
         Raises:
             TypeError: An item is not a ``FiberRecord``.

@@ -102,12 +102,20 @@ def insert_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
     return _insert_new(session, "fibers", _fiber_columns(fibers))
 
 
-def update_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
-    """Replace every field of the fibers that are stored. Return how many there were."""
+def update_fibers(session: Session, fibers: Sequence[FiberRecord], *, widen: bool = False) -> int:
+    """Replace every field of the fibers that are stored. Return how many there were.
+
+    Args:
+        session: Where.
+        fibers: Of different ids.
+        widen: Let the stored activity cover theirs, rather than replace it.
+    """
     columns = _fiber_columns(fibers)
-    changes = ", ".join(
-        f"{name} = batch.{name}" for name in columns if name not in ("fiber_id", "fiber_type")
-    )
+    values = {name: f"batch.{name}" for name in columns if name not in ("fiber_id", "fiber_type")}
+    if widen:
+        values["first_activity"] = "least(fibers.first_activity, batch.first_activity)"
+        values["last_activity"] = "greatest(fibers.last_activity, batch.last_activity)"
+    changes = ", ".join(f"{name} = {value}" for name, value in values.items())
 
     def update(changes: str, condition: str) -> int:
         return _write(

@@ -1,6 +1,7 @@
 """Tests of ``write_batch``, ``write_fibers`` and ``upsert_fibers``."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -132,6 +133,34 @@ class BatchWritesContract:
         assert list(storage.fibers.iter_records()) == [new[0], fiber(2), new[1]]
         assert storage.upsert_fibers(new) == Upserted(0, 2)
         assert storage.upsert_fibers([]) == Upserted(0, 0)
+
+    def test_upsert_fibers_widens_the_activity_and_replaces_the_rest(self, storage: LifecycleStorage) -> None:
+        storage.write_fibers([fiber(1, attributes={"a": 1}, first=at(10), last=at(20)), fiber(2)])
+        given = [
+            fiber(1, "login", {"b": 2}, first=at(15), last=at(40), closed=True, config_version=3),
+            fiber(3, first=at(5), last=at(6)),
+        ]
+        assert storage.upsert_fibers(given, widen=True) == Upserted(1, 1)
+        widened = fiber(1, "login", {"b": 2}, first=at(10), last=at(40), closed=True, config_version=3)
+        assert [storage.get_fiber(uid(number)) for number in (1, 2, 3)] == [widened, fiber(2), given[1]]
+        spans = [(0, 1, (0, 40)), (5, 6, (0, 40)), (50, 60, (0, 60)), (-9, 99, (-9, 99))]
+        for first, last, expected in spans:
+            storage.upsert_fibers([fiber(1, first=at(first), last=at(last))], widen=True)
+            assert storage.get_fiber(uid(1)) == fiber(1, first=at(expected[0]), last=at(expected[1]))
+        storage.upsert_fibers([fiber(1, first=at(2), last=at(3))])
+        assert storage.get_fiber(uid(1)) == fiber(1, first=at(2), last=at(3))
+
+    def test_upsert_fibers_widens_whatever_the_order_of_producers(self, storage: LifecycleStorage) -> None:
+        spans = [(number * 7 % 40, number * 7 % 40 + number % 5) for number in range(24)]
+
+        def produce(mine: list[tuple[int, int]]) -> None:
+            for first, last in mine:
+                storage.upsert_fibers([fiber(1, first=at(first), last=at(last))], widen=True)
+
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(produce, [spans[0::3], spans[1::3], spans[2::3]]))
+        whole = fiber(1, first=at(min(spans)[0]), last=at(max(last for _, last in spans)))
+        assert storage.get_fiber(uid(1)) == whole
 
     def test_upsert_fibers_leaves_their_memberships(self, storage: LifecycleStorage) -> None:
         storage.write_batch(logs=[log(1)], fibers=[fiber(1)], memberships=[member(1, 1)])

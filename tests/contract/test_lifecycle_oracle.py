@@ -103,9 +103,13 @@ class Life(RuleBasedStateMachine):
             )
         )
 
-    @rule(fibers=st.lists(fibers, max_size=4), over=st.booleans())
-    def write_fibers(self, fibers: list[FiberRecord], over: bool) -> None:
-        self.both(lambda store: store.upsert_fibers(fibers) if over else store.write_fibers(fibers))
+    @rule(fibers=st.lists(fibers, max_size=4))
+    def write_fibers(self, fibers: list[FiberRecord]) -> None:
+        self.both(lambda store: store.write_fibers(fibers))
+
+    @rule(fibers=st.lists(fibers, max_size=4), widen=st.booleans())
+    def upsert_fibers(self, fibers: list[FiberRecord], widen: bool) -> None:
+        self.both(lambda store: store.upsert_fibers(fibers, widen=widen))
 
     @rule(condition=with_pins(FiberRecord), action=st.sampled_from(["close", "reopen", "pin", "unpin"]))
     def change_fibers(self, condition: Condition[FiberRecord], action: str) -> None:

@@ -211,8 +211,16 @@ class MemoryStorage(LifecycleStorage):
             new = [row for row in rows if row.fiber_id not in self._stored.fibers]
             return self._upsert(new).new
 
-    def upsert_fibers(self, fibers: Iterable[FiberRecord]) -> Upserted:
-        return self._upsert(_frozen(fibers))
+    def upsert_fibers(self, fibers: Iterable[FiberRecord], *, widen: bool = False) -> Upserted:
+        rows = _frozen(fibers)
+        with self._stored.changed:
+            return self._upsert([self._widened(row) for row in rows] if widen else rows)
+
+    def _widened(self, row: FiberRecord) -> FiberRecord:
+        known = self._stored.fibers.get(row.fiber_id, row)
+        first = min(row.first_activity, known.first_activity)
+        last = max(row.last_activity, known.last_activity)
+        return row.model_copy(update={"first_activity": first, "last_activity": last})
 
     def _upsert(self, rows: list[FiberRecord]) -> Upserted:
         with self._stored.changed:
