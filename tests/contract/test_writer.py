@@ -429,9 +429,9 @@ def test_close_tries_again_until_its_time_is_over(gated: GatedStorage) -> None:
     assert numbers(gated) == [1]
 
 
-def test_a_read_only_storage_stores_nothing(storage: DuckDBStorage) -> None:
-    path = storage.engine.url.database or ""
-    storage.close()
+def test_a_read_only_storage_stores_nothing(file_storage: DuckDBStorage) -> None:
+    path = file_storage.engine.url.database or ""
+    file_storage.close()
     with DuckDBStorage(path, read_only=True) as read_only:
         writer = BufferedWriter(read_only)
         writer.write(log(1))
