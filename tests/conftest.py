@@ -79,7 +79,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def file_storage(empty_store: Path, db_file: Path) -> Iterator[DuckDBStorage]:
-    """A storage on ``db_file``, empty, with its tables, for tests that look at the file or change its tables."""
+    """A storage on ``db_file``, empty, with its tables, for tests that look at the file or change tables."""
     shutil.copy(empty_store, db_file)
     with DuckDBStorage(db_file) as storage:
         yield storage

@@ -221,7 +221,10 @@ class TestTransaction(_Part):
             yield unit
 
 
+@pytest.mark.slow
 class TestRepositories(_Part):
+    """On DuckDB; ``TestTransaction`` has the same classes on PostgreSQL."""
+
     @pytest.fixture
     def storage(self, file_store: DuckDBStorage) -> Iterator[SimpleNamespace]:
         empty(file_store.engine)

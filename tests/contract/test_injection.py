@@ -223,7 +223,7 @@ def test_a_temporary_table_of_a_session_does_not_hide_ours(postgresql_storage: P
     assert numbers(all_logs(store)) == [1]
 
 
-@parametrize_mostly_slow("text", CODE, quick=20)
+@parametrize_mostly_slow("text", CODE, quick=6)
 def test_a_file_may_be_called_anything(tmp_path: Path, text: str) -> None:
     path = tmp_path / name_of(text)
     with DuckDBStorage(path) as store:
@@ -288,7 +288,7 @@ def run(*arguments: str) -> int:
 
 
 @parametrize_mostly_slow("options", [(), ("--json",)])
-@pytest.mark.parametrize("command", READERS)
+@parametrize_mostly_slow("command", READERS, quick=12)
 def test_what_is_stored_has_no_effect_in_a_pipe(
     evil_store: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], options: tuple[str, ...]
 ) -> None:

@@ -179,7 +179,7 @@ def test_what_is_done_to_a_record_later_changes_nothing(gated: GatedStorage) -> 
     assert gated.get_fiber(uid(1)) == fiber(1, attributes={"ids": [1]})
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("record", "error"),
     [
         (uid(1), TypeError),
@@ -191,6 +191,7 @@ def test_what_is_done_to_a_record_later_changes_nothing(gated: GatedStorage) -> 
         (fiber(1).model_copy(update={"attributes": float("nan")}), ValueError),
         (member(1, 1).model_copy(update={"log_id": None}), ValueError),
     ],
+    quick=4,
 )
 def test_a_bad_record_is_refused_at_once(gated: GatedStorage, record: Any, error: type[Exception]) -> None:  # noqa: ANN401
     with BufferedWriter(gated, flush_interval_s=NEVER_S) as writer:
