@@ -45,20 +45,20 @@ class ChangeLock:
     must not be older than the last change. One that read first and finds a change since gets the same
     error class as DuckDB's own write-write conflict, and has to start again.
 
-    A turn ends when ``Turn.end`` says so, and at the latest with the life of its ``Turn``: whoever is
+    A hold ends when ``LockHold.end`` says so, and at the latest with the life of the object: whoever is
     interrupted between two lines leaves no lock behind (see ``fiberstore.sql.holds``).
 
     Attributes:
-        turns: The one that has the lock, then those that wait for it.
-        changes: Turns so far that may have changed rows.
-        is_unsettled: Nobody has said yet whether the last turn has changed rows.
+        queue: The one that has the lock, then those that wait for it.
+        changes: Holds so far that may have changed rows.
+        is_unsettled: Nobody has said yet whether the last hold has changed rows.
     """
 
     _by_database: ClassVar[WeakValueDictionary[str, "ChangeLock"]] = WeakValueDictionary()
     _registry_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
-        self.turns = Registry[Hold]()
+        self.queue = Registry[Hold]()
         self.changes = 0
         self.is_unsettled = False
 
@@ -78,22 +78,22 @@ class ChangeLock:
         cls._by_database = WeakValueDictionary()
         cls._registry_lock = threading.Lock()
 
-    def acquire(self) -> "Turn":
-        """Wait for the lock, first come, first served; any thread may end the turn.
+    def acquire(self) -> "LockHold":
+        """Wait for the lock, first come, first served; any thread may end the hold.
 
         Raises:
             duckdb.TransactionException: It did not come free within ``LOCK_TIMEOUT_S``.
         """
-        turn = Turn(self)
+        hold = LockHold(self)
         try:
-            turn.wait(time.monotonic() + LOCK_TIMEOUT_S)
+            hold.wait(time.monotonic() + LOCK_TIMEOUT_S)
         except BaseException:
-            turn.leave()
+            hold.leave()
             raise
-        return turn
+        return hold
 
 
-class Turn:
+class LockHold:
     """The right to change rows, until it ends.
 
     Whoever holds it may end it, and only the first time counts.
@@ -101,13 +101,13 @@ class Turn:
 
     def __init__(self, lock: ChangeLock) -> None:
         self._lock = lock
-        self._hold: Hold | None = lock.turns.add(Hold())
+        self._hold: Hold | None = lock.queue.add(Hold())
         self._place = ref(self._hold)
 
     def wait(self, deadline: float) -> None:
-        """Wait for the turn; for ``ChangeLock.acquire``."""
+        """Wait for the lock; for ``ChangeLock.acquire``."""
         lock = self._lock
-        if not lock.turns.wait(self._place, deadline):
+        if not lock.queue.wait(self._place, deadline):
             raise duckdb.TransactionException(
                 f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; end it first, or "
                 "if it is your own, use it for this change too"

@@ -10,6 +10,7 @@ from fiberstore.sql.functions import (
     Contains,
     DurationUs,
     EpochUs,
+    HoldsChangeLock,
     Json,
     JsonElement,
     JsonExists,
@@ -18,7 +19,6 @@ from fiberstore.sql.functions import (
     JsonKeys,
     JsonText,
     JsonType,
-    NobodyChanges,
     Quotient,
     RegexpMatches,
     StartsWith,
@@ -49,8 +49,8 @@ def _quotient(element: Quotient) -> sa.ColumnElement[int]:
     return number.op("//")(divisor)
 
 
-@compiles_for("duckdb", NobodyChanges)
-def _nobody_changes(_element: NobodyChanges) -> sa.ColumnElement[bool]:
+@compiles_for("duckdb", HoldsChangeLock)
+def _holds_change_lock(_element: HoldsChangeLock) -> sa.ColumnElement[bool]:
     return sa.true()
 
 

@@ -13,6 +13,7 @@ from fiberstore.sql.functions import (
     Contains,
     DurationUs,
     EpochUs,
+    HoldsChangeLock,
     Json,
     JsonElement,
     JsonExists,
@@ -21,7 +22,6 @@ from fiberstore.sql.functions import (
     JsonKeys,
     JsonText,
     JsonType,
-    NobodyChanges,
     Quotient,
     RegexpMatches,
     TextBytes,
@@ -71,8 +71,8 @@ def _regexp_matches(element: RegexpMatches) -> sa.ColumnElement[bool]:
     return text.regexp_match(to_postgres(element.pattern))
 
 
-@compiles_for("postgresql", NobodyChanges)
-def _nobody_changes(_element: NobodyChanges) -> sa.ColumnElement[bool]:
+@compiles_for("postgresql", HoldsChangeLock)
+def _holds_change_lock(_element: HoldsChangeLock) -> sa.ColumnElement[bool]:
     # Before it looks for rows to lock, of which there are none, it locks the table as `Lock.DELETES` does.
     merges = sa.table("fiber_merges")
     return ~sa.exists(sa.select(sa.true()).select_from(merges).where(sa.false()).with_for_update(read=True))
