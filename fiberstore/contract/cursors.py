@@ -21,7 +21,7 @@ _NUMBERS = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """What a snapshot has seen of the order in which rows were committed.
+    """A place in the order in which rows were committed: all that a snapshot has seen of it.
 
     Attributes:
         newest_id: Id of the newest row; None if there was none, or if all of its number was seen.

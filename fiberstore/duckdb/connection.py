@@ -18,15 +18,15 @@ import duckdb
 from sqlalchemy.engine import Dialect
 
 from fiberstore.duckdb import fork_guard
-from fiberstore.duckdb.change_lock import ChangeLock, LockHold, changes_rows
+from fiberstore.duckdb.change_lock import ChangeLock, LockHold
 from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
-from fiberstore.duckdb.shadows import may_shadow, place, undo_shadows
+from fiberstore.duckdb.shadows import place, undo_shadows
+from fiberstore.duckdb.statements import effects_of
 from fiberstore.duckdb.support import SUPPORT
-from fiberstore.duckdb.write_signal import WriteSignal, appends_rows
+from fiberstore.duckdb.write_signal import WriteSignal
 from fiberstore.errors import ConflictError
-from fiberstore.sql import connection
-from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
+from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.engine import FORKED
 from fiberstore.sql.support import BackendSupport
 
@@ -44,7 +44,7 @@ class _Begun(Enum):
     SNAPSHOT = 2
 
 
-class Connection(connection.Connection):
+class DuckDBConnection(StoreConnection):
     """One DuckDB connection, as a DBAPI connection and as the repositories need one.
 
     It knows the cursor whose result is still open, and takes part in the database's ``ChangeLock``.
@@ -334,7 +334,7 @@ class Connection(connection.Connection):
 
     def refuse_shadows(self, sql: str) -> None:
         """Undo a statement that lets the names of the store's tables lead to other ones; see ``shadows``."""
-        if may_shadow(sql):
+        if effects_of(sql).may_shadow:
             self._keep_open_result()
             with self._driver():
                 undo_shadows(self._raw.execute, self._home)
@@ -396,14 +396,15 @@ class Connection(connection.Connection):
     def _statement(self, sql: str) -> Iterator[None]:
         self._keep_open_result()
         self._refuse_if_failed()
-        if changes_rows(sql):
+        effects = effects_of(sql)
+        if effects.changes_rows:
             self.lock_changes()
             self._changed = True
         if self._begun is _Begun.YES:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
-        self._appended |= appends_rows(sql)
-        writes = self._appended or changes_rows(sql) or sql.lstrip()[:6].lower() == "create"
+        self._appended |= effects.appends_rows
+        writes = self._appended or effects.changes_rows or sql.lstrip()[:6].lower() == "create"
         self._writes |= writes
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
@@ -502,7 +503,7 @@ class Cursor:
 
     arraysize = 1
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: DuckDBConnection) -> None:
         self.connection = connection
         self.description: Sequence[Row] | None = None
         self.rowcount = -1

@@ -15,7 +15,7 @@ from fiberstore import DuckDBStorage, RawLog
 from fiberstore.contract.cursors import PagePosition, Watermark, encode
 from fiberstore.contract.queries import LogOrder, Logs, Page
 from fiberstore.duckdb.arrival_order import RowidOrder
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.errors import CursorError
 from fiberstore.sql.conditions import LOGS
 from fiberstore.testing.examples import at, fiber, log, uid
@@ -27,10 +27,10 @@ COMMIT_ORDER = RowidOrder(LOGS, LOGS.c.log_id)
 
 
 @contextmanager
-def connected(storage: DuckDBStorage) -> Iterator[Connection]:
+def connected(storage: DuckDBStorage) -> Iterator[DuckDBConnection]:
     pooled = storage.engine.raw_connection()
     try:
-        yield cast("Connection", pooled.dbapi_connection)
+        yield cast("DuckDBConnection", pooled.dbapi_connection)
     finally:
         pooled.close()
 
