@@ -31,7 +31,7 @@ from fiberstore import (
     StoredLog,
     new_log_id,
 )
-from fiberstore.contract.cursors import Mark, encode_position
+from fiberstore.contract.cursors import Watermark, encode_position
 
 _BEGIN = datetime(2024, 12, 10, tzinfo=UTC)
 _NOON = datetime(2024, 12, 10, 12, tzinfo=UTC)
@@ -387,7 +387,7 @@ def _neighbour_questions(storage: DuckDBStorage, log_ids: list[UUID]) -> Iterato
         before_them = session.scalars(
             sa.text("SELECT log_id FROM raw_logs ORDER BY rowid DESC LIMIT 1 OFFSET 1000")
         ).one()
-    position = encode_position(Mark(before_them, len(log_ids)))
+    position = encode_position(Watermark(before_them, len(log_ids)))
     yield Question(
         "the last 1,000 that arrived",
         lambda: list(storage.logs.tail(position, timeout_s=0)),

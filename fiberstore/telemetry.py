@@ -14,9 +14,9 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeVar
-from weakref import WeakSet
 
 from fiberstore.errors import ConflictError
+from fiberstore.forks import renew_in_child
 
 DEFAULT_SLOW_CALL_S = 1.0
 
@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 _NS_PER_S = 1_000_000_000
 
-_all: WeakSet["Telemetry"] = WeakSet()
 _logger = logging.getLogger(__name__)
 logging.getLogger("fiberstore").addHandler(logging.NullHandler())
 
@@ -142,7 +141,7 @@ class Telemetry:
         self._calls: dict[str, CallStats] = {}
         self._rows_written = self._conflicts = self._retries = self._checkpoints = 0
         self._hooks: tuple[Callable[[Call], None], ...] = ()
-        _all.add(self)
+        renew_in_child(self, Telemetry.renew_lock)
 
     def running(self, method: str) -> RunningCall:
         """Return a context manager for a call of a method."""
@@ -217,12 +216,3 @@ class Telemetry:
     def renew_lock(self) -> None:
         """Forget a thread that does not exist in a forked child."""
         self._lock = threading.RLock()
-
-
-def _renew_locks() -> None:
-    for telemetry in list(_all):
-        telemetry.renew_lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)

@@ -20,8 +20,8 @@ _NUMBERS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in the order in which rows arrive: what a snapshot has seen of it.
+class Watermark:
+    """A place in the order in which rows were committed: all that a snapshot has seen of it.
 
     Attributes:
         newest_id: Id of the newest row; None if there was none, or if all of its number was seen.
@@ -36,11 +36,11 @@ class Mark:
     holes: tuple[tuple[int, int], ...] = ()
 
 
-NOTHING_SEEN = Mark(None, -1)
+NOTHING_SEEN = Watermark(None, -1)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PagePosition:
     """A place in the order of a query.
 
     Attributes:
@@ -52,7 +52,7 @@ class Place:
 
     forward: bool
     key: tuple[int, UUID]
-    mark: Mark
+    mark: Watermark
     generation: str = ""
 
 
@@ -61,13 +61,13 @@ def digest(query: str) -> str:
     return sha256(query.encode()).hexdigest()[:_DIGEST_CHARS]
 
 
-def encode(query: str, place: Place) -> str:
+def encode(query: str, place: PagePosition) -> str:
     """Return a place in a query as a cursor."""
     number, id_ = place.key
     return _pack([f"{digest(query)}{place.generation}", place.forward, number, id_.hex, *_fields(place.mark)])
 
 
-def decode(query: str, cursor: str) -> Place:
+def decode(query: str, cursor: str) -> PagePosition:
     """Return the place that ``encode`` was given.
 
     Raises:
@@ -81,18 +81,18 @@ def decode(query: str, cursor: str) -> Place:
                     "the cursor belongs to another query; use it with the same conditions and the same order"
                 )
             key = (_number(number), _id(id_))
-            return Place(forward, key, _mark(mark), bound_to[_DIGEST_CHARS:])
+            return PagePosition(forward, key, _mark(mark), bound_to[_DIGEST_CHARS:])
         case [None | str(), int(), *_]:
             raise CursorError(f"{cursor!r:.100} is the position of a tail, not the cursor of a page")
     raise CursorError(f"{cursor!r:.100} is no cursor of this release")
 
 
-def encode_position(mark: Mark) -> str:
+def encode_position(mark: Watermark) -> str:
     """Return a place without holes in the order of arrival as the position of a tail."""
     return "" if mark == NOTHING_SEEN else _pack(_fields(mark))
 
 
-def decode_position(position: str) -> Mark:
+def decode_position(position: str) -> Watermark:
     """Return the mark that ``encode_position`` was given.
 
     Raises:
@@ -109,17 +109,17 @@ def decode_position(position: str) -> Mark:
     raise CursorError(f"{position!r:.100} is no position of this release")
 
 
-def _fields(mark: Mark) -> list[str | int | None]:
+def _fields(mark: Watermark) -> list[str | int | None]:
     newest = None if mark.newest_id is None else mark.newest_id.hex
     return [newest, mark.number, *chain.from_iterable(mark.holes)]
 
 
-def _mark(fields: Sequence[object]) -> Mark:
+def _mark(fields: Sequence[object]) -> Watermark:
     match fields:
         case [newest, number, *ends] if len(ends) % 2 == 0:
             numbers = [_number(end) for end in ends]
             holes = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-            return Mark(None if newest is None else _id(newest), _number(number), holes)
+            return Watermark(None if newest is None else _id(newest), _number(number), holes)
     raise CursorError("the cursor is of another release of fiberstore")
 
 

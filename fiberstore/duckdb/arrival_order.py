@@ -15,11 +15,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.cursors import Mark
+from fiberstore.contract.cursors import Watermark
 from fiberstore.duckdb.session_connection import duckdb_connection
 from fiberstore.errors import CursorError
 from fiberstore.repositories.query import one_snapshot
-from fiberstore.sql.arrival_order import Arrival, News
+from fiberstore.sql.arrival_order import CommitOrder, NewRows
 from fiberstore.sql.prepared import Prepared
 
 _BEFORE_ALL = -1
@@ -27,7 +27,7 @@ _BEFORE_ALL = -1
 _FIRST_UNCOMMITTED: sa.ColumnElement[int] = sa.literal_column("36028797018960000", sa.BigInteger)
 
 
-class RowidArrival(Arrival):
+class RowidOrder(CommitOrder):
     """The order of ``rowid``."""
 
     def __init__(self, table: sa.FromClause, id_: sa.ColumnElement[UUID]) -> None:
@@ -45,38 +45,38 @@ class RowidArrival(Arrival):
         )
 
     @contextmanager
-    def snapshot(self, session: Session, since: Mark | None) -> Iterator[Mark]:
+    def snapshot(self, session: Session, since: Watermark | None) -> Iterator[Watermark]:
         with one_snapshot(session):
             yield self._mark(session, _BEFORE_ALL if since is None else self._rowid_of(session, since))
 
     @contextmanager
-    def news(self, session: Session, since: Mark) -> Iterator[News]:
+    def new_rows(self, session: Session, since: Watermark) -> Iterator[NewRows]:
         written = duckdb_connection(session).write_signal.listen()
         with one_snapshot(session):
             after = self._rowid_of(session, since)
             mark = self._mark(session, after)
             condition = self.number.between(after + 1, mark.number)
-            yield News(condition, mark, partial(_wait_for, written))
+            yield NewRows(condition, mark, partial(_wait_for, written))
 
-    def mark_at(self, session: Session, id_: UUID) -> Mark:
+    def watermark_at(self, session: Session, id_: UUID) -> Watermark:
         ((rowid,),) = self._rowids.rows(session, {"id": id_})
-        return Mark(id_, rowid)
+        return Watermark(id_, rowid)
 
-    def is_new(self, session: Session, since: Mark) -> sa.ColumnElement[bool]:
+    def is_new(self, session: Session, since: Watermark) -> sa.ColumnElement[bool]:
         return sa.and_(self.number > self._rowid_of(session, since), self._is_committed)
 
-    def _mark(self, session: Session, after: int) -> Mark:
+    def _mark(self, session: Session, after: int) -> Watermark:
         """Return the mark of the present snapshot, which has seen all rows up to ``after``."""
         ((newest,),) = self._newest.rows(session, {"after": after})
         if newest is None:
             newest = after
-        return Mark(self._id_at(session, newest), newest)
+        return Watermark(self._id_at(session, newest), newest)
 
     def _id_at(self, session: Session, rowid: int) -> UUID | None:
         ids = list(self._ids.rows(session, {"rowid": rowid}))
         return ids[0][0] if ids else None
 
-    def _rowid_of(self, session: Session, mark: Mark) -> int:
+    def _rowid_of(self, session: Session, mark: Watermark) -> int:
         if mark.holes:
             raise CursorError("the cursor is of another release of fiberstore; start again without it")
         if mark.newest_id is None:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import duckdb
 
 from fiberstore.atomic_files import LOG_SUFFIXES, new_file
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.shielding import Interruption, shielded
 from fiberstore.errors import DatabaseError
 from fiberstore.sql.translate import translate_errors
@@ -19,7 +19,7 @@ _CHECKPOINT_TIMEOUT_S, _PAUSE_S = 5.0, 0.02
 _logger = logging.getLogger(__name__)
 
 
-def write_backup(connection: Connection, target: str | os.PathLike[str]) -> None:
+def write_backup(connection: DuckDBConnection, target: str | os.PathLike[str]) -> None:
     """Copy a whole database, an application's own tables included, into a new file.
 
     Rows are copied and indexes built anew, so the copy is compact, and damage of an index is not copied. It
@@ -46,7 +46,9 @@ def refuse_logs(path: Path) -> None:
             )
 
 
-def _write_backup(connection: Connection, target: str | os.PathLike[str], interruption: Interruption) -> None:
+def _write_backup(
+    connection: DuckDBConnection, target: str | os.PathLike[str], interruption: Interruption
+) -> None:
     with new_file(target) as path, translate_errors():
         # Sessions that DETACH leaves with the file go on calling it by this name.
         attached = path.with_name(uuid4().hex)
@@ -56,7 +58,7 @@ def _write_backup(connection: Connection, target: str | os.PathLike[str], interr
         _verify(path, rows)
 
 
-def _copy(connection: Connection, path: Path, interruption: Interruption) -> dict[str, int]:
+def _copy(connection: DuckDBConnection, path: Path, interruption: Interruption) -> dict[str, int]:
     """Copy a snapshot, and return how many rows its tables have.
 
     It has connections of its own, since it needs no turn of the ``ChangeLock``, and only one of them may be

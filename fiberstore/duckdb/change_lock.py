@@ -1,42 +1,17 @@
 """``ChangeLock``: transactions that change rows of a database run one at a time."""
 
-import os
-import re
-import threading
 import time
-from functools import lru_cache
-from typing import ClassVar
-from weakref import WeakValueDictionary, ref
+from weakref import ref
 
 import duckdb
 
-from fiberstore.duckdb.fork_guard import database_key
+from fiberstore.duckdb.fork_guard import PerDatabase
 from fiberstore.sql.holds import Hold, Registry
 
 LOCK_TIMEOUT_S = 10.0
-_STATEMENTS_KEPT = 256
-_LONGEST_KEPT_CHARS = 10_000
-
-_CHANGES = re.compile(
-    r"\b(update|delete|merge|truncate|execute)\b|\binsert\b.*\breplace\b", re.IGNORECASE | re.DOTALL
-)
 
 
-def changes_rows(sql: str) -> bool:
-    """Return whether a statement may change or delete rows that are there, rather than only append.
-
-    It goes by words, wherever they stand (a CTE or EXPLAIN ANALYZE may hold an UPDATE), and sometimes errs to
-    the harmless side. Values do not matter: they are bound.
-    """
-    return _changes_rows(sql) if len(sql) <= _LONGEST_KEPT_CHARS else _CHANGES.search(sql) is not None
-
-
-@lru_cache(maxsize=_STATEMENTS_KEPT)
-def _changes_rows(sql: str) -> bool:
-    return _CHANGES.search(sql) is not None
-
-
-class ChangeLock:
+class ChangeLock(PerDatabase):
     """Lets one transaction at a time change rows of a database; appends and reads go beside it.
 
     DuckDB lets two transactions that change one row both commit, and drops one of the changes, when one
@@ -45,55 +20,36 @@ class ChangeLock:
     must not be older than the last change. One that read first and finds a change since gets the same
     error class as DuckDB's own write-write conflict, and has to start again.
 
-    A turn ends when ``Turn.end`` says so, and at the latest with the life of its ``Turn``: whoever is
+    A hold ends when ``LockHold.end`` says so, and at the latest with the life of the object: whoever is
     interrupted between two lines leaves no lock behind (see ``fiberstore.sql.holds``).
 
     Attributes:
-        turns: The one that has the lock, then those that wait for it.
-        changes: Turns so far that may have changed rows.
-        is_unsettled: Nobody has said yet whether the last turn has changed rows.
+        queue: The one that has the lock, then those that wait for it.
+        changes: Holds so far that may have changed rows.
+        is_unsettled: Nobody has said yet whether the last hold has changed rows.
     """
 
-    _by_database: ClassVar[WeakValueDictionary[str, "ChangeLock"]] = WeakValueDictionary()
-    _registry_lock: ClassVar[threading.Lock] = threading.Lock()
-
     def __init__(self) -> None:
-        self.turns = Registry[Hold]()
+        self.queue = Registry[Hold]()
         self.changes = 0
         self.is_unsettled = False
 
-    @classmethod
-    def of(cls, database: str) -> "ChangeLock":
-        """Return the lock that all connections of this process to one database share."""
-        key = database_key(database)
-        with cls._registry_lock:
-            lock = cls._by_database.get(key)
-            if lock is None:
-                lock = cls._by_database[key] = ChangeLock()
-            return lock
-
-    @classmethod
-    def forget_all(cls) -> None:
-        """Begin anew in a forked child, where a thread that held a lock does not exist."""
-        cls._by_database = WeakValueDictionary()
-        cls._registry_lock = threading.Lock()
-
-    def acquire(self) -> "Turn":
-        """Wait for the lock, first come, first served; any thread may end the turn.
+    def acquire(self) -> "LockHold":
+        """Wait for the lock, first come, first served; any thread may end the hold.
 
         Raises:
             duckdb.TransactionException: It did not come free within ``LOCK_TIMEOUT_S``.
         """
-        turn = Turn(self)
+        hold = LockHold(self)
         try:
-            turn.wait(time.monotonic() + LOCK_TIMEOUT_S)
+            hold.wait(time.monotonic() + LOCK_TIMEOUT_S)
         except BaseException:
-            turn.leave()
+            hold.leave()
             raise
-        return turn
+        return hold
 
 
-class Turn:
+class LockHold:
     """The right to change rows, until it ends.
 
     Whoever holds it may end it, and only the first time counts.
@@ -101,13 +57,13 @@ class Turn:
 
     def __init__(self, lock: ChangeLock) -> None:
         self._lock = lock
-        self._hold: Hold | None = lock.turns.add(Hold())
+        self._hold: Hold | None = lock.queue.add(Hold())
         self._place = ref(self._hold)
 
     def wait(self, deadline: float) -> None:
-        """Wait for the turn; for ``ChangeLock.acquire``."""
+        """Wait for the lock; for ``ChangeLock.acquire``."""
         lock = self._lock
-        if not lock.turns.wait(self._place, deadline):
+        if not lock.queue.wait(self._place, deadline):
             raise duckdb.TransactionException(
                 f"another open transaction has been changing rows for {LOCK_TIMEOUT_S:g} s; end it first, or "
                 "if it is your own, use it for this change too"
@@ -129,7 +85,3 @@ class Turn:
             self._lock.changes += changed
             self._lock.is_unsettled = False
             self._hold = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=ChangeLock.forget_all)

@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
-from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -32,9 +31,10 @@ from fiberstore.atomic_files import hidden_folder, sync
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.backup import refuse_logs, write_backup
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.shielding import Interruption, shielded
 from fiberstore.errors import DatabaseError, StorageError, StorageLockedError
+from fiberstore.forks import renew_in_child
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.holds import Hold, Registry, wait_for_all
 from fiberstore.sql.translate import translate_errors
@@ -45,7 +45,6 @@ _OLD = "fiberstore_replaced"  # marks DuckDB's instance of the old file
 _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
 
 _logger = logging.getLogger(__name__)
-_all: "WeakSet[Calls]" = WeakSet()
 
 
 class Calls:
@@ -59,7 +58,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.renew()
-        _all.add(self)
+        renew_in_child(self, Calls.renew)
 
     def renew(self) -> None:
         """Begin anew; in a forked child, where the threads of the calls do not exist."""
@@ -141,14 +140,14 @@ def _compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls, interruption
 @contextmanager
 def _only_connection(
     engine: sa.Engine, change_pool: sa.Pool, deadline: float, interruption: Interruption
-) -> Iterator[Connection]:
+) -> Iterator[DuckDBConnection]:
     """Yield the only connection of this process; no other is opened during the block.
 
     DuckDB's lock on the file is kept all the time. If the block replaces the file, it is closed afterwards.
     """
     with translate_errors():
         pooled = engine.raw_connection()
-    connection = cast("Connection", pooled.dbapi_connection)
+    connection = cast("DuckDBConnection", pooled.dbapi_connection)
     pooled.detach()
     database = connection.database_key
     number = fork_guard.file_number(database)
@@ -190,7 +189,7 @@ def _only_connection(
             pooled.close()
 
 
-def _connection_count(connection: Connection) -> int:
+def _connection_count(connection: DuckDBConnection) -> int:
     """Count the connections to the instance, those of DuckDB's own included."""
     cursor = connection.cursor()
     cursor.execute("SELECT count FROM duckdb_connection_count()")
@@ -206,7 +205,7 @@ def _wait(is_ready: Callable[[], bool], deadline: float, interruption: Interrupt
         time.sleep(_PAUSE_S)
 
 
-def _replace(connection: Connection, path: Path, new: Path, old: Path) -> Compacted:
+def _replace(connection: DuckDBConnection, path: Path, new: Path, old: Path) -> Compacted:
     """Put a copy in the place of the file, and link the old one to another name.
 
     Afterwards the connection is of no use but to be closed.
@@ -238,7 +237,7 @@ def _replace(connection: Connection, path: Path, new: Path, old: Path) -> Compac
     return Compacted(bytes_before, bytes_after)
 
 
-def _retire(connection: Connection, old: Path) -> None:
+def _retire(connection: DuckDBConnection, old: Path) -> None:
     """Make the old file unusable, in this process and in others."""
     _write_magic(old, bytes(len(_MAGIC)))
     with translate_errors():
@@ -289,12 +288,3 @@ def _keep_owner(path: Path, copy: Path) -> None:
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
         os.chown(copy, old.st_uid, old.st_gid)
         copy.chmod(old.st_mode)  # a change of the owner may take bits of it
-
-
-def _renew_all() -> None:
-    for calls in list(_all):
-        calls.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)

@@ -18,15 +18,15 @@ import duckdb
 from sqlalchemy.engine import Dialect
 
 from fiberstore.duckdb import fork_guard
-from fiberstore.duckdb.change_lock import ChangeLock, Turn, changes_rows
+from fiberstore.duckdb.change_lock import ChangeLock, LockHold
 from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
-from fiberstore.duckdb.shadows import may_shadow, place, undo_shadows
+from fiberstore.duckdb.shadows import place, undo_shadows
+from fiberstore.duckdb.statements import effects_of
 from fiberstore.duckdb.support import SUPPORT
-from fiberstore.duckdb.write_signal import WriteSignal, appends_rows
+from fiberstore.duckdb.write_signal import WriteSignal
 from fiberstore.errors import ConflictError
-from fiberstore.sql import connection
-from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
+from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.engine import FORKED
 from fiberstore.sql.support import BackendSupport
 
@@ -44,7 +44,7 @@ class _Begun(Enum):
     SNAPSHOT = 2
 
 
-class Connection(connection.Connection):
+class DuckDBConnection(StoreConnection):
     """One DuckDB connection, as a DBAPI connection and as the repositories need one.
 
     It knows the cursor whose result is still open, and takes part in the database's ``ChangeLock``.
@@ -80,7 +80,7 @@ class Connection(connection.Connection):
         self._statements: dict[str, duckdb.Statement] = {}
         self.write_signal = WriteSignal.of(database)
         self._change_lock = ChangeLock.of(database)
-        self._turn: Turn | None = None
+        self._lock_hold: LockHold | None = None
         self._changes_at_snapshot = 0
         self._begun = _Begun.NO
         self._changed = False
@@ -169,11 +169,11 @@ class Connection(connection.Connection):
             duckdb.TransactionException: Rows were changed since this transaction's snapshot, or the lock did
                 not come free.
         """
-        if self._turn is not None:
+        if self._lock_hold is not None:
             return
-        self._turn = self._change_lock.acquire()
+        self._lock_hold = self._change_lock.acquire()
         if self._begun is _Begun.SNAPSHOT and self._changes_at_snapshot != self._change_lock.changes:
-            self._end_turn(changed=False)
+            self._end_lock_hold(changed=False)
             raise duckdb.TransactionException(
                 "rows were changed by another transaction after this one had begun to read; roll back and "
                 "run it again"
@@ -184,9 +184,9 @@ class Connection(connection.Connection):
         if lock is not Lock.NOTHING:
             self.lock_changes()
 
-    def take_over(self, turn: Turn) -> None:
-        """Hold the ``ChangeLock`` by a turn that the caller has waited for, until the transaction ends."""
-        self._turn = turn
+    def take_over(self, hold: LockHold) -> None:
+        """Hold the ``ChangeLock`` by a hold that the caller has waited for, until the transaction ends."""
+        self._lock_hold = hold
 
     def abandon(self) -> None:
         """Leave the database to the parent process; for a forked child."""
@@ -194,7 +194,7 @@ class Connection(connection.Connection):
         fork_guard.keep_forever(self._statements)
         fork_guard.keep_forever(self._stream)
         self._raw, self._statements = _Inherited(), {}
-        self._turn = self._reader = self._stream = None
+        self._lock_hold = self._reader = self._stream = None
         self._unread = False
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
@@ -334,7 +334,7 @@ class Connection(connection.Connection):
 
     def refuse_shadows(self, sql: str) -> None:
         """Undo a statement that lets the names of the store's tables lead to other ones; see ``shadows``."""
-        if may_shadow(sql):
+        if effects_of(sql).may_shadow:
             self._keep_open_result()
             with self._driver():
                 undo_shadows(self._raw.execute, self._home)
@@ -396,14 +396,15 @@ class Connection(connection.Connection):
     def _statement(self, sql: str) -> Iterator[None]:
         self._keep_open_result()
         self._refuse_if_failed()
-        if changes_rows(sql):
+        effects = effects_of(sql)
+        if effects.changes_rows:
             self.lock_changes()
             self._changed = True
         if self._begun is _Begun.YES:
             self._changes_at_snapshot = self._change_lock.changes
             self._begun = _Begun.SNAPSHOT
-        self._appended |= appends_rows(sql)
-        writes = self._appended or changes_rows(sql) or sql.lstrip()[:6].lower() == "create"
+        self._appended |= effects.appends_rows
+        writes = self._appended or effects.changes_rows or sql.lstrip()[:6].lower() == "create"
         self._writes |= writes
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
@@ -451,16 +452,16 @@ class Connection(connection.Connection):
             self._reader.keep_rest()
 
     def _end_owned(self, *, changed: bool) -> None:
-        """End the turn and the write; after an interrupt the pool's rollback does, or its own end."""
+        """End the lock hold and the write; after an interrupt the pool's rollback does, or its own end."""
         if self._appended:
             self._appended = False
             self.write_signal.note_end()
-        self._end_turn(changed=changed)
+        self._end_lock_hold(changed=changed)
 
-    def _end_turn(self, *, changed: bool) -> None:
-        if self._turn is not None:
-            self._turn.end(changed=changed)
-            self._turn = None
+    def _end_lock_hold(self, *, changed: bool) -> None:
+        if self._lock_hold is not None:
+            self._lock_hold.end(changed=changed)
+            self._lock_hold = None
         self._changed = False
 
 
@@ -502,7 +503,7 @@ class Cursor:
 
     arraysize = 1
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: DuckDBConnection) -> None:
         self.connection = connection
         self.description: Sequence[Row] | None = None
         self.rowcount = -1

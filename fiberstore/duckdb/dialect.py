@@ -40,7 +40,7 @@ from sqlalchemy.engine.interfaces import (
 from sqlalchemy.exc import NoSuchTableError
 
 from fiberstore.duckdb import fork_guard, functions  # noqa: F401  # functions register themselves
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.errors import is_interrupt
 from fiberstore.duckdb.modes import make_temporary_folder
 from fiberstore.duckdb.wal import check_files, has_two_logs
@@ -108,7 +108,7 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
     preparer = _Preparer
     colspecs = {**duckdb_engine.Dialect.colspecs, sa.JSON.JSONStrIndexType: _JsonKey}  # noqa: RUF012
 
-    def connect(self, **arguments: Unpack[_ConnectArguments]) -> Connection:
+    def connect(self, **arguments: Unpack[_ConnectArguments]) -> DuckDBConnection:
         """Open a connection in UTC; settings come from the URL's query or as ``config``."""
         try:
             return self._connect(arguments)
@@ -117,7 +117,7 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
                 raise KeyboardInterrupt from error
             raise
 
-    def _connect(self, arguments: _ConnectArguments) -> Connection:
+    def _connect(self, arguments: _ConnectArguments) -> DuckDBConnection:
         database = arguments["database"]
         if fork_guard.is_inherited(database):  # DuckDB would hand out the parent's instance
             raise duckdb.InvalidInputException(FORKED)
@@ -133,43 +133,43 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
             raw = fork_guard.opened(
                 database, lambda: duckdb.connect(database, read_only, config), lambda opened: opened.close()
             )
-            connection = Connection(raw, database, self)
+            connection = DuckDBConnection(raw, database, self)
         raw.execute("SET TimeZone = 'UTC'")
         return connection
 
-    def do_begin(self, dbapi_connection: Connection) -> None:
+    def do_begin(self, dbapi_connection: DuckDBConnection) -> None:
         """Begin a transaction, unless each statement is to be one."""
         if not dbapi_connection.autocommit:
             dbapi_connection.begin()
 
-    def get_isolation_level_values(self, dbapi_connection: Connection) -> list[IsolationLevel]:
+    def get_isolation_level_values(self, dbapi_connection: DuckDBConnection) -> list[IsolationLevel]:
         """Return the levels there are."""
         del dbapi_connection
         return ["REPEATABLE READ", "AUTOCOMMIT"]
 
-    def get_default_isolation_level(self, dbapi_connection: Connection) -> IsolationLevel:
+    def get_default_isolation_level(self, dbapi_connection: DuckDBConnection) -> IsolationLevel:
         """Return DuckDB's one level, snapshot isolation, by the name that PostgreSQL has for it."""
         del dbapi_connection
         return "REPEATABLE READ"
 
-    def get_isolation_level(self, dbapi_connection: Connection) -> IsolationLevel:
+    def get_isolation_level(self, dbapi_connection: DuckDBConnection) -> IsolationLevel:
         """Return the level of a connection."""
         return "AUTOCOMMIT" if dbapi_connection.autocommit else "REPEATABLE READ"
 
-    def set_isolation_level(self, dbapi_connection: Connection, level: IsolationLevel) -> None:
+    def set_isolation_level(self, dbapi_connection: DuckDBConnection, level: IsolationLevel) -> None:
         """Let each statement be a transaction, or SQLAlchemy begin them."""
         dbapi_connection.autocommit = level == "AUTOCOMMIT"
 
-    def reset_isolation_level(self, dbapi_connection: Connection) -> None:
+    def reset_isolation_level(self, dbapi_connection: DuckDBConnection) -> None:
         """Let SQLAlchemy begin transactions."""
         dbapi_connection.autocommit = False
 
-    def detect_autocommit_setting(self, dbapi_connection: Connection) -> bool:
+    def detect_autocommit_setting(self, dbapi_connection: DuckDBConnection) -> bool:
         """Tell whether each statement is a transaction."""
         return dbapi_connection.autocommit
 
-    def do_rollback(self, dbapi_connection: Connection) -> None:
-        """Roll back; ``Connection`` knows whether there is something to."""
+    def do_rollback(self, dbapi_connection: DuckDBConnection) -> None:
+        """Roll back; ``DuckDBConnection`` knows whether there is something to."""
         dbapi_connection.rollback()
 
     def get_columns(

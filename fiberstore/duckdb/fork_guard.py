@@ -18,8 +18,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
-from weakref import WeakSet
+from typing import ClassVar, Protocol, Self, TypeVar, cast
+from weakref import WeakSet, WeakValueDictionary
 
 from fiberstore.errors import DatabaseError
 from fiberstore.sql.engine import IN_MEMORY
@@ -52,6 +52,36 @@ _lock = threading.RLock()  # of the registry; taken twice for the same reason
 _handles: WeakSet[Handle] = WeakSet()
 _inherited: set[str] = set()
 _closed_off: set[str] = set()
+
+
+class PerDatabase:
+    """Base of objects that all connections of this process to one database share.
+
+    A forked child begins anew: the threads that held or waited for something do not exist there.
+    """
+
+    _kinds: ClassVar[list[type["PerDatabase"]]] = []
+    _by_database: ClassVar[WeakValueDictionary[str, "PerDatabase"]]
+
+    def __init_subclass__(cls) -> None:
+        cls._by_database = WeakValueDictionary()
+        cls._kinds.append(cls)
+
+    @classmethod
+    def of(cls, database: str) -> Self:
+        """Return the one of a database; it lives as long as somebody refers to it."""
+        key = database_key(database)
+        with _lock:
+            shared = cast("Self | None", cls._by_database.get(key))
+            if shared is None:
+                shared = cls._by_database[key] = cls()
+            return shared
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Forget those of every database, and of every kind."""
+        for kind in cls._kinds:
+            kind._by_database = WeakValueDictionary()
 
 
 def database_key(database: str) -> str:
@@ -177,6 +207,7 @@ def _abandon_all() -> None:
             handle.abandon()
     _handles.clear()
     _closed_off.clear()
+    PerDatabase.forget_all()
     _free_locks()
 
 

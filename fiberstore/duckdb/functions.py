@@ -10,6 +10,7 @@ from fiberstore.sql.functions import (
     Contains,
     DurationUs,
     EpochUs,
+    HoldsChangeLock,
     Json,
     JsonElement,
     JsonExists,
@@ -20,7 +21,6 @@ from fiberstore.sql.functions import (
     JsonText,
     JsonType,
     KeyHash,
-    NobodyChanges,
     Quotient,
     RegexpMatches,
     StartsWith,
@@ -60,8 +60,8 @@ def _key_hash(element: KeyHash) -> sa.ColumnElement[int]:
     return sa.cast(digits, sa.BigInteger)
 
 
-@compiles_for("duckdb", NobodyChanges)
-def _nobody_changes(_element: NobodyChanges) -> sa.ColumnElement[bool]:
+@compiles_for("duckdb", HoldsChangeLock)
+def _holds_change_lock(_element: HoldsChangeLock) -> sa.ColumnElement[bool]:
     return sa.true()
 
 

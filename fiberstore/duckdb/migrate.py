@@ -11,7 +11,7 @@ from fiberstore.sql import migrate
 from fiberstore.sql.engine import IN_MEMORY
 
 if TYPE_CHECKING:
-    from fiberstore.duckdb.connection import Connection
+    from fiberstore.duckdb.connection import DuckDBConnection
 
 
 def back_up_before_rewrite(connection: sa.Connection) -> Path | None:
@@ -31,5 +31,5 @@ def back_up_before_rewrite(connection: sa.Connection) -> Path | None:
     if database.startswith(IN_MEMORY) or not migrate.rewrites_rows(connection):
         return None
     copy = Path(f"{database}.before-{migrate.head()}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-    write_backup(cast("Connection", connection.connection.dbapi_connection), copy)
+    write_backup(cast("DuckDBConnection", connection.connection.dbapi_connection), copy)
     return copy

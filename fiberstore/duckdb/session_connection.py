@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 from fiberstore.sql.prepared import connection_of
 
 if TYPE_CHECKING:
-    from fiberstore.duckdb.connection import Connection
+    from fiberstore.duckdb.connection import DuckDBConnection
 
 
-def duckdb_connection(session: Session) -> "Connection":
+def duckdb_connection(session: Session) -> "DuckDBConnection":
     """Return the connection of a session that is known to be on DuckDB."""
-    return cast("Connection", connection_of(session))
+    return cast("DuckDBConnection", connection_of(session))

@@ -4,35 +4,18 @@ A temporary table named ``raw_logs``, or ``USE``, stays with a connection when i
 of the storage would write into another table from then on, and what they acknowledged would be gone with it.
 """
 
-import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import duckdb
 
 Execute: TypeAlias = Callable[..., duckdb.DuckDBPyConnection]
 
-_STATEMENTS_KEPT = 256
-_LONGEST_KEPT_CHARS = 10_000
-_MAY_SHADOW = re.compile(
-    r"(?:^|;|\n|\*/)\s*(?:create\b.*\btemp(?:orary)?|alter|use|set)\b", re.IGNORECASE | re.DOTALL
-)
 _PLACE = "SELECT current_database(), current_schema()"
 _TEMPORARY = (
     "SELECT if(table_type = 'VIEW', 'VIEW', 'TABLE'), table_name FROM information_schema.tables "
     "WHERE table_catalog = 'temp' AND lower(table_name) IN (SELECT unnest($1))"
 )
-
-
-def may_shadow(sql: str) -> bool:
-    """Return whether a statement may let names lead to other tables. It goes by words."""
-    return _may_shadow(sql) if len(sql) <= _LONGEST_KEPT_CHARS else _MAY_SHADOW.search(sql) is not None
-
-
-@lru_cache(maxsize=_STATEMENTS_KEPT)
-def _may_shadow(sql: str) -> bool:
-    return _MAY_SHADOW.search(sql) is not None
 
 
 def place(execute: Execute) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Telemetry
 
 if TYPE_CHECKING:
-    from fiberstore.duckdb.connection import Connection
+    from fiberstore.duckdb.connection import DuckDBConnection
     from fiberstore.sql.pool import StorePool
 
 
@@ -106,7 +106,7 @@ class DuckDBStorage(SqlStorage):
             DatabaseError: The target exists, its folder does not, or the copy failed; then there is no copy.
         """
         with self._sessions.read("backup") as session:
-            write_backup(cast("Connection", connection_of(session)), target)
+            write_backup(cast("DuckDBConnection", connection_of(session)), target)
 
     def compact(self) -> Compacted:
         with self._telemetry.running("compact"):
@@ -142,7 +142,7 @@ class DuckDBStorage(SqlStorage):
     @contextmanager
     def _connect(self, lock: Lock = Lock.NOTHING) -> Iterator[sa.Connection]:
         with self._calls.running(), self._take(changes=lock is not Lock.NOTHING) as bound:
-            cast("Connection", bound.connection.dbapi_connection).autocommit = True
+            cast("DuckDBConnection", bound.connection.dbapi_connection).autocommit = True
             yield bound
 
     def _take(self, *, changes: bool) -> sa.Connection:
@@ -153,14 +153,14 @@ class DuckDBStorage(SqlStorage):
         with translate_errors():
             if not changes:
                 return sa.Connection(self.engine, self.engine.raw_connection())
-            turn = ChangeLock.of(self.engine.url.database or "").acquire()
+            hold = ChangeLock.of(self.engine.url.database or "").acquire()
             try:
                 pooled = self._change_pool.connect()
-                cast("Connection", pooled.dbapi_connection).take_over(turn)
+                cast("DuckDBConnection", pooled.dbapi_connection).take_over(hold)
                 # Here, too, the traceback of an interrupt would hold the lock.
                 return sa.Connection(self.engine, pooled)
             except BaseException:
-                turn.end(changed=False)
+                hold.end(changed=False)
                 raise
 
 

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from fiberstore.duckdb.arrival_order import RowidArrival
+from fiberstore.duckdb.arrival_order import RowidOrder
 from fiberstore.duckdb.redaction import redact
 from fiberstore.duckdb.sizes import kept_rows, settle, size_of
 from fiberstore.sql.conditions import FIBERS, LOGS
@@ -11,8 +11,8 @@ from fiberstore.sql.support import BackendSupport
 SUPPORT = BackendSupport(
     row_id=sa.literal_column("rowid"),
     temporary_schema=None,  # DuckDB looks for temporary tables first
-    log_arrival=RowidArrival(LOGS, LOGS.c.log_id),
-    fiber_arrival=RowidArrival(FIBERS, FIBERS.c.fiber_id),
+    log_commit_order=RowidOrder(LOGS, LOGS.c.log_id),
+    fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
     redact=redact,
     size_of=size_of,
     settle=settle,

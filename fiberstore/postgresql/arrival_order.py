@@ -1,7 +1,7 @@
 """The order in which rows were stored, by the number of their transaction.
 
 Triggers note it for each new row in ``log_arrivals`` and ``fiber_arrivals``. A snapshot of PostgreSQL has
-seen the transactions before some number, but for those that were running: that is a ``Mark``. Of the
+seen the transactions before some number, but for those that were running: that is a ``Watermark``. Of the
 transaction with the number of a mark that has an id, it has seen the rows up to that one.
 
 Followed: https://www.postgresql.org/docs/current/functions-info.html, on transaction ids and snapshots.
@@ -16,10 +16,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.cursors import Mark
+from fiberstore.contract.cursors import Watermark
 from fiberstore.errors import CursorError, DatabaseError
 from fiberstore.repositories.query import one_snapshot
-from fiberstore.sql.arrival_order import Arrival, News
+from fiberstore.sql.arrival_order import CommitOrder, NewRows
 from fiberstore.sql.prepared import Prepared
 
 _ROWS_AT_ONCE = 10_000
@@ -59,7 +59,7 @@ _SEEN = Prepared[tuple[int, int, int | None, list[int]]](
 )
 
 
-class TransactionArrival(Arrival):
+class TransactionOrder(CommitOrder):
     """The order of transactions, by their numbers.
 
     Args:
@@ -92,7 +92,7 @@ class TransactionArrival(Arrival):
         )
 
     @contextmanager
-    def snapshot(self, session: Session, since: Mark | None) -> Iterator[Mark]:
+    def snapshot(self, session: Session, since: Watermark | None) -> Iterator[Watermark]:
         del since
         self._check_noted(session)
         with one_snapshot(session):
@@ -100,10 +100,10 @@ class TransactionArrival(Arrival):
             if own is not None and own >= end:  # its rows are seen, those of later ones are not
                 running, end = [*running, *range(end, own)], own + 1
             newest = end - 1
-            yield Mark(None, newest, tuple((newest - xid, newest - xid) for xid in sorted(running)))
+            yield Watermark(None, newest, tuple((newest - xid, newest - xid) for xid in sorted(running)))
 
     @contextmanager
-    def news(self, session: Session, since: Mark) -> Iterator[News]:
+    def new_rows(self, session: Session, since: Watermark) -> Iterator[NewRows]:
         """Yield what is new; what has begun after a transaction that still runs is told after its end."""
         self._check_noted(session)
         with one_snapshot(session):
@@ -111,16 +111,16 @@ class TransactionArrival(Arrival):
             xid, place = self._place_of(session, since)
             window = {"xid": xid, "place": place, "running": first_running}
             ends = list(self._next.rows(session, {**window, "rows": _ROWS_AT_ONCE - 1, "limit": 1}))
-            mark = Mark(ends[0][1], ends[0][0]) if ends else Mark(None, first_running - 1)
+            mark = Watermark(ends[0][1], ends[0][0]) if ends else Watermark(None, first_running - 1)
             is_news = sa.and_(self._after(session, since), sa.not_(self._after(session, mark)))
             ids = sa.select(self._noted).where(is_news)
-            yield News(self._id.in_(ids), mark, _go_on if ends else _wait)
+            yield NewRows(self._id.in_(ids), mark, _go_on if ends else _wait)
 
-    def mark_at(self, session: Session, id_: UUID) -> Mark:
+    def watermark_at(self, session: Session, id_: UUID) -> Watermark:
         ((xid, _),) = self._places.rows(session, {"id": id_})
-        return Mark(id_, xid)
+        return Watermark(id_, xid)
 
-    def is_new(self, session: Session, since: Mark) -> sa.ColumnElement[bool]:
+    def is_new(self, session: Session, since: Watermark) -> sa.ColumnElement[bool]:
         ((_, end, own, _),) = _SEEN.rows(session, {})
         end = max(end, own or 0)
         if since.number > end:
@@ -136,12 +136,12 @@ class TransactionArrival(Arrival):
         if not is_noted:
             raise DatabaseError(_NOT_NOTED)
 
-    def _after(self, session: Session, mark: Mark) -> sa.ColumnElement[bool]:
+    def _after(self, session: Session, mark: Watermark) -> sa.ColumnElement[bool]:
         xid, place = self._place_of(session, mark)
         # The first alone is one for the index.
         return sa.and_(self._xid >= xid, sa.or_(self._xid > xid, self._place > place))
 
-    def _place_of(self, session: Session, mark: Mark) -> tuple[int, int]:
+    def _place_of(self, session: Session, mark: Watermark) -> tuple[int, int]:
         if mark.newest_id is None:
             return mark.number, _AFTER_ALL
         for xid, place in self._places.rows(session, {"id": mark.newest_id}):

@@ -1,11 +1,11 @@
 """The tables that note the order in which rows are stored; see ``arrival_order``."""
 
-from fiberstore.sql.connection import Connection
+from fiberstore.sql.connection import StoreConnection
 
 ARRIVALS = {"log_arrivals": "log_id", "fiber_arrivals": "fiber_id"}
 
 
-def renumber_restored(connection: Connection) -> None:
+def renumber_restored(connection: StoreConnection) -> None:
     """Let the rows of a dump that was restored in another cluster come before all that is stored since.
 
     A dump keeps the numbers of the transactions that stored the rows, and another cluster counts its own.

@@ -16,8 +16,7 @@ from sqlalchemy.engine import Dialect
 
 from fiberstore.errors import SerializationError
 from fiberstore.postgresql.support import SUPPORT
-from fiberstore.sql import connection
-from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
+from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.models import Base, Json
 from fiberstore.sql.support import BackendSupport
 
@@ -59,7 +58,7 @@ class CountingCursor(psycopg.Cursor[TupleRow]):
 
     def _count(self) -> None:
         connection = self.connection
-        if isinstance(connection, Connection) and _writes(self):
+        if isinstance(connection, PostgresConnection) and _writes(self):
             connection.rows_written += self.rowcount
 
 
@@ -91,13 +90,13 @@ class NativeCursor(psycopg.RawCursor[TupleRow]):
                 copy.write(part)
 
 
-class Connection(psycopg.Connection[TupleRow], connection.Connection):
+class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
     """One connection to a server, as a DBAPI connection and as the repositories need one.
 
     It is in psycopg's autocommit mode for calls of a storage, and not for SQLAlchemy's sessions.
 
     Attributes:
-        rows_written: See ``sql.connection.Connection``; also by the statements of sessions.
+        rows_written: See ``sql.connection.StoreConnection``; also by the statements of sessions.
     """
 
     engine_name: ClassVar[str] = "postgresql"

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGExecutio
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql import errors, functions, loaders  # noqa: F401  # the first two register themselves
 from fiberstore.postgresql.connect_errors import Target, connect_error, target_of
-from fiberstore.postgresql.connection import LEAST_VERSION, Connection
+from fiberstore.postgresql.connection import LEAST_VERSION, PostgresConnection
 from fiberstore.sql.connection import NATIVE
 from fiberstore.sql.models import Json
 
@@ -41,7 +41,7 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
     execution_ctx_cls = _ExecutionContext
     colspecs = {**PGDialect_psycopg.colspecs, Json: Json}  # noqa: RUF012  # our JSON is text to the driver
 
-    def connect(self, *arguments: Any, **options: Any) -> Connection:  # type: ignore[override]  # noqa: ANN401  # as SQLAlchemy has them
+    def connect(self, *arguments: Any, **options: Any) -> PostgresConnection:  # type: ignore[override]  # noqa: ANN401  # as SQLAlchemy has them
         """Open a connection in UTC.
 
         Raises:
@@ -50,7 +50,7 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
         """
         target = target_of(options)
         try:
-            connection = Connection.connect(*arguments, **options)
+            connection = PostgresConnection.connect(*arguments, **options)
         except (psycopg.Error, UnicodeError) as error:  # the latter where the name of a host is none
             raise connect_error(error, target) from error
         try:

@@ -21,7 +21,7 @@ from fiberstore.sql.translate import translate_errors
 if TYPE_CHECKING:
     import psycopg  # only a server needs the driver, to print the statements takes none
 
-    from fiberstore.postgresql.connection import Connection
+    from fiberstore.postgresql.connection import PostgresConnection
 
 DistributedEngine: TypeAlias = Literal["citus", "cockroachdb", "yugabytedb"]
 
@@ -111,7 +111,7 @@ def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
         with translate_errors():
             pooled = engine.raw_connection()
         with closing(pooled):
-            connection = cast("Connection", pooled.dbapi_connection)
+            connection = cast("PostgresConnection", pooled.dbapi_connection)
             connection.autocommit = True
             yield connection
     finally:

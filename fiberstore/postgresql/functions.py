@@ -13,6 +13,7 @@ from fiberstore.sql.functions import (
     Contains,
     DurationUs,
     EpochUs,
+    HoldsChangeLock,
     Json,
     JsonElement,
     JsonExists,
@@ -23,7 +24,6 @@ from fiberstore.sql.functions import (
     JsonText,
     JsonType,
     KeyHash,
-    NobodyChanges,
     Quotient,
     RegexpMatches,
     TextBytes,
@@ -82,8 +82,8 @@ def _key_hash(element: KeyHash) -> sa.ColumnElement[int]:
     return sa.cast(sa.cast(digits, BIT(60)), sa.BigInteger)
 
 
-@compiles_for("postgresql", NobodyChanges)
-def _nobody_changes(_element: NobodyChanges) -> sa.ColumnElement[bool]:
+@compiles_for("postgresql", HoldsChangeLock)
+def _holds_change_lock(_element: HoldsChangeLock) -> sa.ColumnElement[bool]:
     # Before it looks for rows to lock, of which there are none, it locks the table as `Lock.DELETES` does.
     merges = sa.table("fiber_merges")
     return ~sa.exists(sa.select(sa.true()).select_from(merges).where(sa.false()).with_for_update(read=True))

@@ -17,15 +17,14 @@ from fiberstore.postgresql.arrival_tables import renumber_restored
 from fiberstore.postgresql.engine import create_engine
 from fiberstore.postgresql.vacuum import compact
 from fiberstore.repositories.storage import SqlStorage, refuse_connections
-from fiberstore.sql import connection
-from fiberstore.sql.connection import Lock
+from fiberstore.sql.connection import Lock, StoreConnection
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE
 from fiberstore.sql.prepared import connection_of
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Telemetry
 
 if TYPE_CHECKING:
-    from fiberstore.postgresql.connection import Connection
+    from fiberstore.postgresql.connection import PostgresConnection
     from fiberstore.sql.pool import StorePool
 
 
@@ -93,7 +92,7 @@ class PostgresStorage(SqlStorage):
 
     def compact(self) -> Compacted:
         with self._sessions.read("compact") as session:
-            return compact(cast("Connection", connection_of(session)))
+            return compact(cast("PostgresConnection", connection_of(session)))
 
     def _new_pools(self) -> "tuple[StorePool, StorePool, StorePool]":
         pool = cast("StorePool", self.engine.pool)
@@ -119,7 +118,7 @@ class PostgresStorage(SqlStorage):
         pool = self._call_pool if lock is Lock.NOTHING else self._change_pool
         with translate_errors():
             pooled = pool.connect()
-            connection = cast("Connection", pooled.dbapi_connection)
+            connection = cast("PostgresConnection", pooled.dbapi_connection)
             if not connection.autocommit:
                 connection.commit()  # what listeners have done
                 connection.autocommit = True
@@ -128,7 +127,7 @@ class PostgresStorage(SqlStorage):
             yield bound
 
 
-def _check_server(connection: connection.Connection) -> None:
+def _check_server(connection: StoreConnection) -> None:
     ((version,),) = connection.fetch_rows("SELECT version()", ())
     if version.startswith("CockroachDB"):
         raise DatabaseError(

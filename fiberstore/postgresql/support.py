@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from fiberstore.postgresql.arrival_order import TransactionArrival
+from fiberstore.postgresql.arrival_order import TransactionOrder
 from fiberstore.postgresql.redaction import redact
 from fiberstore.postgresql.sizes import kept_rows, settle, size_of
 from fiberstore.sql.conditions import FIBERS, LOGS
@@ -11,8 +11,8 @@ from fiberstore.sql.support import BackendSupport
 SUPPORT = BackendSupport(
     row_id=sa.literal_column("ctid"),
     temporary_schema="pg_temp",  # PostgreSQL looks for temporary tables where the search path says
-    log_arrival=TransactionArrival("log_arrivals", LOGS.c.log_id),
-    fiber_arrival=TransactionArrival("fiber_arrivals", FIBERS.c.fiber_id),
+    log_commit_order=TransactionOrder("log_arrivals", LOGS.c.log_id),
+    fiber_commit_order=TransactionOrder("fiber_arrivals", FIBERS.c.fiber_id),
     redact=redact,
     size_of=size_of,
     settle=settle,

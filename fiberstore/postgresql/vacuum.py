@@ -8,14 +8,14 @@ from psycopg.errors import Diagnostic
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.arrival_tables import ARRIVALS
-from fiberstore.postgresql.connection import Connection
+from fiberstore.postgresql.connection import PostgresConnection
 from fiberstore.sql.models import Base
 from fiberstore.sql.translate import translate_errors
 
 _TABLES = [*Base.metadata.tables, *ARRIVALS]
 
 
-def compact(connection: Connection) -> Compacted:
+def compact(connection: PostgresConnection) -> Compacted:
     """Write the tables anew, and return their space to the disk.
 
     Args:
@@ -34,7 +34,7 @@ def compact(connection: Connection) -> Compacted:
 
 
 @contextmanager
-def _warnings(connection: Connection) -> Iterator[list[str]]:
+def _warnings(connection: PostgresConnection) -> Iterator[list[str]]:
     """Collect what the server warns of meanwhile."""
     warnings: list[str] = []
 
@@ -49,7 +49,7 @@ def _warnings(connection: Connection) -> Iterator[list[str]]:
         connection.remove_notice_handler(note)
 
 
-def _size_bytes(connection: Connection) -> int:
+def _size_bytes(connection: PostgresConnection) -> int:
     sql = "SELECT sum(pg_total_relation_size(name::regclass))::bigint FROM unnest($1::text[]) AS name"
     ((size_bytes,),) = connection.fetch_rows(sql, [_TABLES])
     return int(size_bytes)

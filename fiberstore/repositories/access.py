@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from fiberstore.checks import check_config_version
 from fiberstore.errors import ConflictError
-from fiberstore.sql.connection import Connection, Lock
+from fiberstore.sql.connection import Lock, StoreConnection
 from fiberstore.sql.models import RawLog
 from fiberstore.sql.prepared import CallSession, connection_of
 from fiberstore.sql.translate import translate_errors
@@ -209,7 +209,7 @@ class CallSessions(SessionAccess):
     @contextmanager
     def _session(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Session]:
         with self._connect(lock) as bound, self._sessions(bind=bound) as session:
-            connection = cast("Connection", bound.connection.dbapi_connection)
+            connection = cast("StoreConnection", bound.connection.dbapi_connection)
             session.bound, session.store_connection = bound, connection
             before = connection.rows_written
             yield session

@@ -37,7 +37,7 @@ from fiberstore.repositories.query import (
     temp_id_table,
 )
 from fiberstore.sql import bulk
-from fiberstore.sql.arrival_order import Arrival
+from fiberstore.sql.arrival_order import CommitOrder
 from fiberstore.sql.conditions import (
     ATTRIBUTES,
     DURATION_US,
@@ -50,10 +50,10 @@ from fiberstore.sql.conditions import (
 )
 from fiberstore.sql.connection import Lock, Row
 from fiberstore.sql.functions import (
+    HoldsChangeLock,
     Json,
     JsonKeys,
     JsonType,
-    NobodyChanges,
     Quotient,
     StartsWith,
     TimeUs,
@@ -78,7 +78,7 @@ _VALUES: dict[str, sa.BindParameter[object]] = {column.name: sa.bindparam(column
 _INSERT = Prepared[Row](insert(FIBERS).values(_VALUES).on_conflict_do_nothing())
 _UPDATE = Prepared[Row](
     sa.update(FIBERS)
-    .where(FIBERS.c.fiber_id == _VALUES["fiber_id"], NobodyChanges())
+    .where(FIBERS.c.fiber_id == _VALUES["fiber_id"], HoldsChangeLock())
     .values({name: value for name, value in _VALUES.items() if name != "fiber_id"})
 )
 _BEGAN_US = TimeUs(FIBERS.c.first_activity)
@@ -242,8 +242,8 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
             fibers = execute_write(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(ids)))
         return Deleted(0, fibers, memberships)
 
-    def _arrival(self, session: Session) -> Arrival:
-        return connection_of(session).support.fiber_arrival
+    def _commit_order(self, session: Session) -> CommitOrder:
+        return connection_of(session).support.fiber_commit_order
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         return fiber_columns(FIBERS)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import as_utc, check_id, check_number, check_page, check_text
 from fiberstore.contract.conditions import check_redaction
-from fiberstore.contract.cursors import Mark
+from fiberstore.contract.cursors import Watermark
 from fiberstore.contract.queries import (
     Deleted,
     LogContext,
@@ -27,7 +27,7 @@ from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value
 from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
 from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
-from fiberstore.sql.arrival_order import Arrival
+from fiberstore.sql.arrival_order import CommitOrder
 from fiberstore.sql.conditions import LOGS, MEMBERSHIPS, all_of, among
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import PinnedLog, stored_time
@@ -108,8 +108,8 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
     def __init__(self, session: Session | SessionAccess, *, config_version: int | None = None) -> None:
         super().__init__(session_access(session, config_version))
 
-    def _arrival(self, session: Session) -> Arrival:
-        return connection_of(session).support.log_arrival
+    def _commit_order(self, session: Session) -> CommitOrder:
+        return connection_of(session).support.log_commit_order
 
     def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
         return log_columns(LOGS)
@@ -197,15 +197,15 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> SqlTail:
         return SqlTail(self._news_after, position, timeout_s)
 
-    def _news_after(self, seen: Mark, limit: int) -> Arrived:
+    def _news_after(self, seen: Watermark, limit: int) -> Arrived:
         with self._read("tail") as session:
             if connection_of(session).in_transaction:
                 raise DatabaseError("a transaction sees one moment only; follow storage.logs instead")
-            arrival = self._arrival(session)
-            with arrival.news(session, seen) as news:
-                arrived = self._select(*self._columns(), arrival.number).where(news.condition)
-                rows = list(select_rows(session, arrived.order_by(*arrival.order).limit(limit)))
+            commit_order = self._commit_order(session)
+            with commit_order.new_rows(session, seen) as news:
+                arrived = self._select(*self._columns(), commit_order.number).where(news.condition)
+                rows = list(select_rows(session, arrived.order_by(*commit_order.order).limit(limit)))
         logs = self._records([row[:-1] for row in rows])
-        placed = [(log, Mark(log.log_id, row[-1])) for log, row in zip(logs, rows, strict=True)]
+        placed = [(log, Watermark(log.log_id, row[-1])) for log, row in zip(logs, rows, strict=True)]
         mark = placed[-1][1] if placed and len(placed) == limit else news.mark
         return Arrived(placed, mark, news.wait)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import MAX_ROWS, check_id, check_number
 from fiberstore.contract.conditions import depends_on_active
-from fiberstore.contract.cursors import Mark, Place, decode, encode
+from fiberstore.contract.cursors import PagePosition, Watermark, decode, encode
 from fiberstore.contract.queries import (
     Bucket,
     Found,
@@ -34,7 +34,7 @@ from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.histogram import Histogram, check_group
 from fiberstore.repositories.query import SqlQuery, execute_write, select_rows
-from fiberstore.sql.arrival_order import Arrival
+from fiberstore.sql.arrival_order import CommitOrder
 from fiberstore.sql.conditions import ACTIVE_VERSION, among
 from fiberstore.sql.functions import TimeUs
 
@@ -144,7 +144,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         """Give a page, and the snapshot that it is of."""
         check_number("limit", limit, least=1)
         place = None if cursor is None else self._place(cursor)
-        with self._arrival(session).snapshot(session, None if place is None else place.mark) as mark:
+        with self._commit_order(session).snapshot(session, None if place is None else place.mark) as mark:
             query = self._of_generation(session)
             if place is None:
                 page = query._page_after(session, limit, None, mark, [])
@@ -170,7 +170,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         query._generation = "".join(f"{version:016x}" for (version,) in select_rows(session, ACTIVE_VERSION))
         return query
 
-    def _place(self, cursor: str) -> Place:
+    def _place(self, cursor: str) -> PagePosition:
         place = decode(repr(self), cursor)
         try:
             self._order.value_of(place.key[0])
@@ -178,22 +178,22 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
             raise CursorError(f"the cursor leads nowhere: {error}") from error
         return place
 
-    def _page_with_late(self, session: Session, limit: int, place: Place, mark: Mark) -> Page[P]:
-        arrival = self._arrival(session)
-        is_late = sa.and_(arrival.is_new(session, place.mark), self._before(self._stepped(place.key, 1)))
-        late_ones = self._keyed().where(is_late).order_by(*arrival.order)
+    def _page_with_late(self, session: Session, limit: int, place: PagePosition, mark: Watermark) -> Page[P]:
+        commit_order = self._commit_order(session)
+        is_late = sa.and_(commit_order.is_new(session, place.mark), self._before(self._stepped(place.key, 1)))
+        late_ones = self._keyed().where(is_late).order_by(*commit_order.order)
         in_steps = not (place.mark.holes or mark.holes)  # or one of them would tell nothing of the others
         late = self._keyed_rows(session, late_ones.limit(_one_more(limit)) if in_steps else late_ones)
         if in_steps and len(late) > limit:
             # These first, and the page with the next cursor: then none of its rows can be late any more.
             late = late[:limit]
-            known = arrival.mark_at(session, late[-1].key[1])
+            known = commit_order.watermark_at(session, late[-1].key[1])
             before = self._cursor(False, self._stepped(place.key, 1), known)
             return Page([], self._cursor(True, place.key, known), before, [row.record for row in late])
         return self._page_after(session, limit, place, mark, [row.record for row in late])
 
     def _page_after(
-        self, session: Session, limit: int, place: Place | None, mark: Mark, late: list[P]
+        self, session: Session, limit: int, place: PagePosition | None, mark: Watermark, late: list[P]
     ) -> Page[P]:
         found = self._rows(session, _one_more(limit), self._after(place))
         items = found[:limit]
@@ -204,7 +204,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
             previous = self._cursor(False, first, mark)
         return Page([row.record for row in items], following, previous, late)
 
-    def _page_before(self, session: Session, limit: int, place: Place) -> Page[P]:
+    def _page_before(self, session: Session, limit: int, place: PagePosition) -> Page[P]:
         found = self._rows(session, _one_more(limit), self._before(place.key), backwards=True)
         items = found[:limit][::-1]
         last = items[-1].key if items else self._stepped(place.key, -1)
@@ -285,7 +285,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         return statement.order_by(count.desc(), found.value)
 
     @abstractmethod
-    def _arrival(self, session: Session) -> Arrival:
+    def _commit_order(self, session: Session) -> CommitOrder:
         """Return the order in which the rows were stored."""
 
     def _keyed(self) -> sa.Select[Any]:
@@ -321,7 +321,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
             return [order.column, self._id]
         return [order.column.desc(), self._id.desc()]
 
-    def _after(self, place: Place | None) -> sa.ColumnElement[bool]:
+    def _after(self, place: PagePosition | None) -> sa.ColumnElement[bool]:
         if place is None:
             return sa.true()
         return self._beyond(place.key, larger=not self._order.descending)
@@ -341,8 +341,8 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         number = (key[0] << _ID_BITS) + key[1].int + (-step if self._order.descending else step)
         return number >> _ID_BITS, UUID(int=number & (1 << _ID_BITS) - 1)
 
-    def _cursor(self, forward: bool, key: tuple[int, UUID], mark: Mark) -> str:
-        return encode(repr(self), Place(forward, key, mark, self._generation))
+    def _cursor(self, forward: bool, key: tuple[int, UUID], mark: Watermark) -> str:
+        return encode(repr(self), PagePosition(forward, key, mark, self._generation))
 
 
 def _one_more(limit: int) -> int:

@@ -18,7 +18,7 @@ from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Qu
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.sql.bulk import expire, write_ids
 from fiberstore.sql.conditions import all_of
-from fiberstore.sql.connection import Connection
+from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.models import BELONGINGS, MergedFiber
 from fiberstore.sql.prepared import compiled, connection_of
 
@@ -112,7 +112,7 @@ def one_snapshot(session: Session) -> Iterator[None]:
         connection.rollback()
 
 
-def _ddl(connection: Connection, statement: sa.DDLElement) -> str:
+def _ddl(connection: StoreConnection, statement: sa.DDLElement) -> str:
     return str(statement.compile(dialect=connection.statement_dialect))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from fiberstore.checks import check_seconds
-from fiberstore.contract.cursors import NOTHING_SEEN, Mark, decode_position, encode_position
+from fiberstore.contract.cursors import NOTHING_SEEN, Watermark, decode_position, encode_position
 from fiberstore.contract.queries import LogTail
 from fiberstore.records import StoredLog
 
@@ -26,12 +26,12 @@ class Arrived:
         wait: Waits for more of them, but not longer than so many seconds.
     """
 
-    logs: list[tuple[StoredLog, Mark]]
-    mark: Mark
+    logs: list[tuple[StoredLog, Watermark]]
+    mark: Watermark
     wait: Callable[[float], object]
 
 
-Asking: TypeAlias = Callable[[Mark, int], Arrived]
+Asking: TypeAlias = Callable[[Watermark, int], Arrived]
 """Returns at most so many logs that arrived after a place."""
 
 
@@ -43,7 +43,7 @@ class SqlTail(LogTail):
             check_seconds("timeout_s", timeout_s)
         self._asking = asking
         self._timeout_s = timeout_s
-        self._batch: deque[tuple[StoredLog, Mark]] = deque()
+        self._batch: deque[tuple[StoredLog, Watermark]] = deque()
         if position is None:
             self._news = asking(NOTHING_SEEN, 0)
             self._seen = self._news.mark

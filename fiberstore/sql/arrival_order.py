@@ -10,31 +10,31 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.cursors import Mark
+from fiberstore.contract.cursors import Watermark
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """Rows that have arrived after a place.
+class NewRows:
+    """Rows that were committed after a watermark.
 
     Attributes:
         condition: Is true of them.
-        mark: The place up to which these are all.
+        mark: The watermark up to which these are all.
         wait: Waits for more of them, but not longer than so many seconds.
     """
 
     condition: sa.ColumnElement[bool]
-    mark: Mark
+    mark: Watermark
     wait: Callable[[float], object]
 
 
-class Arrival(ABC):
-    """The order in which the rows of a table were stored.
+class CommitOrder(ABC):
+    """The order in which the rows of a table were committed.
 
     Attributes:
-        number: The number of a row in it, which a ``Mark`` holds.
+        number: The number of a row in it, which a ``Watermark`` holds.
         order: What to order by.
     """
 
@@ -42,8 +42,8 @@ class Arrival(ABC):
     order: Sequence[sa.ColumnElement[int]]
 
     @abstractmethod
-    def snapshot(self, session: Session, since: Mark | None) -> AbstractContextManager[Mark]:
-        """Let all statements of the block see the same, and tell what that is in the order of arrival.
+    def snapshot(self, session: Session, since: Watermark | None) -> AbstractContextManager[Watermark]:
+        """Let all statements of the block see the same, and give its watermark.
 
         Args:
             session: In a transaction, its snapshot is that of the block.
@@ -54,7 +54,7 @@ class Arrival(ABC):
         """
 
     @abstractmethod
-    def news(self, session: Session, since: Mark) -> AbstractContextManager[News]:
+    def new_rows(self, session: Session, since: Watermark) -> AbstractContextManager[NewRows]:
         """Let all statements of the block see the same, and tell what is new in it, without gaps.
 
         Args:
@@ -66,11 +66,11 @@ class Arrival(ABC):
         """
 
     @abstractmethod
-    def mark_at(self, session: Session, id_: UUID) -> Mark:
+    def watermark_at(self, session: Session, id_: UUID) -> Watermark:
         """Return the watermark just after the row with this id, which must exist."""
 
     @abstractmethod
-    def is_new(self, session: Session, since: Mark) -> sa.ColumnElement[bool]:
+    def is_new(self, session: Session, since: Watermark) -> sa.ColumnElement[bool]:
         """Return a condition that is true of the rows that a snapshot has not seen.
 
         Raises:

@@ -1,4 +1,4 @@
-"""``Connection``: what the repositories need of a database connection, whatever the engine.
+"""``StoreConnection``: what the repositories need of a database connection, whatever the engine.
 
 ``fiberstore.duckdb.connection`` has that of DuckDB, ``fiberstore.postgresql`` that of PostgreSQL.
 """
@@ -37,7 +37,7 @@ class Lock(Enum):
     CHANGES = 2  # it changes or deletes rows
 
 
-class Connection(ABC):
+class StoreConnection(ABC):
     """One connection. Without ``begin()`` every statement is a transaction of its own.
 
     Statements are SQL of the engine, with ``$1`` for the first value, and so on. They raise the driver's

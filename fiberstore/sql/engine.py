@@ -2,11 +2,12 @@
 
 import os
 import re
-from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from fiberstore.forks import renew_in_child
 
 DEFAULT_POOL_SIZE = 8
 POOL_TIMEOUT_S = 30.0
@@ -18,7 +19,6 @@ FORKED = (
 
 # Also with mistakes in it: what is taken for a file is shown in errors, and its password would be.
 _MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)|(?!.*://).*\b(dbname|password) *=", re.IGNORECASE)
-_engines: WeakSet[sa.Engine] = WeakSet()
 
 
 def is_postgresql(target: str | os.PathLike[str]) -> bool:
@@ -36,13 +36,4 @@ def made_url(text: str) -> URL | None:
 
 def leave_pool_to_parent(engine: sa.Engine) -> None:
     """Let a forked child begin with an empty pool, without the parent's connections and locks."""
-    _engines.add(engine)
-
-
-def _empty_pools() -> None:
-    for engine in list(_engines):
-        engine.dispose(close=False)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_empty_pools)
+    renew_in_child(engine, lambda inherited: inherited.dispose(close=False))

@@ -96,13 +96,14 @@ class Quotient(FunctionElement[int]):
     inherit_cache = True
 
 
-class NobodyChanges(FunctionElement[bool]):
-    """True, once nobody holds ``Lock.CHANGES``: for a statement that changes rows by itself.
+class HoldsChangeLock(FunctionElement[bool]):
+    """Lock ``Lock.CHANGES`` for the rest of the statement, and be true: for one that changes rows by itself.
 
-    DuckDB's connection has waited for that before.
+    On PostgreSQL, the WHERE that holds it waits for the lock before it looks for rows. DuckDB's connection
+    has taken the lock before the statement.
     """
 
-    name = "nobody_changes"
+    name = "holds_change_lock"
     type = sa.Boolean()
     inherit_cache = True
 

@@ -15,7 +15,7 @@ from weakref import ref
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.sql.connection import Connection
+from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.models import RawLog
 
 R = TypeVar("R")
@@ -30,10 +30,10 @@ class CallSession(Session):
     """
 
     bound: sa.Connection
-    store_connection: Connection
+    store_connection: StoreConnection
 
 
-def connection_of(session: Session) -> Connection:
+def connection_of(session: Session) -> StoreConnection:
     """Return the connection of a session's present transaction, after an autoflush.
 
     Raises:
@@ -47,7 +47,7 @@ def connection_of(session: Session) -> Connection:
         session.flush()
     bound = session.connection(bind_arguments={"mapper": RawLog})  # a session may have several engines
     found: object = bound.connection.dbapi_connection
-    if not isinstance(found, Connection):
+    if not isinstance(found, StoreConnection):
         raise TypeError("the session's engine must come from fiberstore.create_engine()")
     found.listened_by = ref(bound) if _is_listened_to(bound, bound.dispatch) else None
     return found
@@ -97,7 +97,7 @@ class Prepared(Generic[R]):
         connection = connection_of(session)
         return connection.write(*self._of(connection, values))
 
-    def _of(self, connection: Connection, values: Mapping[str, object]) -> tuple[str, list[object]]:
+    def _of(self, connection: StoreConnection, values: Mapping[str, object]) -> tuple[str, list[object]]:
         known = self._compiled.get(connection.engine_name)
         if known is None:
             found = cast("Any", self._statement).compile(dialect=connection.statement_dialect)

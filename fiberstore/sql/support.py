@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.sql.arrival_order import Arrival
+from fiberstore.sql.arrival_order import CommitOrder
 from fiberstore.sql.sizes import StoreSize
 
 
@@ -18,8 +18,8 @@ class BackendSupport:
     Attributes:
         row_id: Place of a row, good for one statement.
         temporary_schema: Schema of temporary tables, if a statement has to name it.
-        log_arrival: Order in which logs were stored.
-        fiber_arrival: Order in which fibers were stored.
+        log_commit_order: Order in which logs were stored.
+        fiber_commit_order: Order in which fibers were stored.
         redact: Replaces what a pattern matches in the texts of the logs of which conditions are true by a
             literal text, in an open transaction; returns how many it changed.
         size_of: Returns the size of the store.
@@ -29,8 +29,8 @@ class BackendSupport:
 
     row_id: sa.ColumnElement[Any]
     temporary_schema: str | None
-    log_arrival: Arrival
-    fiber_arrival: Arrival
+    log_commit_order: CommitOrder
+    fiber_commit_order: CommitOrder
     redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]
     size_of: Callable[[Session], StoreSize]
     settle: Callable[[Session], None]

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Fibers, QueryStorage
 from fiberstore.records import FiberRecord
-from fiberstore.testing.examples import TEXTS, fiber
+from fiberstore.testing.examples import TEXTS, fiber, write_fibers
 from fiberstore.testing.filters import numbers, where
 
 _MISSING = "missing"
@@ -70,8 +70,7 @@ class AttributeFiltersContract:
 
     def _store(self, storage: QueryStorage, values: list[JsonValue]) -> None:
         """Store a fiber for each value, at the pointer ``/v``, and one more without."""
-        for number, value in enumerate(values):
-            storage.write_fiber(fiber(number, attributes={"v": value}))
+        write_fibers(storage, [fiber(number, attributes={"v": value}) for number, value in enumerate(values)])
         storage.write_fiber(fiber(len(values), attributes={"w": 1}))
 
     def test_a_pointer_leads_into_objects_and_lists(self, storage: QueryStorage) -> None:
@@ -155,8 +154,7 @@ class AttributeFiltersContract:
             assert where(storage.fibers, attribute != "a") == [1], pointer
 
     def test_the_whole_has_the_empty_pointer(self, storage: QueryStorage) -> None:
-        for number, value in enumerate(_EVERY_KIND):
-            storage.write_fiber(fiber(number, attributes=value))
+        write_fibers(storage, [fiber(number, attributes=value) for number, value in enumerate(_EVERY_KIND)])
         whole = Fibers.c.attributes[""]
         assert where(storage.fibers, whole.exists()) == list(range(len(_EVERY_KIND)))
         assert where(storage.fibers, whole == None) == [0]  # noqa: E711  # also where there are no attributes

@@ -9,7 +9,7 @@ import pytest
 from fiberstore.contract.queries import Fibers, Found, Logs, QueryStorage
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.testing.examples import IDS, at, fiber, log, member, uid
+from fiberstore.testing.examples import IDS, at, fiber, log, member, uid, write_fibers
 
 _MANY = 10_000
 
@@ -40,8 +40,7 @@ class BatchesContract:
     def test_get_many_gives_the_records_in_the_order_of_the_ids(self, storage: QueryStorage) -> None:
         logs, fibers = [log(number) for number in range(1, 6)], [fiber(number) for number in range(1, 6)]
         storage.write_logs(logs)
-        for row in fibers:
-            storage.write_fiber(row)
+        write_fibers(storage, fibers)
         wanted = _ids([4, 1, 5])
         found = storage.logs.get_many(wanted)
         assert found == Found([storage.get_log(id_) for id_ in wanted], [])
@@ -64,8 +63,7 @@ class BatchesContract:
 
     def test_get_many_finds_all_kinds_of_ids(self, storage: QueryStorage) -> None:
         storage.write_logs([log(id_.int, 0.0) for id_ in IDS])
-        for id_ in IDS:
-            storage.write_fiber(fiber(id_.int, first=at(0)))
+        write_fibers(storage, [fiber(id_.int, first=at(0)) for id_ in IDS])
         wanted = IDS[::-1]
         assert [row.log_id for row in storage.logs.get_many(wanted).items] == list(wanted)
         assert [row.fiber_id for row in storage.fibers.get_many(wanted).items] == list(wanted)
@@ -99,8 +97,7 @@ class BatchesContract:
     @pytest.mark.parametrize("size", [99, 101, _MANY])
     def test_batches_may_be_of_many_ids(self, storage: QueryStorage, size: int) -> None:
         storage.write_logs(log(number) for number in range(1, 41))
-        for number in range(1, 11):
-            storage.write_fiber(fiber(number))
+        write_fibers(storage, [fiber(number) for number in range(1, 11)])
         storage.write_memberships(member(number, number % 10 + 1) for number in range(1, 41))
         log_ids, fiber_ids = _keys(range(1, 41), size), _keys(range(1, 11), size)
         found, found_fibers = storage.logs.get_many(log_ids), storage.fibers.get_many(fiber_ids)

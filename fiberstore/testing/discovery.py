@@ -17,6 +17,7 @@ from fiberstore.testing.examples import (
     log,
     member,
     uid,
+    write_fibers,
 )
 
 _OBJECTS_AND_OTHERS: tuple[JsonValue, ...] = (
@@ -71,8 +72,7 @@ class DiscoveryContract:
 
     def test_sources_and_types_of_equal_frequency_go_by_code_point(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number, source=text) for number, text in enumerate(TEXTS)])
-        for number, text in enumerate(TEXTS):
-            storage.write_fiber(fiber(number, text))
+        write_fibers(storage, [fiber(number, text) for number, text in enumerate(TEXTS)])
         expected = [(text, 1) for text in sorted(TEXTS)]
         assert _counts(storage.logs.sources()) == _counts(storage.fibers.types()) == expected
 
@@ -107,8 +107,10 @@ class DiscoveryContract:
         assert storage.fibers.attribute_keys("/user/name") == storage.fibers.attribute_keys("/c") == []
 
     def test_attribute_keys_are_of_objects_only(self, storage: QueryStorage) -> None:
-        for number, attributes in enumerate(_OBJECTS_AND_OTHERS):
-            storage.write_fiber(fiber(number, attributes=attributes))
+        write_fibers(
+            storage,
+            [fiber(number, attributes=attributes) for number, attributes in enumerate(_OBJECTS_AND_OTHERS)],
+        )
         assert _counts(storage.fibers.attribute_keys()) == [("/list", 1)]
         assert storage.fibers.attribute_keys("/list") == []
         assert _counts(storage.fibers.attribute_keys("/1")) == [("/1/b", 1)]
@@ -149,19 +151,21 @@ class DiscoveryContract:
     def test_attribute_values_are_exact(self, storage: QueryStorage) -> None:
         numbers = [2**53 + 1, 2**63, 2**64 - 1, -(2**63), 10**40, -(10**40), 0.1, 5e-324, 1e16, 1e300]
         values: list[JsonValue] = [*numbers, *TEXTS]
-        for number, value in enumerate(values):
-            storage.write_fiber(fiber(number, attributes=[value]))
+        write_fibers(storage, [fiber(number, attributes=[value]) for number, value in enumerate(values)])
         found = [each.value for each in storage.fibers.attribute_values("/0", 100)]
         assert sorted(map(repr, found)) == sorted(map(repr, values))
 
     def test_attribute_values_of_the_whole_attributes(self, storage: QueryStorage) -> None:
-        for number, attributes in enumerate(_WHOLE_ATTRIBUTES):
-            storage.write_fiber(fiber(number, attributes=attributes))
+        write_fibers(
+            storage,
+            [fiber(number, attributes=attributes) for number, attributes in enumerate(_WHOLE_ATTRIBUTES)],
+        )
         assert _counts(storage.fibers.attribute_values("")) == [(None, 2), ("a", 1), (7, 1)]
 
     def test_attribute_values_are_at_most_the_limit(self, storage: QueryStorage) -> None:
-        for number in range(30):
-            storage.write_fiber(fiber(number, attributes={"at": f"v{number % 25:02}"}))
+        write_fibers(
+            storage, [fiber(number, attributes={"at": f"v{number % 25:02}"}) for number in range(30)]
+        )
         whole = [*((f"v{number:02}", 2) for number in range(5)), *((f"v{n:02}", 1) for n in range(5, 25))]
         assert _counts(storage.fibers.attribute_values("/at")) == whole[:20]
         for limit in (0, 1, 6, 25, 26, 2**63 - 1):
@@ -188,8 +192,7 @@ class DiscoveryContract:
     def test_summaries_tell_what_the_stored_logs_of_a_fiber_look_like(self, storage: QueryStorage) -> None:
         sources = {1: "web", 2: "db", 3: "Web", 4: "web", 5: "web"}
         storage.write_logs([log(number, 10 - number, source=source) for number, source in sources.items()])
-        for number in (1, 2, 3):
-            storage.write_fiber(fiber(number, attributes={"of": [number]}))
+        write_fibers(storage, [fiber(number, attributes={"of": [number]}) for number in (1, 2, 3)])
         storage.write_memberships([member(number, 1) for number in (1, 2, 3, 4, 99)])
         storage.write_memberships([member(5, 2), member(98, 3), member(4, 97)])
         one, two, three = storage.fibers.page().items
@@ -232,8 +235,7 @@ class DiscoveryContract:
             assert before.items == found[: -len(summaries.items)][-2:]
 
     def test_summaries_tell_of_late_fibers_too(self, storage: QueryStorage) -> None:
-        for number in (1, 3, 5, 7):
-            storage.write_fiber(fiber(number))
+        write_fibers(storage, [fiber(number) for number in (1, 3, 5, 7)])
         first = storage.fibers.summaries(2)
         storage.write_logs([log(8), log(9, source="db")])
         storage.write_fiber(fiber(2))

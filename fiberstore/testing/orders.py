@@ -7,7 +7,7 @@ import pytest
 
 from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
 from fiberstore.records import FiberMembership
-from fiberstore.testing.examples import IDS, MICROSECOND, NOON, at, fiber, log, member, uid
+from fiberstore.testing.examples import IDS, MICROSECOND, NOON, at, fiber, log, member, uid, write_fibers
 from fiberstore.testing.filters import numbers
 
 
@@ -27,8 +27,10 @@ class OrdersContract:
     def test_fibers_are_ordered_by_first_activity_then_by_the_128_bits_of_the_id(
         self, storage: QueryStorage
     ) -> None:
-        for id_ in [*IDS[::2], *reversed(IDS[1::2])]:
-            storage.write_fiber(fiber(id_.int, first=NOON, last=at(id_.int % 7)))
+        write_fibers(
+            storage,
+            [fiber(id_.int, first=NOON, last=at(id_.int % 7)) for id_ in [*IDS[::2], *reversed(IDS[1::2])]],
+        )
         storage.write_fiber(fiber(1_000, first=NOON + MICROSECOND))
         storage.write_fiber(fiber(1_001, first=NOON - MICROSECOND))
         oldest = [1_001, *(id_.int for id_ in IDS), 1_000]
@@ -37,16 +39,16 @@ class OrdersContract:
 
     def test_the_longest_fibers_come_first_then_those_of_the_larger_id(self, storage: QueryStorage) -> None:
         durations = {1: timedelta(0), 2: MICROSECOND, 3: timedelta(days=900), 4: MICROSECOND, 5: timedelta(1)}
-        for number, duration in durations.items():
-            storage.write_fiber(fiber(number, last=at(number) + duration))
+        write_fibers(
+            storage, [fiber(number, last=at(number) + duration) for number, duration in durations.items()]
+        )
         assert numbers(storage.fibers.order_by("longest").iter_records()) == [3, 5, 4, 2, 1]
 
     def test_the_fibers_of_most_stored_logs_come_first_then_those_of_the_larger_id(
         self, storage: QueryStorage
     ) -> None:
         storage.write_logs([log(number) for number in range(4)])
-        for number in range(1, 6):
-            storage.write_fiber(fiber(number))
+        write_fibers(storage, [fiber(number) for number in range(1, 6)])
         pairs = [(0, 2), (1, 2), (0, 3), (1, 3), (2, 4), (90, 5), (91, 5), (92, 5), (0, 77), (1, 77)]
         storage.write_memberships([member(log_number, number) for log_number, number in pairs])
         query = storage.fibers.order_by("most_logs")
@@ -97,8 +99,7 @@ class OrdersContract:
 
     def test_count_stops_at_the_number_that_is_asked_for(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number) for number in range(10)])
-        for number in range(3):
-            storage.write_fiber(fiber(number))
+        write_fibers(storage, [fiber(number) for number in range(3)])
         for at_most in (0, 1, 9, 10, 11, 2**63 - 1):
             assert storage.logs.count(at_most) == storage.logs.count(at_most=at_most) == min(at_most, 10)
             assert storage.fibers.order_by("most_logs").count(at_most) == min(at_most, 3)

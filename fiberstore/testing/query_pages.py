@@ -105,7 +105,7 @@ class QueryPagesContract:
         listing.add(_TIES)
         whole = listing.numbers()
         assert len(whole) == 9
-        for limit in (1, 2, 4, 8, 9, 10):
+        for limit in (1, 4, 9, 10):
             pages = list(walk(listing.query, limit))
             assert _ids(pages) == whole
             assert [len(page.items) for page in pages[:-1]] == [limit] * (len(pages) - 1)
@@ -114,7 +114,7 @@ class QueryPagesContract:
 
     def test_pages_of_a_query_backwards_are_the_same(self, listing: Listing) -> None:
         listing.add(_TIES)
-        for limit in (2, 4, 9):
+        for limit in (2, 4):
             pages = list(walk(listing.query, limit))
             assert pages[0].previous is None
             for number, page in enumerate(pages[1:], 1):
@@ -172,8 +172,7 @@ class QueryPagesContract:
 
     def test_a_cursor_of_another_query_raises_cursor_error(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number) for number in range(9)])
-        for number in range(9):
-            storage.write_fiber(fiber(number))
+        write_fibers(storage, [fiber(number) for number in range(9)])
         web = Logs.c.source_id == "web"
         queries: list[Paged] = [
             storage.logs,
@@ -264,7 +263,7 @@ class QueryPagesContract:
         for _ in range(2):
             assert numbers(cast("Logs", listing.query).page(4, cursor).late) == [200]
 
-    @pytest.mark.parametrize("limit", [1, 5, 6])
+    @pytest.mark.parametrize("limit", [1, 6])
     def test_more_late_records_than_the_limit_come_page_by_page_each_once(
         self, listing: Listing, limit: int
     ) -> None:
@@ -317,8 +316,7 @@ class QueryPagesContract:
         assert (len(last.items), numbers(last.late), last.next) == (1, [200], None)
 
     def test_a_fiber_that_changed_behind_the_place_is_late(self, storage: QueryStorage) -> None:
-        for number in range(10):
-            storage.write_fiber(fiber(number))
+        write_fibers(storage, [fiber(number) for number in range(10)])
         first = storage.fibers.page(5)
         storage.update_fiber(fiber(2, "login", {"changed": True}))
         storage.update_fiber(fiber(4, "login"))  # the last of the page
@@ -328,8 +326,7 @@ class QueryPagesContract:
         assert fiber(7, "login", {"changed": True}) in second.items
 
     def test_the_fiber_that_was_stored_last_may_change_behind_the_place(self, storage: QueryStorage) -> None:
-        for number in (9, 8, 7, 6, 5, 4, 3, 2, 1):
-            storage.write_fiber(fiber(number))
+        write_fibers(storage, [fiber(number) for number in (9, 8, 7, 6, 5, 4, 3, 2, 1)])
         first = storage.fibers.page(5)
         storage.write_fiber(fiber(0))
         storage.update_fiber(fiber(1, "login"))

@@ -94,6 +94,6 @@ class TailsContract:
 
 
 def _position_of_another_store() -> str:
-    from fiberstore.contract.cursors import Mark, encode_position
+    from fiberstore.contract.cursors import Watermark, encode_position
 
-    return encode_position(Mark(log(12_345).log_id, 0))
+    return encode_position(Watermark(log(12_345).log_id, 0))

@@ -173,7 +173,7 @@ def texts(db: Path) -> list[str]:
         (("--start", (NOW - timedelta(hours=3)).isoformat()), {REQUEST, JOB}),
         (("--end", (NOW - timedelta(days=90)).isoformat()), {REQUEST}),
     ],
-    quick=6,
+    quick=3,
 )
 def test_fibers_are_closed_by_ids_and_filters_that_all_must_hold(
     run: Run, db: Path, options: tuple[str, ...], chosen: set[UUID]
@@ -357,7 +357,7 @@ def test_a_fiber_that_is_not_there_is_not_merged(run: Run, db: Path, wrong: tupl
         (("--max-size", "1B", "--source", "db"), {LOGIN, REQUEST, JOB}, {1, 2, 3, 4, 6}),
         (("--max-size", "1B", "--older-than", "30d"), {REQUEST, JOB}, {2, 3, 4, 6}),
     ],
-    quick=6,
+    quick=3,
 )
 def test_what_is_chosen_goes_and_what_others_need_or_is_pinned_stays(
     run: Run, db: Path, options: tuple[str, ...], fibers: set[UUID], logs: set[int]
@@ -520,7 +520,7 @@ def test_a_dry_run_of_a_redaction_shows_ids_but_no_text(run: Run, db: Path) -> N
     assert (out[0], len(out), out[-1]) == ("the pattern matches in 3,000 logs", 12, "and 2,990 more")
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("options", "changed"),
     [
         (("--source", "db"), {4}),
@@ -530,6 +530,7 @@ def test_a_dry_run_of_a_redaction_shows_ids_but_no_text(run: Run, db: Path) -> N
         (("--start", (NOW - timedelta(days=1)).isoformat()), {4}),
         (("--end", (NOW - timedelta(days=1)).isoformat()), {1}),
     ],
+    quick=2,
 )
 def test_only_logs_that_are_chosen_are_redacted(
     run: Run, db: Path, options: tuple[str, ...], changed: set[int]

@@ -122,7 +122,7 @@ def test_a_command_line_is_refused(
     assert_usable(shared_folder / "store.duckdb")
 
 
-@parametrize_mostly_slow(("old", "new", "key", "what"), RULES, quick=12)
+@parametrize_mostly_slow(("old", "new", "key", "what"), RULES, quick=6)
 def test_rules_are_refused(  # noqa: PLR0917
     folder: Path, refuse: Refuse, old: str, new: str, key: str, what: str
 ) -> None:
@@ -135,7 +135,7 @@ def test_rules_are_refused(  # noqa: PLR0917
     assert_usable(folder / "store.duckdb")
 
 
-@pytest.mark.parametrize(("content", "says"), LOG_FILES)
+@parametrize_mostly_slow(("content", "says"), LOG_FILES, quick=4)
 def test_a_log_file_is_refused(folder: Path, refuse: Refuse, content: bytes, says: str) -> None:
     (folder / "web.log").write_bytes(content)
     before = contents(folder)
@@ -144,7 +144,7 @@ def test_a_log_file_is_refused(folder: Path, refuse: Refuse, content: bytes, say
     assert_usable(folder / "store.duckdb")
 
 
-@parametrize_mostly_slow("name", FILES, quick=6)
+@parametrize_mostly_slow("name", FILES, quick=3)
 def test_a_database_file_is_refused(folder: Path, refuse: Refuse, name: str) -> None:
     change, commands, says = FILES[name]
     db = folder / "store.duckdb"

@@ -572,8 +572,8 @@ def test_db_backup_copies_a_store(run: Run, alone: Path, tmp_path: Path) -> None
     assert row_counts(tmp_path / "copy.duckdb") == row_counts(alone)
 
 
-@pytest.mark.parametrize(
-    "command", ["logs", "fibers", "stats", "show 0193", "db current", "db check", "doctor"]
+@parametrize_mostly_slow(
+    "command", ["logs", "fibers", "stats", "show 0193", "db current", "db check", "doctor"], quick=2
 )
 def test_commands_that_read_have_no_access_to_the_outside(
     run: Run, alone: Path, monkeypatch: pytest.MonkeyPatch, command: str
@@ -621,7 +621,7 @@ def bad_text(tmp_path: Path) -> Path:
     return tmp_path / "text"
 
 
-@pytest.mark.parametrize("command", [*READERS, ("db", "upgrade"), ("ingest",), ("demo",)])
+@parametrize_mostly_slow("command", [*READERS, ("db", "upgrade"), ("ingest",), ("demo",)], quick=4)
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -700,7 +700,7 @@ def test_a_file_for_an_unknown_source(run: Run, rules_file: Path, db_file: Path)
     assert_refused(result, "sources.ftp", "use one of web, db")
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("line", "words"),
     [
         (b"2024-05-01T10:00:99Z request=d4\n", ("web.log:5", "does not fit format")),
@@ -709,6 +709,7 @@ def test_a_file_for_an_unknown_source(run: Run, rules_file: Path, db_file: Path)
         (b"2024-05-01T11:00:00Z a\x1b[2J\0b\n", ("web.log:5", "NUL")),
         (b"\x1b[2J request=d4\n", (r"\x1b[2J",)),
     ],
+    quick=2,
 )
 def test_a_log_file_that_cannot_be_read(
     run: Run, rules_file: Path, db_file: Path, line: bytes, words: tuple[str, ...]

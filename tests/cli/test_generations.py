@@ -28,6 +28,7 @@ from tests.support.command_line import (
     told_cursor,
     without_progress,
 )
+from tests.support.parameters import parametrize_mostly_slow
 
 RULES = r"""
 [sources.web]
@@ -355,7 +356,7 @@ def test_the_way_back_may_be_pasted_into_a_shell(run: Run, store: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     "command",
     [
         "activate {}",
@@ -365,6 +366,7 @@ def test_the_way_back_may_be_pasted_into_a_shell(run: Run, store: Path) -> None:
         "diff 2222 {}",
         "fibers --version {}",
     ],
+    quick=2,
 )
 def test_a_version_is_found_by_the_beginning_of_its_hex_digits(run: Run, store: Path, command: str) -> None:
     with DuckDBStorage(store) as storage:

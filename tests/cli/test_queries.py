@@ -103,7 +103,7 @@ def numbers(run: Run, command: str, *arguments: str) -> list[int]:
 # ---------------------------------------------------------------- filters and orders
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("options", "found"),
     [
         ((), [1, 2, 3, 4, 5, 6]),
@@ -120,8 +120,7 @@ def numbers(run: Run, command: str, *arguments: str) -> list[int]:
         (("--where", "fibers.any(closed)"), [1, 2, 4, 6]),
         (("--source", "web", "--contains", "GET", "--fiber", str(uid(11)), "--where",
           "not raw_text.contains('done')", "--start", at(0).isoformat(), "--order", "newest"), [1]),
-    ],
-)  # fmt: skip
+    ], quick=7)  # fmt: skip
 def test_filters_of_logs(run: Run, store: Path, options: tuple[str, ...], found: list[int]) -> None:
     assert numbers(run, "logs", *options) == found
     assert numbers(run, "grep", "", *options) == found
@@ -132,7 +131,7 @@ def test_filters_of_logs(run: Run, store: Path, options: tuple[str, ...], found:
         ]
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("options", "found"),
     [
         ((), [11, 12, 13, 14]),
@@ -152,8 +151,7 @@ def test_filters_of_logs(run: Run, store: Path, options: tuple[str, ...], found:
         (("--where", 'duration > "1.5h"'), [14]),
         (("--type", "request", "--type", "job", "--closed", "--start", at(5).isoformat(),
           "--where", 'attributes["/user"] == "ada"'), [14]),
-    ],
-)  # fmt: skip
+    ], quick=9)  # fmt: skip
 def test_filters_of_fibers(run: Run, store: Path, options: tuple[str, ...], found: list[int]) -> None:
     assert numbers(run, "fibers", *options) == found
 
@@ -275,9 +273,10 @@ def test_fixed_strings_mean_themselves(run: Run, db_file: Path) -> None:
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
         storage.write_logs(log(number, text=f"<{text}>") for number, text in enumerate(PLAIN_TEXTS))
-    for number, text in enumerate(PLAIN_TEXTS):
-        for options in (("-F",), ("-F", "-i")):
-            assert numbers(run, "grep", *options, "--db", str(db_file), "--", f"<{text}>") == [number]
+    with DuckDBStorage(db_file, read_only=True):  # to open it each time takes longer than to search it
+        for number, text in enumerate(PLAIN_TEXTS):
+            for options in (("-F",), ("-F", "-i")):
+                assert numbers(run, "grep", *options, "--db", str(db_file), "--", f"<{text}>") == [number]
 
 
 def test_grep_highlights_what_matches_on_a_terminal(store: Path) -> None:
@@ -304,7 +303,7 @@ def test_grep_highlights_what_matches_on_a_terminal(store: Path) -> None:
 # ---------------------------------------------------------------- context
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("options", "found"),
     [
         ((), [1, 2, 3, 4, 5, 6]),
@@ -317,6 +316,7 @@ def test_grep_highlights_what_matches_on_a_terminal(store: Path) -> None:
         (("--within", "fibers"), [2, 3]),
         (("--source", "web", "-C", "1"), [1, 3, 4]),
     ],
+    quick=5,
 )
 def test_context_has_the_neighbours(
     run: Run, store: Path, options: tuple[str, ...], found: list[int]

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 import fiberstore.duckdb.change_lock
 import fiberstore.repositories.access
 from fiberstore import AsyncDuckDBStorage, ConflictError, DuckDBStorage, Fiber, FiberRecord
-from fiberstore.duckdb.change_lock import ChangeLock, Turn
+from fiberstore.duckdb.change_lock import ChangeLock, LockHold
 from tests.support.factories import a_fiber, some_logs
 
 RETRY_TIMEOUT_S = 0.3
@@ -27,7 +27,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     refused: list[float] = []
     acquire = ChangeLock.acquire
 
-    def noting(lock: ChangeLock) -> Turn:
+    def noting(lock: ChangeLock) -> LockHold:
         try:
             return acquire(lock)
         except duckdb.TransactionException:
@@ -143,7 +143,7 @@ def test_a_session_on_the_last_connection_does_not_block_who_holds_the_lock(
 ) -> None:
     acquire, is_acquired = ChangeLock.acquire, threading.Event()
 
-    def noting(lock: ChangeLock) -> Turn:
+    def noting(lock: ChangeLock) -> LockHold:
         turn = acquire(lock)
         is_acquired.set()
         return turn

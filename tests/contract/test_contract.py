@@ -71,7 +71,8 @@ from tests.support.sync_face import SyncFace, running_loop
 
 @pytest.fixture(scope="module")
 def memory_store() -> Iterator[DuckDBStorage]:
-    with DuckDBStorage(":memory:") as store:
+    # There are too few rows for two threads, and to wake them takes longer than to write.
+    with DuckDBStorage("duckdb:///:memory:?threads=1") as store:
         store.init_schema()
         yield store
 
@@ -125,7 +126,10 @@ def other_store() -> Iterator[DuckDBStorage]:
         yield store
 
 
+@pytest.mark.slow
 class TestMemory(StorageContract, QueryContract, LifecycleContract):
+    """The oracle, whose answers the tests with random calls compare with those of the databases."""
+
     config_version = 7
 
     @pytest.fixture
@@ -218,7 +222,10 @@ class TestTransaction(_Part):
             yield unit
 
 
+@pytest.mark.slow
 class TestRepositories(_Part):
+    """On DuckDB; ``TestTransaction`` has the same classes on PostgreSQL."""
+
     @pytest.fixture
     def storage(self, file_store: DuckDBStorage) -> Iterator[SimpleNamespace]:
         empty(file_store.engine)

@@ -14,10 +14,11 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import Pool
 
-from fiberstore import DuckDBStorage, DuplicateError, Fiber, Fibers, LogRepository
+from fiberstore import DuckDBStorage, DuplicateError, Fibers, LogRepository
 from fiberstore.contract.queries import Logs
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import fiber, log, member, uid
+from tests.support.databases import empty
 from tests.support.factories import NOON
 
 Seen = list[tuple[str, Sequence[Any]]]
@@ -94,9 +95,7 @@ def test_events_tell_of_a_call_and_change_nothing(storage: SqlStorage, name: str
         told = call(storage)
     assert seen
     rows = storage.stats().rows_written
-    for table in reversed(Fiber.metadata.sorted_tables):
-        with storage.engine.begin() as connection:
-            connection.execute(sa.delete(table))
+    empty(storage.engine)
     fill(storage)
     before = storage.stats().rows_written
     untold = call(storage)

@@ -11,6 +11,7 @@ from fiberstore import Fiber, RawLog, SerializationError
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 Reads: TypeAlias = dict[str, Callable[[], object]]
 
@@ -54,13 +55,13 @@ TIMES = [
 
 
 @pytest.mark.parametrize("time", TIMES)
-@pytest.mark.parametrize("column", ["timestamp", "ingestion_time"])
+@parametrize_mostly_slow("column", ["timestamp", "ingestion_time"], quick=1)
 def test_a_time_of_a_log_that_no_record_holds_is_refused(storage: SqlStorage, column: str, time: str) -> None:
     change(storage, f"UPDATE raw_logs SET {column} = CAST({time} AS TIMESTAMPTZ)")
     assert_logs_are_refused(storage, r"outside the years 1 to 9999|(finite|no) (timestamp|ingestion_time)")
 
 
-@pytest.mark.parametrize("time", TIMES)
+@parametrize_mostly_slow("time", TIMES, quick=2)
 def test_a_time_of_a_fiber_that_no_record_holds_is_refused(storage: SqlStorage, time: str) -> None:
     change(storage, f"UPDATE fibers SET last_activity = CAST({time} AS TIMESTAMPTZ)")
     assert_fibers_are_refused(storage, r"outside the years 1 to 9999|no last_activity")

@@ -37,7 +37,7 @@ def write_generations(storage: DuckDBStorage, *, fibers: int = 4) -> None:
 # The registry
 
 
-@parametrize_mostly_slow("content", [*TEXTS, "a = 1\r\n# é"], quick=8)
+@parametrize_mostly_slow("content", [*TEXTS, "a = 1\r\n# é"], quick=2)
 def test_content_is_kept_as_it_is(storage: DuckDBStorage, tmp_path: Path, content: str) -> None:
     registered = storage.versions.register(content)
     assert (registered.content, registered.config_version) == (content, config_version(content))

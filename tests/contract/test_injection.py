@@ -195,10 +195,10 @@ def test_no_table_of_an_application_stands_in_for_a_temporary_one(
     ],
 )
 def test_a_session_does_not_lead_later_calls_to_other_tables(
-    duckdb_storage: DuckDBStorage, db_file: Path, statement: str
+    file_storage: DuckDBStorage, db_file: Path, statement: str
 ) -> None:
     """They use the connection that it has given back."""
-    with duckdb_storage.session() as session:
+    with file_storage.session() as session:
         session.execute(sa.text("ATTACH ':memory:' AS other"))
         session.execute(sa.text("CREATE TABLE other.raw_logs AS SELECT * FROM raw_logs"))
         session.commit()
@@ -207,8 +207,8 @@ def test_a_session_does_not_lead_later_calls_to_other_tables(
         session.rollback()
         session.execute(sa.text("CREATE TEMP TABLE no_name_of_ours AS SELECT 1"))
         session.commit()
-    assert duckdb_storage.write_logs([log(1)]) == 1
-    duckdb_storage.close()
+    assert file_storage.write_logs([log(1)]) == 1
+    file_storage.close()
     with DuckDBStorage(db_file) as store:
         assert numbers(all_logs(store)) == [1]
 
@@ -223,7 +223,7 @@ def test_a_temporary_table_of_a_session_does_not_hide_ours(postgresql_storage: P
     assert numbers(all_logs(store)) == [1]
 
 
-@parametrize_mostly_slow("text", CODE, quick=20)
+@parametrize_mostly_slow("text", CODE, quick=6)
 def test_a_file_may_be_called_anything(tmp_path: Path, text: str) -> None:
     path = tmp_path / name_of(text)
     with DuckDBStorage(path) as store:
@@ -288,7 +288,7 @@ def run(*arguments: str) -> int:
 
 
 @parametrize_mostly_slow("options", [(), ("--json",)])
-@pytest.mark.parametrize("command", READERS)
+@parametrize_mostly_slow("command", READERS, quick=12)
 def test_what_is_stored_has_no_effect_in_a_pipe(
     evil_store: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], options: tuple[str, ...]
 ) -> None:

@@ -23,6 +23,7 @@ from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import migrate
 from fiberstore.testing.examples import log, uid
 from tests.support import postgres_server
+from tests.support.parameters import parametrize_mostly_slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -292,7 +293,7 @@ def test_a_database_made_by_plain_ddl_is_adopted_with_its_rows(unmade: SqlStorag
     assert [log.source_id for log in unmade.logs.tail("", timeout_s=0)] == ["old"]
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("change", "complaint"),
     [
         ("ALTER TABLE fibers RENAME COLUMN closed TO finished", "finished"),
@@ -300,6 +301,7 @@ def test_a_database_made_by_plain_ddl_is_adopted_with_its_rows(unmade: SqlStorag
         ("ALTER TABLE fibers ALTER closed DROP NOT NULL", "closed"),
         ("DROP TABLE fibers; CREATE TABLE fibers (fiber_id UUID)", "fibers"),
     ],
+    quick=2,
 )
 def test_tables_of_another_shape_are_left_alone(unmade: SqlStorage, change: str, complaint: str) -> None:
     run(unmade.engine, plain_ddl(unmade.engine) + change)
@@ -307,7 +309,7 @@ def test_tables_of_another_shape_are_left_alone(unmade: SqlStorage, change: str,
 
 
 # What would order texts by the rules of a language, or keep other numbers and other JSON.
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("change", "complaint"),
     [
         ("raw_logs ALTER source_id TYPE TEXT", "'source_id TEXT NOT NULL'"),
@@ -320,6 +322,7 @@ def test_tables_of_another_shape_are_left_alone(unmade: SqlStorage, change: str,
             "'first_activity TIMESTAMP WITHOUT TIME ZONE NOT NULL'",
         ),
     ],
+    quick=2,
 )
 def test_tables_of_other_types_of_postgresql_are_left_alone(
     postgres_url: str, change: str, complaint: str
@@ -334,7 +337,7 @@ def test_tables_without_their_primary_key_are_left_alone(unmade: SqlStorage) -> 
     assert_left_alone(unmade, "primary key")
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("replaced", "by", "more", "complaint"),
     [
         (" raw_text ([^,]*)", r" raw_text \1 UNIQUE", "", "constraints"),
@@ -350,6 +353,7 @@ def test_tables_without_their_primary_key_are_left_alone(unmade: SqlStorage) -> 
         ("", "", "CREATE UNIQUE INDEX idx_fibers_type ON fibers (fiber_type)", "idx_fibers_type"),
         ("", "", "CREATE INDEX idx_fibers_type ON sources (name)", "idx_fibers_type"),
     ],
+    quick=3,
 )
 def test_constraints_and_indexes_of_another_make_are_refused(
     *, unmade: SqlStorage, replaced: str, by: str, more: str, complaint: str
@@ -359,7 +363,7 @@ def test_constraints_and_indexes_of_another_make_are_refused(
 
 
 # To DuckDB, a name in other case is the same, and a collation is no part of a type.
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("replaced", "by", "complaint"),
     [
         ("source_id VARCHAR", "source_id VARCHAR COLLATE NOCASE", 'source_id VARCHAR COLLATE "NOCASE"'),
@@ -372,6 +376,7 @@ def test_constraints_and_indexes_of_another_make_are_refused(
             "index idx_raw_logs_timestamp .* drop it",
         ),
     ],
+    quick=3,
 )
 def test_collations_and_spellings_of_another_make_are_refused(
     db_file: Path, replaced: str, by: str, complaint: str

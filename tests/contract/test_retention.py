@@ -320,10 +320,10 @@ def test_old_ids_of_merged_fibers_go_with_the_survivor(storage: DuckDBStorage) -
 
 
 @pytest.mark.slow
-def test_the_space_is_free_in_the_file_afterwards(storage: DuckDBStorage, db_file: Path) -> None:
-    fill(storage)
-    full = storage.prune(logs=Logs.c.timestamp < at(1))
-    done = storage.prune(logs=Logs.c.timestamp < at(MANY // 4 * 3))
+def test_the_space_is_free_in_the_file_afterwards(file_storage: DuckDBStorage, db_file: Path) -> None:
+    fill(file_storage)
+    full = file_storage.prune(logs=Logs.c.timestamp < at(1))
+    done = file_storage.prune(logs=Logs.c.timestamp < at(MANY // 4 * 3))
     assert done.logs == MANY // 4 * 3 - 1
     assert done.text_bytes == done.logs * 64
     assert done.file_bytes == db_file.stat().st_size

@@ -40,6 +40,7 @@ from fiberstore.repositories.memberships import MembershipRepository
 from fiberstore.repositories.versions import VersionRepository
 from tests.support.oracle import MemoryStorage
 from tests.support.oracle_lifecycle import MemoryCheckpoints, MemoryVersions
+from tests.support.parameters import parametrize_mostly_slow
 
 METHODS = {
     "init_schema": "()",
@@ -223,7 +224,7 @@ def test_a_name_that_is_not_public_is_refused() -> None:
 HEAVY = ("alembic", "duckdb", "pyarrow", "rich", "sqlalchemy", "typer")
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("statement", "needed"),
     [
         ("import fiberstore", set()),
@@ -233,6 +234,7 @@ HEAVY = ("alembic", "duckdb", "pyarrow", "rich", "sqlalchemy", "typer")
         ("from fiberstore import DuckDBStorage", {"duckdb", "sqlalchemy"}),
         ("from fiberstore import PostgresStorage", {"sqlalchemy"}),
     ],
+    quick=4,
 )
 def test_an_import_loads_what_it_needs_and_no_more(statement: str, needed: set[str]) -> None:
     program = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"

@@ -127,8 +127,8 @@ def test_upserts_replace_what_is_stored_and_store_the_rest(
         assert found == {key for key, row in expected.items() if row.fiber_type == kind}
 
 
-def test_a_read_only_storage_refuses_a_batch(duckdb_storage: DuckDBStorage) -> None:
-    path = duckdb_storage.engine.url.database or ""
-    duckdb_storage.close()
+def test_a_read_only_storage_refuses_a_batch(file_storage: DuckDBStorage) -> None:
+    path = file_storage.engine.url.database or ""
+    file_storage.close()
     with DuckDBStorage(path, read_only=True) as read_only, pytest.raises(DatabaseError, match="read-only"):
         read_only.write_batch(logs=[LogRecord(timestamp=NOON, source_id="web", raw_text="GET /")])

@@ -183,7 +183,7 @@ def test_what_is_done_to_a_record_later_changes_nothing(gated: GatedStorage) -> 
     assert gated.get_fiber(uid(1)) == fiber(1, attributes={"ids": [1]})
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("record", "error"),
     [
         (uid(1), TypeError),
@@ -195,6 +195,7 @@ def test_what_is_done_to_a_record_later_changes_nothing(gated: GatedStorage) -> 
         (fiber(1).model_copy(update={"attributes": float("nan")}), ValueError),
         (member(1, 1).model_copy(update={"log_id": None}), ValueError),
     ],
+    quick=4,
 )
 def test_a_bad_record_is_refused_at_once(gated: GatedStorage, record: Any, error: type[Exception]) -> None:  # noqa: ANN401
     with BufferedWriter(gated, flush_interval_s=NEVER_S) as writer:
@@ -433,9 +434,9 @@ def test_close_tries_again_until_its_time_is_over(gated: GatedStorage) -> None:
     assert numbers(gated) == [1]
 
 
-def test_a_read_only_storage_stores_nothing(storage: DuckDBStorage) -> None:
-    path = storage.engine.url.database or ""
-    storage.close()
+def test_a_read_only_storage_stores_nothing(file_storage: DuckDBStorage) -> None:
+    path = file_storage.engine.url.database or ""
+    file_storage.close()
     with DuckDBStorage(path, read_only=True) as read_only:
         writer = BufferedWriter(read_only)
         writer.write(log(1))

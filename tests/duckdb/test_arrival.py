@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from fiberstore import DuckDBStorage, RawLog
-from fiberstore.contract.cursors import Mark, Place, encode
+from fiberstore.contract.cursors import PagePosition, Watermark, encode
 from fiberstore.contract.queries import LogOrder, Logs, Page
-from fiberstore.duckdb.arrival_order import RowidArrival
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.arrival_order import RowidOrder
+from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.errors import CursorError
 from fiberstore.sql.conditions import LOGS
 from fiberstore.testing.examples import at, fiber, log, uid
@@ -23,14 +23,14 @@ from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import walk
 
 WRITERS = 4
-ARRIVAL = RowidArrival(LOGS, LOGS.c.log_id)
+COMMIT_ORDER = RowidOrder(LOGS, LOGS.c.log_id)
 
 
 @contextmanager
-def connected(storage: DuckDBStorage) -> Iterator[Connection]:
+def connected(storage: DuckDBStorage) -> Iterator[DuckDBConnection]:
     pooled = storage.engine.raw_connection()
     try:
-        yield cast("Connection", pooled.dbapi_connection)
+        yield cast("DuckDBConnection", pooled.dbapi_connection)
     finally:
         pooled.close()
 
@@ -45,28 +45,28 @@ def fill(storage: DuckDBStorage, count: int = 10) -> None:
     storage.write_logs([log(number) for number in range(count)])
 
 
-def marked(storage: DuckDBStorage) -> Mark:
-    with storage.session() as session, ARRIVAL.snapshot(session, None) as mark:
+def marked(storage: DuckDBStorage) -> Watermark:
+    with storage.session() as session, COMMIT_ORDER.snapshot(session, None) as mark:
         return mark
 
 
-def cursor_of(query: Logs, place: int, mark: Mark) -> str:
+def cursor_of(query: Logs, place: int, mark: Watermark) -> str:
     """Return a cursor right after the log of that number, of a walk that has seen what the mark says."""
     microseconds = round(at(place).timestamp()) * 10**6
-    return encode(repr(query), Place(True, (microseconds, uid(place)), mark))
+    return encode(repr(query), PagePosition(True, (microseconds, uid(place)), mark))
 
 
 def test_mark_is_the_newest_row(storage: DuckDBStorage) -> None:
-    assert marked(storage) == Mark(None, -1)
+    assert marked(storage) == Watermark(None, -1)
     storage.write_logs([log(5), log(3)])
     storage.write_logs([log(4)])
-    assert marked(storage) == Mark(uid(4), 2)
+    assert marked(storage) == Watermark(uid(4), 2)
 
 
 def test_a_cursor_with_holes_is_of_another_release(storage: DuckDBStorage) -> None:
     fill(storage)
     with pytest.raises(CursorError, match="another release"):
-        storage.logs.page(3, cursor_of(storage.logs, 3, Mark(uid(9), 9, ((7, 7),))))
+        storage.logs.page(3, cursor_of(storage.logs, 3, Watermark(uid(9), 9, ((7, 7),))))
 
 
 def test_a_walk_beside_deleted_rows_meets_everything_once(storage: DuckDBStorage) -> None:
@@ -159,7 +159,7 @@ def test_a_cursor_is_good_for_a_backup_too(storage: DuckDBStorage, tmp_path: Pat
 
 
 def test_a_cursor_of_an_empty_store_knows_that_all_is_new(storage: DuckDBStorage) -> None:
-    cursor = cursor_of(storage.logs, 5, Mark(None, -1))
+    cursor = cursor_of(storage.logs, 5, Watermark(None, -1))
     fill(storage)
     page = storage.logs.page(100, cursor)
     assert (numbers(page.items), numbers(page.late)) == ([6, 7, 8, 9], [0, 1, 2, 3, 4, 5])

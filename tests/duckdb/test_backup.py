@@ -22,7 +22,7 @@ from fiberstore.testing.concurrency import together
 from tests.support.factories import NOON, a_fiber, some_logs
 
 if TYPE_CHECKING:
-    from fiberstore.duckdb.connection import Connection
+    from fiberstore.duckdb.connection import DuckDBConnection
 
 DAY = (NOON, NOON + timedelta(days=1))
 
@@ -126,7 +126,7 @@ def test_a_copy_that_stays_in_use_gets_no_name(
     monkeypatch.setattr(backup, "_CHECKPOINT_TIMEOUT_S", 0.1)
     monkeypatch.setattr(backup, "uuid4", lambda: UUID(int=7))
     pooled = storage.engine.raw_connection()
-    others = [cast("Connection", pooled.dbapi_connection).sibling() for _ in range(2)]
+    others = [cast("DuckDBConnection", pooled.dbapi_connection).sibling() for _ in range(2)]
 
     def chmod(path: Path, mode: int) -> None:
         os.chmod(path, mode)  # noqa: PTH101

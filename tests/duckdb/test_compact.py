@@ -24,7 +24,7 @@ from fiberstore.contract.lifecycle import Compacted
 from fiberstore.doctor import examine
 from fiberstore.duckdb import change_lock, compact
 from fiberstore.duckdb.backup import write_backup
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.dialect import _CONFIG
 from fiberstore.duckdb.fork_guard import opened
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
@@ -154,7 +154,7 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
     for thread in threads:
         thread.start()
 
-    def copy_slowly(connection: Connection, target: Path) -> None:
+    def copy_slowly(connection: DuckDBConnection, target: Path) -> None:
         begun.set()
         for thread in threads:
             thread.join(0.15)
@@ -183,7 +183,7 @@ def test_engines_of_this_process_wait_too(storage: DuckDBStorage, monkeypatch: p
 
     thread = threading.Thread(target=count)
 
-    def copy(connection: Connection, target: Path) -> None:
+    def copy(connection: DuckDBConnection, target: Path) -> None:
         thread.start()
         thread.join(0.1)
         assert counts == []
@@ -274,8 +274,10 @@ class Steps:
             (Path, "mkdir"), (compact, "write_backup"), (compact, "refuse_logs"), (compact, "_keep_owner"),
         ):  # fmt: skip
             monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
-        sibling = Connection.sibling
-        monkeypatch.setattr(Connection, "sibling", lambda connection: Sibling(sibling(connection), self))
+        sibling = DuckDBConnection.sibling
+        monkeypatch.setattr(
+            DuckDBConnection, "sibling", lambda connection: Sibling(sibling(connection), self)
+        )
 
     def step(self) -> None:
         self.seen += 1
@@ -481,7 +483,7 @@ def test_the_lock_is_kept_from_before_to_after(
 ) -> None:
     said: list[str] = []
 
-    def copy(connection: Connection, target: Path) -> None:
+    def copy(connection: DuckDBConnection, target: Path) -> None:
         said.append(run_other(db_file, "0"))
         write_backup(connection, target)
         said.append(run_other(db_file, "0"))

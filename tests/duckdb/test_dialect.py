@@ -14,8 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
 from fiberstore import FiberMembership, MembershipRepository, create_engine
-from fiberstore.duckdb.change_lock import changes_rows
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.connection import DuckDBConnection
+from fiberstore.duckdb.statements import effects_of
 
 
 class Base(DeclarativeBase):
@@ -222,7 +222,7 @@ def test_connections_are_in_utc_whatever_the_machine(engine: sa.Engine) -> None:
     ],
 )
 def test_statements_that_change_rows_are_recognised(sql: str) -> None:
-    assert changes_rows(sql)
+    assert effects_of(sql).changes_rows
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_statements_that_change_rows_are_recognised(sql: str) -> None:
     ],
 )
 def test_statements_that_only_append_or_read_are_too(sql: str) -> None:
-    assert not changes_rows(sql)
+    assert not effects_of(sql).changes_rows
 
 
 def test_a_plain_duckdb_client_of_this_process_is_kept_out(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_plain_duckdb_client_of_this_process_is_kept_out(tmp_path: Path) -> No
 
 def test_ctrl_c_in_a_statement_is_a_keyboard_interrupt(engine: sa.Engine) -> None:
     connection: object = engine.raw_connection().dbapi_connection
-    assert isinstance(connection, Connection)
+    assert isinstance(connection, DuckDBConnection)
     with pytest.raises(KeyboardInterrupt), connection._driver():
         raise RuntimeError("Query interrupted")  # what DuckDB raises
     with pytest.raises(RuntimeError, match="other"), connection._driver():

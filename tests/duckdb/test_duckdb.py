@@ -32,7 +32,7 @@ from fiberstore import (
     StoredLog,
     create_engine,
 )
-from fiberstore.duckdb.connection import Connection, Cursor
+from fiberstore.duckdb.connection import Cursor, DuckDBConnection
 from fiberstore.sql.pool import StorePool
 from tests.support.factories import NOON, a_fiber, some_logs
 
@@ -166,13 +166,13 @@ def test_each_read_is_one_statement_whatever_the_row_count(
         FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1) for log in logs
     )
     statements: list[str] = []
-    fetch_rows = Connection.fetch_rows
+    fetch_rows = DuckDBConnection.fetch_rows
 
-    def count(self: Connection, sql: str, parameters: Sequence[object]) -> Iterator[tuple[object, ...]]:
+    def count(self: DuckDBConnection, sql: str, parameters: Sequence[object]) -> Iterator[tuple[object, ...]]:
         statements.append(sql)
         return fetch_rows(self, sql, parameters)
 
-    monkeypatch.setattr(Connection, "fetch_rows", count)
+    monkeypatch.setattr(DuckDBConnection, "fetch_rows", count)
     monkeypatch.setattr(Cursor, "execute", lambda _self, sql, _values=None: pytest.fail(f"also ran {sql}"))
     for read in (
         lambda: storage.get_log(logs[0].log_id),
@@ -254,7 +254,7 @@ def test_a_page_that_fails_leaves_no_open_result_on_its_connection(
         storage.query_logs_by_time(NOON, NOON + timedelta(days=1), 3000)
     with storage.engine.connect() as connection:
         driver: object = connection.connection.dbapi_connection
-        assert isinstance(driver, Connection)
+        assert isinstance(driver, DuckDBConnection)
         assert driver.fetch(None) == []
 
 
@@ -289,7 +289,7 @@ def test_a_statement_is_parsed_once_and_sees_a_schema_that_has_changed(storage: 
                 (row,) = connection.exec_driver_sql("SELECT * FROM t")
         assert row._mapping == {"b": 2}
         driver: object = connection.connection.dbapi_connection
-        assert isinstance(driver, Connection)
+        assert isinstance(driver, DuckDBConnection)
         parsed = driver._parsed("SELECT * FROM t")
         assert not isinstance(parsed, str)
         assert driver._parsed("SELECT * FROM t") is parsed

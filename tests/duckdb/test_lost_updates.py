@@ -17,7 +17,7 @@ from fiberstore import (
     Fiber,
 )
 from fiberstore.duckdb.change_lock import ChangeLock
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.connection import DuckDBConnection
 from tests.support.factories import a_fiber, some_logs
 
 
@@ -74,7 +74,7 @@ def test_without_the_lock_duckdb_loses_an_update(
     """When this fails, DuckDB has mended it, and ``ChangeLock`` can go."""
     fiber = a_fiber()
     storage.write_fiber(fiber)
-    monkeypatch.setattr(Connection, "lock_changes", lambda _self: None)
+    monkeypatch.setattr(DuckDBConnection, "lock_changes", lambda _self: None)
     interleave(storage, fiber.fiber_id)
     stored = storage.get_fiber(fiber.fiber_id)
     assert stored is not None

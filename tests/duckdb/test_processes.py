@@ -16,7 +16,7 @@ import pytest
 
 from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, LogRecord, StorageLockedError
 from fiberstore.duckdb import fork_guard
-from fiberstore.duckdb.connection import Connection
+from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.testing.concurrency import together
 from tests.support.factories import NOON, a_fiber, some_logs
 
@@ -440,12 +440,12 @@ def test_a_forked_child_closes_no_connection_of_its_parent(
     storage.write_fiber(a_fiber())
     with storage.transaction() as transaction:
         transaction.fibers.close()
-    closed: list[Connection] = []
+    closed: list[DuckDBConnection] = []
 
-    def close(connection: Connection) -> None:
+    def close(connection: DuckDBConnection) -> None:
         closed.append(connection)
 
-    monkeypatch.setattr(Connection, "close", close)
+    monkeypatch.setattr(DuckDBConnection, "close", close)
     child = os.fork()
     if not child:
         os._exit(len(closed))

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fiberstore.ingest.sweep import line_item, sweep
@@ -16,7 +15,6 @@ from tests.support.correlation import (
     disjoint,
     line,
     new_id,
-    occurrence,
     plain_fibers,
 )
 

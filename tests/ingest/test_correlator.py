@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ids import stable_fiber_id
 from fiberstore.ingest import Correlator, Rules, parse_rules
 from fiberstore.ingest.occurrences import PatternSearch

@@ -50,11 +50,11 @@ def test_a_cursor_of_another_cluster_is_refused(storage: PostgresStorage) -> Non
     storage.write_logs([log(number) for number in range(3)])
     cursor = storage.logs.page(1).next
     assert cursor is not None
-    from fiberstore.contract.cursors import Place, decode, encode
+    from fiberstore.contract.cursors import PagePosition, decode, encode
 
     query = repr(storage.logs)
     place = decode(query, cursor)
-    elsewhere = Place(place.forward, place.key, type(place.mark)(None, place.mark.number + 10**9))
+    elsewhere = PagePosition(place.forward, place.key, type(place.mark)(None, place.mark.number + 10**9))
     with pytest.raises(CursorError, match="another database"):
         storage.logs.page(1, encode(query, elsewhere))
 

@@ -15,7 +15,7 @@ from fiberstore.sql.prepared import connection_of
 from fiberstore.testing.examples import log, uid
 
 if TYPE_CHECKING:
-    from fiberstore.postgresql.connection import Connection
+    from fiberstore.postgresql.connection import PostgresConnection
 
 MANY = range(300)
 
@@ -136,7 +136,7 @@ def test_calls_wait_for_a_free_connection(postgres_tables_url: str) -> None:
 def test_a_call_that_outlives_its_storage_leaves_no_connection(postgres_tables_url: str) -> None:
     storage = PostgresStorage(postgres_tables_url)
     with storage._sessions.read(None) as session:
-        connection = cast("Connection", connection_of(session))
+        connection = cast("PostgresConnection", connection_of(session))
         storage.close()
     assert connection.closed
     with pytest.raises(DatabaseError, match="closed"):

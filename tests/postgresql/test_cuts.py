@@ -17,6 +17,7 @@ from fiberstore.contract.lifecycle import CheckpointMove
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.support import cutting_proxy, postgres_server
 from tests.support.cutting_proxy import Cut, Proxy
+from tests.support.parameters import parametrize_mostly_slow
 from tests.support.postgres_server import GIVEN, connections_in_use, idle_connections
 
 CUT = "cut"  # the name of the sessions that are cut
@@ -156,7 +157,7 @@ def cut_everywhere(cutting: Cutting, write: Write, cut: Cut) -> None:
         assert cutting.rows_of(group) in ((0, whole) if caught.value.may_be_stored else (0,))
 
 
-@pytest.mark.parametrize("write", WRITES)
+@parametrize_mostly_slow("write", WRITES, quick=3)
 @pytest.mark.parametrize("how", ["before", "after"])
 def test_a_write_that_is_cut_off_is_whole_or_not_there(cutting: Cutting, write: str, how: str) -> None:
     cut_everywhere(cutting, WRITES[write], cutting_proxy.before if how == "before" else cutting_proxy.after)

@@ -144,7 +144,7 @@ def assert_all_is_given_back(storage: DuckDBStorage, monkeypatch: pytest.MonkeyP
         assert "Current Checked out connections: 0" in pool.status()
     everything = [storage.engine.raw_connection() for _ in range(POOL_SIZE)]
     for pooled in everything:
-        connection = cast("fiberstore.duckdb.connection.Connection", pooled.dbapi_connection)
+        connection = cast("fiberstore.duckdb.connection.DuckDBConnection", pooled.dbapi_connection)
         assert not connection.in_transaction
         connection.begin()  # DuckDB refuses it in an open transaction
         pooled.close()

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fiberstore.ingest.correlate import Changes, FiberStore, OpenedFiber, Use, correlate
 from fiberstore.ingest.occurrences import Key, Occurrence
-from fiberstore.ingest.sweep import Cut, First, StoredFiber, line_item
+from fiberstore.ingest.sweep import Cut, StoredFiber, line_item
 
 SECOND = 1_000_000
 

@@ -4,13 +4,18 @@ import sqlalchemy as sa
 
 from fiberstore import Base
 
-_TABLES = Base.metadata.sorted_tables
-_FILLED = sa.select(*(sa.exists(sa.select(sa.literal(1)).select_from(table)) for table in _TABLES))
+_TABLES = {table.name: table for table in Base.metadata.sorted_tables}
+# The name of each table that holds a row. As many EXISTS in one SELECT take DuckDB ten times as long.
+_FILLED = sa.union_all(
+    *(
+        sa.select(sa.select(sa.literal(name).label("name")).select_from(table).limit(1).subquery())
+        for name, table in _TABLES.items()
+    )
+)
 
 
 def empty(engine: sa.Engine) -> None:
     """Delete all rows. Most tables have none, and to ask for it costs less than to delete nothing."""
     with engine.begin() as connection:
-        for table, filled in zip(_TABLES, connection.execute(_FILLED).one(), strict=True):
-            if filled:
-                connection.execute(sa.delete(table))
+        for name in connection.scalars(_FILLED).all():
+            connection.execute(sa.delete(_TABLES[name]))

@@ -47,8 +47,8 @@ from fiberstore.contract.conditions import (
 )
 from fiberstore.contract.cursors import (
     NOTHING_SEEN,
-    Mark,
-    Place,
+    PagePosition,
+    Watermark,
     decode,
     decode_position,
     encode,
@@ -362,7 +362,7 @@ class PagedMemory(MemoryQuery[P], TimedQuery[P, OrderName, Group], Generic[P, Or
     def _page(self, limit: int, cursor: str | None, tables: Tables) -> Page[P]:
         check_number("limit", limit, least=1)
         rows = [(self._key(row, tables), row) for row in self._found(tables)]
-        mark = Mark(None, max(tables.arrivals.values(), default=0))
+        mark = Watermark(None, max(tables.arrivals.values(), default=0))
         if cursor is None:
             return self._page_after(rows, limit, None, mark, [])
         place = decode(repr(self), cursor)
@@ -371,12 +371,12 @@ class PagedMemory(MemoryQuery[P], TimedQuery[P, OrderName, Group], Generic[P, Or
         late = self._arrived([row for key, row in rows if key <= place.key], place.mark, tables)
         if len(late) <= limit:
             return self._page_after(rows, limit, place.key, mark, late)
-        known = Mark(None, tables.arrivals[self.record, self._id(late[limit - 1])])
+        known = Watermark(None, tables.arrivals[self.record, self._id(late[limit - 1])])
         before = self._cursor(False, _stepped(place.key, 1), known)
         return Page([], self._cursor(True, place.key, known), before, late[:limit])
 
     def _page_after(
-        self, rows: list[tuple[Key, P]], limit: int, after: Key | None, mark: Mark, late: list[P]
+        self, rows: list[tuple[Key, P]], limit: int, after: Key | None, mark: Watermark, late: list[P]
     ) -> Page[P]:
         rest = [(key, row) for key, row in rows if after is None or key > after]
         found = rest[:limit]
@@ -386,20 +386,20 @@ class PagedMemory(MemoryQuery[P], TimedQuery[P, OrderName, Group], Generic[P, Or
             previous = self._cursor(False, found[0][0] if found else _stepped(after, 1), mark)
         return Page([row for _, row in found], following, previous, late)
 
-    def _page_before(self, rows: list[tuple[Key, P]], limit: int, place: Place) -> Page[P]:
+    def _page_before(self, rows: list[tuple[Key, P]], limit: int, place: PagePosition) -> Page[P]:
         rest = [(key, row) for key, row in rows if key < place.key]
         found = rest[-limit:]
         following = self._cursor(True, found[-1][0] if found else _stepped(place.key, -1), place.mark)
         previous = self._cursor(False, found[0][0], place.mark) if len(rest) > limit else None
         return Page([row for _, row in found], following, previous, [])
 
-    def _arrived(self, records: Iterable[P], since: Mark, tables: Tables) -> list[P]:
+    def _arrived(self, records: Iterable[P], since: Watermark, tables: Tables) -> list[P]:
         """Return what has arrived since, in that order."""
         arrivals = {tables.arrivals[self.record, self._id(row)]: row for row in records}
         return [arrivals[number] for number in sorted(arrivals) if number > since.number]
 
-    def _cursor(self, forward: bool, key: Key, mark: Mark) -> str:
-        return encode(repr(self), Place(forward, key, mark))
+    def _cursor(self, forward: bool, key: Key, mark: Watermark) -> str:
+        return encode(repr(self), PagePosition(forward, key, mark))
 
     def _key(self, record: P, tables: Tables) -> Key:
         number, id_ = self._number(record, tables), self._id(record)
@@ -560,7 +560,7 @@ class MemoryLogs(PagedMemory[StoredLog, LogOrder, LogGroup], Logs):
             raise CursorError(f"{newest_id} has been deleted")
         return MemoryTail(self, places[newest_id], timeout_s)
 
-    def wait(self, since: Mark, deadline: float | None) -> None:
+    def wait(self, since: Watermark, deadline: float | None) -> None:
         """Wait until something has arrived since, or the deadline."""
         tables = self._tables()
         with tables.changed:
@@ -568,11 +568,11 @@ class MemoryLogs(PagedMemory[StoredLog, LogOrder, LogGroup], Logs):
                 lambda: self.arrived(since), None if deadline is None else max(deadline - time.monotonic(), 0)
             )
 
-    def arrived(self, since: Mark) -> list[tuple[Mark, StoredLog]]:
+    def arrived(self, since: Watermark) -> list[tuple[Watermark, StoredLog]]:
         """Return the logs of the query that have arrived since, each with the place after it."""
         tables = self._tables()
         found = self._arrived(self._found(tables), since, tables)
-        return [(Mark(log.log_id, tables.arrivals[StoredLog, log.log_id]), log) for log in found]
+        return [(Watermark(log.log_id, tables.arrivals[StoredLog, log.log_id]), log) for log in found]
 
     def _all(self, tables: Tables) -> Iterable[StoredLog]:
         return tables.logs.values()
@@ -585,11 +585,11 @@ class MemoryLogs(PagedMemory[StoredLog, LogOrder, LogGroup], Logs):
 
 
 class MemoryTail(LogTail):
-    def __init__(self, logs: MemoryLogs, mark: Mark, timeout_s: float | None) -> None:
+    def __init__(self, logs: MemoryLogs, mark: Watermark, timeout_s: float | None) -> None:
         self._logs = logs
         self._mark = mark
         self._timeout_s = timeout_s
-        self._batch: deque[tuple[Mark, StoredLog]] = deque()
+        self._batch: deque[tuple[Watermark, StoredLog]] = deque()
 
     @property
     def position(self) -> str:

@@ -8,7 +8,15 @@ from uuid import UUID
 import pytest
 
 from fiberstore import CursorError, DuckDBStorage
-from fiberstore.contract.cursors import Mark, Place, decode, decode_position, digest, encode, encode_position
+from fiberstore.contract.cursors import (
+    PagePosition,
+    Watermark,
+    decode,
+    decode_position,
+    digest,
+    encode,
+    encode_position,
+)
 from fiberstore.contract.queries import FiberOrder
 from fiberstore.testing.examples import fiber, log
 
@@ -84,13 +92,17 @@ def test_a_number_that_no_fiber_has_leads_to_all_or_none(storage: DuckDBStorage,
     storage.write_fiber(fiber(1))
     query = storage.fibers.order_by(order)
     for number, found in ((2**63 - 1, 1), (-(2**63), 0)):
-        place = Place(True, (number, UUID(int=0)), Mark(UUID(int=1), 0))
+        place = PagePosition(True, (number, UUID(int=0)), Watermark(UUID(int=1), 0))
         assert len(query.page(2, encode(repr(query), place)).items) == found
 
 
 def test_what_is_encoded_is_decoded() -> None:
-    for mark in (Mark(None, -1), Mark(UUID(int=1), 5), Mark(UUID(int=1), 500, ((400, 300), (7, 1)))):
-        place = Place(False, (-5, UUID(int=2**128 - 1)), mark)
+    for mark in (
+        Watermark(None, -1),
+        Watermark(UUID(int=1), 5),
+        Watermark(UUID(int=1), 500, ((400, 300), (7, 1))),
+    ):
+        place = PagePosition(False, (-5, UUID(int=2**128 - 1)), mark)
         assert decode(QUERY, encode(QUERY, place)) == place
-    assert decode_position(encode_position(Mark(UUID(int=1), 5))) == Mark(UUID(int=1), 5)
-    assert decode_position("") == Mark(None, -1)
+    assert decode_position(encode_position(Watermark(UUID(int=1), 5))) == Watermark(UUID(int=1), 5)
+    assert decode_position("") == Watermark(None, -1)

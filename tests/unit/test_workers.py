@@ -10,9 +10,10 @@ from fiberstore import AsyncDuckDBStorage
 from fiberstore.aio.workers import Worker
 from fiberstore.telemetry import Call
 from fiberstore.testing.examples import log
+from tests.support.parameters import parametrize_mostly_slow
 
 
-@pytest.mark.parametrize("turns", range(5))
+@parametrize_mostly_slow("turns", range(5), quick=2)
 def test_a_cancellation_is_not_lost_when_a_thread_comes_free(
     db_file: Path, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
