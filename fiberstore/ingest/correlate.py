@@ -154,14 +154,15 @@ class _Batch:
         self.look_up(self._lines.values())
         while True:
             items = sorted(self._lines.values(), key=_PLACE)
+            earliest_us = items[0].position[0] if items else LATEST_US
             if self._stored:
-                earliest_us = items[0].position[0] if items else 0
                 for stored in self._stored.values():
                     items += stored_items(stored, earliest_us)
                 items.sort(key=_PLACE)
             fibers = sweep(items, self._max_gap_us)
             broken = [stored for fiber in fibers for stored in fiber.broken()]
-            met = [use for fiber in fibers for use in self._longer_uses(fiber)]
+            follows_all = earliest_us > self._store.latest_us
+            met = [] if follows_all else [use for fiber in fibers for use in self._longer_uses(fiber)]
             is_opened = self._open(broken)
             if not (self._load(met) or is_opened):
                 return fibers
@@ -240,6 +241,8 @@ class _Batch:
 
     def _longer_uses(self, fiber: SweptFiber) -> list[Use]:
         """Return the uses of a fiber that have not been looked up: where others might use the keys, too."""
+        if not fiber.lines and len(fiber.stored) == 1:
+            return []
         until_us = min(fiber.reach[0], LATEST_US)
         origins = {origin: None for origin in fiber.stored if origin.is_known}
         origins.update((line.origin, None) for line in fiber.lines if line.origin and line.origin.is_known)
@@ -348,10 +351,13 @@ def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, Js
     Those of keys come in the order of the lines that have them first, then others, sorted. Of the first of the
     stored fibers, what ``ingest`` has not written stays.
     """
+    others = {pair for line in fiber.lines for pair in line.attributes}
+    if not parts and not others and len(fiber.keys) == 1:
+        ((name, value),) = fiber.keys
+        return {name: [value]}
     by_name: dict[str, dict[str, None]] = {}
     for key in sorted(fiber.keys, key=lambda key: (fiber.keys[key].position, key)):
         by_name.setdefault(key.name, {})[key.value] = None
-    others = {pair for line in fiber.lines for pair in line.attributes}
     kept: dict[str, JsonValue] = {}
     for part in parts:
         if not isinstance(part.attributes, dict):

@@ -108,7 +108,7 @@ class Correlator:
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         now_us = (datetime.now(UTC) - EPOCH) // MICROSECOND
         watermark_us = EARLIEST_US
-        for log, found in {log.log_id: (log, found) for log, found in reversed(searched)}.values():
+        for log, found in {log.log_id.int: (log, found) for log, found in reversed(searched)}.values():
             time_us = (log.timestamp - EPOCH) // MICROSECOND
             if watermark_us < time_us <= now_us:
                 watermark_us = time_us
