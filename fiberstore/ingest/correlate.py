@@ -2,8 +2,8 @@
 
 The fibers are those that ``sweep`` makes of all lines, the stored and the new ones. To find them, only the
 fibers are loaded that use a key of a new line at its time, without their lines; what results may use a key
-longer than before, and then those that it meets are loaded too. Lines of a stored fiber are read only if a cut
-falls into it. ``docs/correlation.md`` proves that nothing else has to be looked at.
+longer than before, and then those that it meets are loaded too. Lines of a stored fiber are read only if a
+cut falls into it. ``docs/correlation.md`` proves that nothing else has to be looked at.
 """
 
 from abc import ABC, abstractmethod
@@ -103,7 +103,7 @@ class FiberChange:
 
 @dataclass(slots=True)
 class Changes:
-    """What is to be written, in this order.
+    """Changes to be written, in this order.
 
     Attributes:
         merged: Stored fibers that become part of others, and these.
@@ -154,14 +154,15 @@ class _Batch:
         self.look_up(self._lines.values())
         while True:
             items = sorted(self._lines.values(), key=_PLACE)
+            earliest_us = items[0].position[0] if items else LATEST_US
             if self._stored:
-                earliest_us = items[0].position[0] if items else 0
                 for stored in self._stored.values():
                     items += stored_items(stored, earliest_us)
                 items.sort(key=_PLACE)
             fibers = sweep(items, self._max_gap_us)
             broken = [stored for fiber in fibers for stored in fiber.broken()]
-            met = [use for fiber in fibers for use in self._longer_uses(fiber)]
+            follows_all = earliest_us > self._store.latest_us
+            met = [] if follows_all else [use for fiber in fibers for use in self._longer_uses(fiber)]
             is_opened = self._open(broken)
             if not (self._load(met) or is_opened):
                 return fibers
@@ -240,6 +241,8 @@ class _Batch:
 
     def _longer_uses(self, fiber: SweptFiber) -> list[Use]:
         """Return the uses of a fiber that have not been looked up: where others might use the keys, too."""
+        if not fiber.lines and len(fiber.stored) == 1:
+            return []
         until_us = min(fiber.reach[0], LATEST_US)
         origins = {origin: None for origin in fiber.stored if origin.is_known}
         origins.update((line.origin, None) for line in fiber.lines if line.origin and line.origin.is_known)
@@ -300,7 +303,7 @@ class _Batch:
         """Choose the id of a fiber, and note what becomes of the others.
 
         Returns:
-            The id; and the stored fibers that the fiber goes on, the one of this id first.
+            The id; and the stored fibers that the fiber continues, the one of this id first.
         """
         living = [(stored.first, stored.fiber_id) for stored in fiber.stored]
         former: list[tuple[Position, UUID]] = []
@@ -319,7 +322,7 @@ class _Batch:
 
 
 def _change(fiber_id: UUID, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> FiberChange:
-    """Compare a fiber with the stored ones that it goes on, the one whose id it keeps first."""
+    """Compare a fiber with the stored ones that it continues, the one whose id it keeps first."""
     before: dict[Key, First] = {}
     for part in parts:
         for key, first in part.keys.items():
@@ -345,13 +348,16 @@ def _change(fiber_id: UUID, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> 
 def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, JsonValue]:
     """Return the texts of a fiber by their names.
 
-    Those of keys come in the order of the lines that have them first, then others, sorted. Of the first of the
-    stored fibers, what ``ingest`` has not written stays.
+    Those of keys come in the order of the lines that have them first, then others, sorted. Of the first of
+    the stored fibers, what ``ingest`` has not written stays.
     """
+    others = {pair for line in fiber.lines for pair in line.attributes}
+    if not parts and not others and len(fiber.keys) == 1:
+        ((name, value),) = fiber.keys
+        return {name: [value]}
     by_name: dict[str, dict[str, None]] = {}
     for key in sorted(fiber.keys, key=lambda key: (fiber.keys[key].position, key)):
         by_name.setdefault(key.name, {})[key.value] = None
-    others = {pair for line in fiber.lines for pair in line.attributes}
     kept: dict[str, JsonValue] = {}
     for part in parts:
         if not isinstance(part.attributes, dict):
@@ -368,5 +374,6 @@ def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, Js
 
 
 def _log_id(line: Item) -> UUID:
-    assert line.log_id is not None
+    if line.log_id is None:
+        raise ValueError(f"{line} stands for a stored fiber, and is no line")
     return line.log_id

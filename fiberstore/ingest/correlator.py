@@ -26,7 +26,7 @@ Searched: TypeAlias = list[tuple[LogRecord, list[tuple[str, Occurrence]]]]
 
 @dataclass(frozen=True, slots=True)
 class CorrelationCounts:
-    """What a batch of logs has brought.
+    """Rows that a batch of logs has brought.
 
     Attributes:
         logs_new: Logs that were not stored before.
@@ -39,55 +39,16 @@ class CorrelationCounts:
     memberships_new: int = 0
 
 
-class Correlator:
-    """Writes logs and joins them to fibers by rules, as they come; ``SqlStorage.correlate`` makes one.
-
-    The fibers depend on the stored logs and the rules alone, not on the order in which logs are written:
-    ``docs/correlation.md`` defines them. So any number of threads may use one correlator, and any number of
-    correlators and processes one store; nothing is kept in memory between two calls.
-
-    What else the fibers depend on: a log that is deleted joins nothing any more. A fiber that was deleted is
-    begun anew by the logs that come later. Fibers that were merged by hand stay one until a late log ends or
-    begins a fiber among their lines. Whether a fiber is ``closed`` depends on the clock, as a time in the
-    future closes none.
+class FiberJoiner:
+    """Joins logs to the stored fibers of rules, within a transaction.
 
     Args:
-        storage: Its schema is up to date.
-        rules: Which logs belong together. They are registered with the first logs, and become the active
-            version if none is, and no fibers of another are stored.
+        rules: Which logs belong together.
     """
 
-    def __init__(self, storage: SqlStorage, rules: Rules) -> None:
-        self._storage = storage
+    def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._search = PatternSearch(rules)
-        self._is_registered = False
-
-    def write(self, logs: Iterable[LogRecord]) -> CorrelationCounts:
-        """Store logs, their fibers, keys and memberships, all or none.
-
-        A log that is stored already is not stored again, and one that these rules have joined to a fiber
-        changes nothing.
-
-        Args:
-            logs: Of any sources and times. Their ``source_id`` is a name of the rules' sources; logs of others
-                are searched for the patterns that name no source.
-
-        Raises:
-            TypeError: An item is not a ``LogRecord``.
-            ConflictError: Others kept the store, or wrote the same logs, for too long.
-            StorageError: The database failed.
-        """
-        batch = checked(logs, LogRecord)
-        searched = self.search(batch)
-        deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
-        while True:
-            try:
-                return self._write(batch, searched)
-            except ConflictError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(next(waits_s))
 
     def search(self, logs: Iterable[LogRecord]) -> Searched:
         """Find the keys of logs."""
@@ -108,7 +69,7 @@ class Correlator:
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         now_us = (datetime.now(UTC) - EPOCH) // MICROSECOND
         watermark_us = EARLIEST_US
-        for log, found in {log.log_id: (log, found) for log, found in reversed(searched)}.values():
+        for log, found in {log.log_id.int: (log, found) for log, found in reversed(searched)}.values():
             time_us = (log.timestamp - EPOCH) // MICROSECOND
             if watermark_us < time_us <= now_us:
                 watermark_us = time_us
@@ -143,12 +104,63 @@ class Correlator:
         if transaction.versions.active() is None and not others.count(at_most=1):
             transaction.versions.activate(self._rules.config_version)
 
+
+class Correlator:
+    """Writes logs and joins them to fibers by rules, as they come; ``storage.correlate(rules)`` makes one.
+
+    The fibers depend on the stored logs and the rules alone, not on the order in which logs are written:
+    ``docs/correlation.md`` defines them. So any number of threads may use one correlator, and any number of
+    correlators and processes one store; nothing is kept in memory between two calls.
+
+    What else the fibers depend on: a log that is deleted joins nothing any more. A fiber that was deleted is
+    begun anew by the logs that come later. Fibers that were merged by hand stay one until a late log ends or
+    begins a fiber among their lines. Whether a fiber is ``closed`` depends on the clock, as a time in the
+    future closes none.
+
+    Args:
+        storage: Its schema is up to date.
+        rules: Which logs belong together. They are registered with the first logs, and become the active
+            version if none is, and no fibers of another are stored.
+    """
+
+    def __init__(self, storage: SqlStorage, rules: Rules) -> None:
+        self._storage = storage
+        self._config_version = rules.config_version
+        self._joiner = FiberJoiner(rules)
+        self._is_registered = False
+
+    def write(self, logs: Iterable[LogRecord]) -> CorrelationCounts:
+        """Store logs, their fibers, keys and memberships, all or none.
+
+        A log that is stored already is not stored again, and one that these rules have joined to a fiber
+        changes nothing.
+
+        Args:
+            logs: Of any sources and times. Their ``source_id`` is a name of the rules' sources; logs of
+                others are searched for the patterns that name no source.
+
+        Raises:
+            TypeError: An item is not a ``LogRecord``.
+            ConflictError: Others kept the store, or wrote the same logs, for too long.
+            StorageError: The database failed.
+        """
+        batch = checked(logs, LogRecord)
+        searched = self._joiner.search(batch)
+        deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
+        while True:
+            try:
+                return self._write(batch, searched)
+            except ConflictError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(next(waits_s))
+
     def _write(self, batch: Sequence[LogRecord], searched: Searched) -> CorrelationCounts:
         with self._storage.transaction() as transaction:
             if not self._is_registered:
-                self.register(transaction)
-            logs = LogRepository(transaction.session, config_version=self._rules.config_version)
-            counts = self.join(transaction, searched)
+                self._joiner.register(transaction)
+            logs = LogRepository(transaction.session, config_version=self._config_version)
+            counts = self._joiner.join(transaction, searched)
             logs_new = logs.write_logs(batch)
         self._is_registered = True
         return replace(counts, logs_new=logs_new)

@@ -41,10 +41,11 @@ def ingest(
     """Read all files of the rules into the store.
 
     Each batch is stored whole, with its logs, fibers, keys and memberships, or not at all. Lines that these
-    rules (by ``rules.config_version``) have put into a fiber before change nothing, so reading files again adds
-    nothing. The fibers do not depend on the order in which files and runs bring the lines: ``Correlator`` says
-    what else they depend on. A run that was killed and started again ends in the same state as one that was
-    not. A file that has grown, the next one of a rotated log, and one of an earlier time are added.
+    rules (by ``rules.config_version``) have put into a fiber before change nothing, so reading files again
+    adds nothing. The fibers do not depend on the order in which files and runs bring the lines:
+    ``Correlator`` says what else they depend on. A run that was killed and started again ends in the same
+    state as one that was not. A file that has grown, the next one of a rotated log, and one of an earlier
+    time are added.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
@@ -81,8 +82,7 @@ def ingest(
         if on_batch is not None:
             on_batch(report)
     if not report.logs_read:
-        with storage.transaction() as transaction:
-            correlator.register(transaction)
+        correlator.write([])  # registers the rules
     return report
 
 
