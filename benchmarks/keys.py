@@ -1,8 +1,8 @@
 """Keys: what it takes to write many of them, and to find a fiber by one.
 
 ``python -m benchmarks.keys`` builds a store of a million fibers with two keys each. It prints the seconds
-that the keys took, beside DuckDB alone from a ready Arrow table, and the median milliseconds of ways to find a
-fiber, beside ``get_fiber``.
+that the keys took, beside DuckDB alone from a ready Arrow table, and the median milliseconds of ways to find
+a fiber, beside ``get_fiber``.
 """
 
 import argparse
