@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from heapq import nsmallest
 from typing import Any, ClassVar, cast
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from fiberstore.contract.queries import (
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
+from fiberstore.ids import key_hash
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.access import SessionAccess
@@ -42,6 +44,7 @@ from fiberstore.sql.conditions import (
     ATTRIBUTES,
     DURATION_US,
     FIBERS,
+    FIBERS_WITH_KEY,
     KEYS,
     LOGS,
     MEMBERSHIPS,
@@ -72,6 +75,7 @@ _BY_TYPE = PreparedPages[FiberRow[int]](
     FIBERS.c.first_activity,
     FIBERS.c.fiber_id,
 )
+_BY_KEY = Prepared[FiberRow[int]](_IN_US.where(FIBERS.c.fiber_id.in_(FIBERS_WITH_KEY)))
 _VALUES: dict[str, sa.BindParameter[object]] = {column.name: sa.bindparam(column.name) for column in FIBERS.c}
 _INSERT = Prepared[Row](insert(FIBERS).values(_VALUES).on_conflict_do_nothing())
 _UPDATE = Prepared[Row](
@@ -169,12 +173,7 @@ class FiberMethods(FiberBatchStorage):
 
         def write(session: Session) -> int:
             rows = bulk.checked(given, FiberKey)
-            if not rows:
-                return 0
-            unknown = bulk.unstored_fiber(session, {key.fiber_id for key in rows})
-            if unknown is not None:
-                raise NotFoundError(unknown)
-            return bulk.insert_keys(session, rows)
+            return bulk.insert_keys(session, rows, of_stored=True) if rows else 0
 
         return self._sessions.write("write_keys", write)
 
@@ -184,6 +183,17 @@ class FiberMethods(FiberBatchStorage):
             for key in bulk.keys_of(session, found) if found else []:
                 found[key.fiber_id].append(key)
         return found
+
+    def query_fibers_by_key(
+        self, name: str, value: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        with self._sessions.read("query_fibers_by_key") as session:
+            values = {"name": check_text(name), "value": check_text(value), "hash": key_hash(name, value)}
+            check_page(limit, offset)
+            rows = _BY_KEY.rows(session, values)
+            # To sort a few rows takes DuckDB longer than to find them.
+            first = nsmallest(offset + limit, rows, key=_place) if limit else []
+            return to_fibers(first[offset:], from_epoch_us)
 
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         with self._sessions.read("resolve_fibers") as session:
@@ -338,6 +348,11 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
             return bulk.update_fibers(session, rows) if rows else 0
 
         return self._change("update_fibers", update)
+
+
+def _place(row: FiberRow[int]) -> tuple[int, int]:
+    fiber_id, _type, _version, _attributes, first_us, *_rest = row
+    return first_us, fiber_id.int
 
 
 def _validated(fiber: FiberRecord) -> FiberRecord:

@@ -179,10 +179,22 @@ class KeysContract:
         assert where(keyed.fibers, c["request"].exists() & ~(c["user"] == "root")) == [2]
         assert where(keyed.logs, Logs.c.fibers.any(c["request"] == "7f3b")) == [1, 2]
 
+    def test_fibers_of_a_key_come_in_pages(self, keyed: LifecycleStorage) -> None:
+        by_key = keyed.query_fibers_by_key
+        keyed.write_keys([key(number, "shared", "x") for number in (3, 1, 2)])
+        assert numbers(by_key("shared", "x")) == [1, 2, 3]
+        assert numbers(by_key("shared", "x", 2)) == numbers(by_key("shared", "x", limit=2)) == [1, 2]
+        assert numbers(by_key("shared", "x", 2, 2)) == [3]
+        assert by_key("shared", "x", 0) == by_key("shared", "x", offset=3) == by_key("x", "shared") == []
+        for wrong in ({"limit": -1}, {"offset": -1}):
+            with pytest.raises(ValueError, match="-1"):
+                by_key("shared", "x", **wrong)
+
     def test_a_key_is_found_by_the_text_that_it_is(self, storage: LifecycleStorage) -> None:
         storage.write_fibers([fiber(number) for number in range(len(_TEXTS))])
         storage.write_keys([key(number, text or "name", text) for number, text in enumerate(_TEXTS)])
         for number, text in enumerate(_TEXTS):
+            assert numbers(storage.query_fibers_by_key(text or "name", text)) == [number]
             condition = Fibers.c.keys[text or "name"] == text
             assert numbers(storage.fibers.where(condition).iter_records()) == [number]
 

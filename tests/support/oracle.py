@@ -254,6 +254,19 @@ class MemoryStorage(LifecycleStorage):
         with self._stored.changed:
             return {id_: self._stored.keys_of(id_) for id_ in asked}
 
+    def query_fibers_by_key(
+        self, name: str, value: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        check_text(name)
+        check_text(value)
+        check_page(limit, offset)
+        with self._stored.changed:
+            ids = {
+                key.fiber_id for key in self._stored.keys.values() if (key.name, key.value) == (name, value)
+            }
+            found = sorted((_thawed(self._stored.fibers[id_]) for id_ in ids), key=_fiber_order)
+            return found[offset : offset + limit]
+
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         asked = list(fiber_ids)
         for id_ in asked:
