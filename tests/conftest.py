@@ -42,6 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "quick")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Leave classes of slow tests out where no slow test runs: to collect thousands takes seconds."""
+    marks = getattr(obj, "pytestmark", ()) if isinstance(obj, type) else ()
+    is_slow = any(mark.name == "slow" for mark in marks)
+    return [] if is_slow and collector.config.option.markexpr == "not slow" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is for the long form alone."""
     if not config.getoption("--long"):

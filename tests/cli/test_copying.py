@@ -66,6 +66,7 @@ def test_a_copy_as_json(run: Run, source: Path, destination: Path) -> None:
     assert found["source"]["fiber_checkpoints"]["rows"] == 1
 
 
+@pytest.mark.slow
 def test_a_copy_that_differs_says_where_and_ends_with_1(run: Run, source: Path, destination: Path) -> None:
     run("copy", source, destination)
     with DuckDBStorage(destination) as storage:
@@ -82,6 +83,7 @@ def test_a_copy_that_differs_says_where_and_ends_with_1(run: Run, source: Path, 
     )
 
 
+@pytest.mark.slow
 def test_a_mirror_deletes_what_only_the_destination_holds(run: Run, source: Path, destination: Path) -> None:
     run("copy", source, destination)
     with DuckDBStorage(destination) as storage:

@@ -301,6 +301,7 @@ def test_commands_that_change_a_store_do_the_same(
         empty.same(capsys, command.format(**names))
 
 
+@pytest.mark.slow
 def test_the_demo_shows_the_same(
     empty: Both, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +315,7 @@ def test_the_demo_shows_the_same(
     assert empty.shown(duckdb.out.replace(beside, folder)) == empty.shown(postgresql.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["from PostgreSQL", "into PostgreSQL"])
 def test_what_one_exports_the_other_imports(
     both: Both, empty: Both, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str
