@@ -20,7 +20,7 @@ pytest.register_assert_rewrite("fiberstore.testing")
 
 settings.register_profile(
     "quick",
-    max_examples=10,
+    max_examples=7,
     deadline=None,
     suppress_health_check=[
         HealthCheck.filter_too_much,

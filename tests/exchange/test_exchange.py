@@ -342,7 +342,7 @@ def test_null_attributes_in_csv_of_other_tools_are_none(tmp_path: Path) -> None:
 SOUP = st.text('ab,"\r\n\ufeff', max_size=30)
 
 
-@settings(max_examples=100)
+@settings(max_examples=7 * settings().max_examples)
 @given(soup=SOUP, first=st.sampled_from(["\n", "\r\n", "\r"]), block=st.integers(1, 9))
 def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: str, block: int) -> None:
     text = f"log_id,timestamp,source_id,raw_text{first}{ID},{TIME},{soup}"
@@ -362,7 +362,7 @@ def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: 
     assert found == [row[2:] for row in rows]
 
 
-@settings(max_examples=100)
+@settings(max_examples=7 * settings().max_examples)
 @given(
     texts=st.tuples(SOUP, SOUP),
     line_break=st.sampled_from(["\n", "\r\n", "\r"]),
