@@ -1,4 +1,4 @@
-"""What every test file shares."""
+"""Fixtures and options that every test file shares."""
 
 import gc
 import shutil
@@ -66,7 +66,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def long_form(request: pytest.FixtureRequest) -> bool:
-    """Whether slow tests are to take their time."""
+    """True if slow tests are to take their time."""
     return bool(request.config.getoption("--long"))
 
 

@@ -1,4 +1,4 @@
-"""What changes a store on the command line: pin, close, merge, prune, redact, compact."""
+"""Commands that change a store: pin, close, merge, prune, redact, compact."""
 
 import itertools
 import json

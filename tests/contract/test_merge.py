@@ -34,7 +34,7 @@ def empty(module_storage: DuckDBStorage) -> DuckDBStorage:
 
 
 def content(storage: DuckDBStorage) -> tuple[object, ...]:
-    """Return what is stored: fibers, memberships, pins, and what has become part of what."""
+    """Return all that is stored: fibers, memberships, pins and merges."""
     with storage.session() as session:
         pins = set(session.scalars(sa.select(PinnedFiber.fiber_id)))
         merges = {row.fiber_id: row.survivor_id for row in session.scalars(sa.select(MergedFiber))}

@@ -26,7 +26,7 @@ from tests.support import postgres_server
 
 
 class Engines(NamedTuple):
-    """Where texts are looked for with a pattern."""
+    """Engines that search texts with a pattern."""
 
     duckdb: sa.Connection
     postgres: psycopg.Connection[tuple[object, ...]]

@@ -118,7 +118,7 @@ def has_odd_company(model: Model, number: int) -> bool:
 
 
 def stored(storage: DuckDBStorage, model: Model) -> Model:
-    """Return what is stored, as a model."""
+    """Return the stored rows as a model."""
     with storage.session() as session:
 
         def ids(sql: str) -> list[tuple[int, ...]]:
