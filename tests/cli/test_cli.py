@@ -612,6 +612,7 @@ def test_a_log_file_that_cannot_be_read(
     assert row_counts(db_file) == (5, 5, 8)
 
 
+@pytest.mark.slow
 def test_crlf_a_lone_cr_and_a_line_of_ten_megabytes(run: Run, rules_file: Path, db_file: Path) -> None:
     long = "2024-05-01T11:00:00Z request=d4 " + "x" * 10_000_000
     text = f"2024-05-01T10:00:00Z request=a1 from ann\r\n2024-05-01T10:00:01Z a\rb from bob\r\n{long}\r\n"

@@ -10,6 +10,7 @@ import pytest
 from fiberstore import DuckDBStorage
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.support.command_line import Run, assert_refused, on_a_terminal, plain, runner, without_progress
+from tests.support.parameters import parametrize_mostly_slow
 
 SUM = "[0-9a-f]{32}"
 
@@ -96,7 +97,7 @@ def test_a_mirror_deletes_what_only_the_destination_holds(run: Run, source: Path
     assert (found["equal"], found["deleted"]["raw_logs"], found["differences"]) == (True, 0, {})
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("statement", "words"),
     [
         (
@@ -105,6 +106,7 @@ def test_a_mirror_deletes_what_only_the_destination_holds(run: Run, source: Path
         ),
         ("UPDATE fiberstore_alembic_version SET version_num = '9'", "which this release does not know"),
     ],
+    quick=1,
 )
 def test_a_store_of_another_release_is_refused(
     run: Run, source: Path, destination: Path, statement: str, words: str

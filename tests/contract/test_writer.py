@@ -293,6 +293,7 @@ def test_a_record_larger_than_the_buffer_is_taken_alone(gated: GatedStorage) -> 
     )
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow(
     "record",
     [
@@ -600,6 +601,7 @@ def test_a_full_disk_loses_nothing(db_file: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_writer_that_nobody_closes_is_closed_in_the_end(db_file: Path) -> None:
     finished = run("end_without_close", db_file)
     assert finished.returncode == 0
