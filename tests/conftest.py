@@ -1,4 +1,4 @@
-"""What every test file shares."""
+"""Fixtures and options that every test file shares."""
 
 import gc
 import shutil
@@ -20,7 +20,7 @@ pytest.register_assert_rewrite("fiberstore.testing")
 
 settings.register_profile(
     "quick",
-    max_examples=10,
+    max_examples=7,
     deadline=None,
     suppress_health_check=[
         HealthCheck.filter_too_much,
@@ -42,6 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "quick")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Leave classes of slow tests out where no slow test runs: to collect thousands takes seconds."""
+    marks = getattr(obj, "pytestmark", ()) if isinstance(obj, type) else ()
+    is_slow = any(mark.name == "slow" for mark in marks)
+    return [] if is_slow and collector.config.option.markexpr == "not slow" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is for the long form alone."""
     if not config.getoption("--long"):
@@ -58,7 +66,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def long_form(request: pytest.FixtureRequest) -> bool:
-    """Whether slow tests are to take their time."""
+    """True if slow tests are to take their time."""
     return bool(request.config.getoption("--long"))
 
 

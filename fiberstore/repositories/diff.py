@@ -1,6 +1,6 @@
 """Comparison of the fibers of two config versions, by the logs they hold."""
 
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, array
@@ -11,19 +11,22 @@ from fiberstore.repositories.query import select_rows
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
 from fiberstore.sql.functions import array_of, sorted_array
 
-_KINDS: tuple[ChangeKind, ...] = ("split", "merged", "moved", "new", "gone")
-_UNCHANGED = len(_KINDS)
+_CHANGES: tuple[ChangeKind, ...] = get_args(ChangeKind)
+_UNCHANGED = "unchanged"
+_KINDS = (*_CHANGES, _UNCHANGED)
 
 
 def diff(session: Session, old: int, new: int, limit: int) -> GenerationDiff:
     """Compare two versions; see ``Versions.diff``."""
-    counts = dict.fromkeys(range(_UNCHANGED + 1), 0)
+    counts: dict[str, int] = {}
     changes = []
-    for kind, fiber_type, old_ids, new_ids, place, total in select_rows(session, _changes(old, new, limit)):
-        counts[kind] = total
-        if kind < _UNCHANGED and place <= limit:
-            changes.append(FiberChange(_KINDS[kind], fiber_type, old_ids, new_ids))
-    return GenerationDiff(counts.pop(_UNCHANGED), dict(zip(_KINDS, counts.values(), strict=True)), changes)
+    for rank, fiber_type, old_ids, new_ids, place, total in select_rows(session, _changes(old, new, limit)):
+        counts[_KINDS[rank]] = total
+        if _KINDS[rank] != _UNCHANGED and place <= limit:
+            changes.append(FiberChange(_CHANGES[rank], fiber_type, old_ids, new_ids))
+    return GenerationDiff(
+        counts.get(_UNCHANGED, 0), {kind: counts.get(kind, 0) for kind in _CHANGES}, changes
+    )
 
 
 def _changes(old: int, new: int, limit: int) -> sa.Select[Any]:
@@ -60,43 +63,42 @@ def _changes(old: int, new: int, limit: int) -> sa.Select[Any]:
         .where(shared.c.old_id.not_in(same_old), shared.c.new_id.not_in(same_new))
         .cte("edges")
     )  # fmt: skip
-    old_ids, new_ids = _listed(edges.c.old_id), _listed(edges.c.new_id)
     id_type = FIBERS.c.fiber_id.type
     none = sa.cast(array([], type_=id_type), ARRAY(id_type))
-    of_kind = [
-        sa.select(edges.c.fiber_type, array_of(edges.c.old_id), new_ids)
+    of_kind: dict[str, sa.Select[Any]] = {
+        "split": sa.select(edges.c.fiber_type, array_of(edges.c.old_id), sorted_array(edges.c.new_id))
         .where(edges.c.of_old > 1)
         .group_by(edges.c.fiber_type, edges.c.old_id),
-        sa.select(edges.c.fiber_type, old_ids, array_of(edges.c.new_id))
+        "merged": sa.select(edges.c.fiber_type, sorted_array(edges.c.old_id), array_of(edges.c.new_id))
         .where(edges.c.of_new > 1)
         .group_by(edges.c.fiber_type, edges.c.new_id),
-        sa.select(edges.c.fiber_type, array_of(edges.c.old_id), array_of(edges.c.new_id)).where(
+        "moved": sa.select(edges.c.fiber_type, array_of(edges.c.old_id), array_of(edges.c.new_id)).where(
             edges.c.of_old == 1, edges.c.of_new == 1
         ),
-        sa.select(FIBERS.c.fiber_type, none, array_of(FIBERS.c.fiber_id)).where(
+        "new": sa.select(FIBERS.c.fiber_type, none, array_of(FIBERS.c.fiber_id)).where(
             *_alone(new, same_new, sa.select(edges.c.new_id))
         ),
-        sa.select(FIBERS.c.fiber_type, array_of(FIBERS.c.fiber_id), none).where(
+        "gone": sa.select(FIBERS.c.fiber_type, array_of(FIBERS.c.fiber_id), none).where(
             *_alone(old, same_old, sa.select(edges.c.old_id))
         ),
-        sa.select(same.c.fiber_type, array_of(same.c.old_id), none).distinct(),
-    ]
+        _UNCHANGED: sa.select(same.c.fiber_type, array_of(same.c.old_id), none).distinct(),
+    }
     names = ("fiber_type", "old_ids", "new_ids")
-    kinds = [
+    ranked = [
         sa.select(
-            sa.literal(number).label("kind"),
+            sa.literal(_KINDS.index(kind)).label("rank"),
             *(column.label(name) for column, name in zip(statement.subquery().c, names, strict=True)),
         )
-        for number, statement in enumerate(of_kind)
+        for kind, statement in of_kind.items()
     ]
-    found = sa.union_all(*kinds).subquery()
+    found = sa.union_all(*ranked).subquery()
     first = sa.func.coalesce(_first(found.c.old_ids), _first(found.c.new_ids))
-    order = (found.c.kind, first, _first(found.c.new_ids))
+    order = (found.c.rank, first, _first(found.c.new_ids))
     placed = sa.select(
         *found.c,
         sa.func.row_number().over(order_by=order).label("place"),
-        sa.func.count().over(partition_by=found.c.kind).label("total"),
-        sa.func.row_number().over(partition_by=found.c.kind, order_by=order).label("place_in_kind"),
+        sa.func.count().over(partition_by=found.c.rank).label("total"),
+        sa.func.row_number().over(partition_by=found.c.rank, order_by=order).label("place_in_kind"),
     ).subquery()
     wanted = sa.or_(placed.c.place <= limit, placed.c.place_in_kind == 1)
     return sa.select(*list(placed.c)[:-1]).where(wanted).order_by(placed.c.place)
@@ -122,10 +124,6 @@ def _alone(
 ) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     id_ = FIBERS.c.fiber_id
     return FIBERS.c.config_version == version, id_.not_in(same), id_.not_in(linked)
-
-
-def _listed(ids: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    return sorted_array(ids)
 
 
 def _first(ids: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

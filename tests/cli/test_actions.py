@@ -1,4 +1,4 @@
-"""What changes a store on the command line: pin, close, merge, prune, redact, compact."""
+"""Commands that change a store: pin, close, merge, prune, redact, compact."""
 
 import itertools
 import json
@@ -291,7 +291,7 @@ def test_fibers_become_part_of_another(run: Run, alone: Path) -> None:
         assert storage.resolve_fibers([LOGIN, JOB]) == {LOGIN: REQUEST, JOB: REQUEST}
 
 
-@pytest.mark.parametrize("command", ["show", "logs --fiber", "grep login --fiber"])
+@parametrize_mostly_slow("command", ["show", "logs --fiber", "grep login --fiber"], quick=1)
 def test_the_id_of_a_merged_fiber_leads_to_its_survivor(run: Run, alone: Path, command: str) -> None:
     run("merge", "bbb2", "aaa1", "--db", alone)
     run("merge", "ccc3", "bbb2", "--db", alone)

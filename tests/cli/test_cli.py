@@ -1,16 +1,8 @@
 """The command line: what each command prints, and what bad input gets."""
 
-import os
-import pty
 import re
-import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import unicodedata
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -18,117 +10,16 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import DuckDBStorage, Fiber, FiberMembership, FiberRecord, LogRecord, Membership, RawLog
-from fiberstore.cli import main
-from fiberstore.cli.render import duration, utc
-from fiberstore.escaping import escape_controls
+from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, LogRecord
 from tests.support.command_line import (
-    Result,
     Run,
     assert_refused,
     on_a_terminal,
     plain,
-    read_terminal,
-    runner,
     told_cursor,
 )
 from tests.support.parameters import parametrize_mostly_slow
-
-LOGHUB = Path(__file__).parents[3] / "shared" / "loghub"
-
-RULES = r"""
-[sources.web]
-path = "web.log"
-timestamp = '^\S+'
-format = "%Y-%m-%dT%H:%M:%S%z"
-
-[sources.db]
-path = "db.log"
-timestamp = '^\S+'
-format = "%Y-%m-%dT%H:%M:%S%z"
-
-[fibers.request]
-max_gap = "60s"
-[[fibers.request.patterns]]
-source = "web"
-regex = 'request=(?P<request>\w+)'
-[[fibers.request.patterns]]
-source = "db"
-regex = 'request=(?P<request>\w+)'
-
-[fibers.client]
-max_gap = "infinite"
-[[fibers.client.patterns]]
-source = "web"
-regex = 'from (?P<client>\w+)'
-"""
-WEB = """\
-2024-05-01T10:00:00Z request=a1 from ann
-2024-05-01T10:00:01Z request=b2 from bob
-2024-05-01T10:05:00Z request=c3 from ann
-  continued
-"""
-DB = """\
-2024-05-01T10:00:00Z request=a1 [bold]select[/bold] \x1b[31mred\x07 \x9b2J\ttab \u202eback
-2024-05-01T10:00:02Z request=a1 [/] :smile: done
-"""
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIBERSTORE_URL", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
-    return runner(capsys)
-
-
-def write_files(folder: Path) -> Path:
-    (folder / "web.log").write_text(WEB)
-    (folder / "db.log").write_text(DB)
-    rules = folder / "rules.toml"
-    rules.write_text(RULES)
-    return rules
-
-
-@pytest.fixture
-def rules_file(tmp_path: Path) -> Path:
-    return write_files(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A filled store, for copies."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.raises(SystemExit):
-        main(["ingest", "--rules", str(write_files(folder)), "--db", str(folder / "s.duckdb"), "--json"])
-    return folder / "s.duckdb"
-
-
-@pytest.fixture(scope="module")
-def store(ingested: Path) -> Iterator[Path]:
-    """A filled store that tests only read; to open a file takes DuckDB far longer than to read it."""
-    with DuckDBStorage(ingested, read_only=True):
-        yield ingested
-
-
-@pytest.fixture
-def alone(ingested: Path, db_file: Path) -> Path:
-    """A copy, which nobody has open."""
-    shutil.copy(ingested, db_file)
-    return db_file
-
-
-def row_counts(db: Path) -> tuple[int, ...]:
-    with DuckDBStorage(db, read_only=True) as storage, storage.session() as session:
-        return tuple(
-            session.scalars(sa.select(sa.func.count()).select_from(model)).one()
-            for model in (RawLog, Fiber, Membership)
-        )
-
+from tests.support.small_store import RULES, WEB, row_counts, write_files
 
 # ---------------------------------------------------------------- help and usage
 
@@ -724,6 +615,7 @@ def test_a_log_file_that_cannot_be_read(
     assert row_counts(db_file) == (5, 5, 8)
 
 
+@pytest.mark.slow
 def test_crlf_a_lone_cr_and_a_line_of_ten_megabytes(run: Run, rules_file: Path, db_file: Path) -> None:
     long = "2024-05-01T11:00:00Z request=d4 " + "x" * 10_000_000
     text = f"2024-05-01T10:00:00Z request=a1 from ann\r\n2024-05-01T10:00:01Z a\rb from bob\r\n{long}\r\n"
@@ -753,116 +645,7 @@ def test_a_limit_that_no_database_can_count_to(run: Run, store: Path) -> None:
     assert len(run("fibers", "--db", store, "--limit", str(2**63 - 2), "--json").objects) == 5
 
 
-# ---------------------------------------------------------------- pieces
-
-
-def test_times_are_shown_in_utc_with_the_decimals_they_have() -> None:
-    east = timezone(timedelta(hours=5, minutes=30))
-    assert utc(datetime(2024, 5, 1, 2, 0, tzinfo=east)) == "2024-04-30T20:30:00Z"
-    assert utc(datetime(2024, 5, 1, 2, 0, 0, 120_000, tzinfo=UTC)) == "2024-05-01T02:00:00.120Z"
-    assert utc(datetime(2024, 5, 1, 2, 0, 0, 120_001, tzinfo=UTC)) == "2024-05-01T02:00:00.120001Z"
-    assert utc(datetime.min.replace(tzinfo=UTC)) == "0001-01-01T00:00:00Z"
-
-
-@pytest.mark.parametrize(
-    ("span", "text"),
-    [
-        (timedelta(), "0 ms"),
-        (timedelta(microseconds=999_999), "999 ms"),
-        (timedelta(seconds=1.5), "1.50 s"),
-        (timedelta(seconds=125), "2 min 5 s"),
-        (timedelta(hours=3, minutes=2, seconds=59), "3 h 2 min"),
-        (timedelta(days=400, hours=5), "400 d 5 h"),
-    ],
-)
-def test_durations_are_shown_in_their_largest_units(span: timedelta, text: str) -> None:
-    assert duration(span) == text
-
-
-# Unicode's Default_Ignorable_Code_Point.
-IGNORABLE = {
-    chr(code)
-    for first, last in [
-        (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F),
-        (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F),
-        (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A),
-        (0xE0000, 0xE0FFF),
-    ]
-    for code in range(first, last + 1)
-}  # fmt: skip
-SHOWN_CATEGORIES = [
-    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf",
-    "Po", "Sm", "Sc", "Sk", "So", "Zs",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def characters() -> dict[str, list[str]]:
-    by_category = dict[str, list[str]]()
-    for character in map(chr, range(sys.maxunicode + 1)):
-        by_category.setdefault(unicodedata.category(character), []).append(character)
-    return by_category
-
-
-@pytest.mark.parametrize("category", [*SHOWN_CATEGORIES, "Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
-def test_what_moves_hides_or_turns_text_is_escaped(characters: dict[str, list[str]], category: str) -> None:
-    def escaped(character: str) -> str:
-        acts = category not in SHOWN_CATEGORIES or character in IGNORABLE
-        return character.encode("unicode_escape").decode() if acts else character
-
-    some = characters[category][:: 1 + len(characters[category]) // 20_000]
-    assert escape_controls("x".join(some)) == "x".join(map(escaped, some))
-
-
-def test_text_that_only_looks_foreign_stays_as_it_is() -> None:
-    assert escape_controls("a\tb\nc\x1b", keep="\t\n") == "a\tb\nc\\x1b"
-    for text in ("Ünïcödé 日本\u3000🙂 [bold]", "e\u0301", "ปั๊ม", "हिन्दी", "שָּׁבַ֖ת", "Việt"):
-        assert escape_controls(text) == text
-    pile = chr(0x336)
-    assert escape_controls(f"a{pile * 10}b") == f"a{pile * 8}\\u0336\\u0336b"
-    assert escape_controls(f"a{pile * 4}\0{pile * 5}\0b", keep="\0") == f"a{pile * 4}\0{pile * 4}\\u0336\0b"
-
-
-# ---------------------------------------------------------------- real processes
-
-
-def start(*arguments: str | Path, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "fiberstore", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
-
-
-@pytest.mark.slow
-def test_a_store_that_another_process_holds(run: Run, rules_file: Path, db_file: Path) -> None:
-    run("ingest", "--rules", rules_file, "--db", db_file)
-    with DuckDBStorage(db_file):
-        process = start("logs", "--db", db_file)
-        out, err = process.communicate()
-    assert_refused(Result(process.returncode, out.decode(), err.decode()), f"held by process {os.getpid()}")
-    assert run("logs", "--db", db_file).code == 0
-
-
-CLOSED = ">&-", "fiberstore: standard output is closed; give it a file, such as /dev/null\n"
-FULL = ">/dev/full", "fiberstore: standard output cannot be written: No space left on device\n"
-
-
-@parametrize_mostly_slow(
-    ("command", "to"),
-    [
-        (("stats",), FULL),
-        (("logs", "--json"), CLOSED),
-        (("grep", "-c", "a"), FULL),
-        (("--help",), CLOSED),
-        (("--help",), FULL),
-    ],
-)
-def test_a_stdout_that_takes_nothing_is_told(
-    store: Path, command: tuple[str, ...], to: tuple[str, str]
-) -> None:
-    target, says = to
-    db = [] if "--help" in command else ["--db", str(store)]
-    line = shlex.join([sys.executable, "-m", "fiberstore", *command, *db])
-    process = subprocess.run(["sh", "-c", f"{line} {target}"], capture_output=True, text=True, check=False)
-    assert (process.returncode, process.stderr) == (1, says)
+# ---------------------------------------------------------------- on a terminal
 
 
 @pytest.mark.parametrize("command", ["logs", "fibers", "stats", "histogram", "timeline"])
@@ -881,33 +664,6 @@ def test_colours_that_are_forced_make_no_bar_of_a_pipe(
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert run("export", "logs", tmp_path / "logs.jsonl", "--db", store).err == ""
     assert run("ingest", "--rules", rules_file, "--db", tmp_path / "s.duckdb").err == ""
-
-
-@pytest.mark.slow
-def test_a_pipe_that_is_closed_early_ends_the_command_quietly_and_a_full_disk_does_not(
-    run: Run, db_file: Path
-) -> None:
-    now = datetime(2024, 5, 1, tzinfo=UTC)
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-        storage.write_logs(LogRecord(timestamp=now, source_id="s", raw_text="x" * 2_000) for _ in range(500))
-    process = start("logs", "--db", db_file)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"log_id\ttimestamp\tsource_id\traw_text\n"
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait() == 1
-    line = shlex.join([sys.executable, "-m", "fiberstore", "logs", "--db", str(db_file)])
-    full = subprocess.run(
-        ["sh", "-c", f"{line} >/dev/full"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert full.stderr == "fiberstore: standard output cannot be written: No space left on device\n"
-    assert full.returncode == 1
 
 
 def test_on_a_terminal_tables_fit_and_sources_have_colours(run: Run, store: Path) -> None:
@@ -930,169 +686,3 @@ def test_on_a_terminal_tables_fit_and_sources_have_colours(run: Run, store: Path
     assert none == "no logs"
     colours = set(re.findall(r"\x1b\[(3\dm)(?:web|db)", shown[2]))
     assert len(colours) == 2
-
-
-ROWS = 25_000
-
-
-def write_many(folder: Path) -> Path:
-    """Write the logs of 2,500 requests, of which 1,000 are under way at any time."""
-    begin = datetime(2024, 5, 1, tzinfo=UTC)
-    with (folder / "web.log").open("w") as file:
-        for number in range(ROWS):
-            time = begin + timedelta(seconds=number // 20)
-            file.write(f"{time:%Y-%m-%dT%H:%M:%SZ} request=r{number // 10_000}x{number % 1_000}\n")
-    (folder / "db.log").write_text("")
-    rules = folder / "rules.toml"
-    rules.write_text(RULES.replace('"60s"', '"2h"').partition("[fibers.client]")[0])
-    return rules
-
-
-@pytest.mark.slow
-def test_ctrl_c_keeps_what_is_stored_and_the_next_run_goes_on(
-    run: Run, tmp_path: Path, db_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    rules = write_many(tmp_path)
-    ours, theirs = pty.openpty()
-    process = start("ingest", "--rules", rules, "--db", db_file, stderr=theirs)
-    os.close(theirs)
-    seen = b""
-    for chunk in read_terminal(ours):
-        seen += chunk
-        if b"logs/s" in chunk:  # the bar shows a rate once the first batch is stored
-            process.send_signal(signal.SIGINT)
-            break
-    seen += b"".join(read_terminal(ours))
-    os.close(ours)
-    assert process.communicate()[0] == b""
-    assert process.returncode == 130
-    assert b"Traceback" not in seen
-    told = re.search(rb"fiberstore: interrupted; the store holds ([\d,]+) logs, and the same", seen)
-    assert told is not None
-    stored = int(told[1].replace(b",", b""))
-    assert 0 < stored < ROWS
-    assert row_counts(db_file)[0] == stored
-
-    report = run("ingest", "--rules", rules, "--db", db_file, "--json").objects[0]
-    assert (report["logs_read"], report["logs_new"]) == (ROWS, ROWS - stored)
-    whole = tmp_path / "whole.duckdb"
-    run("ingest", "--rules", rules, "--db", whole)
-    assert differences(db_file, whole) == [0, 0, 0]
-
-
-def test_ctrl_c_during_a_query_is_an_interrupt_too(
-    run: Run, rules_file: Path, db_file: Path, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("fiberstore.cli.commands.ingest.ingest_files", interrupted)
-    result = run("ingest", "--rules", rules_file, "--db", db_file)
-    assert (result.code, result.out) == (130, "")
-    assert result.err.startswith("fiberstore: interrupted; the store holds 0 logs")
-    monkeypatch.setattr("fiberstore.cli.commands.fibers.print_fibers", interrupted)
-    result = run("fibers", "--db", store)
-    assert (result.code, result.out, result.err) == (130, "", "fiberstore: interrupted\n")
-
-
-@parametrize_mostly_slow("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.tail", "duckdb"])
-def test_ctrl_c_while_the_program_loads_is_an_interrupt_too(tmp_path: Path, store: Path, module: str) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\n"
-        "class Finder:\n"
-        "    def find_spec(name, path=None, target=None):\n"
-        f"        if name == {module!r}:\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
-        "sys.meta_path.insert(0, Finder)\n"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-m", "fiberstore", "logs", "--db", store],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (finished.returncode, finished.stdout) == (130, "")
-    assert finished.stderr == "fiberstore: interrupted\n"
-
-
-def differences(one: Path, other: Path) -> list[int]:
-    """For each table, how many rows are in one of the stores only, but for the time they were stored."""
-    with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{one}' AS one (READ_ONLY)")
-        connection.execute(f"ATTACH '{other}' AS other (READ_ONLY)")
-        counts = []
-        for table, columns in (
-            ("raw_logs", "* EXCLUDE (ingestion_time)"),
-            ("fibers", "*"),
-            ("fiber_memberships", "*"),
-        ):
-            a, b = f"SELECT {columns} FROM one.{table}", f"SELECT {columns} FROM other.{table}"
-            row = connection.execute(
-                f"SELECT count(*) FROM (({a} EXCEPT {b}) UNION ALL ({b} EXCEPT {a}))"
-            ).fetchone()
-            assert row is not None
-            counts.append(int(row[0]))
-        return counts
-
-
-# ---------------------------------------------------------------- real log files
-
-
-LOGHUB_RULES = r"""
-[sources.sshd]
-path = "OpenSSH_2k.log"
-timestamp = '^(?P<ts>\w{3} +\d+ \d\d:\d\d:\d\d)'
-format = "%b %d %H:%M:%S"
-timezone = "UTC"
-year = 2024
-
-[sources.hadoop]
-path = "Hadoop_2k.log"
-timestamp = '^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}'
-format = "%Y-%m-%d %H:%M:%S,%f"
-timezone = "UTC"
-
-[fibers.login]
-max_gap = "infinite"
-[[fibers.login.patterns]]
-source = "sshd"
-regex = 'sshd\[(?P<pid>\d+)\]'
-
-[fibers.attempt]
-max_gap = "infinite"
-[[fibers.attempt.patterns]]
-source = "hadoop"
-regex = '(?P<attempt>attempt_\d+_\d+_[mr]_\d+_\d+)'
-"""
-
-
-def grep_unique(pattern: str, name: str) -> int:
-    command = f"grep -oE '{pattern}' '{LOGHUB / name}' | sort -u | wc -l"
-    return int(subprocess.check_output(command, shell=True))  # noqa: S602 - our own text
-
-
-def grep_lines(pattern: str, name: str) -> int:
-    return int(subprocess.check_output(["grep", "-cE", pattern, LOGHUB / name]))
-
-
-@pytest.mark.skipif(not LOGHUB.is_dir(), reason=f"needs the sample log files in {LOGHUB}")
-def test_real_logs_give_the_fibers_that_grep_counts(run: Run, tmp_path: Path, db_file: Path) -> None:
-    rules = tmp_path / "rules.toml"
-    rules.write_text(LOGHUB_RULES)
-    files = [f"sshd={LOGHUB / 'OpenSSH_2k.log'}", f"hadoop={LOGHUB / 'Hadoop_2k.log'}"]
-    assert run("ingest", "--rules", rules, "--db", db_file, *files).code == 0
-
-    pid, attempt = r"sshd\[[0-9]+\]", "attempt_[0-9]+_[0-9]+_[mr]_[0-9]+_[0-9]+"
-    logins = run("fibers", "--db", db_file, "--type", "login", "--limit", "9999", "--json").objects
-    attempts = run("fibers", "--db", db_file, "--type", "attempt", "--limit", "9999", "--json").objects
-    assert len(logins) == grep_unique(pid, "OpenSSH_2k.log") > 500
-    assert len(attempts) == grep_unique(attempt, "Hadoop_2k.log") > 10
-    assert sum(fiber["log_count"] for fiber in logins) == grep_lines(pid, "OpenSSH_2k.log")
-    assert sum(fiber["log_count"] for fiber in attempts) == grep_lines(attempt, "Hadoop_2k.log")
-
-    counts = row_counts(db_file)
-    again = run("ingest", "--rules", rules, "--db", db_file, *files, "--json").objects[0]
-    assert (again["logs_new"], again["fibers_new"], again["memberships_new"]) == (0, 0, 0)
-    assert row_counts(db_file) == counts

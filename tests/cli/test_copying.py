@@ -10,6 +10,7 @@ import pytest
 from fiberstore import DuckDBStorage
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.support.command_line import Run, assert_refused, on_a_terminal, plain, runner, without_progress
+from tests.support.parameters import parametrize_mostly_slow
 
 SUM = "[0-9a-f]{32}"
 
@@ -66,6 +67,7 @@ def test_a_copy_as_json(run: Run, source: Path, destination: Path) -> None:
     assert found["source"]["fiber_checkpoints"]["rows"] == 1
 
 
+@pytest.mark.slow
 def test_a_copy_that_differs_says_where_and_ends_with_1(run: Run, source: Path, destination: Path) -> None:
     run("copy", source, destination)
     with DuckDBStorage(destination) as storage:
@@ -82,6 +84,7 @@ def test_a_copy_that_differs_says_where_and_ends_with_1(run: Run, source: Path, 
     )
 
 
+@pytest.mark.slow
 def test_a_mirror_deletes_what_only_the_destination_holds(run: Run, source: Path, destination: Path) -> None:
     run("copy", source, destination)
     with DuckDBStorage(destination) as storage:
@@ -94,7 +97,7 @@ def test_a_mirror_deletes_what_only_the_destination_holds(run: Run, source: Path
     assert (found["equal"], found["deleted"]["raw_logs"], found["differences"]) == (True, 0, {})
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("statement", "words"),
     [
         (
@@ -103,6 +106,7 @@ def test_a_mirror_deletes_what_only_the_destination_holds(run: Run, source: Path
         ),
         ("UPDATE fiberstore_alembic_version SET version_num = '9'", "which this release does not know"),
     ],
+    quick=1,
 )
 def test_a_store_of_another_release_is_refused(
     run: Run, source: Path, destination: Path, statement: str, words: str

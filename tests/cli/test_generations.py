@@ -407,7 +407,7 @@ def test_a_diff_as_json_is_one_object(run: Run, only_read: None) -> None:
     assert turned["counts"] == {"split": 1, "merged": 0, "moved": 0, "new": 0, "gone": 1}
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("options", "kinds", "there"),
     [
         ((), ["merged", "new"], None),
@@ -417,6 +417,7 @@ def test_a_diff_as_json_is_one_object(run: Run, only_read: None) -> None:
         (("--kind", "new", "--kind", "merged", "--limit", "1"), ["merged"], 2),
         (("--kind", "split", "--kind", "gone"), [], None),
     ],
+    quick=3,
 )
 def test_kinds_and_a_limit_choose_the_changes(
     run: Run, only_read: None, options: tuple[str, ...], kinds: list[str], there: int | None
@@ -764,6 +765,7 @@ def test_a_reprocessing_shows_its_progress_and_goes_on_after_ctrl_c(
     assert sum(counts) == ROWS
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_no_progress(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     run("ingest", "--rules", "a.toml")

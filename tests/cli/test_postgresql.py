@@ -84,7 +84,7 @@ class Both:
         return found[0]
 
     def shown(self, text: str) -> str:
-        """What is printed, without what stores of the same content need not have in common."""
+        """Output, without the parts in which stores of the same content may differ."""
         text = text.replace(self.targets[0], "STORE")
         for pattern, replacement in _UNLIKE:
             text = re.sub(pattern, replacement, text)
@@ -165,7 +165,7 @@ READING = [
 
 @pytest.fixture(scope="module")
 def names(both: Both) -> dict[str, str]:
-    """What the commands name: ids of a fiber and a log, and a version."""
+    """Names that the commands are given: ids of a fiber and a log, and a version."""
     with DuckDBStorage(both.targets[0], read_only=True) as storage:
         fiber = storage.fibers.order_by("most_logs").page(1).items[0]
         (version,) = storage.versions.all()
@@ -301,6 +301,7 @@ def test_commands_that_change_a_store_do_the_same(
         empty.same(capsys, command.format(**names))
 
 
+@pytest.mark.slow
 def test_the_demo_shows_the_same(
     empty: Both, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +315,7 @@ def test_the_demo_shows_the_same(
     assert empty.shown(duckdb.out.replace(beside, folder)) == empty.shown(postgresql.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["from PostgreSQL", "into PostgreSQL"])
 def test_what_one_exports_the_other_imports(
     both: Both, empty: Both, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str

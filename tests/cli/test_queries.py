@@ -213,7 +213,7 @@ def test_the_beginning_of_the_id_of_a_fiber_is_enough(run: Run, db_file: Path) -
 # ---------------------------------------------------------------- grep
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("arguments", "found"),
     [
         (("timeout",), [1, 3, 5]),
@@ -228,6 +228,7 @@ def test_the_beginning_of_the_id_of_a_fiber_is_enough(run: Run, db_file: Path) -
         (("timeout", "--source", "web", "--order", "newest"), [5, 1]),
         (("--limit", "1", "timeout"), [1]),
     ],
+    quick=6,
 )
 def test_grep_finds_by_a_pattern(run: Run, store: Path, arguments: tuple[str, ...], found: list[int]) -> None:
     assert numbers(run, "grep", *arguments) == found
@@ -435,7 +436,7 @@ def test_too_many_steps_are_refused(run: Run, store: Path) -> None:
         (timedelta(days=20 * 365), timedelta(days=365)),
         (timedelta(days=1_000 * 365), timedelta(days=36_500)),
     ],
-    quick=3,
+    quick=2,
 )
 @parametrize_mostly_slow("what", [(), ("--fibers",)])
 def test_the_steps_of_a_histogram_are_as_wide_as_the_time_needs(

@@ -310,7 +310,7 @@ def _many(lanes: int, logs: int) -> Timeline:
 
 
 def _log(driver: WebDriver, kind: str) -> list[dict[str, str]]:
-    """Return what was logged since the last call."""
+    """Return the log entries since the last call."""
     entries: list[dict[str, str]] = driver.get_log(kind)  # type: ignore[no-untyped-call]
     return entries
 
@@ -375,7 +375,7 @@ def _hover(driver: WebDriver, time: datetime) -> None:
 
 
 def _tooltips(driver: WebDriver) -> str:
-    """Return what the tooltips show."""
+    """Return the texts of the tooltips."""
     return "\n".join(tip.text for tip in _find_all(driver, ".bk-Tooltip") if tip.is_displayed())
 
 

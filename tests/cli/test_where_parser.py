@@ -323,13 +323,13 @@ LEAF_FIBERS = st.builds(lambda value: Fibers.c.fiber_type == value, TEXT)
 LEAF_LOGS = st.builds(lambda value: Logs.c.source_id == value, TEXT)
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=12 * settings().max_examples, deadline=None, database=None)
 @given(log_conditions(fiber_conditions(LEAF_LOGS)))
 def test_what_a_condition_on_logs_is_printed_as_says_it(condition: Condition[StoredLog]) -> None:
     assert repr(parse_log_condition(repr(condition))) == repr(condition)
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=12 * settings().max_examples, deadline=None, database=None)
 @given(fiber_conditions(log_conditions(LEAF_FIBERS)))
 def test_what_a_condition_on_fibers_is_printed_as_says_it(condition: Condition[FiberRecord]) -> None:
     assert repr(parse_fiber_condition(repr(condition))) == repr(condition)
@@ -412,7 +412,7 @@ ANYTHING = st.text() | st.lists(WORDS, max_size=30).map(" ".join) | st.lists(WOR
 
 
 @pytest.mark.parametrize("parse", [parse_log_condition, parse_fiber_condition])
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=12 * settings().max_examples, deadline=None, database=None)
 @given(text=ANYTHING)
 def test_whatever_is_given_is_a_condition_or_refused(
     parse: Callable[[str], Condition[Any]], text: str

@@ -1,4 +1,4 @@
-"""What holds for ``AsyncDuckDBStorage`` in particular: tasks, cancellation, units of work."""
+"""Promises of ``AsyncDuckDBStorage`` in particular: tasks, cancellation, units of work."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What holds for queries in coroutines: streams give their thread back, tails wait without one."""
+"""Queries in coroutines: streams give their thread back, tails wait without one."""
 
 import asyncio
 import gc
@@ -51,7 +51,7 @@ async def count(storage: AsyncDuckDBStorage) -> int:
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the event loop has logged: of errors that nobody fetched, and of tasks that were left."""
+    """Log records of the event loop: errors that nobody fetched, and tasks that were left."""
     return [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 

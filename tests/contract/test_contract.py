@@ -185,7 +185,7 @@ class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContrac
 class TestDuckDBFile(
     _DuckDB, StorageContract, ContextContract, TailsContract, StreamsContract, LifecycleContract
 ):
-    """What a file may change: writing, commits beside one another, and what is read while they come.
+    """Promises that a file may break: writing, commits beside one another, and what is read while they come.
 
     Other queries are the same SQL on the same engine, wherever the rows lie.
     """
@@ -199,7 +199,7 @@ class TestDuckDBFile(
 
 
 class _Part(LogsContract, FibersContract, MembershipsContract, PagesContract):
-    """What a unit of work, and repositories on a session, have of the contract of a storage.
+    """The part of a storage's contract that a unit of work and repositories on a session have.
 
     The two are the same classes, on a session that somebody else owns; so one engine each will do.
     """
@@ -366,7 +366,7 @@ class TestMoreOfAsync(
     TimelinesContract,
     LifecycleContract,
 ):
-    """What the async face may change: every method, with every argument, and what it gives piece by piece.
+    """Promises that the async face may break: every method with every argument, and its streams.
 
     It hands on conditions and cursors as they are, which ``test_aio_queries.py`` sees.
     """

@@ -1,4 +1,4 @@
-"""What the pages in docs/ show works: every example runs, and prints what stands below it.
+"""Examples of the pages in docs/: every one runs, and prints what stands below it.
 
 Blocks of ``sh`` are commands in a pipe; one of ``console`` is a command on a terminal, and what it prints.
 

@@ -20,6 +20,7 @@ from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.support.databases import empty
 from tests.support.factories import NOON
+from tests.support.parameters import parametrize_mostly_slow
 
 Seen = list[tuple[str, Sequence[Any]]]
 MANY = 300
@@ -87,7 +88,7 @@ def fill(storage: SqlStorage) -> None:
     storage.write_memberships([member(1, 1), member(2, 2)])
 
 
-@pytest.mark.parametrize("name", CALLS)
+@parametrize_mostly_slow("name", CALLS, quick=12)
 def test_events_tell_of_a_call_and_change_nothing(storage: SqlStorage, name: str) -> None:
     _, call = CALLS[name]
     fill(storage)

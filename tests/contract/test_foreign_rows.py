@@ -1,4 +1,4 @@
-"""What is said of rows that other clients have written."""
+"""Errors about rows that other clients have written."""
 
 from collections.abc import Callable
 from datetime import timedelta

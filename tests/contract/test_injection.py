@@ -329,6 +329,7 @@ def test_json_holds_the_very_texts(evil_store: Path, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["revision"] == EVERYTHING
 
 
+@pytest.mark.slow
 def test_types_are_found_by_the_command_line(evil_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, text in list(enumerate([*ESCAPES, *CODE]))[::7]:
         assert run("fibers", f"--type={text}", "--json", "--db", str(evil_store)) == 0

@@ -215,7 +215,7 @@ def content(store: LifecycleStorage) -> list[object]:
 
 
 def comparable(value: object) -> object:
-    """Return what both must agree on: not when each has been called, nor how large its database is."""
+    """Return the value without what may differ: when each was called, and how large its database is."""
     if isinstance(value, Pruned):
         return replace(value, file_bytes=0, free_bytes=0)
     if isinstance(value, Checkpoint):

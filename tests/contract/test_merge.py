@@ -9,11 +9,12 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 
-from fiberstore import Base, DuckDBStorage, Fibers, Memberships, NotFoundError
+from fiberstore import DuckDBStorage, Fibers, Memberships, NotFoundError
 from fiberstore.contract.lifecycle import Merged, Upserted
 from fiberstore.records import FiberRecord
 from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.testing.examples import ATTRIBUTES, at, fiber, log, member, uid
+from tests.support import databases
 
 NUMBERS = range(6)
 RESOLVED = [uid(number) for number in reversed(range(8))]
@@ -28,18 +29,12 @@ def module_storage() -> Iterator[DuckDBStorage]:
 
 @pytest.fixture
 def empty(module_storage: DuckDBStorage) -> DuckDBStorage:
-    clear(module_storage)
+    databases.empty(module_storage.engine)
     return module_storage
 
 
-def clear(storage: DuckDBStorage) -> None:
-    with storage.engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
-            connection.execute(sa.delete(table))
-
-
 def content(storage: DuckDBStorage) -> tuple[object, ...]:
-    """Return what is stored: fibers, memberships, pins, and what has become part of what."""
+    """Return all that is stored: fibers, memberships, pins and merges."""
     with storage.session() as session:
         pins = set(session.scalars(sa.select(PinnedFiber.fiber_id)))
         merges = {row.fiber_id: row.survivor_id for row in session.scalars(sa.select(MergedFiber))}
@@ -190,7 +185,7 @@ def merges(draw: st.DrawFn) -> Step:
 def test_merges_do_what_plain_dicts_do(
     module_storage: DuckDBStorage, first: list[FiberRecord], steps: list[Step]
 ) -> None:
-    clear(module_storage)
+    databases.empty(module_storage.engine)
     module_storage.write_fibers(first)
     model = Model({row.fiber_id: row for row in first})
     for step in steps:

@@ -221,7 +221,7 @@ class Agreement(RuleBasedStateMachine):
             return type(error)
 
     def comparable(self, value: object) -> object:
-        """Return what both must agree on: not when each of them has stamped a log, and 1 is not 1.0."""
+        """Return the value without what may differ: when each has stamped a log. 1 is not 1.0."""
         if isinstance(value, list):
             return [self.comparable(item) for item in value]
         if isinstance(value, FiberRecord):

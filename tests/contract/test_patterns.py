@@ -26,7 +26,7 @@ from tests.support import postgres_server
 
 
 class Engines(NamedTuple):
-    """Where texts are looked for with a pattern."""
+    """Engines that search texts with a pattern."""
 
     duckdb: sa.Connection
     postgres: psycopg.Connection[tuple[object, ...]]
@@ -193,7 +193,7 @@ def test_every_pattern_finds_the_same_texts(engines: Engines) -> None:
 @given(
     patterns=st.lists(GRAMMAR | SOUP, min_size=10, max_size=30), texts=st.lists(TEXT, min_size=5, max_size=15)
 )
-@settings(max_examples=10, deadline=None)
+@settings(deadline=None)
 def test_any_pattern_finds_the_same_texts(engines: Engines, patterns: list[str], texts: list[str]) -> None:
     _check_same(engines, patterns, texts)
 
@@ -214,7 +214,7 @@ def test_many_patterns_find_the_same_texts(engines: Engines, long_form: bool) ->
 
 
 @given(patterns=st.lists(GRAMMAR | SOUP, min_size=20, max_size=40))
-@settings(max_examples=10, deadline=None)
+@settings(deadline=None)
 def test_no_pattern_that_is_redacted_matches_the_empty_text(patterns: list[str]) -> None:
     _check_refused_where_empty(patterns)
 

@@ -8,11 +8,10 @@ from uuid import UUID
 
 import hypothesis.strategies as st
 import pytest
-import sqlalchemy as sa
 from hypothesis import given
 from pydantic import JsonValue
 
-from fiberstore import Base, DuckDBStorage, FiberMembership, FiberRecord, StoredLog
+from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, StoredLog
 from fiberstore.checks import MAX_CONFIG_VERSION
 from fiberstore.contract.conditions import Attribute, Column, Condition, OrderedColumn, Scalar, TextColumn
 from fiberstore.contract.queries import (
@@ -31,6 +30,7 @@ from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import ATTRIBUTES, IDS, IN_UTC, MICROSECOND, NOON, TEXTS
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import Paged, walk
+from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
 
 Q = TypeVar("Q")
@@ -250,9 +250,7 @@ def filled(
     if isinstance(sql_store, PostgresStorage):
         fibers = [fiber.model_copy(update={"attributes": in_jsonb(fiber.attributes)}) for fiber in fibers]
     oracle = MemoryStorage()
-    with sql_store.engine.begin() as connection:
-        for table in Base.metadata.sorted_tables:
-            connection.execute(sa.delete(table))
+    empty(sql_store.engine)
     for store in (oracle, sql_store):
         store.write_logs(logs)
         store.write_memberships(joins)

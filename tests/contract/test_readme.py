@@ -1,4 +1,4 @@
-"""What the README shows works."""
+"""Examples of the README."""
 
 import re
 from pathlib import Path

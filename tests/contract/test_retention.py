@@ -118,7 +118,7 @@ def has_odd_company(model: Model, number: int) -> bool:
 
 
 def stored(storage: DuckDBStorage, model: Model) -> Model:
-    """Return what is stored, as a model."""
+    """Return the stored rows as a model."""
     with storage.session() as session:
 
         def ids(sql: str) -> list[tuple[int, ...]]:
@@ -348,6 +348,7 @@ def test_max_bytes_deletes_the_oldest_until_the_file_uses_no_more(storage: DuckD
     assert oldest == at(MANY - storage.logs.count())  # the oldest went, and no other
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow("step_rows", [700, 50_000])
 def test_max_bytes_does_not_empty_a_store_for_space_that_duckdb_keeps(
     storage: DuckDBStorage, step_rows: int

@@ -1,4 +1,4 @@
-"""What a tail promises beyond the contract: real threads, real files, nothing polled."""
+"""Promises of a tail beyond the contract: real threads, real files, nothing polled."""
 
 import threading
 from itertools import islice

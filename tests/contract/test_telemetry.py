@@ -1,4 +1,4 @@
-"""What a storage tells about its calls: counts, log records, hooks, OpenTelemetry."""
+"""Telemetry of calls: counts, log records, hooks, OpenTelemetry."""
 
 import asyncio
 import importlib

@@ -184,6 +184,7 @@ def test_a_face_is_of_a_storage_of_its_contract() -> None:
     assert issubclass(AsyncQueryStorage, AsyncStorage)
 
 
+@pytest.mark.slow
 def test_the_stubs_are_up_to_date() -> None:
     program = Path(__file__).parents[2] / "tools" / "write_stubs.py"
     found = subprocess.run([sys.executable, program, "--check"], capture_output=True, text=True, check=False)

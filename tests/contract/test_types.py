@@ -1,4 +1,4 @@
-"""What type checkers know of both faces.
+"""Types of both faces, as type checkers see them.
 
 The gate's mypy reads this file, too: there, ``assert_type`` tells what it infers, and it complains of each
 ``type: ignore`` that ignores nothing.

@@ -35,6 +35,7 @@ from fiberstore.contract.lifecycle import BatchCounts
 from fiberstore.testing.examples import LONG_TEXT, fiber, log, member, nested, stored, uid
 from fiberstore.writer.buffer import RECORD_BYTES, BufferedRecord, checked
 from tests.support import writer_programs
+from tests.support.databases import empty
 from tests.support.parameters import parametrize_mostly_slow
 
 TIMEOUT_S = 60
@@ -74,9 +75,9 @@ class GatedStorage(DuckDBStorage):
 
 
 @pytest.fixture
-def gated(db_file: Path) -> Iterator[GatedStorage]:
-    with GatedStorage(db_file) as storage:
-        storage.init_schema()
+def gated(opened_store: Path) -> Iterator[GatedStorage]:
+    with GatedStorage(opened_store) as storage:
+        empty(storage.engine)
         yield storage
 
 
@@ -296,6 +297,7 @@ def test_a_record_larger_than_the_buffer_is_taken_alone(gated: GatedStorage) -> 
     )
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow(
     "record",
     [
@@ -603,6 +605,7 @@ def test_a_full_disk_loses_nothing(db_file: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_writer_that_nobody_closes_is_closed_in_the_end(db_file: Path) -> None:
     finished = run("end_without_close", db_file)
     assert finished.returncode == 0

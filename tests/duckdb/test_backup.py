@@ -20,6 +20,7 @@ from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, FiberMe
 from fiberstore.duckdb import backup
 from fiberstore.testing.concurrency import together
 from tests.support.factories import NOON, a_fiber, some_logs
+from tests.support.parameters import parametrize_mostly_slow
 
 if TYPE_CHECKING:
     from fiberstore.duckdb.connection import DuckDBConnection
@@ -102,7 +103,7 @@ CATALOG = (
 )
 
 
-@pytest.mark.parametrize("question", CATALOG)
+@parametrize_mostly_slow("question", CATALOG, quick=1)
 def test_a_backup_is_whole_if_a_session_looks_at_the_catalog_meanwhile(
     storage: DuckDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:

@@ -355,7 +355,7 @@ def count_alone(path: Path) -> int:
 def test_the_old_file_is_no_database_once_its_lock_is_free(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has opened it before the rename, and gets the lock only now, must not use it."""
+    """A process that opened the file before the rename, and gets the lock only now, must not use it."""
     storage.write_logs([log(1)])
     take_again, said = compact._take_again, list[str]()
 

@@ -1,4 +1,4 @@
-"""What duckdb-engine lacks, and the dialect brings."""
+"""Features of the dialect that duckdb-engine lacks."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What can be wrong with a store is found, and repaired only where the repair can be proved."""
+"""Damage of a store is found, and repaired only where the repair can be proved."""
 
 import gzip
 import json

@@ -35,7 +35,7 @@ def open_in_another_process(db_file: Path) -> subprocess.CompletedProcess[str]:
 
 
 def a_holder(db_file: Path) -> subprocess.Popen[str]:
-    """Start a process that has the file open until it is told to go on."""
+    """Start a process that has the file open until it is told to continue."""
     holder = subprocess.Popen(
         [sys.executable, "-c", f"{OPEN}; print('open', flush=True); input()", str(db_file)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

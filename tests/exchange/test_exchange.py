@@ -52,7 +52,7 @@ def one(db_file: Path) -> Iterator[DuckDBStorage]:
     with DuckDBStorage(db_file, pool_size=1) as storage:
         storage.init_schema()
         storage.engine.pool._timeout = 0.05  # type: ignore[attr-defined]
-        storage.write_logs([log(number) for number in range(10_000)])
+        storage.write_logs([log(number) for number in range(3_000)])
         yield storage
 
 
@@ -90,7 +90,7 @@ def test_a_reader_that_is_closed_gives_its_connection_back(one: DuckDBStorage) -
         reader.read_next_batch()
         with pytest.raises(DatabaseError, match="no free connection"):
             one.logs.count()
-    assert one.logs.count() == 10_000
+    assert one.logs.count() == 3_000
     with pytest.raises(pa.ArrowInvalid, match="closed"):
         reader.read_next_batch()
 
@@ -98,7 +98,7 @@ def test_a_reader_that_is_closed_gives_its_connection_back(one: DuckDBStorage) -
 def test_a_half_read_stream_leaves_no_snapshot_behind(db_file: Path) -> None:
     with DuckDBStorage(db_file, pool_size=2) as storage:
         storage.init_schema()
-        storage.write_logs([log(number) for number in range(10_000)])
+        storage.write_logs([log(number) for number in range(3_000)])
         for begin in (_begun, lambda storage: storage.logs.to_arrow(100)):
             begin(storage).close()
             storage.write_logs([log(20_000)])
@@ -109,11 +109,11 @@ def test_a_half_read_stream_leaves_no_snapshot_behind(db_file: Path) -> None:
 
 
 def test_a_stream_is_of_one_moment(storage: DuckDBStorage) -> None:
-    storage.write_logs([log(number) for number in range(10_000)])
+    storage.write_logs([log(number) for number in range(3_000)])
     records, reader = storage.logs.iter_records(), storage.logs.to_arrow(100)
     next(records)
     storage.write_logs([log(20_000)])
-    assert 1 + sum(1 for _ in records) == reader.read_all().num_rows == 10_000
+    assert 1 + sum(1 for _ in records) == reader.read_all().num_rows == 3_000
 
 
 def test_in_a_transaction_other_statements_may_come_between(storage: DuckDBStorage) -> None:
@@ -342,7 +342,7 @@ def test_null_attributes_in_csv_of_other_tools_are_none(tmp_path: Path) -> None:
 SOUP = st.text('ab,"\r\n\ufeff', max_size=30)
 
 
-@settings(max_examples=100)
+@settings(max_examples=7 * settings().max_examples)
 @given(soup=SOUP, first=st.sampled_from(["\n", "\r\n", "\r"]), block=st.integers(1, 9))
 def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: str, block: int) -> None:
     text = f"log_id,timestamp,source_id,raw_text{first}{ID},{TIME},{soup}"
@@ -362,7 +362,7 @@ def test_csv_is_read_as_pythons_strict_reader_does_or_refused(soup: str, first: 
     assert found == [row[2:] for row in rows]
 
 
-@settings(max_examples=100)
+@settings(max_examples=7 * settings().max_examples)
 @given(
     texts=st.tuples(SOUP, SOUP),
     line_break=st.sampled_from(["\n", "\r\n", "\r"]),

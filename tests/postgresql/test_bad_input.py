@@ -1,4 +1,4 @@
-"""What is wrong with a PostgreSQL server: the right error, its place and the fix, and no password in it."""
+"""Errors of a PostgreSQL server: the right class, its place and the fix, and no password in it."""
 
 import logging
 import socket

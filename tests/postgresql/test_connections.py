@@ -1,4 +1,4 @@
-"""How many rows get to PostgreSQL, and which connections the calls of a storage use."""
+"""Numbers of rows that reach PostgreSQL, and the connections that calls of a storage use."""
 
 import threading
 from collections.abc import Generator

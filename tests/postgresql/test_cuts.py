@@ -1,4 +1,4 @@
-"""A connection that ends at any point of a call: nothing is half, and the storage goes on."""
+"""A connection that ends at any point of a call: nothing is half, and the storage works afterwards."""
 
 import os
 import socket

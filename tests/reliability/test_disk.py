@@ -352,7 +352,7 @@ def test_a_storage_that_finds_no_space_to_begin_says_so(db_file: Path, size_byte
 
 
 def check_full_disk(answer: dict[str, Any], path: Path) -> None:
-    """What was acknowledged is there, whole; what raised is not; the errors say what to do."""
+    """Acknowledged rows are there, whole; those of failed calls are not; the errors say what to do."""
     assert answer["acknowledged"]
     assert answer["raised"]
     expected = set(answer["acknowledged"])

@@ -234,6 +234,7 @@ def test_a_few_threads_on_a_server(postgres_url: str) -> None:
     run_threads_on_server(postgres_url, threads=4, calls=15, seed=5)
 
 
+@pytest.mark.slow
 def test_a_few_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_tasks(db_file, monkeypatch, tasks=16, calls=6, seed=2)
 

@@ -65,7 +65,7 @@ CALLS: dict[str, Callable[[DuckDBStorage], object]] = {
 
 
 def state_of(storage: DuckDBStorage) -> State:
-    """Return what tells one content of the tables from another, whatever the order of rows."""
+    """Return a digest of the tables' content that the order of rows does not change."""
     with storage.engine.connect() as connection:
         return tuple(
             (count, str(digest))

@@ -23,7 +23,7 @@ from fiberstore.cli import main
 
 @dataclass
 class Result:
-    """What a command has printed, and the code it ended with."""
+    """Output of a command, and its exit code."""
 
     code: int
     out: str
@@ -49,7 +49,7 @@ Run: TypeAlias = Callable[..., Result]
 
 
 def runner(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return what runs a command in this process."""
+    """Return a function that runs a command in this process."""
 
     def run(*arguments: str | Path) -> Result:
         with pytest.raises(SystemExit) as caught:
@@ -133,12 +133,12 @@ def on_a_terminal(commands: Sequence[Sequence[str | Path]], columns: int = 80) -
 
 
 def plain(output: str) -> str:
-    """Return what is seen, without colours; nothing else may steer the terminal."""
+    """Return the visible text, without colours; nothing else may steer the terminal."""
     seen = re.sub(r"\x1b\[[0-9;]*m", "", output)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", seen)
     return seen
 
 
 def without_progress(output: str) -> str:
-    """Return what stays on a terminal after the line of a spinner or a bar was erased."""
+    """Return the text that stays on a terminal after the line of a spinner or a bar was erased."""
     return re.sub(r"(?s)^.*\x1b\[(?:2K|\?25h)", "", output)

@@ -24,7 +24,7 @@ class Proxy:
     Attributes:
         said: How many times the client has said something.
         cut_at: At which of these ``cut`` is called, if at any.
-        cut: Is given what the client says, the client's end and the server's; what it leaves open goes on.
+        cut: Is given what the client says, the client's end and the server's; what it leaves open stays so.
     """
 
     def __init__(self, folder: Path, server: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is done to databases between two tests."""
+"""Emptying of databases between two tests."""
 
 import sqlalchemy as sa
 

@@ -58,7 +58,7 @@ def fill(path: str) -> None:
 
 
 def read_all(storage: DuckDBStorage) -> list[object]:
-    """Return what a scan and every read by key gives."""
+    """Return the rows of a scan, and those of every read by key."""
     day = timedelta(days=1)
     found = storage.query_logs_by_time(NOON - day, NOON + day, limit=10_000)
     rows: list[object] = [log.model_dump_json() for log in found]

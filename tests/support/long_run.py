@@ -55,7 +55,7 @@ MOST_FILE_BYTES = 40 * MIB
 
 @dataclass(frozen=True)
 class Sample:
-    """What is measured between two rounds."""
+    """Measurements between two rounds."""
 
     elapsed_s: float
     calls: int

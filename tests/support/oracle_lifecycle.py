@@ -243,7 +243,7 @@ def _change(kind: ChangeKind, old: list[FiberRecord], new: list[FiberRecord]) ->
 
 @dataclass
 class PruneUnit:
-    """What goes in one step or not at all: a fiber with the logs of which it is the youngest, or a log."""
+    """Rows that go in one step or not at all: a fiber with the logs of which it is the youngest, or a log."""
 
     fiber: FiberRecord | None
     memberships: int
@@ -294,7 +294,7 @@ def next_step(units: list[PruneUnit], step_rows: int) -> list[PruneUnit]:
 
 
 def still_to_prune(step: list[PruneUnit], tables: Tables) -> tuple[list[FiberRecord], list[StoredLog]]:
-    """Return what of a step may go now."""
+    """Return the part of a step that may go now."""
     units = [unit for unit in step if unit.is_as_it_was(tables)]
     fibers = [unit.fiber for unit in units if unit.fiber is not None]
     logs = [tables.logs[log.log_id] for unit in units for log in unit.logs if log.log_id in tables.logs]
@@ -313,7 +313,7 @@ def _is_kept(log: StoredLog, gone: list[FiberRecord], tables: Tables) -> bool:
 
 
 def pruned(steps: Iterable[tuple[Deleted, int]], *, is_complete: bool) -> Pruned:
-    """Return what steps have deleted, each with the bytes of its text."""
+    """Return the rows that steps have deleted, each with the bytes of its text."""
     every = list(steps)
     return Pruned(
         fibers=sum(deleted.fibers for deleted, _ in every),

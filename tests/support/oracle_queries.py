@@ -102,7 +102,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"==": eq, "<": lt, "<=": le,
 
 @dataclass
 class Tables:
-    """What there is, or was at one moment; ``changed`` is its lock, and is told of what comes.
+    """Rows that are there, or were at one moment; ``changed`` is their lock, and is notified of new ones.
 
     In a store the attributes of fibers are JSON text, so that nothing is shared with its callers; what
     queries look at has their values.
@@ -394,7 +394,7 @@ class PagedMemory(MemoryQuery[P], TimedQuery[P, OrderName, Group], Generic[P, Or
         return Page([row for _, row in found], following, previous, [])
 
     def _arrived(self, records: Iterable[P], since: Watermark, tables: Tables) -> list[P]:
-        """Return what has arrived since, in that order."""
+        """Return the rows that have arrived since, in that order."""
         arrivals = {tables.arrivals[self.record, self._id(row)]: row for row in records}
         return [arrivals[number] for number in sorted(arrivals) if number > since.number]
 

@@ -1,4 +1,4 @@
-"""What processes do to one PostgreSQL database at the same time; each is given its number."""
+"""Programs of processes that use one PostgreSQL database at once; each is given its number."""
 
 import random
 from collections.abc import Sequence

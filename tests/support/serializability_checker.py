@@ -1,4 +1,4 @@
-"""What callers were told, compared with what the store holds: is there one order that explains all of it?
+"""Comparison of the answers of calls with the store: is there one order that explains all of them?
 
 A store is a dict of named values; a name that is missing stands for None. Each transaction that changes
 something enters itself into a journal, which is stored with its changes: its place in the order, what it
@@ -21,7 +21,7 @@ Values = Mapping[str, JsonValue]
 
 
 class Outcome(Enum):
-    """What a caller knows of a call."""
+    """A call, as its caller knows it."""
 
     DONE = 0
     FAILED = 1
@@ -47,7 +47,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Read:
-    """What was read in one snapshot.
+    """Rows that were read in one snapshot.
 
     Attributes:
         begin: When the call began.
@@ -142,7 +142,7 @@ def stale_register(writes: Sequence[tuple[Change, JsonValue]], reads: Iterable[R
 
 
 class _Bounds:
-    """How many entries a snapshot may hold, by what was acknowledged before and begun until then."""
+    """Bounds of the entries of a snapshot, by what was acknowledged before and begun until then."""
 
     def __init__(self, changes: Iterable[Change], journal: Iterable[Entry]) -> None:
         entries = {entry.call: entry for entry in journal}

@@ -61,7 +61,7 @@ class _Blocking:
             self.run(stream.aclose())
 
     def seen(self, value: object) -> object:
-        """Return what a call gives, as a caller of what is wrapped would see it."""
+        """Return the answer of a call as a caller of the wrapped object would see it."""
         if inspect.iscoroutine(value):
             return self.seen(self.run(value))
         for face, kind in _SEEN.items():

@@ -107,7 +107,7 @@ def position_of(logs: Sequence[StoredLog]) -> int:
 
 
 class Plan:
-    """What a call is going to do: which fibers it reads, and what it makes of them."""
+    """Plan of a call: the fibers it reads, and what it makes of them."""
 
     def __init__(self, rng: random.Random, call: int, kinds: Sequence[str]) -> None:
         self.call = call
@@ -121,7 +121,7 @@ class Plan:
         self.new_log = LogRecord(timestamp=NOON, source_id="load", raw_text=f"call {call}", log_id=uuid4())
 
     def after(self, before: Values, position: int) -> dict[str, JsonValue]:
-        """Return what differs afterwards; a fiber that is missing is made anew instead."""
+        """Return the changed fields; a fiber that is missing is made anew instead."""
         first, last = f"fiber {self.numbers[0]}", f"fiber {self.numbers[-1]}"
         for name in (first, last):
             if before[name] is None:
@@ -188,7 +188,7 @@ class _Here(OneWorker):
 
 
 def at_once(coroutine: Coroutine[object, None, T]) -> T:
-    """Return what a coroutine returns that never waits."""
+    """Return the result of a coroutine that never waits."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
@@ -273,7 +273,7 @@ class Load:
 
     @cached_property
     def copy(self) -> DuckDBStorage:
-        """What the store is copied to."""
+        """Destination of copies of the store."""
         copy = DuckDBStorage(":memory:")
         copy.init_schema()
         return copy

@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import check_revision
-from fiberstore.cli.console import make_console
 from fiberstore.cli.options import Json
+from fiberstore.cli.progress import counting_bars
 from fiberstore.cli.render import counted, print_copied
 from fiberstore.cli.stores import has_tables, open_to_read, shown_target
 from fiberstore.copying.copy import Copied, TableDifference, copy_store
@@ -78,31 +77,19 @@ def _open_both(source: str, destination: str) -> Iterator[tuple[SqlStorage, SqlS
 @contextmanager
 def _progress(source: SqlStorage) -> Iterator[Callable[[str, int], None] | None]:
     """Show a bar for each step on a terminal; yield the function that moves them."""
-    console = make_console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    rows_of = {
-        "raw_logs": source.logs.count(),
-        "fibers": source.fibers.count(),
-        "fiber_memberships": source.memberships.count(),
-    }
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        bars: dict[str, TaskID] = {}
-        begin = time.monotonic()
+    with counting_bars("rows") as bars:
+        if bars is None:
+            yield None
+            return
+        rows_of = {
+            "raw_logs": source.logs.count(),
+            "fibers": source.fibers.count(),
+            "fiber_memberships": source.memberships.count(),
+        }
 
         def on_rows(step: str, rows: int) -> None:
-            nonlocal begin
-            if step not in bars:
-                begin = time.monotonic()
-                total = rows_of.get(step.rpartition(" ")[2])
-                bars[step] = progress.add_task(step, total=total, done="")
-            bar = bars[step]
-            progress.advance(bar, rows)
-            done = progress.tasks[bar].completed
-            rate = done / max(time.monotonic() - begin, 0.001)
-            progress.update(bar, done=f"{counted(int(done), 'rows')}, {rate:,.0f} rows/s")
+            bars.begin(step, rows_of.get(step.rpartition(" ")[2]))
+            bars.advance(step, rows)
 
         yield on_rows
 

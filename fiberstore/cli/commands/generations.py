@@ -9,15 +9,15 @@ from typing import Annotated, get_args
 
 import typer
 from pydantic import JsonValue
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli import INTERRUPTED, lookup
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import db_option, open_to_change, working
-from fiberstore.cli.console import make_console, print_json, print_line, print_text
+from fiberstore.cli.console import print_json, print_line, print_text
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.lookup import shown_version
 from fiberstore.cli.options import Db, Json, Limit, Version, parse_version
+from fiberstore.cli.progress import counting_bars, rate
 from fiberstore.cli.render import counted, generation_json, print_diff, print_generations, version_json
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.lifecycle import ChangeKind, GenerationDiff
@@ -261,32 +261,28 @@ def _reprocess(storage: SqlStorage, rules: Rules) -> tuple[ReprocessReport, floa
 @contextmanager
 def _progress(logs: int) -> Iterator[Callable[[ReprocessReport], None]]:
     """Show a bar on a terminal; yield the function that moves it."""
-    console = make_console(stderr=True)
-    columns = (BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=logs, done="reading the stored logs")
-        begin = time.monotonic()
+    with counting_bars("logs") as bars:
+        read = 0
 
         def on_batch(report: ReprocessReport) -> None:
-            done = f"{counted(report.logs_read, 'logs')}, {_rate(report, time.monotonic() - begin)}"
-            progress.update(bar, completed=report.logs_read, done=done)
+            nonlocal read
+            if bars is not None:
+                bars.advance("", report.logs_read - read)
+            read = report.logs_read
 
+        if bars is not None:
+            bars.begin("", logs, "reading the stored logs")
         yield on_batch
-
-
-def _rate(report: ReprocessReport, seconds: float) -> str:
-    return f"{report.logs_read / seconds:,.0f} logs/s"
 
 
 def _print_report(version: int, report: ReprocessReport, seconds: float, *, as_json: bool) -> None:
     if as_json:
-        rate = round(report.logs_read / seconds)
-        times = {"seconds": round(seconds, 3), "logs_per_second": rate}
+        times = {"seconds": round(seconds, 3), "logs_per_second": round(report.logs_read / seconds)}
         print_json({**version_json(version), **asdict(report), **times})
     else:
         print_line(
             f"{shown_version(version)}: {counted(report.logs_read, 'logs')} read; "
             f"{counted(report.fibers_new, 'new fibers')}, "
             f"{counted(report.memberships_new, 'new memberships')}; "
-            f"{seconds:.2f} s, {_rate(report, seconds)}"
+            f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}"
         )

@@ -11,13 +11,14 @@ from typing import Annotated, TypeVar
 
 import typer
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 
 from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
-from fiberstore.cli.console import make_console, print_json, print_line
+from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.options import Db, DryRun, FiberCondition, Json, LogCondition, parse_ago
+from fiberstore.cli.progress import progress_bars
 from fiberstore.cli.render import counted
 from fiberstore.cli.units import parse_size
 from fiberstore.contract.conditions import Condition
@@ -155,11 +156,9 @@ def _delete(what: Callable[..., Pruned]) -> Pruned:
 @contextmanager
 def _progress(what: Callable[..., Pruned]) -> Iterator[Callable[[Pruned], None]]:
     """Show a bar on a terminal; yield the function that moves it to the rows deleted so far."""
-    console = make_console(stderr=True)
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bars(BarColumn(), TextColumn("{task.description}")) as progress:
         bar = progress.add_task("counting what goes", total=None)
-        if console.is_terminal:
+        if not progress.disable:
             progress.update(bar, total=_rows(what(dry_run=True)), description="deleting")
         yield lambda pruned: progress.update(bar, completed=_rows(pruned), description=_so_far(pruned))
 

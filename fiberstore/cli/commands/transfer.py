@@ -4,17 +4,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import open_or_make
-from fiberstore.cli.console import make_console, print_json, print_line
+from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.lookup import active_version, shown_version
 from fiberstore.cli.options import ConfigVersion, Db, FiberFilter, Json, LogFilter, with_filter
+from fiberstore.cli.progress import counting_bars
 from fiberstore.cli.render import counted
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.queries import Fibers, Partition, Query
@@ -203,22 +204,12 @@ def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[Sql
 @contextmanager
 def _progress(what: str, count: Callable[[], int] | None) -> Iterator[Callable[[int], None] | None]:
     """Show a bar on a terminal; yield the function that moves it by a number of rows."""
-    console = make_console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=None if count is None else count(), done="")
-        begin = time.monotonic()
-
-        def on_rows(rows: int) -> None:
-            progress.advance(bar, rows)
-            done = progress.tasks[bar].completed
-            rate = done / (time.monotonic() - begin)
-            progress.update(bar, done=f"{counted(int(done), 'rows')}, {rate:,.0f} rows/s")
-
-        yield on_rows
+    with counting_bars("rows") as bars:
+        if bars is None:
+            yield None
+        else:
+            bars.begin(what, None if count is None else count())
+            yield partial(bars.advance, what)
 
 
 def _report(text: str, rows: int, seconds: float, *, as_json: bool) -> None:

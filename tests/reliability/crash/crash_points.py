@@ -47,7 +47,7 @@ INDEXED = (
 
 
 class Mode(NamedTuple):
-    """How a victim is run and killed.
+    """Way in which a victim is run and killed.
 
     Attributes:
         program: The victim's.
@@ -326,7 +326,7 @@ def _subsets(steps: list[Step]) -> Iterator[tuple[Step, ...]]:
 
 
 def check_indexes(storage: DuckDBStorage, absent: Iterable[object], dice: random.Random) -> None:
-    """Look rows up by every indexed column, and compare with what a scan of the table finds.
+    """Verify each index against a scan of its table.
 
     Args:
         storage: The store.

@@ -43,7 +43,7 @@ class Aim(NamedTuple):
 
 @dataclass(frozen=True)
 class Death:
-    """What a killed program had reported.
+    """Report of a killed program.
 
     Attributes:
         lines: Its report, in words.
@@ -55,7 +55,7 @@ class Death:
 
     @property
     def in_flight(self) -> Counter[str]:
-        """How many things of each phase had begun and not ended, since the last interrupt."""
+        """Number of things of each phase that had begun and not ended, since the last interrupt."""
         checked = [place for place, words in enumerate(self.lines) if words[0] == "checked"]
         since = self.lines[checked[-1] :] if checked else self.lines
         begun = Counter(words[1] for words in since if words[0] == "begin")
@@ -63,7 +63,7 @@ class Death:
 
     @property
     def interrupts(self) -> int:
-        """How many calls ended by Ctrl-C."""
+        """Number of calls that Ctrl-C ended."""
         return sum(words[0] == "cut" for words in self.lines)
 
     def steps(self, word: str) -> list[tuple[str, int]]:

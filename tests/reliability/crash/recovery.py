@@ -1,4 +1,4 @@
-"""How long a store takes to open after a kill, by the size of its write-ahead log."""
+"""Time that a store takes to open after a kill, by the size of its write-ahead log."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Durable on return, with a server: it is killed while programs write, and they go on once it is back."""
+"""Durable on return, with a server: it is killed while programs write, and they continue once it is back."""
 
 import random
 import subprocess
@@ -72,7 +72,7 @@ def victim(url: str, lane: str) -> Iterator[Victim]:
 
 
 def with_those_that_are_there(found: Contents, expected: Contents, lost: Sequence[Lost]) -> Contents:
-    """Return what is expected with the lost steps that are there, whole.
+    """Return the expected rows with the lost steps that are there, whole.
 
     Raises:
         AssertionError: No choice of them, of those that may be stored, is what was found.

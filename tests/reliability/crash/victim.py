@@ -1,6 +1,6 @@
 """The program that is killed: it reports on its standard output when each thing begins and when it ended.
 
-``victim.py PROGRAM FILE ARGUMENT...``; an argument is often ``LANE:NUMBER``, a lane and where it goes on.
+``victim.py PROGRAM FILE ARGUMENT...``; an argument is often ``LANE:NUMBER``, a lane and its next number.
 Each line ends with the time in ns; it is one ``write`` to the pipe, so all that was reported before the kill
 is there to be read.
 """

@@ -1,4 +1,4 @@
-"""What the killed program writes: lanes of numbered transactions, each known from its lane and number alone.
+"""Writes of the killed program: lanes of numbered transactions, each known from its lane and number alone.
 
 So the parent knows what a store must hold after any of them, and each can be written a second time.
 """

@@ -1,0 +1,77 @@
+"""Display of times, of durations, and of characters that act on a terminal."""
+
+import sys
+import unicodedata
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from fiberstore.cli.render import duration, utc
+from fiberstore.escaping import escape_controls
+
+
+def test_times_are_shown_in_utc_with_the_decimals_they_have() -> None:
+    east = timezone(timedelta(hours=5, minutes=30))
+    assert utc(datetime(2024, 5, 1, 2, 0, tzinfo=east)) == "2024-04-30T20:30:00Z"
+    assert utc(datetime(2024, 5, 1, 2, 0, 0, 120_000, tzinfo=UTC)) == "2024-05-01T02:00:00.120Z"
+    assert utc(datetime(2024, 5, 1, 2, 0, 0, 120_001, tzinfo=UTC)) == "2024-05-01T02:00:00.120001Z"
+    assert utc(datetime.min.replace(tzinfo=UTC)) == "0001-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("span", "text"),
+    [
+        (timedelta(), "0 ms"),
+        (timedelta(microseconds=999_999), "999 ms"),
+        (timedelta(seconds=1.5), "1.50 s"),
+        (timedelta(seconds=125), "2 min 5 s"),
+        (timedelta(hours=3, minutes=2, seconds=59), "3 h 2 min"),
+        (timedelta(days=400, hours=5), "400 d 5 h"),
+    ],
+)
+def test_durations_are_shown_in_their_largest_units(span: timedelta, text: str) -> None:
+    assert duration(span) == text
+
+
+# Unicode's Default_Ignorable_Code_Point.
+IGNORABLE = {
+    chr(code)
+    for first, last in [
+        (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F),
+        (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F),
+        (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A),
+        (0xE0000, 0xE0FFF),
+    ]
+    for code in range(first, last + 1)
+}  # fmt: skip
+SHOWN_CATEGORIES = [
+    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf",
+    "Po", "Sm", "Sc", "Sk", "So", "Zs",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def characters() -> dict[str, list[str]]:
+    by_category = dict[str, list[str]]()
+    for character in map(chr, range(sys.maxunicode + 1)):
+        by_category.setdefault(unicodedata.category(character), []).append(character)
+    return by_category
+
+
+@pytest.mark.parametrize("category", [*SHOWN_CATEGORIES, "Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
+def test_what_moves_hides_or_turns_text_is_escaped(characters: dict[str, list[str]], category: str) -> None:
+    def escaped(character: str) -> str:
+        acts = category not in SHOWN_CATEGORIES or character in IGNORABLE
+        return character.encode("unicode_escape").decode() if acts else character
+
+    some = characters[category][:: 1 + len(characters[category]) // 20_000]
+    assert escape_controls("x".join(some)) == "x".join(map(escaped, some))
+
+
+def test_text_that_only_looks_foreign_stays_as_it_is() -> None:
+    assert escape_controls("a\tb\nc\x1b", keep="\t\n") == "a\tb\nc\\x1b"
+    for text in ("Ünïcödé 日本\u3000🙂 [bold]", "e\u0301", "ปั๊ม", "हिन्दी", "שָּׁבַ֖ת", "Việt"):
+        assert escape_controls(text) == text
+    pile = chr(0x336)
+    assert escape_controls(f"a{pile * 10}b") == f"a{pile * 8}\\u0336\\u0336b"
+    assert escape_controls(f"a{pile * 4}\0{pile * 5}\0b", keep="\0") == f"a{pile * 4}\0{pile * 4}\\u0336\0b"
