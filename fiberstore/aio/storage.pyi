@@ -729,6 +729,15 @@ class AsyncFiberRepository(AsyncFibers):
             become part of. Ids that lead to none are left out.
         """
 
+    async def copy_to(self, config_version: int) -> int:
+        """Copy the fibers of the query into another config version, with what belongs to them.
+
+        The copies have ids of their own; their logs are the same.
+
+        Returns:
+            How many they are.
+        """
+
     async def update_fibers(self, fibers: Iterable[FiberRecord]) -> int:
         """Replace every field of the fibers that are stored; the others are not created.
 

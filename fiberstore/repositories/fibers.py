@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from fiberstore.checks import check_id, check_number, check_page, check_text
+from fiberstore.checks import check_config_version, check_id, check_number, check_page, check_text
 from fiberstore.contract.conditions import Scalar, check_pointer
 from fiberstore.contract.lifecycle import FiberBatchStorage, Merged, Upserted
 from fiberstore.contract.queries import (
@@ -37,6 +37,7 @@ from fiberstore.repositories.query import (
     one_snapshot,
     select_rows,
     temp_id_table,
+    temp_table,
 )
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import CommitOrder
@@ -63,7 +64,7 @@ from fiberstore.sql.functions import (
     array_value,
     sorted_array,
 )
-from fiberstore.sql.models import PinnedFiber, stored_time
+from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
@@ -236,6 +237,32 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     def reopen(self) -> int:
         return self._set_closed("reopen", closed=False)
 
+    def copy_to(self, config_version: int) -> int:
+        """Copy the fibers of the query into another config version, with what belongs to them.
+
+        The copies have ids of their own; their logs are the same.
+
+        Returns:
+            How many they are.
+        """
+        check_config_version(config_version)
+        ids = self._select(FIBERS.c.fiber_id, sa.func.gen_random_uuid(type_=sa.Uuid).label("copy_id"))
+
+        def copy(session: Session) -> int:
+            with temp_table(session, ids) as copies:
+                replaced: dict[str, sa.ColumnElement[Any]] = {
+                    "fiber_id": copies.c.copy_id,
+                    "config_version": sa.literal(config_version, FIBERS.c.config_version.type),
+                }
+                for table in (
+                    MEMBERSHIPS,
+                    *(model.metadata.tables[model.__tablename__] for model in BELONGINGS),
+                ):
+                    _copy_rows(session, table, copies, replaced)
+                return _copy_rows(session, FIBERS, copies, replaced)
+
+        return self._change("copy_to", copy)
+
     def _set_closed(self, method: str, *, closed: bool) -> int:
         differs = FIBERS.c.closed.is_not(closed)
         change = sa.update(FIBERS).values(closed=closed).where(differs, *all_of(self._conditions))
@@ -353,6 +380,14 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
 def _place(row: FiberRow[int]) -> tuple[int, int]:
     fiber_id, _type, _version, _attributes, first_us, *_rest = row
     return first_us, fiber_id.int
+
+
+def _copy_rows(
+    session: Session, table: sa.Table, copies: sa.Table, replaced: Mapping[str, sa.ColumnElement[Any]]
+) -> int:
+    both = table.join(copies, copies.c.fiber_id == table.c.fiber_id)
+    rows = sa.select(*(replaced.get(column.name, column) for column in table.c)).select_from(both)
+    return execute_write(session, sa.insert(table).from_select(table.c.keys(), rows))
 
 
 def _validated(fiber: FiberRecord) -> FiberRecord:

@@ -63,10 +63,17 @@ def temp_id_table(session: Session, ids: sa.Select[Any]) -> Iterator[sa.Select[A
     Yields:
         A statement that selects them, whatever happens to the tables. Its transaction has to be open.
     """
-    (column,) = ids.selected_columns
-    with _temporary_table(session, "fiberstore_chosen", sa.Column(column.key, column.type)) as kept:
-        connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), ids)))
+    with temp_table(session, ids) as kept:
         yield sa.select(*kept.c)
+
+
+@contextmanager
+def temp_table(session: Session, rows: sa.Select[Any]) -> Iterator[sa.Table]:
+    """Keep the rows that a statement selects for a block, in an open transaction; yield their table."""
+    columns = [sa.Column(column.key, column.type) for column in rows.selected_columns]
+    with _temporary_table(session, "fiberstore_chosen", *columns) as kept:
+        connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), rows)))
+        yield kept
 
 
 @contextmanager
@@ -87,11 +94,11 @@ def given(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
 
 
 @contextmanager
-def _temporary_table(session: Session, prefix: str, column: sa.Column[Any]) -> Iterator[sa.Table]:
-    name = f"{prefix}_{column.name}"  # so that ids of fibers and of logs can be kept at once
+def _temporary_table(session: Session, prefix: str, *columns: sa.Column[Any]) -> Iterator[sa.Table]:
+    name = f"{prefix}_{columns[0].name}"  # so that ids of fibers and of logs can be kept at once
     connection = connection_of(session)
     schema = connection.support.temporary_schema
-    kept = sa.Table(name, sa.MetaData(), column, prefixes=["TEMPORARY"], schema=schema)
+    kept = sa.Table(name, sa.MetaData(), *columns, prefixes=["TEMPORARY"], schema=schema)
     connection.write(_ddl(connection, CreateTable(kept)))
     yield kept
     connection.write(_ddl(connection, DropTable(kept)))  # a rollback drops it too

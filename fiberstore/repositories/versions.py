@@ -127,6 +127,16 @@ class VersionRepository(Versions):
             memberships += step
         return Deleted(0, fibers, memberships)
 
+    def check_known(self, config_version: int) -> None:
+        """Check that a version is registered or has fibers.
+
+        Raises:
+            VersionNotFoundError: Neither.
+        """
+        check_config_version(config_version)
+        with self._sessions.read(None) as session:
+            _check_known(session, config_version)
+
     def _change(self, method: str, work: Callable[[Session], T]) -> T:
         return self._sessions.write(f"versions.{method}", work)
 

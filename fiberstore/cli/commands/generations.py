@@ -16,7 +16,7 @@ from fiberstore.cli.changing import db_option, open_to_change, working
 from fiberstore.cli.console import print_json, print_line, print_text
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.lookup import shown_version
-from fiberstore.cli.options import Db, Json, Limit, Version, parse_version
+from fiberstore.cli.options import Db, Json, Limit, LogCondition, Version, parse_version
 from fiberstore.cli.progress import counting_bars, rate
 from fiberstore.cli.render import counted, generation_json, print_diff, print_generations, version_json
 from fiberstore.cli.stores import open_to_read
@@ -26,7 +26,7 @@ from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import StorageError
 from fiberstore.ingest.reprocess import ReprocessReport
 from fiberstore.ingest.reprocess import reprocess as reprocess_logs
-from fiberstore.ingest.rules import Rules, load_rules
+from fiberstore.ingest.rules import load_rules
 from fiberstore.repositories.storage import SqlStorage
 
 versions_app = typer.Typer(
@@ -132,16 +132,42 @@ def reprocess(
     rules: Annotated[Path, typer.Option(metavar="FILE", help="What joins lines; its files are not read.")],
     db: Db,
     *,
+    where: LogCondition = None,
+    from_version: Annotated[
+        str | None,
+        typer.Option(
+            "--from-version",
+            parser=parse_version,
+            metavar="VERSION",
+            help="Whose fibers the logs keep that --where does not choose; the active version by default.",
+        ),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Delete the fibers that these rules have made, and begin anew.")
+    ] = False,
     then_activate: Annotated[
         bool, typer.Option("--activate", help="Then make their version the active one.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make the fibers of other rules from the logs that are stored; those there are stay, beside them."""
+    """Make the fibers of other rules from the logs that are stored; those there are stay, beside them.
+
+    With --where, only the chosen logs get new fibers; the others keep theirs, copied.
+    """
+    if from_version is not None and where is None:
+        raise typer.BadParameter(
+            "give --where, too; without it, no log keeps its fibers", param_hint="--from-version"
+        )
     loaded = load_rules(rules, check_files=False)
     version = loaded.config_version
     with open_to_change(db) as storage:
-        report, seconds = _reprocess(storage, loaded)
+        kept = None if from_version is None else lookup.find_version(storage, from_version)
+        report, seconds = _reprocess(
+            storage,
+            lambda on_batch: reprocess_logs(
+                storage, loaded, logs=where, from_version=kept, again=again, on_batch=on_batch
+            ),
+        )
         before = storage.versions.activate(version) if then_activate else None
         _print_report(version, report, seconds, as_json=as_json)
         tell_unless_active(storage, version, db)
@@ -247,11 +273,13 @@ def _differences(
     return replace(found, changes=changes[:limit])
 
 
-def _reprocess(storage: SqlStorage, rules: Rules) -> tuple[ReprocessReport, float]:
+def _reprocess(
+    storage: SqlStorage, run: Callable[[Callable[[ReprocessReport], None]], ReprocessReport]
+) -> tuple[ReprocessReport, float]:
     begin = time.monotonic()
     try:
         with _progress(storage.logs.count()) as on_batch:
-            report = reprocess_logs(storage, rules, on_batch=on_batch)
+            report = run(on_batch)
     except KeyboardInterrupt:
         print_note("interrupted; what was made stays, and the same command resumes from there")
         raise typer.Exit(INTERRUPTED) from None
@@ -280,9 +308,10 @@ def _print_report(version: int, report: ReprocessReport, seconds: float, *, as_j
         times = {"seconds": round(seconds, 3), "logs_per_second": round(report.logs_read / seconds)}
         print_json({**version_json(version), **asdict(report), **times})
     else:
+        kept = f"{counted(report.fibers_kept, 'fibers')} kept, " if report.fibers_kept else ""
         print_line(
             f"{shown_version(version)}: {counted(report.logs_read, 'logs')} read; "
-            f"{counted(report.fibers_new, 'new fibers')}, "
+            f"{kept}{counted(report.fibers_new, 'new fibers')}, "
             f"{counted(report.memberships_new, 'new memberships')}; "
             f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}"
         )
