@@ -34,7 +34,6 @@ from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
-    EXPORT_BATCH_ROWS,
     as_arrow,
     delete_belongings,
     execute_write,
@@ -339,7 +338,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
             .where(KEYS.c.fiber_id.in_(self._select(FIBERS.c.fiber_id)))
             .order_by(*identity)
         )
-        with closing(self._stream("export_keys", statement, FiberKey, EXPORT_BATCH_ROWS)) as batches:
+        with closing(self._stream("export_keys", statement, FiberKey)) as batches:
             sorted_by: list[SortKey] = [(column.name, "ascending") for column in identity]
             return write_records(batches, FiberKey, path, sorted_by=sorted_by, on_rows=on_rows)
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 2_048
-EXPORT_BATCH_ROWS = 4_096  # lines may be long
+_EXPORT_BATCH_ROWS = 4_096  # lines may be long
 
 
 def select_rows(session: Session, statement: sa.Select[Any]) -> Iterator[tuple[Any, ...]]:
@@ -177,7 +177,7 @@ class SqlQuery(Query[R], Generic[R]):
     ) -> int:
         from fiberstore.exchange import write_records
 
-        batches = self._batches("export", EXPORT_BATCH_ROWS)
+        batches = self._batches("export", _EXPORT_BATCH_ROWS)
         with closing(batches):
             return write_records(
                 batches,
@@ -245,14 +245,15 @@ class SqlQuery(Query[R], Generic[R]):
         return self._stream(method, statement, self._record, batch_rows)
 
     def _stream(
-        self, method: str | None, statement: sa.Select[Any], kind: "Kind", batch_rows: int
+        self, method: str | None, statement: sa.Select[Any], kind: "Kind", batch_rows: int | None = None
     ) -> "Generator[pa.RecordBatch]":
         """Yield the rows of a statement as batches of a kind of records."""
         from fiberstore.exchange.schemas import as_stored, schema_of
 
         with self._read(method) as session:
             connection = connection_of(session)
-            batches = connection.stream_arrow(*compiled(session, statement), batch_rows, schema_of(kind))
+            rows = batch_rows or _EXPORT_BATCH_ROWS
+            batches = connection.stream_arrow(*compiled(session, statement), rows, schema_of(kind))
             with closing(batches):
                 for batch in batches:
                     yield as_stored(batch, kind)
