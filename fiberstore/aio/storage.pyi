@@ -354,6 +354,13 @@ class AsyncQueryStorage(AsyncStorage):
     ) -> int:
         """Store the memberships of files, all or none; see ``import_logs``."""
 
+    async def import_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """Store the keys of files, all or none, after their fibers; see ``import_logs`` and ``write_keys``.
+
+        Raises:
+            NotFoundError: The fiber of a key is not stored.
+        """
+
 class AsyncLifecycleStorage(AsyncQueryStorage):
     """A ``LifecycleStorage`` in coroutines: same names, same arguments, same contract.
 

@@ -1,9 +1,11 @@
 """Fibers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from heapq import nsmallest
-from typing import Any, ClassVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -32,6 +34,7 @@ from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
+    as_arrow,
     delete_belongings,
     execute_write,
     one_snapshot,
@@ -69,6 +72,9 @@ from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
 _IN_US = sa.select(*fiber_columns(FIBERS))
+
+if TYPE_CHECKING:
+    from fiberstore.exchange.writing import SortKey
 
 _BY_ID = Prepared[FiberRow[object]](sa.select(*FIBERS.c).where(FIBERS.c.fiber_id == sa.bindparam("fiber_id")))
 _BY_TYPE = PreparedPages[FiberRow[int]](
@@ -346,6 +352,20 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         statement = self._values(KEYS.c.value, is_one, has_prefix).limit(limit)
         with self._read("key_values") as session:
             return value_counts(select_rows(session, statement), str)
+
+    def export_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        from fiberstore.exchange import write_records
+        from fiberstore.exchange.schemas import schema_of
+
+        identity = [KEYS.c.fiber_id, KEYS.c.name, KEYS.c.value]
+        statement = (
+            sa.select(*(as_arrow(KEYS.c[name]) for name in schema_of(FiberKey).names))
+            .where(KEYS.c.fiber_id.in_(self._select(FIBERS.c.fiber_id)))
+            .order_by(*identity)
+        )
+        with closing(self._stream("export_keys", statement, FiberKey)) as batches:
+            sorted_by: list[SortKey] = [(column.name, "ascending") for column in identity]
+            return write_records(batches, FiberKey, path, sorted_by=sorted_by, on_rows=on_rows)
 
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         check_number("fibers", fibers)

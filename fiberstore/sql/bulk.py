@@ -180,12 +180,16 @@ def insert_keys(session: Session, keys: Sequence[FiberKey], *, of_stored: bool =
         "first_log_id": _optional_uuids(_values(keys, "first_log_id")),
         "starts": _booleans(_values(keys, "starts")),
     }
+    return _insert_key_columns(session, columns, of_stored=of_stored)
+
+
+def _insert_key_columns(session: Session, columns: Columns, *, of_stored: bool = True) -> int:
     connection_of(session).take_lock(Lock.CHANGES)
     if of_stored:
         _check_stored(session, {"fiber_id": columns["fiber_id"]})
     hashed = f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE})"
     inserted = _insert_new_keys(session, hashed, columns)
-    if inserted < len(keys):
+    if inserted < len(columns["fiber_id"]):
         _move_beginnings(session, hashed, columns)
     return inserted
 
@@ -355,6 +359,8 @@ def memberships_among(session: Session, log_ids: Collection[UUID]) -> list[Row]:
 
 def insert_batch(session: Session, table: str, batch: "pa.RecordBatch") -> int:
     """Insert the rows of a batch without equal keys whose key is new. Return how many there were."""
+    if table == KEYS.name:
+        return _insert_key_columns(session, dict(zip(batch.schema.names, batch.columns, strict=True)))
     return _insert_new(session, table, dict(zip(batch.schema.names, batch.columns, strict=True)))
 
 
