@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from pydantic import JsonValue
 
@@ -39,6 +39,20 @@ _WHEN_FULL = ("block", "raise", "drop")
 _logger = logging.getLogger(__name__)
 
 
+class LogSink(Protocol):
+    """A store of logs that does not need fibers: it finds them itself, for example by rules."""
+
+    def write(self, logs: list[LogRecord], /) -> object:
+        """Store logs in their order, all or none."""
+
+
+class AsyncLogSink(Protocol):
+    """``LogSink`` in coroutines."""
+
+    async def write(self, logs: list[LogRecord], /) -> object:
+        """Store logs in their order, all or none."""
+
+
 class UnwrittenError(StorageError):
     """A writer was closed, and could not store all records. Its cause is the last error of the storage.
 
@@ -65,12 +79,14 @@ class Batch(Generic[F]):
         logs: In the order they came.
         fibers: The last of each id.
         memberships: In the order they came.
-        futures: One for each record, those that a later one of the same fiber replaces among them.
+        size: Number of records, those that a later one of the same fiber replaces among them.
+        futures: Those of the records that have one.
     """
 
     logs: list[LogRecord]
     fibers: list[FiberRecord]
     memberships: list[FiberMembership]
+    size: int
     futures: list[F]
 
 
@@ -78,11 +94,11 @@ class _Entry(NamedTuple, Generic[F]):
     record: BufferedRecord
     size_bytes: int
     since_s: float
-    future: F
+    future: F | None
 
 
 class Buffer(Generic[F]):
-    """Records in the order they came, each with the future of whoever wrote it.
+    """Records in the order they came, each with the future of whoever wrote it and asked for one.
 
     They stay until they are known to be stored, so what is on its way counts too.
 
@@ -156,12 +172,17 @@ class Buffer(Generic[F]):
         self.dropped += self.when_full == "drop"
         return BufferFullError(len(self._entries), self._bytes)
 
+    def check_log(self, record: BufferedRecord) -> None:
+        """Raise ``TypeError`` if it is no log, for who takes nothing else."""
+        if not isinstance(record, LogRecord):
+            raise TypeError(f"expected a LogRecord, as the fibers are found by rules, got {record!r:.200}")
+
     def check_open(self) -> None:
         """Raise ``DatabaseError`` if it takes no more records."""
         if self.is_closing:
             raise DatabaseError("the writer is closed")
 
-    def add(self, record: BufferedRecord, size_bytes: int, now_s: float, future: F) -> bool:
+    def add(self, record: BufferedRecord, size_bytes: int, now_s: float, future: F | None) -> bool:
         """Take a record; return whether the time of the next flush changes."""
         self._entries.append(_Entry(record, size_bytes, now_s, future))
         self._bytes += size_bytes
@@ -191,15 +212,17 @@ class Buffer(Generic[F]):
 
     def batch(self) -> Batch[F]:
         """Return the next batch to write; it stays here until it is ``stored``."""
-        size_bytes = 0
+        size = size_bytes = 0
         futures: list[F] = []
         logs: list[LogRecord] = []
         fibers: dict[UUID, FiberRecord] = {}
         memberships: list[FiberMembership] = []
         for entry in islice(self._entries, self._flush_rows):
-            if futures and size_bytes + entry.size_bytes > self._flush_bytes:
+            if size and size_bytes + entry.size_bytes > self._flush_bytes:
                 break
-            futures.append(entry.future)
+            if entry.future is not None:
+                futures.append(entry.future)
+            size += 1
             size_bytes += entry.size_bytes
             match entry.record:
                 case LogRecord() as log:
@@ -208,15 +231,15 @@ class Buffer(Generic[F]):
                     fibers[fiber.fiber_id] = fiber
                 case membership:
                     memberships.append(membership)
-        return Batch(logs, list(fibers.values()), memberships, futures)
+        return Batch(logs, list(fibers.values()), memberships, size, futures)
 
     def stored(self, batch: Batch[F]) -> None:
         """Forget the records that were written."""
         self.last_error = None
         self._delay_s = _FIRST_DELAY_S
         self._not_before_s = 0.0
-        self.durable += len(batch.futures)
-        self._take(len(batch.futures))
+        self.durable += batch.size
+        self._take(batch.size)
 
     def failed(self, error: Exception, now_s: float) -> float | None:
         """Record a failed write; return the seconds until the retry, None without one."""
@@ -251,7 +274,7 @@ class Buffer(Generic[F]):
             self.last_error = error
         entries = self._take(len(self._entries))
         self._unwritten += [entry.record for entry in entries]
-        return [entry.future for entry in entries], error
+        return [entry.future for entry in entries if entry.future is not None], error
 
     def check_written(self) -> None:
         """Raise ``UnwrittenError`` once if something was left at the end."""
@@ -286,7 +309,12 @@ def checked(record: BufferedRecord) -> tuple[BufferedRecord, int]:
     except AttributeError as error:
         raise TypeError(f"the record lacks a field: {error}; make it with all its fields") from error
     copy = kind(**values)
-    return copy, RECORD_BYTES + _text_bytes(copy)
+    return copy, log_bytes(copy) if isinstance(copy, LogRecord) else RECORD_BYTES + _text_bytes(copy)
+
+
+def log_bytes(log: LogRecord) -> int:
+    """Return the size of a log, by the estimate of ``checked``."""
+    return RECORD_BYTES + sys.getsizeof(log.raw_text) + sys.getsizeof(log.source_id)
 
 
 def warn_of(error: Exception, delay_s: float | None) -> None:
@@ -295,14 +323,10 @@ def warn_of(error: Exception, delay_s: float | None) -> None:
     _logger.warning("writing failed with %s, and is %s", type(error).__name__, then)
 
 
-def _text_bytes(record: BufferedRecord) -> int:
-    match record:
-        case LogRecord():
-            return sys.getsizeof(record.raw_text) + sys.getsizeof(record.source_id)
-        case FiberRecord():
-            return sys.getsizeof(record.fiber_type) + _json_bytes(record.attributes)
-        case _:
-            return 0
+def _text_bytes(record: FiberRecord | FiberMembership) -> int:
+    if isinstance(record, FiberRecord):
+        return sys.getsizeof(record.fiber_type) + _json_bytes(record.attributes)
+    return 0
 
 
 def _json_bytes(value: JsonValue) -> int:

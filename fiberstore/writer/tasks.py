@@ -5,8 +5,9 @@ import logging
 import os
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from fiberstore.aio.storage import AsyncLifecycleStorage
 from fiberstore.errors import DatabaseError
 from fiberstore.writer.buffer import (
     DEFAULT_BUFFER_BYTES,
@@ -15,6 +16,7 @@ from fiberstore.writer.buffer import (
     DEFAULT_FLUSH_INTERVAL_S,
     DEFAULT_FLUSH_ROWS,
     FORKED,
+    AsyncLogSink,
     Batch,
     Buffer,
     BufferedRecord,
@@ -22,9 +24,6 @@ from fiberstore.writer.buffer import (
     checked,
     warn_of,
 )
-
-if TYPE_CHECKING:
-    from fiberstore.aio.storage import AsyncLifecycleStorage
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +35,8 @@ class AsyncBufferedWriter:
     the loop ends: what is not stored when the loop ends is lost, and an error is logged.
 
     Args:
-        storage: Where to. Only ``write_batch`` is called.
+        storage: Where to: a storage, of which only ``write_batch`` is called; or what finds the fibers of
+            logs by rules and takes nothing else, of which only ``write`` is called.
         flush_rows: Most records of a batch, >= 1.
         flush_bytes: Most bytes of a batch, >= 1; one record may be more.
         flush_interval_s: Seconds that a record waits at most for others, >= 0.
@@ -49,7 +49,7 @@ class AsyncBufferedWriter:
 
     def __init__(
         self,
-        storage: "AsyncLifecycleStorage",
+        storage: AsyncLifecycleStorage | AsyncLogSink,
         *,
         flush_rows: int = DEFAULT_FLUSH_ROWS,
         flush_bytes: int = DEFAULT_FLUSH_BYTES,
@@ -58,6 +58,7 @@ class AsyncBufferedWriter:
         when_full: WhenFull = "block",
     ) -> None:
         self._storage = storage
+        self._takes_logs_only = not isinstance(storage, AsyncLifecycleStorage)
         self._buffer = Buffer[asyncio.Future[None]](
             flush_rows, flush_bytes, flush_interval_s, buffer_bytes, when_full
         )
@@ -89,12 +90,14 @@ class AsyncBufferedWriter:
             ``close()`` that failed, the error of the storage.
 
         Raises:
-            TypeError: It is no record, or lacks a field.
+            TypeError: It is no record, lacks a field, or is no log where nothing else is taken.
             ValueError: It holds values that cannot be stored.
             BufferFullError: There is no room, and ``when_full`` is ``"raise"``.
             DatabaseError: The writer is closed, or belongs to a parent process.
         """
         copy, size_bytes = checked(record)
+        if self._takes_logs_only:
+            self._buffer.check_log(copy)
         self._start()
         future = asyncio.get_running_loop().create_future()
         if self._buffer.is_full:
@@ -218,9 +221,12 @@ class AsyncBufferedWriter:
 
     async def _write(self, batch: Batch[asyncio.Future[None]]) -> None:
         try:
-            await self._storage.write_batch(
-                logs=batch.logs, fibers=batch.fibers, memberships=batch.memberships
-            )
+            if isinstance(self._storage, AsyncLifecycleStorage):
+                await self._storage.write_batch(
+                    logs=batch.logs, fibers=batch.fibers, memberships=batch.memberships
+                )
+            else:
+                await self._storage.write(batch.logs)
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing may be lost
             warn_of(error, self._buffer.failed(error, time.monotonic()))
             return

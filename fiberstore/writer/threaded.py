@@ -11,6 +11,7 @@ from typing import Self
 
 from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.errors import DatabaseError
+from fiberstore.records import LogRecord
 from fiberstore.writer.buffer import (
     DEFAULT_BUFFER_BYTES,
     DEFAULT_CLOSE_TIMEOUT_S,
@@ -21,8 +22,10 @@ from fiberstore.writer.buffer import (
     Batch,
     Buffer,
     BufferedRecord,
+    LogSink,
     WhenFull,
     checked,
+    log_bytes,
     warn_of,
 )
 
@@ -50,7 +53,8 @@ class BufferedWriter:
     10 s are lost, and the error is printed. A forked child cannot use its parent's writer.
 
     Args:
-        storage: Where to. Only ``write_batch`` is called.
+        storage: Where to: a storage, of which only ``write_batch`` is called; or what finds the fibers of
+            logs by rules and takes nothing else, of which only ``write`` is called.
         flush_rows: Most records of a batch, >= 1.
         flush_bytes: Most bytes of a batch, >= 1; one record may be more.
         flush_interval_s: Seconds that a record waits at most for others, >= 0.
@@ -63,7 +67,7 @@ class BufferedWriter:
 
     def __init__(
         self,
-        storage: LifecycleStorage,
+        storage: LifecycleStorage | LogSink,
         *,
         flush_rows: int = DEFAULT_FLUSH_ROWS,
         flush_bytes: int = DEFAULT_FLUSH_BYTES,
@@ -72,6 +76,7 @@ class BufferedWriter:
         when_full: WhenFull = "block",
     ) -> None:
         self._storage = storage
+        self._takes_logs_only = not isinstance(storage, LifecycleStorage)
         self._buffer = Buffer[Future[None]](
             flush_rows, flush_bytes, flush_interval_s, buffer_bytes, when_full
         )
@@ -94,11 +99,15 @@ class BufferedWriter:
         """Number of records that were dropped because the buffer was full."""
         return self._buffer.dropped
 
-    def write(self, record: BufferedRecord) -> Future[None]:
+    def write(self, record: BufferedRecord, timeout_s: float | None = None) -> Future[None]:
         """Take a record.
 
         A ``LogRecord`` is stamped when it is flushed. Of several fibers of one id in a batch, the last is
         stored.
+
+        Args:
+            record: The record.
+            timeout_s: Seconds to wait for room at most, if ``when_full`` is ``"block"``; None is without end.
 
         Returns:
             A future that is done when the record is durable. It cannot be cancelled. For a record that was
@@ -106,22 +115,42 @@ class BufferedWriter:
             callbacks run in the writer's thread, where nothing may wait for the writer.
 
         Raises:
-            TypeError: It is no record, or lacks a field.
+            TypeError: It is no record, lacks a field, or is no log where nothing else is taken.
             ValueError: It holds values that cannot be stored.
-            BufferFullError: There is no room, and ``when_full`` is ``"raise"``.
+            BufferFullError: There is no room, and ``when_full`` is ``"raise"``; or there is none in time.
             DatabaseError: The writer is closed, or belongs to a parent process.
         """
         copy, size_bytes = checked(record)
+        if self._takes_logs_only:
+            self._buffer.check_log(copy)
         future = Future[None]()
         future.set_running_or_notify_cancel()
+        if not self._add(copy, size_bytes, timeout_s, future):
+            future.set_exception(self._buffer.full())
+        return future
+
+    def write_log(self, log: LogRecord, timeout_s: float) -> None:
+        """Take a log that is known to be storable, at half the cost of ``write``: unchecked, without future.
+
+        Raises:
+            BufferFullError: There is no room, whatever ``when_full`` is.
+            DatabaseError: The writer is closed, or belongs to a parent process.
+        """
+        if not self._add(log, log_bytes(log), timeout_s, None):
+            raise self._buffer.full()
+
+    def _add(
+        self, record: BufferedRecord, size_bytes: int, timeout_s: float | None, future: Future[None] | None
+    ) -> bool:
+        """Add a record; return whether there is room."""
         self._refuse_fork()
         with self._lock:
             self._buffer.check_open()
-            if not self._buffer.has_room(size_bytes) and not self._get_room(size_bytes):
-                future.set_exception(self._buffer.full())
-            elif self._buffer.add(copy, size_bytes, time.monotonic(), future):
+            if not self._buffer.has_room(size_bytes) and not self._get_room(size_bytes, timeout_s):
+                return False
+            if self._buffer.add(record, size_bytes, time.monotonic(), future):
                 self._due.notify()
-        return future
+        return True
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until all that was written so far is durable.
@@ -167,6 +196,10 @@ class BufferedWriter:
         atexit.unregister(self._close_at_exit)
         self._buffer.check_written()
 
+    def is_own_thread(self) -> bool:
+        """Return whether the caller runs in the thread that writes, where nothing may wait for the writer."""
+        return threading.get_ident() == self._thread.ident
+
     def __enter__(self) -> Self:
         return self
 
@@ -175,7 +208,7 @@ class BufferedWriter:
     ) -> None:
         self.close()
 
-    def _get_room(self, size_bytes: int) -> bool:
+    def _get_room(self, size_bytes: int, timeout_s: float | None) -> bool:
         """Wait for room, or return that there is none."""
         buffer = self._buffer
         if buffer.when_full == "drop":
@@ -186,10 +219,14 @@ class BufferedWriter:
         buffer.waiting += 1
         self._due.notify()
         try:
-            self._progress.wait_for(lambda: buffer.is_closing or buffer.has_room(size_bytes))
+            found = self._progress.wait_for(
+                lambda: buffer.is_closing or buffer.has_room(size_bytes), _waitable(timeout_s)
+            )
         finally:
             buffer.waiting -= 1
         buffer.check_open()
+        if not found:
+            raise buffer.full()
         return True
 
     def _refuse_fork(self) -> None:
@@ -197,7 +234,7 @@ class BufferedWriter:
             raise DatabaseError(FORKED)
 
     def _refuse_own_thread(self) -> None:
-        if threading.current_thread() is self._thread:
+        if self.is_own_thread():
             raise RuntimeError("a callback of a future would wait for the writer, which waits for it")
 
     def _close_at_exit(self) -> None:
@@ -230,7 +267,10 @@ class BufferedWriter:
 
     def _write(self, batch: Batch[Future[None]]) -> None:
         try:
-            self._storage.write_batch(logs=batch.logs, fibers=batch.fibers, memberships=batch.memberships)
+            if isinstance(self._storage, LifecycleStorage):
+                self._storage.write_batch(logs=batch.logs, fibers=batch.fibers, memberships=batch.memberships)
+            else:
+                self._storage.write(batch.logs)
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing may be lost
             with self._lock:
                 delay_s = self._buffer.failed(error, time.monotonic())
