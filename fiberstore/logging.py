@@ -24,7 +24,6 @@ DEFAULT_FORMAT = "%(levelname)s %(name)s: %(message)s"
 _TIMEOUT_S = 5.0
 
 
-
 class Handler(logging.Handler):
     r"""Stores log records, by a ``BufferedWriter`` whose thread writes them in batches.
 
