@@ -95,7 +95,7 @@ class Handler(logging.Handler):
             if record.levelno >= logging.WARNING and logging.lastResort is not None:
                 logging.lastResort.handle(record)
             return False
-        found = self.filter(record)
+        found: object = self.filter(record)
         if isinstance(found, logging.LogRecord):  # filters may replace it, from Python 3.12 on
             record = found
         if found:

@@ -243,8 +243,13 @@ def test_code_that_runs_anywhere_may_log(sink: Sink, logger: logging.Logger) -> 
 def test_threads_log_at_once(storage: DuckDBStorage, logger: logging.Logger) -> None:
     with closing(Handler(BufferedWriter(storage, flush_rows=40))) as handler:
         logger.addHandler(handler)
+
+        def produce(number: int) -> None:
+            for n in range(50):
+                logger.info("%d %d", number, n)
+
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda number: [logger.info("%d %d", number, n) for n in range(50)], range(4)))
+            list(pool.map(produce, range(4)))
     texts = [row.raw_text for row in storage.logs.iter_records()]
     assert sorted(texts) == sorted(f"INFO shop.cart: {number} {n}" for number in range(4) for n in range(50))
 
