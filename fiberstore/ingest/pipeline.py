@@ -8,7 +8,7 @@ from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.correlate import Correlator
 from fiberstore.ingest.reader import read_sources
 from fiberstore.ingest.rules import Rules
-from fiberstore.records import LogRecord
+from fiberstore.records import FiberKey, FiberRecord, LogRecord
 from fiberstore.repositories import LogRepository
 from fiberstore.repositories.storage import SqlStorage, Transaction
 
@@ -138,6 +138,7 @@ def join(
     if fibers.update_fibers(changes.updated) < len(changes.updated):  # others have deleted or merged some
         places = fibers.resolve_fibers(fiber.fiber_id for fiber in changes.updated)
         fibers.write_fibers(changes.updated)
+    fibers.write_keys(_keys([*changes.new, *changes.updated]))
     stored = fibers.resolve_fibers(changes.merged)
     fibers.merge_fibers({old: new for old, new in changes.merged.items() if stored.get(old) == old})
     memberships_new = transaction.memberships.write_memberships(changes.memberships)
@@ -146,6 +147,20 @@ def join(
             if survivor != fiber_id:
                 fibers.merge_fibers({fiber_id: survivor})
     return fibers_new, memberships_new
+
+
+def _keys(fibers: Iterable[FiberRecord]) -> Iterator[FiberKey]:
+    """Yield the keys that the attributes of fibers are; where the use of each begins is not known."""
+    for fiber in fibers:
+        attributes = fiber.attributes if isinstance(fiber.attributes, dict) else {}
+        for name, texts in attributes.items():
+            for text in texts if isinstance(texts, list) else []:
+                yield FiberKey(
+                    fiber_id=fiber.fiber_id,
+                    name=name,
+                    value=str(text),
+                    first_timestamp=fiber.first_activity,
+                )
 
 
 def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:

@@ -143,7 +143,8 @@ class BatchWritesContract:
         assert storage.upsert_fibers(given, widen=True) == Upserted(1, 1)
         widened = fiber(1, "login", {"b": 2}, first=at(10), last=at(40), closed=True, config_version=3)
         assert [storage.get_fiber(uid(number)) for number in (1, 2, 3)] == [widened, fiber(2), given[1]]
-        for first, last, expected in [(0, 1, (0, 40)), (5, 6, (0, 40)), (50, 60, (0, 60)), (-9, 99, (-9, 99))]:
+        spans = [(0, 1, (0, 40)), (5, 6, (0, 40)), (50, 60, (0, 60)), (-9, 99, (-9, 99))]
+        for first, last, expected in spans:
             storage.upsert_fibers([fiber(1, first=at(first), last=at(last))], widen=True)
             assert storage.get_fiber(uid(1)) == fiber(1, first=at(expected[0]), last=at(expected[1]))
         storage.upsert_fibers([fiber(1, first=at(2), last=at(3))])
