@@ -1,4 +1,4 @@
-"""Text from logs, made harmless to look at."""
+"""Text from logs, made harmless to look at, and fit to be stored."""
 
 import unicodedata
 from functools import lru_cache
@@ -38,6 +38,17 @@ def escape_controls(text: str, keep: str = "") -> str:
         )
     if any(map(_is_mark, characters)):
         text = _without_piles(text)
+    return text
+
+
+def escape_unstorable(text: str) -> str:
+    r"""Return a text with NUL and lone surrogates as ``\x00`` and ``\udc80``, which no record may hold."""
+    if "\0" in text:
+        text = text.replace("\0", "\\x00")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
     return text
 
 

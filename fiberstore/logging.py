@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.errors import StorageError
+from fiberstore.escaping import escape_unstorable
 from fiberstore.ids import new_log_id
 from fiberstore.records import LogRecord, trusted
 from fiberstore.writer.buffer import LogSink, UnwrittenError
@@ -194,8 +195,8 @@ class Handler(logging.Handler):
         timestamp = datetime.fromtimestamp(record.created, UTC)
         values = {
             "timestamp": timestamp,
-            "source_id": _storable(record.name if self._source_id is None else self._source_id),
-            "raw_text": _storable(text),
+            "source_id": escape_unstorable(record.name if self._source_id is None else self._source_id),
+            "raw_text": escape_unstorable(text),
             "log_id": new_log_id(timestamp),
         }
         return trusted(LogRecord, values)
@@ -215,17 +216,6 @@ class Handler(logging.Handler):
 class _OfThread(threading.local):
     waiting: deque[LogRecord] | None = None
     hands_back = False
-
-
-def _storable(text: str) -> str:
-    r"""Return a text with NUL and lone surrogates as ``\x00`` and ``\udc80``."""
-    if "\0" in text:
-        text = text.replace("\0", "\\x00")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="backslashreplace").decode()
-    return text
 
 
 def _tell(what: str) -> None:

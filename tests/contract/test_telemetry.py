@@ -387,6 +387,8 @@ def test_pages_are_calls_too(storage: DuckDBStorage) -> None:
 
 def test_without_opentelemetry_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    monkeypatch.delitem(sys.modules, "fiberstore.otel")
-    with pytest.raises(ModuleNotFoundError, match=r"install fiberstore\[otel\]"):
-        importlib.import_module("fiberstore.otel")
+    for module, name in (("calls", "instrument"), ("exporter", "LogExporter")):
+        monkeypatch.delitem(sys.modules, f"fiberstore.otel.{module}", raising=False)
+        with pytest.raises(ModuleNotFoundError, match=r"install fiberstore\[otel\]"):
+            getattr(importlib.import_module("fiberstore.otel"), name)
+    assert otel.import_logs

@@ -3,7 +3,9 @@
 try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("fiberstore.otel needs OpenTelemetry: install fiberstore[otel]") from error
+    raise ModuleNotFoundError(
+        "fiberstore.otel.instrument needs OpenTelemetry: install fiberstore[otel]"
+    ) from error
 
 from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.repositories.storage import SqlStorage
