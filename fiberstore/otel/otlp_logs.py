@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -58,7 +58,6 @@ def import_logs(
     path: str | PathLike[str],
     *,
     batch_rows: int = DEFAULT_BATCH_ROWS,
-    on_bytes: Callable[[int], None] | None = None,
 ) -> OtlpImport:
     """Store the logs of a file of OTLP/JSON, and their traces as fibers.
 
@@ -75,7 +74,6 @@ def import_logs(
         storage: Where to; its schema is up to date.
         path: The file.
         batch_rows: Most logs in one transaction, >= 1. Text counts too: 32 million characters end a batch.
-        on_bytes: Called with the size of each line that was read.
 
     Raises:
         OtlpError: The file is no OTLP/JSON. Batches before that stay stored.
@@ -83,7 +81,7 @@ def import_logs(
         StorageError: The store failed. Batches before that stay stored.
     """
     check_number("batch_rows", batch_rows, least=1)
-    reader = _Reader(Path(path), on_bytes)
+    reader = _Reader(Path(path))
     logs = fibers = memberships = 0
     for batch in _batches(reader.records(), batch_rows):
         counts = write_traced(storage, batch)
@@ -106,9 +104,8 @@ class _MalformedError(Exception):
 
 
 class _Reader:
-    def __init__(self, path: Path, on_bytes: Callable[[int], None] | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._on_bytes = on_bytes
         self.position = 0
         self.without_time = 0
         self.other_signals = 0
@@ -128,8 +125,6 @@ class _Reader:
         is_first = True
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if self._on_bytes is not None:
-                    self._on_bytes(len(line))
                 if not line.strip():
                     continue
                 try:

@@ -25,7 +25,7 @@ def storage(any_storage: SqlStorage) -> SqlStorage:
     return any_storage
 
 
-def record(number: int, trace_id: str = "", span_id: str = "", **fields: Any) -> dict[str, Any]:
+def record(number: int, trace_id: str = "", span_id: str = "", **fields: object) -> dict[str, Any]:
     return {
         "timeUnixNano": str(FIRST_NS + number * 1_000_000_000),
         "severityText": "INFO",
@@ -131,9 +131,11 @@ def test_otlp_lines_hold_every_part_of_a_record(duckdb_storage: DuckDBStorage, t
     )
     import_logs(duckdb_storage, path)
     assert {row.raw_text for row in duckdb_storage.logs.iter_records()} == {
-        'ERROR2 line 0 event_name=paid text="two words" empty= odd="\\u0000\\ud800" yes=true '
-        'n=-9223372036854775808 x=1.5 raw="AAE=" list=[1, "é"] map={"a": null} later=null '
-        "otel.scope.name=shop.cart",
+        (
+            'ERROR2 line 0 event_name=paid text="two words" empty= odd="\\u0000\\ud800" yes=true '
+            'n=-9223372036854775808 x=1.5 raw="AAE=" list=[1, "é"] map={"a": null} later=null '
+            "otel.scope.name=shop.cart"
+        ),
         '{"yes": true}',
     }
 

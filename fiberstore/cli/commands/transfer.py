@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +21,10 @@ from fiberstore.contract.queries import Fibers, Partition, Query
 from fiberstore.errors import StorageError
 from fiberstore.repositories.storage import SqlStorage
 
-export_app = typer.Typer(help="Write logs, fibers or memberships into files.", no_args_is_help=True)
-import_app = typer.Typer(help="Store the logs, fibers or memberships of files.", no_args_is_help=True)
+export_app = typer.Typer(help="Write logs, fibers, memberships or traces into files.", no_args_is_help=True)
+import_app = typer.Typer(
+    help="Store the logs, fibers or memberships of files, or logs of OpenTelemetry.", no_args_is_help=True
+)
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 
@@ -58,11 +61,7 @@ def export_fibers(
     """Write fibers into a new file, which has its name only once it is complete."""
     with open_to_read(db) as storage:
         _export(chosen.of(storage), path, partition_by, as_json=as_json)
-        active = None if chosen.version else active_version(storage)
-        if active is not None and storage.fibers.where(Fibers.c.config_version != active).count(1):
-            print_note(
-                f"that is config version {shown_version(active)}, the active one; --version all is every one"
-            )
+        _tell_of_other_versions(storage, chosen)
 
 
 @export_app.command(
@@ -72,6 +71,36 @@ def export_memberships(path: NewFile, *, db: Db, as_json: Json = False) -> None:
     """Write which logs belong to which fibers into a new file; it has its name only once it is complete."""
     with open_to_read(db) as storage:
         _export(storage.memberships, path, None, as_json=as_json)
+
+
+@export_app.command(
+    "traces", epilog="Example: fiberstore export traces --db store.duckdb traces.json --type request"
+)
+@with_filter
+def export_traces(
+    chosen: FiberFilter,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The new file, such as traces.json.")],
+    *,
+    db: Db,
+    as_json: Json = False,
+) -> None:
+    """Write fibers as traces into a new file of OTLP/JSON, which Jaeger's page opens; logs are events."""
+    from fiberstore.otel import export_traces as write_traces
+
+    with open_to_read(db) as storage:
+        fibers = chosen.of(storage)
+        with _progress("export", fibers.count) as on_fibers:
+            begin = time.monotonic()
+            written = write_traces(storage, path, fibers, on_fibers=on_fibers)
+        seconds = time.monotonic() - begin
+        if as_json:
+            print_json({**asdict(written), "seconds": round(seconds, 3)})
+        else:
+            counts = f"{counted(written.fibers, 'fibers')} with {counted(written.logs, 'logs')}"
+            print_line(f"{path}: {counts}; {seconds:.2f} s")
+        if written.too_old:
+            print_note(f"{counted(written.too_old, 'fibers')} before 1970 left out: OTLP has no such times")
+        _tell_of_other_versions(storage, chosen)
 
 
 @import_app.command("logs", epilog="Example: fiberstore import logs --db store.duckdb logs.parquet")
@@ -95,6 +124,51 @@ def import_memberships(path: Files, *, db: Db, as_json: Json = False) -> None:
     """Store the memberships of files, all or none; those that are stored already stay as they are."""
     with _open_to_write(db, path) as storage:
         _import(storage.import_memberships, path, "memberships", as_json=as_json)
+
+
+@import_app.command("otlp", epilog="Example: fiberstore import otlp --db store.duckdb logs.json")
+def import_otlp(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A file of the collector's file exporter, in JSON.")
+    ],
+    *,
+    db: Db,
+    as_json: Json = False,
+) -> None:
+    """Store the logs of an OpenTelemetry file, and their traces as fibers; reading it again adds nothing.
+
+    Find a trace by "fiberstore show TRACE_ID", or by --key trace_id=... or --key span_id=....
+    """
+    from fiberstore.otel import import_logs as import_otlp_logs
+
+    if not path.is_file():
+        raise StorageError(f"{path} is no file; give one that the collector's file exporter has written")
+    with open_or_make(db) as storage:
+        begin = time.monotonic()
+        done = import_otlp_logs(storage, path)
+        seconds = time.monotonic() - begin
+    if as_json:
+        print_json({**asdict(done), "seconds": round(seconds, 3)})
+    else:
+        print_line(
+            f"{counted(done.logs_read, 'logs')} read, {done.logs_new:,} new; "
+            f"{counted(done.fibers_new, 'new fibers')}, "
+            f"{counted(done.memberships_new, 'new memberships')}; {seconds:.2f} s"
+        )
+    if done.without_time:
+        print_note(f"{counted(done.without_time, 'logs')} without a time left out")
+    if done.other_signals:
+        print_note(f"{counted(done.other_signals, 'lines')} of spans, metrics or profiles left out")
+    if not done.is_complete:
+        print_note("the last line is cut off, and left out; the same command adds it once it is whole")
+
+
+def _tell_of_other_versions(storage: SqlStorage, chosen: FiberFilter) -> None:
+    active = None if chosen.version else active_version(storage)
+    if active is not None and storage.fibers.where(Fibers.c.config_version != active).count(1):
+        print_note(
+            f"that is config version {shown_version(active)}, the active one; --version all is every one"
+        )
 
 
 def _export(query: Query[Any], path: Path, partition_by: Partition | None, *, as_json: bool) -> None:
