@@ -1,6 +1,5 @@
 """``LogExporter``: the logs of OpenTelemetry's SDK in a store."""
 
-import logging
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -112,4 +111,3 @@ def test_logs_that_the_export_emits_are_not_stored(provider: LoggerProvider) -> 
 def test_arguments_of_the_exporter_are_checked() -> None:
     with pytest.raises(ValueError, match="max_waiting must be"):
         LogExporter(Sink(), max_waiting=0)
-    assert logging.getLogger("fiberstore.otel.exporter")

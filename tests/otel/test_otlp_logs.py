@@ -123,7 +123,7 @@ def test_otlp_lines_hold_every_part_of_a_record(duckdb_storage: DuckDBStorage, t
         "later": {"kindOfLater": 1},
     }
     attributes = [{"key": key, "value": value} for key, value in values.items()]
-    fields = {"severityText": "", "severityNumber": 18, "eventName": "paid", "unknown": [1]}
+    fields: dict[str, Any] = {"severityText": "", "severityNumber": 18, "eventName": "paid", "unknown": [1]}
     path = written(
         tmp_path / "logs.json",
         request(record(0, attributes=attributes, **fields), scope="shop.cart"),
