@@ -186,7 +186,8 @@ class BatchWritesContract:
             assert list(storage.fibers.iter_records()) == [fiber(1)]
 
     def test_what_was_written_is_not_shared_with_the_caller(self, storage: LifecycleStorage) -> None:
-        for number, write in enumerate((storage.write_fibers, storage.upsert_fibers), 1):
+        methods: list[Callable[[list[FiberRecord]], object]] = [storage.write_fibers, storage.upsert_fibers]
+        for number, write in enumerate(methods, 1):
             row = fiber(number, attributes={"a": [1]})
             write([row])
             cast("dict[str, list[int]]", row.attributes)["a"].append(2)

@@ -391,4 +391,4 @@ def test_without_opentelemetry_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delitem(sys.modules, f"fiberstore.otel.{module}", raising=False)
         with pytest.raises(ModuleNotFoundError, match=r"install fiberstore\[otel\]"):
             getattr(importlib.import_module("fiberstore.otel"), name)
-    assert otel.import_logs
+    assert otel.import_logs.__module__ == "fiberstore.otel.otlp_logs"
