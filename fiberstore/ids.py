@@ -62,15 +62,23 @@ def stable_log_id(source_id: str, position: int, raw_text: str, timestamp: datet
     return _uuid7(timestamp, position, int.from_bytes(digest.digest(), "big"))
 
 
-def stable_fiber_id(fiber_type: str, config_version: int, first_log_id: UUID) -> UUID:
+def stable_fiber_id(fiber_type: str, config_version: int, first_log_id: UUID, match: int = 0) -> UUID:
     """Return the id of the fiber that a line starts: the same whenever the same rules read the same line.
 
     It begins with the line's own time, so that fibers sort like the log too.
+
+    Args:
+        fiber_type: Type of the fiber.
+        config_version: Version of the rules.
+        first_log_id: Id of the line.
+        match: Number of the match of a pattern that finds several fibers in one line; 0 for other patterns.
     """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(config_version.to_bytes(8, "big"))
     digest.update(first_log_id.bytes)
     digest.update(fiber_type.encode())
+    if match:
+        digest.update(b"\0%d" % match)
     time_bits = first_log_id.int >> 66 << 66
     return UUID(int=time_bits | 2 << 62 | int.from_bytes(digest.digest(), "big") >> 2)
 

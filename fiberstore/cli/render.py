@@ -472,7 +472,7 @@ def _fiber_lines(listed: Sequence[FiberSummary], keys: Keys) -> Iterator[Text]:
         its_keys = keys.get(fiber.fiber_id, ())
         rest = _beyond_keys(fiber.attributes, its_keys)
         shown = "" if its_keys and rest is None else escape_controls(_compact(rest))
-        yield _one_line(f"  {key_label(its_keys) or fiber.fiber_id}  ", (shown, "dim"))
+        yield _one_line(f"  {key_label(its_keys) or fiber.fiber_id}", (f"  {shown}" if shown else "", "dim"))
 
 
 def _beyond_keys(attributes: JsonValue, keys: Sequence[FiberKey]) -> JsonValue:

@@ -1,31 +1,197 @@
-"""``Occurrence``: the keys of one line for one fiber type, and whether a fiber begins or ends there."""
+"""Pattern search: a line in, its occurrences out, with the keys by which it joins fibers."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from re import Match
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from fiberstore.ingest.rules import FiberType, Pattern, Rules
 
 
 class Key(NamedTuple):
-    """What lines of one fiber have in common."""
+    """Name and text by which lines join a fiber."""
 
     name: str
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Occurrence:
+class Occurrence(NamedTuple):
     """Keys of one line for one fiber: of all plain patterns of its type, or of one match of an ``each`` one.
 
     Attributes:
         keys: At least one, each once, in the order of the patterns and their groups.
-        attributes: Texts that join nothing, as pairs of group name and text.
+        attributes: Texts that join nothing, as pairs of group name and text, each once.
         match: 0, or the number of the match of an ``each`` pattern on the line, from 1 on.
         start: The fibers that use one of the keys end just before the line.
-        close_grace: The fiber ends so long after the line; None if the line does not end it.
+        close: The fiber ends with the line, or later by ``close_grace``.
+        close_grace: The fiber takes lines for so long after the line, bounds included; None for no line after
+            this one, not even one of the same time.
     """
 
     keys: tuple[Key, ...]
     attributes: tuple[tuple[str, str], ...] = ()
     match: int = 0
     start: bool = False
+    close: bool = False
     close_grace: timedelta | None = None
+
+
+_Group: TypeAlias = tuple[str, int, Callable[[str], str] | None]
+_Cut: TypeAlias = tuple[bool, bool, timedelta | None]
+
+_T = TypeVar("_T")
+
+_NO_CUT: _Cut = (False, False, None)
+
+
+class PatternSearch:
+    """Searches lines for the patterns of rules.
+
+    All plain patterns of a type that match a line make one occurrence together: it has their keys, starts a
+    fiber if one of them does, and closes it if one of them does, with the longest grace. Each match of an
+    ``each`` pattern makes one of its own, numbered over all such patterns of the type. What has no key makes
+    none. A key is a group that holds text; with ``key = [...]`` it is all these groups, each with text.
+
+    Args:
+        rules: The fiber types.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._types = [(name, _compile(fiber_type)) for name, fiber_type in rules.fibers.items()]
+        self._by_source = {source: self._plan(source) for source in rules.sources}
+        self._undeclared = self._plan(None)
+
+    @property
+    def matches(self) -> dict[str, list[int]]:
+        """Number of matches so far, for each fiber type and each of its patterns in their order."""
+        return {name: [pattern.matches for pattern in patterns] for name, patterns in self._types}
+
+    def find(self, source_id: str, raw_text: str) -> list[tuple[str, Occurrence]]:
+        """Return the occurrences of a line, each with its fiber type, in the order of the rules.
+
+        Args:
+            source_id: Source of the line; patterns without ``source`` also search undeclared ones.
+            raw_text: The line.
+        """
+        found: list[tuple[str, Occurrence]] = []
+        for name, plain, each in self._by_source.get(source_id, self._undeclared):
+            keys: tuple[Key, ...] = ()
+            attributes: tuple[tuple[str, str], ...] = ()
+            cut = _NO_CUT
+            for pattern in plain:
+                match = pattern.search(raw_text)
+                if match is None:
+                    continue
+                pattern.matches += 1
+                found_keys = pattern.keys(match)
+                keys = _united(keys, found_keys) if keys else found_keys
+                if pattern.attribute_groups:
+                    attributes = _united(attributes, pattern.attributes(match))
+                if pattern.cut is not _NO_CUT:
+                    cut = _joint_cut(cut, pattern.cut)
+            if keys:
+                found.append((name, Occurrence(keys, attributes, 0, *cut)))
+            if each:
+                _find_each(name, each, raw_text, found)
+        return found
+
+    def _plan(self, source: str | None) -> list[tuple[str, list["_Compiled"], list["_Compiled"]]]:
+        plan = []
+        for name, patterns in self._types:
+            read = [pattern for pattern in patterns if pattern.reads(source)]
+            each = [pattern for pattern in read if pattern.is_each]
+            if read:
+                plan.append((name, [pattern for pattern in read if not pattern.is_each], each))
+        return plan
+
+
+def _find_each(
+    name: str, patterns: Sequence["_Compiled"], raw_text: str, found: list[tuple[str, Occurrence]]
+) -> None:
+    number = 0
+    for pattern in patterns:
+        for match in pattern.find_all(raw_text):
+            pattern.matches += 1
+            number += 1
+            keys = pattern.keys(match)
+            if keys:
+                found.append((name, Occurrence(keys, pattern.attributes(match), number, *pattern.cut)))
+
+
+class _Compiled:
+    """A pattern ready to search, with the numbers of its groups in place of their names."""
+
+    def __init__(self, pattern: Pattern) -> None:
+        self._pattern = pattern
+        self.matches = 0
+        self.is_each = pattern.each
+        self.search = pattern.regex.search
+        self.find_all = pattern.regex.finditer
+        cut = (pattern.start, pattern.close, pattern.close_grace)
+        self.cut = _NO_CUT if cut == _NO_CUT else cut
+        self._single = [self._group(names[0]) for names in pattern.keys if len(names) == 1]
+        self._joint = [self._group(name) for names in pattern.keys if len(names) > 1 for name in names]
+        in_keys = {name for names in pattern.keys for name in names}
+        self.attribute_groups = [
+            self._group(name) for name in pattern.regex.groupindex if name not in in_keys
+        ]
+
+    def reads(self, source: str | None) -> bool:
+        """Return True if lines of the source are searched; None stands for one that is not declared."""
+        return self._pattern.source is None if source is None else self._pattern.reads(source)
+
+    def keys(self, match: Match[str]) -> tuple[Key, ...]:
+        keys = []
+        for name, number, normalize in self._single:
+            text = match[number]
+            if text and normalize is not None:
+                text = normalize(text)
+            if text:
+                keys.append(Key(name, text))
+        if self._joint:
+            texts = _texts(match, self._joint)
+            if all(texts):
+                keys.append(_joint_key(self._joint, texts))
+        return tuple(keys)
+
+    def attributes(self, match: Match[str]) -> tuple[tuple[str, str], ...]:
+        groups = self.attribute_groups
+        return tuple(
+            (group[0], text) for group, text in zip(groups, _texts(match, groups), strict=True) if text
+        )
+
+    def _group(self, name: str) -> _Group:
+        return name, self._pattern.regex.groupindex[name], _SPELLINGS.get(self._pattern.normalize.get(name))
+
+
+def _compile(fiber_type: FiberType) -> list[_Compiled]:
+    return [_Compiled(pattern) for pattern in fiber_type.patterns]
+
+
+def _to_hex(text: str) -> str:
+    return text.replace("-", "").lower()
+
+
+_SPELLINGS: dict[str | None, Callable[[str], str]] = {"lower": str.lower, "hex": _to_hex}
+
+
+def _texts(match: Match[str], groups: Sequence[_Group]) -> list[str]:
+    return [
+        text if normalize is None else normalize(text)
+        for _, number, normalize in groups
+        for text in (match[number] or "",)
+    ]
+
+
+def _joint_key(groups: Sequence[_Group], texts: Sequence[str]) -> Key:
+    escaped = [text.replace("\\", "\\\\").replace("+", "\\+") for text in texts]
+    return Key("+".join(name for name, _, _ in groups), "+".join(escaped))
+
+
+def _united(first: tuple[_T, ...], second: tuple[_T, ...]) -> tuple[_T, ...]:
+    return tuple(dict.fromkeys(first + second))
+
+
+def _joint_cut(first: _Cut, second: _Cut) -> _Cut:
+    graces = [grace for _, _, grace in (first, second) if grace is not None]
+    return first[0] or second[0], first[1] or second[1], max(graces, default=None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
+from pathlib import Path
 
 from fiberstore.checks import as_utc
 from fiberstore.ids import stable_log_id
@@ -37,7 +38,7 @@ def read_sources(rules: Rules, on_bytes: Callable[[int], None] | None = None) ->
     Raises:
         IngestError: A file cannot be read by its rules.
     """
-    streams = [read_source(name, source, on_bytes) for name, source in rules.sources.items()]
+    streams = [read_source(name, source, on_bytes) for name, source in rules.sources.items() if source.path]
     return heapq.merge(*streams, key=attrgetter("timestamp"))
 
 
@@ -65,14 +66,17 @@ def read_source(
             ``encoding_errors`` is ``"backslashreplace"``), a stamp that does not fit the format, or text but
             no stamp (in its first 64 MiB).
     """
-    search = source.timestamp.search
-    group = "ts" if "ts" in source.timestamp.groupindex else min(source.timestamp.groups, 1)
-    clock = _Clock(source)
+    path, regex, stamp_format = source.path, source.timestamp, source.format
+    if path is None or regex is None or stamp_format is None:
+        raise IngestError(f"sources.{name}: a file is read by path, timestamp and format; add them")
+    search = regex.search
+    group = "ts" if "ts" in regex.groupindex else min(regex.groups, 1)
+    clock = _Clock(source, stamp_format)
     record: list[str] = []
     first_line = 1
     unstamped = 0
     timestamp: datetime | None = None
-    for number, line in _read_lines(name, source, on_bytes):
+    for number, line in _read_lines(name, source, path, on_bytes):
         match = search(line)
         stamp = match and match[group]
         if stamp is None:
@@ -80,13 +84,13 @@ def read_source(
             if timestamp is None:
                 unstamped += len(line) + 1
                 if unstamped > _MAX_UNSTAMPED:
-                    raise _no_stamp(name, source, record)
+                    raise _no_stamp(name, path, regex, record)
             continue
         try:
             next_timestamp = clock.read(stamp)
         except ValueError as error:
             raise IngestError(
-                f"{source.path}:{number}: stamp {stamp!r:.80} does not fit format {source.format!r} "
+                f"{path}:{number}: stamp {stamp!r:.80} does not fit format {source.format!r} "
                 f"({error}); change sources.{name}.format or sources.{name}.timestamp"
             ) from error
         if timestamp is not None or any(map(str.strip, record)):
@@ -95,7 +99,7 @@ def read_source(
     if timestamp is not None:
         yield _make_record(name, first_line, record, timestamp)
     elif any(map(str.strip, record)):
-        raise _no_stamp(name, source, record)
+        raise _no_stamp(name, path, regex, record)
 
 
 class _Clock:
@@ -105,11 +109,12 @@ class _Clock:
     format ends with one, the rest is parsed once per second, and the fraction is added.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._format = source.format if source.has_year else f"%Y {source.format}"
+    def __init__(self, source: Source, stamp_format: str) -> None:
+        self._format = stamp_format if source.has_year else f"%Y {stamp_format}"
+        self._offset = source.clock_offset
         self._zone = source.timezone
         self._first_year = self._year = 0 if source.has_year else source.year or 0
-        self._ends_with_fraction = re.search(r"[^\w%]%f\Z", source.format) is not None
+        self._ends_with_fraction = re.search(r"[^\w%]%f\Z", stamp_format) is not None
         self._before: datetime | None = None
         self._parse = lru_cache(maxsize=256)(self._parse_uncached)
 
@@ -128,7 +133,7 @@ class _Clock:
         else:
             time = self._date(stamp)
         self._before = time
-        return time
+        return time - self._offset
 
     def _date(self, stamp: str) -> datetime:
         time = self._parse(stamp, self._year)
@@ -148,19 +153,19 @@ class _Clock:
 
 
 def _read_lines(
-    name: str, source: Source, on_bytes: Callable[[int], None] | None
+    name: str, source: Source, path: Path, on_bytes: Callable[[int], None] | None
 ) -> Iterator[tuple[int, str]]:
     encoding, errors, strict = source.encoding, source.encoding_errors, source.encoding_errors == "strict"
     size = 0
     number = 0
     try:
-        with source.path.open("rb") as file:
+        with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
                 line = raw.removesuffix(b"\n").removesuffix(b"\r").decode(encoding, errors)
                 if "\0" in line:
                     if strict:
                         raise IngestError(
-                            f"{source.path}:{number}: NUL at character {line.index(chr(0)) + 1}; "
+                            f"{path}:{number}: NUL at character {line.index(chr(0)) + 1}; "
                             f'remove it, or set sources.{name}.encoding_errors = "backslashreplace"'
                         )
                     line = line.replace("\0", r"\x00")
@@ -171,12 +176,12 @@ def _read_lines(
                     size = 0
     except UnicodeDecodeError as error:
         raise IngestError(
-            f"{source.path}:{number}: byte {error.object[error.start]:#04x} at column {error.start + 1} "
+            f"{path}:{number}: byte {error.object[error.start]:#04x} at column {error.start + 1} "
             f'is not {encoding}; set sources.{name}.encoding (for example "latin-1"), or '
             f'encoding_errors = "backslashreplace"'
         ) from error
     except OSError as error:
-        raise IngestError(f"{source.path}: {error.strerror}; correct sources.{name}.path") from error
+        raise IngestError(f"{path}: {error.strerror}; correct sources.{name}.path") from error
     if on_bytes and size:
         on_bytes(size)
 
@@ -187,9 +192,9 @@ def _make_record(name: str, number: int, lines: list[str], timestamp: datetime) 
     return LogRecord(timestamp=timestamp, source_id=name, raw_text=text, log_id=log_id)
 
 
-def _no_stamp(name: str, source: Source, lines: list[str]) -> IngestError:
+def _no_stamp(name: str, path: Path, regex: re.Pattern[str], lines: list[str]) -> IngestError:
     first = next(filter(str.strip, lines), "")
     return IngestError(
-        f"{source.path}: no line has a stamp that '{source.timestamp.pattern}' finds; the first is "
+        f"{path}: no line has a stamp that '{regex.pattern}' finds; the first is "
         f"{first[:80]!r}; change sources.{name}.timestamp"
     )

@@ -1,32 +1,16 @@
-r"""The rules file: which log files are read, how their stamps are written, and which lines belong together.
+"""The rules file: which log files are read, how their stamps are written, and which lines belong together.
 
-```toml
-[sources.sshd]
-path = "auth.log"                                 # relative to the rules file
-timestamp = '^(?P<ts>\w{3} +\d+ [\d:]{8})'        # group "ts", else group 1, else the whole match
-format = "%b %d %H:%M:%S"                         # of datetime.strptime
-timezone = "Europe/Berlin"                        # needed if the format has no %z
-year = 2024                                       # needed if the format has no %Y: year of the first line
-encoding = "utf-8"                                # any that writes a line feed as one byte
-encoding_errors = "strict"                        # or "backslashreplace"
-
-[fibers.login]
-max_gap = "60s"                                   # s, m, h, d or "infinite"
-[[fibers.login.patterns]]
-source = "sshd"
-regex = 'sshd\[(?P<pid>\d+)\]'                    # named groups are the keys that join lines
-close = false                                     # true: such a line is the last of its fiber
-```
+``docs/rules.md`` has every key, each with an example.
 """
 
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -46,12 +30,26 @@ from pydantic_core import ErrorDetails
 from fiberstore.records import Text, VersionNumber
 from fiberstore.versioning import config_version
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_Place: TypeAlias = tuple[str | int, ...]
+
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SAMPLE = datetime(2024, 11, 23, 10, 20, 30, tzinfo=UTC)
 
 
 class RulesError(ValueError):
-    """Invalid rules. Each line of the message names the file, the key and the fix."""
+    """Invalid rules. Each line of the message names the file, its line, the key and the fix."""
+
+
+class _KeysError(ValueError):
+    """Problems of several keys, each with its place below the model that found them."""
+
+    def __init__(self, problems: Sequence[tuple[_Place, str]]) -> None:
+        super().__init__("\n".join(f"{_dotted(place)}: {what}" for place, what in problems))
+        self.problems = problems
+
+
+def _dotted(place: _Place) -> str:
+    return ".".join(map(str, place))
 
 
 def format_has(stamp_format: str, directives: str) -> bool:
@@ -113,18 +111,62 @@ def _check_encoding(value: str) -> str:
     return value
 
 
-def _gap(value: object) -> timedelta | None:
+def _duration(value: object) -> timedelta | None:
     if value is None or isinstance(value, timedelta):
         return value
-    if value == "infinite":
+    duration = _parse_duration(str(value))
+    if duration is None:
+        raise ValueError(f"{value!r} is no duration; give one such as '500ms', '60s', '5m', '2h' or '1d'")
+    return duration
+
+
+def _gap(value: object) -> timedelta | None:
+    if value is None or value == "infinite":
         return None
-    parts = re.fullmatch("([0-9]+)([smhd])", str(value))
+    if isinstance(value, timedelta):
+        return value
+    duration = _parse_duration(str(value))
+    if duration is None:
+        raise ValueError(
+            f"{value!r} is no duration; give one such as '500ms', '60s', '5m', '2h', '1d', or 'infinite'"
+        )
+    return duration
+
+
+def _offset(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    text = str(value)
+    duration = _parse_duration(text[1:]) if text[:1] in {"+", "-"} else None
+    if duration is None:
+        raise ValueError(
+            f"{value!r} is no offset; give sign, number and unit: '+5m' for a clock that is 5 minutes ahead, "
+            "'-30s' for one that is 30 seconds behind"
+        )
+    return -duration if text[0] == "-" else duration
+
+
+def _parse_duration(text: str) -> timedelta | None:
+    parts = re.fullmatch("([0-9]+)(ms|[smhd])", text)
     try:
-        if parts:
-            return timedelta(**{_UNITS[parts[2]]: int(parts[1])})
+        return timedelta(**{_UNITS[parts[2]]: int(parts[1])}) if parts else None
     except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"{value!r} is no duration; give one such as '60s', '5m', '2h', '1d', or 'infinite'")
+        return None
+
+
+def _names(value: object) -> object:
+    """Make a list of one name, or of several; the model checks that they are texts."""
+    if not isinstance(value, list | tuple):
+        return value if value is None else (value,)
+    if not value:
+        raise ValueError("is an empty list; name at least one, or remove the key")
+    twice = [name for name in value if value.count(name) > 1]
+    if twice:
+        raise ValueError(f"names {twice[0]!r} twice; name it once")
+    return tuple(value)
+
+
+_Names: TypeAlias = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 
 
 class _Model(BaseModel):
@@ -132,44 +174,114 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """One log file, and how its lines are read; the module's example explains the fields."""
+    """Log lines of one origin, and how their file is read.
 
-    path: Path
-    timestamp: Annotated[re.Pattern[str], BeforeValidator(_compile)]
-    format: Annotated[str, AfterValidator(_check_format)]
+    Attributes:
+        path: The log file; None if the lines come from a live producer, or the file is named elsewhere.
+        timestamp: Expression of the stamp: its group ``ts``, else group 1, else the whole match.
+        format: Format of the stamp for ``datetime.strptime``.
+        timezone: Zone of stamps without one.
+        year: Year of the first stamp, if stamps have none.
+        encoding: Text encoding, of those that write a line feed as one byte.
+        encoding_errors: ``"backslashreplace"`` admits bytes that are not in the encoding, and NUL.
+        clock_offset: How far the host's clock is ahead; stamps are moved back by so much.
+    """
+
+    path: Path | None = None
+    timestamp: Annotated[re.Pattern[str], BeforeValidator(_compile)] | None = None
+    format: Annotated[str, AfterValidator(_check_format)] | None = None
     timezone: Annotated[InstanceOf[tzinfo] | None, BeforeValidator(_zone)] = Field(
         None, validate_default=True
     )
     year: int | None = Field(None, ge=1, le=9999, validate_default=True)
     encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
     encoding_errors: Literal["strict", "backslashreplace"] = "strict"
+    clock_offset: Annotated[timedelta, BeforeValidator(_offset)] = timedelta(0)
 
     @property
     def has_year(self) -> bool:
         """True if the stamps carry their year."""
-        return format_has(self.format, "YyGcx")
+        return format_has(self.format or "%Y", "YyGcx")
 
     @field_validator("timezone")
     @classmethod
     def _zone_known(cls, value: tzinfo | None, info: ValidationInfo) -> tzinfo | None:
-        if value is None and not format_has(info.data.get("format", "%z"), "z"):
+        if value is None and not format_has(info.data.get("format") or "%z", "z"):
             raise ValueError('missing, and the format has no %z; add for example timezone = "UTC"')
         return value
 
     @field_validator("year")
     @classmethod
     def _year_known(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is None and not format_has(info.data.get("format", "%Y"), "YyGcx"):
+        if value is None and not format_has(info.data.get("format") or "%Y", "YyGcx"):
             raise ValueError("missing, and the format has no %Y; add the year of the first line: year = 2024")
         return value
 
+    @model_validator(mode="after")
+    def _stamps_readable(self) -> Self:
+        needed = {"timestamp": self.timestamp, "format": self.format}
+        missing = [(key,) for key, value in needed.items() if value is None]
+        if missing and (self.path is not None or len(missing) < len(needed)):
+            raise _KeysError([(place, "missing; add it") for place in missing])
+        return self
+
 
 class Pattern(_Model):
-    """Expression that a line of one source must match to join a fiber; its named groups are the keys."""
+    """Expression that a line must match to join a fiber.
 
-    source: str
+    Attributes:
+        source: Names of the sources whose lines are searched; None for all.
+        regex: The expression; it has at least one named group.
+        key: Groups that are together one key; the other named groups are attributes, which join nothing. None
+            if every named group is a key of its own.
+        each: True if every match on the line counts, and each for a fiber of its own.
+        normalize: Spelling of groups: ``"lower"`` ignores case, ``"hex"`` also hyphens.
+        start: True if a matching line begins a new fiber.
+        close: True if a matching line is the last of its fiber.
+        close_grace: Time after a closing line in which lines still join its fiber; None for none at all, not
+            even for later lines of the same time.
+    """
+
+    source: _Names = None
     regex: Annotated[re.Pattern[str], BeforeValidator(_compile), AfterValidator(_check_keys)]
+    key: _Names = None
+    each: bool = False
+    normalize: dict[str, Literal["lower", "hex"]] = Field(default_factory=dict)
+    start: bool = False
     close: bool = False
+    close_grace: Annotated[timedelta | None, BeforeValidator(_duration)] = None
+
+    @property
+    def keys(self) -> tuple[tuple[str, ...], ...]:
+        """The keys of a match, each as its groups."""
+        return tuple((name,) for name in self.regex.groupindex) if self.key is None else (self.key,)
+
+    def reads(self, source: str) -> bool:
+        """Return True if lines of the source are searched."""
+        return self.source is None or source in self.source
+
+    @field_validator("normalize", mode="before")
+    @classmethod
+    def _spelling_known(cls, value: object) -> object:
+        for group, spelling in value.items() if isinstance(value, dict) else ():
+            if spelling not in {"lower", "hex"}:
+                raise _KeysError([((group,), f"{spelling!r} is no spelling; use 'lower' or 'hex'")])
+        return value
+
+    @model_validator(mode="after")
+    def _groups_named(self) -> Self:
+        groups = self.regex.groupindex
+        named = [("key", name) for name in self.key or ()] + [("normalize", name) for name in self.normalize]
+        problems: list[tuple[_Place, str]] = [
+            ((place,), f"{name!r} is no group of the regex; use one of {', '.join(groups)}")
+            for place, name in named
+            if name not in groups
+        ]
+        if self.close_grace is not None and not self.close:
+            problems.append((("close_grace",), "needs close = true; add it, or remove close_grace"))
+        if problems:
+            raise _KeysError(problems)
+        return self
 
 
 class FiberType(_Model):
@@ -178,88 +290,152 @@ class FiberType(_Model):
     max_gap: Annotated[timedelta | None, BeforeValidator(_gap)]
     patterns: list[Pattern] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _one_order_of_groups(self) -> Self:
+        orders: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {}
+        problems: list[tuple[_Place, str]] = []
+        for number, pattern in enumerate(self.patterns):
+            for key in pattern.keys:
+                first, order = orders.setdefault(frozenset(key), (number, key))
+                if order != key:
+                    what = f"{list(key)} is another key than {list(order)} of patterns.{first}; use one order"
+                    problems.append((("patterns", number, "key"), what))
+        if problems:
+            raise _KeysError(problems)
+        return self
+
 
 class Rules(_Model):
-    """A rules file.
+    """Rules of a file or a text.
 
     Attributes:
-        sources: The log files by name; their paths are ready to be opened.
+        sources: The origins of lines by name; the paths of their files are ready to be opened.
         fibers: The fiber types by name.
-        config_version: Version of the file: changes with its content.
-        content: What the file holds, for the registry of versions; None if the rules come from no file.
+        config_version: Version of the rules: changes with their text.
+        content: The text, for the registry of versions; None if the rules were made in Python.
     """
 
-    sources: dict[Text, Source] = Field(min_length=1)
+    sources: dict[Text, Source] = Field(default_factory=dict)
     fibers: dict[Text, FiberType] = Field(default_factory=dict)
     config_version: VersionNumber
     content: str | None = Field(None, repr=False)
 
     @model_validator(mode="after")
     def _sources_declared(self) -> Self:
-        problems = [
-            f"fibers.{name}.patterns.{number}.source: {pattern.source!r} is not a declared source; "
-            f"use one of {', '.join(self.sources)}, or add [sources.{pattern.source}]"
+        declared = f"use one of {', '.join(self.sources)}, or add" if self.sources else "add"
+        problems: list[tuple[_Place, str]] = [
+            (
+                ("fibers", name, "patterns", number, "source"),
+                f"{source!r} is not a declared source; {declared} [sources.{source}]",
+            )
             for name, fiber_type in self.fibers.items()
             for number, pattern in enumerate(fiber_type.patterns)
-            if pattern.source not in self.sources
+            for source in pattern.source or ()
+            if source not in self.sources
         ]
+        if not self.sources and not self.fibers:
+            problems = [(("sources",), "missing, and so is fibers; add [sources.NAME] or [fibers.NAME]")]
         if problems:
-            raise ValueError("\n".join(problems))
+            raise _KeysError(problems)
         return self
 
 
 def load_rules(path: Path, overrides: Mapping[str, Path] | None = None, *, check_files: bool = True) -> Rules:
     """Read a rules file, and check it and that the log files it names can be read.
 
+    A source without a path is for lines that a program hands over; ``ingest`` refuses such rules.
+
     Args:
         path: The rules file.
         overrides: Log files by source name, instead of those in the rules file; relative paths are relative
             to the current directory.
-        check_files: Whether the log files are needed; for ``reprocess`` they may be missing, or not named.
+        check_files: False if the log files are not needed, as for ``reprocess``: they may be missing.
 
     Raises:
         RulesError: The file cannot be read, is no TOML, or holds a rule that makes no sense; or a log file is
             missing. The message names all problems, one a line.
     """
-    overrides = overrides or {}
-    data, content = _read_toml(path)
-    problems = [
-        f"{key}: is computed from the file's content; remove it"
-        for key in ("config_version", "content")
-        if key in data
-    ]
-    _set_paths(data, path.parent, overrides, check_files=check_files)
-    try:
-        rules = Rules.model_validate({**data, "config_version": config_version(content), "content": content})
-    except ValidationError as error:
-        problems += [line for problem in error.errors() for line in _explain(problem).splitlines()]
-    else:
-        for name in overrides.keys() - rules.sources.keys():
-            declared = ", ".join(rules.sources)
-            problems.append(f"sources.{name}: given as {name}=FILE, but not declared; use one of {declared}")
-        for name, source in rules.sources.items() if check_files else ():
-            problems += _unreadable(name, source.path)
-        if not problems:
-            return rules
-    raise RulesError("\n".join(f"{path}: {problem}" for problem in problems))
-
-
-def _read_toml(path: Path) -> tuple[dict[str, object], str]:
     try:
         content = path.read_bytes().decode()
-        return tomllib.loads(content), content
     except OSError as error:
         raise RulesError(f"{path}: {error.strerror}; give the path of a rules file") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise RulesError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from error
+        raise RulesError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from error
+    rules = _parse(content, str(path), path.parent, overrides or {})
+    if check_files:
+        problems = [
+            problem
+            for name, source in rules.sources.items()
+            if source.path is not None
+            for problem in _unreadable(name, source.path)
+        ]
+        if problems:
+            raise RulesError(_located(problems, content, str(path)))
+    return rules
+
+
+def parse_rules(content: str, *, name: str = "rules") -> Rules:
+    """Read rules from a text of a rules file, for programs that hand lines over themselves.
+
+    Log files that the rules name are not looked at; relative paths are relative to the current directory.
+
+    Args:
+        content: The text, in TOML.
+        name: Name of the text in messages.
+
+    Raises:
+        RulesError: The text is no TOML, or holds a rule that makes no sense.
+    """
+    return _parse(content, name, Path(), {})
+
+
+def require_files(rules: Rules) -> None:
+    """Check that there is a log file to read for every source that has stamps.
+
+    A source without path, timestamp and format is for live lines only, and is passed over.
+
+    Raises:
+        RulesError: A source has none, or no source at all has one. The message names source and fix.
+    """
+    missing = [
+        f"sources.{name}.path: missing, so there is no file to read; "
+        f"add it, or give {name}=FILE on the command line"
+        for name, source in rules.sources.items()
+        if source.path is None and source.timestamp is not None
+    ]
+    if not missing and all(source.path is None for source in rules.sources.values()):
+        missing = ["sources: no source has a file to read; add path, timestamp and format to [sources.NAME]"]
+    if missing:
+        raise RulesError("\n".join(missing))
+
+
+def _parse(content: str, file: str, folder: Path, overrides: Mapping[str, Path]) -> Rules:
+    try:
+        data = tomllib.loads(content)
     except (ValueError, RecursionError) as error:
-        raise RulesError(f"{path}: {error}; correct the TOML there") from error
+        raise RulesError(f"{file}: {error}; correct the TOML there") from error
+    problems: list[tuple[_Place, str]] = [
+        ((key,), "is computed from the file's content; remove it")
+        for key in ("config_version", "content")
+        if key in data
+    ]
+    _set_paths(data, folder, overrides)
+    try:
+        rules = Rules.model_validate({**data, "config_version": config_version(content), "content": content})
+    except ValidationError as error:
+        problems += [found for problem in error.errors() for found in _explain(problem)]
+    else:
+        for name in overrides.keys() - rules.sources.keys():
+            declared = ", ".join(rules.sources)
+            what = f"given as {name}=FILE, but not declared; use one of {declared}"
+            problems.append((("sources", name), what))
+        if not problems:
+            return rules
+    raise RulesError(_located(problems, content, file))
 
 
-def _set_paths(
-    data: dict[str, object], folder: Path, overrides: Mapping[str, Path], *, check_files: bool
-) -> None:
+def _set_paths(data: dict[str, object], folder: Path, overrides: Mapping[str, Path]) -> None:
     sources = data.get("sources")
     for name, source in sources.items() if isinstance(sources, dict) else ():
         if isinstance(source, dict):
@@ -267,11 +443,9 @@ def _set_paths(
                 source["path"] = Path(overrides[name])
             elif isinstance(source.get("path"), str):
                 source["path"] = folder / source["path"]
-            elif "path" not in source and not check_files:
-                source["path"] = folder
 
 
-def _unreadable(name: str, path: Path) -> list[str]:
+def _unreadable(name: str, path: Path) -> list[tuple[_Place, str]]:
     try:
         if stat.S_ISDIR(path.stat().st_mode):
             what = "is a directory"
@@ -281,20 +455,68 @@ def _unreadable(name: str, path: Path) -> list[str]:
             return []
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or str(error)
-    return [f"sources.{name}.path: {path}: {what}; correct it, or give {name}=FILE on the command line"]
+    fix = f"correct it, or give {name}=FILE on the command line"
+    return [(("sources", name, "path"), f"{path}: {what}; {fix}")]
 
 
-def _explain(problem: ErrorDetails) -> str:
-    place = ".".join(map(str, problem["loc"]))
+def _explain(problem: ErrorDetails) -> list[tuple[_Place, str]]:
+    place = problem["loc"]
     match problem["type"]:
         case "value_error":
-            what = str(problem["ctx"]["error"])
-        case "missing" if place.endswith(".path"):
-            what = f"missing; add it, or give {problem['loc'][1]}=FILE on the command line"
+            error = problem["ctx"]["error"]
+            if isinstance(error, _KeysError):
+                return [(place + below, what) for below, what in error.problems]
+            what = str(error)
         case "missing":
             what = "missing; add it"
         case "extra_forbidden":
             what = "unknown key; correct its spelling, or remove it"
         case _:
             what = f"{problem['msg']}, got {problem['input']!r:.80}; correct it"
-    return f"{place}: {what}" if place else what
+    return [(place, what)]
+
+
+def _located(problems: Sequence[tuple[_Place, str]], content: str, file: str) -> str:
+    """Return the message of problems, one a line, each with the line of its key or of its table."""
+    lines: dict[_Place, int] = {}
+    for key, line in _key_lines(content):
+        lines.setdefault(key, line)
+    located = []
+    for place, what in problems:
+        known = [lines[place[:size]] for size in range(len(place), 0, -1) if place[:size] in lines]
+        located.append(f"{file}{f':{known[0]}' if known else ''}: {_dotted(place)}: {what}")
+    return "\n".join(located)
+
+
+def _key_lines(content: str) -> Iterator[tuple[_Place, int]]:
+    """Yield the place and the line of each table and key of a TOML document, which is known to be valid.
+
+    A statement is the fewest lines that are TOML by themselves, so values may span lines.
+    """
+    table: _Place = ()
+    counts: dict[_Place, int] = {}
+    begin, statement = 1, ""
+    for number, line in enumerate(content.split("\n"), 1):
+        statement += f"{line}\n"
+        try:
+            data: object = tomllib.loads(statement)
+        except ValueError:
+            continue
+        is_table = statement.lstrip().startswith("[")
+        place: _Place = () if is_table else table
+        while isinstance(data, dict) and len(data) == 1:
+            ((key, data),) = data.items()
+            place = _inside(place, key, counts)
+            if is_table and isinstance(data, list):
+                counts[place] = counts.get(place, 0) + 1
+                place += (counts[place] - 1,)
+                data = data[0]
+            yield place, begin
+        if is_table:
+            table = place
+        begin, statement = number + 1, ""
+
+
+def _inside(place: _Place, key: str, counts: Mapping[_Place, int]) -> _Place:
+    """Return the place of a key; ``[a.b]`` below ``[[a]]`` is of the last ``a``."""
+    return (*place, counts[place] - 1, key) if place in counts else (*place, key)

@@ -1,4 +1,4 @@
-"""A table of the keys of fibers, filled from the attributes that ``ingest`` has written so far.
+"""A table of the keys of fibers, filled from the attributes that ``ingest`` has written so far, and of their ends.
 
 Those are an object whose values are all lists of texts. Where the use of a key begins is not in them: the
 first line is left open, and the time is that of the fiber's first line, until ``reprocess`` writes both.
@@ -52,7 +52,7 @@ FROM texts WHERE name <> '' AND fiber_id NOT IN (SELECT fiber_id FROM texts WHER
 
 
 def upgrade() -> None:
-    """Create the table, and fill it."""
+    """Create the tables, and fill that of the keys."""
     op.create_table(
         "fiber_keys",
         sa.Column("fiber_id", sa.Uuid(), nullable=False),
@@ -65,13 +65,24 @@ def upgrade() -> None:
     )
     op.execute(sa.text(FILL[op.get_context().dialect.name].replace(":", "\\:")))
     op.create_index("idx_fiber_keys_hash", "fiber_keys", ["hash"])
+    op.create_table(
+        "fiber_ends",
+        sa.Column("fiber_id", sa.Uuid(), primary_key=True),
+        sa.Column("timestamp", sa.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("before_log_id", sa.Uuid()),
+    )
     if op.get_context().dialect.name == "postgresql":
         op.create_index("idx_fiber_keys_fiber", "fiber_keys", ["fiber_id"])
+        op.create_index(
+            "idx_fibers_activity", "fibers", ["config_version", "fiber_type", "closed", "last_activity"]
+        )
 
 
 def downgrade() -> None:
-    """Drop the table with its rows."""
+    """Drop the tables with their rows."""
+    op.drop_table("fiber_ends")
     op.drop_index("idx_fiber_keys_hash", "fiber_keys")
     if op.get_context().dialect.name == "postgresql":
         op.drop_index("idx_fiber_keys_fiber", "fiber_keys")
+        op.drop_index("idx_fibers_activity", "fibers")
     op.drop_table("fiber_keys")

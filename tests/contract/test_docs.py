@@ -2,6 +2,8 @@
 
 Blocks of ``sh`` are commands in a pipe; one of ``console`` is a command on a terminal, and what it prints.
 
+Blocks of ``toml`` and ``log`` stand on the page of the rules file, whose examples have a test of their own.
+
 Where a page has the URL of a server, the tests' own server takes its place.
 
 To write what the examples print into the pages: ``python -m tests.contract.test_docs``.
@@ -130,7 +132,7 @@ def test_there_are_pages_and_no_block_is_left_out() -> None:
         page = path.read_text()
         languages = re.findall(r"^```(\w+)$", page, re.MULTILINE)
         assert len(examples(page)) == sum(language in LANGUAGES for language in languages)
-        assert set(languages) <= {*LANGUAGES, "text"}
+        assert set(languages) <= {*LANGUAGES, "text", "toml", "log"}
 
 
 def _rewritten(path: Path, server_url: str) -> Iterator[str]:

@@ -17,8 +17,8 @@ from fiberstore.ingest import ReprocessReport, Rules, RulesError, ingest, load_r
 from fiberstore.ingest.demo import write_demo
 from fiberstore.telemetry import Call
 from fiberstore.testing.examples import NOON, all_logs, fiber, log, member, uid
-from tests.ingest.test_correlate import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.ingest.test_ingest import State, state_of
+from tests.ingest.test_real_files import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.support.databases import empty
 from tests.support.parameters import parametrize_mostly_slow
 
@@ -529,9 +529,9 @@ def test_the_files_are_not_needed(
         load_rules(rules_file)
     reprocess(storage, load_rules(rules_file, check_files=False))
     rules_file.write_text(RULES.replace('path = "web.log"\n', ""))
-    with pytest.raises(RulesError, match=r"sources.web.path: missing"):
-        load_rules(rules_file)
     rules = load_rules(rules_file, check_files=False)
+    with pytest.raises(RulesError, match=r"sources.web.path: missing"):
+        ingest(storage, rules)
     reprocess(storage, rules)
     assert storage.fibers.where(Fibers.c.config_version == rules.config_version).count() > 0
 

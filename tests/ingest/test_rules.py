@@ -8,7 +8,16 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import ValidationError
 
-from fiberstore.ingest.rules import FiberType, Pattern, Rules, RulesError, Source, load_rules
+from fiberstore.ingest.rules import (
+    FiberType,
+    Pattern,
+    Rules,
+    RulesError,
+    Source,
+    load_rules,
+    parse_rules,
+    require_files,
+)
 from fiberstore.versioning import config_version
 
 GOOD = r"""
@@ -39,12 +48,12 @@ def load(rules_file: Path, text: str) -> Rules:
 
 
 def refusal(rules_file: Path, text: str) -> str:
-    """The lines of the error, each without the file's name in front."""
+    """The lines of the error, each without the file's name and the line in front."""
     with pytest.raises(RulesError) as caught:
         load(rules_file, text)
-    lines = str(caught.value).splitlines()
-    assert all(line.startswith(f"{rules_file}: ") for line in lines)
-    return "\n".join(line.removeprefix(f"{rules_file}: ") for line in lines)
+    found = [re.fullmatch(r"(.*?\.toml)(?::\d+)?: (.*)", line) for line in str(caught.value).splitlines()]
+    assert {match and match[1] for match in found} == {str(rules_file)}
+    return "\n".join(match[2] for match in found if match)
 
 
 def test_the_example_of_the_issue_is_read(rules_file: Path) -> None:
@@ -67,6 +76,7 @@ def test_any_change_of_the_file_changes_its_version(rules_file: Path) -> None:
     ("text", "gap"),
     [
         ("0s", timedelta(0)),
+        ("500ms", timedelta(milliseconds=500)),
         ("90s", timedelta(seconds=90)),
         ("5m", timedelta(minutes=5)),
         ("2h", timedelta(hours=2)),
@@ -80,7 +90,7 @@ def test_max_gap_is_a_number_with_a_unit(rules_file: Path, text: str, gap: timed
 
 def test_rules_can_be_made_in_python_too(tmp_path: Path) -> None:
     source = Source(path=tmp_path / "x", timestamp=re.compile("^[^ ]+"), format="%Y-%m-%d", timezone=UTC)
-    pattern = Pattern(source="x", regex=re.compile("(?P<id>.)"))
+    pattern = Pattern(source=("x",), regex=re.compile("(?P<id>.)"))
     fiber_type = FiberType(max_gap=timedelta(seconds=1), patterns=[pattern])
     rules = Rules(sources={"x": source}, fibers={"y": fiber_type}, config_version=0)
     assert rules.sources["x"].timezone is UTC
@@ -113,7 +123,7 @@ def test_files_on_the_command_line_replace_those_of_the_rules(
 
 def test_a_file_on_the_command_line_for_an_unknown_source(rules_file: Path) -> None:
     rules_file.write_text(GOOD)
-    with pytest.raises(RulesError, match=r"rules\.toml: sources\.nginx: .* not declared; use one of sshd"):
+    with pytest.raises(RulesError, match=r"rules\.toml:2: sources\.nginx: .* not declared; use one of sshd"):
         load_rules(rules_file, {"nginx": Path("access.log")})
 
 
@@ -125,7 +135,32 @@ BAD = [
     (r"sshd\[(?P<pid>\d+)\]", r"sshd\[(\d+)\]", "fibers.login.patterns.0.regex", "name the part"),
     ('source = "sshd"', 'source = "ssh"', "fibers.login.patterns.0.source", "use one of sshd"),
     ('source = "sshd"', 'source = "sshd"\nclose = "no"', "fibers.login.patterns.0.close", "boolean"),
-    ("60s", "60", "fibers.login.max_gap", "'60' is no duration; give one such as '60s'"),
+    ('source = "sshd"', 'source = ["sshd", "web"]', "fibers.login.patterns.0.source", "'web' is not a decl"),
+    ('source = "sshd"', 'source = ["sshd", "sshd"]', "fibers.login.patterns.0.source", "'sshd' twice"),
+    ('source = "sshd"', "source = []", "fibers.login.patterns.0.source", "empty list; name at least one"),
+    ('source = "sshd"', "source = [3]", "fibers.login.patterns.0.source.0", "valid string, got 3"),
+    ('source = "sshd"', 'key = ["id"]', "fibers.login.patterns.0.key", "'id' is no group of the regex"),
+    ('source = "sshd"', 'key = ["pid", "pid"]', "fibers.login.patterns.0.key", "'pid' twice"),
+    ('source = "sshd"', "key = []", "fibers.login.patterns.0.key", "empty list"),
+    (r"(?P<pid>\d+)", r"(\d+)' #", "fibers.login.patterns.0.regex", "no named group; name the part"),
+    (r"(?P<pid>\d+)\]'", "(\\d+)'\neach = true", "fibers.login.patterns.0.regex", "no named group"),
+    ('source = "sshd"', 'normalize.id = "lower"', "fibers.login.patterns.0.normalize", "'id' is no group"),
+    (
+        'source = "sshd"',
+        'normalize = {pid = "upper"}',
+        "fibers.login.patterns.0.normalize.pid",
+        "'upper' is no spelling; use 'lower' or 'hex'",
+    ),
+    ('source = "sshd"', 'normalize = "hex"', "fibers.login.patterns.0.normalize", "got 'hex'"),
+    ('source = "sshd"', 'close_grace = "1s"', "fibers.login.patterns.0.close_grace", "needs close = true"),
+    ('source = "sshd"', "close_grace = 1", "fibers.login.patterns.0.close_grace", "1 is no duration"),
+    ('source = "sshd"', 'close_grace = "infinite"', "fibers.login.patterns.0.close_grace", "no duration"),
+    ("year = 2024", 'clock_offset = "5m"', "sources.sshd.clock_offset", "'5m' is no offset; give sign"),
+    ("year = 2024", 'clock_offset = "+5"', "sources.sshd.clock_offset", "'+5' is no offset"),
+    ("year = 2024", "clock_offset = 300", "sources.sshd.clock_offset", "300 is no offset"),
+    ('format = "%b %d %H:%M:%S"', "", "sources.sshd.format", "missing; add it"),
+    ("timestamp = ", "#", "sources.sshd.timestamp", "missing; add it"),
+    ("60s", "60", "fibers.login.max_gap", "'60' is no duration; give one such as '500ms', '60s'"),
     ("60s", "999999999999d", "fibers.login.max_gap", "no duration"),
     ('max_gap = "60s"', "", "fibers.login.max_gap", "missing; add it"),
     ('"Europe/Berlin"', '"Europe/Atlantis"', "sources.sshd.timezone", "give an IANA name"),
@@ -146,7 +181,6 @@ BAD = [
     ("year = 2024", 'encoding = "cp037"', "sources.sshd.encoding", "convert the file to UTF-8"),
     ("year = 2024", 'encoding_errors = "ignore"', "sources.sshd.encoding_errors", "'backslashreplace'"),
     ("year = 2024", "years = 2024", "sources.sshd.years", "unknown key; correct its spelling"),
-    ('path = "auth.log"', "", "sources.sshd.path", "missing; add it, or give sshd=FILE"),
     ('path = "auth.log"', "path = 3", "sources.sshd.path", "got 3"),
     ("auth.log", "none.log", "sources.sshd.path", "No such file"),
     ("auth.log", "auth.log/x", "sources.sshd.path", "Not a directory"),
@@ -177,7 +211,7 @@ def test_a_fiber_type_without_patterns(rules_file: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[sources]"])
 def test_rules_without_a_source(rules_file: Path, text: str) -> None:
-    assert refusal(rules_file, text).startswith("sources: ")
+    assert refusal(rules_file, text).startswith("sources: missing, and so is fibers")
 
 
 def test_all_problems_are_told_at_once(rules_file: Path) -> None:
@@ -189,13 +223,81 @@ def test_all_problems_are_told_at_once(rules_file: Path) -> None:
     }
 
 
+NESTED = """
+[sources.web]
+timestamp = \'\'\'
+^.+\'\'\'
+format = "%Y-%m-%d"
+timezone = "UTC"
+
+[[fibers.a.patterns]]
+regex = '(?P<x>.)'
+[[fibers.a.patterns]]
+regex = '(?P<x>.)'
+[fibers.a.patterns.normalize]
+x = "upper"
+[fibers.a]
+max_gap = "1"  # \u2028 \x85 end no line
+[fibers.b]
+patterns = [
+  { regex = "(?P<x>.)", key = ["y"] },
+]
+"""
+
+
+def test_an_error_names_the_line_of_its_key_or_of_the_table_around_it() -> None:
+    with pytest.raises(RulesError) as caught:
+        parse_rules(NESTED, name="my rules")
+    assert {line.split(": ")[0]: line.split(": ")[1] for line in str(caught.value).splitlines()} == {
+        "my rules:13": "fibers.a.patterns.1.normalize.x",
+        "my rules:15": "fibers.a.max_gap",
+        "my rules:17": "fibers.b.patterns.0.key",
+        "my rules:16": "fibers.b.max_gap",
+    }
+
+
+def test_keys_of_the_same_groups_in_another_order_are_refused(rules_file: Path) -> None:
+    other = """[[fibers.login.patterns]]
+    regex = '(?P<a>.)(?P<b>.)'
+    key = """
+    assert refusal(rules_file, f"{GOOD}{other}['a', 'b']\n{other}['b', 'a']") == (
+        "fibers.login.patterns.2.key: ['b', 'a'] is another key than ['a', 'b'] of patterns.1; use one order"
+    )
+
+
+def test_rules_for_live_lines_need_no_files(tmp_path: Path) -> None:
+    text = "[sources.app]\n[fibers.login]\nmax_gap = '5m'\n[[fibers.login.patterns]]\nregex = '(?P<x>.)'\n"
+    rules = parse_rules(text)
+    assert (rules.sources["app"].path, rules.content) == (None, text)
+    assert rules.config_version == config_version(text)
+    (tmp_path / "rules.toml").write_text(text)
+    assert load_rules(tmp_path / "rules.toml") == rules
+    with pytest.raises(RulesError, match=r"no source has a file to read; add path, timestamp and format"):
+        require_files(rules)
+    assert parse_rules(text.replace("[sources.app]", "")).sources == {}
+
+
+def test_a_source_with_stamps_and_without_a_file_is_refused_by_ingest_alone() -> None:
+    text = GOOD.replace('path = "auth.log"', "")
+    rules = parse_rules(f"[sources.live]\n{text}")
+    with pytest.raises(RulesError, match=r"^sources\.sshd\.path: missing.*; add it, or give sshd=FILE on"):
+        require_files(rules)
+    require_files(parse_rules(f"[sources.live]\n{GOOD}"))
+
+
+def test_a_clock_offset_has_a_sign(rules_file: Path) -> None:
+    for text, offset in (("+5m", timedelta(minutes=5)), ("-90s", timedelta(seconds=-90))):
+        rules = load(rules_file, GOOD.replace("year = 2024", f'year = 2024\nclock_offset = "{text}"'))
+        assert rules.sources["sshd"].clock_offset == offset
+
+
 def test_a_syntax_error_is_named_with_its_line(rules_file: Path) -> None:
     assert "line 2" in refusal(rules_file, "\nsources =\n")
 
 
 def test_a_rules_file_that_is_not_utf8(rules_file: Path) -> None:
     rules_file.write_bytes(b"# one\n# caf\xe9\n")
-    with pytest.raises(RulesError, match=r"rules\.toml: line 2 is not UTF-8; save the file as UTF-8"):
+    with pytest.raises(RulesError, match=r"rules\.toml:2: not UTF-8; save the file as UTF-8"):
         load_rules(rules_file)
 
 

@@ -23,7 +23,7 @@ from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.demo import write_demo
 from fiberstore.ingest.pipeline import IngestReport
 from fiberstore.ingest.pipeline import ingest as ingest_files
-from fiberstore.ingest.rules import Rules, load_rules
+from fiberstore.ingest.rules import Rules, load_rules, require_files
 from fiberstore.keys import key_words
 from fiberstore.repositories.storage import SqlStorage
 
@@ -72,6 +72,7 @@ def ingest(
 ) -> None:
     """Read log files into a store, join their lines into fibers, and resume where the last run stopped."""
     loaded = load_rules(rules, _parse_paths(paths or []))
+    require_files(loaded)
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
@@ -116,7 +117,7 @@ def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[I
     console = make_console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        total = sum(source.path.stat().st_size for source in rules.sources.values())
+        total = sum(source.path.stat().st_size for source in rules.sources.values() if source.path)
         bar = progress.add_task("", total=total or None, rate="")
         begin = time.monotonic()
 
