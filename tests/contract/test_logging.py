@@ -1,5 +1,6 @@
 """``fiberstore.logging.Handler``: what is logged is stored, and nothing is lost without a word."""
 
+import asyncio
 import gc
 import logging
 import logging.config
@@ -17,7 +18,17 @@ from typing import Any
 
 import pytest
 
-from fiberstore import BufferedWriter, BufferFullError, DuckDBStorage, LogRecord
+from fiberstore import (
+    AsyncBufferedWriter,
+    AsyncDuckDBStorage,
+    BufferedWriter,
+    BufferFullError,
+    DuckDBStorage,
+    Fibers,
+    LogRecord,
+)
+from fiberstore.ingest import parse_rules
+from fiberstore.ingest.storage import CorrelatingStorage
 from fiberstore.logging import Handler
 from fiberstore.testing.examples import fiber, log
 from fiberstore.writer.buffer import RECORD_BYTES
@@ -234,7 +245,8 @@ def test_code_that_runs_anywhere_may_log(sink: Sink, logger: logging.Logger) -> 
             gc.set_threshold(*threshold)
             gc.callbacks.remove(collected)
     assert handler.dropped == 0
-    assert sum(text.endswith(": collected") for text in sink.texts) == 500
+    # In the writer's thread, too, where nothing that is logged is stored.
+    assert sum(text.endswith(": collected") for text in sink.texts) + handler.skipped == 500
 
 
 def test_threads_log_at_once(storage: DuckDBStorage, logger: logging.Logger) -> None:
@@ -373,3 +385,36 @@ def test_records_of_a_forked_child_are_told_of(db_file: Path) -> None:
     assert texts == ["WARNING root: in the parent", "WARNING root: after the child"]
     assert "the writer belongs to the parent process" in told
     assert "1 records were dropped" in told
+
+
+RULES = """
+[fibers.request]
+max_gap = "60s"
+[[fibers.request.patterns]]
+regex = 'request=(?P<request>\\w+)'
+"""
+
+
+def test_records_find_their_fibers_at_once(any_storage: CorrelatingStorage, logger: logging.Logger) -> None:
+    writer = BufferedWriter(any_storage.correlate(parse_rules(RULES)), flush_rows=5)
+    with closing(Handler(writer, max_wait_s=TIMEOUT_S)) as handler:
+        logger.addHandler(handler)
+        for number in range(20):
+            logger.info("step of request=r%d", number % 2)
+        handler.flush()
+        for name in ("r0", "r1"):
+            (found,) = any_storage.fibers.where(Fibers.c.keys["request"] == name).page().items
+            assert len(any_storage.get_fiber_logs(found.fiber_id)) == 10
+
+
+def test_an_async_writer_finds_fibers_at_once(db_file: Path) -> None:
+    async def write() -> None:
+        async with AsyncDuckDBStorage(db_file) as storage:
+            await storage.init_schema()
+            async with AsyncBufferedWriter(storage.correlate(parse_rules(RULES))) as writer:
+                await writer.write(log(1, text="request=r1"))
+                with pytest.raises(TypeError, match="expected a LogRecord"):
+                    await writer.write(fiber(1))
+            assert await storage.fibers.where(Fibers.c.keys["request"] == "r1").count() == 1
+
+    asyncio.run(write())
