@@ -324,6 +324,22 @@ def test_arguments_of_the_handler_are_checked(sink: Sink) -> None:
             Handler(sink, max_wait_s=wrong)
 
 
+def test_targets_of_writers_are_checked(sink: Sink, db_file: Path) -> None:
+    class AsyncSink:
+        async def write(self, logs: list[LogRecord], /) -> None:
+            raise NotImplementedError
+
+    with closing(DuckDBStorage(db_file)) as storage:
+        targets: list[Any] = [None, "store.duckdb", AsyncSink(), AsyncDuckDBStorage]
+        for target in targets:
+            with pytest.raises(TypeError, match=r"LifecycleStorage or a method write\(logs\), got"):
+                Handler(target)
+        targets = [None, sink, storage]
+        for target in targets:
+            with pytest.raises(TypeError, match="AsyncLifecycleStorage or an asynchronous method"):
+                AsyncBufferedWriter(target)
+
+
 def test_a_writer_to_what_finds_fibers_takes_logs_only(sink: Sink) -> None:
     with BufferedWriter(sink) as writer:
         done = writer.write(log(1))
