@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from fiberstore.contract.queries import Query
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.models import (
+    EndedFiber,
     Fiber,
     KeyedFiber,
     Membership,
@@ -43,11 +44,11 @@ Key: TypeAlias = tuple[Any, ...]
 COPY_PREFIX = "fiberstore copy "
 """Checkpoints whose name begins so tell how far a copy has come; they are not part of what a store holds."""
 
-VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS = (
+VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS, ENDS = (
     model.metadata.tables[model.__tablename__]
-    for model in (RegisteredVersion, NamedCheckpoint, MergedFiber, PinnedFiber, PinnedLog)
+    for model in (RegisteredVersion, NamedCheckpoint, MergedFiber, PinnedFiber, PinnedLog, EndedFiber)
 )
-LIFECYCLE_TABLES = (VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS)
+LIFECYCLE_TABLES = (VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS, ENDS)
 KEYS = KeyedFiber.metadata.tables[KeyedFiber.__tablename__]
 _PLAIN_TABLES = (*LIFECYCLE_TABLES, KEYS)  # of which no query makes records
 

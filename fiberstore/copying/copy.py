@@ -34,6 +34,7 @@ from fiberstore.contract.lifecycle import CheckpointMove
 from fiberstore.contract.queries import Memberships
 from fiberstore.copying.checksums import (
     COPY_PREFIX,
+    ENDS,
     FIBER_PINS,
     KEYS,
     LIFECYCLE_TABLES,
@@ -85,7 +86,7 @@ _LOGS, _FIBERS, _MEMBERSHIPS = (
     model.metadata.tables[model.__tablename__] for model in (RawLog, Fiber, Membership)
 )
 # Rows that hold others come first, so that a copy that is killed leaves none of them without the other.
-_TABLES = {table.name: table for table in (_MEMBERSHIPS, KEYS, FIBER_PINS, LOG_PINS, _FIBERS, _LOGS)}
+_TABLES = {table.name: table for table in (_MEMBERSHIPS, KEYS, ENDS, FIBER_PINS, LOG_PINS, _FIBERS, _LOGS)}
 _TABLES |= {table.name: table for table in LIFECYCLE_TABLES}
 
 
@@ -349,7 +350,8 @@ class _Copy:
                     written = transaction.memberships.write_memberships(kept)
                     self._delete(transaction.session, _MEMBERSHIPS, list(moves))
                     self._deleted[KEYS.name] += bulk.delete_keys(transaction.session, left)
-                    self._delete(transaction.session, _FIBERS, [(loser,) for loser in left])
+                    for table in (ENDS, _FIBERS):
+                        self._delete(transaction.session, table, [(loser,) for loser in left])
                 self._note(_MEMBERSHIPS.name, read=0, written=written)
             self._move_pins(survivors, ended)
 

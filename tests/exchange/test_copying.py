@@ -33,6 +33,7 @@ from fiberstore import (
 from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.copying.checksums import COPY_PREFIX, canonical_json, table_checksums
 from fiberstore.copying.copy import Copied, TableDifference
+from fiberstore.sql.models import EndedFiber
 from fiberstore.testing.examples import (
     ATTRIBUTES,
     BEGIN_OF_TIME,
@@ -127,6 +128,9 @@ def fill(storage: DuckDBStorage) -> None:
     storage.merge_fibers({uid(3): uid(4)})
     storage.merge_fibers({uid(4): uid(5), uid(6): uid(5)})
     storage.fibers.where(Fibers.c.fiber_id.in_([uid(5), uid(7)])).pin()
+    with storage.transaction() as transaction:
+        transaction.session.add(EndedFiber(fiber_id=uid(8), timestamp=NOON, before_log_id=uid(9)))
+        transaction.session.add(EndedFiber(fiber_id=uid(9), timestamp=NOON))
     storage.logs.where(Logs.c.log_id.in_([uid(1)])).pin()
     for rules in ("", "é", "rules"):
         storage.versions.register(rules, parent=2**64 - 1 if rules else None)
