@@ -141,7 +141,7 @@ class Handler(logging.Handler):
                 with self._undisturbed():
                     self._close_writer()
             if self.dropped:
-                _tell(f"{self.dropped} records were dropped")
+                _tell(f"records dropped: {self.dropped}")
             atexit.unregister(self.close)
         super().close()
 
@@ -157,7 +157,7 @@ class Handler(logging.Handler):
             self._writer.close(0)
         except UnwrittenError as error:
             self.unwritten = [record for record in error.records if isinstance(record, LogRecord)]
-            _tell(f"{len(self.unwritten)} records are not stored: {type(error.__cause__).__name__}")
+            _tell(f"records not stored: {len(self.unwritten)} ({type(error.__cause__).__name__})")
             self._hand_back(self.unwritten)
 
     @contextmanager

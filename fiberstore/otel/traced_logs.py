@@ -111,7 +111,8 @@ def write_traced(storage: SqlStorage, traced: Sequence[TracedLog]) -> BatchCount
         with_trace = [item for item in traced if item.trace_id is not None]
         if not with_trace:
             return BatchCounts(logs, Upserted(0, 0), 0)
-        own_ids = {item.trace_id: UUID(hex=item.trace_id) for item in with_trace if item.trace_id}
+        trace_ids = dict.fromkeys(item.trace_id for item in with_trace if item.trace_id)
+        own_ids = {trace_id: UUID(hex=trace_id) for trace_id in trace_ids}
         places = transaction.resolve_fibers(own_ids.values())
         stored = {fiber.fiber_id: fiber for fiber in transaction.fibers.get_many(set(places.values())).items}
         active = transaction.versions.active()
@@ -175,13 +176,12 @@ def _word(value: object) -> str:
     return value if isinstance(value, str) else _json(value)
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain)
-
-
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, Sequence) else repr(value)
+
+
+_json = json.JSONEncoder(ensure_ascii=False, default=_plain).encode

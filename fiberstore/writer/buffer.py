@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -310,6 +311,14 @@ def checked(record: BufferedRecord) -> tuple[BufferedRecord, int]:
         raise TypeError(f"the record lacks a field: {error}; make it with all its fields") from error
     copy = kind(**values)
     return copy, log_bytes(copy) if isinstance(copy, LogRecord) else RECORD_BYTES + _text_bytes(copy)
+
+
+def check_sink(target: object, *, coroutine: bool) -> None:
+    """Raise ``TypeError`` if it has no ``write``, or one of the other kind: each flush would fail."""
+    write = getattr(target, "write", None)
+    if not callable(write) or iscoroutinefunction(write) is not coroutine:
+        kind = "AsyncLifecycleStorage or an asynchronous" if coroutine else "LifecycleStorage or a"
+        raise TypeError(f"expected a {kind} method write(logs), got {target!r:.200}")
 
 
 def log_bytes(log: LogRecord) -> int:

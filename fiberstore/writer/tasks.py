@@ -21,6 +21,7 @@ from fiberstore.writer.buffer import (
     Buffer,
     BufferedRecord,
     WhenFull,
+    check_sink,
     checked,
     warn_of,
 )
@@ -44,6 +45,7 @@ class AsyncBufferedWriter:
         when_full: What ``write`` does when there is no room.
 
     Raises:
+        TypeError: ``storage`` is neither.
         ValueError: An argument is out of bounds.
     """
 
@@ -59,6 +61,8 @@ class AsyncBufferedWriter:
     ) -> None:
         self._storage = storage
         self._takes_logs_only = not isinstance(storage, AsyncLifecycleStorage)
+        if self._takes_logs_only:
+            check_sink(storage, coroutine=True)
         self._buffer = Buffer[asyncio.Future[None]](
             flush_rows, flush_bytes, flush_interval_s, buffer_bytes, when_full
         )

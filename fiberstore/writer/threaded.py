@@ -24,6 +24,7 @@ from fiberstore.writer.buffer import (
     BufferedRecord,
     LogSink,
     WhenFull,
+    check_sink,
     checked,
     log_bytes,
     warn_of,
@@ -62,6 +63,7 @@ class BufferedWriter:
         when_full: What ``write`` does when there is no room.
 
     Raises:
+        TypeError: ``storage`` is neither.
         ValueError: An argument is out of bounds.
     """
 
@@ -77,6 +79,8 @@ class BufferedWriter:
     ) -> None:
         self._storage = storage
         self._takes_logs_only = not isinstance(storage, LifecycleStorage)
+        if self._takes_logs_only:
+            check_sink(storage, coroutine=False)
         self._buffer = Buffer[Future[None]](
             flush_rows, flush_bytes, flush_interval_s, buffer_bytes, when_full
         )

@@ -173,10 +173,8 @@ def test_callers_wait_no_longer_than_was_chosen(
     assert handler.dropped == 3
     assert sink.texts == ["kept 0", "kept 1", "kept 2", "kept at last"]
     told = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[1].strip() for line in told] == [
-        "records are dropped from now on",
-        "3 records were dropped",
-    ]
+    assert told[0].startswith("fiberstore.logging: records are dropped from now on: BufferFullError: ")
+    assert told[1:] == ["fiberstore.logging: records dropped: 3"]
 
 
 def test_callers_wait_as_long_as_was_chosen(sink: Sink, logger: logging.Logger) -> None:
@@ -279,7 +277,7 @@ def test_records_of_a_store_that_is_gone_are_handed_back(
     assert back[:-1] == handler.unwritten
     assert back[-1].raw_text == "INFO shop.cart: too late"
     told = capsys.readouterr().err
-    assert "3 records are not stored: StorageClosedError" in told
+    assert "records not stored: 3 (StorageClosedError)" in told
     assert "records are dropped from now on: DatabaseError: the writer is closed" in told
 
 
@@ -322,6 +320,22 @@ def test_arguments_of_the_handler_are_checked(sink: Sink) -> None:
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="max_wait_s must be"):
             Handler(sink, max_wait_s=wrong)
+
+
+def test_targets_of_writers_are_checked(sink: Sink, db_file: Path) -> None:
+    class AsyncSink:
+        async def write(self, logs: list[LogRecord], /) -> None:
+            raise NotImplementedError
+
+    with closing(DuckDBStorage(db_file)) as storage:
+        targets: list[Any] = [None, "store.duckdb", AsyncSink(), AsyncDuckDBStorage]
+        for target in targets:
+            with pytest.raises(TypeError, match=r"LifecycleStorage or a method write\(logs\), got"):
+                Handler(target)
+        targets = [None, sink, storage]
+        for target in targets:
+            with pytest.raises(TypeError, match="AsyncLifecycleStorage or an asynchronous method"):
+                AsyncBufferedWriter(target)
 
 
 def test_a_writer_to_what_finds_fibers_takes_logs_only(sink: Sink) -> None:
@@ -376,7 +390,9 @@ def run(program: str, db_file: Path) -> tuple[list[str], str]:
 
 
 def test_records_are_stored_when_the_program_ends(db_file: Path) -> None:
-    assert run(PROGRAM, db_file) == (["WARNING root: in the parent"], "")
+    texts, told = run(PROGRAM, db_file)
+    assert texts == ["WARNING root: in the parent"]
+    assert "fiberstore.logging" not in told
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -384,7 +400,7 @@ def test_records_of_a_forked_child_are_told_of(db_file: Path) -> None:
     texts, told = run(textwrap.dedent(PROGRAM) + textwrap.dedent(FORK), db_file)
     assert texts == ["WARNING root: in the parent", "WARNING root: after the child"]
     assert "the writer belongs to the parent process" in told
-    assert "1 records were dropped" in told
+    assert "records dropped: 1" in told
 
 
 RULES = """
