@@ -73,6 +73,11 @@ class Correlator:
         for record in open_fibers:
             self._restore(record)
 
+    @property
+    def matches(self) -> dict[str, list[int]]:
+        """Number of matches so far, for each fiber type and each of its patterns in their order."""
+        return self._search.matches
+
     def skip(self, log: LogRecord) -> None:
         """Take note of a line that an earlier run put into a fiber: only log time moves, no fiber changes."""
         if log.timestamp > self._log_time and self._search.find(log.source_id, log.raw_text):

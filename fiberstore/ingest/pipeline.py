@@ -1,12 +1,13 @@
 """Log files into a store: read, correlate, write, one transaction for each batch of lines."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fiberstore.contract.queries import Fibers
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ingest.correlate import Correlator
-from fiberstore.ingest.reader import read_sources
+from fiberstore.ingest.known_files import KnownFiles
+from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, require_files
 from fiberstore.records import LogRecord
 from fiberstore.repositories import LogRepository
@@ -28,12 +29,33 @@ class IngestReport:
         logs_new: Those that were not stored before.
         fibers_new: Fibers that began.
         memberships_new: Memberships that were not stored before.
+        sources: What became of the lines of each source.
+        matches: Matches of each pattern so far, by fiber type; of lines only that were not in fibers before.
     """
 
     logs_read: int = 0
     logs_new: int = 0
     fibers_new: int = 0
     memberships_new: int = 0
+    sources: Mapping[str, SourceCounts] = field(default_factory=dict, compare=False)
+    matches: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False)
+
+    def warnings(self, rules: Rules) -> list[str]:
+        """Return sentences on what the rules may have got wrong, and on lines that were left out."""
+        return [
+            *(text for name, counts in self.sources.items() for text in _source_warnings(name, counts)),
+            *(self._pattern_warnings(rules) if self.logs_new and self.logs_new == self.logs_read else ()),
+        ]
+
+    def _pattern_warnings(self, rules: Rules) -> Iterator[str]:
+        for name, fiber_type in rules.fibers.items():
+            for pattern, matches in zip(fiber_type.patterns, self.matches.get(name, ()), strict=False):
+                if not matches:
+                    sources = "any source" if pattern.source is None else ", ".join(pattern.source)
+                    yield (
+                        f"pattern '{pattern.regex.pattern}' of fibers.{name} matched no line of {sources}; "
+                        "correct its regex, or remove it"
+                    )
 
 
 def ingest(
@@ -49,7 +71,9 @@ def ingest(
     Each batch is stored whole, with its logs, fibers and memberships, or not at all. Lines that these rules
     (by ``rules.config_version``) have put into a fiber before are skipped, and the fibers they left open are
     resumed. So reading files again adds nothing. A run that was killed and started again ends in the same
-    state as one that was not. A file that has grown, or the next one of a rotated log, is added.
+    state as one that was not. A file that has grown, or the next one of a rotated log, is added. A record
+    that stood last in its file and has gone on since is replaced by the whole one. The checkpoint
+    ``ingest SOURCE`` holds how the files of a source begin, which tells them from each other.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
@@ -80,15 +104,64 @@ def ingest(
     require_files(rules)
     with storage.transaction() as transaction:
         correlator = Correlator(rules, transaction.fibers.query_open(rules.config_version))
-    report = IngestReport()
-    for batch in _batches(read_sources(rules, on_bytes), batch_rows):
-        report = _store(storage, rules, correlator, batch, report)
+        known = _load_known(transaction, rules)
+    reader = LogReader(rules, known, on_bytes)
+    with storage.transaction() as transaction:
+        _register(transaction, rules)
+        _save_known(transaction, known)
+    report = IngestReport(sources=reader.counts)
+    for batch in _batches(reader.records(), batch_rows):
+        report = _store(storage, rules, correlator, known, batch, before=report)
         if on_batch is not None:
             on_batch(report)
-    if not report.logs_read:
-        with storage.transaction() as transaction:
-            _register(transaction, rules)
+    with storage.transaction() as transaction:
+        _save_known(transaction, known)
     return report
+
+
+def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]:
+    known = {}
+    for name, source in rules.sources.items():
+        checkpoint = transaction.checkpoints.get(f"ingest {name}") if source.path else None
+        known[name] = KnownFiles() if checkpoint is None else KnownFiles.from_text(checkpoint.value)
+    return known
+
+
+def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles]) -> None:
+    for name, files in known.items():
+        if files.files:
+            transaction.checkpoints.set(f"ingest {name}", files.to_text())
+
+
+def _delete_tails(
+    transaction: Transaction, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]
+) -> None:
+    """Delete records that stood last in their files and have gone on since, which the batch has whole."""
+    if not any(files.replaced for files in known.values()):
+        return
+    for log in batch:
+        tail_id = known[log.source_id].replaced.pop(log.log_id, None)
+        tail = None if tail_id is None else transaction.logs.get_log(tail_id)
+        if tail is not None and (
+            log.raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(log.raw_text)
+        ):
+            transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
+
+
+def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
+    if counts.unstamped * 2 > counts.lines:
+        yield (
+            f"{name}: {counts.unstamped:,} of {counts.lines:,} lines have no stamp, and were joined to the "
+            f"line before; if they have one, correct sources.{name}.timestamp"
+        )
+    for number, what in (
+        (counts.bad_stamps, "stamps are no time; their lines have the time of the line before"),
+        (counts.dropped, "lines were left out by drop"),
+        (counts.nul_bytes, "NUL bytes before lines were left out"),
+        (counts.held_back, "last lines are not whole yet, and were left for later"),
+    ):
+        if number:
+            yield f"{name}: {number:,} {what}"
 
 
 def _register(transaction: Transaction, rules: Rules) -> None:
@@ -101,11 +174,17 @@ def _register(transaction: Transaction, rules: Rules) -> None:
 
 
 def _store(
-    storage: SqlStorage, rules: Rules, correlator: Correlator, batch: list[LogRecord], before: IngestReport
+    storage: SqlStorage,
+    rules: Rules,
+    correlator: Correlator,
+    known: Mapping[str, KnownFiles],
+    batch: list[LogRecord],
+    *,
+    before: IngestReport,
 ) -> IngestReport:
     with storage.transaction() as transaction:
-        if not before.logs_read:
-            _register(transaction, rules)
+        _delete_tails(transaction, batch, known)
+        _save_known(transaction, known)
         logs = LogRepository(transaction.session, config_version=rules.config_version)
         fibers_new, memberships_new = join(transaction, rules, correlator, batch)
         return IngestReport(
@@ -113,6 +192,8 @@ def _store(
             logs_new=before.logs_new + logs.write_logs(batch),
             fibers_new=before.fibers_new + fibers_new,
             memberships_new=before.memberships_new + memberships_new,
+            sources=before.sources,
+            matches=correlator.matches,
         )
 
 

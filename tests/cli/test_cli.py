@@ -204,7 +204,6 @@ def test_the_help_lists_the_commands_and_the_exit_codes(run: Run) -> None:
         (("show", "0" * 33, "--db", "x"), "is no fiber id"),
         (("ingest", "--rules", "x", "--db", "x", "web.log"), "'web.log' is not of the form SOURCE=PATH"),
         (("ingest", "--rules", "x", "--db", "x", "web="), "SOURCE=PATH"),
-        (("ingest", "--rules", "x", "--db", "x", "web=a", "web=b"), "web is given twice"),
         (("demo", "--lines", "0"), "--lines"),
     ],
 )

@@ -20,7 +20,7 @@ from fiberstore.ingest.rules import FiberType, Pattern, Rules, Source, load_rule
 from fiberstore.records import FiberRecord, LogRecord
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
-SOURCE = Source(path=Path("unused"), timestamp=re.compile("^."), format="%Y-%m-%d", timezone=UTC)
+SOURCE = Source()
 VERSION = 2**63 + 1
 
 
@@ -482,9 +482,7 @@ def loghub(tmp_path: Path, text: str) -> tuple[list[LogRecord], Store, Path]:
     path.write_text(text.format(folder=LOGHUB.as_posix()))
     real = load_rules(path)
     lines = list(read_sources(real))
-    log_path = real.sources["log"].path
-    assert log_path is not None
-    return lines, correlate(real, lines), log_path
+    return lines, correlate(real, lines), (real.sources["log"].path or ())[0]
 
 
 def shell(command: str, path: Path) -> list[str]:

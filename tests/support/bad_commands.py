@@ -417,7 +417,6 @@ COMMANDS: list[tuple[str, int, str]] = [
     (_INGEST + "=web.log", 2, "'=web.log' is not of the form SOURCE=PATH"),
     (_INGEST + "=", 2, "'=' is not of the form SOURCE=PATH"),
     (_INGEST + "''", 2, "'' is not of the form SOURCE=PATH"),
-    (_INGEST + "web=a web=b", 2, "web is given twice; a source has one file"),
     (_INGEST + "ftp={folder}/web.log", 1, "sources.ftp: given as ftp=FILE, but not declared; use one of web"),
     (_INGEST + "web={none}", 1, "none: No such file or directory; correct it, or give web=FILE"),
     (_INGEST + "web={folder}", 1, "is a directory; correct it, or give web=FILE"),

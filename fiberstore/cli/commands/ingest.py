@@ -21,6 +21,7 @@ from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import counted, print_fiber, print_fibers, print_statistics, utc
 from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.demo import write_demo
+from fiberstore.ingest.files import STANDARD_INPUT, find_files
 from fiberstore.ingest.pipeline import IngestReport
 from fiberstore.ingest.pipeline import ingest as ingest_files
 from fiberstore.ingest.rules import Rules, load_rules, require_files
@@ -65,7 +66,10 @@ def ingest(
     db: Db,
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE=PATH", help="Log files instead of those in the rules file."),
+        typer.Argument(
+            metavar="SOURCE=PATH",
+            help="Log files instead of those in the rules file: files, globs, directories, or - for input.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -75,6 +79,8 @@ def ingest(
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
+        for warning in report.warnings(loaded):
+            print_note(warning)
         tell_unless_active(storage, loaded.config_version, db)
 
 
@@ -84,15 +90,13 @@ def _log_folder(db: str) -> Path:
     return database.with_name(f"{database.stem}-logs")
 
 
-def _parse_paths(pairs: Sequence[str]) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
+def _parse_paths(pairs: Sequence[str]) -> dict[str, list[Path]]:
+    paths: dict[str, list[Path]] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not (name and equals and path):
             raise typer.BadParameter(f"{pair!r} is not of the form SOURCE=PATH, such as sshd=auth.log")
-        if name in paths:
-            raise typer.BadParameter(f"{name} is given twice; a source has one file")
-        paths[name] = Path(path)
+        paths.setdefault(name, []).append(Path(path))
     return paths
 
 
@@ -116,7 +120,12 @@ def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[I
     console = make_console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        total = sum(source.path.stat().st_size for source in rules.sources.values() if source.path)
+        total = sum(
+            file.stat().st_size
+            for source in rules.sources.values()
+            for file in find_files(source.path or ())
+            if file != STANDARD_INPUT
+        )
         bar = progress.add_task("", total=total or None, rate="")
         begin = time.monotonic()
 
