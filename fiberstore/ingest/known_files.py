@@ -20,7 +20,7 @@ class KnownFile:
         first_line: Hash of its first line.
         twin: 0, or a number that tells it from others with the same first line.
         year: Year of its first stamp, if stamps have none.
-        tail: Id of the record that stood last; it may have gone on since.
+        tail: Id of the record that stood last; it may have grown since.
         tail_line: Number of the first line of that record.
     """
 
@@ -40,7 +40,7 @@ class KnownFiles:
     Attributes:
         files: The files, at most 1,000, those last read at the end.
         last: Time of the latest record read so far.
-        replaced: Ids of tails that have gone on, by the id of the record that has the whole text.
+        replaced: Ids of tails that have grown, by the id of the record that has the whole text.
     """
 
     files: list[KnownFile] = field(default_factory=list)
@@ -49,13 +49,13 @@ class KnownFiles:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Make it of what ``to_text`` returned."""
+        """Read the text of ``to_text``."""
         data = json.loads(text)
         last = data["last"]
         return cls([KnownFile(*file) for file in data["files"]], last and datetime.fromisoformat(last))
 
     def to_text(self) -> str:
-        """Return it as a text for a checkpoint."""
+        """Return the files as a text for a checkpoint."""
         last = None if self.last is None else self.last.isoformat()
         data = {"files": [astuple(file) for file in self.files[-_MAX_FILES:]], "last": last}
         return json.dumps(data, separators=(",", ":"))

@@ -72,7 +72,7 @@ def ingest(
     (by ``rules.config_version``) have put into a fiber before are skipped, and the fibers they left open are
     resumed. So reading files again adds nothing. A run that was killed and started again ends in the same
     state as one that was not. A file that has grown, or the next one of a rotated log, is added. A record
-    that stood last in its file and has gone on since is replaced by the whole one. The checkpoint
+    that stood last in its file and has grown since is replaced by the whole one. The checkpoint
     ``ingest SOURCE`` holds how the files of a source begin, which tells them from each other.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
@@ -106,15 +106,14 @@ def ingest(
         correlator = Correlator(rules, transaction.fibers.query_open(rules.config_version))
         known = _load_known(transaction, rules)
     reader = LogReader(rules, known, on_bytes)
-    with storage.transaction() as transaction:
-        _register(transaction, rules)
-        _save_known(transaction, known)
     report = IngestReport(sources=reader.counts)
     for batch in _batches(reader.records(), batch_rows):
         report = _store(storage, rules, correlator, known, batch, before=report)
         if on_batch is not None:
             on_batch(report)
     with storage.transaction() as transaction:
+        if not report.logs_read:
+            _register(transaction, rules)
         _save_known(transaction, known)
     return report
 
@@ -136,7 +135,7 @@ def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles]) -> No
 def _delete_tails(
     transaction: Transaction, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]
 ) -> None:
-    """Delete records that stood last in their files and have gone on since, which the batch has whole."""
+    """Delete records that stood last in their files and have grown since, which the batch has whole."""
     if not any(files.replaced for files in known.values()):
         return
     for log in batch:
@@ -183,8 +182,10 @@ def _store(
     before: IngestReport,
 ) -> IngestReport:
     with storage.transaction() as transaction:
-        _delete_tails(transaction, batch, known)
+        if not before.logs_read:
+            _register(transaction, rules)
         _save_known(transaction, known)
+        _delete_tails(transaction, batch, known)
         logs = LogRepository(transaction.session, config_version=rules.config_version)
         fibers_new, memberships_new = join(transaction, rules, correlator, batch)
         return IngestReport(

@@ -234,7 +234,23 @@ def test_ingest_prints_one_json_object(run: Run, rules_file: Path, db_file: Path
     (report,) = run("ingest", "--rules", rules_file, "--db", db_file, "--json").objects
     assert report.pop("seconds") > 0
     assert report.pop("logs_per_second") > 0
+    assert report.pop("matches") == {"client": [3], "request": [3, 2]}
+    assert {name: counts["lines"] for name, counts in report.pop("sources").items()} == {"web": 4, "db": 2}
     assert report == {"logs_read": 5, "logs_new": 5, "fibers_new": 5, "memberships_new": 8}
+
+
+def test_ingest_tells_what_it_left_out(run: Run, rules_file: Path, db_file: Path) -> None:
+    rules_file.write_text(rules_file.read_text().replace("[sources.db]", "drop = 'request'\n\n[sources.db]"))
+    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    assert "web: 4 lines were left out by drop" in result.err
+
+
+def test_several_files_of_a_source(run: Run, rules_file: Path, db_file: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"part{number}.log").write_text(f"2024-05-01T11:00:0{number}Z request=z from zoe\n")
+    for given in ([tmp_path / "part1.log", tmp_path / "part2.log"], [tmp_path / "part*.log"]):
+        run("ingest", "--rules", rules_file, "--db", db_file, *(f"web={path}" for path in given))
+        assert row_counts(db_file) == (4, 3, 6)
 
 
 def test_ingesting_again_adds_nothing(run: Run, rules_file: Path, db_file: Path) -> None:
