@@ -45,6 +45,7 @@ from fiberstore.opening import open_async_storage as open_async_storage
 from fiberstore.opening import open_storage as open_storage
 from fiberstore.postgresql.storage import AsyncPostgresStorage as AsyncPostgresStorage
 from fiberstore.postgresql.storage import PostgresStorage as PostgresStorage
+from fiberstore.records import FiberKey as FiberKey
 from fiberstore.records import FiberMembership as FiberMembership
 from fiberstore.records import FiberRecord as FiberRecord
 from fiberstore.records import LogRecord as LogRecord
@@ -58,6 +59,7 @@ from fiberstore.repositories.storage import SqlStorage as SqlStorage
 from fiberstore.repositories.versions import VersionRepository as VersionRepository
 from fiberstore.sql.models import Base as Base
 from fiberstore.sql.models import Fiber as Fiber
+from fiberstore.sql.models import KeyedFiber as KeyedFiber
 from fiberstore.sql.models import Membership as Membership
 from fiberstore.sql.models import RawLog as RawLog
 from fiberstore.versioning import config_version as config_version
@@ -92,10 +94,12 @@ __all__ = [
     "DuckDBStorage",
     "DuplicateError",
     "Fiber",
+    "FiberKey",
     "FiberMembership",
     "FiberRecord",
     "FiberRepository",
     "Fibers",
+    "KeyedFiber",
     "LifecycleStorage",
     "LogRecord",
     "LogRepository",

@@ -20,7 +20,17 @@ from fiberstore.json_text import load_json
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import migrate
 from fiberstore.sql.engine import IN_MEMORY
-from fiberstore.sql.models import Base, Fiber, Membership, RawLog, Timestamp
+from fiberstore.sql.functions import KeyHash
+from fiberstore.sql.models import (
+    BELONGINGS,
+    Base,
+    Fiber,
+    KeyedFiber,
+    Membership,
+    RawLog,
+    Timestamp,
+    identity_of,
+)
 from fiberstore.sql.translate import translate_errors
 
 _KEYS_AT_ONCE = 1_000
@@ -47,6 +57,7 @@ _NOT_COVERED = sa.and_(
     Fiber.fiber_id == _SPANS.c.fiber_id,
     sa.or_(Fiber.first_activity > _SPANS.c.first, Fiber.last_activity < _SPANS.c.last),
 )
+_WRONG_HASH = KeyedFiber.hash != KeyHash(KeyedFiber.name, KeyedFiber.value)
 _WIDEN = (
     sa.update(Fiber)
     .where(_NOT_COVERED)
@@ -98,7 +109,8 @@ def repair(storage: SqlStorage) -> list[str]:
     """Repair what can be proved; nobody should write meanwhile.
 
     If an index is broken, all are built anew from their tables: of a column that holds one value only, DuckDB
-    does not ask the index, so nobody can tell. The activity of fibers is widened until it covers their logs.
+    does not ask the index, so nobody can tell. The activity of fibers is widened until it covers their logs,
+    and wrong hashes of keys are replaced.
     Each is one transaction. All else depends on what the rows should have been, and stays as it is.
 
     Returns:
@@ -111,16 +123,21 @@ def repair(storage: SqlStorage) -> list[str]:
         with storage.engine.connect() as connection:
             if _about_schema(storage, connection):
                 return []
-            indexes = _indexes() if _broken_indexes(storage, connection) else []
+            indexes = _indexes(connection) if _broken_indexes(storage, connection) else []
         for index in indexes:
             with storage.transaction() as transaction:
                 index.drop(transaction.session.connection(), checkfirst=True)
                 index.create(transaction.session.connection())
         with storage.transaction() as transaction:
-            widened = transaction.session.connection().execute(_WIDEN).rowcount
+            connection = transaction.session.connection()
+            widened = connection.execute(_WIDEN).rowcount
+            right = KeyHash(KeyedFiber.name, KeyedFiber.value)
+            hashed = connection.execute(sa.update(KeyedFiber).where(_WRONG_HASH).values(hash=right)).rowcount
     done = [f"index {index.name} is built anew" for index in indexes]
     if widened:
         done.append(f"the activity of {widened:,} fibers is widened to that of their logs")
+    if hashed:
+        done.append(f"{hashed:,} keys have their right hash")
     return done
 
 
@@ -151,14 +168,15 @@ def _about_schema(storage: SqlStorage, connection: sa.Connection) -> list[Findin
     ]
 
 
-def _indexes() -> list[sa.Index]:
-    found = [index for table in Base.metadata.sorted_tables for index in table.indexes]
+def _indexes(connection: sa.Connection) -> list[sa.Index]:
+    is_there = migrate.is_of_engine(connection.dialect.name)
+    found = [index for table in Base.metadata.sorted_tables for index in table.indexes if is_there(index)]
     return sorted(found, key=lambda index: str(index.name))
 
 
 def _broken_indexes(storage: SqlStorage, connection: sa.Connection) -> list[Finding]:
     broken = []
-    for index in _indexes():
+    for index in _indexes(connection):
         (column,) = index.columns
         what = f"index {index.name} on {column.table.name}"
         present = {found["name"] for found in sa.inspect(connection).get_indexes(column.table.name)}
@@ -170,11 +188,12 @@ def _broken_indexes(storage: SqlStorage, connection: sa.Connection) -> list[Find
 
 
 def _about_primary_keys(storage: SqlStorage, connection: sa.Connection) -> Iterator[Finding]:
-    if not _may_lose_rows(connection):
-        return
     advice = "`fiberstore db backup` makes a copy with new indexes"
     for table in Base.metadata.sorted_tables:
-        keys = sa.select(*table.primary_key).group_by(*table.primary_key)
+        if table.primary_key and not _may_lose_rows(connection):
+            continue
+        identity = identity_of(table)
+        keys = sa.select(*identity).group_by(*identity)
         twice = keys.having(sa.func.count() > 1).subquery()
         if repeated := _count(connection, sa.select(sa.func.count()).select_from(twice)):
             yield Finding(f"{repeated:,} keys of {table.name} are there more than once")
@@ -265,6 +284,17 @@ def _about_sense(connection: sa.Connection) -> Iterator[Finding]:
     for name, is_there in ends.items():
         if rows := _count(connection, memberships.where(~sa.exists().where(is_there))):
             yield Finding(f"{rows:,} memberships have no {name} (it may come later)", is_problem=False)
+    keys = sa.select(sa.func.count()).select_from(KeyedFiber)
+    if rows := _count(connection, keys.where(_WRONG_HASH)):
+        yield Finding(f"{rows:,} keys have a wrong hash, and are not found", is_repairable=True)
+    for model in BELONGINGS:
+        of_none = (
+            sa.select(sa.func.count())
+            .select_from(model)
+            .where(model.__table__.c.fiber_id.not_in(sa.select(Fiber.fiber_id)))
+        )
+        if rows := _count(connection, of_none):
+            yield Finding(f"{rows:,} rows of {model.__tablename__} have no fiber", is_problem=False)
 
 
 def _count(connection: sa.Connection, statement: sa.Select[Any]) -> int:

@@ -86,6 +86,20 @@ def stable_fiber_id(fiber_type: str, config_version: int, first_log_id: UUID, ma
     return UUID(int=time_bits | 2 << 62 | int.from_bytes(digest.digest(), "big") >> 2)
 
 
+def key_hash(name: str, value: str) -> int:
+    """Return the hash of a key, by which the table of keys is searched.
+
+    It is the first 60 bits of the MD5 of ``<bytes of the name>:<name><value>``. ``sql.functions.KeyHash`` is
+    the same in SQL.
+
+    Returns:
+        0 to 2**60 - 1.
+    """
+    encoded = name.encode()
+    joined = b"%d:%b%b" % (len(encoded), encoded, value.encode())
+    return int.from_bytes(hashlib.md5(joined, usedforsecurity=False).digest()[:8], "big") >> 4
+
+
 def _uuid7(timestamp: datetime, position: int, tail: int) -> UUID:
     milliseconds, microseconds = divmod(max((timestamp - _EPOCH) // _MICROSECOND, 0), 1000)
     low = (microseconds << _POSITION_BITS | position & (1 << _POSITION_BITS) - 1) << _TAIL_BITS | tail

@@ -182,6 +182,26 @@ class FiberMembership(_Record):
     config_version: VersionNumber
 
 
+class FiberKey(_Record):
+    """A key of a fiber: a name and a text that its lines have in common, such as ``request`` and ``7f3a``.
+
+    Attributes:
+        fiber_id: The fiber; it need not be stored yet.
+        name: At least one character.
+        value: The text.
+        first_timestamp: Time of the fiber's first line that has the key.
+        first_log_id: That line; None if it is not known.
+        starts: Whether that line begins a new fiber by a rule of its own (``start = true``).
+    """
+
+    fiber_id: Id
+    name: Annotated[Text, Field(min_length=1)]
+    value: Text
+    first_timestamp: Utc
+    first_log_id: Id | None = None
+    starts: bool = False
+
+
 def log_key(after: LogRecord | tuple[datetime, UUID] | None) -> tuple[datetime, UUID] | None:
     """Return the key of a log, or the key that is given instead, checked; None is none.
 
@@ -209,7 +229,7 @@ def _checked_key(key: object, expected: str) -> tuple[datetime, UUID]:
     return as_utc(time), id_
 
 
-Record = TypeVar("Record", StoredLog, FiberRecord)
+Record = TypeVar("Record", StoredLog, FiberRecord, FiberKey)
 
 
 def trusted(kind: type[Record], values: dict[str, object]) -> Record:

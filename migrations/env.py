@@ -12,7 +12,7 @@ from fiberstore.duckdb.migrate import back_up_before_rewrite
 from fiberstore.opening import create_engine
 from fiberstore.sql import models
 from fiberstore.sql.engine import is_postgresql
-from fiberstore.sql.migrate import VERSION_TABLE, is_ours
+from fiberstore.sql.migrate import VERSION_TABLE, is_of_engine, is_ours
 
 # A migration must not import fiberstore: its types are written as the ones below them.
 _RENDERED = {
@@ -72,6 +72,7 @@ def run(connection: sa.Connection | None) -> None:
         version_table=VERSION_TABLE,
         render_item=render_item,
         include_name=is_ours,
+        include_object=is_of_engine(connection.dialect.name if connection else offline_dialect()),
         compare_server_default=True,
         transaction_per_migration=False,
     )

@@ -32,7 +32,7 @@ from fiberstore.contract.lifecycle import (
 )
 from fiberstore.contract.queries import Deleted
 from fiberstore.contract.storage import DEFAULT_LIMIT, Storage
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.telemetry import Call, StorageStats
 
@@ -426,7 +426,7 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
         """
 
     async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """Make fibers part of others: their memberships and pins move, and they are deleted.
+        """Make fibers part of others: their memberships, keys and pins move, and they are deleted.
 
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
         survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
@@ -439,6 +439,28 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
             NotFoundError: One of the fibers is not stored.
             TypeError: It is no mapping of ids.
             ValueError: A survivor ends itself, or is of another config version.
+        """
+
+    async def write_keys(self, keys: Iterable[FiberKey]) -> int:
+        """Give stored fibers keys, by which ``Fibers.c.keys`` finds them.
+
+        A key that its fiber has already keeps the earlier beginning: the lesser ``(first_timestamp,
+        first_log_id)``, of equal times one whose line is known.
+
+        Returns:
+            How many are new to their fibers.
+
+        Raises:
+            NotFoundError: One of the fibers is not stored; ``resolve_fibers`` tells where a merged one is.
+            TypeError: An item is not a ``FiberKey``.
+        """
+
+    async def get_keys(self, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
+        """Return the keys of fibers.
+
+        Returns:
+            For each id, in the order they were given, its keys by ``(first_timestamp, first_log_id, name,
+            value)``, those without a known line last; ``[]`` of a fiber without keys, or that is not stored.
         """
 
     async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
@@ -455,6 +477,7 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
         logs: Iterable[LogRecord] = (),
         fibers: Iterable[FiberRecord] = (),
         memberships: Iterable[FiberMembership] = (),
+        keys: Iterable[FiberKey] = (),
         checkpoint: CheckpointMove | None = None,
     ) -> BatchCounts:
         """Store what belongs together, all or none.
@@ -466,12 +489,14 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
             logs: As for ``write_logs``; an iterator is read to its end first.
             fibers: New ones, and changed ones, which replace what is stored.
             memberships: As for ``write_memberships``.
+            keys: As for ``write_keys``, of fibers that are stored or in the batch.
             checkpoint: Moves with them.
 
         Raises:
             TypeError: An item is of a wrong type.
             ValueError: Two fibers have one id.
             CheckpointError: The checkpoint has another value than expected.
+            NotFoundError: The fiber of a key is neither stored nor in the batch.
             StorageError: The database failed.
         """
 
@@ -613,7 +638,7 @@ class AsyncFiberRepository(AsyncFibers):
         """
 
     async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """Make fibers part of others: their memberships and pins move, and they are deleted.
+        """Make fibers part of others: their memberships, keys and pins move, and they are deleted.
 
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
         survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
@@ -626,6 +651,28 @@ class AsyncFiberRepository(AsyncFibers):
             NotFoundError: One of the fibers is not stored.
             TypeError: It is no mapping of ids.
             ValueError: A survivor ends itself, or is of another config version.
+        """
+
+    async def write_keys(self, keys: Iterable[FiberKey]) -> int:
+        """Give stored fibers keys, by which ``Fibers.c.keys`` finds them.
+
+        A key that its fiber has already keeps the earlier beginning: the lesser ``(first_timestamp,
+        first_log_id)``, of equal times one whose line is known.
+
+        Returns:
+            How many are new to their fibers.
+
+        Raises:
+            NotFoundError: One of the fibers is not stored; ``resolve_fibers`` tells where a merged one is.
+            TypeError: An item is not a ``FiberKey``.
+        """
+
+    async def get_keys(self, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
+        """Return the keys of fibers.
+
+        Returns:
+            For each id, in the order they were given, its keys by ``(first_timestamp, first_log_id, name,
+            value)``, those without a known line last; ``[]`` of a fiber without keys, or that is not stored.
         """
 
     async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
@@ -812,7 +859,7 @@ class AsyncTransaction(Face):
         """
 
     async def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """Make fibers part of others: their memberships and pins move, and they are deleted.
+        """Make fibers part of others: their memberships, keys and pins move, and they are deleted.
 
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
         survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
@@ -825,6 +872,28 @@ class AsyncTransaction(Face):
             NotFoundError: One of the fibers is not stored.
             TypeError: It is no mapping of ids.
             ValueError: A survivor ends itself, or is of another config version.
+        """
+
+    async def write_keys(self, keys: Iterable[FiberKey]) -> int:
+        """Give stored fibers keys, by which ``Fibers.c.keys`` finds them.
+
+        A key that its fiber has already keeps the earlier beginning: the lesser ``(first_timestamp,
+        first_log_id)``, of equal times one whose line is known.
+
+        Returns:
+            How many are new to their fibers.
+
+        Raises:
+            NotFoundError: One of the fibers is not stored; ``resolve_fibers`` tells where a merged one is.
+            TypeError: An item is not a ``FiberKey``.
+        """
+
+    async def get_keys(self, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
+        """Return the keys of fibers.
+
+        Returns:
+            For each id, in the order they were given, its keys by ``(first_timestamp, first_log_id, name,
+            value)``, those without a known line last; ``[]`` of a fiber without keys, or that is not stored.
         """
 
     async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
@@ -889,6 +958,7 @@ class AsyncTransaction(Face):
         logs: Iterable[LogRecord] = (),
         fibers: Iterable[FiberRecord] = (),
         memberships: Iterable[FiberMembership] = (),
+        keys: Iterable[FiberKey] = (),
         checkpoint: CheckpointMove | None = None,
     ) -> BatchCounts:
         """Store what belongs together, all or none.
@@ -900,12 +970,14 @@ class AsyncTransaction(Face):
             logs: As for ``write_logs``; an iterator is read to its end first.
             fibers: New ones, and changed ones, which replace what is stored.
             memberships: As for ``write_memberships``.
+            keys: As for ``write_keys``, of fibers that are stored or in the batch.
             checkpoint: Moves with them.
 
         Raises:
             TypeError: An item is of a wrong type.
             ValueError: Two fibers have one id.
             CheckpointError: The checkpoint has another value than expected.
+            NotFoundError: The fiber of a key is neither stored nor in the batch.
             StorageError: The database failed.
         """
 

@@ -2,7 +2,7 @@
 
 ```
 source_id == "web" and not raw_text.contains("healthz")
-attributes["/user"] == "root" and logs.any(source_id == "db")
+keys["request"] == "7f3a" or attributes["/user"] == "root" and logs.any(source_id == "db")
 closed and duration > "5s" and activity.overlaps("2024-12-10T07:00Z", "2024-12-10T08:00Z")
 ```
 
@@ -35,6 +35,8 @@ from fiberstore.contract.conditions import (
     Flag,
     GenerationColumn,
     IdColumn,
+    KeyColumn,
+    KeyColumns,
     LogColumns,
     LogFibers,
     Or,
@@ -81,7 +83,8 @@ _METHODS: Final[tuple[tuple[type, Mapping[str, int]], ...]] = (  # and how many 
     (GenerationColumn, {"is_active": 0}),
     (TextColumn, {"contains": 1, "startswith": 1, "regexp_match": 1}),
     (Flag, {"is_": 1}),
-    (Attribute, {"exists": 0, "in_": 1, "between": 2}),
+    (Attribute, {"exists": 0, "in_": 1, "between": 2, "contains": 1}),
+    (KeyColumn, {"exists": 0, "in_": 1, "startswith": 1}),
     (Activity, {"overlaps": 2}),
     (FiberLogs, {"any": 1, "contains": _SEVERAL}),
     (LogFibers, {"any": 1, "contains": _SEVERAL}),
@@ -198,7 +201,7 @@ class _Reader:
         if column is None:
             left, right, column, op = right, left, other, _TURNED[op]
         is_ordered = isinstance(column, OrderedColumn | Attribute)
-        if not (is_ordered or (isinstance(column, Column) and op not in _ORDERS)):
+        if not (is_ordered or (isinstance(column, Column | KeyColumn) and op not in _ORDERS)):
             raise self._wrong(left, f"cannot be compared so; {_how_to_use(column)}")
         value = self._value(right, column)
         compare = _COMPARISONS[op]
@@ -238,15 +241,15 @@ class _Reader:
                 if name not in names:
                     raise self._wrong(node, f"is no column; {self._there_are()}")
                 return names[name]
-            case ast.Subscript(value=ast.Name() as name, slice=pointer):
+            case ast.Subscript(value=ast.Name() as name, slice=part):
                 column = self._column(name)
-                if not isinstance(column, Attributes):
+                if not isinstance(column, Attributes | KeyColumns):
                     raise self._wrong(
-                        node, 'is not there; only attributes have parts, such as attributes["/user"]'
+                        node, 'is not there; only attributes["/user"] and keys["request"] have parts'
                     )
-                if not isinstance(pointer, ast.Constant) or not isinstance(text := pointer.value, str):
-                    raise self._wrong(pointer, 'is no JSON pointer; write one such as attributes["/user"]')
-                return self._made(pointer, lambda: column[text])
+                if not isinstance(part, ast.Constant) or not isinstance(text := part.value, str):
+                    raise self._wrong(part, f"is no text in quotes; {_how_to_use(column)}")
+                return self._made(part, lambda: column[text])
         return None
 
     def _items(self, node: ast.expr) -> list[ast.expr]:
@@ -320,13 +323,15 @@ def _how_to_use(column: object) -> str:
         return f"write {column.column} or not {column.column}"
     if isinstance(column, Attributes):
         return 'take a part of it, such as attributes["/user"]'
+    if isinstance(column, KeyColumns):
+        return 'take those of a name, such as keys["request"]'
     ways = [
         f".{name}({'[…]' if name == 'in_' else '…' if values else ''})"
         for name, values in _methods(column).items()
     ]
     if isinstance(column, OrderedColumn | Attribute):
         ways = ["==, !=, <, <=, >, >=", *ways]
-    elif isinstance(column, Column):
+    elif isinstance(column, Column | KeyColumn):
         ways = ["==, !=", *ways]
     return f"use one of {', '.join(ways)}"
 

@@ -5,6 +5,7 @@ and ``&``, ``|`` and ``~`` join conditions:
 
 ```python
 Logs.c.source_id.in_(["web", "db"]) & ~Logs.c.raw_text.contains("healthz")
+Fibers.c.keys["request"] == "7f3a"
 Fibers.c.attributes["/user"] == "root"
 Fibers.c.logs.any(Logs.c.raw_text.regexp_match("(?i)time[d]? ?out"))
 ```
@@ -217,6 +218,55 @@ class AttributeIn(Condition[FiberRecord]):
 
     def __repr__(self) -> str:
         return f"attributes[{self.pointer!r}].in_({list(self.values)!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class AttributeContains(Condition[FiberRecord]):
+    """The list at a JSON pointer has a value of this kind that is equal to it."""
+
+    pointer: str
+    value: Scalar
+    record: type[FiberRecord] = field(default=FiberRecord, init=False)
+
+    def __repr__(self) -> str:
+        return f"attributes[{self.pointer!r}].contains({self.value!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class KeyExists(Condition[FiberRecord]):
+    """A fiber has a key of this name."""
+
+    name: str
+    record: type[FiberRecord] = field(default=FiberRecord, init=False)
+
+    def __repr__(self) -> str:
+        return f"keys[{self.name!r}].exists()"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class KeyIn(Condition[FiberRecord]):
+    """A fiber has a key of this name with one of these values."""
+
+    name: str
+    values: tuple[str, ...]
+    record: type[FiberRecord] = field(default=FiberRecord, init=False)
+
+    def __repr__(self) -> str:
+        if len(self.values) == 1:
+            return f"(keys[{self.name!r}] == {self.values[0]!r})"
+        return f"keys[{self.name!r}].in_({list(self.values)!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class KeyStartsWith(Condition[FiberRecord]):
+    """A fiber has a key of this name whose value begins with a prefix."""
+
+    name: str
+    prefix: str
+    record: type[FiberRecord] = field(default=FiberRecord, init=False)
+
+    def __repr__(self) -> str:
+        return f"keys[{self.name!r}].startswith({self.prefix!r})"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -442,6 +492,10 @@ class Attribute:
         """Be true from ``low`` to ``high``, both included."""
         return (self >= low) & (self <= high)
 
+    def contains(self, value: Scalar) -> Condition[FiberRecord]:
+        """Be true where it is a list that has this value; only its own items count, not theirs."""
+        return AttributeContains(self.pointer, _checked_scalar(value))
+
 
 class Attributes:
     """The attributes of a fiber: ``attributes["/user"]`` is what they hold at a JSON pointer."""
@@ -450,6 +504,54 @@ class Attributes:
 
     def __getitem__(self, pointer: str) -> Attribute:
         return Attribute(pointer)
+
+
+class KeyColumn:
+    """The values of the keys of one name that a fiber has: none, one or several.
+
+    A comparison is true of a fiber if it is true of one of them, and ``!=`` if ``==`` is not.
+    """
+
+    __slots__ = ("name",)
+    __hash__ = object.__hash__
+
+    def __init__(self, name: str) -> None:
+        if not check_text(name):
+            raise ValueError("the name of a key has at least one character")
+        self.name = name
+
+    def exists(self) -> Condition[FiberRecord]:
+        """Be true of a fiber that has a key of this name."""
+        return KeyExists(self.name)
+
+    def __eq__(self, value: str) -> Condition[FiberRecord]:  # type: ignore[override]  # as in SQLAlchemy
+        return KeyIn(self.name, (check_text(value),))
+
+    def __ne__(self, value: str) -> Condition[FiberRecord]:  # type: ignore[override]
+        return ~(self == value)
+
+    def in_(self, values: Iterable[str]) -> Condition[FiberRecord]:
+        """Be true where one of them is among these values; of none, never."""
+        if isinstance(values, str):
+            raise TypeError(f"expected several values, got the text {values!r}; use == for one")
+        return KeyIn(self.name, tuple(map(check_text, values)))
+
+    def startswith(self, prefix: str) -> Condition[FiberRecord]:
+        """Be true where one of them begins with the prefix."""
+        return KeyStartsWith(self.name, check_text(prefix))
+
+
+class KeyColumns:
+    """The keys of a fiber: ``keys["request"]`` are those of that name.
+
+    A key of several groups (``key = ["host", "queue"]`` in the rules) has the name ``host+queue``; its value
+    is their texts joined by ``+``, with a backslash before each ``+`` or backslash in a text.
+    """
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> KeyColumn:
+        return KeyColumn(name)
 
 
 class Activity:
@@ -514,6 +616,7 @@ class FiberColumns:
     fiber_type = TextColumn(FiberRecord, "fiber_type")
     config_version = GenerationColumn(FiberRecord, "config_version")
     attributes: ClassVar = Attributes()
+    keys: ClassVar = KeyColumns()
     first_activity = TimeColumn(FiberRecord, "first_activity")
     last_activity = TimeColumn(FiberRecord, "last_activity")
     activity: ClassVar = Activity()

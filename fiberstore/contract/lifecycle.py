@@ -22,7 +22,7 @@ from uuid import UUID
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Deleted, QueryStorage
 from fiberstore.contract.storage import FiberStorage, LogStorage, MembershipStorage
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
 
 ChangeKind: TypeAlias = Literal["split", "merged", "moved", "new", "gone"]
 
@@ -65,11 +65,13 @@ class BatchCounts:
         logs: Logs that are new.
         fibers: Fibers that are new or replaced.
         memberships: Memberships that are new.
+        keys: Keys that are new to their fibers.
     """
 
     logs: int
     fibers: Upserted
     memberships: int
+    keys: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +333,7 @@ class FiberBatchStorage(FiberStorage):
 
     @abstractmethod
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        """Make fibers part of others: their memberships and pins move, and they are deleted.
+        """Make fibers part of others: their memberships, keys and pins move, and they are deleted.
 
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
         survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
@@ -344,6 +346,30 @@ class FiberBatchStorage(FiberStorage):
             NotFoundError: One of the fibers is not stored.
             TypeError: It is no mapping of ids.
             ValueError: A survivor ends itself, or is of another config version.
+        """
+
+    @abstractmethod
+    def write_keys(self, keys: Iterable[FiberKey]) -> int:
+        """Give stored fibers keys, by which ``Fibers.c.keys`` finds them.
+
+        A key that its fiber has already keeps the earlier beginning: the lesser ``(first_timestamp,
+        first_log_id)``, of equal times one whose line is known.
+
+        Returns:
+            How many are new to their fibers.
+
+        Raises:
+            NotFoundError: One of the fibers is not stored; ``resolve_fibers`` tells where a merged one is.
+            TypeError: An item is not a ``FiberKey``.
+        """
+
+    @abstractmethod
+    def get_keys(self, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
+        """Return the keys of fibers.
+
+        Returns:
+            For each id, in the order they were given, its keys by ``(first_timestamp, first_log_id, name,
+            value)``, those without a known line last; ``[]`` of a fiber without keys, or that is not stored.
         """
 
     @abstractmethod
@@ -366,6 +392,7 @@ class BatchStorage(LogStorage, FiberBatchStorage, MembershipStorage):
         logs: Iterable[LogRecord] = (),
         fibers: Iterable[FiberRecord] = (),
         memberships: Iterable[FiberMembership] = (),
+        keys: Iterable[FiberKey] = (),
         checkpoint: CheckpointMove | None = None,
     ) -> BatchCounts:
         """Store what belongs together, all or none.
@@ -377,12 +404,14 @@ class BatchStorage(LogStorage, FiberBatchStorage, MembershipStorage):
             logs: As for ``write_logs``; an iterator is read to its end first.
             fibers: New ones, and changed ones, which replace what is stored.
             memberships: As for ``write_memberships``.
+            keys: As for ``write_keys``, of fibers that are stored or in the batch.
             checkpoint: Moves with them.
 
         Raises:
             TypeError: An item is of a wrong type.
             ValueError: Two fibers have one id.
             CheckpointError: The checkpoint has another value than expected.
+            NotFoundError: The fiber of a key is neither stored nor in the batch.
             StorageError: The database failed.
         """
 

@@ -472,6 +472,27 @@ class Fibers(TimedQuery[FiberRecord, FiberOrder, FiberGroup]):
         """
 
     @abstractmethod
+    def key_names(self) -> list[ValueCount[str]]:
+        """Return the names of the keys that these fibers have, the most frequent first, then by name.
+
+        Returns:
+            Each name with the number of fibers that have a key of it.
+        """
+
+    @abstractmethod
+    def key_values(self, name: str, prefix: str = "", limit: int = 20) -> list[ValueCount[str]]:
+        """Return the values of the keys of a name, the most frequent first, then by value.
+
+        Args:
+            name: Name of the keys.
+            prefix: Only values that begin so.
+            limit: Most values to return, >= 0.
+
+        Returns:
+            Each value with the number of fibers that have it.
+        """
+
+    @abstractmethod
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         """Return the first fibers of the query and their logs as points.
 

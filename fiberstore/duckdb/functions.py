@@ -15,15 +15,18 @@ from fiberstore.sql.functions import (
     JsonExists,
     JsonFloat,
     JsonInteger,
+    JsonItems,
     JsonKeys,
     JsonText,
     JsonType,
+    KeyHash,
     NobodyChanges,
     Quotient,
     RegexpMatches,
     StartsWith,
     arguments_of,
     compiles_for,
+    key_text,
 )
 
 
@@ -49,6 +52,14 @@ def _quotient(element: Quotient) -> sa.ColumnElement[int]:
     return number.op("//")(divisor)
 
 
+@compiles_for("duckdb", KeyHash)
+def _key_hash(element: KeyHash) -> sa.ColumnElement[int]:
+    digits: sa.ColumnElement[str] = sa.literal_column("'0x'") + sa.func.substr(
+        sa.func.md5(key_text(element)), sa.literal_column("1"), sa.literal_column("15"), type_=sa.String()
+    )
+    return sa.cast(digits, sa.BigInteger)
+
+
 @compiles_for("duckdb", NobodyChanges)
 def _nobody_changes(_element: NobodyChanges) -> sa.ColumnElement[bool]:
     return sa.true()
@@ -71,6 +82,11 @@ def _json_call(element: JsonElement) -> sa.ColumnElement[Any]:
 @compiles_for("duckdb", Json)
 def _json_value(element: Json) -> sa.ColumnElement[str]:
     return sa.cast(_in_duckdb("json_extract", element), sa.String)
+
+
+@compiles_for("duckdb", JsonItems)
+def _json_items(element: JsonItems) -> sa.ColumnElement[Any]:
+    return sa.func.unnest(sa.func.json_extract(_in_duckdb("json_extract", element), "$[*]"))
 
 
 @compiles_for("duckdb", JsonFloat)

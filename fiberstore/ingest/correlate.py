@@ -1,268 +1,378 @@
-"""Joins log lines into fibers, in memory: lines go in, changes to be stored come out.
+"""New lines into the stored fibers of one type.
 
-For each fiber type, the patterns for the line's source are searched in its text; every named group that holds
-text is a key, that is (group name, text). A line joins the open fiber of that type with which it shares a
-key; if there are several, they become one, and the oldest survives; if there is none, a fiber begins. A line
-without keys joins nothing and changes nothing.
-
-Time is the lines' own: log time is the latest stamp of a line that has keys. When it moves on, fibers whose
-last line lies more than ``max_gap`` back are closed; so is one that shares a key with a line more than
-``max_gap`` after its last. A late line joins an open fiber however early it was logged. A closed fiber takes
-no more lines.
-
-The whole state of an open fiber is in its record: ``attributes`` is its keys, as
-``{group name: [texts in order of appearance]}``. So a correlator that is given the stored open fibers, and
-by ``skip`` the lines of stored fibers, resumes as if it had never stopped. Lines without keys leave no trace
-in a store; they may be skipped or added again.
+The fibers are those that ``sweep`` makes of all lines, the stored and the new ones. To find them, only the
+fibers are loaded that use a key of a new line at its time, without their lines; what results may use a key
+longer than before, and then those that it meets are loaded too. Lines of a stored fiber are read only if a cut
+falls into it. ``docs/correlation.md`` proves that nothing else has to be looked at.
 """
 
-import heapq
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
-from fiberstore.ids import stable_fiber_id
-from fiberstore.ingest.occurrences import Key, Occurrence, PatternSearch
-from fiberstore.ingest.rules import FiberType, Rules
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord
+from fiberstore.ingest.occurrences import Key
+from fiberstore.ingest.sweep import (
+    END_OF_TIMESTAMP,
+    First,
+    Item,
+    Position,
+    StoredFiber,
+    SweptFiber,
+    stored_items,
+    sweep,
+)
 
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
-_ATTRIBUTES = TypeAdapter(dict[str, list[str]])
+Use: TypeAlias = tuple[Key, int, int]
+"""A key, and the first and the last time that are asked for, in µs since 1970."""
+
+LATEST_US = 253_402_300_799_999_999
+"""The last µs of the year 9999."""
+
+_Place: TypeAlias = tuple[Position, int]
+_PLACE: Callable[[Item], _Place] = itemgetter(0, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Changes of fibers since the last ``drain``; no fiber is in two of the first three.
+class OpenedFiber(NamedTuple):
+    """The lines of a stored fiber.
 
     Attributes:
-        new: Fibers that began, as they are now.
-        updated: Fibers known before that changed, as they are now.
-        merged: Fibers known before that are no more, each with the fiber that has its lines now.
-        memberships: The lines that joined a fiber, each with the fiber it is in now, in the lines' order.
+        lines: Their occurrences, those of other fibers too.
+        former_ids: Ids of fibers that have become part of it.
     """
 
-    new: list[FiberRecord]
-    updated: list[FiberRecord]
-    merged: dict[UUID, UUID]
-    memberships: list[FiberMembership]
+    lines: list[Item]
+    former_ids: list[UUID]
 
 
-class Correlator:
-    """Joins lines into fibers. Batches may be cut anywhere: what comes of the lines is the same.
+class FiberStore(ABC):
+    """Stored fibers of one type and config version.
 
-    Args:
-        rules: The fiber types.
-        open_fibers: Where an earlier run stopped: all stored fibers of these rules that are not closed.
-        log_time: Log time then, for who does not ``skip`` the lines of that run.
-
-    Raises:
-        ValueError: One of ``open_fibers`` is closed or was not made by these rules.
+    Attributes:
+        max_gap_us: Longest silence within a fiber, in µs; None for any.
     """
 
-    def __init__(
-        self, rules: Rules, open_fibers: Iterable[FiberRecord] = (), log_time: datetime = _BEGINNING
-    ) -> None:
-        self._config_version = rules.config_version
-        self._log_time = log_time
-        self._types = {name: _OpenFibers(name, rule) for name, rule in rules.fibers.items()}
-        self._search = PatternSearch(rules)
-        self._joined: list[tuple[UUID, _Fiber]] = []
-        for record in open_fibers:
-            self._restore(record)
+    max_gap_us: int | None
+
+    @abstractmethod
+    def new_id(self, log_id: UUID, match: int) -> UUID:
+        """Return the id of a fiber that begins with an occurrence."""
 
     @property
-    def matches(self) -> dict[str, list[int]]:
-        """Number of matches so far, for each fiber type and each of its patterns in their order."""
-        return self._search.matches
+    @abstractmethod
+    def latest_us(self) -> int:
+        """Time of the last line of all fibers, in µs since 1970."""
 
-    def skip(self, log: LogRecord) -> None:
-        """Take note of a line that an earlier run put into a fiber: only log time moves, no fiber changes."""
-        if log.timestamp > self._log_time and self._search.find(log.source_id, log.raw_text):
-            self._log_time = log.timestamp
+    @abstractmethod
+    def find(self, uses: Sequence[Use], known: Collection[UUID]) -> list[StoredFiber]:
+        """Return the fibers that use one of the keys at one of the times, but for known ones."""
 
-    def add(self, log: LogRecord) -> None:
-        """Join a line to the fibers it belongs to, and close those that are over."""
-        found = self._search.find(log.source_id, log.raw_text)
-        if found and log.timestamp > self._log_time:
-            self._log_time = log.timestamp
-            for fibers in self._types.values():
-                fibers.expire(log.timestamp)
-        for name, occurrence in found:
-            if occurrence.start:
-                self._types[name].end(occurrence.keys)
-        joined = [(name, occurrence, self._join(log, name, occurrence)) for name, occurrence in found]
-        for name, occurrence, fiber in joined:
-            survivor = fiber.survivor()
-            if occurrence.close and not survivor.closed:
-                self._types[name].finish(survivor, log.timestamp, occurrence.close_grace)
-
-    def drain(self) -> Changes:
-        """Return the changes since the last call, once."""
-        changes = Changes([], [], {}, [])
-        for fibers in self._types.values():
-            for fiber in fibers.changed.values():
-                if fiber.merged_into is None:
-                    record = fiber.record(fibers.name, self._config_version)
-                    (changes.updated if fiber.stored else changes.new).append(record)
-                elif fiber.stored:
-                    changes.merged[fiber.fiber_id] = fiber.survivor().fiber_id
-                fiber.stored = True
-            fibers.changed.clear()
-        pairs = dict.fromkeys((log_id, fiber.survivor().fiber_id) for log_id, fiber in self._joined)
-        changes.memberships.extend(
-            FiberMembership(log_id=log_id, fiber_id=fiber_id, config_version=self._config_version)
-            for log_id, fiber_id in pairs
-        )
-        self._joined.clear()
-        return changes
-
-    def _join(self, log: LogRecord, name: str, occurrence: Occurrence) -> "_Fiber":
-        fibers = self._types[name]
-        keys = dict.fromkeys(occurrence.keys)
-        fiber = fibers.find(keys, log.timestamp) or fibers.begin(log, self._config_version, occurrence.match)
-        fibers.join(fiber, keys, log.timestamp)
-        self._joined.append((log.log_id, fiber))
-        return fiber
-
-    def _restore(self, record: FiberRecord) -> None:
-        if record.closed:
-            raise ValueError(f"fiber {record.fiber_id} is closed; give open ones only")
-        fibers = self._types.get(record.fiber_type)
-        try:
-            attributes = _ATTRIBUTES.validate_python(record.attributes, strict=True)
-        except ValidationError:
-            attributes = {}
-        keys = {Key(name, text): None for name, texts in attributes.items() for text in texts}
-        if fibers is None or not keys or record.config_version != self._config_version:
-            raise ValueError(
-                f"fiber {record.fiber_id} of type {record.fiber_type!r} and config_version "
-                f"{record.config_version} was not made by these rules (version {self._config_version})"
-            )
-        fibers.open(_Fiber(record.fiber_id, record.first_activity, record.last_activity, keys, stored=True))
+    @abstractmethod
+    def open(self, fibers: Sequence[StoredFiber]) -> dict[UUID, OpenedFiber]:
+        """Read the lines of fibers."""
 
 
-@dataclass(slots=True, eq=False)
-class _Fiber:
-    fiber_id: UUID
-    first_activity: datetime
-    last_activity: datetime
-    keys: dict[Key, None]
-    closed: bool = False
-    end: datetime | None = None
-    stored: bool = False
-    merged_into: "_Fiber | None" = None
+@dataclass(slots=True)
+class FiberChange:
+    """A fiber that is new or has changed.
 
-    def survivor(self) -> "_Fiber":
-        fiber = self
-        while fiber.merged_into is not None:
-            fiber = fiber.merged_into
-        return fiber
-
-    def record(self, fiber_type: str, config_version: int) -> FiberRecord:
-        attributes: dict[str, list[JsonValue]] = {}
-        for name, text in self.keys:
-            attributes.setdefault(name, []).append(text)
-        return FiberRecord(
-            fiber_id=self.fiber_id,
-            fiber_type=fiber_type,
-            config_version=config_version,
-            attributes={**attributes},
-            first_activity=self.first_activity,
-            last_activity=self.last_activity,
-            closed=self.closed or self.end is not None,
-        )
-
-
-class _OpenFibers:
-    """The open fibers of one type, and those that changed since the last drain.
-
-    ``_waiting`` is a heap with one entry per open fiber: a time not after its last activity. Entries are
-    brought up to date, or dropped, when they come to the top.
+    Attributes:
+        fiber_id: Its id.
+        fiber: The fiber as it is now.
+        is_new: No fiber of this id is stored.
+        attributes: Its attributes; None if they are stored.
+        keys_new: Keys that are stored neither with it nor with fibers merged into it.
+        keys_moved: Keys that are stored so, with another first line.
+        keys_gone: Keys that are stored so, and are none of its own any more.
+        is_end_new: Its end is not the stored one, or those of fibers merged into it are to be deleted.
     """
 
-    def __init__(self, name: str, rule: FiberType) -> None:
-        self.name = name
-        self.changed: dict[UUID, _Fiber] = {}
-        self._max_gap = rule.max_gap
-        self._by_id: dict[UUID, _Fiber] = {}
-        self._by_key: dict[Key, _Fiber] = {}
-        self._waiting: list[tuple[datetime, UUID]] = []
+    fiber_id: UUID
+    fiber: SweptFiber
+    is_new: bool
+    attributes: dict[str, JsonValue] | None
+    keys_new: dict[Key, First]
+    keys_moved: dict[Key, First]
+    keys_gone: list[Key]
+    is_end_new: bool
 
-    def open(self, fiber: _Fiber) -> None:
-        self._by_id[fiber.fiber_id] = fiber
-        self._by_key.update(dict.fromkeys(fiber.keys, fiber))
-        if self._max_gap is not None:
-            heapq.heappush(self._waiting, (fiber.last_activity, fiber.fiber_id))
 
-    def begin(self, log: LogRecord, config_version: int, match: int) -> _Fiber:
-        fiber_id = stable_fiber_id(self.name, config_version, log.log_id, match)
-        fiber = _Fiber(fiber_id, log.timestamp, log.timestamp, {})
-        self.open(fiber)
-        return fiber
+@dataclass(slots=True)
+class Changes:
+    """What is to be written, in this order.
 
-    def find(self, keys: dict[Key, None], timestamp: datetime) -> _Fiber | None:
-        """Return the fiber that has one of the keys; several become one, those that are over are closed."""
-        found = dict.fromkeys(self._by_key[key] for key in keys if key in self._by_key)
-        for fiber in found:
-            if self._is_over(fiber.last_activity, timestamp) or (fiber.end and timestamp > fiber.end):
-                self.close(fiber)
-        alive = sorted(
-            (fiber for fiber in found if not fiber.closed),
-            key=lambda fiber: (fiber.first_activity, fiber.fiber_id),
-        )
-        for fiber in alive[1:]:
-            self._merge(fiber, alive[0])
-        return alive[0] if alive else None
+    Attributes:
+        merged: Stored fibers that become part of others, and these.
+        fibers: New and changed fibers.
+        left: Pairs of a log and a fiber that it is no longer in.
+        joined: Pairs of a log and its fiber, to be stored unless they are.
+        resolved: Ids of former fibers that resolve to another fiber than before.
+    """
 
-    def join(self, fiber: _Fiber, keys: dict[Key, None], timestamp: datetime) -> None:
-        if not fiber.first_activity <= timestamp <= fiber.last_activity:
-            fiber.first_activity = min(fiber.first_activity, timestamp)
-            fiber.last_activity = max(fiber.last_activity, timestamp)
-            self.changed[fiber.fiber_id] = fiber
-        if not keys.keys() <= fiber.keys.keys():
-            fiber.keys.update(keys)
-            self._by_key.update(dict.fromkeys(keys, fiber))
-            self.changed[fiber.fiber_id] = fiber
+    merged: dict[UUID, UUID] = field(default_factory=dict)
+    fibers: list[FiberChange] = field(default_factory=list)
+    left: list[tuple[UUID, UUID]] = field(default_factory=list)
+    joined: list[tuple[UUID, UUID]] = field(default_factory=list)
+    resolved: dict[UUID, UUID] = field(default_factory=dict)
 
-    def finish(self, fiber: _Fiber, timestamp: datetime, grace: timedelta | None) -> None:
-        if grace is None:
-            self.close(fiber)
-        else:
-            fiber.end = min(fiber.end or timestamp + grace, timestamp + grace)
-            self.changed[fiber.fiber_id] = fiber
 
-    def close(self, fiber: _Fiber) -> None:
-        fiber.closed = True
-        self.changed[fiber.fiber_id] = fiber
-        del self._by_id[fiber.fiber_id]
-        for key in fiber.keys:
-            del self._by_key[key]
+def correlate(store: FiberStore, lines: Iterable[Item], known: Iterable[Item] = ()) -> Changes:
+    """Return how the stored fibers change when lines join them.
 
-    def end(self, keys: Iterable[Key]) -> None:
-        for fiber in dict.fromkeys(self._by_key[key] for key in keys if key in self._by_key):
-            self.close(fiber)
+    Args:
+        store: The stored fibers.
+        lines: Occurrences of lines that are in none of them.
+        known: Occurrences of lines that are in some of them. Those of releases before are made anew.
+    """
+    batch = _Batch(store, lines)
+    batch.look_up(known)
+    return batch.changes(batch.sweep())
 
-    def expire(self, log_time: datetime) -> None:
-        while self._waiting and self._is_over(self._waiting[0][0], log_time):
-            _, fiber_id = heapq.heappop(self._waiting)
-            fiber = self._by_id.get(fiber_id)
-            if fiber is None:
+
+class _Batch:
+    def __init__(self, store: FiberStore, lines: Iterable[Item]) -> None:
+        self._store = store
+        self._max_gap_us = store.max_gap_us
+        self._lines = {_PLACE(line): line for line in lines}
+        self._looked_up: dict[Key, list[tuple[int, int]]] = {}
+        self._stored: dict[UUID, StoredFiber] = {}
+        self._opened: dict[UUID, StoredFiber] = {}
+        self._unread: set[UUID] = set()
+        self._ids: dict[_Place, list[tuple[UUID, bool]]] = {}
+        self._elsewhere: dict[UUID, list[Item]] = {}
+
+    def look_up(self, lines: Iterable[Item]) -> None:
+        """Load the fibers that use a key of one of the lines at its time."""
+        self._load(self._uses_of(lines))
+
+    def sweep(self) -> list[SweptFiber]:
+        """Sweep, load what the result meets, and repeat until it meets nothing else."""
+        self.look_up(self._lines.values())
+        while True:
+            items = sorted(self._lines.values(), key=_PLACE)
+            earliest_us = items[0].position[0] if items else LATEST_US
+            if self._stored:
+                for stored in self._stored.values():
+                    items += stored_items(stored, earliest_us)
+                items.sort(key=_PLACE)
+            fibers = sweep(items, self._max_gap_us)
+            broken = [stored for fiber in fibers for stored in fiber.broken()]
+            follows_all = earliest_us > self._store.latest_us
+            met = [] if follows_all else [use for fiber in fibers for use in self._longer_uses(fiber)]
+            is_opened = self._open(broken)
+            if not (self._load(met) or is_opened):
+                return fibers
+
+    def _load(self, uses: Sequence[Use]) -> bool:
+        """Load the fibers with these uses; return False if all are known."""
+        if not uses:
+            return False
+        found = self._store.find(uses, self._stored.keys() | self._opened.keys() | self._unread)
+        self._stored.update((stored.fiber_id, stored) for stored in found)
+        self._open([stored for stored in found if not stored.is_known])
+        return bool(found)
+
+    def _open(self, fibers: Sequence[StoredFiber]) -> bool:
+        """Take the lines of stored fibers in their place; return False if there are no fibers."""
+        if not fibers:
+            return False
+        unknown: list[Item] = []
+        opened = self._store.open(fibers)
+        for stored in fibers:
+            lines, former_ids = opened[stored.fiber_id]
+            del self._stored[stored.fiber_id]
+            own = []
+            for line in lines:
+                if stored.has(line, self._max_gap_us):
+                    own.append(line)
+                else:
+                    self._elsewhere.setdefault(_log_id(line), []).append(line)
+            if not own:
+                self._unread.add(stored.fiber_id)
                 continue
-            if self._is_over(fiber.last_activity, log_time):
-                self.close(fiber)
-            else:
-                heapq.heappush(self._waiting, (fiber.last_activity, fiber_id))
+            self._opened[stored.fiber_id] = stored
+            self._place_ids(stored, own, former_ids)
+            for line in own:
+                self._lines.setdefault(_PLACE(line), line)
+            if not stored.is_known:
+                unknown += own
+        self.look_up(unknown)
+        return True
 
-    def _is_over(self, last_activity: datetime, now: datetime) -> bool:
-        return self._max_gap is not None and now - last_activity > self._max_gap
+    def _place_ids(self, stored: StoredFiber, lines: Sequence[Item], former_ids: Collection[UUID]) -> None:
+        """Find the occurrence that each id was made from; the fiber's own id stays with its first line."""
+        own = _PLACE(min(lines, key=_PLACE))
+        wanted = {stored.fiber_id, *former_ids}
+        for line in lines:
+            made = self._store.new_id(_log_id(line), line.match)
+            if made == stored.fiber_id:
+                own = _PLACE(line)
+            elif made in wanted:
+                self._ids.setdefault(_PLACE(line), []).append((made, False))
+        self._ids.setdefault(own, []).append((stored.fiber_id, True))
 
-    def _merge(self, loser: _Fiber, survivor: _Fiber) -> None:
-        loser.merged_into = survivor
-        del self._by_id[loser.fiber_id]
-        self.changed[loser.fiber_id] = loser
-        self.join(survivor, loser.keys, loser.first_activity)
-        self.join(survivor, {}, loser.last_activity)
-        survivor.end = min(filter(None, (survivor.end, loser.end)), default=None)
+    def _uses_of(self, lines: Iterable[Item]) -> list[Use]:
+        """Return when fibers that use the keys of lines might be met by them; note that this is looked up."""
+        times: dict[Key, list[int]] = {}
+        for line in lines:
+            for key in line.keys:
+                times.setdefault(key, []).append(line.position[0])
+        uses = []
+        for key, found in times.items():
+            found.sort()
+            first_us = last_us = found[0]
+            spans = []
+            for time_us in found:
+                if time_us > self._after(last_us):
+                    spans.append((first_us, self._after(last_us)))
+                    first_us = time_us
+                last_us = time_us
+            spans.append((first_us, self._after(last_us)))
+            self._looked_up.setdefault(key, []).extend(spans)
+            uses += [(key, *span) for span in spans]
+        return uses
+
+    def _after(self, time_us: int) -> int:
+        return LATEST_US if self._max_gap_us is None else min(time_us + self._max_gap_us, LATEST_US)
+
+    def _longer_uses(self, fiber: SweptFiber) -> list[Use]:
+        """Return the uses of a fiber that have not been looked up: where others might use the keys, too."""
+        if not fiber.lines and len(fiber.stored) == 1:
+            return []
+        until_us = min(fiber.reach[0], LATEST_US)
+        origins = {origin: None for origin in fiber.stored if origin.is_known}
+        origins.update((line.origin, None) for line in fiber.lines if line.origin and line.origin.is_known)
+        reaches = [(origin, origin.reach(self._max_gap_us)) for origin in origins]
+        uses = []
+        for key, first in fiber.keys.items():
+            spans = [*self._looked_up.get(key, ())]
+            for origin, (reach_us, place) in reaches:
+                if key in origin.keys:
+                    whole = place == END_OF_TIMESTAMP
+                    spans.append((origin.keys[key].position[0], reach_us if whole else reach_us - 1))
+            seen_us = first.position[0] - 1
+            for from_us, to_us in sorted(spans):
+                if from_us <= seen_us + 1 and to_us > seen_us:
+                    seen_us = to_us
+            if seen_us < until_us and seen_us < self._store.latest_us:
+                self._looked_up.setdefault(key, []).append((seen_us + 1, until_us))
+                uses.append((key, seen_us + 1, until_us))
+        return uses
+
+    def changes(self, fibers: Iterable[SweptFiber]) -> Changes:
+        """Compare the fibers with the stored ones."""
+        changes = Changes()
+        before: set[tuple[UUID, StoredFiber]] = set()
+        after: set[tuple[UUID, UUID]] = set()
+        for fiber in fibers:
+            if not fiber.lines and len(fiber.stored) == 1 and fiber.stored[0].end == fiber.end:
+                continue
+            fiber_id, parts = self._take_id(fiber, changes)
+            changes.fibers.append(_change(fiber_id, fiber, parts))
+            for line in fiber.lines:
+                pair = (_log_id(line), fiber_id)
+                after.add(pair)
+                if line.origin is None:
+                    changes.joined.append(pair)
+                else:
+                    before.add((pair[0], line.origin))
+        if before:
+            stored = {
+                (log_id, changes.merged.get(origin.fiber_id, origin.fiber_id)) for log_id, origin in before
+            }
+            whole = {change.fiber_id: change.fiber.stored for change in changes.fibers}
+            changes.left = sorted(
+                (log_id, fiber_id)
+                for log_id, fiber_id in stored - after
+                if not any(
+                    part.has(line, self._max_gap_us)
+                    for line in self._elsewhere.get(log_id, ())
+                    for part in whole[fiber_id]
+                )
+            )
+            changes.joined = sorted(after - stored)
+        else:
+            changes.joined = list(dict.fromkeys(changes.joined))
+        return changes
+
+    def _take_id(self, fiber: SweptFiber, changes: Changes) -> tuple[UUID, list[StoredFiber]]:
+        """Choose the id of a fiber, and note what becomes of the others.
+
+        Returns:
+            The id; and the stored fibers that the fiber goes on, the one of this id first.
+        """
+        living = [(stored.first, stored.fiber_id) for stored in fiber.stored]
+        former: list[tuple[Position, UUID]] = []
+        for line in fiber.lines if self._ids else ():
+            for id_, is_living in self._ids.get(_PLACE(line), ()):
+                (living if is_living else former).append((line.position, id_))
+        ids = [id_ for _, id_ in [*sorted(living), *sorted(former)]]
+        if not ids:
+            first = min(fiber.lines, key=_PLACE)
+            return self._store.new_id(_log_id(first), first.match), []
+        chosen = ids[0]
+        changes.merged.update((id_, chosen) for _, id_ in living if id_ != chosen)
+        changes.resolved.update((id_, chosen) for _, id_ in former if id_ != chosen)
+        parts = [self._stored.get(id_) or self._opened[id_] for id_ in ids[: len(living)]]
+        return chosen, parts
+
+
+def _change(fiber_id: UUID, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> FiberChange:
+    """Compare a fiber with the stored ones that it goes on, the one whose id it keeps first."""
+    before: dict[Key, First] = {}
+    for part in parts:
+        for key, first in part.keys.items():
+            if key not in before or first.position < before[key].position:
+                before[key] = first
+    known = all(part.is_known for part in parts)
+    new, moved = {}, {}
+    for key, first in fiber.keys.items():
+        if (stored := before.get(key)) is None:
+            new[key] = first
+        elif stored != first or not known:
+            moved[key] = first
+    gone = [key for key in before if key not in fiber.keys]
+    attributes = None
+    if new or moved or gone or len(parts) != 1 or any(line.attributes for line in fiber.lines):
+        attributes = _attributes(fiber, parts)
+        if parts and parts[0].attributes == attributes:
+            attributes = None
+    is_end_new = fiber.end is not None if not parts else {part.end for part in parts} != {fiber.end}
+    return FiberChange(fiber_id, fiber, not parts, attributes, new, moved, gone, is_end_new)
+
+
+def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, JsonValue]:
+    """Return the texts of a fiber by their names.
+
+    Those of keys come in the order of the lines that have them first, then others, sorted. Of the first of the
+    stored fibers, what ``ingest`` has not written stays.
+    """
+    others = {pair for line in fiber.lines for pair in line.attributes}
+    if not parts and not others and len(fiber.keys) == 1:
+        ((name, value),) = fiber.keys
+        return {name: [value]}
+    by_name: dict[str, dict[str, None]] = {}
+    for key in sorted(fiber.keys, key=lambda key: (fiber.keys[key].position, key)):
+        by_name.setdefault(key.name, {})[key.value] = None
+    kept: dict[str, JsonValue] = {}
+    for part in parts:
+        if not isinstance(part.attributes, dict):
+            continue
+        for name, texts in part.attributes.items():
+            if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+                if part in fiber.stored:
+                    others.update((name, str(text)) for text in texts)
+            elif part is parts[0]:
+                kept[name] = texts
+    for name, text in sorted(others):
+        by_name.setdefault(name, {})[text] = None
+    return {**kept, **{name: [*texts] for name, texts in by_name.items()}}
+
+
+def _log_id(line: Item) -> UUID:
+    assert line.log_id is not None
+    return line.log_id

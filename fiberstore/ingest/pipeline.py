@@ -2,19 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from fiberstore.contract.queries import Fibers, Logs
-from fiberstore.ingest.correlate import Correlator
+from fiberstore.contract.queries import Logs
+from fiberstore.ingest.correlator import Correlator
 from fiberstore.ingest.known_files import KnownFiles
 from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, require_files
 from fiberstore.records import LogRecord
-from fiberstore.repositories import LogRepository
 from fiberstore.repositories.storage import SqlStorage, Transaction
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 DEFAULT_BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
@@ -30,7 +25,7 @@ class IngestReport:
         fibers_new: Fibers that began.
         memberships_new: Memberships that were not stored before.
         sources: What became of the lines of each source.
-        matches: Matches of each pattern so far, by fiber type; of lines only that were not in fibers before.
+        matches: Matches of each pattern, by fiber type, in the lines that were read.
     """
 
     logs_read: int = 0
@@ -44,7 +39,7 @@ class IngestReport:
         """Return sentences on what the rules may have got wrong, and on lines that were left out."""
         return [
             *(text for name, counts in self.sources.items() for text in _source_warnings(name, counts)),
-            *(self._pattern_warnings(rules) if self.logs_new and self.logs_new == self.logs_read else ()),
+            *(self._pattern_warnings(rules) if self.logs_read else ()),
         ]
 
     def _pattern_warnings(self, rules: Rules) -> Iterator[str]:
@@ -68,21 +63,17 @@ def ingest(
 ) -> IngestReport:
     """Read all files of the rules into the store.
 
-    Each batch is stored whole, with its logs, fibers and memberships, or not at all. Lines that these rules
-    (by ``rules.config_version``) have put into a fiber before are skipped, and the fibers they left open are
-    resumed. So reading files again adds nothing. A run that was killed and started again ends in the same
-    state as one that was not. A file that has grown, or the next one of a rotated log, is added. A record
+    Each batch is stored whole, with its logs, fibers, keys and memberships, or not at all. Lines that these
+    rules (by ``rules.config_version``) have put into a fiber before change nothing, so reading files again adds
+    nothing. The fibers do not depend on the order in which files and runs bring the lines: ``Correlator`` says
+    what else they depend on. A run that was killed and started again ends in the same state as one that was
+    not. A file that has grown, the next one of a rotated log, and one of an earlier time are added. A record
     that stood last in its file and has grown since is replaced by the whole one. The checkpoint
     ``ingest SOURCE`` holds how the files of a source begin, which tells them from each other.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
     their fibers stand beside the others until ``storage.versions.activate`` is called.
-
-    Others may change the store meanwhile. A fiber that they delete, and that more lines join, is stored
-    again, with these lines only; what joins one that they have merged goes to the survivor.
-
-    One ingest at a time for each rules file: two would each begin the fibers anew.
 
     Args:
         storage: Where to; its schema is up to date.
@@ -102,18 +93,31 @@ def ingest(
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
     require_files(rules)
+    correlator = Correlator(storage, rules)
     with storage.transaction() as transaction:
-        correlator = Correlator(rules, transaction.fibers.query_open(rules.config_version))
         known = _load_known(transaction, rules)
     reader = LogReader(rules, known, on_bytes)
     report = IngestReport(sources=reader.counts)
     for batch in _batches(reader.records(), batch_rows):
-        report = _store(storage, rules, correlator, known, batch, before=report)
+
+        def prepare(transaction: Transaction, batch: list[LogRecord] = batch) -> None:
+            _save_known(transaction, known)
+            _delete_tails(transaction, batch, known)
+
+        counts = correlator.write(batch, prepare=prepare)
+        report = IngestReport(
+            report.logs_read + len(batch),
+            report.logs_new + counts.logs_new,
+            report.fibers_new + counts.fibers_new,
+            report.memberships_new + counts.memberships_new,
+            sources=reader.counts,
+            matches=correlator.matches,
+        )
         if on_batch is not None:
             on_batch(report)
     with storage.transaction() as transaction:
         if not report.logs_read:
-            _register(transaction, rules)
+            correlator.register(transaction)
         _save_known(transaction, known)
     return report
 
@@ -139,7 +143,7 @@ def _delete_tails(
     if not any(files.replaced for files in known.values()):
         return
     for log in batch:
-        tail_id = known[log.source_id].replaced.pop(log.log_id, None)
+        tail_id = known[log.source_id].replaced.get(log.log_id)
         tail = None if tail_id is None else transaction.logs.get_log(tail_id)
         if tail is not None and (
             log.raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(log.raw_text)
@@ -161,75 +165,6 @@ def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
     ):
         if number:
             yield f"{name}: {number:,} {what}"
-
-
-def _register(transaction: Transaction, rules: Rules) -> None:
-    if rules.content is None:
-        return
-    transaction.versions.register(rules.content)
-    others = transaction.fibers.where(Fibers.c.config_version != rules.config_version)
-    if transaction.versions.active() is None and not others.count(at_most=1):
-        transaction.versions.activate(rules.config_version)
-
-
-def _store(
-    storage: SqlStorage,
-    rules: Rules,
-    correlator: Correlator,
-    known: Mapping[str, KnownFiles],
-    batch: list[LogRecord],
-    *,
-    before: IngestReport,
-) -> IngestReport:
-    with storage.transaction() as transaction:
-        if not before.logs_read:
-            _register(transaction, rules)
-        _save_known(transaction, known)
-        _delete_tails(transaction, batch, known)
-        logs = LogRepository(transaction.session, config_version=rules.config_version)
-        fibers_new, memberships_new = join(transaction, rules, correlator, batch)
-        return IngestReport(
-            logs_read=before.logs_read + len(batch),
-            logs_new=before.logs_new + logs.write_logs(batch),
-            fibers_new=before.fibers_new + fibers_new,
-            memberships_new=before.memberships_new + memberships_new,
-            sources=before.sources,
-            matches=correlator.matches,
-        )
-
-
-def join(
-    transaction: Transaction, rules: Rules, correlator: Correlator, batch: Sequence[LogRecord]
-) -> tuple[int, int]:
-    """Put those logs into fibers that these rules have not put into one yet, and store the fibers.
-
-    A fiber that others have deleted since is stored anew, for these logs; of one that they have made part of
-    another, the logs go there.
-
-    Returns:
-        How many fibers, and how many memberships, are new.
-    """
-    known = transaction.memberships.joined((log.log_id for log in batch), rules.config_version)
-    for log in batch:
-        if log.log_id in known:
-            correlator.skip(log)
-        else:
-            correlator.add(log)
-    changes = correlator.drain()
-    fibers = transaction.fibers
-    fibers_new = fibers.write_fibers(changes.new)
-    places: dict[UUID, UUID] = {}
-    if fibers.update_fibers(changes.updated) < len(changes.updated):  # others have deleted or merged some
-        places = fibers.resolve_fibers(fiber.fiber_id for fiber in changes.updated)
-        fibers.write_fibers(changes.updated)
-    stored = fibers.resolve_fibers(changes.merged)
-    fibers.merge_fibers({old: new for old, new in changes.merged.items() if stored.get(old) == old})
-    memberships_new = transaction.memberships.write_memberships(changes.memberships)
-    for fiber_id, place in places.items():  # one at a time, as a place may be among those that go on
-        for survivor in fibers.resolve_fibers([place]).values():
-            if survivor != fiber_id:
-                fibers.merge_fibers({fiber_id: survivor})
-    return fibers_new, memberships_new
 
 
 def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:

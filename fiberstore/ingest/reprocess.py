@@ -2,20 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from uuid import uuid4
-
-import sqlalchemy as sa
 
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CursorError, DatabaseError
-from fiberstore.ingest.correlate import Correlator
-from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS, join
+from fiberstore.ingest.correlator import Correlator
+from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS
 from fiberstore.ingest.rules import Rules
 from fiberstore.records import StoredLog
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import reprocess_checkpoint
-from fiberstore.sql.models import Fiber
+from fiberstore.sql.correlation import has_unknown_firsts, settle_unknown_firsts
 
 _BEGINNING = ""
 
@@ -46,22 +43,19 @@ def reprocess(
 
     The rules are registered, and do not become the active ones: ``storage.versions.diff`` compares, and
     ``storage.versions.activate`` switches. The log files are not read; rules that ``load_rules`` has read
-    with ``check_files=False`` will do. Meanwhile others may read, ingest and change what they like; each
-    batch is a transaction and keeps others from changing rows for that time. In memory are the logs of one
-    batch, and the open fibers.
-
-    Logs are read by ``(timestamp, log_id)``. Those that are stored meanwhile come in that order too, but for
-    those before the place that was reached, which come in the order they were stored. So the fibers are those
-    that ``ingest`` makes of the files, unless the times of a file run backwards, or lines of several sources
-    that join have one time: ``ingest`` takes those in the order of the sources.
+    with ``check_files=False`` will do. Meanwhile others may read, ingest and change what they like, by these
+    rules too; each batch is a transaction and keeps others from changing rows for that time. The fibers are
+    those that ``ingest`` makes of the files: ``Correlator`` says what they depend on.
 
     The checkpoint ``reprocess VERSION`` moves with each batch. So a run that was killed and started again
     ends in the same state as one that was not, and a later run adds what was stored since, late logs too.
     Once the newest log that the last run knew of was deleted, it reads all logs again, and passes over those
     that are in fibers of this version. ``storage.versions.drop`` deletes the checkpoint.
 
-    One run at a time for each version: another takes over, and ends the first. And no ``ingest`` by the same
-    rules beside it: each would begin the fibers anew.
+    Fibers of these rules that an older release has made, which went by the order of reading, are made anew: as
+    long as there are some, a run reads all logs. ``ingest`` does the same for those that its lines meet.
+
+    One run at a time for each version: another takes over, and ends the first.
 
     Args:
         storage: Its schema is up to date.
@@ -106,13 +100,12 @@ class _Run:
         self._storage = storage
         self._rules = rules
         self._name = reprocess_checkpoint(rules.config_version)
-        version = rules.config_version
-        self._correlator = Correlator(
-            rules, transaction.fibers.query_open(version), _log_time(transaction, version)
-        )
+        self._correlator = Correlator(storage, rules)
+        self._renews = has_unknown_firsts(transaction.session, rules.config_version)
         checkpoint = transaction.checkpoints.get(self._name)
         self._id = uuid4().hex
-        self._place = _BEGINNING if checkpoint is None else checkpoint.value.partition(" ")[2]
+        is_first = self._renews or checkpoint is None
+        self._place = _BEGINNING if is_first else checkpoint.value.partition(" ")[2]
         transaction.checkpoints.set(self._name, self._at(self._place))
 
     def step(self, batch_rows: int, before: ReprocessReport) -> ReprocessReport:
@@ -125,17 +118,20 @@ class _Run:
             page = self._storage.logs.page(batch_rows)
         logs = [*page.late, *page.items]
         following = place if page.next is None else page.next
+        searched = self._correlator.search(logs)
         with self._storage.transaction() as transaction:
             if not _are_stored(transaction, logs):
                 return before  # some were deleted since: read the page again
             transaction.checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))
-            fibers_new, memberships_new = join(transaction, self._rules, self._correlator, logs)
+            counts = self._correlator.join(transaction, searched, renew=self._renews)
+            if self._renews and page.next is None:
+                settle_unknown_firsts(transaction.session, self._rules.config_version)
         self._place = following
         self.is_over = page.next is None
         return ReprocessReport(
             logs_read=before.logs_read + len(logs),
-            fibers_new=before.fibers_new + fibers_new,
-            memberships_new=before.memberships_new + memberships_new,
+            fibers_new=before.fibers_new + counts.fibers_new,
+            memberships_new=before.memberships_new + counts.memberships_new,
         )
 
     def _at(self, place: str) -> str:
@@ -153,12 +149,6 @@ def _check_one_is_active(transaction: Transaction, rules: Rules) -> None:
             "readers would see two generations at once; first activate the one that they are to see, by "
             f"`fiberstore activate {version:016x}` or versions.activate({version})"
         )
-
-
-def _log_time(transaction: Transaction, version: int) -> datetime:
-    """Return the latest stamp of a line that is in a fiber of the version."""
-    latest = sa.select(sa.func.max(Fiber.last_activity)).where(Fiber.config_version == version)
-    return transaction.session.scalar(latest) or datetime.min.replace(tzinfo=UTC)
 
 
 def _are_stored(transaction: Transaction, logs: Sequence[StoredLog]) -> bool:

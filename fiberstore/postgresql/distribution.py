@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 
 DistributedEngine: TypeAlias = Literal["citus", "cockroachdb", "yugabytedb"]
 
-DISTRIBUTION_COLUMNS = {"raw_logs": "log_id", "fiber_memberships": "log_id", "fibers": "fiber_id"}
+DISTRIBUTION_COLUMNS = {
+    "raw_logs": "log_id",
+    "fiber_memberships": "log_id",
+    "fibers": "fiber_id",
+    "fiber_keys": "fiber_id",
+}
 """The column that places the rows of each large table."""
+
+KEYED_TABLES = tuple(name for name in DISTRIBUTION_COLUMNS if Base.metadata.tables[name].primary_key)
+"""Those with a primary key; CockroachDB and YugabyteDB spread the rows of the others by themselves."""
 
 SMALL_TABLES = ("fiber_config_versions", "fiber_checkpoints", "fiber_merges", "fiber_pins", "log_pins")
 """The tables that every node may have a copy of."""
@@ -156,6 +164,7 @@ def _citus() -> list[str]:
         _distribute("raw_logs", colocate_with="none"),
         _distribute("fiber_memberships", colocate_with="raw_logs"),
         _distribute("fibers", colocate_with="none"),
+        _distribute("fiber_keys", colocate_with="fibers"),
         *map(_copy_to_every_node, SMALL_TABLES),
         allow_joins,
     ]
@@ -183,7 +192,7 @@ def _cockroachdb() -> list[str]:
             # Together, for ALTER PRIMARY KEY would keep an index in the old order, where all new rows meet.
             f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey, "
             f"ADD CONSTRAINT {table}_pkey PRIMARY KEY ({', '.join(_key(table))}) USING HASH"
-            for table in DISTRIBUTION_COLUMNS
+            for table in KEYED_TABLES
         ),
         f"DROP INDEX IF EXISTS {_TIME_INDEX}",
         f"CREATE INDEX {_TIME_INDEX} ON raw_logs (timestamp) USING HASH",
@@ -193,7 +202,7 @@ def _cockroachdb() -> list[str]:
 def _yugabytedb() -> list[str]:
     """Make the large tables, and the index on time, which would be a hash of it by default, in its order."""
     return [
-        *map(_create_hashed, DISTRIBUTION_COLUMNS),
+        *map(_create_hashed, KEYED_TABLES),
         f"CREATE INDEX IF NOT EXISTS {_TIME_INDEX} ON raw_logs (timestamp ASC)",
     ]
 

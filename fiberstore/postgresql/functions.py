@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, array
+from sqlalchemy.dialects.postgresql import ARRAY, BIT, array
 
 from fiberstore.postgresql.regex import to_postgres
 from fiberstore.sql.functions import (
@@ -18,9 +18,11 @@ from fiberstore.sql.functions import (
     JsonExists,
     JsonFloat,
     JsonInteger,
+    JsonItems,
     JsonKeys,
     JsonText,
     JsonType,
+    KeyHash,
     NobodyChanges,
     Quotient,
     RegexpMatches,
@@ -28,6 +30,7 @@ from fiberstore.sql.functions import (
     TimeUs,
     arguments_of,
     compiles_for,
+    key_text,
 )
 
 _LARGEST_FLOAT = "1.7976931348623157e308"
@@ -69,6 +72,14 @@ def _contains(element: Contains) -> sa.ColumnElement[bool]:
 def _regexp_matches(element: RegexpMatches) -> sa.ColumnElement[bool]:
     text, _pattern = arguments_of(element)
     return text.regexp_match(to_postgres(element.pattern))
+
+
+@compiles_for("postgresql", KeyHash)
+def _key_hash(element: KeyHash) -> sa.ColumnElement[int]:
+    digits: sa.ColumnElement[str] = sa.literal_column("'x'") + sa.func.substr(
+        sa.func.md5(key_text(element)), sa.literal_column("1"), sa.literal_column("15"), type_=sa.String()
+    )
+    return sa.cast(sa.cast(digits, BIT(60)), sa.BigInteger)
 
 
 @compiles_for("postgresql", NobodyChanges)
@@ -147,6 +158,12 @@ def _json_float(element: JsonFloat) -> sa.ColumnElement[Any]:
 @compiles_for("postgresql", JsonInteger)
 def _json_integer(element: JsonInteger) -> sa.ColumnElement[Any]:
     return _number(_in_postgres(element))
+
+
+@compiles_for("postgresql", JsonItems)
+def _json_items(element: JsonItems) -> sa.ColumnElement[Any]:
+    value = _in_postgres(element)
+    return sa.func.jsonb_array_elements(sa.case((sa.func.jsonb_typeof(value) == "array", value)))
 
 
 @compiles_for("postgresql", JsonKeys)

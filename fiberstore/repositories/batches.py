@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from fiberstore.contract.lifecycle import BatchCounts, BatchStorage, CheckpointMove
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord
 from fiberstore.repositories.access import session_access
 from fiberstore.repositories.checkpoints import CheckpointRepository
 from fiberstore.repositories.fibers import FiberMethods, FiberRepository
@@ -52,9 +52,11 @@ class StoreMethods(LogMethods, FiberMethods, MembershipMethods, BatchStorage):
         logs: Iterable[LogRecord] = (),
         fibers: Iterable[FiberRecord] = (),
         memberships: Iterable[FiberMembership] = (),
+        keys: Iterable[FiberKey] = (),
         checkpoint: CheckpointMove | None = None,
     ) -> BatchCounts:
         log_rows, fiber_rows, membership_rows = list(logs), list(fibers), list(memberships)
+        key_rows = list(keys)
         if not isinstance(checkpoint, CheckpointMove | None):
             raise TypeError(f"checkpoint must be a CheckpointMove, got {checkpoint!r:.200}")
         config_version = self._sessions.config_version
@@ -67,12 +69,14 @@ class StoreMethods(LogMethods, FiberMethods, MembershipMethods, BatchStorage):
                 unit.write_logs(log_rows),
                 unit.upsert_fibers(fiber_rows),
                 unit.write_memberships(membership_rows),
+                unit.write_keys(key_rows),
             )
 
         # Appends alone need not wait for who changes rows; but a log that is stored already is not written
         # again, so nobody may delete it before the memberships are stored that hold it.
         holds = bool(log_rows and membership_rows) or bool(fiber_rows or checkpoint)
-        return self._sessions.write("write_batch", work, lock=Lock.DELETES if holds else Lock.NOTHING)
+        lock = Lock.CHANGES if key_rows else Lock.DELETES if holds else Lock.NOTHING
+        return self._sessions.write("write_batch", work, lock=lock)
 
 
 class Transaction(StoreMethods):

@@ -26,16 +26,23 @@ from fiberstore.contract.queries import (
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.json_text import dump_json, load_json
-from fiberstore.records import FiberRecord, fiber_key, from_epoch_us
+from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
+from fiberstore.repositories.query import (
+    delete_belongings,
+    execute_write,
+    one_snapshot,
+    select_rows,
+    temp_id_table,
+)
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import Arrival
 from fiberstore.sql.conditions import (
     ATTRIBUTES,
     DURATION_US,
     FIBERS,
+    KEYS,
     LOGS,
     MEMBERSHIPS,
     all_of,
@@ -48,11 +55,12 @@ from fiberstore.sql.functions import (
     JsonType,
     NobodyChanges,
     Quotient,
+    StartsWith,
     TimeUs,
     array_value,
     sorted_array,
 )
-from fiberstore.sql.models import MergedFiber, PinnedFiber, stored_time
+from fiberstore.sql.models import PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
@@ -158,6 +166,27 @@ class FiberMethods(FiberBatchStorage):
 
         return self._sessions.write("merge_fibers", merge)
 
+    def write_keys(self, keys: Iterable[FiberKey]) -> int:
+        given = list(keys)
+
+        def write(session: Session) -> int:
+            rows = bulk.checked(given, FiberKey)
+            if not rows:
+                return 0
+            unknown = bulk.unstored_fiber(session, {key.fiber_id for key in rows})
+            if unknown is not None:
+                raise NotFoundError(unknown)
+            return bulk.insert_keys(session, rows)
+
+        return self._sessions.write("write_keys", write)
+
+    def get_keys(self, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
+        with self._sessions.read("get_keys") as session:
+            found: dict[UUID, list[FiberKey]] = {fiber_id: [] for fiber_id in checked_ids(fiber_ids)}
+            for key in bulk.keys_of(session, found) if found else []:
+                found[key.fiber_id].append(key)
+        return found
+
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         with self._sessions.read("resolve_fibers") as session:
             wanted = checked_ids(fiber_ids)
@@ -206,12 +235,10 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
 
     def _delete(self, session: Session) -> Deleted:
         with temp_id_table(session, self._select(FIBERS.c.fiber_id)) as ids:
-            merges = sa.or_(MergedFiber.fiber_id.in_(ids), MergedFiber.survivor_id.in_(ids))
-            execute_write(session, sa.delete(MergedFiber).where(merges))
+            delete_belongings(session, ids)
             memberships = execute_write(
                 session, sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.fiber_id.in_(ids))
             )
-            execute_write(session, sa.delete(self._pins).where(self._pins.c.fiber_id.in_(ids)))
             fibers = execute_write(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(ids)))
         return Deleted(0, fibers, memberships)
 
@@ -268,6 +295,22 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
         with self._read("attribute_values") as session:
             return value_counts(select_rows(session, statement), _scalar)
+
+    def key_names(self) -> list[ValueCount[str]]:
+        names = sa.select(KEYS.c.fiber_id, KEYS.c.name).distinct().subquery()
+        statement = self._values(names.c.name, names.c.fiber_id == FIBERS.c.fiber_id)
+        with self._read("key_names") as session:
+            return value_counts(select_rows(session, statement), str)
+
+    def key_values(self, name: str, prefix: str = "", limit: int = 20) -> list[ValueCount[str]]:
+        check_text(name)
+        check_text(prefix)
+        check_number("limit", limit)
+        is_one = sa.and_(KEYS.c.fiber_id == FIBERS.c.fiber_id, KEYS.c.name == name)
+        has_prefix = StartsWith(KEYS.c.value, prefix) if prefix else sa.true()
+        statement = self._values(KEYS.c.value, is_one, has_prefix).limit(limit)
+        with self._read("key_values") as session:
+            return value_counts(select_rows(session, statement), str)
 
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         check_number("fibers", fibers)

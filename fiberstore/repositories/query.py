@@ -18,6 +18,7 @@ from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.sql.bulk import expire, write_ids
 from fiberstore.sql.conditions import all_of
 from fiberstore.sql.connection import Connection
+from fiberstore.sql.models import BELONGINGS, MergedFiber
 from fiberstore.sql.prepared import compiled, connection_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ def execute_write(session: Session, statement: sa.Executable) -> int:
     rows = connection_of(session).write(*compiled(session, statement))
     expire(session)
     return rows
+
+
+def delete_belongings(session: Session, fiber_ids: sa.Select[Any]) -> None:
+    """Delete what belongs to fibers and goes with them, except for their memberships."""
+    merges = sa.or_(MergedFiber.fiber_id.in_(fiber_ids), MergedFiber.survivor_id.in_(fiber_ids))
+    execute_write(session, sa.delete(MergedFiber).where(merges))
+    for model in BELONGINGS:
+        table = model.metadata.tables[model.__tablename__]
+        execute_write(session, sa.delete(table).where(table.c.fiber_id.in_(fiber_ids)))
 
 
 @contextmanager

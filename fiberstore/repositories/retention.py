@@ -21,6 +21,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.query import (
+    delete_belongings,
     execute_write,
     given,
     one_snapshot,
@@ -30,7 +31,7 @@ from fiberstore.repositories.query import (
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import EpochUs, TextBytes
-from fiberstore.sql.models import MergedFiber, PinnedFiber, PinnedLog
+from fiberstore.sql.models import PinnedFiber, PinnedLog
 from fiberstore.sql.prepared import compiled, connection_of
 from fiberstore.sql.sizes import ROW_BYTES, StoreSize
 
@@ -416,8 +417,7 @@ def _delete(session: Session, units: Sequence[_Unit]) -> _Gone:
             is_going = LOGS.c.log_id.in_(log_ids)
             of_text = sa.select(sa.func.coalesce(sa.func.sum(_TEXT_BYTES), 0)).where(is_going)
             ((text_bytes,),) = select_rows(session, of_text)
-            merges = sa.or_(MergedFiber.fiber_id.in_(fiber_ids), MergedFiber.survivor_id.in_(fiber_ids))
-            execute_write(session, sa.delete(MergedFiber).where(merges))
+            delete_belongings(session, fiber_ids)
             either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
             return _Gone(
                 memberships=execute_write(session, sa.delete(MEMBERSHIPS).where(either)),

@@ -18,14 +18,18 @@ from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.diff import diff
-from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
+from fiberstore.repositories.query import (
+    delete_belongings,
+    execute_write,
+    one_snapshot,
+    select_rows,
+    temp_id_table,
+)
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import (
     Fiber,
     Membership,
-    MergedFiber,
     NamedCheckpoint,
-    PinnedFiber,
     RegisteredVersion,
 )
 from fiberstore.sql.prepared import connection_of
@@ -206,9 +210,7 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
     name = reprocess_checkpoint(version)
     execute_write(session, sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name))
     with temp_id_table(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
-        merges = sa.or_(MergedFiber.fiber_id.in_(ids), MergedFiber.survivor_id.in_(ids))
-        execute_write(session, sa.delete(MergedFiber).where(merges))
-        execute_write(session, sa.delete(PinnedFiber).where(PinnedFiber.fiber_id.in_(ids)))
+        delete_belongings(session, ids)
         others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
         memberships = execute_write(session, sa.delete(Membership).where(others))
         return execute_write(session, sa.delete(Fiber).where(Fiber.fiber_id.in_(ids))), memberships

@@ -9,8 +9,10 @@ first. SQL here is text, because the Arrow batch is no table to SQLAlchemy; it n
 holds no values.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -18,22 +20,27 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic import JsonValue
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
 
 from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.contract.lifecycle import Merged
 from fiberstore.json_text import dump_json
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
-from fiberstore.sql.connection import ARROW_TABLE, Row
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
+from fiberstore.sql.functions import KeyHash
+from fiberstore.sql.models import BELONGINGS, stored_time
 from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.rows import to_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa  # takes longer to import than all the rest, so each function that needs it does
 
-R = TypeVar("R", LogRecord, FiberRecord, FiberMembership)
+R = TypeVar("R", LogRecord, FiberRecord, FiberMembership, FiberKey)
 T = TypeVar("T")
 Columns: TypeAlias = "dict[str, pa.Array]"
 
+_NO_LINE = 2**128  # after every log id
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = datetime.min.replace(tzinfo=UTC) - _EPOCH
 _LAST = datetime.max.replace(tzinfo=UTC) - _EPOCH
@@ -116,6 +123,120 @@ def update_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
     return found
 
 
+# A key begins where its earliest known line is; of equal times, a line that is known comes first.
+_EARLIER = (
+    "(batch.first_timestamp < fiber_keys.first_timestamp "
+    "OR batch.first_timestamp = fiber_keys.first_timestamp "
+    "AND (batch.first_log_id < fiber_keys.first_log_id "
+    "OR batch.first_log_id IS NOT NULL AND fiber_keys.first_log_id IS NULL))"
+)
+_KEY_COLUMNS = "fiber_id, name, value, hash, first_timestamp, first_log_id, starts"
+_SAME_KEY = (
+    "fiber_keys.fiber_id = batch.fiber_id AND fiber_keys.hash = batch.hash "
+    "AND fiber_keys.name = batch.name AND fiber_keys.value = batch.value"
+)
+
+
+def insert_keys(session: Session, keys: Sequence[FiberKey]) -> int:
+    """Insert the keys that their fibers do not have yet; of the others, the earlier beginning stays.
+
+    It takes ``Lock.CHANGES``: nothing else keeps two transactions from inserting one key.
+
+    Returns:
+        How many are new.
+    """
+    connection_of(session).take_lock(Lock.CHANGES)
+    fiber_ids, names, values = (
+        _integers(_values(keys, "fiber_id")),
+        _values(keys, "name"),
+        _values(keys, "value"),
+    )
+    same = list(zip(fiber_ids, names, values, strict=True))
+    if len(set(same)) < len(same):
+        first: dict[object, FiberKey] = {}
+        for key, identity in zip(keys, same, strict=True):
+            if identity not in first or _beginning(key) < _beginning(first[identity]):
+                first[identity] = key
+        return insert_keys(session, list(first.values()))
+    columns = {
+        "fiber_id": _uuids(fiber_ids),
+        "name": _texts(names),
+        "value": _texts(values),
+        "first_timestamp": _timestamps(_values(keys, "first_timestamp")),
+        "first_log_id": _optional_uuids(_values(keys, "first_log_id")),
+        "starts": _booleans(_values(keys, "starts")),
+    }
+    hashed = f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE})"
+    inserted = _insert_new_keys(session, hashed, columns)
+    if inserted < len(keys):
+        _move_beginnings(session, hashed, columns)
+    return inserted
+
+
+def _insert_new_keys(session: Session, rows: str, columns: Columns) -> int:
+    """Insert rows that a subquery selects, if the fiber does not have the key."""
+    return _write(
+        session,
+        f"INSERT INTO fiber_keys ({_KEY_COLUMNS}) SELECT {_KEY_COLUMNS} FROM {rows} AS batch "
+        f"WHERE NOT EXISTS (SELECT 1 FROM fiber_keys WHERE {_SAME_KEY})",
+        columns,
+    )
+
+
+def _move_beginnings(session: Session, rows: str, columns: Columns) -> int:
+    """Let keys that fibers have begin where rows that a subquery selects do, if that is earlier."""
+    return _write(
+        session,
+        "UPDATE fiber_keys SET first_timestamp = batch.first_timestamp, "
+        "first_log_id = batch.first_log_id, starts = batch.starts "
+        f"FROM {rows} AS batch WHERE {_SAME_KEY} AND {_EARLIER}",
+        columns,
+    )
+
+
+def keys_of(session: Session, fiber_ids: Collection[UUID]) -> list[FiberKey]:
+    """Return the keys of these fibers, by ``(fiber_id, first_timestamp, first_log_id, name, value)``."""
+    rows = _rows(
+        session,
+        "SELECT k.fiber_id, k.name, k.value, k.first_timestamp, k.first_log_id, k.starts "
+        f"FROM fiber_keys AS k JOIN {ARROW_TABLE} AS batch ON k.fiber_id = batch.fiber_id",
+        {"fiber_id": _uuids(_integers(fiber_ids))},
+    )
+    keys = to_keys(rows, stored_time)
+    return sorted(keys, key=lambda key: (key.fiber_id, *_beginning(key), key.name, key.value))
+
+
+def unstored_fiber(session: Session, fiber_ids: Collection[UUID]) -> UUID | None:
+    """Return one of the ids that no stored fiber has; None if there is none."""
+    rows = _rows(
+        session,
+        f"SELECT batch.fiber_id FROM {ARROW_TABLE} AS batch "
+        "LEFT JOIN fibers AS f ON f.fiber_id = batch.fiber_id WHERE f.fiber_id IS NULL LIMIT 1",
+        {"fiber_id": _uuids(_integers(fiber_ids))},
+    )
+    return rows[0][0] if rows else None
+
+
+def delete_keys(session: Session, fiber_ids: Collection[UUID]) -> int:
+    """Delete the keys of these fibers. Return how many there were."""
+    sql = f"DELETE FROM fiber_keys WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})"
+    return _write(session, sql, {"fiber_id": _uuids(_integers(fiber_ids))})
+
+
+def _beginning(key: FiberKey) -> tuple[datetime, int]:
+    return key.first_timestamp, _NO_LINE if key.first_log_id is None else key.first_log_id.int
+
+
+def _key_hash(session: Session) -> str:
+    """Return the SQL of the hash of columns ``name`` and ``value``."""
+    return _key_hash_in(connection_of(session).statement_dialect)
+
+
+@cache
+def _key_hash_in(dialect: Dialect) -> str:
+    return str(KeyHash(sa.column("name", sa.String), sa.column("value", sa.String)).compile(dialect=dialect))
+
+
 def versions_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, int]:
     """Return the config version of each of these fibers that is stored."""
     sql = f"SELECT f.fiber_id, f.config_version FROM fibers AS f JOIN {ARROW_TABLE} USING (fiber_id)"
@@ -168,6 +289,16 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
         "INSERT INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor FROM fiber_pins AS p "
         f"JOIN {ARROW_TABLE} AS batch ON p.fiber_id = batch.loser ON CONFLICT DO NOTHING"
     )
+    moved = (
+        "(SELECT survivor AS fiber_id, name, value, hash, first_timestamp, first_log_id, starts "
+        "FROM (SELECT batch.survivor, k.name, k.value, k.hash, k.first_timestamp, k.first_log_id, k.starts, "
+        "row_number() OVER (PARTITION BY batch.survivor, k.hash, k.name, k.value "
+        "ORDER BY k.first_timestamp, k.first_log_id NULLS LAST) AS place "
+        f"FROM fiber_keys AS k JOIN {ARROW_TABLE} AS batch ON k.fiber_id = batch.loser) AS ranked "
+        "WHERE place = 1)"
+    )
+    _move_beginnings(session, moved, columns)
+    _insert_new_keys(session, moved, columns)
     # A survivor may have been merged before, and stored again.
     write(f"DELETE FROM fiber_merges WHERE fiber_id IN (SELECT survivor FROM {ARROW_TABLE})")
     write(
@@ -180,7 +311,7 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
     )
     gone = {
         table: write(f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})")
-        for table in ("fiber_memberships", "fiber_pins", "fibers")
+        for table in ("fiber_memberships", *(model.__tablename__ for model in BELONGINGS), "fibers")
     }
     return Merged(gone["fibers"], memberships)
 
@@ -297,6 +428,17 @@ def _integers(ids: Collection[UUID]) -> list[int]:
 
 def _uuids(ids: Collection[int]) -> "pa.Array":
     return _joined_uuids(b"".join([id_.to_bytes(16, "big") for id_ in ids]))
+
+
+def _optional_uuids(ids: Sequence[UUID | None]) -> "pa.Array":
+    import pyarrow as pa
+
+    known = _uuids(_integers([id_ for id_ in ids if id_ is not None]))
+    if len(known) == len(ids):
+        return known
+    places = itertools.count()
+    indices = pa.array([None if id_ is None else next(places) for id_ in ids], pa.int64())
+    return pa.ExtensionArray.from_storage(pa.uuid(), known.storage.take(indices))
 
 
 def _joined_uuids(ids: bytes) -> "pa.Array":

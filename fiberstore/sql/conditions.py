@@ -14,6 +14,7 @@ from fiberstore.contract.conditions import (
     LEAST_NUMBER,
     And,
     AttributeCompare,
+    AttributeContains,
     AttributeExists,
     AttributeIn,
     Compare,
@@ -24,12 +25,16 @@ from fiberstore.contract.conditions import (
     In,
     IsActive,
     Joined,
+    KeyExists,
+    KeyIn,
+    KeyStartsWith,
     Match,
     Not,
     Operator,
     Or,
     Value,
 )
+from fiberstore.ids import key_hash
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.sql.functions import (
     Contains,
@@ -38,6 +43,7 @@ from fiberstore.sql.functions import (
     JsonExists,
     JsonFloat,
     JsonInteger,
+    JsonItems,
     JsonText,
     JsonType,
     RegexpMatches,
@@ -50,6 +56,7 @@ Expression: TypeAlias = sa.ColumnElement[Any]
 
 LOGS = Base.metadata.tables["raw_logs"]
 FIBERS = Base.metadata.tables["fibers"]
+KEYS = Base.metadata.tables["fiber_keys"]
 MEMBERSHIPS = Base.metadata.tables["fiber_memberships"]
 DURATION_US: sa.ColumnElement[int] = DurationUs(FIBERS.c.first_activity, FIBERS.c.last_activity)
 # SQL NULL reads as None.
@@ -61,6 +68,7 @@ ACTIVE_VERSION = sa.select(RegisteredVersion.config_version).where(RegisteredVer
 
 _MICROSECOND = timedelta(microseconds=1)
 _MOST_PARAMETERS = 50
+_MOST_LOOKUPS = 8
 _EXACT_AS_FLOAT = 2**53
 _COLUMNS: dict[type, dict[str, Expression]] = {
     StoredLog: {**dict(LOGS.c), "pinned": LOGS.c.log_id.in_(sa.select(PinnedLog.log_id))},
@@ -163,7 +171,8 @@ def _(condition: AttributeExists) -> sa.ColumnElement[bool]:
 
 @to_sql.register
 def _(condition: AttributeCompare) -> sa.ColumnElement[bool]:
-    compared = _compared(condition.pointer, condition.operator, condition.value)
+    document = _document(condition.pointer)
+    compared = _compared(document, condition.pointer, condition.operator, condition.value)
     return sa.func.coalesce(compared, sa.false())
 
 
@@ -175,12 +184,56 @@ def _(condition: AttributeIn) -> sa.ColumnElement[bool]:
     others = [
         value for value in condition.values if not (isinstance(value, str) or _is_exact_as_float(value))
     ]
-    found = [_compared(pointer, "==", value) for value in dict.fromkeys(others)]
+    found = [_compared(_document(pointer), pointer, "==", value) for value in dict.fromkeys(others)]
     if texts:
         found.append(sa.and_(_json(JsonType, pointer) == "VARCHAR", among(_json(JsonText, pointer), texts)))
     if floats:
         found.append(among(_json(JsonFloat, pointer), floats))
     return sa.func.coalesce(sa.or_(sa.false(), *found), sa.false())
+
+
+@to_sql.register
+def _(condition: AttributeContains) -> sa.ColumnElement[bool]:
+    items = JsonItems(_document(condition.pointer), condition.pointer)
+    item = items.table_valued(sa.column("item", sa.JSON)).render_derived().c.item
+    return sa.exists().where(sa.func.coalesce(_compared(item, "", "==", condition.value), sa.false()))
+
+
+@to_sql.register
+def _(condition: KeyExists) -> sa.ColumnElement[bool]:
+    return FIBERS.c.fiber_id.in_(sa.select(KEYS.c.fiber_id).where(KEYS.c.name == condition.name))
+
+
+@to_sql.register
+def _(condition: KeyStartsWith) -> sa.ColumnElement[bool]:
+    has_prefix = StartsWith(KEYS.c.value, condition.prefix)
+    return FIBERS.c.fiber_id.in_(sa.select(KEYS.c.fiber_id).where(KEYS.c.name == condition.name, has_prefix))
+
+
+@to_sql.register
+def _(condition: KeyIn) -> sa.ColumnElement[bool]:
+    return FIBERS.c.fiber_id.in_(fibers_with_keys(condition.name, condition.values))
+
+
+def fibers_with_keys(name: str, values: Sequence[str]) -> sa.Select[UUID] | sa.CompoundSelect[UUID]:
+    """Select the ids of the fibers that have a key of a name with one of the values."""
+    if 0 < len(values) <= _MOST_LOOKUPS:
+        lookups = [_fibers_with_key(name, value) for value in values]
+        return lookups[0] if len(lookups) == 1 else sa.union_all(*lookups)
+    hashes = [key_hash(name, value) for value in values]
+    is_one = sa.and_(KEYS.c.name == name, among(KEYS.c.value, values))
+    return sa.select(KEYS.c.fiber_id).where(among(KEYS.c.hash, hashes), is_one)
+
+
+def _fibers_with_key(name: str, value: str) -> sa.Select[UUID]:
+    # DuckDB asks an index by one condition alone, and only the index is quick: OFFSET keeps the others out.
+    alike = (
+        sa.select(KEYS.c.fiber_id, KEYS.c.name, KEYS.c.value)
+        .where(KEYS.c.hash == key_hash(name, value))
+        .offset(sa.literal_column("0"))
+        .subquery()
+    )
+    return sa.select(alike.c.fiber_id).where(alike.c.name == name, alike.c.value == value)
 
 
 def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool]:
@@ -211,7 +264,11 @@ def _joined(column: Expression, *conditions: sa.ColumnElement[bool]) -> sa.Selec
 
 
 def _json(function: type[JsonElement], pointer: str) -> sa.ColumnElement[Any]:
-    return function(FIBERS.c.attributes if pointer else ATTRIBUTES, pointer)
+    return function(_document(pointer), pointer)
+
+
+def _document(pointer: str) -> sa.ColumnElement[Any]:
+    return FIBERS.c.attributes if pointer else ATTRIBUTES
 
 
 def _is_exact_as_float(value: str | float | bool | None) -> TypeGuard[int | float]:
@@ -219,8 +276,10 @@ def _is_exact_as_float(value: str | float | bool | None) -> TypeGuard[int | floa
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _EXACT_AS_FLOAT
 
 
-def _compared(pointer: str, operator: Operator, value: str | float | bool | None) -> sa.ColumnElement[bool]:
-    kind, text = _json(JsonType, pointer), _json(JsonText, pointer)
+def _compared(
+    document: sa.ColumnElement[Any], pointer: str, operator: Operator, value: str | float | bool | None
+) -> sa.ColumnElement[bool]:
+    kind, text = JsonType(document, pointer), JsonText(document, pointer)
     compare = _OPERATORS[operator]
     match value:
         case None:
@@ -230,15 +289,15 @@ def _compared(pointer: str, operator: Operator, value: str | float | bool | None
         case str():
             return sa.and_(kind == "VARCHAR", compare(text, value))
     if _is_exact_as_float(value):
-        return compare(_json(JsonFloat, pointer), float(value))
+        return compare(JsonFloat(document, pointer), float(value))
     number = int(value)
-    as_float = _json(JsonFloat, pointer)
+    as_float: sa.ColumnElement[Any] = JsonFloat(document, pointer)
     is_integer = kind.in_(["UBIGINT", "BIGINT"])
     if number == LEAST_NUMBER:  # what is stored as a lesser integer would be rounded up to it
         beyond = RegexpMatches(text, "^-[0-9]+$")
         as_float = sa.case((beyond, sa.cast(sa.literal_column("'-inf'"), sa.Double)), else_=as_float)
     return sa.or_(
-        sa.and_(is_integer, compare(_json(JsonInteger, pointer), number)),
+        sa.and_(is_integer, compare(JsonInteger(document, pointer), number)),
         sa.and_(kind == "DOUBLE", _float_compared(as_float, operator, number)),
     )
 

@@ -47,6 +47,14 @@ class TextBytes(FunctionElement[int]):
     inherit_cache = True
 
 
+class KeyHash(FunctionElement[int]):
+    """``ids.key_hash`` of a name and a value."""
+
+    name = "key_hash"
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
 class Contains(FunctionElement[bool]):
     """True if the first text has the second in it."""
 
@@ -162,6 +170,14 @@ class JsonInteger(JsonElement):
     inherit_cache = True
 
 
+class JsonItems(JsonElement):
+    """The items of a list, each in a row of its own; no row for anything else."""
+
+    name = "json_items"
+    type = sa.JSON()
+    inherit_cache = True
+
+
 class JsonKeys(JsonElement):
     """The keys of an object, each in a row of its own; no row for anything else."""
 
@@ -188,6 +204,12 @@ def array_of(column: sa.ColumnElement[T]) -> sa.ColumnElement[Any]:
 
 
 Expression = Callable[[Any], sa.ColumnElement[Any]]
+
+
+def key_text(element: KeyHash) -> sa.ColumnElement[str]:
+    """Return the text whose hash ``KeyHash`` is, as ``ids.key_hash`` joins it."""
+    name, value = list(element.clauses)
+    return sa.cast(TextBytes(name), sa.String) + sa.literal_column("':'") + name + value
 
 
 def compiles_for(engine: str, *kinds: type[FunctionElement[Any]]) -> Callable[[Expression], Expression]:

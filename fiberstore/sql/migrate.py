@@ -50,6 +50,19 @@ def is_ours(name: str | None, kind: str, _parents: object) -> bool:
     return kind != "table" or name in Base.metadata.tables
 
 
+def is_of_engine(name: str) -> Callable[..., bool]:
+    """Return what tells Alembic to leave out the indexes of the other engine.
+
+    Args:
+        name: Name of the dialect.
+    """
+
+    def is_included(thing: sa.schema.SchemaItem, *_others: object) -> bool:
+        return str(thing.info.get("engine", name)) == name
+
+    return is_included
+
+
 def head() -> str:
     """Return the newest revision of this release."""
     return str(_scripts().get_current_head())
@@ -141,6 +154,7 @@ def differences(engine: sa.Engine) -> list[str]:
                 "version_table": VERSION_TABLE,
                 "compare_server_default": True,
                 "include_name": is_ours,
+                "include_object": is_of_engine(engine.dialect.name),
             },
         )
         return [

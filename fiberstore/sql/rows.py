@@ -12,13 +12,14 @@ import sqlalchemy as sa
 
 from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
-from fiberstore.records import FiberRecord, StoredLog, trusted
+from fiberstore.records import FiberKey, FiberRecord, StoredLog, trusted
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import check_stored_version
 
 T = TypeVar("T")
 LogRow: TypeAlias = tuple[UUID, T, str, str, T | None, int]
 FiberRow: TypeAlias = tuple[UUID, str, int, str | None, T, T, bool]
+KeyRow: TypeAlias = tuple[UUID, str, str, T, UUID | None, bool]
 
 
 def log_columns(logs: sa.FromClause) -> list[sa.ColumnElement[Any]]:
@@ -45,6 +46,19 @@ def fiber_columns(fibers: sa.FromClause) -> list[sa.ColumnElement[Any]]:
         TimeUs(columns.first_activity),
         TimeUs(columns.last_activity),
         columns.closed,
+    ]
+
+
+def key_columns(keys: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+    """Return the columns that ``to_keys`` needs, of ``fiber_keys`` or of what has its columns."""
+    columns = keys.c
+    return [
+        columns.fiber_id,
+        columns.name,
+        columns.value,
+        TimeUs(columns.first_timestamp),
+        columns.first_log_id,
+        columns.starts,
     ]
 
 
@@ -86,4 +100,22 @@ def to_fibers(rows: Iterable[FiberRow[T]], to_time: Callable[[T], datetime]) -> 
             },
         )
         for fiber_id, fiber_type, config_version, attributes, first_activity, last_activity, closed in rows
+    ]
+
+
+def to_keys(rows: Iterable[KeyRow[T]], to_time: Callable[[T], datetime]) -> list[FiberKey]:
+    """Make records of rows of ``fiber_keys``."""
+    return [
+        trusted(
+            FiberKey,
+            {
+                "fiber_id": fiber_id,
+                "name": name,
+                "value": value,
+                "first_timestamp": to_time(first_timestamp),
+                "first_log_id": first_log_id,
+                "starts": starts,
+            },
+        )
+        for fiber_id, name, value, first_timestamp, first_log_id, starts in rows
     ]

@@ -35,6 +35,7 @@ from fiberstore.testing.filters import FiltersContract
 from fiberstore.testing.histograms import HistogramsContract
 from fiberstore.testing.invalid_arguments import RefusalsContract
 from fiberstore.testing.joined_filters import JoinedFiltersContract
+from fiberstore.testing.keys import KeysContract
 from fiberstore.testing.lifecycle_threads import LifecycleThreadsContract
 from fiberstore.testing.logs import LogsContract
 from fiberstore.testing.memberships import MembershipsContract
@@ -98,6 +99,7 @@ class LifecycleContract(
     RedactionContract,
     BatchWritesContract,
     MergingContract,
+    KeysContract,
     CheckpointsContract,
     VersionsContract,
     DiffsContract,

@@ -508,7 +508,7 @@ def test_stats_count_what_is_there(run: Run, store: Path) -> None:
     assert found.pop("file_bytes") >= store.stat().st_size
     assert found == {
         "file": str(store),
-        "revision": "0003",
+        "revision": "0004",
         "tables": {"raw_logs": 5, "fibers": 5, "fiber_memberships": 8},
         "first": "2024-05-01T10:00:00Z",
         "last": "2024-05-01T10:05:00Z",
@@ -539,10 +539,10 @@ def test_stats_of_an_empty_store(run: Run, db_file: Path) -> None:
 def test_db_upgrade_builds_the_tables(run: Run, db_file: Path) -> None:
     for _ in range(2):
         result = run("db", "upgrade", "--db", db_file)
-        assert (result.code, result.out, result.err) == (0, "0003 (head)\n", "")
+        assert (result.code, result.out, result.err) == (0, "0004 (head)\n", "")
     assert row_counts(db_file) == (0, 0, 0)
-    assert run("db", "current", "--db", db_file).out == "0003 (head)\n"
-    assert run("db", "current", "--db", db_file, "--json").objects == [{"revision": "0003", "head": "0003"}]
+    assert run("db", "current", "--db", db_file).out == "0004 (head)\n"
+    assert run("db", "current", "--db", db_file, "--json").objects == [{"revision": "0004", "head": "0004"}]
     check = run("db", "check", "--db", db_file)
     assert (check.code, check.out) == (0, "ok\n")
     assert run("db", "check", "--db", db_file, "--json").objects == [{"ok": True, "differences": []}]
@@ -564,7 +564,7 @@ def test_db_check_names_what_differs(run: Run, db_file: Path) -> None:
 def test_a_database_without_the_tables(run: Run, db_file: Path) -> None:
     duckdb.connect(str(db_file)).close()
     assert_refused(run("logs", "--db", db_file), "no tables of fiberstore", "fiberstore db upgrade")
-    assert run("db", "current", "--db", db_file).out == "none (head is 0003)\n"
+    assert run("db", "current", "--db", db_file).out == "none (head is 0004)\n"
     assert run("db", "check", "--db", db_file).code == 1
 
 
@@ -572,7 +572,7 @@ def test_a_database_of_a_later_release(run: Run, db_file: Path, rules_file: Path
     run("db", "upgrade", "--db", db_file)
     with DuckDBStorage(db_file) as storage, storage.engine.begin() as connection:
         connection.execute(sa.text("UPDATE fiberstore_alembic_version SET version_num = '9999'"))
-    assert run("db", "current", "--db", db_file).out == "9999 (head is 0003)\n"
+    assert run("db", "current", "--db", db_file).out == "9999 (head is 0004)\n"
     assert_refused(run("db", "upgrade", "--db", db_file), "9999", "install the release")
     assert_refused(run("ingest", "--rules", rules_file, "--db", db_file), "9999")
     assert row_counts(db_file) == (0, 0, 0)

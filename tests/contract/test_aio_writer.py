@@ -17,6 +17,7 @@ from fiberstore import (
     CheckpointMove,
     ConflictError,
     DatabaseError,
+    FiberKey,
     FiberMembership,
     FiberRecord,
     LogRecord,
@@ -48,6 +49,7 @@ class GatedStorage(AsyncDuckDBStorage):
         logs: Iterable[LogRecord] = (),
         fibers: Iterable[FiberRecord] = (),
         memberships: Iterable[FiberMembership] = (),
+        keys: Iterable[FiberKey] = (),
         checkpoint: CheckpointMove | None = None,
     ) -> BatchCounts:
         logs, fibers, memberships = list(logs), list(fibers), list(memberships)
@@ -58,7 +60,7 @@ class GatedStorage(AsyncDuckDBStorage):
             raise self.errors.pop(0)
         self.batches.append([*logs, *fibers, *memberships])
         return await super().write_batch(
-            logs=logs, fibers=fibers, memberships=memberships, checkpoint=checkpoint
+            logs=logs, fibers=fibers, memberships=memberships, keys=keys, checkpoint=checkpoint
         )
 
     async def numbers(self) -> list[int]:

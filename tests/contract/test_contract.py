@@ -48,6 +48,7 @@ from fiberstore.testing.filter_refusals import FilterRefusalsContract
 from fiberstore.testing.filters import FiltersContract
 from fiberstore.testing.histograms import HistogramsContract
 from fiberstore.testing.joined_filters import JoinedFiltersContract
+from fiberstore.testing.keys import KeysContract
 from fiberstore.testing.lifecycle_threads import LifecycleThreadsContract
 from fiberstore.testing.logs import LogsContract
 from fiberstore.testing.memberships import MembershipsContract
@@ -258,6 +259,7 @@ class TestPostgres(
     JoinedFiltersContract,
     AttributeFiltersContract,
     BatchWritesContract,
+    KeysContract,
 ):
     """The trait, and what PostgreSQL is told in words of its own."""
 

@@ -124,7 +124,7 @@ def printed(config: Config) -> str:
 
 
 def test_there_is_one_head() -> None:
-    assert migrate.head() == "0003"
+    assert migrate.head() == "0004"
 
 
 def test_migrations_build_what_the_models_describe(target: str, config: Config) -> None:
@@ -155,7 +155,7 @@ def test_the_catalog_is_the_one_of_the_plain_ddl(unmade: SqlStorage) -> None:
 def test_up_down_up(config: Config, target: str) -> None:
     command.upgrade(config, "head")
     command.current(config)
-    assert "0003 (head)" in printed(config)
+    assert "0004 (head)" in printed(config)
     command.check(config)
     command.downgrade(config, "base")
     engine = create_engine(target)
@@ -201,7 +201,7 @@ def test_offline_sql_builds_what_the_migrations_build(config: Config, target: st
         storage.init_schema()
         storage.write_logs([log(1)])
         assert [row.log_id for row in storage.logs.tail("", timeout_s=0)] == [uid(1)]
-    command.downgrade(config, "0003:base", sql=True)
+    command.downgrade(config, "0004:base", sql=True)
     assert "DROP TRIGGER" in printed(config)
 
 
@@ -415,7 +415,7 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, target: s
         before = catalog(storage.engine)
         with pytest.raises(SchemaVersionError, match="9999") as caught:
             storage.init_schema()
-        assert (caught.value.found, caught.value.known) == ("9999", "0003")
+        assert (caught.value.found, caught.value.known) == ("9999", "0004")
         assert catalog(storage.engine) == before
     with pytest.raises(CommandError, match="9999"):
         command.upgrade(config, "head")
@@ -426,7 +426,7 @@ def test_a_failed_migration_leaves_no_trace(
 ) -> None:
     migrations = copytree(ROOT / "migrations", tmp_path / "migrations")
     (migrations / "versions" / "9000_bad.py").write_text(
-        "from alembic import op\nrevision = '9000'\ndown_revision = '0003'\n"
+        "from alembic import op\nrevision = '9000'\ndown_revision = '0004'\n"
         "def upgrade():\n    op.execute('CREATE TABLE half (a INTEGER)')\n    op.execute('nonsense')\n"
     )
     monkeypatch.setattr(migrate, "_migrations", lambda: migrations)

@@ -24,6 +24,7 @@ from fiberstore import (
     ConflictError,
     DatabaseError,
     DuckDBStorage,
+    FiberKey,
     FiberMembership,
     FiberRecord,
     LogRecord,
@@ -58,6 +59,7 @@ class GatedStorage(DuckDBStorage):
         logs: Iterable[LogRecord] = (),
         fibers: Iterable[FiberRecord] = (),
         memberships: Iterable[FiberMembership] = (),
+        keys: Iterable[FiberKey] = (),
         checkpoint: CheckpointMove | None = None,
     ) -> BatchCounts:
         logs, fibers, memberships = list(logs), list(fibers), list(memberships)
@@ -66,7 +68,9 @@ class GatedStorage(DuckDBStorage):
         if self.errors:
             raise self.errors.pop(0)
         self.batches.append([*logs, *fibers, *memberships])
-        return super().write_batch(logs=logs, fibers=fibers, memberships=memberships, checkpoint=checkpoint)
+        return super().write_batch(
+            logs=logs, fibers=fibers, memberships=memberships, keys=keys, checkpoint=checkpoint
+        )
 
 
 @pytest.fixture

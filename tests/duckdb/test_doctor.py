@@ -253,9 +253,9 @@ def test_repair_makes_no_new_store(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.slow
 def test_the_schema_comes_first(sound: DuckDBStorage) -> None:
     run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '9999'", "DROP INDEX idx_fibers_type")
-    assert texts(sound) == ["the tables are at revision 9999, and this release expects 0003"]
+    assert texts(sound) == ["the tables are at revision 9999, and this release expects 0004"]
     assert doctor.repair(sound) == []
-    run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '0003'",
+    run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '0004'",
             "ALTER TABLE fibers ALTER closed SET DEFAULT true")  # fmt: skip
     assert texts(sound) == ["column fibers.closed has default true, and should have false"]
     run_sql(sound, "DROP TABLE fiberstore_alembic_version")
@@ -271,7 +271,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 def test_the_command_prints_what_it_found_and_repairs_only_when_asked(
     stale: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(capsys, "db", "upgrade", "--db", stale) == (0, "0003 (head)\n")
+    assert command(capsys, "db", "upgrade", "--db", stale) == (0, "0004 (head)\n")
     before = stale.read_bytes()
     code, out = command(capsys, "doctor", "--db", stale)
     assert code == 1
@@ -282,5 +282,5 @@ def test_the_command_prints_what_it_found_and_repairs_only_when_asked(
     code, out = command(capsys, "doctor", "--db", stale, "--json")
     assert (code, len(json.loads(out)["findings"]), json.loads(out)["repaired"]) == (1, 3, [])
     code, out = command(capsys, "doctor", "--db", stale, "--repair")
-    assert (code, out.splitlines()[0]) == (0, "repaired: index idx_fibers_type is built anew")
+    assert (code, out.splitlines()[0]) == (0, "repaired: index idx_fiber_keys_hash is built anew")
     assert command(capsys, "doctor", "--db", stale) == (0, "ok\n")

@@ -18,7 +18,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from fiberstore import DatabaseError, DuckDBStorage, FiberMembership, FiberRecord, StoredLog, doctor
-from fiberstore.sql import migrate
+from fiberstore.records import FiberKey
+from fiberstore.sql import bulk, migrate
 from tests.support.factories import NOON, a_fiber, some_logs
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,17 @@ def test_the_golden_database_is_what_the_migrations_build(
     assert definitions(tmp_path / "golden.duckdb") == definitions(tmp_path / "migrated.duckdb")
 
 
+def test_keys_of_a_golden_database_are_still_there(db_file: Path) -> None:
+    build("0004", db_file)
+    with DuckDBStorage(db_file) as storage, storage.transaction() as unit:
+        assert bulk.keys_of(unit.session, [FIRST, SECOND]) == [
+            FiberKey(
+                fiber_id=FIRST, name="user", value="Zoë", first_timestamp=AT,
+                first_log_id=LOGS[1].log_id, starts=True,
+            )
+        ]  # fmt: skip
+
+
 def test_a_golden_database_is_upgraded_read_and_written(golden: Path) -> None:
     with DuckDBStorage(golden) as storage:
         storage.init_schema()
@@ -128,7 +140,7 @@ NEXT = """
 import sys
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, rewrites_data = "9000", "0003", {rewrites_data}
+revision, down_revision, rewrites_data = "9000", "0004", {rewrites_data}
 
 def upgrade():
     op.drop_index("idx_fibers_type", "fibers")

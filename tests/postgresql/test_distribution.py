@@ -19,6 +19,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.postgresql import PostgresStorage, create_engine
 from fiberstore.postgresql.distribution import (
     DISTRIBUTION_COLUMNS,
+    KEYED_TABLES,
     SMALL_TABLES,
     DistributedEngine,
     distribute,
@@ -139,7 +140,7 @@ def test_every_table_has_a_place() -> None:
     assert {*DISTRIBUTION_COLUMNS, *SMALL_TABLES} == set(Base.metadata.tables)
 
 
-@pytest.mark.parametrize("name", DISTRIBUTION_COLUMNS)
+@pytest.mark.parametrize("name", KEYED_TABLES)
 def test_what_is_unique_in_a_large_table_contains_the_column_that_places_it(name: str) -> None:
     table = Base.metadata.tables[name]
     unique = [
@@ -193,6 +194,7 @@ def test_the_statements_for_citus_keep_its_rules(citus: sa.Engine) -> None:
     assert {name: column for name, (column, _, _) in placed.items() if column} == DISTRIBUTION_COLUMNS
     assert {name for name, (_, model, _) in placed.items() if model == "t"} == set(SMALL_TABLES)
     assert placed["raw_logs"][2] == placed["fiber_memberships"][2] != placed["fibers"][2]
+    assert placed["fibers"][2] == placed["fiber_keys"][2]
 
 
 def test_citus_may_be_distributed_again(citus: sa.Engine) -> None:
@@ -218,7 +220,7 @@ def test_what_cockroachdb_hashes_is_the_keys_and_the_time(filled: sa.Engine) -> 
     """Without its own words, its statements leave the tables as they were."""
     statements = distribution_statements("cockroachdb")
     hashed = [statement for statement in statements if statement.endswith(" USING HASH")]
-    assert len(hashed) == len(DISTRIBUTION_COLUMNS) + 1
+    assert len(hashed) == len(KEYED_TABLES) + 1
     before = described(filled)
     for _ in range(2):
         execute(filled, *(statement.removesuffix(" USING HASH") for statement in statements))
@@ -238,7 +240,7 @@ def test_the_tables_for_yugabytedb_are_those_of_the_schema(empty: sa.Engine) -> 
     Base.metadata.drop_all(empty)
     for _ in range(2):
         execute(empty, *map(without_sharding, distribution_statements("yugabytedb")))
-    assert set(described(empty)) == set(DISTRIBUTION_COLUMNS)
+    assert set(described(empty)) == set(KEYED_TABLES)
     Base.metadata.create_all(empty)
     for table in Base.metadata.tables.values():
         for index in table.indexes:
@@ -254,7 +256,9 @@ def test_yugabytedb_hashes_the_columns_that_place_the_rows() -> None:
             statement,
         )
         found[place[0]] = place[1:]
-    assert {name: column for name, (column, _) in found.items()} == DISTRIBUTION_COLUMNS
+    assert {name: column for name, (column, _) in found.items()} == {
+        name: DISTRIBUTION_COLUMNS[name] for name in KEYED_TABLES
+    }
     assert found["raw_logs"] == found["fiber_memberships"]
 
 
@@ -299,7 +303,7 @@ def test_the_command_runs_the_statements_and_passes_notices_on(citus: sa.Engine,
         assert result.out.splitlines() == [f"{each};" for each in distribution_statements("citus")]
     assert 'fiberstore: trigger "log_arrivals_add" for relation "raw_logs" does not exist' in result.err
     with citus.connect() as connection:
-        assert connection.execute(sa.text("SELECT count(*) FROM pg_dist_partition")).scalar() == 8
+        assert connection.execute(sa.text("SELECT count(*) FROM pg_dist_partition")).scalar() == 9
 
 
 def test_a_database_without_the_tables_is_told_what_makes_them(citus: sa.Engine) -> None:

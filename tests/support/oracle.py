@@ -26,7 +26,15 @@ from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
 from fiberstore.exchange import Stamp, read_records
 from fiberstore.exchange.schemas import Kind
 from fiberstore.json_text import dump_json
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog, fiber_key, log_key
+from fiberstore.records import (
+    FiberKey,
+    FiberMembership,
+    FiberRecord,
+    LogRecord,
+    StoredLog,
+    fiber_key,
+    log_key,
+)
 from tests.support.oracle_lifecycle import (
     MemoryCheckpoints,
     MemoryVersions,
@@ -179,17 +187,22 @@ class MemoryStorage(LifecycleStorage):
         logs: Iterable[LogRecord] = (),
         fibers: Iterable[FiberRecord] = (),
         memberships: Iterable[FiberMembership] = (),
+        keys: Iterable[FiberKey] = (),
         checkpoint: CheckpointMove | None = None,
     ) -> BatchCounts:
         log_rows, fiber_rows = _checked(logs, LogRecord), _frozen(fibers)
-        membership_rows = _checked(memberships, FiberMembership)
+        membership_rows, key_rows = _checked(memberships, FiberMembership), _checked(keys, FiberKey)
         if checkpoint is not None:
             _checked([checkpoint], CheckpointMove)
         with self._stored.changed:
+            self._check_fibers(key_rows, {row.fiber_id for row in fiber_rows})
             if checkpoint is not None:  # the only thing that may still be refused
                 self.checkpoints.compare_and_set(checkpoint.name, checkpoint.expected, checkpoint.value)
             return BatchCounts(
-                self.write_logs(log_rows), self._upsert(fiber_rows), self.write_memberships(membership_rows)
+                self.write_logs(log_rows),
+                self._upsert(fiber_rows),
+                self.write_memberships(membership_rows),
+                self.write_keys(key_rows),
             )
 
     def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
@@ -211,6 +224,27 @@ class MemoryStorage(LifecycleStorage):
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
         with self._stored.changed:
             return merge(self._stored, survivors)
+
+    def write_keys(self, keys: Iterable[FiberKey]) -> int:
+        rows = _checked(keys, FiberKey)
+        with self._stored.changed:
+            self._check_fibers(rows, set())
+            before = len(self._stored.keys)
+            for row in rows:
+                self._stored.put_key(row)
+            return len(self._stored.keys) - before
+
+    def _check_fibers(self, keys: list[FiberKey], others: set[UUID]) -> None:
+        for key in keys:
+            if key.fiber_id not in self._stored.fibers and key.fiber_id not in others:
+                raise NotFoundError(key.fiber_id)
+
+    def get_keys(self, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
+        asked = list(fiber_ids)
+        for id_ in asked:
+            check_id(id_)
+        with self._stored.changed:
+            return {id_: self._stored.keys_of(id_) for id_ in asked}
 
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         asked = list(fiber_ids)
@@ -297,6 +331,7 @@ class MemoryStorage(LifecycleStorage):
                 logs=dict(self._stored.logs),
                 fibers={id_: _thawed(row) for id_, row in self._stored.fibers.items()},
                 memberships=dict(self._stored.memberships),
+                keys=dict(self._stored.keys),
                 arrivals=dict(self._stored.arrivals),
                 pins=set(self._stored.pins),
                 survivors=dict(self._stored.survivors),

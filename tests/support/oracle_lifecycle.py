@@ -162,6 +162,8 @@ def merge(stored: Tables, survivors: Mapping[UUID, UUID]) -> Merged:
         stored.memberships.setdefault(
             key, FiberMembership(log_id=key[0], fiber_id=key[1], config_version=row.config_version)
         )
+    for held in [held for held in stored.keys.values() if held.fiber_id in survivors]:
+        stored.put_key(held.model_copy(update={"fiber_id": survivors[held.fiber_id]}))
     gained = len(set(stored.memberships) - had)
     heirs = {old: survivors.get(now, now) for old, now in stored.survivors.items()}
     stored.remove(fibers=survivors)

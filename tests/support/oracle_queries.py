@@ -23,6 +23,7 @@ from fiberstore.checks import as_utc, check_id, check_number, check_seconds, che
 from fiberstore.contract.conditions import (
     And,
     AttributeCompare,
+    AttributeContains,
     AttributeExists,
     AttributeIn,
     Compare,
@@ -33,6 +34,9 @@ from fiberstore.contract.conditions import (
     In,
     IsActive,
     Joined,
+    KeyExists,
+    KeyIn,
+    KeyStartsWith,
     Match,
     Not,
     Or,
@@ -83,7 +87,7 @@ from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError
 from fiberstore.exchange import schema_of, write_records
 from fiberstore.json_text import dump_json
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, StoredLog
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 T = TypeVar("T", bound=Scalar)
@@ -107,6 +111,7 @@ class Tables:
     logs: dict[UUID, StoredLog] = field(default_factory=dict)
     fibers: dict[UUID, FiberRecord] = field(default_factory=dict)
     memberships: dict[tuple[UUID, UUID], FiberMembership] = field(default_factory=dict)
+    keys: dict[tuple[UUID, str, str], FiberKey] = field(default_factory=dict)
     arrivals: dict[tuple[type, UUID], int] = field(default_factory=dict)  # the order rows were stored in
     pins: set[tuple[type, UUID]] = field(default_factory=set)
     survivors: dict[UUID, UUID] = field(default_factory=dict)  # of fibers that were merged
@@ -122,6 +127,15 @@ class Tables:
     def fibers_of(self, log_id: UUID) -> list[FiberRecord]:
         ids = (fiber for log, fiber in self.memberships if log == log_id)
         return [self.fibers[fiber] for fiber in ids if fiber in self.fibers]
+
+    def put_key(self, key: FiberKey) -> None:
+        """Store a key; if its fiber has it, the earlier beginning stays."""
+        identity = (key.fiber_id, key.name, key.value)
+        self.keys[identity] = min(self.keys.get(identity, key), key, key=_beginning)
+
+    def keys_of(self, fiber_id: UUID) -> list[FiberKey]:
+        keys = [key for key in self.keys.values() if key.fiber_id == fiber_id]
+        return sorted(keys, key=lambda key: (*_beginning(key), key.name, key.value))
 
     def remove(
         self,
@@ -140,10 +154,15 @@ class Tables:
             for id_ in ids:
                 del cast("dict[UUID, Any]", rows)[id_], self.arrivals[kind, id_]
                 self.pins.discard((kind, id_))
+        self.keys = {ids: key for ids, key in self.keys.items() if key.fiber_id not in gone_fibers}
         for old, survivor in list(self.survivors.items()):
             if old in gone_fibers or survivor in gone_fibers:
                 del self.survivors[old]
         return Deleted(len(gone_logs), len(gone_fibers), len(gone))
+
+
+def _beginning(key: FiberKey) -> tuple[datetime, bool, UUID | None]:
+    return key.first_timestamp, key.first_log_id is None, key.first_log_id
 
 
 def holds(  # noqa: C901, PLR0911, PLR0912  # a case for each class of conditions
@@ -179,6 +198,20 @@ def holds(  # noqa: C901, PLR0911, PLR0912  # a case for each class of condition
         case AttributeIn():
             found = value_at(record.attributes, condition.pointer)
             return any(_kind(found) == _kind(value) and found == value for value in condition.values)
+        case AttributeContains():
+            items = value_at(record.attributes, condition.pointer)
+            equal = AttributeCompare("", "==", condition.value)
+            return isinstance(items, list) and any(_attribute_holds(equal, item) for item in items)
+        case KeyExists():
+            return any(key.name == condition.name for key in tables.keys_of(record.fiber_id))
+        case KeyIn():
+            keys = {(key.name, key.value) for key in tables.keys_of(record.fiber_id)}
+            return any((condition.name, value) in keys for value in condition.values)
+        case KeyStartsWith():
+            return any(
+                key.name == condition.name and key.value.startswith(condition.prefix)
+                for key in tables.keys_of(record.fiber_id)
+            )
         case HasLog():
             return any(holds(condition.condition, log, tables) for log in tables.logs_of(record.fiber_id))
         case HasFiber():
@@ -638,6 +671,22 @@ class MemoryFibers(PagedMemory[FiberRecord, FiberOrder, FiberGroup], Fibers):
             return [cast("Scalar", found)]
 
         return self._values(values, lambda value: dump_json(value) or "null")[:limit]
+
+    def key_names(self) -> list[ValueCount[str]]:
+        tables = self._tables()
+        return self._values(lambda fiber: {key.name for key in tables.keys_of(fiber.fiber_id)})
+
+    def key_values(self, name: str, prefix: str = "", limit: int = 20) -> list[ValueCount[str]]:
+        check_text(name)
+        check_text(prefix)
+        check_number("limit", limit)
+        tables = self._tables()
+
+        def values(fiber: FiberRecord) -> list[str]:
+            found = [key.value for key in tables.keys_of(fiber.fiber_id) if key.name == name]
+            return [value for value in found if value.startswith(prefix)]
+
+        return self._values(values)[:limit]
 
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         check_number("fibers", fibers)

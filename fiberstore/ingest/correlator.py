@@ -1,0 +1,169 @@
+"""Logs into a store together with their fibers."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from fiberstore.contract.queries import Fibers
+from fiberstore.errors import ConflictError
+from fiberstore.ingest.correlate import correlate
+from fiberstore.ingest.occurrences import Occurrence, PatternSearch
+from fiberstore.ingest.rules import Rules
+from fiberstore.ingest.stored_fibers import StoredFibers
+from fiberstore.ingest.sweep import Item, line_item
+from fiberstore.records import LogRecord
+from fiberstore.repositories import LogRepository
+from fiberstore.repositories.access import RETRY_TIMEOUT_S, delays_s
+from fiberstore.repositories.storage import SqlStorage, Transaction
+from fiberstore.sql.bulk import checked
+from fiberstore.sql.correlation import EARLIEST_US, EPOCH, MICROSECOND, FiberKind
+
+Searched: TypeAlias = list[tuple[LogRecord, list[tuple[str, Occurrence]]]]
+"""Logs that have keys, each with its occurrences and their fiber types."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorrelationCounts:
+    """What a batch of logs has brought.
+
+    Attributes:
+        logs_new: Logs that were not stored before.
+        fibers_new: Fibers that began.
+        memberships_new: Memberships that were not stored before.
+    """
+
+    logs_new: int = 0
+    fibers_new: int = 0
+    memberships_new: int = 0
+
+
+class Correlator:
+    """Writes logs and joins them to fibers by rules, as they come; ``SqlStorage.correlate`` makes one.
+
+    The fibers depend on the stored logs and the rules alone, not on the order in which logs are written:
+    ``docs/correlation.md`` defines them. So any number of threads may use one correlator, and any number of
+    correlators and processes one store; nothing is kept in memory between two calls.
+
+    What else the fibers depend on: a log that is deleted joins nothing any more. A fiber that was deleted is
+    begun anew by the logs that come later. Fibers that were merged by hand stay one until a late log ends or
+    begins a fiber among their lines. Whether a fiber is ``closed`` depends on the clock, as a time in the
+    future closes none.
+
+    Args:
+        storage: Its schema is up to date.
+        rules: Which logs belong together. They are registered with the first logs, and become the active
+            version if none is, and no fibers of another are stored.
+    """
+
+    def __init__(self, storage: SqlStorage, rules: Rules) -> None:
+        self._storage = storage
+        self._rules = rules
+        self._search = PatternSearch(rules)
+        self._is_registered = False
+
+    @property
+    def matches(self) -> dict[str, list[int]]:
+        """Number of matches so far, for each fiber type and each of its patterns in their order."""
+        return self._search.matches
+
+    def write(
+        self, logs: Iterable[LogRecord], *, prepare: Callable[[Transaction], None] | None = None
+    ) -> CorrelationCounts:
+        """Store logs, their fibers, keys and memberships, all or none.
+
+        A log that is stored already is not stored again, and one that these rules have joined to a fiber
+        changes nothing.
+
+        Args:
+            logs: Of any sources and times. Their ``source_id`` is a name of the rules' sources; logs of others
+                are searched for the patterns that name no source.
+            prepare: Called first in the transaction that stores them, again whenever it is repeated.
+
+        Raises:
+            TypeError: An item is not a ``LogRecord``.
+            ConflictError: Others kept the store, or wrote the same logs, for too long.
+            StorageError: The database failed.
+        """
+        batch = checked(logs, LogRecord)
+        searched = self.search(batch)
+        deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
+        while True:
+            try:
+                return self._write(batch, searched, prepare)
+            except ConflictError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(next(waits_s))
+
+    def search(self, logs: Iterable[LogRecord]) -> Searched:
+        """Find the keys of logs."""
+        find = self._search.find
+        return [(log, found) for log in logs if (found := find(log.source_id, log.raw_text))]
+
+    def join(self, transaction: Transaction, searched: Searched, *, renew: bool = False) -> CorrelationCounts:
+        """Join logs to fibers, but for those that these rules have joined.
+
+        Args:
+            transaction: Keeps others from changing fibers.
+            searched: The logs with their keys.
+            renew: Make the fibers anew that a release before has made of the logs.
+        """
+        version = self._rules.config_version
+        known = transaction.memberships.joined((log.log_id for log, _ in searched), version)
+        new: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
+        old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
+        now_us = (datetime.now(UTC) - EPOCH) // MICROSECOND
+        watermark_us = EARLIEST_US
+        for log, found in {log.log_id.int: (log, found) for log, found in reversed(searched)}.values():
+            time_us = (log.timestamp - EPOCH) // MICROSECOND
+            if watermark_us < time_us <= now_us:
+                watermark_us = time_us
+            lines = old if log.log_id in known else new
+            for name, occurrence in found:
+                lines[name].append(line_item(time_us, log.log_id, occurrence))
+        stores = {
+            name: StoredFibers(
+                transaction.session,
+                FiberKind(name, version, None if rule.max_gap is None else rule.max_gap // MICROSECOND),
+                self._search,
+            )
+            for name, rule in self._rules.fibers.items()
+        }
+        watermark_us = max([watermark_us, *(store.latest_until(now_us) for store in stores.values())])
+        fibers_new = memberships_new = 0
+        for name, store in stores.items():
+            if new[name] or (renew and old[name]):
+                changes = correlate(store, new[name], old[name] if renew else ())
+                begun, joined = store.write(changes, watermark_us)
+                fibers_new += begun
+                memberships_new += joined
+            store.close_silent(watermark_us)
+        return CorrelationCounts(0, fibers_new, memberships_new)
+
+    def register(self, transaction: Transaction) -> None:
+        """Register the rules, and let them become the active version if they are the first."""
+        if self._rules.content is None:
+            return
+        transaction.versions.register(self._rules.content)
+        others = transaction.fibers.where(Fibers.c.config_version != self._rules.config_version)
+        if transaction.versions.active() is None and not others.count(at_most=1):
+            transaction.versions.activate(self._rules.config_version)
+
+    def _write(
+        self,
+        batch: Sequence[LogRecord],
+        searched: Searched,
+        prepare: Callable[[Transaction], None] | None,
+    ) -> CorrelationCounts:
+        with self._storage.transaction() as transaction:
+            if prepare is not None:
+                prepare(transaction)
+            if not self._is_registered:
+                self.register(transaction)
+            logs = LogRepository(transaction.session, config_version=self._rules.config_version)
+            counts = self.join(transaction, searched)
+            logs_new = logs.write_logs(batch)
+        self._is_registered = True
+        return replace(counts, logs_new=logs_new)

@@ -1,0 +1,448 @@
+"""Set-based reads and writes of correlation: a batch of keys or fibers, one statement.
+
+Times are µs since 1970 here, and ids of a batch are numbers, as correlation compares and counts them.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+from pydantic import JsonValue
+from sqlalchemy.orm import Session
+
+from fiberstore.json_text import load_json
+from fiberstore.sql.bulk import (
+    _SAME_KEY,
+    Columns,
+    _booleans,
+    _insert_new,
+    _integers,
+    _key_hash,
+    _repeated,
+    _rows,
+    _texts,
+    _unsigned,
+    _uuids,
+    _write,
+)
+from fiberstore.sql.connection import ARROW_TABLE
+from fiberstore.sql.functions import TimeUs
+from fiberstore.sql.models import stored_time
+from fiberstore.sql.prepared import connection_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+EARLIEST_US = -62_135_596_800_000_000
+"""The first µs of the year 1."""
+
+
+class FiberKind(NamedTuple):
+    """Which fibers are correlated together.
+
+    Attributes:
+        fiber_type: Their type.
+        config_version: Version of their rules.
+        max_gap_us: Longest silence within one, in µs; None for any.
+    """
+
+    fiber_type: str
+    config_version: int
+    max_gap_us: int | None
+
+
+class LoadedFiber(NamedTuple):
+    """What correlation needs of a row of ``fibers``, and its end."""
+
+    fiber_id: UUID
+    attributes: JsonValue
+    last_us: int
+    end_us: int | None
+    before_log_id: UUID | None
+
+
+class LoadedKey(NamedTuple):
+    """A row of ``fiber_keys``."""
+
+    fiber_id: UUID
+    name: str
+    value: str
+    first_us: int
+    first_log_id: UUID | None
+    starts: bool
+
+
+class LoadedLine(NamedTuple):
+    """A log of a fiber."""
+
+    fiber_id: UUID
+    log_id: UUID
+    time_us: int
+    source_id: str
+    raw_text: str
+
+
+class FiberRow(NamedTuple):
+    """A row to write to ``fibers``; ``attributes`` as JSON, None for those that are stored."""
+
+    fiber_id: int
+    attributes: str | None
+    first_us: int
+    last_us: int
+    closed: bool
+
+
+class KeyRow(NamedTuple):
+    """A row to write to ``fiber_keys``."""
+
+    fiber_id: int
+    name: str
+    value: str
+    first_us: int
+    first_log_id: int
+    starts: bool
+
+
+def using_fibers(
+    session: Session, kind: FiberKind, uses: Sequence[tuple[tuple[str, str], int, int]]
+) -> list[UUID]:
+    """Return the fibers that use one of the keys within its times, bounds included."""
+    earliest = [
+        EARLIEST_US if kind.max_gap_us is None else max(from_us - kind.max_gap_us, EARLIEST_US)
+        for _, from_us, _ in uses
+    ]
+    rows = _rows(
+        session,
+        "SELECT DISTINCT k.fiber_id "
+        f"FROM {_hashed(session)} "
+        "JOIN fiber_keys AS k ON k.hash = batch.hash AND k.first_timestamp <= batch.until_time "
+        "JOIN fibers AS f ON f.fiber_id = k.fiber_id AND f.last_activity >= batch.earliest "
+        "AND f.fiber_type = batch.fiber_type AND f.config_version = batch.config_version "
+        "LEFT JOIN fiber_ends AS e ON e.fiber_id = k.fiber_id "
+        "WHERE e.timestamp IS NULL OR e.timestamp >= batch.from_time",
+        {
+            "name": _texts([key[0] for key, _, _ in uses]),
+            "value": _texts([key[1] for key, _, _ in uses]),
+            "from_time": _times([from_us for _, from_us, _ in uses]),
+            "until_time": _times([until_us for _, _, until_us in uses]),
+            "earliest": _times(earliest),
+            **_kind(kind, len(uses)),
+        },
+    )
+    return [row[0] for row in rows]
+
+
+def load_fibers(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedFiber]:
+    """Return stored fibers."""
+    rows = _rows(
+        session,
+        f"SELECT f.fiber_id, f.attributes, {_us(session, 'f.last_activity')}, {_us(session, 'e.timestamp')}, "
+        f"e.before_log_id FROM {ARROW_TABLE} AS batch JOIN fibers AS f ON f.fiber_id = batch.fiber_id "
+        "LEFT JOIN fiber_ends AS e ON e.fiber_id = batch.fiber_id",
+        _ids(fiber_ids),
+    )
+    return [
+        LoadedFiber(
+            row[0], load_json(row[1]), _as_us(row[2]), None if row[3] is None else _as_us(row[3]), row[4]
+        )
+        for row in rows
+    ]
+
+
+def load_keys(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedKey]:
+    """Return the keys of fibers."""
+    rows = _rows(
+        session,
+        f"SELECT k.fiber_id, k.name, k.value, {_us(session, 'k.first_timestamp')}, k.first_log_id, k.starts "
+        f"FROM {ARROW_TABLE} AS batch JOIN fiber_keys AS k ON k.fiber_id = batch.fiber_id",
+        _ids(fiber_ids),
+    )
+    return [LoadedKey(*row[:3], _as_us(row[3]), *row[4:]) for row in rows]
+
+
+def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine]:
+    """Return the logs of fibers, once for each fiber."""
+    rows = _rows(
+        session,
+        f"SELECT m.fiber_id, l.log_id, {_us(session, 'l.timestamp')}, l.source_id, l.raw_text "
+        f"FROM {ARROW_TABLE} AS batch JOIN fiber_memberships AS m ON m.fiber_id = batch.fiber_id "
+        "JOIN raw_logs AS l ON l.log_id = m.log_id",
+        _ids(fiber_ids),
+    )
+    return [LoadedLine(*row[:2], _as_us(row[2]), *row[3:]) for row in rows]
+
+
+def former_ids(session: Session, fiber_ids: Collection[UUID]) -> list[tuple[UUID, UUID]]:
+    """Return the ids that fibers had before they became part of one of these, each with that one."""
+    rows = _rows(
+        session,
+        f"SELECT m.fiber_id, m.survivor_id FROM {ARROW_TABLE} AS batch "
+        "JOIN fiber_merges AS m ON m.survivor_id = batch.fiber_id",
+        _ids(fiber_ids),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def latest_us(session: Session, kind: FiberKind, until_us: int | None = None) -> int:
+    """Return the latest last activity of fibers, of those before a time if one is given.
+
+    Returns:
+        µs since 1970; ``EARLIEST_US`` if there is no such fiber.
+    """
+    column = _us(session, "max(last_activity)")
+    conditions = "WHERE f.config_version = batch.config_version AND f.fiber_type = batch.fiber_type"
+    columns = _kind(kind, 1)
+    if until_us is not None:
+        conditions += " AND f.last_activity <= batch.until_time"
+        columns["until_time"] = _times([until_us])
+    rows = _rows(
+        session,
+        " UNION ALL ".join(
+            f"SELECT (SELECT {column} FROM fibers AS f {conditions} AND f.closed = {closed}) "
+            f"FROM {ARROW_TABLE} AS batch"
+            for closed in ("false", "true")
+        ),
+        columns,
+    )
+    return max((_as_us(row[0]) for row in rows if row[0] is not None), default=EARLIEST_US)
+
+
+def has_unknown_firsts(session: Session, config_version: int) -> bool:
+    """Return True if fibers of a config version have keys whose first line is not stored."""
+    rows = _rows(
+        session,
+        f"SELECT 1 FROM {ARROW_TABLE} AS batch JOIN fibers AS f ON f.config_version = batch.config_version "
+        "JOIN fiber_keys AS k ON k.fiber_id = f.fiber_id WHERE k.first_log_id IS NULL LIMIT 1",
+        {"config_version": _unsigned([config_version])},
+    )
+    return bool(rows)
+
+
+def settle_unknown_firsts(session: Session, config_version: int) -> None:
+    """Take the key of a fiber of which no line shows it any more as there from the fiber's first activity on."""
+    _write(
+        session,
+        "UPDATE fiber_keys SET first_log_id = batch.nil FROM "
+        f"{ARROW_TABLE} AS batch WHERE fiber_keys.first_log_id IS NULL AND fiber_keys.fiber_id IN "
+        "(SELECT f.fiber_id FROM fibers AS f WHERE f.config_version = batch.config_version)",
+        {"config_version": _unsigned([config_version]), "nil": _uuids([0])},
+    )
+
+
+def insert_fibers(session: Session, kind: FiberKind, fibers: Sequence[FiberRow]) -> int:
+    """Insert fibers whose id is new. Return how many there were."""
+    return _insert_new(
+        session,
+        "fibers",
+        {
+            **_fiber_columns(fibers),
+            "attributes": _texts([fiber.attributes or "{}" for fiber in fibers]),
+            **_kind(kind, len(fibers)),
+        },
+    )
+
+
+def update_fibers(session: Session, fibers: Iterable[FiberRow]) -> None:
+    """Update stored fibers; their attributes only if there are some."""
+    changed: dict[bool, list[FiberRow]] = {False: [], True: []}
+    for fiber in fibers:
+        changed[fiber.attributes is not None].append(fiber)
+    for has_attributes, rows in changed.items():
+        if not rows:
+            continue
+        columns = _fiber_columns(rows)
+        if has_attributes:
+            columns["attributes"] = _texts([fiber.attributes or "{}" for fiber in rows])
+        values = ", ".join(f"{name} = batch.{name}" for name in columns if name != "fiber_id")
+        _write(
+            session,
+            f"UPDATE fibers SET {values} FROM {ARROW_TABLE} AS batch WHERE fibers.fiber_id = batch.fiber_id",
+            columns,
+        )
+
+
+def close_silent(session: Session, kind: FiberKind, before_us: int) -> None:
+    """Close the fibers whose last activity is before a time."""
+    if before_us <= EARLIEST_US:
+        return
+    _write(
+        session,
+        f"UPDATE fibers SET closed = true FROM {ARROW_TABLE} AS batch "
+        "WHERE fibers.config_version = batch.config_version AND fibers.fiber_type = batch.fiber_type "
+        "AND fibers.closed = false AND fibers.last_activity < batch.before_time",
+        {**_kind(kind, 1), "before_time": _times([before_us])},
+    )
+
+
+def insert_keys(session: Session, keys: Sequence[KeyRow]) -> None:
+    """Insert keys that their fibers do not have."""
+    if keys:
+        _write(
+            session,
+            "INSERT INTO fiber_keys (fiber_id, name, value, hash, first_timestamp, first_log_id, starts) "
+            f"SELECT fiber_id, name, value, {_key_hash(session)}, first_timestamp, first_log_id, starts "
+            f"FROM {ARROW_TABLE}",
+            _key_columns(keys),
+        )
+
+
+def move_keys(session: Session, keys: Sequence[KeyRow]) -> None:
+    """Write another first line of keys that their fibers have."""
+    if keys:
+        _write(
+            session,
+            "UPDATE fiber_keys SET first_timestamp = batch.first_timestamp, "
+            f"first_log_id = batch.first_log_id, starts = batch.starts FROM {_hashed(session)} WHERE {_SAME_KEY}",
+            _key_columns(keys),
+        )
+
+
+def delete_keys(session: Session, keys: Sequence[tuple[int, str, str]]) -> None:
+    """Delete keys of fibers."""
+    if keys:
+        _write(
+            session,
+            f"DELETE FROM fiber_keys USING {_hashed(session)} WHERE {_SAME_KEY}",
+            {
+                "fiber_id": _uuids([fiber_id for fiber_id, _, _ in keys]),
+                "name": _texts([name for _, name, _ in keys]),
+                "value": _texts([value for _, _, value in keys]),
+            },
+        )
+
+
+def replace_ends(session: Session, ends: Sequence[tuple[int, int | None, int | None]]) -> None:
+    """Write where fibers end: a time, and the log id before which; no time for fibers that none ends."""
+    if not ends:
+        return
+    _write(
+        session,
+        f"DELETE FROM fiber_ends WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
+        {"fiber_id": _uuids([fiber_id for fiber_id, _, _ in ends])},
+    )
+
+    for is_before in (False, True):
+        rows = [
+            (id_, us, before)
+            for id_, us, before in ends
+            if us is not None and (before is not None) == is_before
+        ]
+        if not rows:
+            continue
+        columns = {
+            "fiber_id": _uuids([fiber_id for fiber_id, _, _ in rows]),
+            "timestamp": _times([time_us for _, time_us, _ in rows if time_us is not None]),
+        }
+        if is_before:
+            columns["before_log_id"] = _uuids([before for _, _, before in rows if before is not None])
+        _insert_new(session, "fiber_ends", columns)
+
+
+def insert_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]], config_version: int) -> int:
+    """Insert the pairs of a log and a fiber that are new. Return how many there were."""
+    if not pairs:
+        return 0
+    return _insert_new(
+        session,
+        "fiber_memberships",
+        {**_pairs(pairs), "config_version": _repeated(_unsigned([config_version]), len(pairs))},
+    )
+
+
+def delete_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]]) -> None:
+    """Delete pairs of a log and a fiber."""
+    if pairs:
+        _write(
+            session,
+            f"DELETE FROM fiber_memberships USING {ARROW_TABLE} AS batch "
+            "WHERE fiber_memberships.log_id = batch.log_id AND fiber_memberships.fiber_id = batch.fiber_id",
+            _pairs(pairs),
+        )
+
+
+def forget_merges(session: Session, fiber_ids: Sequence[int]) -> None:
+    """Let ids stand for fibers of their own again."""
+    if fiber_ids:
+        _write(
+            session,
+            f"DELETE FROM fiber_merges WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
+            {"fiber_id": _uuids(fiber_ids)},
+        )
+
+
+def resolve_otherwise(session: Session, survivors: Sequence[tuple[UUID, UUID]]) -> None:
+    """Let former ids stand for other fibers."""
+    if survivors:
+        _write(
+            session,
+            f"UPDATE fiber_merges SET survivor_id = batch.survivor FROM {ARROW_TABLE} AS batch "
+            "WHERE fiber_merges.fiber_id = batch.former",
+            {
+                "former": _uuids([former.int for former, _ in survivors]),
+                "survivor": _uuids([survivor.int for _, survivor in survivors]),
+            },
+        )
+
+
+def _kind(kind: FiberKind, rows: int) -> Columns:
+    return {
+        "fiber_type": _repeated(_texts([kind.fiber_type]), rows),
+        "config_version": _repeated(_unsigned([kind.config_version]), rows),
+    }
+
+
+def _ids(fiber_ids: Collection[UUID]) -> Columns:
+    return {"fiber_id": _uuids(_integers(fiber_ids))}
+
+
+def _pairs(pairs: Sequence[tuple[UUID, UUID]]) -> Columns:
+    return {
+        "log_id": _uuids([log_id.int for log_id, _ in pairs]),
+        "fiber_id": _uuids([fiber_id.int for _, fiber_id in pairs]),
+    }
+
+
+def _fiber_columns(fibers: Sequence[FiberRow]) -> Columns:
+    return {
+        "fiber_id": _uuids([fiber.fiber_id for fiber in fibers]),
+        "first_activity": _times([fiber.first_us for fiber in fibers]),
+        "last_activity": _times([fiber.last_us for fiber in fibers]),
+        "closed": _booleans([fiber.closed for fiber in fibers]),
+    }
+
+
+def _key_columns(keys: Sequence[KeyRow]) -> Columns:
+    return {
+        "fiber_id": _uuids([key.fiber_id for key in keys]),
+        "name": _texts([key.name for key in keys]),
+        "value": _texts([key.value for key in keys]),
+        "first_timestamp": _times([key.first_us for key in keys]),
+        "first_log_id": _uuids([key.first_log_id for key in keys]),
+        "starts": _booleans([key.starts for key in keys]),
+    }
+
+
+def _times(times_us: Sequence[int]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array(times_us, pa.int64()).view(pa.timestamp("us", "UTC"))
+
+
+def _hashed(session: Session) -> str:
+    return f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE}) AS batch"
+
+
+def _as_us(time: object) -> int:
+    """Return a fetched time in µs since 1970."""
+    return time if isinstance(time, int) else (stored_time(time) - EPOCH) // MICROSECOND
+
+
+def _us(session: Session, column: str) -> str:
+    """Return the SQL of a time to be fetched."""
+    dialect = connection_of(session).statement_dialect
+    return str(TimeUs(sa.literal_column(column, sa.TIMESTAMP(timezone=True))).compile(dialect=dialect))
