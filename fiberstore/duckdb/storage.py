@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.atomic_files import remove_leftovers
 from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
@@ -19,8 +18,9 @@ from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.compact import Calls, compact
 from fiberstore.duckdb.engine import create_engine
 from fiberstore.errors import StorageLockedError
+from fiberstore.ingest.storage import AsyncCorrelatingStorage, CorrelatingStorage
 from fiberstore.repositories.access import delays_s
-from fiberstore.repositories.storage import SqlStorage, refuse_connections
+from fiberstore.repositories.storage import refuse_connections
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE, IN_MEMORY
 from fiberstore.sql.prepared import connection_of
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fiberstore.sql.pool import StorePool
 
 
-class DuckDBStorage(SqlStorage):
+class DuckDBStorage(CorrelatingStorage):
     """A storage in one DuckDB database.
 
     Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
@@ -164,7 +164,7 @@ class DuckDBStorage(SqlStorage):
                 raise
 
 
-class AsyncDuckDBStorage(AsyncSqlStorage):
+class AsyncDuckDBStorage(AsyncCorrelatingStorage):
     """``DuckDBStorage`` in coroutines: same arguments, same contract, for use in one event loop.
 
     ``AsyncSqlStorage`` says what becomes of calls that are cancelled.

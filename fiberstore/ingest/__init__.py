@@ -10,9 +10,9 @@ from fiberstore.ingest.reprocess import ReprocessReport, reprocess
 from fiberstore.ingest.rules import Rules, RulesError, load_rules, parse_rules
 
 __all__ = [
+    "DEFAULT_BATCH_ROWS",
     "CorrelationCounts",
     "Correlator",
-    "DEFAULT_BATCH_ROWS",
     "IngestError",
     "IngestReport",
     "ReprocessReport",

@@ -2,8 +2,8 @@
 
 The fibers are those that ``sweep`` makes of all lines, the stored and the new ones. To find them, only the
 fibers are loaded that use a key of a new line at its time, without their lines; what results may use a key
-longer than before, and then those that it meets are loaded too. Lines of a stored fiber are read only if a cut
-falls into it. ``docs/correlation.md`` proves that nothing else has to be looked at.
+longer than before, and then those that it meets are loaded too. Lines of a stored fiber are read only if a
+cut falls into it. ``docs/correlation.md`` proves that nothing else has to be looked at.
 """
 
 from abc import ABC, abstractmethod
@@ -348,8 +348,8 @@ def _change(fiber_id: UUID, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> 
 def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, JsonValue]:
     """Return the texts of a fiber by their names.
 
-    Those of keys come in the order of the lines that have them first, then others, sorted. Of the first of the
-    stored fibers, what ``ingest`` has not written stays.
+    Those of keys come in the order of the lines that have them first, then others, sorted. Of the first of
+    the stored fibers, what ``ingest`` has not written stays.
     """
     others = {pair for line in fiber.lines for pair in line.attributes}
     if not parts and not others and len(fiber.keys) == 1:
@@ -374,5 +374,6 @@ def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, Js
 
 
 def _log_id(line: Item) -> UUID:
-    assert line.log_id is not None
+    if line.log_id is None:
+        raise ValueError(f"{line} stands for a stored fiber, and is no line")
     return line.log_id

@@ -39,63 +39,21 @@ class CorrelationCounts:
     memberships_new: int = 0
 
 
-class Correlator:
-    """Writes logs and joins them to fibers by rules, as they come; ``SqlStorage.correlate`` makes one.
-
-    The fibers depend on the stored logs and the rules alone, not on the order in which logs are written:
-    ``docs/correlation.md`` defines them. So any number of threads may use one correlator, and any number of
-    correlators and processes one store; nothing is kept in memory between two calls.
-
-    What else the fibers depend on: a log that is deleted joins nothing any more. A fiber that was deleted is
-    begun anew by the logs that come later. Fibers that were merged by hand stay one until a late log ends or
-    begins a fiber among their lines. Whether a fiber is ``closed`` depends on the clock, as a time in the
-    future closes none.
+class FiberJoiner:
+    """Joins logs to the stored fibers of rules, within a transaction.
 
     Args:
-        storage: Its schema is up to date.
-        rules: Which logs belong together. They are registered with the first logs, and become the active
-            version if none is, and no fibers of another are stored.
+        rules: Which logs belong together.
     """
 
-    def __init__(self, storage: SqlStorage, rules: Rules) -> None:
-        self._storage = storage
+    def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._search = PatternSearch(rules)
-        self._is_registered = False
 
     @property
     def matches(self) -> dict[str, list[int]]:
         """Number of matches so far, for each fiber type and each of its patterns in their order."""
         return self._search.matches
-
-    def write(
-        self, logs: Iterable[LogRecord], *, prepare: Callable[[Transaction], None] | None = None
-    ) -> CorrelationCounts:
-        """Store logs, their fibers, keys and memberships, all or none.
-
-        A log that is stored already is not stored again, and one that these rules have joined to a fiber
-        changes nothing.
-
-        Args:
-            logs: Of any sources and times. Their ``source_id`` is a name of the rules' sources; logs of others
-                are searched for the patterns that name no source.
-            prepare: Called first in the transaction that stores them, again whenever it is repeated.
-
-        Raises:
-            TypeError: An item is not a ``LogRecord``.
-            ConflictError: Others kept the store, or wrote the same logs, for too long.
-            StorageError: The database failed.
-        """
-        batch = checked(logs, LogRecord)
-        searched = self.search(batch)
-        deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
-        while True:
-            try:
-                return self._write(batch, searched, prepare)
-            except ConflictError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(next(waits_s))
 
     def search(self, logs: Iterable[LogRecord]) -> Searched:
         """Find the keys of logs."""
@@ -151,6 +109,65 @@ class Correlator:
         if transaction.versions.active() is None and not others.count(at_most=1):
             transaction.versions.activate(self._rules.config_version)
 
+
+class Correlator:
+    """Writes logs and joins them to fibers by rules, as they come; ``storage.correlate(rules)`` makes one.
+
+    The fibers depend on the stored logs and the rules alone, not on the order in which logs are written:
+    ``docs/correlation.md`` defines them. So any number of threads may use one correlator, and any number of
+    correlators and processes one store; nothing is kept in memory between two calls.
+
+    What else the fibers depend on: a log that is deleted joins nothing any more. A fiber that was deleted is
+    begun anew by the logs that come later. Fibers that were merged by hand stay one until a late log ends or
+    begins a fiber among their lines. Whether a fiber is ``closed`` depends on the clock, as a time in the
+    future closes none.
+
+    Args:
+        storage: Its schema is up to date.
+        rules: Which logs belong together. They are registered with the first logs, and become the active
+            version if none is, and no fibers of another are stored.
+    """
+
+    def __init__(self, storage: SqlStorage, rules: Rules) -> None:
+        self._storage = storage
+        self._config_version = rules.config_version
+        self._joiner = FiberJoiner(rules)
+        self._is_registered = False
+
+    @property
+    def matches(self) -> dict[str, list[int]]:
+        """Number of matches so far, for each fiber type and each of its patterns in their order."""
+        return self._joiner.matches
+
+    def write(
+        self, logs: Iterable[LogRecord], *, prepare: Callable[[Transaction], None] | None = None
+    ) -> CorrelationCounts:
+        """Store logs, their fibers, keys and memberships, all or none.
+
+        A log that is stored already is not stored again, and one that these rules have joined to a fiber
+        changes nothing.
+
+        Args:
+            logs: Of any sources and times. Their ``source_id`` is a name of the rules' sources; logs of
+                others are searched for the patterns that name no source.
+            prepare: Called first in the transaction that stores them, again whenever it is repeated.
+
+        Raises:
+            TypeError: An item is not a ``LogRecord``.
+            ConflictError: Others kept the store, or wrote the same logs, for too long.
+            StorageError: The database failed.
+        """
+        batch = checked(logs, LogRecord)
+        searched = self._joiner.search(batch)
+        deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
+        while True:
+            try:
+                return self._write(batch, searched, prepare)
+            except ConflictError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(next(waits_s))
+
     def _write(
         self,
         batch: Sequence[LogRecord],
@@ -161,9 +178,9 @@ class Correlator:
             if prepare is not None:
                 prepare(transaction)
             if not self._is_registered:
-                self.register(transaction)
-            logs = LogRepository(transaction.session, config_version=self._rules.config_version)
-            counts = self.join(transaction, searched)
+                self._joiner.register(transaction)
+            logs = LogRepository(transaction.session, config_version=self._config_version)
+            counts = self._joiner.join(transaction, searched)
             logs_new = logs.write_logs(batch)
         self._is_registered = True
         return replace(counts, logs_new=logs_new)

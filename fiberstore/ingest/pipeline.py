@@ -64,12 +64,12 @@ def ingest(
     """Read all files of the rules into the store.
 
     Each batch is stored whole, with its logs, fibers, keys and memberships, or not at all. Lines that these
-    rules (by ``rules.config_version``) have put into a fiber before change nothing, so reading files again adds
-    nothing. The fibers do not depend on the order in which files and runs bring the lines: ``Correlator`` says
-    what else they depend on. A run that was killed and started again ends in the same state as one that was
-    not. A file that has grown, the next one of a rotated log, and one of an earlier time are added. A record
-    that stood last in its file and has grown since is replaced by the whole one. The checkpoint
-    ``ingest SOURCE`` holds how the files of a source begin, which tells them from each other.
+    rules (by ``rules.config_version``) have put into a fiber before change nothing, so reading files again
+    adds nothing. The fibers do not depend on the order in which files and runs bring the lines:
+    ``Correlator`` says what else they depend on. A run that was killed and started again ends in the same
+    state as one that was not. A file that has grown, the next one of a rotated log, and one of an earlier
+    time are added. A record that stood last in its file and has grown since is replaced by the whole one. The
+    checkpoint ``ingest SOURCE`` holds how the files of a source begin, which tells them from each other.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
@@ -115,9 +115,9 @@ def ingest(
         )
         if on_batch is not None:
             on_batch(report)
+    if not report.logs_read:
+        correlator.write([])  # registers the rules
     with storage.transaction() as transaction:
-        if not report.logs_read:
-            correlator.register(transaction)
         _save_known(transaction, known)
     return report
 

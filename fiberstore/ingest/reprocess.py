@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CursorError, DatabaseError
-from fiberstore.ingest.correlator import Correlator
+from fiberstore.ingest.correlator import FiberJoiner
 from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS
 from fiberstore.ingest.rules import Rules
 from fiberstore.records import StoredLog
@@ -52,8 +52,8 @@ def reprocess(
     Once the newest log that the last run knew of was deleted, it reads all logs again, and passes over those
     that are in fibers of this version. ``storage.versions.drop`` deletes the checkpoint.
 
-    Fibers of these rules that an older release has made, which went by the order of reading, are made anew: as
-    long as there are some, a run reads all logs. ``ingest`` does the same for those that its lines meet.
+    Fibers of these rules that an older release has made, which went by the order of reading, are made anew:
+    as long as there are some, a run reads all logs. ``ingest`` makes those anew that its lines meet.
 
     One run at a time for each version: another takes over, and ends the first.
 
@@ -100,12 +100,13 @@ class _Run:
         self._storage = storage
         self._rules = rules
         self._name = reprocess_checkpoint(rules.config_version)
-        self._correlator = Correlator(storage, rules)
+        self._joiner = FiberJoiner(rules)
         self._renews = has_unknown_firsts(transaction.session, rules.config_version)
         checkpoint = transaction.checkpoints.get(self._name)
         self._id = uuid4().hex
-        is_first = self._renews or checkpoint is None
-        self._place = _BEGINNING if is_first else checkpoint.value.partition(" ")[2]
+        self._place = _BEGINNING
+        if checkpoint is not None and not self._renews:
+            self._place = checkpoint.value.partition(" ")[2]
         transaction.checkpoints.set(self._name, self._at(self._place))
 
     def step(self, batch_rows: int, before: ReprocessReport) -> ReprocessReport:
@@ -118,12 +119,12 @@ class _Run:
             page = self._storage.logs.page(batch_rows)
         logs = [*page.late, *page.items]
         following = place if page.next is None else page.next
-        searched = self._correlator.search(logs)
+        searched = self._joiner.search(logs)
         with self._storage.transaction() as transaction:
             if not _are_stored(transaction, logs):
                 return before  # some were deleted since: read the page again
             transaction.checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))
-            counts = self._correlator.join(transaction, searched, renew=self._renews)
+            counts = self._joiner.join(transaction, searched, renew=self._renews)
             if self._renews and page.next is None:
                 settle_unknown_firsts(transaction.session, self._rules.config_version)
         self._place = following

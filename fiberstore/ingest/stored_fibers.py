@@ -17,7 +17,7 @@ from fiberstore.sql.correlation import FiberKind, FiberRow, KeyRow
 
 
 class StoredFibers(FiberStore):
-    """The stored fibers of one type and config version, in a transaction that keeps others from changing them.
+    """Stored fibers of one type and config version, in a transaction that keeps others from changing them.
 
     Args:
         session: Its session.

@@ -1,7 +1,8 @@
 """The definition of fibers, as one pass over the lines in order of position.
 
-``docs/correlation.md`` says it in words. The pass also takes stored fibers whole, in place of their lines: what
-it makes of them is right unless a cut falls between their first and their last line, which ``broken`` tells.
+``docs/correlation.md`` says it in words. The pass also takes stored fibers whole, in place of their lines:
+what it makes of them is right unless a cut falls between their first and their last line, which ``broken``
+tells.
 """
 
 from collections.abc import Iterable
@@ -191,7 +192,8 @@ def stored_items(stored: StoredFiber, earliest_us: int) -> list[Item]:
 
     Args:
         stored: The fiber.
-        earliest_us: Time of the first line of the pass. Of a fiber that is over by then, only the state counts.
+        earliest_us: Time of the first line of the pass. Of a fiber without lines from then on, only the state
+            counts.
     """
     if stored.last_us < earliest_us:
         return [Item((stored.last_us, 0), 0, tuple(stored.keys), (), stored.end, origin=stored)]
@@ -218,45 +220,59 @@ def sweep(items: Iterable[Item], max_gap_us: int | None) -> list[SweptFiber]:
         items: Sorted by position and match.
         max_gap_us: Longest silence within a fiber, in µs; None for any.
     """
-    using: dict[Key, SweptFiber] = {}
-    by_stored: dict[StoredFiber, SweptFiber] = {}
-    fibers = []
+    sweeping = _Sweeping(max_gap_us)
     for position, group in groupby(items, itemgetter(0)):
         here = list(group)
         for item in here:
-            for key in item.starts:
-                if (user := using.get(key)) is not None and position < (user := user.whole()).reach:
-                    user.cut((position[0], position[1] - 1))
-        ending = []
-        for item in here:
-            fiber = None
-            users = [using.get(key) for key in item.keys]
-            stored = item.origin if item.log_id is None else None
-            if stored is not None:
-                users.append(by_stored.get(stored))
-            for user in users:
-                if user is None:
-                    continue
-                user = user.whole()  # noqa: PLW2901
+            if item.starts:
+                sweeping.end_users(item.starts, position)
+        joined = [(sweeping.join(item), item.end) for item in here]
+        for fiber, end in joined:
+            if end is not None:
+                fiber.whole().cut(end)
+    return [fiber for fiber in sweeping.fibers if fiber.whole() is fiber]
+
+
+class _Sweeping:
+    """The fibers so far, and which was the last to use a key."""
+
+    def __init__(self, max_gap_us: int | None) -> None:
+        self.fibers: list[SweptFiber] = []
+        self._max_gap_us = max_gap_us
+        self._users: dict[Key | StoredFiber, SweptFiber] = {}
+
+    def end_users(self, keys: Iterable[Key], position: Position) -> None:
+        """End the fibers that use one of the keys just before a position."""
+        for key in keys:
+            user = self._users.get(key)
+            if user is not None and position < (user := user.whole()).reach:
+                user.cut((position[0], position[1] - 1))
+
+    def join(self, item: Item) -> SweptFiber:
+        """Make one of the fibers that use a key of an item, or begin one, and give it the item."""
+        users, position = self._users, item.position
+        stored = item.origin if item.log_id is None else None
+        fiber = None
+        joining: tuple[Key | StoredFiber, ...] = item.keys if stored is None else (*item.keys, stored)
+        for key in joining:
+            user = users.get(key)
+            if user is not None:
+                user = user.whole()
                 if user is not fiber and position < user.reach:
                     fiber = user if fiber is None else fiber.absorb(user)
-            if fiber is None:
-                fiber = SweptFiber(position, position[0], END_OF_TIME)
-                fibers.append(fiber)
-            if stored is None:
-                _add_line(fiber, item, max_gap_us)
-            else:
-                if stored not in by_stored:
-                    fiber.stored.append(stored)
-                by_stored[stored] = fiber
-                _add_stored(fiber, item, stored, max_gap_us)
-            for key in item.keys:
-                using[key] = fiber
-            if item.end is not None:
-                ending.append((fiber, item.end))
-        for fiber, end in ending:
-            fiber.whole().cut(end)
-    return [fiber for fiber in fibers if fiber.whole() is fiber]
+        if fiber is None:
+            fiber = SweptFiber(position, position[0], END_OF_TIME)
+            self.fibers.append(fiber)
+        if stored is None:
+            _add_line(fiber, item, self._max_gap_us)
+        else:
+            if stored not in users:
+                fiber.stored.append(stored)
+            users[stored] = fiber
+            _add_stored(fiber, item, stored, self._max_gap_us)
+        for key in item.keys:
+            users[key] = fiber
+        return fiber
 
 
 def _add_line(fiber: SweptFiber, item: Item, max_gap_us: int | None) -> None:

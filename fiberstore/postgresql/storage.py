@@ -9,14 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL
 
-from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.errors import DatabaseError
+from fiberstore.ingest.storage import AsyncCorrelatingStorage, CorrelatingStorage
 from fiberstore.postgresql.arrival_tables import renumber_restored
 from fiberstore.postgresql.engine import create_engine
 from fiberstore.postgresql.vacuum import compact
-from fiberstore.repositories.storage import SqlStorage, refuse_connections
+from fiberstore.repositories.storage import refuse_connections
 from fiberstore.sql import connection
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fiberstore.sql.pool import StorePool
 
 
-class PostgresStorage(SqlStorage):
+class PostgresStorage(CorrelatingStorage):
     """A storage in one PostgreSQL database, which any number of processes on any machines may use at once.
 
     Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
@@ -137,7 +137,7 @@ def _check_server(connection: connection.Connection) -> None:
         )
 
 
-class AsyncPostgresStorage(AsyncSqlStorage):
+class AsyncPostgresStorage(AsyncCorrelatingStorage):
     """``PostgresStorage`` in coroutines: same arguments, same contract, for use in one event loop.
 
     ``AsyncSqlStorage`` says what becomes of calls that are cancelled. Opening connects to the server, in the

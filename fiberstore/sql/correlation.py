@@ -162,7 +162,7 @@ def load_keys(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedKey]:
         f"FROM {ARROW_TABLE} AS batch JOIN fiber_keys AS k ON k.fiber_id = batch.fiber_id",
         _ids(fiber_ids),
     )
-    return [LoadedKey(*row[:3], _as_us(row[3]), *row[4:]) for row in rows]
+    return [LoadedKey(row[0], row[1], row[2], _as_us(row[3]), row[4], row[5]) for row in rows]
 
 
 def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine]:
@@ -174,7 +174,7 @@ def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine
         "JOIN raw_logs AS l ON l.log_id = m.log_id",
         _ids(fiber_ids),
     )
-    return [LoadedLine(*row[:2], _as_us(row[2]), *row[3:]) for row in rows]
+    return [LoadedLine(row[0], row[1], _as_us(row[2]), row[3], row[4]) for row in rows]
 
 
 def former_ids(session: Session, fiber_ids: Collection[UUID]) -> list[tuple[UUID, UUID]]:
@@ -224,7 +224,7 @@ def has_unknown_firsts(session: Session, config_version: int) -> bool:
 
 
 def settle_unknown_firsts(session: Session, config_version: int) -> None:
-    """Take the key of a fiber of which no line shows it any more as there from the fiber's first activity on."""
+    """Take keys that no line shows any more as there from their fiber's first activity on."""
     _write(
         session,
         "UPDATE fiber_keys SET first_log_id = batch.nil FROM "
@@ -297,7 +297,8 @@ def move_keys(session: Session, keys: Sequence[KeyRow]) -> None:
         _write(
             session,
             "UPDATE fiber_keys SET first_timestamp = batch.first_timestamp, "
-            f"first_log_id = batch.first_log_id, starts = batch.starts FROM {_hashed(session)} WHERE {_SAME_KEY}",
+            "first_log_id = batch.first_log_id, starts = batch.starts "
+            f"FROM {_hashed(session)} WHERE {_SAME_KEY}",
             _key_columns(keys),
         )
 
@@ -325,22 +326,16 @@ def replace_ends(session: Session, ends: Sequence[tuple[int, int | None, int | N
         f"DELETE FROM fiber_ends WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
         {"fiber_id": _uuids([fiber_id for fiber_id, _, _ in ends])},
     )
-
-    for is_before in (False, True):
-        rows = [
-            (id_, us, before)
-            for id_, us, before in ends
-            if us is not None and (before is not None) == is_before
-        ]
-        if not rows:
-            continue
-        columns = {
-            "fiber_id": _uuids([fiber_id for fiber_id, _, _ in rows]),
-            "timestamp": _times([time_us for _, time_us, _ in rows if time_us is not None]),
-        }
-        if is_before:
-            columns["before_log_id"] = _uuids([before for _, _, before in rows if before is not None])
-        _insert_new(session, "fiber_ends", columns)
+    for is_whole in (True, False):
+        rows = [end for end in ends if end[1] is not None and (end[2] is None) == is_whole]
+        if rows:
+            columns = {
+                "fiber_id": _uuids([fiber_id for fiber_id, _, _ in rows]),
+                "timestamp": _times([time_us or 0 for _, time_us, _ in rows]),
+            }
+            if not is_whole:
+                columns["before_log_id"] = _uuids([before or 0 for _, _, before in rows])
+            _insert_new(session, "fiber_ends", columns)
 
 
 def insert_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]], config_version: int) -> int:

@@ -1,11 +1,11 @@
 """Correlation in memory: the definition against a plain reading of it, and batches against the definition."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fiberstore.ingest.sweep import line_item, sweep
@@ -16,7 +16,6 @@ from tests.support.correlation import (
     disjoint,
     line,
     new_id,
-    occurrence,
     plain_fibers,
 )
 
@@ -50,7 +49,7 @@ def script(text: str) -> list[Line]:
 
 def batches_of(lines: Sequence[Line], cuts: Sequence[int]) -> list[list[Line]]:
     places = sorted({0, len(lines), *(cut % (len(lines) + 1) for cut in cuts)})
-    return [list(lines[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    return [list(lines[a:b]) for a, b in pairwise(places)]
 
 
 WORDS = st.lists(

@@ -1,9 +1,13 @@
 """Correlation in a database: any order of lines, batches, repeats and producers gives the same fibers."""
 
+import asyncio
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,13 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiberstore.contract.queries import Fibers, Logs
+from fiberstore import AsyncDuckDBStorage, DuckDBStorage, PostgresStorage
+from fiberstore.contract.queries import Fibers
 from fiberstore.ids import stable_fiber_id
-from fiberstore.ingest import Correlator, Rules, parse_rules
+from fiberstore.ingest import CorrelationCounts, Rules, parse_rules
 from fiberstore.ingest.occurrences import PatternSearch
+from fiberstore.ingest.storage import CorrelatingStorage
 from fiberstore.records import FiberRecord, LogRecord
 from fiberstore.repositories.storage import SqlStorage
-from tests.support.correlation import Line, plain_fibers
+from tests.support.correlation import Line, PlainFiber, plain_fibers, shown
 from tests.support.databases import empty
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -60,18 +66,19 @@ close = true
 
 
 @pytest.fixture
-def storage(any_storage: SqlStorage) -> SqlStorage:
+def storage(any_storage: SqlStorage) -> CorrelatingStorage:
+    assert isinstance(any_storage, CorrelatingStorage)
     return any_storage
 
 
-def log(second: int, text: str, number: int = 0) -> LogRecord:
+def log(second: int, text: str, number: int) -> LogRecord:
     return LogRecord(
-        log_id=UUID(int=number) if number else None,
+        log_id=UUID(int=number),
         timestamp=NOON + timedelta(seconds=second), source_id="any", raw_text=text,
     )  # fmt: skip
 
 
-def fibers_of(storage: SqlStorage, rules: Rules = RULES) -> dict[str, Counter[frozenset[UUID]]]:
+def fibers_of(storage: CorrelatingStorage, rules: Rules = RULES) -> dict[str, Counter[frozenset[UUID]]]:
     """The fibers of each type, as sets of logs."""
     return {
         name: Counter(
@@ -101,7 +108,7 @@ def expected(logs: Sequence[LogRecord], rules: Rules = RULES) -> dict[str, Count
     return found
 
 
-def texts(storage: SqlStorage, name: str) -> list[list[str]]:
+def texts(storage: CorrelatingStorage, name: str) -> list[list[str]]:
     """The texts of each fiber's lines, sorted."""
     return sorted(
         [found.raw_text for found in storage.get_fiber_logs(fiber.fiber_id)]
@@ -125,7 +132,7 @@ def batches(draw: Any) -> list[list[LogRecord]]:  # noqa: ANN401
     return [logs[a:b] for a, b in zip([0, *cuts], [*cuts, len(logs)], strict=True) if a < b]
 
 
-def check(storage: SqlStorage, logs: Sequence[LogRecord]) -> None:
+def check(storage: CorrelatingStorage, logs: Sequence[LogRecord]) -> None:
     """Compare the store with the definition, and each record with its lines."""
     assert fibers_of(storage) == expected(logs)
     watermark = max(
@@ -141,27 +148,25 @@ def check(storage: SqlStorage, logs: Sequence[LogRecord]) -> None:
                        if one.log_ids == members)  # fmt: skip
 
 
-def record(fiber: FiberRecord) -> tuple[Any, ...]:
-    assert isinstance(fiber.attributes, dict)
-    keys = {(name, text) for name, values in fiber.attributes.items() for text in values}
-    return keys, fiber.first_activity, fiber.last_activity, fiber.closed
+def record(fiber: FiberRecord) -> tuple[object, ...]:
+    return shown(fiber), fiber.first_activity, fiber.last_activity, fiber.closed
 
 
-def described(plain: Any, watermark: datetime, max_gap: timedelta | None) -> tuple[Any, ...]:  # noqa: ANN401
+def described(plain: PlainFiber, watermark: datetime, max_gap: timedelta | None) -> tuple[object, ...]:
     shown = {pair for _, one in plain.occurrences for pair in (*map(tuple, one.keys), *one.attributes)}
     times = [NOON + timedelta(seconds=line.second) for line, _ in plain.occurrences]
     silent = max_gap is not None and max(times) + max_gap < watermark
     return shown, min(times), max(times), silent or plain.end is not None
 
 
-def test_batches_in_any_order_give_the_fibers_of_the_definition(storage: SqlStorage) -> None:
+def test_batches_in_any_order_give_the_fibers_of_the_definition(storage: CorrelatingStorage) -> None:
     @given(batches())
     def check_batches(given: list[list[LogRecord]]) -> None:
         empty(storage.engine)
         logs: dict[UUID, LogRecord] = {}
         given_ids: dict[UUID, tuple[str, UUID]] = {}
         for batch in given:
-            Correlator(storage, RULES).write(batch)
+            storage.correlate(RULES).write(batch)
             logs.update((one.log_id, one) for one in batch)
             check(storage, [*logs.values()])
             for name in RULES.fibers:
@@ -179,10 +184,96 @@ def test_batches_in_any_order_give_the_fibers_of_the_definition(storage: SqlStor
     check_batches()
 
 
-def test_producers_in_threads_equal_one(storage: SqlStorage) -> None:
-    logs = [log(n // 5, f"{'abc'[n % 3]} {'abc'[n // 7 % 3]} x{n % 4}", n + 1) for n in range(200)]
-    correlator = Correlator(storage, RULES)
+def test_producers_in_threads_equal_one(storage: CorrelatingStorage) -> None:
+    logs = some_logs()
+    correlator = storage.correlate(RULES)
     with ThreadPoolExecutor(4) as pool:
         counts = list(pool.map(correlator.write, [logs[start::10] for start in range(10)]))
     assert sum(one.logs_new for one in counts) == len(logs)
     assert fibers_of(storage) == expected(logs)
+
+
+PRODUCER = """
+import sys
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+from fiberstore import PostgresStorage
+from fiberstore.ingest import parse_rules
+from fiberstore.records import LogRecord
+from tests.ingest.test_correlator import RULES, log, some_logs
+with PostgresStorage(sys.argv[1]) as storage:
+    correlator = storage.correlate(RULES)
+    for start in range(int(sys.argv[2]), 20, 2):
+        correlator.write(some_logs()[start::20])
+"""
+
+
+def some_logs() -> list[LogRecord]:
+    return [log(n // 5, f"{'abc'[n % 3]} {'abc'[n // 7 % 3]} x{n % 4}", n + 1) for n in range(200)]
+
+
+def test_producers_in_processes_equal_one(
+    postgresql_storage: PostgresStorage, postgres_tables_url: str
+) -> None:
+    runs = [
+        subprocess.Popen([sys.executable, "-c", PRODUCER, postgres_tables_url, str(start)])
+        for start in (0, 1)
+    ]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert fibers_of(postgresql_storage) == expected(some_logs())
+
+
+def test_tasks_write_logs_with_their_fibers(tmp_path: Path) -> None:
+    async def write() -> list[CorrelationCounts]:
+        async with AsyncDuckDBStorage(tmp_path / "store.duckdb") as storage:
+            await storage.init_schema()
+            correlator = storage.correlate(RULES)
+            return await asyncio.gather(
+                *(correlator.write(iter(some_logs()[start::4])) for start in range(4))
+            )
+
+    counts = asyncio.run(write())
+    with DuckDBStorage(tmp_path / "store.duckdb") as storage:
+        assert fibers_of(storage) == expected(some_logs())
+        assert sum(one.memberships_new for one in counts) >= storage.memberships.count() > 200
+        active = storage.versions.active()
+        assert active is not None
+        assert active.config_version == RULES.config_version
+
+
+def test_a_log_that_is_written_again_changes_nothing(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    first = correlator.write([log(1, "a x1", 1), log(1, "a x1", 1), log(2, "nothing", 2)])
+    assert first == CorrelationCounts(logs_new=2, fibers_new=2, memberships_new=2)
+    assert storage.correlate(RULES).write([log(1, "a x1", 1)]) == CorrelationCounts()
+    with pytest.raises(TypeError, match="item 0 must be a LogRecord"):
+        correlator.write(["a"])  # type: ignore[list-item]
+
+
+def test_a_fiber_that_was_deleted_is_begun_anew(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    correlator.write([log(1, "a", 1), log(2, "a", 2)])
+    storage.fibers.where(Fibers.c.fiber_type == "words").delete()
+    assert correlator.write([log(3, "a", 3)]).fibers_new == 1
+    assert texts(storage, "words") == [["a"]]
+
+
+def test_fibers_that_were_merged_by_hand_stay_one(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    correlator.write([log(1, "a", 1), log(1, "b", 2)])
+    older, newer = storage.query_fibers_by_type("words")
+    storage.merge_fibers({newer.fiber_id: older.fiber_id})
+    correlator.write([log(2, "b again", 3)])
+    assert texts(storage, "words") == [["a", "b", "b again"]]
+    assert storage.resolve_fibers([newer.fiber_id]) == {newer.fiber_id: older.fiber_id}
+
+
+def test_what_others_wrote_into_attributes_stays(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    correlator.write([log(1, "a", 1)])
+    (fiber,) = storage.query_fibers_by_type("words")
+    assert isinstance(fiber.attributes, dict)
+    storage.update_fiber(fiber.model_copy(update={"attributes": {**fiber.attributes, "owner": "Zoë"}}))
+    correlator.write([log(2, "a b", 2)])
+    (fiber,) = storage.query_fibers_by_type("words")
+    assert fiber.attributes == {"owner": "Zoë", "a": ["a"], "b": ["b"]}

@@ -80,7 +80,7 @@ def test_sources_in_any_order_make_whole_fibers(
 
 
 def test_reprocess_heals_fibers_of_an_older_release(storage: DuckDBStorage, tmp_path: Path) -> None:
-    """Which left out where keys begin, and went by the order of reading: a source that came later was apart."""
+    """Which left out where keys begin, and went by the order of reading: a later source was apart."""
     two_runs(storage, tmp_path, ("gw", "db"))
     rules = load_rules(tmp_path / "rules.toml")
     logs = storage.query_logs_by_time(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -144,7 +144,8 @@ regex = 'req=(?P<req>\w+) CLOSE'
 close = true
 """
         + grace,
-        app="2024-05-01 12:00:00 req=a open\n2024-05-01 12:00:01 req=a CLOSE\n2024-05-01 12:00:01 req=a sent\n",
+        app="2024-05-01 12:00:00 req=a open\n"
+        "2024-05-01 12:00:01 req=a CLOSE\n2024-05-01 12:00:01 req=a sent\n",
     )
     assert [len(fiber) for fiber in found] == sizes
 
@@ -189,7 +190,8 @@ def test_every_match_of_a_line_is_a_fiber_of_its_own(read: Callable[..., list[li
 def test_attributes_join_nothing(read: Callable[..., list[list[str]]], storage: DuckDBStorage) -> None:
     found = read(
         "regex = '(?P<level>[A-Z]+) req=(?P<req>\\w+)'\nkey = [\"req\"]\n",
-        app="2024-05-01 12:00:00 ERROR req=a x\n2024-05-01 12:00:01 ERROR req=b y\n2024-05-01 12:00:02 INFO req=b\n",
+        app="2024-05-01 12:00:00 ERROR req=a x\n"
+        "2024-05-01 12:00:01 ERROR req=b y\n2024-05-01 12:00:02 INFO req=b\n",
     )
     assert [len(fiber) for fiber in found] == [1, 2]
     assert [fiber.attributes for fiber in storage.query_fibers_by_type("request")] == [

@@ -12,6 +12,7 @@ import pytest
 from fiberstore import DuckDBStorage
 from fiberstore.ingest import ingest, load_rules
 from fiberstore.records import FiberRecord
+from tests.support.correlation import shown
 
 LOGHUB = Path(__file__).parents[3] / "shared" / "loghub"
 
@@ -101,11 +102,6 @@ def loghub(storage: DuckDBStorage, folder: Path, text: str) -> Found:
     return Found(fibers, sizes, report.logs_new, log_path)
 
 
-def keys_of(fiber: FiberRecord) -> set[tuple[str, str]]:
-    assert isinstance(fiber.attributes, dict)
-    return {(name, text) for name, texts in fiber.attributes.items() for text in texts}
-
-
 def shell(command: str, path: Path) -> list[str]:
     """The lines that a shell command prints, run on the file ``$1``."""
     run = subprocess.run(["sh", "-c", command, "sh", path], check=True, capture_output=True, text=True)
@@ -135,20 +131,18 @@ def test_each_key_of_a_real_file_has_its_lines(
     # The first key of each line, counted.
     awk = "awk '{ if (match($0, /%s/)) print substr($0, RSTART, RLENGTH) }' \"$1\" | sort | uniq -c"
     expected = {number(row.split(maxsplit=1)[1]): int(row.split()[0]) for row in shell(awk % regex, path)}
-    assert {
-        key: found.sizes[fiber.fiber_id] for fiber in found.fibers for _, key in keys_of(fiber)
-    } == expected
+    assert {key: found.sizes[fiber.fiber_id] for fiber in found.fibers for _, key in shown(fiber)} == expected
     assert len(found.fibers) == len(expected)
     assert fiber_count in {None, len(expected)}
 
 
 def test_login_sessions_are_those_of_openssh(storage: DuckDBStorage, tmp_path: Path) -> None:
     """One session per process; the only login that succeeded was silent for 13 minutes, more than 60 s."""
-    fibers, sizes, _, path = loghub(storage, tmp_path, SSHD.replace("infinite", "60s"))
+    fibers, _, _, path = loghub(storage, tmp_path, SSHD.replace("infinite", "60s"))
     split = r"""tr ':[]' '   ' < "$1" | awk '{ now = $3 * 3600 + $4 * 60 + $5; pid = $8
         if (!(pid in last) || now - last[pid] > 60) print pid; last[pid] = now }' | sort"""
-    assert sorted(str(dict(keys_of(fiber))["key"]) for fiber in fibers) == shell(split, path)
-    pids = Counter(dict(keys_of(fiber))["key"] for fiber in fibers)
+    assert sorted(str(dict(shown(fiber))["key"]) for fiber in fibers) == shell(split, path)
+    pids = Counter(dict(shown(fiber))["key"] for fiber in fibers)
     assert [pid for pid, count in pids.items() if count > 1] == ["24680"]
 
 
@@ -158,7 +152,7 @@ def test_task_attempts_and_their_containers_are_those_of_hadoop(
     """A second key, the container, brings in the lines that name the container but not the attempt."""
     container = "[[fibers.f.patterns]]\nsource = 'log'\nregex = '(?P<container>container_[0-9_]+)'\n"
     fibers, sizes, _, path = loghub(storage, tmp_path, HADOOP + container)
-    attempts = {key: fiber for fiber in fibers for name, key in keys_of(fiber) if name == "key"}
+    attempts = {key: fiber for fiber in fibers for name, key in shown(fiber) if name == "key"}
     assert sorted(attempts) == shell(
         "grep -oE 'attempt_[0-9]+_[0-9]+_[mr]_[0-9]+_[0-9]+' \"$1\" | sort -u", path
     )
@@ -166,6 +160,6 @@ def test_task_attempts_and_their_containers_are_those_of_hadoop(
     assert len(pairs) == 10
     for pair in pairs:
         _, _, name, _, attempt = pair.split()
-        assert ("container", name) in keys_of(attempts[attempt])
+        assert ("container", name) in shown(attempts[attempt])
     count = shell("grep -cE 'attempt_[0-9]+_[0-9]+_[mr]|container_[0-9_]+' \"$1\"", path)
     assert [str(sum(sizes.values()))] == count

@@ -17,8 +17,8 @@ from fiberstore.ingest import ReprocessReport, Rules, RulesError, ingest, load_r
 from fiberstore.ingest.demo import write_demo
 from fiberstore.telemetry import Call
 from fiberstore.testing.examples import NOON, all_logs, fiber, log, member, uid
-from tests.ingest.test_real_files import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.ingest.test_ingest import State, state_of
+from tests.ingest.test_real_files import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.support.databases import empty
 from tests.support.parameters import parametrize_mostly_slow
 

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from fiberstore.ingest.correlate import Changes, FiberStore, OpenedFiber, Use, correlate
 from fiberstore.ingest.occurrences import Key, Occurrence
-from fiberstore.ingest.sweep import Cut, First, StoredFiber, line_item
+from fiberstore.ingest.sweep import Cut, StoredFiber, line_item
+from fiberstore.records import FiberRecord
 
 SECOND = 1_000_000
 
@@ -22,7 +23,7 @@ class Line(NamedTuple):
 
 
 def line(second: int, number: int, *occurrences: str | Occurrence) -> Line:
-    """Return a line whose occurrences are written like ``a b close``; further ones are matches of their own."""
+    """Return a line whose occurrences are written like ``a b close``; several are matches of their own."""
     found = [
         one if isinstance(one, Occurrence) else occurrence(one, match if len(occurrences) > 1 else 0)
         for match, one in enumerate(occurrences, 1)
@@ -31,7 +32,7 @@ def line(second: int, number: int, *occurrences: str | Occurrence) -> Line:
 
 
 def occurrence(words: str, match: int = 0) -> Occurrence:
-    """Return an occurrence from its keys and ``start``, ``close``, ``close+1`` for a grace of a second, ``!x``."""
+    """Return an occurrence from its keys, ``start``, ``close``, ``close+1`` for a grace of 1 s, ``!text``."""
     keys, attributes = [], []
     start = close = False
     grace = None
@@ -78,11 +79,10 @@ def plain_fibers(lines: Iterable[Line], max_gap: int | None) -> list[PlainFiber]
     fibers: list[PlainFiber] = []
     for line in sorted(set(lines)):
         here = (line.second, line.log_id.int)
-        for occurrence in line.occurrences:
-            for key in occurrence.keys if occurrence.start else ():
-                for fiber in fibers:
-                    if fiber.covers(key, line, max_gap):
-                        fiber.cut(here)
+        starting = [key for occurrence in line.occurrences if occurrence.start for key in occurrence.keys]
+        for fiber in fibers:
+            if any(fiber.covers(key, line, max_gap) for key in starting):
+                fiber.cut(here)
         ending = []
         for occurrence in line.occurrences:
             joined = [
@@ -224,6 +224,17 @@ class MemoryStore(FiberStore):
 
     def logs_of(self, fiber_id: UUID) -> frozenset[UUID]:
         return frozenset(log_id for log_id, other in self.memberships if other == fiber_id)
+
+
+def shown(fiber: FiberRecord) -> set[tuple[str, str]]:
+    """Return the names and texts that a fiber has as attributes, each once."""
+    assert isinstance(fiber.attributes, dict)
+    pairs = []
+    for name, texts in fiber.attributes.items():
+        assert isinstance(texts, list)
+        pairs += [(name, str(text)) for text in texts]
+    assert len(set(pairs)) == len(pairs)
+    return set(pairs)
 
 
 def new_id(log_id: UUID, match: int) -> UUID:
