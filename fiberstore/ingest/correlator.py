@@ -134,14 +134,7 @@ class Correlator:
         self._joiner = FiberJoiner(rules)
         self._is_registered = False
 
-    @property
-    def matches(self) -> dict[str, list[int]]:
-        """Number of matches so far, for each fiber type and each of its patterns in their order."""
-        return self._joiner.matches
-
-    def write(
-        self, logs: Iterable[LogRecord], *, prepare: Callable[[Transaction], None] | None = None
-    ) -> CorrelationCounts:
+    def write(self, logs: Iterable[LogRecord]) -> CorrelationCounts:
         """Store logs, their fibers, keys and memberships, all or none.
 
         A log that is stored already is not stored again, and one that these rules have joined to a fiber
@@ -150,13 +143,18 @@ class Correlator:
         Args:
             logs: Of any sources and times. Their ``source_id`` is a name of the rules' sources; logs of
                 others are searched for the patterns that name no source.
-            prepare: Called first in the transaction that stores them, again whenever it is repeated.
 
         Raises:
             TypeError: An item is not a ``LogRecord``.
             ConflictError: Others kept the store, or wrote the same logs, for too long.
             StorageError: The database failed.
         """
+        return self._write_after(None, logs)
+
+    def _write_after(
+        self, prepare: Callable[[Transaction], None] | None, logs: Iterable[LogRecord]
+    ) -> CorrelationCounts:
+        """Write logs; ``prepare`` is called first in their transaction, again whenever it is repeated."""
         batch = checked(logs, LogRecord)
         searched = self._joiner.search(batch)
         deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fiberstore.contract.queries import Logs
-from fiberstore.ingest.correlator import Correlator
+from fiberstore.ingest.correlator import CorrelationCounts, Correlator
 from fiberstore.ingest.known_files import KnownFiles
 from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, require_files
@@ -93,18 +93,13 @@ def ingest(
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
     require_files(rules)
-    correlator = Correlator(storage, rules)
+    correlator = _FileCorrelator(storage, rules)
     with storage.transaction() as transaction:
         known = _load_known(transaction, rules)
     reader = LogReader(rules, known, on_bytes)
     report = IngestReport(sources=reader.counts)
     for batch in _batches(reader.records(), batch_rows):
-
-        def prepare(transaction: Transaction, batch: list[LogRecord] = batch) -> None:
-            _save_known(transaction, known)
-            _delete_tails(transaction, batch, known)
-
-        counts = correlator.write(batch, prepare=prepare)
+        counts = correlator.write_files(batch, known)
         report = IngestReport(
             report.logs_read + len(batch),
             report.logs_new + counts.logs_new,
@@ -120,6 +115,21 @@ def ingest(
     with storage.transaction() as transaction:
         _save_known(transaction, known)
     return report
+
+
+class _FileCorrelator(Correlator):
+    @property
+    def matches(self) -> dict[str, list[int]]:
+        return self._joiner.matches
+
+    def write_files(self, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]) -> CorrelationCounts:
+        """Write records of files, together with what is known of the files by then."""
+
+        def prepare(transaction: Transaction) -> None:
+            _save_known(transaction, known)
+            _delete_tails(transaction, batch, known)
+
+        return self._write_after(prepare, batch)
 
 
 def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]:
