@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fiberstore.contract.queries import Logs
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ingest.correlator import CorrelationCounts, Correlator
 from fiberstore.ingest.known_files import KnownFiles
 from fiberstore.ingest.reader import LogReader, SourceCounts
@@ -149,7 +149,10 @@ def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles]) -> No
 def _delete_tails(
     transaction: Transaction, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]
 ) -> None:
-    """Delete records that stood last in their files and have grown since, which the batch has whole."""
+    """Delete records that stood last in their files and have grown since, and fibers that had no others.
+
+    The batch has them whole.
+    """
     if not any(files.replaced for files in known.values()):
         return
     for log in batch:
@@ -158,7 +161,10 @@ def _delete_tails(
         if tail is not None and (
             log.raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(log.raw_text)
         ):
+            fiber_ids = transaction.memberships.get_log_fibers(tail.log_id)
             transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
+            empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]
+            transaction.fibers.where(Fibers.c.fiber_id.in_(empty)).delete()
 
 
 def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
