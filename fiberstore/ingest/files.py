@@ -4,6 +4,7 @@ import bz2
 import codecs
 import gzip
 import io
+import itertools
 import lzma
 import os
 import stat
@@ -43,11 +44,13 @@ class Line(NamedTuple):
         number: From 1 on.
         text: The line.
         is_whole: False for a last line that does not end with a line feed.
+        size: Bytes read for it.
     """
 
     number: int
     text: str
-    is_whole: bool
+    is_whole: bool = True
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,36 +122,28 @@ def read_lines(
         try:
             raw = sys.stdin.buffer if path == STANDARD_INPUT else stack.enter_context(path.open("rb"))
             stream, _ = _decompressed(raw)
-            progress = _Progress(raw, on_bytes)
-            for line, size in decoded(stream, encoding, errors):
-                yield line
-                progress.add(size)
-            progress.end()
+            lines = decoded(stream, encoding, errors)
+            yield from lines if on_bytes is None else _counted(lines, raw, on_bytes)
         except UnicodeDecodeError:
             raise
         except (OSError, *_DAMAGED) as error:
             raise _unreadable(path, error) from error
 
 
-class _Progress:
-    def __init__(self, raw: BinaryIO, on_bytes: Callable[[int], None] | None) -> None:
-        self._raw = raw
-        self._on_bytes = on_bytes
-        self._can_tell = raw.seekable()
-        self._read = self._told = self._waiting = 0
-
-    def add(self, size: int) -> None:
-        self._read += size
-        self._waiting += size
-        if self._on_bytes is not None and self._waiting >= _PROGRESS_STEP_BYTES:
-            self.end()
-
-    def end(self) -> None:
-        self._waiting = 0
-        place = self._raw.tell() if self._can_tell else self._read
-        if self._on_bytes is not None and place > self._told:
-            self._on_bytes(place - self._told)
-            self._told = place
+def _counted(lines: Iterator[Line], raw: BinaryIO, on_bytes: Callable[[int], None]) -> Iterator[Line]:
+    """Pass lines on, and tell how much of the file, as it lies on disk, was read for them."""
+    can_tell = raw.seekable()
+    read = told = 0
+    for line in lines:
+        yield line
+        read += line.size
+        if read >= _PROGRESS_STEP_BYTES:
+            place = raw.tell() if can_tell else told + read
+            on_bytes(place - told)
+            read, told = 0, place
+    place = raw.tell() if can_tell else told + read
+    if place > told:
+        on_bytes(place - told)
 
 
 def _find(path: Path) -> list[Path]:
@@ -196,8 +191,8 @@ def _decompressed(raw: BinaryIO) -> tuple[BinaryIO, str | None]:
     return raw, None
 
 
-def decoded(stream: BinaryIO, encoding: str, errors: str) -> Iterator[tuple[Line, int]]:
-    """Yield the lines of a stream, each with its size in bytes; a byte order mark outdoes ``encoding``."""
+def decoded(stream: BinaryIO, encoding: str, errors: str) -> Iterator[Line]:
+    """Yield the lines of a stream; a byte order mark outdoes ``encoding``."""
     first = stream.readline()
     for mark, marked in _MARKS:
         if first.startswith(mark):
@@ -208,20 +203,16 @@ def decoded(stream: BinaryIO, encoding: str, errors: str) -> Iterator[tuple[Line
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         yield from _wide(first, stream, encoding, errors)
         return
-    decoder = codecs.getincrementaldecoder(encoding)(errors)
-    number, raw = 0, first
-    while raw:
-        number += 1
-        is_whole = raw.endswith(b"\n")
-        text = raw.removesuffix(b"\n").removesuffix(b"\r") if is_whole else raw
-        if is_whole:
-            yield Line(number, text.decode(encoding, errors), is_whole=True), len(raw)
+    for number, raw in enumerate(itertools.chain((first,) if first else (), stream), 1):
+        if raw.endswith(b"\n"):
+            text = raw.removesuffix(b"\n").removesuffix(b"\r").decode(encoding, errors)
+            yield Line(number, text, True, len(raw))
         else:  # its last character may be cut
-            yield Line(number, decoder.decode(text), is_whole=False), len(raw)
-        raw = stream.readline()
+            text = codecs.getincrementaldecoder(encoding)(errors).decode(raw)
+            yield Line(number, text, is_whole=False, size=len(raw))
 
 
-def _wide(first: bytes, stream: BinaryIO, encoding: str, errors: str) -> Iterator[tuple[Line, int]]:
+def _wide(first: bytes, stream: BinaryIO, encoding: str, errors: str) -> Iterator[Line]:
     """Yield lines of an encoding that writes a line feed as several bytes."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     number, rest, raw = 0, "", first
@@ -231,13 +222,13 @@ def _wide(first: bytes, stream: BinaryIO, encoding: str, errors: str) -> Iterato
         *lines, rest = rest.split("\n")
         for text in lines:
             number += 1
-            yield Line(number, text.removesuffix("\r"), is_whole=True), size
+            yield Line(number, text.removesuffix("\r"), size=size)
             size = 0
         if not raw:
             break
         raw = stream.read(_PROGRESS_STEP_BYTES)
     if rest:
-        yield Line(number + 1, rest, is_whole=False), 0
+        yield Line(number + 1, rest, is_whole=False)
 
 
 def _unreadable(path: Path, error: Exception) -> LogFileError:

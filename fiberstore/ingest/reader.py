@@ -96,7 +96,7 @@ def _joined_parts(lines: Iterator[Line], counts: SourceCounts, *, is_growing: bo
         contents.append(content)
         if tag == "F":
             del parts[stream]
-            yield Line(number, f"{head} F {''.join(contents)}", is_whole=True)
+            yield Line(number, f"{head} F {''.join(contents)}")
     for number, head, contents in parts.values():
         if is_growing:
             counts.held_back += 1
@@ -143,6 +143,8 @@ class LogReader:
         Raises:
             IngestError: A file cannot be read by its rules.
         """
+        if len(self._sources) == 1:
+            return self._sources[0].records()
         return heapq.merge(*(source.records() for source in self._sources), key=attrgetter("timestamp"))
 
 
@@ -239,7 +241,7 @@ class _SourceReader:
 
     def _first_stamp(self, head: Head) -> str | None:
         lines = decoded(io.BytesIO(head.content), self._source.encoding, "backslashreplace")
-        for line, _ in lines:
+        for line in lines:
             match = self._regex.search(line.text.lstrip("\0"))
             if match and match[self._group] is not None:
                 return match[self._group]
@@ -269,20 +271,22 @@ class _SourceReader:
         clock.begin(file.year, file.head.modified)
         undated: list[_Draft] = []
         last: datetime | None = None
-        tail: tuple[str | None, int] = None, 0
+        record: LogRecord | None = None
+        tail_line = 0
         for draft in self._drafts(file, clock):
             draft.time = draft.time or last
             if draft.time is None:
                 undated.append(draft)
                 continue
             last = draft.time
-            for early in (*undated, draft):
+            for early in (*undated, draft) if undated else (draft,):
                 record = self._make_record(file, early, last)
                 yield record
-            tail = str(record.log_id), draft.number
+            tail_line = draft.number
             undated.clear()
         if file.known is not None and file.head.is_growing:
-            file.known.tail, file.known.tail_line = tail
+            file.known.tail = None if record is None else str(record.log_id)
+            file.known.tail_line = tail_line
         if undated:
             raise self._no_stamp(file.path, undated[0].lines)
 
@@ -296,7 +300,7 @@ class _SourceReader:
                 self.counts.held_back += 1
                 continue
             begins = stamp is not None or self._begins(line.text)
-            if self._is_dropped(line.text) or (is_dropping and not begins):
+            if (is_dropping and not begins) or (self._source.drop and self._is_dropped(line.text)):
                 self.counts.dropped += 1
                 is_dropping = is_dropping or begins
                 continue
@@ -315,10 +319,11 @@ class _SourceReader:
             else:
                 if draft.has_stamp or any(map(str.strip, draft.lines)):
                     yield draft
-                draft = _Draft(line.number, [line.text], is_begun=True)
-            draft.time = draft.time or time
-            draft.has_stamp = draft.has_stamp or stamp is not None
-            is_dated = is_dated or time is not None
+                draft = _Draft(line.number, [line.text], None, has_stamp=False, is_begun=True)
+            if stamp is not None:
+                draft.has_stamp = True
+                draft.time = time
+                is_dated = is_dated or time is not None
         if draft.has_stamp or any(map(str.strip, draft.lines)):
             yield draft
 

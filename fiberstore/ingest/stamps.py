@@ -137,7 +137,9 @@ class Clock:
         self._offset = offset
         self._cuts_fraction = all(map(_may_end_in_fraction, formats))
         self._mark: datetime | None = None
-        self._years: _Years | None = None
+        self._years = _Years(None)
+        self._last_whole: str | None = None
+        self._last: tuple[_Time, datetime, datetime | None] = (_Time(_EPOCH, has_year=True), _EPOCH, None)
         self._parse = lru_cache(maxsize=256)(self._parse_uncached)
         self._instants = lru_cache(maxsize=1024)(self._instants_uncached)
 
@@ -149,6 +151,7 @@ class Clock:
             until: The latest time that may be: when the file was last written.
         """
         self._years = _Years(year, until)
+        self._last_whole = None
 
     def first_year(self, stamp: str, near: datetime | None, until: datetime | None) -> int | None:
         """Return the year of a stamp that begins a file, None if the stamp carries it.
@@ -175,18 +178,21 @@ class Clock:
             ValueError: It fits no format, or is no time.
         """
         whole, fraction = self._whole(stamp)
-        time = self._parse(whole)
-        if time.has_year:
-            first, second = self._instants(time, time.local.year)
-        else:
-            if self._years is None:
-                self._years = _Years(None)
-            year = self._years.choose(lambda year: self._instants(time, year)[0])
-            first, second = self._instants(time, year)
+        if whole != self._last_whole or self._years.is_moving:
+            self._last = self._find(whole)
+            self._last_whole = whole
+        time, first, second = self._last
         if fraction and not time.is_leap_second:
             fine = timedelta(microseconds=_microseconds(fraction))
             first, second = first + fine, second and second + fine
         return self._advance(first, second) - self._offset
+
+    def _find(self, whole: str) -> tuple[_Time, datetime, datetime | None]:
+        time = self._parse(whole)
+        if time.has_year:
+            return time, *self._instants(time, time.local.year)
+        year = self._years.choose(lambda year: self._instants(time, year)[0])
+        return time, *self._instants(time, year)
 
     def _advance(self, first: datetime, second: datetime | None) -> datetime:
         mark = self._mark
@@ -250,6 +256,11 @@ class _Years:
         self._reached: datetime | None = None
         self._until = until + _MODIFIED_EARLY if until is not None else None
         self._ahead: datetime | None = None
+
+    @property
+    def is_moving(self) -> bool:
+        """True if an equal stamp would confirm a jump ahead."""
+        return self._ahead is not None
 
     def choose(self, instant: Callable[[int], datetime]) -> int:
         """Return the year of the next stamp, given its instant in any year.
