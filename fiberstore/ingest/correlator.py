@@ -44,20 +44,18 @@ class FiberJoiner:
 
     Args:
         rules: Which logs belong together.
+
+    Attributes:
+        patterns: The search for their keys, which counts.
     """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._search = PatternSearch(rules)
-
-    @property
-    def matches(self) -> dict[str, list[int]]:
-        """Number of matches so far, for each fiber type and each of its patterns in their order."""
-        return self._search.matches
+        self.patterns = PatternSearch(rules)
 
     def search(self, logs: Iterable[LogRecord]) -> Searched:
         """Find the keys of logs."""
-        find = self._search.find
+        find = self.patterns.find
         return [(log, found) for log in logs if (found := find(log.source_id, log.raw_text))]
 
     def join(self, transaction: Transaction, searched: Searched, *, renew: bool = False) -> CorrelationCounts:
@@ -85,7 +83,7 @@ class FiberJoiner:
             name: StoredFibers(
                 transaction.session,
                 FiberKind(name, version, None if rule.max_gap is None else rule.max_gap // MICROSECOND),
-                self._search,
+                self.patterns,
             )
             for name, rule in self._rules.fibers.items()
         }

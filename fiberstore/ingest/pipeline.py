@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ingest.correlator import CorrelationCounts, Correlator
 from fiberstore.ingest.known_files import KnownFiles
+from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, require_files
 from fiberstore.records import LogRecord
@@ -106,8 +107,11 @@ def ingest(
             report.fibers_new + counts.fibers_new,
             report.memberships_new + counts.memberships_new,
             sources=reader.counts,
-            matches=correlator.matches,
+            matches=correlator.patterns.matches,
         )
+        for name, keyless in correlator.patterns.keyless.items():
+            if name in reader.counts:
+                reader.counts[name].keyless = keyless
         if on_batch is not None:
             on_batch(report)
     if not report.logs_read:
@@ -119,8 +123,8 @@ def ingest(
 
 class _FileCorrelator(Correlator):
     @property
-    def matches(self) -> dict[str, list[int]]:
-        return self._joiner.matches
+    def patterns(self) -> PatternSearch:
+        return self._joiner.patterns
 
     def write_files(self, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]) -> CorrelationCounts:
         """Write records of files, together with what is known of the files by then."""
@@ -130,6 +134,32 @@ class _FileCorrelator(Correlator):
             _delete_tails(transaction, batch, known)
 
         return self._write_after(prepare, batch)
+
+
+def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[IngestReport, dict[str, str]]:
+    """Read all files of the rules and search them, and store nothing.
+
+    Args:
+        rules: What to read, and how to correlate it.
+        on_bytes: Called with the number of bytes read since its last call.
+
+    Returns:
+        What was read; and the first record of each source in which no pattern found a key.
+
+    Raises:
+        RulesError: The rules name no file for a source; nothing was read.
+        IngestError: A file cannot be read by its rules.
+    """
+    require_files(rules)
+    reader, patterns = LogReader(rules, on_bytes=on_bytes), PatternSearch(rules)
+    keyless: dict[str, str] = {}
+    for log in reader.records():
+        if not patterns.find(log.source_id, log.raw_text):
+            keyless.setdefault(log.source_id, log.raw_text)
+    for name, counts in reader.counts.items():
+        counts.keyless = patterns.keyless[name]
+    records = sum(counts.records for counts in reader.counts.values())
+    return IngestReport(records, sources=reader.counts, matches=patterns.matches), keyless
 
 
 def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]:

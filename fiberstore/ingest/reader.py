@@ -39,6 +39,7 @@ class SourceCounts:
         late: Records whose time is before that of the record before.
         held_back: Last lines of files that are not whole yet, and can only be read when they are.
         nul_bytes: NUL bytes left out at the beginning of lines.
+        keyless: Records in which no pattern found a key; they are in no fiber.
     """
 
     files: int = 0
@@ -50,6 +51,7 @@ class SourceCounts:
     late: int = 0
     held_back: int = 0
     nul_bytes: int = 0
+    keyless: int = 0
 
 
 @dataclass(frozen=True, slots=True)

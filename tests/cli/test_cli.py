@@ -221,10 +221,10 @@ def test_wrong_usage_is_told_and_ends_with_2(
 # ---------------------------------------------------------------- ingest
 
 
-def test_ingest_prints_what_it_did_in_one_line(run: Run, rules_file: Path, db_file: Path) -> None:
+def test_ingest_prints_what_it_did_in_its_first_line(run: Run, rules_file: Path, db_file: Path) -> None:
     result = run("ingest", "--rules", rules_file, "--db", db_file)
     assert (result.code, result.err) == (0, "")
-    assert re.fullmatch(
+    assert re.match(
         r"5 logs read, 5 new; 5 new fibers, 8 new memberships; \d+\.\d\d s, [\d,]+ logs/s\n", result.out
     )
     assert row_counts(db_file) == (5, 5, 8)
@@ -237,6 +237,21 @@ def test_ingest_prints_one_json_object(run: Run, rules_file: Path, db_file: Path
     assert report.pop("matches") == {"client": [3], "request": [3, 2]}
     assert {name: counts["lines"] for name, counts in report.pop("sources").items()} == {"web": 4, "db": 2}
     assert report == {"logs_read": 5, "logs_new": 5, "fibers_new": 5, "memberships_new": 8}
+
+
+def test_ingest_counts_by_source_and_pattern(run: Run, rules_file: Path, db_file: Path) -> None:
+    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    assert "web: 4 lines, 3 logs, 1 line without a stamp" in result.out.splitlines()
+    assert r"request: 3 matches of 'request=(?P<request>\w+)'" in result.out.splitlines()
+
+
+def test_ingest_check_stores_nothing(run: Run, rules_file: Path, db_file: Path) -> None:
+    rules_file.write_text(rules_file.read_text().replace("'request=", "'no=").replace("'from ", "'no "))
+    result = run("ingest", "--check", "--rules", rules_file, "--db", db_file)
+    assert result.out.startswith("5 logs read, none stored\nweb: 4 lines, 3 logs, ")
+    assert "web: the first without a key: " in result.out
+    assert "matched no line of web" in result.err
+    assert not db_file.exists()
 
 
 def test_ingest_tells_what_it_left_out(run: Run, rules_file: Path, db_file: Path) -> None:

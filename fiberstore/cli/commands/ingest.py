@@ -23,6 +23,7 @@ from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.demo import write_demo
 from fiberstore.ingest.files import STANDARD_INPUT, find_files
 from fiberstore.ingest.pipeline import IngestReport
+from fiberstore.ingest.pipeline import check as check_files
 from fiberstore.ingest.pipeline import ingest as ingest_files
 from fiberstore.ingest.rules import Rules, load_rules, require_files
 from fiberstore.repositories.storage import SqlStorage
@@ -71,17 +72,61 @@ def ingest(
             help="Log files instead of those in the rules file: files, globs, directories, or - for input.",
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read and search the files, and store nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Read log files into a store, join their lines into fibers, and resume where the last run stopped."""
     loaded = load_rules(rules, _parse_paths(paths or []))
     require_files(loaded)
+    if check:
+        _check(loaded, as_json=as_json)
+        return
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
+        if not as_json:
+            _print_counts(report, loaded)
         for warning in report.warnings(loaded):
             print_note(warning)
         tell_unless_active(storage, loaded.config_version, db)
+
+
+def _check(rules: Rules, *, as_json: bool) -> None:
+    with _progress(rules) as (on_bytes, _):
+        report, keyless = check_files(rules, on_bytes)
+    if as_json:
+        print_json({**asdict(report), "without_key": {**keyless}})
+    else:
+        print_line(f"{counted(report.logs_read, 'logs')} read, none stored")
+        _print_counts(report, rules)
+        for name, text in keyless.items():
+            print_line(f"{name}: the first without a key: {text}")
+    for warning in report.warnings(rules):
+        print_note(warning)
+
+
+def _print_counts(report: IngestReport, rules: Rules) -> None:
+    for name, counts in report.sources.items():
+        parts = [counted(counts.lines, "lines"), counted(counts.records, "logs")]
+        parts += [
+            f"{counted(number, things)} {what}"
+            for number, things, what in (
+                (counts.unstamped, "lines", "without a stamp"),
+                (counts.dropped, "lines", "dropped"),
+                (counts.bad_stamps, "logs", "with a bad stamp"),
+                (counts.late, "logs", "earlier than the one before"),
+                (counts.keyless, "logs", "without a key"),
+            )
+            if number
+        ]
+        print_line(f"{name}: {', '.join(parts)}")
+    for name, fiber_type in rules.fibers.items():
+        for pattern, matches in zip(fiber_type.patterns, report.matches.get(name, ()), strict=False):
+            print_line(
+                f"{name}: {matches:,} {'match' if matches == 1 else 'matches'} of '{pattern.regex.pattern}'"
+            )
 
 
 def _log_folder(db: str) -> Path:
