@@ -694,9 +694,6 @@ class AsyncFiberRepository(AsyncFibers):
             ValueError: Two of them have one id.
         """
 
-    async def query_open(self, config_version: int) -> list[FiberRecord]:
-        """Return every fiber of a config version that is not closed, by ``(first_activity, fiber_id)``."""
-
 class AsyncMembershipRepository(AsyncMemberships):
     """``MembershipRepository`` in coroutines."""
 

@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,25 @@ class _Commands(TyperGroup):
         return sorted(super().list_commands(*args))
 
 
+class _Notes(logging.Handler):
+    """Prints what the library warns of as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        print_note(record.getMessage())
+
+
+@contextmanager
+def _noting_warnings() -> Iterator[None]:
+    """Print what queries warn of."""
+    logger, notes = logging.getLogger("fiberstore.repositories.query"), _Notes(logging.WARNING)
+    logger.addHandler(notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     try:
@@ -85,7 +105,7 @@ def run(args: Sequence[str] | None = None) -> None:
     code = 1
     try:
         try:
-            with translate_errors():
+            with translate_errors(), _noting_warnings():
                 _command()(args, prog_name="fiberstore")
         finally:
             _flush()

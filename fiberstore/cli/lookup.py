@@ -1,6 +1,6 @@
 """Lookups of the command line beyond queries: ids and versions by their beginning, statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fiberstore.cli.stores import store_name
+from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import ConfigVersion
 from fiberstore.contract.queries import Fibers, FiberSummary
-from fiberstore.errors import StorageError
+from fiberstore.errors import DatabaseError, StorageError
+from fiberstore.records import FiberKey, FiberRecord
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.engine import IN_MEMORY
-from fiberstore.sql.models import Fiber, Membership, MergedFiber, RawLog, RegisteredVersion
+from fiberstore.sql.models import Fiber, KeyedFiber, Membership, MergedFiber, RawLog, RegisteredVersion
 from fiberstore.sql.translate import translate_errors
 
 _ID_DIGITS = 32
@@ -123,6 +125,45 @@ def find_fiber(storage: SqlStorage, digits: str) -> FiberSummary:
     if not found:
         raise _no_fiber(digits)
     return found[0]
+
+
+def find_fibers(storage: SqlStorage, chosen: Condition[FiberRecord]) -> Iterator[FiberSummary]:
+    """Yield the fibers of which a condition is true, by ``(first_activity, fiber_id)``.
+
+    Raises:
+        StorageError: There is none.
+    """
+    query = storage.fibers.where(chosen)
+    page = query.summaries()
+    if not page.items:
+        raise StorageError(
+            f"there is no fiber with {chosen!r}; fiberstore keys lists the names of keys, and "
+            "fiberstore keys NAME the values"
+        )
+    yield from page.items
+    while page.next is not None:
+        page = query.summaries(cursor=page.next)
+        yield from page.items
+
+
+def has_keys(storage: SqlStorage) -> bool:
+    """Return whether the store has the table of keys: one that is only read is not upgraded."""
+    with translate_errors():
+        return sa.inspect(storage.engine).has_table(KeyedFiber.__tablename__)
+
+
+def check_keys(storage: SqlStorage) -> None:
+    """Raise ``DatabaseError`` unless the store has the table of keys."""
+    if not has_keys(storage):
+        raise DatabaseError(
+            f"{store_name(storage)} has the tables of an older release, without keys; "
+            "fiberstore db upgrade brings them up to date"
+        )
+
+
+def keys_of(storage: SqlStorage, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
+    """Return the keys of fibers; none of a store of an older release."""
+    return storage.get_keys(fiber_ids) if has_keys(storage) else {}
 
 
 def _no_fiber(digits: str) -> StorageError:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -12,10 +12,10 @@ from uuid import UUID
 import typer
 
 from fiberstore.cli.app import print_note
-from fiberstore.cli.lookup import find_fiber_id, find_generation
+from fiberstore.cli.lookup import check_keys, find_fiber_id, find_generation
 from fiberstore.cli.units import parse_duration
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition, parse_time
-from fiberstore.contract.conditions import Condition
+from fiberstore.contract.conditions import And, Condition
 from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Page
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.storage import SqlStorage
@@ -27,8 +27,26 @@ def parse_id(text: str) -> str:
     """Parse a fiber id, or its beginning, into hex digits."""
     digits = text.replace("-", "").lower()
     if not re.fullmatch("[0-9a-f]{4,32}", digits):
-        raise typer.BadParameter(f"{text!r} is no fiber id; give its hex digits, at least the first four")
+        raise typer.BadParameter(
+            f"{text!r} is no fiber id; give its hex digits, at least the first four, or a key such as "
+            f"request={text}"
+        )
     return digits
+
+
+def parse_key(text: str) -> Condition[FiberRecord]:
+    """Parse ``NAME=VALUE``, or ``NAME`` for any value, into the condition that a fiber has such a key."""
+    name, sign, value = text.partition("=")
+    try:
+        named = Fibers.c.keys[name]
+        return named == value if sign else named.exists()
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no key: {error}; write one such as request=7f3a") from error
+
+
+def parse_fiber(text: str) -> str | Condition[FiberRecord]:
+    """Parse a fiber id, or its beginning, into hex digits, and ``NAME=VALUE`` into the condition of a key."""
+    return parse_key(text) if "=" in text else parse_id(text)
 
 
 def parse_config_version(text: str | int) -> int:
@@ -114,6 +132,24 @@ FiberId = Annotated[
     str | None,
     typer.Option(parser=parse_id, metavar="ID", help="Only logs of this fiber: its id, or the beginning."),
 ]
+FiberKeys = Annotated[
+    list[Any] | None,
+    typer.Option(
+        "--key",
+        parser=parse_key,
+        metavar="NAME=VALUE",
+        help="Only fibers with this key; NAME alone is of any value; if repeated, with all of them.",
+    ),
+]
+LogKeys = Annotated[
+    list[Any] | None,
+    typer.Option(
+        "--key",
+        parser=parse_key,
+        metavar="NAME=VALUE",
+        help="Only logs of fibers with this key; NAME alone is of any value; if repeated, with all of them.",
+    ),
+]
 Types = Annotated[
     list[str] | None,
     typer.Option("--type", metavar="TYPE", help="Only fibers of this type; if repeated, of any of them."),
@@ -156,7 +192,7 @@ FiberCondition = Annotated[
     typer.Option(
         parser=parse_fiber_condition,
         metavar="EXPR",
-        help=_CONDITION.format("fibers", 'attributes["/user"] == "root" and duration > "5s"'),
+        help=_CONDITION.format("fibers", 'keys["user"] == "root" and duration > "5s"'),
     ),
 ]
 
@@ -170,6 +206,7 @@ class LogFilter:
     source: Sources = None
     contains: Contains = None
     fiber: FiberId = None
+    key: LogKeys = None
     where: LogCondition = None
 
     def of(self, storage: SqlStorage) -> Logs:
@@ -185,7 +222,19 @@ class LogFilter:
             logs = logs.where(Logs.c.raw_text.contains(self.contains))
         if self.fiber is not None:
             logs = logs.where(Logs.c.fibers.contains(find_fiber_id(storage, self.fiber)))
+        if self.key:
+            logs = logs.where(Logs.c.fibers.any(having_keys(storage, self.key)))
         return logs if self.where is None else logs.where(self.where)
+
+
+def having_keys(
+    storage: SqlStorage, keys: Sequence[Condition[FiberRecord]], version: str | None = None
+) -> Condition[FiberRecord]:
+    """Return that a fiber of a generation, see ``find_generation``, has all the keys."""
+    check_keys(storage)
+    found = find_generation(storage, version)
+    of_version = () if found is None else (Fibers.c.config_version == found,)
+    return And(FiberRecord, (*keys, *of_version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +254,7 @@ class FiberFilter:
         typer.Option(parser=parse_time, metavar="TIME", help="Only those active then or before, ISO 8601."),
     ] = None
     version: Generation = None
+    key: FiberKeys = None
     where: FiberCondition = None
 
     def of(self, storage: SqlStorage) -> Fibers:
@@ -220,6 +270,9 @@ class FiberFilter:
         if self.start is not None or self.end is not None:
             start = self.start or parse_time(_FIRST_TIME)
             fibers = fibers.where(Fibers.c.activity.overlaps(start, self.end or parse_time(_LAST_TIME)))
+        if self.key:
+            check_keys(storage)
+            fibers = fibers.where(*self.key)
         return fibers if self.where is None else fibers.where(self.where)
 
     @property

@@ -12,6 +12,7 @@ from fiberstore.cli.commands import (  # noqa: F401
     generations,
     histogram,
     ingest,
+    keys,
     logs,
     prune,
     redact,

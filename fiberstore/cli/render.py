@@ -6,10 +6,11 @@ never read as markup, and control characters in it are shown as ``\x1b`` and the
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter
 from rich.bar import Bar
@@ -23,10 +24,11 @@ from fiberstore.cli.console import LAYOUT, make_console, print_json, print_line,
 from fiberstore.cli.lookup import Generation, Statistics, shown_version
 from fiberstore.contract.lifecycle import Checkpoint, FiberChange, GenerationDiff
 from fiberstore.contract.patterns import closed
-from fiberstore.contract.queries import Bucket, FiberSummary, LogContext
+from fiberstore.contract.queries import Bucket, FiberSummary, LogContext, ValueCount
 from fiberstore.copying.copy import Copied
 from fiberstore.escaping import escape_controls
-from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.keys import key_label, key_values
+from fiberstore.records import FiberKey, FiberRecord, StoredLog
 
 if TYPE_CHECKING:
     from fiberstore.doctor import Finding
@@ -36,6 +38,8 @@ _SOURCE_WIDTH = 20
 _BEGINNING = 500
 _MOST_IDS = 10
 _MATCH = "bold red"
+
+Keys: TypeAlias = Mapping[UUID, Sequence[FiberKey]]
 
 _summary, _bucket = TypeAdapter(FiberSummary), TypeAdapter(Bucket)
 
@@ -153,29 +157,75 @@ class LogLines:
             print_rows([_log_values(log)])
 
 
-def print_fibers(listed: Sequence[FiberSummary], *, as_json: bool) -> None:
-    """Print fibers, on a terminal each as two lines: what it is, and how to find it."""
+def print_fibers(listed: Sequence[FiberSummary], keys: Keys, *, as_json: bool) -> None:
+    """Print fibers, on a terminal each as two lines: what it is, and how to find it.
+
+    Args:
+        listed: The fibers.
+        keys: The keys of each that has some.
+        as_json: Print JSON.
+    """
     console = make_console()
     if as_json:
         for item in listed:
-            print_json(_fiber_json(item))
+            print_json(_fiber_json(item, keys))
     elif console.is_terminal:
-        console.print(Group(*_fiber_lines(listed)) if listed else "no fibers")
+        console.print(Group(*_fiber_lines(listed, keys)) if listed else "no fibers")
     else:
-        _print_tsv(_FIBER_NAMES, map(_fiber_values, listed))
+        _print_tsv(_FIBER_NAMES, (_fiber_values(item, keys) for item in listed))
 
 
-def print_fiber(listed: FiberSummary, logs: Sequence[StoredLog], *, as_json: bool) -> None:
-    """Print one fiber and its logs, on a terminal with a colour for each source."""
+def print_fiber(
+    listed: FiberSummary, keys: Keys, logs: Sequence[StoredLog], *, as_json: bool, is_first: bool = True
+) -> None:
+    """Print one fiber and its logs, on a terminal with a colour for each source.
+
+    Args:
+        listed: The fiber.
+        keys: Its keys.
+        logs: Its logs.
+        as_json: Print JSON.
+        is_first: No other was printed before it.
+    """
     console = make_console()
+    if not (is_first or as_json):
+        print_line()
     if as_json:
-        print_json({**_fiber_json(listed), "logs": [log.model_dump(mode="json") for log in logs]})
+        print_json({**_fiber_json(listed, keys), "logs": [log.model_dump(mode="json") for log in logs]})
     elif console.is_terminal:
-        console.print(Group(_fiber_grid(listed.fiber), "", _log_table(logs, _whole)))
+        console.print(Group(_fiber_grid(listed.fiber, keys), "", _log_table(logs, _whole)))
     else:
-        _print_tsv(_FIBER_NAMES, [_fiber_values(listed)])
+        _print_tsv(_FIBER_NAMES, [_fiber_values(listed, keys)])
         print_line()
         _print_tsv(_LOG_NAMES, map(_log_values, logs))
+
+
+def print_value_counts(found: Sequence[ValueCount[str]], name: str, *, as_json: bool) -> None:
+    """Print values and the number of fibers that have each.
+
+    Args:
+        found: The values.
+        name: Of the values.
+        as_json: Print JSON.
+    """
+    console = make_console()
+    if as_json:
+        for count in found:
+            print_json(
+                {
+                    name: count.value,
+                    "fibers": count.count,
+                    "first_seen": utc(count.first_seen),
+                    "last_seen": utc(count.last_seen),
+                }
+            )
+    elif console.is_terminal:
+        console.print(_value_table(found, name) if found else f"no {name}s of keys")
+    else:
+        _print_tsv(
+            (name, "fibers", "first_seen", "last_seen"),
+            ((one.value, str(one.count), utc(one.first_seen), utc(one.last_seen)) for one in found),
+        )
 
 
 def print_findings(repaired: Iterable[str], findings: Iterable["Finding"]) -> None:
@@ -219,6 +269,11 @@ def fiber_json(fiber: FiberRecord) -> dict[str, JsonValue]:
     """Return a fiber with the keys of its attributes sorted: not every database keeps the order of keys."""
     attributes = json.loads(json.dumps(fiber.attributes, sort_keys=True))
     return {**fiber.model_dump(mode="json"), "attributes": attributes}
+
+
+def keys_json(keys: Sequence[FiberKey]) -> dict[str, JsonValue]:
+    """Return the values of the keys of each name."""
+    return {name: [*values] for name, values in key_values(keys).items()}
 
 
 def version_json(config_version: int) -> dict[str, JsonValue]:
@@ -376,11 +431,11 @@ def _bucket_values(bucket: Bucket) -> tuple[str, ...]:
 
 _FIBER_NAMES = (
     "fiber_id", "fiber_type", "first_activity", "last_activity", "duration_s", "closed", "logs", "sources",
-    "attributes",
+    "attributes", "keys",
 )  # fmt: skip
 
 
-def _fiber_values(listed: FiberSummary) -> tuple[str, ...]:
+def _fiber_values(listed: FiberSummary, keys: Keys) -> tuple[str, ...]:
     fiber = listed.fiber
     return (
         str(fiber.fiber_id),
@@ -392,15 +447,17 @@ def _fiber_values(listed: FiberSummary) -> tuple[str, ...]:
         str(listed.log_count),
         _compact([*listed.source_ids]),
         _compact(fiber.attributes),
+        _compact(keys_json(keys.get(fiber.fiber_id, ()))),
     )
 
 
-def _fiber_json(listed: FiberSummary) -> dict[str, JsonValue]:
+def _fiber_json(listed: FiberSummary, keys: Keys) -> dict[str, JsonValue]:
     values = _summary.dump_python(listed, mode="json", exclude={"fiber"})
-    return {**fiber_json(listed.fiber), **values}
+    its_keys = keys.get(listed.fiber.fiber_id, ())
+    return {**fiber_json(listed.fiber), "keys": keys_json(its_keys), **values}
 
 
-def _fiber_lines(listed: Sequence[FiberSummary]) -> Iterator[Text]:
+def _fiber_lines(listed: Sequence[FiberSummary], keys: Keys) -> Iterator[Text]:
     types = [escape_controls(item.fiber.fiber_type) for item in listed]
     width = max(map(len, types), default=0)
     for item, fiber_type in zip(listed, types, strict=True):
@@ -412,16 +469,46 @@ def _fiber_lines(listed: Sequence[FiberSummary]) -> Iterator[Text]:
             (f"{fiber_type:<{width}}", "bold"),
             f"  {utc(fiber.first_activity)}  {took:>9}  {item.log_count:>5,} {logs}  {state}",
         )
-        yield _one_line(f"  {fiber.fiber_id}  ", (escape_controls(_compact(fiber.attributes)), "dim"))
+        its_keys = keys.get(fiber.fiber_id, ())
+        rest = _beyond_keys(fiber.attributes, its_keys)
+        shown = "" if its_keys and rest is None else escape_controls(_compact(rest))
+        yield _one_line(f"  {key_label(its_keys) or fiber.fiber_id}", (f"  {shown}" if shown else "", "dim"))
 
 
-def _fiber_grid(fiber: FiberRecord) -> Table:
+def _beyond_keys(attributes: JsonValue, keys: Sequence[FiberKey]) -> JsonValue:
+    """Return the attributes without the lists that hold what the keys are; None if nothing is left."""
+    if not isinstance(attributes, dict):
+        return attributes
+    same = {name: sorted(values) for name, values in key_values(keys).items()}
+    rest = {
+        name: value
+        for name, value in attributes.items()
+        if not (isinstance(value, list) and name in same and same[name] == sorted(map(str, value)))
+    }
+    return rest or None
+
+
+def _value_table(found: Sequence[ValueCount[str]], name: str) -> Table:
+    table = _table(name, "fibers", "first_seen", "last_seen")
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for one in found:
+        seen = (utc(time.replace(microsecond=0)) for time in (one.first_seen, one.last_seen))
+        table.add_row(escape_controls(one.value), f"{one.count:,}", *seen)
+    return table
+
+
+def _fiber_grid(fiber: FiberRecord, keys: Keys) -> Table:
     grid = Table.grid(Column(style="bold", no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
     took = duration(fiber.last_activity - fiber.first_activity)
+    its_keys = keys.get(fiber.fiber_id, ())
+    if its_keys:
+        grid.add_row("keys", key_label(its_keys))
     grid.add_row("fiber_id", str(fiber.fiber_id))
     grid.add_row("type", f"{fiber.fiber_type}, {'closed' if fiber.closed else 'open'}")
     grid.add_row("activity", f"{utc(fiber.first_activity)} to {utc(fiber.last_activity)}, {took}")
-    grid.add_row("attributes", _compact(fiber.attributes))
+    rest = _beyond_keys(fiber.attributes, its_keys)
+    if rest is not None or not its_keys:
+        grid.add_row("attributes", _compact(rest))
     return grid
 
 

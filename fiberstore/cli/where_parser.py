@@ -245,10 +245,13 @@ class _Reader:
                 column = self._column(name)
                 if not isinstance(column, Attributes | KeyColumns):
                     raise self._wrong(
-                        node, 'is not there; only attributes["/user"] and keys["request"] have parts'
+                        node,
+                        'is not there; only attributes have parts, such as attributes["/user"], and keys, '
+                        'such as keys["request"]',
                     )
                 if not isinstance(part, ast.Constant) or not isinstance(text := part.value, str):
-                    raise self._wrong(part, f"is no text in quotes; {_how_to_use(column)}")
+                    what = "JSON pointer" if isinstance(column, Attributes) else "name of keys"
+                    raise self._wrong(part, f"is no {what} in quotes; {_how_to_use(column)}")
                 return self._made(part, lambda: column[text])
         return None
 

@@ -17,7 +17,7 @@ value. What no backend could answer exactly is refused when the condition is mad
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeAlias, TypeVar
@@ -230,6 +230,17 @@ class AttributeContains(Condition[FiberRecord]):
 
     def __repr__(self) -> str:
         return f"attributes[{self.pointer!r}].contains({self.value!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class AttributeIsList(Condition[FiberRecord]):
+    """There is a list at a JSON pointer."""
+
+    pointer: str
+    record: type[FiberRecord] = field(default=FiberRecord, init=False)
+
+    def __repr__(self) -> str:
+        return f"attributes[{self.pointer!r}] is a list"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -447,7 +458,9 @@ class Attribute:
     """The value at a JSON pointer in the attributes of a fiber.
 
     It is compared with values of its kind: numbers with numbers, text with text, by the order of code points.
-    Nothing is equal to, less or greater than a value of another kind: true is not 1.
+    Nothing is equal to, less or greater than a value of another kind: true is not 1, and a list is not its
+    only item. ``contains`` looks into lists; a query that finds nothing where it compares lists with values
+    logs a warning that says so.
 
     Args:
         pointer: See RFC 6901: ``""`` is the whole, ``"/user/name"`` the ``name`` of the ``user``, ``"/0"``
@@ -659,6 +672,47 @@ def depends_on_active(condition: Condition[Any]) -> bool:
         case Not() | HasLog() | HasFiber():
             return depends_on_active(condition.condition)
     return False
+
+
+def compared_as_lists(condition: Condition[R]) -> tuple[Condition[R], list[AttributeCompare | AttributeIn]]:
+    """Return what a condition would be if it asked for lists where it compares attributes with values.
+
+    No list is equal to a value, so a condition that nothing fulfils may be one that was meant for the items.
+
+    Returns:
+        The other condition, and the comparisons for which it asks for a list; a pointer whose items the
+        condition looks at with ``contains`` is left alone.
+    """
+    looked_into = {part.pointer for part in _walk(condition) if isinstance(part, AttributeContains)}
+    compared: list[AttributeCompare | AttributeIn] = []
+
+    def turned(part: Condition[Any]) -> Condition[Any]:
+        match part:
+            case AttributeCompare() | AttributeIn():
+                if part.pointer in looked_into:
+                    return part
+                compared.append(part)
+                return AttributeIsList(part.pointer)
+            case And() | Or():
+                return type(part)(part.record, tuple(map(turned, part.conditions)))
+            case Not():
+                return Not(part.record, turned(part.condition))
+            case HasLog() | HasFiber():
+                return type(part)(turned(part.condition))
+        return part
+
+    return turned(condition), compared
+
+
+def _walk(condition: Condition[Any]) -> Iterator[Condition[Any]]:
+    """Yield a condition and all in it."""
+    yield condition
+    match condition:
+        case And() | Or():
+            for part in condition.conditions:
+                yield from _walk(part)
+        case Not() | HasLog() | HasFiber():
+            yield from _walk(condition.condition)
 
 
 def check_pointer(pointer: str) -> str:

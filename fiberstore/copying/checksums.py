@@ -20,7 +20,9 @@ import sqlalchemy as sa
 from fiberstore.contract.queries import Query
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.models import (
+    EndedFiber,
     Fiber,
+    KeyedFiber,
     Membership,
     MergedFiber,
     NamedCheckpoint,
@@ -28,6 +30,7 @@ from fiberstore.sql.models import (
     PinnedLog,
     RawLog,
     RegisteredVersion,
+    identity_of,
 )
 from fiberstore.sql.translate import translate_errors
 
@@ -41,11 +44,13 @@ Key: TypeAlias = tuple[Any, ...]
 COPY_PREFIX = "fiberstore copy "
 """Checkpoints whose name begins so tell how far a copy has come; they are not part of what a store holds."""
 
-VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS = (
+VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS, ENDS = (
     model.metadata.tables[model.__tablename__]
-    for model in (RegisteredVersion, NamedCheckpoint, MergedFiber, PinnedFiber, PinnedLog)
+    for model in (RegisteredVersion, NamedCheckpoint, MergedFiber, PinnedFiber, PinnedLog, EndedFiber)
 )
-LIFECYCLE_TABLES = (VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS)
+LIFECYCLE_TABLES = (VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS, ENDS)
+KEYS = KeyedFiber.metadata.tables[KeyedFiber.__tablename__]
+_PLAIN_TABLES = (*LIFECYCLE_TABLES, KEYS)  # of which no query makes records
 
 _ORDERS = {
     RawLog.__tablename__: ("timestamp", "log_id"),
@@ -87,7 +92,7 @@ def table_checksums(storage: SqlStorage, *, on_rows: OnRows | None = None) -> di
     rows: dict[str, Iterable[Sequence[bytes]]] = {
         name: map(_of_batch, record_batches(query)) for name, query in _queries(storage).items()
     }
-    for table in LIFECYCLE_TABLES:
+    for table in _PLAIN_TABLES:
         rows[table.name] = map(_of_rows, _lifecycle_rows_of(storage, table))
     return {name: _sum(name, batches, on_rows) for name, batches in rows.items()}
 
@@ -106,8 +111,10 @@ def keyed_rows(
         batches = record_batches(_queries(storage)[name])
         keyed = ((_keys(batch, _ORDERS[name]), _of_batch(batch)) for batch in batches)
     else:
-        (table,) = (table for table in LIFECYCLE_TABLES if table.name == name)
-        keyed = (([(row[0],) for row in rows], _of_rows(rows)) for rows in _lifecycle_rows_of(storage, table))
+        (table,) = (table for table in _PLAIN_TABLES if table.name == name)
+        width = len(identity_of(table))
+        batches_of = _lifecycle_rows_of(storage, table)
+        keyed = (([tuple(row[:width]) for row in rows], _of_rows(rows)) for rows in batches_of)
     for keys, rows in keyed:
         yield from zip(keys, _digests(rows), strict=True)
         if on_rows is not None:
@@ -123,8 +130,8 @@ def record_batches(query: Query[Any], batch_rows: int = _BATCH_ROWS) -> "Iterato
 def lifecycle_rows(
     connection: sa.Connection, table: sa.Table, batch_rows: int
 ) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Yield the rows of a table of the lifecycle by ascending keys, in lists of limited length."""
-    statement = sa.select(table).order_by(*table.primary_key)
+    """Yield the rows of a table by what identifies them, ascending, in lists of limited length."""
+    statement = sa.select(table).order_by(*identity_of(table))
     if table is CHECKPOINTS:
         statement = statement.where(~CHECKPOINTS.c.name.startswith(COPY_PREFIX, autoescape=True))
     return partitions(connection, statement, batch_rows)

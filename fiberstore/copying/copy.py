@@ -34,7 +34,9 @@ from fiberstore.contract.lifecycle import CheckpointMove
 from fiberstore.contract.queries import Memberships
 from fiberstore.copying.checksums import (
     COPY_PREFIX,
+    ENDS,
     FIBER_PINS,
+    KEYS,
     LIFECYCLE_TABLES,
     LOG_PINS,
     MERGES,
@@ -50,11 +52,20 @@ from fiberstore.copying.checksums import (
 )
 from fiberstore.errors import CursorError
 from fiberstore.json_text import dump_json
-from fiberstore.records import FiberMembership, FiberRecord
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.sql.models import Fiber, Membership, RawLog, check_stored_version
+from fiberstore.sql import bulk
+from fiberstore.sql.models import (
+    Fiber,
+    Membership,
+    RawLog,
+    check_stored_version,
+    identity_of,
+    stored_time,
+)
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.rows import key_columns, to_keys
 from fiberstore.sql.translate import translate_errors
 
 K = TypeVar("K", str, Key)
@@ -75,7 +86,7 @@ _LOGS, _FIBERS, _MEMBERSHIPS = (
     model.metadata.tables[model.__tablename__] for model in (RawLog, Fiber, Membership)
 )
 # Rows that hold others come first, so that a copy that is killed leaves none of them without the other.
-_TABLES = {table.name: table for table in (_MEMBERSHIPS, FIBER_PINS, LOG_PINS, _FIBERS, _LOGS)}
+_TABLES = {table.name: table for table in (_MEMBERSHIPS, KEYS, ENDS, FIBER_PINS, LOG_PINS, _FIBERS, _LOGS)}
 _TABLES |= {table.name: table for table in LIFECYCLE_TABLES}
 
 
@@ -227,6 +238,7 @@ class _Copy:
         has_all_logs = self._copy_logs()
         with self._source.session() as snapshot:  # in which every membership and every pin has its fiber
             self._copy_fibers(snapshot)
+            self._copy_keys(snapshot)
             self._copy_memberships(snapshot)
             self._end_merged_fibers(snapshot)
             for table in LIFECYCLE_TABLES:
@@ -292,6 +304,27 @@ class _Copy:
                 self._destination.upsert_fibers(changed)
             self._note(_FIBERS.name, read=len(some), written=len(changed))
 
+    def _copy_keys(self, snapshot: Session) -> None:
+        """Give the fibers of the source the keys that they have there; the other fibers keep theirs."""
+        tell = partial(self._tell, "copy", KEYS.name)
+        with (
+            self._destination.session() as reader,
+            closing(_keys(snapshot, tell)) as keys,
+            closing(_keys(reader)) as held,
+        ):
+            for some in _batches(_differing(keys, held), self._batch_rows):
+                wanted = [new for _, new, _ in some if new is not None]
+                replaced = [key for key, new, old in some if new is not None and old is not None]
+                extra = [key for key, new, _ in some if new is None]
+                alive = _among(self._source, _FIBERS, {fiber_id for fiber_id, _, _ in extra})
+                gone = [key for key in extra if key[0] in alive]
+                if wanted or gone:
+                    with self._destination.transaction() as transaction, translate_errors():
+                        self._delete(transaction.session, KEYS, [*replaced, *gone])
+                        written = bulk.insert_keys(transaction.session, wanted) if wanted else 0
+                    self._deleted[KEYS.name] -= len(replaced)
+                    self._note(KEYS.name, read=0, written=written)
+
     def _end_merged_fibers(self, snapshot: Session) -> None:
         """Delete in the destination the fibers that were merged in the source, and move their pins.
 
@@ -316,7 +349,9 @@ class _Copy:
                         transaction.session.execute(others.values(survivor_id=survivors[loser]))
                     written = transaction.memberships.write_memberships(kept)
                     self._delete(transaction.session, _MEMBERSHIPS, list(moves))
-                    self._delete(transaction.session, _FIBERS, [(loser,) for loser in left])
+                    self._deleted[KEYS.name] += bulk.delete_keys(transaction.session, left)
+                    for table in (ENDS, _FIBERS):
+                        self._delete(transaction.session, table, [(loser,) for loser in left])
                 self._note(_MEMBERSHIPS.name, read=0, written=written)
             self._move_pins(survivors, ended)
 
@@ -454,7 +489,7 @@ class _Copy:
 
     def _delete(self, session: Session, table: sa.Table, keys: list[Key]) -> None:
         """Delete rows of one table by their primary keys."""
-        columns = sa.tuple_(*table.primary_key)
+        columns = sa.tuple_(*identity_of(table))
         for some in _batches(keys, _KEYS_AT_ONCE):
             deleted = session.connection().execute(sa.delete(table).where(columns.in_(some)))
             self._deleted[table.name] += deleted.rowcount
@@ -505,6 +540,19 @@ def _pairs(session: Session, on_rows: Callable[[int], None] | None = None) -> Ge
                     on_rows(len(rows))
 
 
+def _keys(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[tuple[Key, FiberKey]]:
+    """Yield the keys of fibers by what identifies them, ascending."""
+    statement = sa.select(*key_columns(KEYS)).order_by(*identity_of(KEYS))
+    with translate_errors():
+        batches = connection_of(session).stream_rows(*compiled(session, statement), _ROWS_READ)
+        with closing(batches):
+            for rows in batches:
+                for key in to_keys(rows, stored_time):
+                    yield (key.fiber_id, key.name, key.value), key
+                if on_rows is not None:
+                    on_rows(len(rows))
+
+
 def _differing(
     source: Iterator[tuple[K, V]], destination: Iterator[tuple[K, V]]
 ) -> Iterator[tuple[K, V | None, V | None]]:
@@ -541,7 +589,7 @@ def _among(storage: SqlStorage, table: sa.Table, ids: Collection[Any]) -> set[An
 
 def _primary_key(table: sa.Table, key: Key) -> Key:
     """Return the primary key at the end of what a row is ordered by."""
-    columns = list(table.primary_key)
+    columns = list(identity_of(table))
     return tuple(
         UUID(value) if isinstance(column.type, sa.Uuid) and isinstance(value, str) else value
         for column, value in zip(columns, key[-len(columns) :], strict=True)

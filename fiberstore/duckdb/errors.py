@@ -22,7 +22,7 @@ from fiberstore.sql.translate import first_line, register_driver
 _LOCKED = re.compile(r'Could not set lock on file "(?P<path>[^"]*)"')
 _NO_TABLE = re.compile(
     "Table with name (raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges"
-    "|fiber_pins|log_pins|fiber_keys) does not exist"
+    "|fiber_pins|log_pins|fiber_keys|fiber_ends) does not exist"
 )
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file ""')

@@ -103,7 +103,7 @@ class FiberChange:
 
 @dataclass(slots=True)
 class Changes:
-    """What is to be written, in this order.
+    """Changes to be written, in this order.
 
     Attributes:
         merged: Stored fibers that become part of others, and these.
@@ -303,7 +303,7 @@ class _Batch:
         """Choose the id of a fiber, and note what becomes of the others.
 
         Returns:
-            The id; and the stored fibers that the fiber goes on, the one of this id first.
+            The id; and the stored fibers that the fiber continues, the one of this id first.
         """
         living = [(stored.first, stored.fiber_id) for stored in fiber.stored]
         former: list[tuple[Position, UUID]] = []
@@ -322,7 +322,7 @@ class _Batch:
 
 
 def _change(fiber_id: UUID, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> FiberChange:
-    """Compare a fiber with the stored ones that it goes on, the one whose id it keeps first."""
+    """Compare a fiber with the stored ones that it continues, the one whose id it keeps first."""
     before: dict[Key, First] = {}
     for part in parts:
         for key, first in part.keys.items():

@@ -26,7 +26,7 @@ Searched: TypeAlias = list[tuple[LogRecord, list[tuple[str, Occurrence]]]]
 
 @dataclass(frozen=True, slots=True)
 class CorrelationCounts:
-    """What a batch of logs has brought.
+    """Rows that a batch of logs has brought.
 
     Attributes:
         logs_new: Logs that were not stored before.

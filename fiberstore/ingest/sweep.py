@@ -79,7 +79,7 @@ class StoredFiber:
 
 
 class Item(NamedTuple):
-    """What the pass meets at a position: an occurrence, or keys that a stored fiber has from there on.
+    """Element of the pass: an occurrence, or keys that a stored fiber has from a position on.
 
     Attributes:
         position: Where.

@@ -30,6 +30,7 @@ DISTRIBUTION_COLUMNS = {
     "fiber_memberships": "log_id",
     "fibers": "fiber_id",
     "fiber_keys": "fiber_id",
+    "fiber_ends": "fiber_id",
 }
 """The column that places the rows of each large table."""
 
@@ -165,6 +166,7 @@ def _citus() -> list[str]:
         _distribute("fiber_memberships", colocate_with="raw_logs"),
         _distribute("fibers", colocate_with="none"),
         _distribute("fiber_keys", colocate_with="fibers"),
+        _distribute("fiber_ends", colocate_with="fibers"),
         *map(_copy_to_every_node, SMALL_TABLES),
         allow_joins,
     ]

@@ -65,7 +65,6 @@ from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
 _IN_US = sa.select(*fiber_columns(FIBERS))
-_IS_OPEN = [FIBERS.c.config_version == sa.bindparam("config_version"), ~FIBERS.c.closed]
 
 _BY_ID = Prepared[FiberRow[object]](sa.select(*FIBERS.c).where(FIBERS.c.fiber_id == sa.bindparam("fiber_id")))
 _BY_TYPE = PreparedPages[FiberRow[int]](
@@ -73,7 +72,6 @@ _BY_TYPE = PreparedPages[FiberRow[int]](
     FIBERS.c.first_activity,
     FIBERS.c.fiber_id,
 )
-_OPEN = Prepared[FiberRow[int]](_IN_US.where(*_IS_OPEN).order_by(FIBERS.c.first_activity, FIBERS.c.fiber_id))
 _VALUES: dict[str, sa.BindParameter[object]] = {column.name: sa.bindparam(column.name) for column in FIBERS.c}
 _INSERT = Prepared[Row](insert(FIBERS).values(_VALUES).on_conflict_do_nothing())
 _UPDATE = Prepared[Row](
@@ -340,11 +338,6 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
             return bulk.update_fibers(session, rows) if rows else 0
 
         return self._change("update_fibers", update)
-
-    def query_open(self, config_version: int) -> list[FiberRecord]:
-        """Return every fiber of a config version that is not closed, by ``(first_activity, fiber_id)``."""
-        with self._read("query_open") as session:
-            return to_fibers(_OPEN.rows(session, {"config_version": config_version}), from_epoch_us)
 
 
 def _validated(fiber: FiberRecord) -> FiberRecord:

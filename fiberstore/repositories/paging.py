@@ -147,7 +147,10 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         with self._arrival(session).snapshot(session, None if place is None else place.mark) as mark:
             query = self._of_generation(session)
             if place is None:
-                yield query._page_after(session, limit, None, mark, [])
+                page = query._page_after(session, limit, None, mark, [])
+                if not page.items:
+                    query._warn_of_lists(session)
+                yield page
                 return
             if place.generation != query._generation:
                 raise CursorError(

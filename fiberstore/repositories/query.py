@@ -1,5 +1,6 @@
 """The common part of queries of logs, fibers and memberships: conditions, counts, streams."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable, DropTable
 
 from fiberstore.checks import check_number
-from fiberstore.contract.conditions import Condition, checked_condition
+from fiberstore.contract.conditions import Condition, checked_condition, compared_as_lists
 from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query, R
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.sql.bulk import expire, write_ids
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from fiberstore.exchange.writing import SortKey
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 2_048
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
@@ -148,6 +151,8 @@ class SqlQuery(Query[R], Generic[R]):
             statement = sa.select(sa.func.count()).select_from(some)
         with self._read("count") as session:
             ((number,),) = select_rows(session, statement)
+            if not number and at_most != 0:
+                self._warn_of_lists(session)
         return int(number)
 
     def iter_records(self) -> Iterator[R]:
@@ -192,6 +197,26 @@ class SqlQuery(Query[R], Generic[R]):
     def _select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
         return sa.select(*columns).select_from(self._table).where(*all_of(self._conditions))
 
+    def _warn_of_lists(self, session: Session) -> None:
+        """Warn that a query that found nothing has compared lists with values, which are never equal."""
+        turned = [compared_as_lists(condition) for condition in self._conditions]
+        compared = [part for _, parts in turned for part in parts]
+        if not compared:
+            return
+        query = copy(self)
+        query._conditions = tuple(condition for condition, _ in turned)
+        ((rows,),) = select_rows(session, query._select(sa.func.count()))
+        if rows:
+            first = compared[0]
+            _logger.warning(
+                "nothing is found: %r is true of no list, and %d of the %s would be found by lists there; "
+                "write attributes[%r].contains(…) for an item of a list, keys[…] == … for a key",
+                first,
+                rows,
+                self._name,
+                first.pointer,
+            )
+
     def _read(self, method: str | None) -> AbstractContextManager[Session]:
         return self._sessions.read(None if method is None else f"{self._name}.{method}")
 
@@ -203,9 +228,13 @@ class SqlQuery(Query[R], Generic[R]):
         with self._read(None) as session:
             connection = connection_of(session)
             batches = connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE)
+            is_empty = True
             with closing(batches):
                 for rows in batches:
+                    is_empty = False
                     yield self._records(rows)
+            if is_empty:
+                self._warn_of_lists(session)
 
     def _batches(self, method: str | None, batch_rows: int) -> "Generator[pa.RecordBatch]":
         from fiberstore.exchange.schemas import as_stored, schema_of

@@ -27,11 +27,12 @@ from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.contract.lifecycle import Merged
 from fiberstore.json_text import dump_json
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.sql.conditions import KEYS, among
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row
 from fiberstore.sql.functions import KeyHash
 from fiberstore.sql.models import BELONGINGS, stored_time
-from fiberstore.sql.prepared import connection_of
-from fiberstore.sql.rows import to_keys
+from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.rows import key_columns, to_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa  # takes longer to import than all the rest, so each function that needs it does
@@ -195,14 +196,13 @@ def _move_beginnings(session: Session, rows: str, columns: Columns) -> int:
 
 
 def keys_of(session: Session, fiber_ids: Collection[UUID]) -> list[FiberKey]:
-    """Return the keys of these fibers, by ``(fiber_id, first_timestamp, first_log_id, name, value)``."""
-    rows = _rows(
-        session,
-        "SELECT k.fiber_id, k.name, k.value, k.first_timestamp, k.first_log_id, k.starts "
-        f"FROM fiber_keys AS k JOIN {ARROW_TABLE} AS batch ON k.fiber_id = batch.fiber_id",
-        {"fiber_id": _uuids(_integers(fiber_ids))},
-    )
-    keys = to_keys(rows, stored_time)
+    """Return the keys of these fibers, by ``(fiber_id, first_timestamp, first_log_id, name, value)``.
+
+    It reads no batch, which a store that is opened without access to the outside cannot.
+    """
+    wanted = among(KEYS.c.fiber_id, list(fiber_ids))
+    statement = sa.select(*key_columns(KEYS)).where(wanted)
+    keys = to_keys(connection_of(session).fetch_rows(*compiled(session, statement)), stored_time)
     return sorted(keys, key=lambda key: (key.fiber_id, *_beginning(key), key.name, key.value))
 
 

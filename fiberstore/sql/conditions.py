@@ -17,6 +17,7 @@ from fiberstore.contract.conditions import (
     AttributeContains,
     AttributeExists,
     AttributeIn,
+    AttributeIsList,
     Compare,
     Condition,
     Flag,
@@ -197,6 +198,11 @@ def _(condition: AttributeContains) -> sa.ColumnElement[bool]:
     items = JsonItems(_document(condition.pointer), condition.pointer)
     item = items.table_valued(sa.column("item", sa.JSON)).render_derived().c.item
     return sa.exists().where(sa.func.coalesce(_compared(item, "", "==", condition.value), sa.false()))
+
+
+@to_sql.register
+def _(condition: AttributeIsList) -> sa.ColumnElement[bool]:
+    return sa.func.coalesce(_json(JsonType, condition.pointer) == "ARRAY", sa.false())
 
 
 @to_sql.register

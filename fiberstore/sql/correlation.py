@@ -57,7 +57,7 @@ class FiberKind(NamedTuple):
 
 
 class LoadedFiber(NamedTuple):
-    """What correlation needs of a row of ``fibers``, and its end."""
+    """The columns of ``fibers`` that correlation needs, and the end of the fiber."""
 
     fiber_id: UUID
     attributes: JsonValue

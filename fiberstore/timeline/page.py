@@ -8,24 +8,28 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from fiberstore.atomic_files import new_file
 from fiberstore.contract.queries import Timeline, TimelinePoint
 from fiberstore.escaping import escape_controls
-from fiberstore.records import FiberRecord
+from fiberstore.keys import key_label
+from fiberstore.records import FiberKey, FiberRecord
 
 if TYPE_CHECKING:
     from bokeh.models.ui.ui_element import UIElement
     from bokeh.plotting._figure import figure as Figure  # noqa: N812  # it is a class
 
+Keys: TypeAlias = Mapping[UUID, Sequence[FiberKey]]
 Span: TypeAlias = tuple[float, float]  # in ms since 1970, both included
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _LINE_CHARACTERS = 300
 _NAME_CHARACTERS = 24
+_KEY_CHARACTERS = 32
 _GROUPS_OF_DIGITS = (8, 13, 18, 23, 36)
 _LANES_AT_ONCE = 50
 _LANES_OF_ONE_AXIS = 25
@@ -86,7 +90,8 @@ _POINT_TOOLTIP = """
 """
 _BAR_TOOLTIP = """
 <div style="max-width: 60em; font: 12px/1.4 system-ui, sans-serif">
-<b>@type</b> <span>@id</span>, <span>@state</span><br>
+<b>@type</b> <span>@keys</span>, <span>@state</span><br>
+<span style="color: #555">@id</span><br>
 <span style="color: #555">@first to @last, @logs</span>
 <div style="font: 12px/1.4 monospace; white-space: pre-wrap; overflow-wrap: anywhere">@attributes</div>
 </div>
@@ -121,6 +126,7 @@ def write_timeline_page(
     timeline: Timeline,
     texts: Mapping[UUID, str],
     *,
+    keys: Keys = MappingProxyType({}),
     title: str = "Fibers over time",
 ) -> None:
     """Write a page that shows fibers as lanes and logs as points.
@@ -130,18 +136,25 @@ def write_timeline_page(
         timeline: What to show.
         texts: The text of each log, by its id; the beginning of it is shown. Where
             there is none, the page says so.
+        keys: The keys of each fiber that has some (``storage.get_keys``), which name its lane.
         title: Heads the page.
 
     Raises:
         ModuleNotFoundError: Bokeh is not installed.
         DatabaseError: The target exists, its folder does not, or it cannot be written.
     """
-    page = timeline_page(timeline, texts, title=title)
+    page = timeline_page(timeline, texts, keys=keys, title=title)
     with new_file(target) as path:
         path.write_text(page, encoding="utf-8")
 
 
-def timeline_page(timeline: Timeline, texts: Mapping[UUID, str], *, title: str = "Fibers over time") -> str:
+def timeline_page(
+    timeline: Timeline,
+    texts: Mapping[UUID, str],
+    *,
+    keys: Keys = MappingProxyType({}),
+    title: str = "Fibers over time",
+) -> str:
     """Render the page that ``write_timeline_page`` writes."""
     try:
         from bokeh.embed import file_html
@@ -154,9 +167,19 @@ def timeline_page(timeline: Timeline, texts: Mapping[UUID, str], *, title: str =
     variables = {"lines": _headlines(timeline)}
     if not timeline.fibers:
         return str(template.render(title=shown, **variables))
-    layout = _layout(timeline, texts)
+    layout = _layout(timeline, texts, keys)
     page: str = file_html(layout, INLINE, shown, template=template, template_variables=variables)
     return page
+
+
+def lane_labels(fibers: Sequence[FiberRecord], keys: Keys) -> list[str]:
+    """Return what tells the fibers apart: the keys of each, or the beginning of its id, or both."""
+    labels = [_cut(key_label(keys.get(fiber.fiber_id, ())), _KEY_CHARACTERS) for fiber in fibers]
+    counts = Counter((fiber.fiber_type, label) for fiber, label in zip(fibers, labels, strict=True))
+    return [
+        " ".join(filter(None, [label, "" if label and counts[fiber.fiber_type, label] == 1 else short]))
+        for fiber, label, short in zip(fibers, labels, short_ids(fibers), strict=True)
+    ]
 
 
 def short_ids(fibers: Sequence[FiberRecord]) -> list[str]:
@@ -181,13 +204,13 @@ def _headlines(timeline: Timeline) -> list[str]:
     ]
 
 
-def _layout(timeline: Timeline, texts: Mapping[UUID, str]) -> "UIElement":
+def _layout(timeline: Timeline, texts: Mapping[UUID, str], keys: Keys) -> "UIElement":
     from bokeh.layouts import column
 
-    lanes = _lanes(timeline.fibers)
+    lanes = _lanes(timeline.fibers, keys)
     labels, spans = list(lanes.values()), _spans(timeline)
     plot = _plot(labels, spans)
-    _add_bars(plot, timeline, lanes)
+    _add_bars(plot, timeline, lanes, keys)
     _add_points(plot, timeline.points, lanes, texts)
     types, slider = _controls(plot, timeline.fibers, labels, spans)
     return column(types, slider, plot, sizing_mode="stretch_width")
@@ -266,7 +289,7 @@ def _plot(labels: Sequence[str], spans: Sequence[Span]) -> "Figure":
     return plot
 
 
-def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> None:
+def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str], keys: Keys) -> None:
     from bokeh.core.properties import value
     from bokeh.models import ColumnDataSource, HoverTool
 
@@ -280,6 +303,7 @@ def _add_bars(plot: "Figure", timeline: Timeline, lanes: Mapping[UUID, str]) -> 
             "right": [_ms(fiber.last_activity) for fiber in fibers],
             "type": [escape_controls(fiber.fiber_type) for fiber in fibers],
             "id": [str(fiber.fiber_id) for fiber in fibers],
+            "keys": [_cut(key_label(keys.get(fiber.fiber_id, ())), _LINE_CHARACTERS) for fiber in fibers],
             "state": ["closed" if fiber.closed else "open" for fiber in fibers],
             "first": [_exact(fiber.first_activity) for fiber in fibers],
             "last": [_exact(fiber.last_activity) for fiber in fibers],
@@ -439,12 +463,13 @@ def _controls(
     return types, slider
 
 
-def _lanes(fibers: Sequence[FiberRecord]) -> dict[UUID, str]:
+def _lanes(fibers: Sequence[FiberRecord], keys: Keys) -> dict[UUID, str]:
     """Return the name of each lane."""
-    return {
-        fiber.fiber_id: f"{_cut(escape_controls(fiber.fiber_type), _NAME_CHARACTERS)} {short_id}"
-        for fiber, short_id in zip(fibers, short_ids(fibers), strict=True)
-    }
+    names = [
+        f"{_cut(escape_controls(fiber.fiber_type), _NAME_CHARACTERS)} {label}"
+        for fiber, label in zip(fibers, lane_labels(fibers, keys), strict=True)
+    ]
+    return dict(zip((fiber.fiber_id for fiber in fibers), _distinct(names), strict=True))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -204,7 +204,16 @@ REFUSED_OF_FIBERS = [
     ("attributes['/a'] == [1]", "[1] is no value"),
     ("attributes['/a'] < None", "None cannot be used: an attribute is compared with"),
     ("attributes['/a'] == 1e999", "inf is beyond the numbers"),
-    ("attributes['/a'].contains('b')", "attributes['/a'].contains is not there; use one of ==, !=, <,"),
+    ("attributes['/a'].startswith('b')", "attributes['/a'].startswith is not there; use one of ==, !=, <,"),
+    ("attributes['/a'].contains([1])", "[1] is no value"),
+    ("keys == 'a'", "keys cannot be compared so; take those of a name, such as keys["),
+    ("keys[1] == 'a'", "1 is no name of keys in quotes"),
+    ("keys[''].exists()", "the name of a key has at least one character"),
+    (
+        "keys['a'] < 'b'",
+        "keys['a'] cannot be compared so; use one of ==, !=, .exists(), .in_([…]), .startswith(…)",
+    ),
+    ("keys['a'] == 1", "1 cannot be used: expected a str"),
     ("activity > 1", "activity cannot be compared so; use one of .overlaps(…)"),
     ("activity.overlaps('2024-02-29T12:00Z')", "has 1 values; overlaps() takes 2"),
     ("logs.any(closed)", "closed is no column; those of logs are"),
@@ -245,6 +254,7 @@ SCALARS = st.none() | st.booleans() | TEXT | NUMBERS
 POINTERS = st.lists(TEXT, max_size=3).map(
     lambda keys: "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys)
 )
+NAMES = TEXT.filter(bool)
 ATTRIBUTES = POINTERS.map(lambda pointer: Fibers.c.attributes[pointer])
 
 
@@ -296,6 +306,11 @@ def fiber_conditions(logs: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
             st.builds(lambda attribute, value: attribute >= value, ATTRIBUTES, TEXT | NUMBERS),
             st.builds(lambda attribute, values: attribute.in_(values), ATTRIBUTES, st.lists(SCALARS)),
             st.builds(lambda attribute: attribute.exists(), ATTRIBUTES),
+            st.builds(lambda attribute, value: attribute.contains(value), ATTRIBUTES, SCALARS),
+            st.builds(lambda name, value: c.keys[name] == value, NAMES, TEXT),
+            st.builds(lambda name, values: c.keys[name].in_(values), NAMES, st.lists(TEXT)),
+            st.builds(lambda name, prefix: c.keys[name].startswith(prefix), NAMES, TEXT),
+            st.builds(lambda name: c.keys[name].exists(), NAMES),
             st.builds(lambda ids: c.logs.contains(*ids), st.lists(IDS)),
             st.builds(c.logs.any, logs),
         ),

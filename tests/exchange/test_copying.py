@@ -33,6 +33,7 @@ from fiberstore import (
 from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.copying.checksums import COPY_PREFIX, canonical_json, table_checksums
 from fiberstore.copying.copy import Copied, TableDifference
+from fiberstore.sql.models import EndedFiber
 from fiberstore.testing.examples import (
     ATTRIBUTES,
     BEGIN_OF_TIME,
@@ -49,6 +50,7 @@ from fiberstore.testing.examples import (
     stored,
     uid,
 )
+from fiberstore.testing.keys import key
 from tests.contract.test_lifecycle_oracle import content, fiber_lists, log_lists, membership_lists
 from tests.support.databases import empty
 from tests.support.oracle import MemoryStorage
@@ -113,9 +115,22 @@ def fill(storage: DuckDBStorage) -> None:
     )
     storage.write_memberships([member(n % 50, n % 30, n) for n in range(150)])
     storage.write_memberships([member(10**6, 10**6)])  # of neither a log nor a fiber
+    storage.write_keys(
+        [
+            *(
+                key(n % 30, f"{n % 3}é+", text, n, n or None, starts=n % 2 == 0)
+                for n, text in enumerate(TEXTS)
+            ),
+            *(key(4, "shared", text, 1) for text in TEXTS[:3]),
+            key(3, "shared", TEXTS[0], 0, 9),
+        ]
+    )
     storage.merge_fibers({uid(3): uid(4)})
     storage.merge_fibers({uid(4): uid(5), uid(6): uid(5)})
     storage.fibers.where(Fibers.c.fiber_id.in_([uid(5), uid(7)])).pin()
+    with storage.transaction() as transaction:
+        transaction.session.add(EndedFiber(fiber_id=uid(8), timestamp=NOON, before_log_id=uid(9)))
+        transaction.session.add(EndedFiber(fiber_id=uid(9), timestamp=NOON))
     storage.logs.where(Logs.c.log_id.in_([uid(1)])).pin()
     for rules in ("", "é", "rules"):
         storage.versions.register(rules, parent=2**64 - 1 if rules else None)
@@ -344,7 +359,7 @@ def test_what_changes_in_the_source_after_it_was_copied_is_copied(
     change(source)
     copied = copy_store(source, destination, batch_rows=10)
     assert copied.is_equal
-    assert 0 < sum(copied.written.values()) < 20
+    assert 0 < sum(copied.written.values()) < 25
     assert rows_of(destination) == rows_of(source)
 
 
@@ -675,6 +690,29 @@ def test_what_the_destination_holds_otherwise_stays_and_is_told(
     assert (mirrored.is_equal, mirrored.has_ended, mirrored.differences) == (True, True, {})
     assert sum(mirrored.deleted.values()) == len(differing)
     assert rows_of(destination) == wanted
+
+
+def test_keys_of_a_fiber_are_made_those_of_the_source(
+    source: DuckDBStorage, destination: DuckDBStorage
+) -> None:
+    for storage in (source, destination):
+        storage.write_fibers([fiber(number) for number in (1, 2, 3)])
+    source.write_fibers([fiber(4)])
+    source.write_keys([key(1, "a", "x", 5), key(2, "a", "x"), key(4, "a", "x")])
+    destination.write_fibers([fiber(9)])
+    destination.write_keys([key(1, "a", "x", 4, 7), key(3, "a", "x"), key(9, "a", "x")])
+    copied = copy_store(source, destination)
+    assert (copied.written["fiber_keys"], copied.deleted["fiber_keys"]) == (3, 1)
+    assert copied.differing == ["fibers", "fiber_keys"]
+    assert copied.differences["fiber_keys"] == TableDifference(0, 1, 0, [f"{uid(9)} a x"])
+    for storage in (source, destination):
+        assert [*storage.get_keys(map(uid, (1, 2, 3, 4))).values()] == [
+            [key(1, "a", "x", 5)],
+            [key(2, "a", "x")],
+            [],
+            [key(4, "a", "x")],
+        ]
+    assert copy_store(source, destination, mirror=True).is_equal
 
 
 @pytest.mark.slow

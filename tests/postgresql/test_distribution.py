@@ -303,7 +303,7 @@ def test_the_command_runs_the_statements_and_passes_notices_on(citus: sa.Engine,
         assert result.out.splitlines() == [f"{each};" for each in distribution_statements("citus")]
     assert 'fiberstore: trigger "log_arrivals_add" for relation "raw_logs" does not exist' in result.err
     with citus.connect() as connection:
-        assert connection.execute(sa.text("SELECT count(*) FROM pg_dist_partition")).scalar() == 9
+        assert connection.execute(sa.text("SELECT count(*) FROM pg_dist_partition")).scalar() == 10
 
 
 def test_a_database_without_the_tables_is_told_what_makes_them(citus: sa.Engine) -> None:

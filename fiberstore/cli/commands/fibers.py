@@ -1,4 +1,4 @@
-"""``fibers`` and ``show``: fibers in pages, and one of them with its lines."""
+"""``fibers`` and ``show``: fibers in pages, and those of an id or a key with their lines."""
 
 from typing import Annotated
 
@@ -11,20 +11,23 @@ from fiberstore.cli.options import (
     Db,
     FiberFilter,
     FiberOrderName,
+    Generation,
     Json,
     Limit,
     fiber_order,
-    parse_id,
+    having_keys,
+    parse_fiber,
     tell_more,
     with_filter,
 )
 from fiberstore.cli.render import print_fiber, print_fibers
 from fiberstore.cli.stores import open_to_read
+from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Logs
 from fiberstore.contract.storage import DEFAULT_LIMIT
 
 
-@app.command(epilog="Example: fiberstore fibers --db store.duckdb --type login --open --order longest")
+@app.command(epilog="Example: fiberstore fibers --db store.duckdb --key user=root --open --order longest")
 @with_filter
 def fibers(
     chosen: FiberFilter,
@@ -38,21 +41,33 @@ def fibers(
     """Print fibers, oldest first: all of them, or those that fit what is given."""
     with open_to_read(db) as storage:
         page = chosen.of(storage).order_by(fiber_order(order)).summaries(limit, cursor)
-    print_fibers([*page.late, *page.items], as_json=as_json)
+        listed = [*page.late, *page.items]
+        keys = lookup.keys_of(storage, [item.fiber.fiber_id for item in listed])
+    print_fibers(listed, keys, as_json=as_json)
     tell_more(page)
 
 
-@app.command(epilog="Example: fiberstore show 0193af35-b650 --db store.duckdb")
+@app.command(epilog="Example: fiberstore show request=7f3a --db store.duckdb")
 def show(
-    fiber_id: Annotated[
-        str, typer.Argument(parser=parse_id, metavar="FIBER_ID", help="The id, or the beginning of it.")
+    fiber: Annotated[
+        object,
+        typer.Argument(
+            parser=parse_fiber,
+            metavar="FIBER",
+            help="A key, NAME=VALUE, of one or more fibers; or an id, or the beginning of it.",
+        ),
     ],
     db: Db,
+    version: Generation = None,
     as_json: Json = False,
 ) -> None:
-    """Print one fiber: its attributes, and its lines in the order of time."""
+    """Print a fiber, or all that have a key: its keys, attributes, and lines in the order of time."""
     with open_to_read(db) as storage:
-        found = lookup.find_fiber(storage, fiber_id)
-        its_logs = storage.logs.where(Logs.c.fibers.contains(found.fiber.fiber_id))
-        lines = list(its_logs.iter_records())
-    print_fiber(found, lines, as_json=as_json)
+        if isinstance(fiber, Condition):
+            found = lookup.find_fibers(storage, having_keys(storage, [fiber], version))
+        else:
+            found = iter([lookup.find_fiber(storage, str(fiber))])
+        for number, one in enumerate(found):
+            its_logs = storage.logs.where(Logs.c.fibers.contains(one.fiber.fiber_id))
+            keys = lookup.keys_of(storage, [one.fiber.fiber_id])
+            print_fiber(one, keys, list(its_logs.iter_records()), as_json=as_json, is_first=number == 0)

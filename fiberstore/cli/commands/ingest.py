@@ -26,6 +26,7 @@ from fiberstore.ingest.pipeline import IngestReport
 from fiberstore.ingest.pipeline import check as check_files
 from fiberstore.ingest.pipeline import ingest as ingest_files
 from fiberstore.ingest.rules import Rules, load_rules, require_files
+from fiberstore.keys import key_words
 from fiberstore.repositories.storage import SqlStorage
 
 _DEMO_FIBERS = 2
@@ -207,21 +208,21 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
     print_statistics(lookup.collect_statistics(storage), as_json=False)
 
     announce("A few requests, and jobs of the order service's threads", "fibers")
-    print_fibers(
-        [
-            listed
-            for fiber_type in ("request", "job")
-            for listed in _of_type(storage, fiber_type).summaries(_DEMO_FIBERS).items
-        ],
-        as_json=False,
-    )
+    listed = [
+        found
+        for fiber_type in ("request", "job")
+        for found in _of_type(storage, fiber_type).summaries(_DEMO_FIBERS).items
+    ]
+    print_fibers(listed, storage.get_keys([one.fiber.fiber_id for one in listed]), as_json=False)
 
     widest = lookup.find_widest(storage, "request")
     if widest is None:
         return
-    fiber = widest.fiber
-    announce("One request, through all three services", f"show {fiber.fiber_id}")
-    print_fiber(widest, storage.get_fiber_logs(fiber.fiber_id), as_json=False)
+    fiber_id = widest.fiber.fiber_id
+    keys = storage.get_keys([fiber_id])
+    words = key_words(keys[fiber_id]) or [str(fiber_id)]
+    announce("One request, through all three services", f"show {words[0]}")
+    print_fiber(widest, keys, storage.get_fiber_logs(fiber_id), as_json=False)
 
     print_line()
     print_line("Try next (the last reads the same files again, and adds nothing)", bold=True)
@@ -230,7 +231,7 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
         f"histogram {store} --bucket 10s --by source",
         f"grep -i 'declined|timeout' {store}",
         f"fibers {store} --where {shlex.quote(_UNPAID)} --order longest --limit 5",
-        f"logs {store} --start {utc(fiber.first_activity)} --limit 10",
+        f"logs {store} --start {utc(widest.fiber.first_activity)} --limit 10",
         f"ingest {store} --rules {rules_file}",
     ):
         _echo_command(command)

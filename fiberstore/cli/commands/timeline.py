@@ -14,14 +14,15 @@ from rich.text import Text
 
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.console import make_console, print_json, print_line, print_rows
+from fiberstore.cli.lookup import keys_of
 from fiberstore.cli.options import Db, FiberFilter, FiberOrderName, Json, fiber_order, with_filter
-from fiberstore.cli.render import counted, duration, fiber_json, utc
+from fiberstore.cli.render import Keys, counted, duration, fiber_json, keys_json, utc
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.queries import Timeline, TimelinePoint
 from fiberstore.escaping import escape_controls
 from fiberstore.records import FiberRecord
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.timeline.page import short_ids
+from fiberstore.timeline.page import lane_labels
 
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _DENSITIES = ((20, "█"), (5, "■"), (2, "●"), (1, "•"))  # from this many logs in a column on
@@ -61,10 +62,11 @@ def timeline(
         query = chosen.of(storage).order_by(fiber_order(order))
         found = query.timeline(most_fibers, most_points)
         is_cut = len(found.fibers) == most_fibers and query.count(most_fibers + 1) > most_fibers
+        keys = keys_of(storage, [fiber.fiber_id for fiber in found.fibers])
         if html is not None:
-            _write_page(storage, found, html)
+            _write_page(storage, found, keys, html)
     if html is None:
-        _print_timeline(found, as_json=as_json)
+        _print_timeline(found, keys, as_json=as_json)
     if len(found.points) < found.log_count:
         shown, there = len(found.points), found.log_count
         print_note(f"{shown:,} of {counted(there, 'logs')}, evenly chosen; --points {there} shows all")
@@ -80,22 +82,23 @@ def _check_bokeh() -> None:
         raise typer.Exit(1) from None
 
 
-def _write_page(storage: SqlStorage, found: Timeline, path: Path) -> None:
+def _write_page(storage: SqlStorage, found: Timeline, keys: Keys, path: Path) -> None:
     from fiberstore.timeline.page import write_timeline_page
 
     logs = storage.logs.get_many(dict.fromkeys(point.log_id for point in found.points)).items
-    write_timeline_page(path, found, {log.log_id: log.raw_text for log in logs})
+    write_timeline_page(path, found, {log.log_id: log.raw_text for log in logs}, keys=keys)
     print_line(f"{path}: {decimal(path.stat().st_size)}")
 
 
-def _print_timeline(found: Timeline, *, as_json: bool) -> None:
+def _print_timeline(found: Timeline, keys: Keys, *, as_json: bool) -> None:
     console = make_console()
     if as_json:
         for fiber, points in _by_fiber(found):
             found_points = _POINTS.dump_python(points, mode="json", exclude={"__all__": {"fiber_id"}})
-            print_json({**fiber_json(fiber), "points": found_points})
+            its_keys = keys_json(keys.get(fiber.fiber_id, ()))
+            print_json({**fiber_json(fiber), "keys": its_keys, "points": found_points})
     elif console.is_terminal:
-        for line in _lanes(found, console.width):
+        for line in _lanes(found, keys, console.width):
             console.print(line, overflow="fold")
     else:
         print_rows([("fiber_id", "timestamp", "source_id", "log_id")])
@@ -113,7 +116,7 @@ def _by_fiber(found: Timeline) -> Iterator[tuple[FiberRecord, list[TimelinePoint
         yield fiber, points.get(fiber.fiber_id, [])
 
 
-def _lanes(found: Timeline, width: int) -> Iterator[Text]:
+def _lanes(found: Timeline, keys: Keys, width: int) -> Iterator[Text]:
     if not found.fibers:
         yield Text("no fibers")
         return
@@ -122,7 +125,7 @@ def _lanes(found: Timeline, width: int) -> Iterator[Text]:
     first, last = min(times), max(times)
     sources = Counter(point.source_id for point in found.points)
     colours = dict(zip((source for source, _ in sources.most_common()), cycle(_COLOURS), strict=False))
-    labels = _labels(found.fibers)
+    labels = _labels(found.fibers, keys)
     indent = max(map(len, labels)) + 1
     scale = _Scale(
         first, last, max(width - indent - 1, _LEAST_TRACK)
@@ -170,11 +173,11 @@ def _tick(time: datetime, span: timedelta) -> str:
     return f"{time:%H:%M:%S.%f}"[: -3 if span >= timedelta(milliseconds=100) else None]
 
 
-def _labels(fibers: Sequence[FiberRecord]) -> list[str]:
+def _labels(fibers: Sequence[FiberRecord], keys: Keys) -> list[str]:
     types = [escape_controls(fiber.fiber_type) for fiber in fibers]
     cut = [name if len(name) <= _TYPE_WIDTH else name[: _TYPE_WIDTH - 1] + "…" for name in types]
     width = max(map(len, cut))
-    return [f"{name:<{width}} {short}" for name, short in zip(cut, short_ids(fibers), strict=True)]
+    return [f"{name:<{width}} {short}" for name, short in zip(cut, lane_labels(fibers, keys), strict=True)]
 
 
 def _headline(found: Timeline, first: datetime, last: datetime) -> str:

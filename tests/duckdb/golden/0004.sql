@@ -62,6 +62,12 @@ CREATE TABLE log_pins (
     log_id UUID NOT NULL,
     PRIMARY KEY (log_id)
 );
+CREATE TABLE fiber_ends (
+    fiber_id UUID,
+    timestamp TIMESTAMPTZ NOT NULL,
+    before_log_id UUID,
+    PRIMARY KEY (fiber_id)
+);
 CREATE TABLE fiber_keys (
     fiber_id UUID NOT NULL,
     name VARCHAR NOT NULL,
@@ -107,3 +113,6 @@ INSERT INTO log_pins VALUES ('018f3406-9e00-7001-9bc3-41a4b42618a5');
 INSERT INTO fiber_keys VALUES
     ('018f3406-9e00-7001-9bc3-000000000001', 'user', 'Zoë', 358189048861216782, '2024-05-01 12:00:00.123456+00',
         '018f3406-9e00-7001-9bc3-41a4b42618a5', true);
+INSERT INTO fiber_ends VALUES
+    ('018f3406-9e00-7001-9bc3-000000000002', '2024-05-01 13:00:00+00', '018f3406-9e00-7001-9bc3-41a4b42618a6'),
+    ('018f3406-9e00-7001-9bc3-000000000003', '2024-05-01 12:00:01+00', NULL);

@@ -1,0 +1,143 @@
+"""Fibers by their keys on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from fiberstore import DuckDBStorage, FiberKey
+from fiberstore.testing.examples import NOON, fiber, log, member, uid
+from fiberstore.testing.keys import key
+from tests.support.command_line import Run, on_a_terminal, plain, runner
+
+RULES = """
+[sources.app]
+path = "app.log"
+timestamp = '^\\d{4}-\\d\\d-\\d\\d[T ]\\d\\d:\\d\\d:\\d\\d'
+format = "%Y-%m-%d %H:%M:%S"
+timezone = "UTC"
+
+[fibers.request]
+max_gap = "60s"
+[[fibers.request.patterns]]
+source = "app"
+regex = 'req=(?P<req>\\w+) order=(?P<order>\\d+)'
+"""
+LINES = "2024-05-01 12:00:00 req=a order=1\n2024-05-01 12:00:01 req=a order=2\n"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(capsys)
+
+
+@pytest.fixture
+def ingested(run: Run, tmp_path: Path) -> Path:
+    """A store with a request of two orders."""
+    (tmp_path / "app.log").write_text(LINES)
+    (tmp_path / "rules.toml").write_text(RULES)
+    store = tmp_path / "store.duckdb"
+    assert run("ingest", "--rules", tmp_path / "rules.toml", "--db", store).code == 0
+    return store
+
+
+@pytest.fixture
+def store(duckdb_storage: DuckDBStorage, db_file: Path) -> Path:
+    """Two fibers of one composite key, and one without keys."""
+    duckdb_storage.write_logs([log(number) for number in (1, 2, 3)])
+    duckdb_storage.write_fibers([fiber(1), fiber(2, attributes={"rack": 7}), fiber(3)])
+    duckdb_storage.write_memberships([member(number, number) for number in (1, 2, 3)])
+    duckdb_storage.write_keys(
+        [
+            key(1, "host+queue", r"web\+1+A=1"),
+            key(2, "host+queue", r"web\+1+A=1"),
+            key(2, "user", "John Smith"),
+            FiberKey(fiber_id=uid(2), name="user", value="root", first_timestamp=NOON),
+        ]
+    )
+    duckdb_storage.close()
+    return db_file
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--key", "order=2"),
+        ("--key", "order=1", "--key", "order=2"),
+        ("--key", "order"),
+        ("--where", 'keys["order"] == "2"'),
+        ("--where", 'attributes["/order"].contains("2")'),
+    ],
+)
+def test_an_ingested_fiber_is_found_by_any_of_its_keys(
+    run: Run, ingested: Path, options: tuple[str, ...]
+) -> None:
+    (found,) = run("fibers", "--db", ingested, "--json", *options).objects
+    assert found["keys"] == {"req": ["a"], "order": ["1", "2"]}
+    (shown,) = run("show", "order=2", "--db", ingested, "--json").objects
+    assert [line["raw_text"] for line in shown["logs"]] == LINES.splitlines()
+    assert run("fibers", "--db", ingested, "--key", "order=1", "--key", "order=3").rows == []
+
+
+@pytest.mark.parametrize("command", ["fibers", "logs", "grep req", "tail"])
+def test_every_list_takes_a_key(run: Run, ingested: Path, command: str) -> None:
+    assert run(*command.split(), "--db", ingested, "--key", "order=2").rows
+    assert run(*command.split(), "--db", ingested, "--key", "order=3").rows == []
+
+
+def test_a_list_that_is_compared_with_a_value_is_told(run: Run, ingested: Path) -> None:
+    for options in (
+        ("fibers", "--where", 'attributes["/order"] == "2"'),
+        ("fibers", "--where", 'fiber_type == "request" and attributes["/order"].in_(["2"])'),
+        ("logs", "--where", 'fibers.any(attributes["/order"] < "2")'),
+    ):
+        result = run(*options, "--db", ingested)
+        assert result.rows == []
+        assert "write attributes['/order'].contains(…) for an item of a list, keys[…] ==" in result.err
+    for condition in (
+        'attributes["/order"].contains("3")',
+        'attributes["/order"].contains("3") or attributes["/order"] == "3"',
+        'attributes["/absent"] == "2"',
+        'attributes["/order"] == "2" and fiber_type == "other"',
+    ):
+        assert run("fibers", "--where", condition, "--db", ingested).err == ""
+
+
+def test_all_fibers_of_a_key_are_shown(run: Run, store: Path) -> None:
+    name_and_value = r"host+queue=web\+1+A=1"
+    shown = run("show", name_and_value, "--db", store, "--json").objects
+    assert [(one["fiber_id"], len(one["logs"])) for one in shown] == [(str(uid(n)), 1) for n in (1, 2)]
+    assert run("show", name_and_value, "--db", store).out.count("fiber_id\t") == 2
+    none = run("show", "user=ann", "--db", store)
+    assert (none.code, none.out) == (1, "")
+    assert "there is no fiber with (keys['user'] == 'ann'); fiberstore keys lists the names" in none.err
+
+
+def test_names_and_values_of_keys_are_listed(run: Run, store: Path) -> None:
+    assert [row[:2] for row in run("keys", "--db", store).rows] == [["host+queue", "2"], ["user", "1"]]
+    assert [row[:2] for row in run("keys", "user", "--db", store).rows] == [
+        ["John Smith", "1"],
+        ["root", "1"],
+    ]
+    assert [row[0] for row in run("keys", "user", "--prefix", "ro", "--db", store).rows] == ["root"]
+    limited = run("keys", "user", "--limit", "1", "--db", store)
+    assert (len(limited.rows), limited.err) == (1, "fiberstore: there is more; --limit N shows more\n")
+    assert run("keys", "--prefix", "a", "--db", store).code == 2
+    assert run("keys", "--key", "user=root", "--db", store, "--json").objects[0]["fibers"] == 1
+
+
+def test_fibers_show_their_keys_rather_than_their_ids(store: Path) -> None:
+    commands = ["fibers"], ["show", "user=root"], ["timeline"]
+    fibers, show, timeline = (
+        plain(output) for output in on_a_terminal([[*command, "--db", store] for command in commands])
+    )
+    assert r"""  'host+queue=web\+1+A=1' 'user=John Smith' user=root  {"rack":7}""" in fibers.splitlines()
+    assert f"  {uid(3)}  null" in fibers.splitlines()
+    assert "keys        'host+queue=web" in show
+    assert "'host+queue=web" in timeline
+
+
+@pytest.mark.parametrize("wrong", ["=x", "="])
+def test_a_key_without_a_name_is_refused(run: Run, store: Path, wrong: str) -> None:
+    result = run("fibers", "--db", store, "--key", wrong)
+    assert result.code == 2
+    assert "is no key" in result.err
