@@ -204,13 +204,14 @@ def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
             f"line before; if they have one, correct sources.{name}.timestamp"
         )
     for number, what in (
-        (counts.bad_stamps, "stamps are no time; their lines have the time of the line before"),
-        (counts.dropped, "lines were left out by drop"),
-        (counts.nul_bytes, "NUL bytes before lines were left out"),
-        (counts.held_back, "last lines are not whole yet, and were left for later"),
+        (counts.bad_stamps, "stamps that are no time, whose lines have the time of the line before"),
+        (counts.guessed_years, "files whose year was taken from their own time, or from lines before them"),
+        (counts.dropped, "lines left out by drop"),
+        (counts.nul_bytes, "NUL bytes left out before lines"),
+        (counts.held_back, "last lines that are not whole yet, left for later"),
     ):
         if number:
-            yield f"{name}: {number:,} {what}"
+            yield f"{name}: {what}: {number:,}"
 
 
 def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:

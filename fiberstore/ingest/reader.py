@@ -38,6 +38,7 @@ class SourceCounts:
         bad_stamps: Records whose stamp was no time, and which got that of the record before.
         late: Records whose time is before that of the record before.
         held_back: Last lines of files that are not whole yet, and can only be read when they are.
+        guessed_years: Files whose year was taken from their own time, or from lines before them.
         nul_bytes: NUL bytes left out at the beginning of lines.
         keyless: Records in which no pattern found a key; they are in no fiber.
     """
@@ -50,6 +51,7 @@ class SourceCounts:
     bad_stamps: int = 0
     late: int = 0
     held_back: int = 0
+    guessed_years: int = 0
     nul_bytes: int = 0
     keyless: int = 0
 
@@ -232,11 +234,16 @@ class _SourceReader:
         else:
             heads.sort(key=lambda pair: pair[1].modified)
         files = []
+        near = self._known.last
         for path, head in heads:
             known = self._known.find(head.content) if head.content else None
             year = None if known is None else known.year
-            if year is None and not self._source.has_year:
-                year = self._year_of(stamps[path], head)
+            if not self._source.has_year:
+                if year is None:
+                    year = self._year_of(stamps[path], head, near)
+                    self.counts.guessed_years += year != self._source.year
+                begin = self._first_time(stamps[path], year)
+                near = max(filter(None, (near, begin)), default=None)
             known = self._known.add(head.content, known, year) if head.content else None
             files.append(_File(path, head, known, year))
         return files
@@ -249,28 +256,35 @@ class _SourceReader:
                 return match[self._group]
         return None
 
-    def _first_time(self, stamp: str | None) -> datetime | None:
+    def _first_time(self, stamp: str | None, year: int | None = None) -> datetime | None:
+        clock = self._clock()
+        clock.begin(year)
         try:
-            return None if stamp is None else self._clock().read(stamp)
+            return None if stamp is None else clock.read(stamp)
         except (ValueError, OverflowError):
             return None
 
-    def _year_of(self, stamp: str | None, head: Head) -> int | None:
-        """Return the year of the first stamp of a file that is new."""
-        near, known = self._known.last, self._source.year
-        if known is None or near is None or stamp is None:
-            return known
+    def _year_of(self, stamp: str | None, head: Head, near: datetime | None) -> int | None:
+        """Return the year of the first stamp of a new file, by when it was written, or by lines before."""
+        year = self._source.year
+        if stamp is None or (year is not None and near is None):
+            return year
+        clock = self._clock()
         try:
-            return self._clock().first_year(stamp, near, head.modified)
+            return (
+                clock.first_year(stamp, None, head.modified)
+                if year is None
+                else clock.first_year(stamp, near)
+            )
         except (ValueError, OverflowError):
-            return known
+            return year
 
     def _clock(self) -> Clock:
         return Clock(self._formats, self._source.timezone, self._source.clock_offset)
 
     def _read_file(self, file: _File) -> Iterator[LogRecord]:
         clock = self._clock()
-        clock.begin(file.year, file.head.modified)
+        clock.begin(file.year, file.head.modified if self._source.year is None else None)
         undated: list[_Draft] = []
         last: datetime | None = None
         record: LogRecord | None = None

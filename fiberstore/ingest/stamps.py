@@ -153,7 +153,7 @@ class Clock:
         self._years = _Years(year, until)
         self._last_whole = None
 
-    def first_year(self, stamp: str, near: datetime | None, until: datetime | None) -> int | None:
+    def first_year(self, stamp: str, near: datetime | None, until: datetime | None = None) -> int | None:
         """Return the year of a stamp that begins a file, None if the stamp carries it.
 
         Args:

@@ -257,7 +257,7 @@ def test_ingest_check_stores_nothing(run: Run, rules_file: Path, db_file: Path) 
 def test_ingest_tells_what_it_left_out(run: Run, rules_file: Path, db_file: Path) -> None:
     rules_file.write_text(rules_file.read_text().replace("[sources.db]", "drop = 'request'\n\n[sources.db]"))
     result = run("ingest", "--rules", rules_file, "--db", db_file)
-    assert "web: 4 lines were left out by drop" in result.err
+    assert "web: lines left out by drop: 4" in result.err
 
 
 def test_several_files_of_a_source(run: Run, rules_file: Path, db_file: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fiberstore import DuckDBStorage, Fiber, Membership, RawLog
+from fiberstore import DuckDBStorage, Fiber, Membership, RawLog, SqlStorage
 from fiberstore.ingest import IngestError, RulesError, ingest, load_rules
 
 STAMPS = r"""
@@ -60,7 +60,7 @@ class Result:
 class Case:
     """A folder with log files, and a store."""
 
-    def __init__(self, folder: Path, storage: DuckDBStorage) -> None:
+    def __init__(self, folder: Path, storage: SqlStorage) -> None:
         self.folder = folder
         self.storage = storage
 
@@ -255,7 +255,7 @@ def test_bad_stamp(case: Case) -> None:
     ):
         case.run(APP + BY_REQ, app=log)
     warnings = case.ingest(APP + 'on_bad_stamp = "previous"\n' + BY_REQ)
-    assert warnings == ["app: 1 stamps are no time; their lines have the time of the line before"]
+    assert warnings == ["app: stamps that are no time, whose lines have the time of the line before: 1"]
     result = case.result()
     assert result.times == ["2024-05-01T12:00:00Z", "2024-05-01T12:00:00Z", "2024-05-01T12:00:02Z"]
     assert result.sizes == [3]
@@ -356,14 +356,25 @@ def test_year_of_next_file(case: Case) -> None:
 def test_the_year_is_that_of_the_time_of_the_file(case: Case) -> None:
     case.write(app=syslog("Dec 31 23:59:58", "Jan  1 00:00:01"))
     os.utime(case.folder / "app.log", (1704067300, 1704067300))
+    told = "app: files whose year was taken from their own time, or from lines before them: 1"
+    assert case.ingest(SYSLOG + BY_REQ) == [told]
+    os.utime(case.folder / "app.log")
     case.ingest(SYSLOG + BY_REQ)
+    assert [time[:4] for time in case.result().times] == ["2023", "2024"]
+
+
+def test_the_files_of_one_reading_follow_one_another(case: Case) -> None:
+    case.write(dec=syslog("Dec 31 23:59:58"), jan=syslog("Jan  1 00:00:01"))
+    os.utime(case.folder / "dec.log", (1, 1))
+    case.ingest(f"{SYSLOG}year = 2023\n{BY_REQ}", "jan.log", "dec.log")
     assert [time[:4] for time in case.result().times] == ["2023", "2024"]
 
 
 # Files that grow, and several of them.
 
 
-def test_partial_last_line(case: Case) -> None:
+def test_partial_last_line(tmp_path: Path, any_storage: SqlStorage) -> None:
+    case = Case(tmp_path, any_storage)
     begin = "2024-05-01 12:00:00 req=a start\n2024-05-01 12:00:01 req=a amount=12"
     case.run(APP + BY_REQ, app=begin)
     for _ in range(2):
@@ -479,7 +490,7 @@ def test_byte_order_marks(case: Case, content_encoding: str, setting: str) -> No
 
 def test_nul_hole(case: Case) -> None:
     case.write(app=b"2024-05-01 12:00:00 req=a one\n" + bytes(64) + b"2024-05-01 12:00:01 req=a two\n")
-    assert case.ingest(APP + BY_REQ) == ["app: 64 NUL bytes before lines were left out"]
+    assert case.ingest(APP + BY_REQ) == ["app: NUL bytes left out before lines: 64"]
     assert case.result().sizes == [2]
 
 
@@ -487,7 +498,7 @@ def test_health_checks(case: Case) -> None:
     case.write(app=lines("12:00:00", [*["GET /healthz 200 req=h\n  more of it"] * 9, "GET /cart 200 req=a"]))
     warnings = case.ingest(APP + "drop = 'GET /healthz'\n" + BY_REQ)
     assert [text[20:] for _, text in case.result().logs] == ["GET /cart 200 req=a"]
-    assert warnings == ["app: 18 lines were left out by drop"]
+    assert warnings == ["app: lines left out by drop: 18"]
 
 
 def test_iis_headers(case: Case) -> None:
@@ -515,7 +526,7 @@ def test_cri_partial(case: Case) -> None:
     )
     rules = app(r"^\S+", "iso8601", "join = 'cri'") + BY_REQ
     case.write(app=log[:100])
-    assert case.ingest(rules)[0] == "app: 2 last lines are not whole yet, and were left for later"
+    assert case.ingest(rules)[0] == "app: last lines that are not whole yet, left for later: 2"
     result = case.run(rules, app=log)
     assert [text[text.index("Z") :] for _, text in result.logs] == [
         "Z stdout F req=a first half, second half", "Z stderr F other", "Z stdout F req=a two",
