@@ -38,7 +38,7 @@ def new_log_id(timestamp: datetime) -> UUID:
     return _uuid7(timestamp, next(_counter), secrets.randbits(_TAIL_BITS))
 
 
-def stable_log_id(source_id: str, position: int, raw_text: str, timestamp: datetime) -> UUID:
+def stable_log_id(source_id: str, position: int, raw_text: str, timestamp: datetime, twin: int = 0) -> UUID:
     """Return the id of one line of one source: the same whenever and wherever that line is read again.
 
     Lines of one source with equal timestamps sort by position (runs that cross a multiple of 2**24 apart).
@@ -49,6 +49,7 @@ def stable_log_id(source_id: str, position: int, raw_text: str, timestamp: datet
         position: Its number in the source, >= 0.
         raw_text: The line.
         timestamp: Timezone-aware.
+        twin: Tells a file of the source from others that begin with the same line; 0 for the first of them.
 
     Raises:
         ValueError: The position is negative.
@@ -59,6 +60,8 @@ def stable_log_id(source_id: str, position: int, raw_text: str, timestamp: datet
     for part in (source_id.encode(), str(position).encode(), raw_text.encode()):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
+    if twin:
+        digest.update(b"%d" % twin)
     return _uuid7(timestamp, position, int.from_bytes(digest.digest(), "big"))
 
 

@@ -1,7 +1,7 @@
 """Logs into a store together with their fibers."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -44,15 +44,18 @@ class FiberJoiner:
 
     Args:
         rules: Which logs belong together.
+
+    Attributes:
+        patterns: The search for their keys, which counts.
     """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._search = PatternSearch(rules)
+        self.patterns = PatternSearch(rules)
 
     def search(self, logs: Iterable[LogRecord]) -> Searched:
         """Find the keys of logs."""
-        find = self._search.find
+        find = self.patterns.find
         return [(log, found) for log in logs if (found := find(log.source_id, log.raw_text))]
 
     def join(self, transaction: Transaction, searched: Searched, *, renew: bool = False) -> CorrelationCounts:
@@ -80,7 +83,7 @@ class FiberJoiner:
             name: StoredFibers(
                 transaction.session,
                 FiberKind(name, version, None if rule.max_gap is None else rule.max_gap // MICROSECOND),
-                self._search,
+                self.patterns,
             )
             for name, rule in self._rules.fibers.items()
         }
@@ -144,19 +147,32 @@ class Correlator:
             ConflictError: Others kept the store, or wrote the same logs, for too long.
             StorageError: The database failed.
         """
+        return self._write_after(None, logs)
+
+    def _write_after(
+        self, prepare: Callable[[Transaction], None] | None, logs: Iterable[LogRecord]
+    ) -> CorrelationCounts:
+        """Write logs; ``prepare`` is called first in their transaction, again whenever it is repeated."""
         batch = checked(logs, LogRecord)
         searched = self._joiner.search(batch)
         deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
         while True:
             try:
-                return self._write(batch, searched)
+                return self._write(batch, searched, prepare)
             except ConflictError:
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(next(waits_s))
 
-    def _write(self, batch: Sequence[LogRecord], searched: Searched) -> CorrelationCounts:
+    def _write(
+        self,
+        batch: Sequence[LogRecord],
+        searched: Searched,
+        prepare: Callable[[Transaction], None] | None,
+    ) -> CorrelationCounts:
         with self._storage.transaction() as transaction:
+            if prepare is not None:
+                prepare(transaction)
             if not self._is_registered:
                 self._joiner.register(transaction)
             logs = LogRepository(transaction.session, config_version=self._config_version)

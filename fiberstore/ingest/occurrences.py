@@ -54,9 +54,13 @@ class PatternSearch:
 
     Args:
         rules: The fiber types.
+
+    Attributes:
+        keyless: Number of lines so far without an occurrence, by declared source.
     """
 
     def __init__(self, rules: Rules) -> None:
+        self.keyless = dict.fromkeys(rules.sources, 0)
         self._types = [(name, _compile(fiber_type)) for name, fiber_type in rules.fibers.items()]
         self._by_source = {source: self._plan(source) for source in rules.sources}
         self._undeclared = self._plan(None)
@@ -93,6 +97,8 @@ class PatternSearch:
                 found.append((name, Occurrence(keys, attributes, 0, *cut)))
             if each:
                 _find_each(name, each, raw_text, found)
+        if not found and source_id in self.keyless:
+            self.keyless[source_id] += 1
         return found
 
     def _plan(self, source: str | None) -> list[tuple[str, list["_Compiled"], list["_Compiled"]]]:

@@ -1,13 +1,16 @@
 """Log files into a store: read, correlate, write, one transaction for each batch of lines."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from fiberstore.ingest.correlator import Correlator
-from fiberstore.ingest.reader import read_sources
+from fiberstore.contract.queries import Fibers, Logs
+from fiberstore.ingest.correlator import CorrelationCounts, Correlator
+from fiberstore.ingest.known_files import KnownFiles
+from fiberstore.ingest.occurrences import PatternSearch
+from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, require_files
 from fiberstore.records import LogRecord
-from fiberstore.repositories.storage import SqlStorage
+from fiberstore.repositories.storage import SqlStorage, Transaction
 
 DEFAULT_BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
@@ -22,12 +25,33 @@ class IngestReport:
         logs_new: Those that were not stored before.
         fibers_new: Fibers that began.
         memberships_new: Memberships that were not stored before.
+        sources: What became of the lines of each source.
+        matches: Matches of each pattern, by fiber type, in the lines that were read.
     """
 
     logs_read: int = 0
     logs_new: int = 0
     fibers_new: int = 0
     memberships_new: int = 0
+    sources: Mapping[str, SourceCounts] = field(default_factory=dict, compare=False)
+    matches: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False)
+
+    def warnings(self, rules: Rules) -> list[str]:
+        """Return sentences on what the rules may have got wrong, and on lines that were left out."""
+        return [
+            *(text for name, counts in self.sources.items() for text in _source_warnings(name, counts)),
+            *(self._pattern_warnings(rules) if self.logs_read else ()),
+        ]
+
+    def _pattern_warnings(self, rules: Rules) -> Iterator[str]:
+        for name, fiber_type in rules.fibers.items():
+            for pattern, matches in zip(fiber_type.patterns, self.matches.get(name, ()), strict=False):
+                if not matches:
+                    sources = "any source" if pattern.source is None else ", ".join(pattern.source)
+                    yield (
+                        f"pattern '{pattern.regex.pattern}' of fibers.{name} matched no line of {sources}; "
+                        "correct its regex, or remove it"
+                    )
 
 
 def ingest(
@@ -45,7 +69,8 @@ def ingest(
     adds nothing. The fibers do not depend on the order in which files and runs bring the lines:
     ``Correlator`` says what else they depend on. A run that was killed and started again ends in the same
     state as one that was not. A file that has grown, the next one of a rotated log, and one of an earlier
-    time are added.
+    time are added. A record that stood last in its file and has grown since is replaced by the whole one. The
+    checkpoint ``ingest SOURCE`` holds how the files of a source begin, which tells them from each other.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
@@ -69,21 +94,124 @@ def ingest(
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
     require_files(rules)
-    correlator = Correlator(storage, rules)
-    report = IngestReport()
-    for batch in _batches(read_sources(rules, on_bytes), batch_rows):
-        counts = correlator.write(batch)
+    correlator = _FileCorrelator(storage, rules)
+    with storage.transaction() as transaction:
+        known = _load_known(transaction, rules)
+    reader = LogReader(rules, known, on_bytes)
+    report = IngestReport(sources=reader.counts)
+    for batch in _batches(reader.records(), batch_rows):
+        counts = correlator.write_files(batch, known)
         report = IngestReport(
             report.logs_read + len(batch),
             report.logs_new + counts.logs_new,
             report.fibers_new + counts.fibers_new,
             report.memberships_new + counts.memberships_new,
+            sources=reader.counts,
+            matches=correlator.patterns.matches,
         )
+        for name, keyless in correlator.patterns.keyless.items():
+            if name in reader.counts:
+                reader.counts[name].keyless = keyless
         if on_batch is not None:
             on_batch(report)
     if not report.logs_read:
         correlator.write([])  # registers the rules
+    with storage.transaction() as transaction:
+        _save_known(transaction, known)
     return report
+
+
+class _FileCorrelator(Correlator):
+    @property
+    def patterns(self) -> PatternSearch:
+        return self._joiner.patterns
+
+    def write_files(self, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]) -> CorrelationCounts:
+        """Write records of files, together with what is known of the files by then."""
+
+        def prepare(transaction: Transaction) -> None:
+            _save_known(transaction, known)
+            _delete_tails(transaction, batch, known)
+
+        return self._write_after(prepare, batch)
+
+
+def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[IngestReport, dict[str, str]]:
+    """Read all files of the rules and search them, and store nothing.
+
+    Args:
+        rules: What to read, and how to correlate it.
+        on_bytes: Called with the number of bytes read since its last call.
+
+    Returns:
+        What was read; and the first record of each source in which no pattern found a key.
+
+    Raises:
+        RulesError: The rules name no file for a source; nothing was read.
+        IngestError: A file cannot be read by its rules.
+    """
+    require_files(rules)
+    reader, patterns = LogReader(rules, on_bytes=on_bytes), PatternSearch(rules)
+    keyless: dict[str, str] = {}
+    for log in reader.records():
+        if not patterns.find(log.source_id, log.raw_text):
+            keyless.setdefault(log.source_id, log.raw_text)
+    for name, counts in reader.counts.items():
+        counts.keyless = patterns.keyless[name]
+    records = sum(counts.records for counts in reader.counts.values())
+    return IngestReport(records, sources=reader.counts, matches=patterns.matches), keyless
+
+
+def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]:
+    known = {}
+    for name, source in rules.sources.items():
+        checkpoint = transaction.checkpoints.get(f"ingest {name}") if source.path else None
+        known[name] = KnownFiles() if checkpoint is None else KnownFiles.from_text(checkpoint.value)
+    return known
+
+
+def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles]) -> None:
+    for name, files in known.items():
+        if files.files:
+            transaction.checkpoints.set(f"ingest {name}", files.to_text())
+
+
+def _delete_tails(
+    transaction: Transaction, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]
+) -> None:
+    """Delete records that stood last in their files and have grown since, and fibers that had no others.
+
+    The batch has them whole.
+    """
+    if not any(files.replaced for files in known.values()):
+        return
+    for log in batch:
+        tail_id = known[log.source_id].replaced.get(log.log_id)
+        tail = None if tail_id is None else transaction.logs.get_log(tail_id)
+        if tail is not None and (
+            log.raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(log.raw_text)
+        ):
+            fiber_ids = transaction.memberships.get_log_fibers(tail.log_id)
+            transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
+            empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]
+            transaction.fibers.where(Fibers.c.fiber_id.in_(empty)).delete()
+
+
+def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
+    if counts.unstamped * 2 > counts.lines:
+        yield (
+            f"{name}: {counts.unstamped:,} of {counts.lines:,} lines have no stamp, and were joined to the "
+            f"line before; if they have one, correct sources.{name}.timestamp"
+        )
+    for number, what in (
+        (counts.bad_stamps, "stamps that are no time, whose lines have the time of the line before"),
+        (counts.guessed_years, "files whose year was taken from their own time, or from lines before them"),
+        (counts.dropped, "lines left out by drop"),
+        (counts.nul_bytes, "NUL bytes left out before lines"),
+        (counts.held_back, "last lines that are not whole yet, left for later"),
+    ):
+        if number:
+            yield f"{name}: {what}: {number:,}"
 
 
 def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:

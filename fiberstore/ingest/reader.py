@@ -1,200 +1,430 @@
-"""Log files read as streams of records: one file in its own order, several merged by time."""
+"""Log files read as streams of records: the files of a source one after the other, sources merged by time."""
 
 import heapq
+import io
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
-from functools import lru_cache
+from dataclasses import dataclass
+from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
+from uuid import UUID
 
-from fiberstore.checks import as_utc
 from fiberstore.ids import stable_log_id
+from fiberstore.ingest.files import Head, Line, LogFileError, decoded, find_files, read_head, read_lines
+from fiberstore.ingest.known_files import KnownFile, KnownFiles
 from fiberstore.ingest.rules import Rules, Source
+from fiberstore.ingest.stamps import Clock, NoZoneError, format_has
 from fiberstore.records import LogRecord
 
-_PROGRESS_STEP = 1 << 16
 _MAX_UNSTAMPED = 1 << 26
-_DIGITS = "0123456789"
-_FRACTION_DIGITS = 6
-_NEXT_YEAR = timedelta(days=180)
-_LATE = timedelta(days=364)
+_CRI_LINE = re.compile(r"(\S+ (stdout|stderr)) ([FP])(?::\S*)? (.*)", re.DOTALL)
 
 
 class IngestError(ValueError):
     """A log file that cannot be read by its rules; the message names file, line and fix."""
 
 
-def read_sources(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> Iterator[LogRecord]:
-    """Read all files of the rules, merged by time.
+@dataclass(slots=True)
+class SourceCounts:
+    """Number of lines of a source, by what became of them.
 
-    Equal times come in the order of the sources in the rules. A file's own order is never changed: where its
-    times run backwards, so do the merged ones.
+    Attributes:
+        files: Files read.
+        lines: Lines read.
+        records: Records made of them.
+        unstamped: Lines without a stamp, joined to the record before them.
+        dropped: Lines left out by ``drop``.
+        bad_stamps: Records whose stamp was no time, and which got that of the record before.
+        late: Records whose time is before that of the record before.
+        held_back: Last lines of files that are not whole yet, and can only be read when they are.
+        guessed_years: Files whose year was taken from their own time, or from lines before them.
+        nul_bytes: NUL bytes left out at the beginning of lines.
+        keyless: Records in which no pattern found a key; they are in no fiber.
+    """
+
+    files: int = 0
+    lines: int = 0
+    records: int = 0
+    unstamped: int = 0
+    dropped: int = 0
+    bad_stamps: int = 0
+    late: int = 0
+    held_back: int = 0
+    guessed_years: int = 0
+    nul_bytes: int = 0
+    keyless: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    head: Head
+    known: KnownFile | None
+    year: int | None
+
+    @property
+    def twin(self) -> int:
+        return 0 if self.known is None else self.known.twin
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A record whose lines are being read.
+
+    Attributes:
+        number: Number of its first line.
+        lines: Its lines.
+        time: Its time; None if it has no stamp, or one that is no time.
+        has_stamp: True if it has a stamp.
+        is_begun: True as long as all its lines are such that begin a record.
+    """
+
+    number: int
+    lines: list[str]
+    time: datetime | None = None
+    has_stamp: bool = False
+    is_begun: bool = False
+
+
+def _joined_parts(lines: Iterator[Line], counts: SourceCounts, *, is_growing: bool) -> Iterator[Line]:
+    """Join the parts of lines that a container runtime has cut: tags P up to F, of one stream each."""
+    parts: dict[str, tuple[int, str, list[str]]] = {}
+    for line in lines:
+        match = _CRI_LINE.fullmatch(line.text)
+        if match is None:
+            yield line
+            continue
+        head, stream, tag, content = match.groups()
+        number, head, contents = parts.setdefault(stream, (line.number, head, []))
+        contents.append(content)
+        if tag == "F":
+            del parts[stream]
+            yield Line(number, f"{head} F {''.join(contents)}")
+    for number, head, contents in parts.values():
+        if is_growing:
+            counts.held_back += 1
+        else:
+            yield Line(number, f"{head} P {''.join(contents)}", is_whole=False)
+
+
+class LogReader:
+    """Reads the files of rules.
 
     Args:
         rules: Names the files.
+        known: What is known of each source from earlier readings, by its name; it is updated.
         on_bytes: Called with the number of bytes read since its last call, every 64 KiB and at a file's end.
+
+    Attributes:
+        counts: What was read so far, by source.
+
+    Raises:
+        IngestError: A file cannot be found, or not be read.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        known: dict[str, KnownFiles] | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        self.counts: dict[str, SourceCounts] = {}
+        self._sources = []
+        for name, source in rules.sources.items():
+            if source.path is not None:
+                files = KnownFiles() if known is None else known.setdefault(name, KnownFiles())
+                reader = _SourceReader(name, source, files, on_bytes)
+                self.counts[name] = reader.counts
+                self._sources.append(reader)
+
+    def records(self) -> Iterator[LogRecord]:
+        """Yield all records, those of several sources merged by time.
+
+        Equal times come in the order of the sources in the rules. A file's own order is never
+        changed, nor that of a source's files: where their times run backwards, so do the merged ones.
+
+        Raises:
+            IngestError: A file cannot be read by its rules.
+        """
+        if len(self._sources) == 1:
+            return self._sources[0].records()
+        return heapq.merge(*(source.records() for source in self._sources), key=attrgetter("timestamp"))
+
+
+def read_sources(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> Iterator[LogRecord]:
+    """Yield the records of all files of the rules, merged by time, as if none of them was ever read before.
+
+    Args:
+        rules: Names the files.
+        on_bytes: As for ``LogReader``.
 
     Raises:
         IngestError: A file cannot be read by its rules.
     """
-    streams = [read_source(name, source, on_bytes) for name, source in rules.sources.items() if source.path]
-    return heapq.merge(*streams, key=attrgetter("timestamp"))
+    yield from LogReader(rules, on_bytes=on_bytes).records()
 
 
 def read_source(
     name: str, source: Source, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[LogRecord]:
-    r"""Read one file, holding no more than one record of it.
+    r"""Yield the records of one source, holding no more than one of them.
 
     Lines end at LF or CRLF; a CR elsewhere stays in the text. A line without a stamp continues the record
     before it, joined by ``\n``. Lines before the first stamp are a record of their own with that stamp,
-    unless all are blank. A log id is the same whenever the file is read: it is made from the source's name,
-    the number of the record's first line, its text and its time.
+    unless all are blank.
 
-    A stamp without a year is dated from ``source.year`` on, one year later after each step back of more than
-    180 days; after such a step, a line more than 364 days ahead is a late one of the year before. A time that
-    the zone has twice means the first; one that it skips counts on from before the gap.
+    The log id is made from the source's name, the number of the record's first line, its text and its time.
+    So it is the same whenever the line is read, whatever the file is called. Of different files that begin
+    with the same line, the later ones have other ids: two hosts may write equal lines.
+
+    Files are read in the order of their first stamps, or of their own times where stamps have no year.
 
     Args:
         name: The records' ``source_id``.
-        source: The file and its rules.
-        on_bytes: As for ``read_sources``.
+        source: The files and their rules.
+        on_bytes: As for ``LogReader``.
 
     Raises:
-        IngestError: The file cannot be read, has bytes that its encoding does not allow, a NUL (unless
-            ``encoding_errors`` is ``"backslashreplace"``), a stamp that does not fit the format, or text but
-            no stamp (in its first 64 MiB).
+        IngestError: A file cannot be read, has bytes that its encoding does not allow, a NUL within a line
+            (unless ``encoding_errors`` is ``"backslashreplace"``), a stamp that does not fit the format, or
+            text but no stamp (in its first 64 MiB).
     """
-    path, regex, stamp_format = source.path, source.timestamp, source.format
-    if path is None or regex is None or stamp_format is None:
-        raise IngestError(f"sources.{name}: a file is read by path, timestamp and format; add them")
-    search = regex.search
-    group = "ts" if "ts" in regex.groupindex else min(regex.groups, 1)
-    clock = _Clock(source, stamp_format)
-    record: list[str] = []
-    first_line = 1
-    unstamped = 0
-    timestamp: datetime | None = None
-    for number, line in _read_lines(name, source, path, on_bytes):
-        match = search(line)
-        stamp = match and match[group]
-        if stamp is None:
-            record.append(line)
-            if timestamp is None:
-                unstamped += len(line) + 1
-                if unstamped > _MAX_UNSTAMPED:
-                    raise _no_stamp(name, path, regex, record)
-            continue
+    yield from _SourceReader(name, source, KnownFiles(), on_bytes).records()
+
+
+class _SourceReader:
+    """Reads the files of one source."""
+
+    def __init__(
+        self, name: str, source: Source, known: KnownFiles, on_bytes: Callable[[int], None] | None
+    ) -> None:
+        if source.path is None or source.timestamp is None or source.format is None:
+            raise IngestError(f"sources.{name}: a file is read by path, timestamp and format; add them")
+        self.counts = SourceCounts()
+        self._name = name
+        self._source = source
+        self._formats = source.format
+        self._regex = source.timestamp
+        self._group: str | int = "ts" if "ts" in self._regex.groupindex else min(self._regex.groups, 1)
+        self._known = known
+        self._on_bytes = on_bytes
         try:
-            next_timestamp = clock.read(stamp)
-        except ValueError as error:
-            raise IngestError(
-                f"{path}:{number}: stamp {stamp!r:.80} does not fit format {source.format!r} "
-                f"({error}); change sources.{name}.format or sources.{name}.timestamp"
-            ) from error
-        if timestamp is not None or any(map(str.strip, record)):
-            yield _make_record(name, first_line, record, timestamp or next_timestamp)
-        record, first_line, timestamp = [line], number, next_timestamp
-    if timestamp is not None:
-        yield _make_record(name, first_line, record, timestamp)
-    elif any(map(str.strip, record)):
-        raise _no_stamp(name, path, regex, record)
+            self._files = self._plan(find_files(source.path))
+        except LogFileError as error:
+            raise self._wrong_path(error) from error
 
+    def records(self) -> Iterator[LogRecord]:
+        before: datetime | None = None
+        for file in self._files:
+            self.counts.files += 1
+            for record in self._read_file(file):
+                self.counts.records += 1
+                self.counts.late += before is not None and record.timestamp < before
+                before = record.timestamp
+                yield record
+            if before is not None:
+                self._known.last = max(self._known.last or before, before)
 
-class _Clock:
-    """Reads the stamps of one file in their order.
-
-    Parsing is slow, and most stamps differ from the one before in their fraction of a second only: where the
-    format ends with one, the rest is parsed once per second, and the fraction is added.
-    """
-
-    def __init__(self, source: Source, stamp_format: str) -> None:
-        self._format = stamp_format if source.has_year else f"%Y {stamp_format}"
-        self._offset = source.clock_offset
-        self._zone = source.timezone
-        self._first_year = self._year = 0 if source.has_year else source.year or 0
-        self._ends_with_fraction = re.search(r"[^\w%]%f\Z", stamp_format) is not None
-        self._before: datetime | None = None
-        self._parse = lru_cache(maxsize=256)(self._parse_uncached)
-
-    def read(self, stamp: str) -> datetime:
-        """Return the time of the stamp in UTC.
-
-        Raises:
-            ValueError: The stamp does not fit the format.
-        """
-        whole = stamp.rstrip(_DIGITS) if self._ends_with_fraction else stamp
-        fraction = stamp[len(whole) :]
-        if 0 < len(fraction) <= _FRACTION_DIGITS:
-            time = self._date(f"{whole}0") + timedelta(
-                microseconds=int(fraction.ljust(_FRACTION_DIGITS, "0"))
-            )
+    def _plan(self, paths: list[Path]) -> list[_File]:
+        heads = [(path, read_head(path)) for path in paths]
+        stamps = {path: self._first_stamp(head) for path, head in heads}
+        if self._source.has_year:
+            heads.sort(key=lambda pair: self._first_time(stamps[pair[0]]) or pair[1].modified)
         else:
-            time = self._date(stamp)
-        self._before = time
-        return time - self._offset
+            heads.sort(key=lambda pair: pair[1].modified)
+        files = []
+        near = self._known.last
+        for path, head in heads:
+            known = self._known.find(head.content) if head.content else None
+            year = None if known is None else known.year
+            if not self._source.has_year:
+                if year is None:
+                    year = self._year_of(stamps[path], head, near)
+                    self.counts.guessed_years += year != self._source.year
+                begin = self._first_time(stamps[path], year)
+                near = max(filter(None, (near, begin)), default=None)
+            known = self._known.add(head.content, known, year) if head.content else None
+            files.append(_File(path, head, known, year))
+        return files
 
-    def _date(self, stamp: str) -> datetime:
-        time = self._parse(stamp, self._year)
-        if not self._year or self._before is None:
-            return time
-        if self._before - time > _NEXT_YEAR:
-            self._year += 1
-            return self._parse(stamp, self._year)
-        if time - self._before > _LATE and self._year > self._first_year:
-            return self._parse(stamp, self._year - 1)
-        return time
+    def _first_stamp(self, head: Head) -> str | None:
+        lines = decoded(io.BytesIO(head.content), self._source.encoding, "backslashreplace")
+        for line in lines:
+            match = self._regex.search(line.text.lstrip("\0"))
+            if match and match[self._group] is not None:
+                return match[self._group]
+        return None
 
-    def _parse_uncached(self, stamp: str, year: int) -> datetime:
-        text = f"{year:04d} {stamp}" if year else stamp
-        time = datetime.strptime(text, self._format)  # noqa: DTZ007 - it gets its zone below
-        return as_utc(time if time.tzinfo else time.replace(tzinfo=self._zone))
+    def _first_time(self, stamp: str | None, year: int | None = None) -> datetime | None:
+        clock = self._clock()
+        clock.begin(year)
+        try:
+            return None if stamp is None else clock.read(stamp)
+        except (ValueError, OverflowError):
+            return None
 
+    def _year_of(self, stamp: str | None, head: Head, near: datetime | None) -> int | None:
+        """Return the year of the first stamp of a new file, by when it was written, or by lines before."""
+        year = self._source.year
+        if stamp is None or (year is not None and near is None):
+            return year
+        clock = self._clock()
+        try:
+            return (
+                clock.first_year(stamp, None, head.modified)
+                if year is None
+                else clock.first_year(stamp, near)
+            )
+        except (ValueError, OverflowError):
+            return year
 
-def _read_lines(
-    name: str, source: Source, path: Path, on_bytes: Callable[[int], None] | None
-) -> Iterator[tuple[int, str]]:
-    encoding, errors, strict = source.encoding, source.encoding_errors, source.encoding_errors == "strict"
-    size = 0
-    number = 0
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.removesuffix(b"\n").removesuffix(b"\r").decode(encoding, errors)
-                if "\0" in line:
-                    if strict:
-                        raise IngestError(
-                            f"{path}:{number}: NUL at character {line.index(chr(0)) + 1}; "
-                            f'remove it, or set sources.{name}.encoding_errors = "backslashreplace"'
-                        )
-                    line = line.replace("\0", r"\x00")
-                yield number, line
-                size += len(raw)
-                if on_bytes and size >= _PROGRESS_STEP:
-                    on_bytes(size)
-                    size = 0
-    except UnicodeDecodeError as error:
-        raise IngestError(
-            f"{path}:{number}: byte {error.object[error.start]:#04x} at column {error.start + 1} "
-            f'is not {encoding}; set sources.{name}.encoding (for example "latin-1"), or '
-            f'encoding_errors = "backslashreplace"'
-        ) from error
-    except OSError as error:
-        raise IngestError(f"{path}: {error.strerror}; correct sources.{name}.path") from error
-    if on_bytes and size:
-        on_bytes(size)
+    def _clock(self) -> Clock:
+        return Clock(self._formats, self._source.timezone, self._source.clock_offset)
 
+    def _read_file(self, file: _File) -> Iterator[LogRecord]:
+        clock = self._clock()
+        clock.begin(file.year, file.head.modified if self._source.year is None else None)
+        undated: list[_Draft] = []
+        last: datetime | None = None
+        record: LogRecord | None = None
+        tail_line = 0
+        for draft in self._drafts(file, clock):
+            draft.time = draft.time or last
+            if draft.time is None:
+                undated.append(draft)
+                continue
+            last = draft.time
+            for early in (*undated, draft) if undated else (draft,):
+                record = self._make_record(file, early, last)
+                yield record
+            tail_line = draft.number
+            undated.clear()
+        if file.known is not None and file.head.is_growing:
+            file.known.tail = None if record is None else str(record.log_id)
+            file.known.tail_line = tail_line
+        if undated:
+            raise self._no_stamp(file.path, undated[0].lines)
 
-def _make_record(name: str, number: int, lines: list[str], timestamp: datetime) -> LogRecord:
-    text = "\n".join(lines)
-    log_id = stable_log_id(name, number, text, timestamp)
-    return LogRecord(timestamp=timestamp, source_id=name, raw_text=text, log_id=log_id)
+    def _drafts(self, file: _File, clock: Clock) -> Iterator[_Draft]:
+        draft = _Draft(1, [])
+        is_dropping = False
+        is_dated, undated = False, 0
+        for line in self._lines(file):
+            stamp = self._stamp(line.text)
+            if not line.is_whole and file.head.is_growing and self._is_cut(stamp, is_dated=is_dated):
+                self.counts.held_back += 1
+                continue
+            begins = stamp is not None or self._begins(line.text)
+            if (is_dropping and not begins) or (self._source.drop and self._is_dropped(line.text)):
+                self.counts.dropped += 1
+                is_dropping = is_dropping or begins
+                continue
+            if not begins:
+                self.counts.unstamped += 1
+                draft.lines.append(line.text)
+                draft.is_begun = False
+                undated += 0 if is_dated else len(line.text) + 1
+                if undated > _MAX_UNSTAMPED:
+                    raise self._no_stamp(file.path, draft.lines)
+                continue
+            is_dropping = False
+            time = None if stamp is None else self._read_stamp(clock, stamp, file, line.number)
+            if draft.is_begun and not (stamp is not None and draft.has_stamp):
+                draft.lines.append(line.text)
+            else:
+                if draft.has_stamp or any(map(str.strip, draft.lines)):
+                    yield draft
+                draft = _Draft(line.number, [line.text], None, has_stamp=False, is_begun=True)
+            if stamp is not None:
+                draft.has_stamp = True
+                draft.time = time
+                is_dated = is_dated or time is not None
+        if draft.has_stamp or any(map(str.strip, draft.lines)):
+            yield draft
 
+    def _stamp(self, text: str) -> str | None:
+        match = self._regex.search(text)
+        return match and match[self._group]
 
-def _no_stamp(name: str, path: Path, regex: re.Pattern[str], lines: list[str]) -> IngestError:
-    first = next(filter(str.strip, lines), "")
-    return IngestError(
-        f"{path}: no line has a stamp that '{regex.pattern}' finds; the first is "
-        f"{first[:80]!r}; change sources.{name}.timestamp"
-    )
+    def _is_cut(self, stamp: str | None, *, is_dated: bool) -> bool:
+        """Return whether a last line ends before it says what time it is."""
+        return not is_dated if stamp is None else self._first_time(stamp) is None
+
+    def _begins(self, text: str) -> bool:
+        return self._source.record_start is not None and bool(self._source.record_start.search(text))
+
+    def _is_dropped(self, text: str) -> bool:
+        return any(regex.search(text) for regex in self._source.drop)
+
+    def _read_stamp(self, clock: Clock, stamp: str, file: _File, number: int) -> datetime | None:
+        name, place = self._name, f"{file.path}:{number}: stamp {stamp!r:.80}"
+        try:
+            return clock.read(stamp)
+        except NoZoneError as error:
+            raise IngestError(
+                f'{place} has no zone; set sources.{name}.timezone, for example timezone = "UTC"'
+            ) from error
+        except (ValueError, OverflowError) as error:
+            if self._source.on_bad_stamp == "previous":
+                self.counts.bad_stamps += 1
+                return None
+            shown = self._formats[0] if len(self._formats) == 1 else list(self._formats)
+            fix = f"change sources.{name}.format or sources.{name}.timestamp"
+            if any(format_has(each, "bB") for each in self._formats) and not stamp.isascii():
+                fix = f"names of months are English: write them so, as by sed, or {fix}"
+            raise IngestError(
+                f"{place} does not fit format {shown!r} ({error}); {fix}, or let the line take the time "
+                f'before it: sources.{name}.on_bad_stamp = "previous"'
+            ) from error
+
+    def _lines(self, file: _File) -> Iterator[Line]:
+        lines = self._whole_lines(file)
+        if self._source.join is None:
+            return lines
+        return _joined_parts(lines, self.counts, is_growing=file.head.is_growing)
+
+    def _whole_lines(self, file: _File) -> Iterator[Line]:
+        name, source, number = self._name, self._source, 0
+        try:
+            for line in read_lines(file.path, source.encoding, source.encoding_errors, self._on_bytes):
+                number = line.number
+                self.counts.lines += 1
+                yield line if "\0" not in line.text else self._without_nuls(line, file)
+        except UnicodeDecodeError as error:
+            byte = f"byte {error.object[error.start]:#04x} at column {error.start + 1}"
+            raise IngestError(
+                f"{file.path}:{number + 1}: {byte} is not {error.encoding}; set sources.{name}.encoding "
+                '(for example "latin-1"), or encoding_errors = "backslashreplace"'
+            ) from error
+        except LogFileError as error:
+            raise self._wrong_path(error) from error
+
+    def _without_nuls(self, line: Line, file: _File) -> Line:
+        """Leave out the NULs before a line, the hole that a truncated file has, and escape others."""
+        text = line.text.lstrip("\0")
+        self.counts.nul_bytes += len(line.text) - len(text)
+        if "\0" in text and self._source.encoding_errors == "strict":
+            raise IngestError(
+                f"{file.path}:{line.number}: NUL at character {line.text.rindex(chr(0)) + 1}; "
+                f'remove it, or set sources.{self._name}.encoding_errors = "backslashreplace"'
+            )
+        return line._replace(text=text.replace("\0", r"\x00"))
+
+    def _make_record(self, file: _File, draft: _Draft, time: datetime) -> LogRecord:
+        text = "\n".join(draft.lines)
+        log_id = stable_log_id(self._name, draft.number, text, time, file.twin)
+        known = file.known
+        if known is not None and known.tail_line == draft.number and known.tail != str(log_id):
+            self._known.replaced[log_id] = UUID(known.tail)
+        return LogRecord(timestamp=time, source_id=self._name, raw_text=text, log_id=log_id)
+
+    def _no_stamp(self, path: Path, lines: list[str]) -> IngestError:
+        first = next(filter(str.strip, lines), "")
+        return IngestError(
+            f"{path}: no line has a stamp that '{self._regex.pattern}' finds; the first is "
+            f"{first[:80]!r}; change sources.{self._name}.timestamp"
+        )
+
+    def _wrong_path(self, error: LogFileError) -> IngestError:
+        return IngestError(f"{error}; correct sources.{self._name}.path")

@@ -3,12 +3,11 @@
 ``docs/rules.md`` has every key, each with an example.
 """
 
-import os
+import codecs
 import re
-import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 from zoneinfo import ZoneInfo
@@ -27,13 +26,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from fiberstore.ingest.files import STANDARD_INPUT, LogFileError, find_files
+from fiberstore.ingest.stamps import check_format, has_year, has_zone
 from fiberstore.records import Text, VersionNumber
 from fiberstore.versioning import config_version
 
 _Place: TypeAlias = tuple[str | int, ...]
 
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_SAMPLE = datetime(2024, 11, 23, 10, 20, 30, tzinfo=UTC)
 
 
 class RulesError(ValueError):
@@ -52,11 +52,6 @@ def _dotted(place: _Place) -> str:
     return ".".join(map(str, place))
 
 
-def format_has(stamp_format: str, directives: str) -> bool:
-    """Return whether a format of ``datetime.strptime`` has one of the directives, given by their letters."""
-    return any(letter in directives for letter in re.findall("%(.)", stamp_format))
-
-
 def _compile(value: str | re.Pattern[str]) -> re.Pattern[str]:
     try:
         return re.compile(value)
@@ -70,19 +65,29 @@ def _check_keys(value: re.Pattern[str]) -> re.Pattern[str]:
     return value
 
 
-def _check_format(value: str) -> str:
-    if format_has(value, "Z"):
-        raise ValueError(
-            "%Z knows only the machine's own zones; leave the zone's name out of the stamp and set timezone"
-        )
-    full = value if format_has(value, "YyGcx") else f"%Y {value}"
-    try:
-        parsed = datetime.strptime(_SAMPLE.strftime(full), full)  # noqa: DTZ007 - only its date is looked at
-    except (ValueError, re.error) as error:
-        raise ValueError(f"{error}; use the directives of Python's datetime.strptime") from error
-    if parsed.date() != _SAMPLE.date():
-        raise ValueError(f"{value!r} has no full date; it needs the day and the month, as in '%b %d'")
-    return value
+def _names(value: object) -> object:
+    """Make a list of one name, or of several; the model checks that they are texts."""
+    if not isinstance(value, list | tuple):
+        return value if value is None else (value,)
+    if not value:
+        raise ValueError("is an empty list; name at least one, or remove the key")
+    twice = [name for name in value if value.count(name) > 1]
+    if twice:
+        raise ValueError(f"names {twice[0]!r} twice; name it once")
+    return tuple(value)
+
+
+def _expressions(value: object) -> object:
+    found = _names(value)
+    return tuple(map(_compile, found)) if isinstance(found, tuple) else found
+
+
+def _formats(value: object) -> object:
+    formats = _names(value)
+    for each in formats if isinstance(formats, tuple) else ():
+        if isinstance(each, str):
+            check_format(each)
+    return formats
 
 
 def _zone(value: object) -> object:
@@ -101,12 +106,15 @@ def _zone(value: object) -> object:
 
 def _check_encoding(value: str) -> str:
     try:
-        keeps_lines = b"a\n".decode(value) == "a\n"
+        lines = "a\nb".encode(value).decode(value)
+        keeps_lines = (
+            codecs.lookup(value).name.startswith(("utf-16", "utf-32")) or b"a\n".decode(value) == "a\n"
+        )
     except LookupError as error:
         raise ValueError(f"{value!r} is no text encoding of Python; use for example 'latin-1'") from error
     except ValueError:
-        keeps_lines = False
-    if not keeps_lines:
+        lines, keeps_lines = "", False
+    if not keeps_lines or not lines:
         raise ValueError(f"{value!r} does not write a line feed as one byte; convert the file to UTF-8")
     return value
 
@@ -154,18 +162,6 @@ def _parse_duration(text: str) -> timedelta | None:
         return None
 
 
-def _names(value: object) -> object:
-    """Make a list of one name, or of several; the model checks that they are texts."""
-    if not isinstance(value, list | tuple):
-        return value if value is None else (value,)
-    if not value:
-        raise ValueError("is an empty list; name at least one, or remove the key")
-    twice = [name for name in value if value.count(name) > 1]
-    if twice:
-        raise ValueError(f"names {twice[0]!r} twice; name it once")
-    return tuple(value)
-
-
 _Names: TypeAlias = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 
 
@@ -174,26 +170,36 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """Log lines of one origin, and how their file is read.
+    """Log lines of one origin, and how their files are read.
 
     Attributes:
-        path: The log file; None if the lines come from a live producer, or the file is named elsewhere.
+        path: The log files: files, globs, directories, or ``-`` for standard input; None if the lines come
+            from a live producer, or the files are named elsewhere.
         timestamp: Expression of the stamp: its group ``ts``, else group 1, else the whole match.
-        format: Format of the stamp for ``datetime.strptime``.
+        format: Formats of the stamp, tried one after the other: directives of ``datetime.strptime``,
+            ``"iso8601"``, ``"epoch_s"``, ``"epoch_ms"``, ``"epoch_us"`` or ``"epoch_ns"``.
         timezone: Zone of stamps without one.
-        year: Year of the first stamp, if stamps have none.
-        encoding: Text encoding, of those that write a line feed as one byte.
+        year: Year of the first stamp, if stamps have none; None if a file's own time says it.
+        on_bad_stamp: ``"previous"`` gives a line whose stamp is no time the one of the line before.
+        record_start: Expression of lines that begin a record, besides those with a stamp.
+        drop: Expressions of lines that are left out.
+        join: ``"cri"`` joins the parts of long lines that container runtimes write.
+        encoding: Text encoding; a byte order mark in the file comes before it.
         encoding_errors: ``"backslashreplace"`` admits bytes that are not in the encoding, and NUL.
         clock_offset: How far the host's clock is ahead; stamps are moved back by so much.
     """
 
-    path: Path | None = None
+    path: Annotated[tuple[Path, ...] | None, BeforeValidator(_names)] = None
     timestamp: Annotated[re.Pattern[str], BeforeValidator(_compile)] | None = None
-    format: Annotated[str, AfterValidator(_check_format)] | None = None
+    format: Annotated[tuple[str, ...] | None, BeforeValidator(_formats)] = None
     timezone: Annotated[InstanceOf[tzinfo] | None, BeforeValidator(_zone)] = Field(
         None, validate_default=True
     )
-    year: int | None = Field(None, ge=1, le=9999, validate_default=True)
+    year: int | None = Field(None, ge=1, le=9999)
+    on_bad_stamp: Literal["error", "previous"] = "error"
+    record_start: Annotated[re.Pattern[str], BeforeValidator(_compile)] | None = None
+    drop: Annotated[tuple[re.Pattern[str], ...], BeforeValidator(_expressions)] = ()
+    join: Literal["cri"] | None = None
     encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
     encoding_errors: Literal["strict", "backslashreplace"] = "strict"
     clock_offset: Annotated[timedelta, BeforeValidator(_offset)] = timedelta(0)
@@ -201,20 +207,13 @@ class Source(_Model):
     @property
     def has_year(self) -> bool:
         """True if the stamps carry their year."""
-        return format_has(self.format or "%Y", "YyGcx")
+        return all(map(has_year, self.format or ()))
 
     @field_validator("timezone")
     @classmethod
     def _zone_known(cls, value: tzinfo | None, info: ValidationInfo) -> tzinfo | None:
-        if value is None and not format_has(info.data.get("format") or "%z", "z"):
+        if value is None and not all(map(has_zone, info.data.get("format") or ())):
             raise ValueError('missing, and the format has no %z; add for example timezone = "UTC"')
-        return value
-
-    @field_validator("year")
-    @classmethod
-    def _year_known(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is None and not format_has(info.data.get("format") or "%Y", "YyGcx"):
-            raise ValueError("missing, and the format has no %Y; add the year of the first line: year = 2024")
         return value
 
     @model_validator(mode="after")
@@ -340,15 +339,17 @@ class Rules(_Model):
         return self
 
 
-def load_rules(path: Path, overrides: Mapping[str, Path] | None = None, *, check_files: bool = True) -> Rules:
+def load_rules(
+    path: Path, overrides: Mapping[str, Path | Sequence[Path]] | None = None, *, check_files: bool = True
+) -> Rules:
     """Read a rules file, and check it and that the log files it names can be read.
 
     A source without a path is for lines that a program hands over; ``ingest`` refuses such rules.
 
     Args:
         path: The rules file.
-        overrides: Log files by source name, instead of those in the rules file; relative paths are relative
-            to the current directory.
+        overrides: One or several log files by source name, instead of those in the rules file; relative paths
+            are relative to the current directory.
         check_files: False if the log files are not needed, as for ``reprocess``: they may be missing.
 
     Raises:
@@ -410,7 +411,7 @@ def require_files(rules: Rules) -> None:
         raise RulesError("\n".join(missing))
 
 
-def _parse(content: str, file: str, folder: Path, overrides: Mapping[str, Path]) -> Rules:
+def _parse(content: str, file: str, folder: Path, overrides: Mapping[str, Path | Sequence[Path]]) -> Rules:
     try:
         data = tomllib.loads(content)
     except (ValueError, RecursionError) as error:
@@ -435,28 +436,33 @@ def _parse(content: str, file: str, folder: Path, overrides: Mapping[str, Path])
     raise RulesError(_located(problems, content, file))
 
 
-def _set_paths(data: dict[str, object], folder: Path, overrides: Mapping[str, Path]) -> None:
+def _set_paths(data: dict[str, object], folder: Path, overrides: Mapping[str, Path | Sequence[Path]]) -> None:
     sources = data.get("sources")
     for name, source in sources.items() if isinstance(sources, dict) else ():
         if isinstance(source, dict):
+            given = source.get("path")
             if name in overrides:
-                source["path"] = Path(overrides[name])
-            elif isinstance(source.get("path"), str):
-                source["path"] = folder / source["path"]
+                paths = overrides[name]
+                source["path"] = (paths,) if isinstance(paths, Path) else tuple(paths)
+            elif isinstance(given, str):
+                source["path"] = _inside_folder(folder, given)
+            elif isinstance(given, list):
+                source["path"] = [
+                    _inside_folder(folder, path) if isinstance(path, str) else path for path in given
+                ]
 
 
-def _unreadable(name: str, path: Path) -> list[tuple[_Place, str]]:
+def _inside_folder(folder: Path, path: str) -> Path:
+    return Path(path) if path == str(STANDARD_INPUT) else folder / path
+
+
+def _unreadable(name: str, paths: Sequence[Path]) -> list[tuple[_Place, str]]:
     try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            what = "is a directory"
-        elif not os.access(path, os.R_OK):
-            what = "may not be read"
-        else:
-            return []
-    except (OSError, ValueError) as error:
-        what = getattr(error, "strerror", None) or str(error)
-    fix = f"correct it, or give {name}=FILE on the command line"
-    return [(("sources", name, "path"), f"{path}: {what}; {fix}")]
+        find_files(paths)
+    except LogFileError as error:
+        fix = f"correct it, or give {name}=FILE on the command line"
+        return [(("sources", name, "path"), f"{error}; {fix}")]
+    return []
 
 
 def _explain(problem: ErrorDetails) -> list[tuple[_Place, str]]:

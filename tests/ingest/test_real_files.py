@@ -96,8 +96,7 @@ def loghub(storage: DuckDBStorage, folder: Path, text: str) -> Found:
     path.write_text(text.format(folder=LOGHUB.as_posix()))
     rules = load_rules(path)
     report = ingest(storage, rules, batch_rows=700)
-    log_path = rules.sources["log"].path
-    assert log_path is not None
+    (log_path,) = rules.sources["log"].path or ()
     fibers = storage.query_fibers_by_type("f", limit=10_000)
     sizes = Counter(member.fiber_id for member in storage.memberships.iter_records())
     return Found(fibers, sizes, report.logs_new, log_path)

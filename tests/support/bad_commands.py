@@ -417,7 +417,6 @@ COMMANDS: list[tuple[str, int, str]] = [
     (_INGEST + "=web.log", 2, "'=web.log' is not of the form SOURCE=PATH"),
     (_INGEST + "=", 2, "'=' is not of the form SOURCE=PATH"),
     (_INGEST + "''", 2, "'' is not of the form SOURCE=PATH"),
-    (_INGEST + "web=a web=b", 2, "web is given twice; a source has one file"),
     (_INGEST + "ftp={folder}/web.log", 1, "sources.ftp: given as ftp=FILE, but not declared; use one of web"),
     (_INGEST + "web={none}", 1, "none: No such file or directory; correct it, or give web=FILE"),
     (_INGEST + "web={folder}", 1, "is a directory; correct it, or give web=FILE"),
@@ -436,7 +435,8 @@ LOG_FILES: list[tuple[bytes, str]] = [
     (b"2024-05-01T10:00:00Z caf\xe9\n", "web.log:1: byte 0xe9 at column 25 is not utf-8"),
     (b"2024-05-01T10:00:00Z \xed\xa0\x80\n", "web.log:1: byte 0xed at column 22 is not utf-8"),
     (b"2024-05-01T10:00:00Z a\0b\n", "web.log:1: NUL at character 23; remove it, or set sources.web.enc"),
-    (b"\xff\xfe2\x000\x00", "web.log:1: byte 0xff at column 1 is not utf-8"),
+    (b"\xff\xfe\x00\xd8\n\x00", "web.log:1: byte 0x00 at column 1 is not utf-16-le"),
+    (b"\x1f\x8b\x08\x00 no gzip", "web.log: the compressed file is damaged or not complete"),
 ]
 
 

@@ -21,7 +21,9 @@ from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import counted, print_fiber, print_fibers, print_statistics, utc
 from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.demo import write_demo
+from fiberstore.ingest.files import STANDARD_INPUT, find_files
 from fiberstore.ingest.pipeline import IngestReport
+from fiberstore.ingest.pipeline import check as check_files
 from fiberstore.ingest.pipeline import ingest as ingest_files
 from fiberstore.ingest.rules import Rules, load_rules, require_files
 from fiberstore.keys import key_words
@@ -66,17 +68,66 @@ def ingest(
     db: Db,
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE=PATH", help="Log files instead of those in the rules file."),
+        typer.Argument(
+            metavar="SOURCE=PATH",
+            help="Log files instead of those in the rules file: files, globs, directories, or - for input.",
+        ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read and search the files, and store nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Read log files into a store, join their lines into fibers, and resume where the last run stopped."""
     loaded = load_rules(rules, _parse_paths(paths or []))
     require_files(loaded)
+    if check:
+        _check(loaded, as_json=as_json)
+        return
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
+        if not as_json:
+            _print_counts(report, loaded)
+        for warning in report.warnings(loaded):
+            print_note(warning)
         tell_unless_active(storage, loaded.config_version, db)
+
+
+def _check(rules: Rules, *, as_json: bool) -> None:
+    with _progress(rules) as (on_bytes, _):
+        report, keyless = check_files(rules, on_bytes)
+    if as_json:
+        print_json({**asdict(report), "without_key": {**keyless}})
+    else:
+        print_line(f"{counted(report.logs_read, 'logs')} read, none stored")
+        _print_counts(report, rules)
+        for name, text in keyless.items():
+            print_line(f"{name}: the first without a key: {text}")
+    for warning in report.warnings(rules):
+        print_note(warning)
+
+
+def _print_counts(report: IngestReport, rules: Rules) -> None:
+    for name, counts in report.sources.items():
+        parts = [counted(counts.lines, "lines"), counted(counts.records, "logs")]
+        parts += [
+            f"{counted(number, things)} {what}"
+            for number, things, what in (
+                (counts.unstamped, "lines", "without a stamp"),
+                (counts.dropped, "lines", "dropped"),
+                (counts.bad_stamps, "logs", "with a bad stamp"),
+                (counts.late, "logs", "earlier than the one before"),
+                (counts.keyless, "logs", "without a key"),
+            )
+            if number
+        ]
+        print_line(f"{name}: {', '.join(parts)}")
+    for name, fiber_type in rules.fibers.items():
+        for pattern, matches in zip(fiber_type.patterns, report.matches.get(name, ()), strict=False):
+            print_line(
+                f"{name}: {matches:,} {'match' if matches == 1 else 'matches'} of '{pattern.regex.pattern}'"
+            )
 
 
 def _log_folder(db: str) -> Path:
@@ -85,15 +136,13 @@ def _log_folder(db: str) -> Path:
     return database.with_name(f"{database.stem}-logs")
 
 
-def _parse_paths(pairs: Sequence[str]) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
+def _parse_paths(pairs: Sequence[str]) -> dict[str, list[Path]]:
+    paths: dict[str, list[Path]] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not (name and equals and path):
             raise typer.BadParameter(f"{pair!r} is not of the form SOURCE=PATH, such as sshd=auth.log")
-        if name in paths:
-            raise typer.BadParameter(f"{name} is given twice; a source has one file")
-        paths[name] = Path(path)
+        paths.setdefault(name, []).append(Path(path))
     return paths
 
 
@@ -117,7 +166,12 @@ def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[I
     console = make_console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        total = sum(source.path.stat().st_size for source in rules.sources.values() if source.path)
+        total = sum(
+            file.stat().st_size
+            for source in rules.sources.values()
+            for file in find_files(source.path or ())
+            if file != STANDARD_INPUT
+        )
         bar = progress.add_task("", total=total or None, rate="")
         begin = time.monotonic()
 

@@ -1,0 +1,98 @@
+"""The files of a source that were read before, known by how they begin, whatever they are called now."""
+
+import hashlib
+import json
+from dataclasses import astuple, dataclass, field, replace
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+_MAX_FILES = 1_000
+
+
+@dataclass(slots=True, eq=False)
+class KnownFile:
+    """A file as it was when it was last read.
+
+    Attributes:
+        size: Bytes of its beginning that are known.
+        digest: Hash of these bytes.
+        first_line: Hash of its first line.
+        twin: 0, or a number that tells it from others with the same first line.
+        year: Year of its first stamp, if stamps have none.
+        tail: Id of the record that stood last; it may have grown since.
+        tail_line: Number of the first line of that record.
+    """
+
+    size: int
+    digest: str
+    first_line: str
+    twin: int
+    year: int | None = None
+    tail: str | None = None
+    tail_line: int = 0
+
+
+@dataclass(slots=True)
+class KnownFiles:
+    """The files of one source; a new file with the beginning of a known one is that file, grown or renamed.
+
+    Attributes:
+        files: The files, at most 1,000, those last read at the end.
+        last: Time of the latest record read so far.
+        replaced: Ids of tails that have grown, by the id of the record that has the whole text.
+    """
+
+    files: list[KnownFile] = field(default_factory=list)
+    last: datetime | None = None
+    replaced: dict[UUID, UUID] = field(default_factory=dict)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read the text of ``to_text``."""
+        data = json.loads(text)
+        last = data["last"]
+        return cls([KnownFile(*file) for file in data["files"]], last and datetime.fromisoformat(last))
+
+    def to_text(self) -> str:
+        """Return the files as a text for a checkpoint."""
+        last = None if self.last is None else self.last.isoformat()
+        data = {"files": [astuple(file) for file in self.files[-_MAX_FILES:]], "last": last}
+        return json.dumps(data, separators=(",", ":"))
+
+    def find(self, content: bytes) -> KnownFile | None:
+        """Return the known file that begins like this one, that of the longest beginning."""
+        found = [
+            known
+            for known in self.files
+            if known.size <= len(content) and _digest(content[: known.size]) == known.digest
+        ]
+        return max(found, key=lambda known: known.size, default=None)
+
+    def add(self, content: bytes, before: KnownFile | None, year: int | None) -> KnownFile:
+        """Take note of a file, and return what tells it from others.
+
+        Args:
+            content: Its beginning: whole lines, or the first line as far as it is written.
+            before: What ``find`` found.
+            year: Year of its first stamp, if stamps have none.
+        """
+        first_line = _digest(content.partition(b"\n")[0])
+        if before is not None:
+            self.files.remove(before)
+            known = replace(
+                before,
+                size=len(content),
+                digest=_digest(content),
+                first_line=first_line,
+                year=before.year or year,
+            )
+        else:
+            twins = [known.twin for known in self.files if known.first_line == first_line]
+            known = KnownFile(len(content), _digest(content), first_line, max(twins, default=-1) + 1, year)
+        self.files.append(known)
+        return known
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
