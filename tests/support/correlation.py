@@ -108,7 +108,7 @@ def plain_fibers(lines: Iterable[Line], max_gap: int | None) -> list[PlainFiber]
 
 @dataclass
 class MemoryStore(FiberStore):
-    """What a database would hold, for one fiber type.
+    """Rows of a database, for one fiber type.
 
     Attributes:
         max_gap: Longest silence within a fiber, in s.

@@ -77,36 +77,6 @@ def export_memberships(path: NewFile, *, db: Db, as_json: Json = False) -> None:
         _export(storage.memberships, path, None, as_json=as_json)
 
 
-@export_app.command(
-    "traces", epilog="Example: fiberstore export traces --db store.duckdb traces.json --type request"
-)
-@with_filter
-def export_traces(
-    chosen: FiberFilter,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The new file, such as traces.json.")],
-    *,
-    db: Db,
-    as_json: Json = False,
-) -> None:
-    """Write fibers as traces into a new file of OTLP/JSON, which Jaeger's page opens; logs are events."""
-    from fiberstore.otel import export_traces as write_traces
-
-    with open_to_read(db) as storage:
-        fibers = chosen.of(storage)
-        with _progress("export", fibers.count) as on_fibers:
-            begin = time.monotonic()
-            written = write_traces(storage, path, fibers, on_fibers=on_fibers)
-        seconds = time.monotonic() - begin
-        if as_json:
-            print_json({**asdict(written), "seconds": round(seconds, 3)})
-        else:
-            counts = f"{counted(written.fibers, 'fibers')} with {counted(written.logs, 'logs')}"
-            print_line(f"{path}: {counts}; {seconds:.2f} s")
-        if written.too_old:
-            print_note(f"{counted(written.too_old, 'fibers')} before 1970 left out: OTLP has no such times")
-        _tell_of_other_versions(storage, chosen)
-
-
 @export_app.command("keys", epilog="Example: fiberstore export keys --db store.duckdb keys.parquet")
 @with_filter
 def export_keys(chosen: FiberFilter, path: NewFile, *, db: Db, as_json: Json = False) -> None:
