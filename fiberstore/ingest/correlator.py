@@ -71,11 +71,11 @@ class FiberJoiner:
         new: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         now_us = (datetime.now(UTC) - EPOCH) // MICROSECOND
-        watermark_us = EARLIEST_US
+        log_time_us = EARLIEST_US
         for log, found in {log.log_id.int: (log, found) for log, found in reversed(searched)}.values():
             time_us = (log.timestamp - EPOCH) // MICROSECOND
-            if watermark_us < time_us <= now_us:
-                watermark_us = time_us
+            if log_time_us < time_us <= now_us:
+                log_time_us = time_us
             lines = old if log.log_id in known else new
             for name, occurrence in found:
                 lines[name].append(line_item(time_us, log.log_id, occurrence))
@@ -87,15 +87,15 @@ class FiberJoiner:
             )
             for name, rule in self._rules.fibers.items()
         }
-        watermark_us = max([watermark_us, *(store.latest_until(now_us) for store in stores.values())])
+        log_time_us = max([log_time_us, *(store.latest_until(now_us) for store in stores.values())])
         fibers_new = memberships_new = 0
         for name, store in stores.items():
             if new[name] or (renew and old[name]):
                 changes = correlate(store, new[name], old[name] if renew else ())
-                begun, joined = store.write(changes, watermark_us)
+                begun, joined = store.write(changes, log_time_us)
                 fibers_new += begun
                 memberships_new += joined
-            store.close_silent(watermark_us)
+            store.close_silent(log_time_us)
         return CorrelationCounts(0, fibers_new, memberships_new)
 
     def register(self, transaction: Transaction) -> None:

@@ -84,12 +84,12 @@ class StoredFibers(FiberStore):
             opened[fiber_id].former_ids.append(former)
         return opened
 
-    def write(self, changes: Changes, watermark_us: int) -> tuple[int, int]:
+    def write(self, changes: Changes, log_time_us: int) -> tuple[int, int]:
         """Write changes.
 
         Args:
             changes: Of these fibers.
-            watermark_us: Time that log time has come to, in µs since 1970.
+            log_time_us: Log time, in µs since 1970.
 
         Returns:
             How many fibers, and how many memberships, are new.
@@ -100,9 +100,9 @@ class StoredFibers(FiberStore):
         new = [change for change in changes.fibers if change.is_new]
         sql.forget_merges(session, [change.fiber_id.int for change in new])
         if new:
-            sql.insert_fibers(session, kind, [self._row(change, watermark_us) for change in new])
+            sql.insert_fibers(session, kind, [self._row(change, log_time_us) for change in new])
         sql.update_fibers(
-            session, [self._row(change, watermark_us) for change in changes.fibers if not change.is_new]
+            session, [self._row(change, log_time_us) for change in changes.fibers if not change.is_new]
         )
         self._write_keys(changes.fibers)
         sql.replace_ends(
@@ -118,19 +118,19 @@ class StoredFibers(FiberStore):
         sql.resolve_otherwise(session, [*changes.resolved.items()])
         return len(new), memberships_new
 
-    def close_silent(self, watermark_us: int) -> None:
-        """Close the fibers whose reach is before the watermark."""
+    def close_silent(self, log_time_us: int) -> None:
+        """Close the fibers whose reach is before the log time."""
         if self._kind.max_gap_us is not None:
-            sql.close_silent(self._session, self._kind, watermark_us - self._kind.max_gap_us)
+            sql.close_silent(self._session, self._kind, log_time_us - self._kind.max_gap_us)
 
-    def _row(self, change: FiberChange, watermark_us: int) -> FiberRow:
+    def _row(self, change: FiberChange, log_time_us: int) -> FiberRow:
         fiber = change.fiber
         return FiberRow(
             change.fiber_id.int,
             None if change.attributes is None else dump_json(change.attributes),
             fiber.first[0],
             fiber.last_us,
-            fiber.end is not None or fiber.reach[0] < watermark_us,
+            fiber.end is not None or fiber.reach[0] < log_time_us,
         )
 
     def _write_keys(self, fibers: Sequence[FiberChange]) -> None:

@@ -49,7 +49,9 @@ def test_a_copy_in_a_pipe_is_a_line_for_each_table(run: Run, source: Path, desti
         assert result.out.splitlines()[0] == names
         assert [row[0] for row in result.rows] == [
             *("raw_logs", "fibers", "fiber_memberships"),
-            *("fiber_config_versions", "fiber_checkpoints", "fiber_merges", "fiber_pins", "log_pins"), "fiber_ends", "fiber_keys",
+            *("fiber_config_versions", "fiber_checkpoints", "fiber_merges", "fiber_pins", "log_pins"),
+            "fiber_ends",
+            "fiber_keys",
         ]
         assert result.rows[0][:4] == ["raw_logs", str(written), "4", "4"]
         assert all(row[4] == row[5] and re.fullmatch(SUM, row[4]) for row in result.rows)

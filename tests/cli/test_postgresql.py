@@ -24,8 +24,8 @@ from fiberstore.ingest.rules import load_rules
 from fiberstore.opening import open_storage
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.testing.examples import log
-from tests.ingest.test_real_files import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.ingest.test_ingest import state_of
+from tests.ingest.test_real_files import APACHE, HADOOP, HDFS, LINUX, LOGHUB, SSHD
 from tests.support import postgres_server
 from tests.support.command_line import Result, assert_refused, on_a_terminal, plain, runner, told_cursor
 from tests.support.parameters import parametrize_mostly_slow

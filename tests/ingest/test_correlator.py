@@ -135,7 +135,7 @@ def batches(draw: Any) -> list[list[LogRecord]]:  # noqa: ANN401
 def check(storage: CorrelatingStorage, logs: Sequence[LogRecord]) -> None:
     """Compare the store with the definition, and each record with its lines."""
     assert fibers_of(storage) == expected(logs)
-    watermark = max(
+    log_time = max(
         (log.timestamp for log in logs if PatternSearch(RULES).find(log.source_id, log.raw_text)),
         default=NOON,
     )
@@ -144,7 +144,7 @@ def check(storage: CorrelatingStorage, logs: Sequence[LogRecord]) -> None:
         plain = plain_fibers(plain_lines(logs, name), max_gap)
         for fiber in storage.query_fibers_by_type(name):
             members = frozenset(found.log_id for found in storage.get_fiber_logs(fiber.fiber_id))
-            assert any(described(one, watermark, rule.max_gap) == record(fiber) for one in plain
+            assert any(described(one, log_time, rule.max_gap) == record(fiber) for one in plain
                        if one.log_ids == members)  # fmt: skip
 
 
@@ -152,10 +152,10 @@ def record(fiber: FiberRecord) -> tuple[object, ...]:
     return shown(fiber), fiber.first_activity, fiber.last_activity, fiber.closed
 
 
-def described(plain: PlainFiber, watermark: datetime, max_gap: timedelta | None) -> tuple[object, ...]:
+def described(plain: PlainFiber, log_time: datetime, max_gap: timedelta | None) -> tuple[object, ...]:
     shown = {pair for _, one in plain.occurrences for pair in (*map(tuple, one.keys), *one.attributes)}
     times = [NOON + timedelta(seconds=line.second) for line, _ in plain.occurrences]
-    silent = max_gap is not None and max(times) + max_gap < watermark
+    silent = max_gap is not None and max(times) + max_gap < log_time
     return shown, min(times), max(times), silent or plain.end is not None
 
 
