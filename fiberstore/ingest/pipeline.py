@@ -46,8 +46,11 @@ class IngestReport:
     def _pattern_warnings(self, rules: Rules) -> Iterator[str]:
         for name, fiber_type in rules.fibers.items():
             for pattern, matches in zip(fiber_type.patterns, self.matches.get(name, ()), strict=False):
-                if not matches:
-                    sources = "any source" if pattern.source is None else ", ".join(pattern.source)
+                read = [
+                    name for name, counts in self.sources.items() if counts.records and pattern.reads(name)
+                ]
+                if read and not matches:
+                    sources = ", ".join(read)
                     yield (
                         f"pattern '{pattern.regex.pattern}' of fibers.{name} matched no line of {sources}; "
                         "correct its regex, or remove it"

@@ -346,10 +346,10 @@ def _parser(stamp_format: str) -> Callable[[str], _Time]:
         digits = EPOCH_DIGITS[stamp_format]
         return lambda stamp: _parse_epoch(stamp, digits)
     if stamp_format == "iso8601":
-        return lambda stamp: _from_match(_ISO8601.fullmatch(stamp), stamp_format)
+        return lambda stamp: _from_match(_ISO8601.fullmatch(stamp))
     if set(re.findall("%(.)", stamp_format)) <= {*_DIRECTIVES, "f"}:
         regex = re.compile(_regex(stamp_format), re.ASCII | re.IGNORECASE)
-        return lambda stamp: _from_match(regex.fullmatch(stamp), stamp_format)
+        return lambda stamp: _from_match(regex.fullmatch(stamp))
     return lambda stamp: _parse_strptime(stamp, stamp_format)
 
 
@@ -370,9 +370,9 @@ def _may_end_in_fraction(stamp_format: str) -> bool:
     return stamp_format == "iso8601" or bool(re.search("%H:%M:%S[.,]%f", stamp_format))
 
 
-def _from_match(match: re.Match[str] | None, stamp_format: str) -> _Time:
+def _from_match(match: re.Match[str] | None) -> _Time:
     if match is None:
-        raise ValueError(f"is not of the form {stamp_format!r}")
+        raise ValueError("its form differs")
     found = {name: text for name, text in match.groupdict().items() if text is not None}
     has_year = "Y" in found or "y" in found
     year = int(found["Y"]) if "Y" in found else _full_year(int(found["y"])) if "y" in found else _LEAP_YEAR
