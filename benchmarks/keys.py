@@ -41,6 +41,7 @@ def main() -> None:
         print(
             f"| DuckDB alone, from an Arrow table | {_by_hand_s(Path(folder) / 'alone.duckdb', keys):.2f} |"
         )
+        print(f"| the same into a store, hashed and compared with what is there | {_columns_s(keys):.2f} |")
         print(f"| write_keys | {_seconds(lambda: storage.write_keys(keys)):.2f} |", flush=True)
         _print_lookups(storage, keys, 2 if arguments.quick else arguments.rounds)
 
@@ -96,6 +97,21 @@ def _by_hand_s(path: Path, keys: list[FiberKey]) -> float:
         connection.execute("CREATE INDEX by_hash ON fiber_keys (hash)")
         connection.register("rows", rows)
         return _seconds(lambda: connection.execute("INSERT INTO fiber_keys SELECT * FROM rows"))
+
+
+def _columns_s(keys: list[FiberKey]) -> float:
+    columns = {
+        "fiber_id": bulk._uuids([key.fiber_id.int for key in keys]),
+        "name": pa.array([key.name for key in keys], pa.large_string()),
+        "value": pa.array([key.value for key in keys], pa.large_string()),
+        "first_timestamp": bulk._timestamps([key.first_timestamp for key in keys]),
+        "first_log_id": bulk._uuids([key.fiber_id.int for key in keys]),
+        "starts": pa.array([key.starts for key in keys]),
+    }
+    with tempfile.TemporaryDirectory() as folder, DuckDBStorage(Path(folder) / "store.duckdb") as storage:
+        storage.init_schema()
+        with storage.transaction() as unit:
+            return _seconds(lambda: bulk._insert_key_columns(unit.session, columns, of_stored=False))
 
 
 def _print_lookups(storage: DuckDBStorage, keys: list[FiberKey], rounds: int) -> None:

@@ -163,15 +163,11 @@ def insert_keys(session: Session, keys: Sequence[FiberKey], *, of_stored: bool =
     Raises:
         NotFoundError: A fiber is not stored, with ``of_stored``.
     """
-    fiber_ids = _integers(_values(keys, "fiber_id"))
-    names, values = _values(keys, "name"), _values(keys, "value")
-    if len(set(zip(fiber_ids, names, values, strict=True))) < len(keys):
-        first: dict[tuple[UUID, str, str], FiberKey] = {}
-        for key in keys:
-            identity = (key.fiber_id, key.name, key.value)
-            if identity not in first or _beginning(key) < _beginning(first[identity]):
-                first[identity] = key
-        return insert_keys(session, list(first.values()), of_stored=of_stored)
+    fiber_ids, names, values = _identities(keys)
+    # The hashes rather than the tuples, of which the garbage collector would look through millions.
+    if len(set(map(hash, zip(fiber_ids, names, values, strict=True)))) < len(keys):
+        keys = _earliest_of_each(keys)
+        fiber_ids, names, values = _identities(keys)
     columns = {
         "fiber_id": _uuids(fiber_ids),
         "name": _texts(names),
@@ -181,6 +177,19 @@ def insert_keys(session: Session, keys: Sequence[FiberKey], *, of_stored: bool =
         "starts": _booleans(_values(keys, "starts")),
     }
     return _insert_key_columns(session, columns, of_stored=of_stored)
+
+
+def _identities(keys: Sequence[FiberKey]) -> tuple[list[int], list[str], list[str]]:
+    return _integers(_values(keys, "fiber_id")), _values(keys, "name"), _values(keys, "value")
+
+
+def _earliest_of_each(keys: Sequence[FiberKey]) -> list[FiberKey]:
+    first: dict[tuple[UUID, str, str], FiberKey] = {}
+    for key in keys:
+        identity = (key.fiber_id, key.name, key.value)
+        if identity not in first or _beginning(key) < _beginning(first[identity]):
+            first[identity] = key
+    return list(first.values())
 
 
 def _insert_key_columns(session: Session, columns: Columns, *, of_stored: bool = True) -> int:
