@@ -175,7 +175,8 @@ def test_a_part_of_a_split_fiber_lasts_as_long_as_its_own_end() -> None:
     """The whole ended before a start within the timestamp to whose end the part lasts."""
     store = MemoryStore(GAP)
     found = [
-        line(0, 1, "a b"), line(2, 2, "b close+2"), line(4, 3, "a start"), line(4, 4, "b"), line(1, 5, "a close"),
+        line(0, 1, "a b"), line(2, 2, "b close+2"), line(4, 3, "a start"), line(4, 4, "b"),
+        line(1, 5, "a close"),
     ]  # fmt: skip
     store.write(found[:4])
     store.write(found[4:])
