@@ -317,6 +317,9 @@ class AsyncFibers(AsyncTimedQuery[FiberRecord, FiberOrder, FiberGroup]):
             Each value with the number of fibers that have it.
         """
 
+    async def export_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """Write the keys of these fibers into a new file, by ``(fiber_id, name, value)``; see ``export``."""
+
     async def timeline(self, fibers: int = 50, points: int = 10000) -> Timeline:
         """Return the first fibers of the query and their logs as points.
 

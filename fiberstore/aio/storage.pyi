@@ -354,6 +354,13 @@ class AsyncQueryStorage(AsyncStorage):
     ) -> int:
         """Store the memberships of files, all or none; see ``import_logs``."""
 
+    async def import_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """Store the keys of files, all or none, after their fibers; see ``import_logs`` and ``write_keys``.
+
+        Raises:
+            NotFoundError: The fiber of a key is not stored.
+        """
+
 class AsyncLifecycleStorage(AsyncQueryStorage):
     """A ``LifecycleStorage`` in coroutines: same names, same arguments, same contract.
 
@@ -461,6 +468,20 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
         Returns:
             For each id, in the order they were given, its keys by ``(first_timestamp, first_log_id, name,
             value)``, those without a known line last; ``[]`` of a fiber without keys, or that is not stored.
+        """
+
+    async def query_fibers_by_key(
+        self, name: str, value: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        """Return the fibers that have a key, of every config version, by ``(first_activity, fiber_id)``.
+
+        It takes little more than ``get_fiber``; ``Fibers.c.keys`` can be joined with other conditions.
+
+        Args:
+            name: Name of the key.
+            value: Its value.
+            limit: Most fibers to return, >= 0.
+            offset: How many to leave out before, >= 0.
         """
 
     async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
@@ -673,6 +694,20 @@ class AsyncFiberRepository(AsyncFibers):
         Returns:
             For each id, in the order they were given, its keys by ``(first_timestamp, first_log_id, name,
             value)``, those without a known line last; ``[]`` of a fiber without keys, or that is not stored.
+        """
+
+    async def query_fibers_by_key(
+        self, name: str, value: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        """Return the fibers that have a key, of every config version, by ``(first_activity, fiber_id)``.
+
+        It takes little more than ``get_fiber``; ``Fibers.c.keys`` can be joined with other conditions.
+
+        Args:
+            name: Name of the key.
+            value: Its value.
+            limit: Most fibers to return, >= 0.
+            offset: How many to leave out before, >= 0.
         """
 
     async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
@@ -891,6 +926,20 @@ class AsyncTransaction(Face):
         Returns:
             For each id, in the order they were given, its keys by ``(first_timestamp, first_log_id, name,
             value)``, those without a known line last; ``[]`` of a fiber without keys, or that is not stored.
+        """
+
+    async def query_fibers_by_key(
+        self, name: str, value: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        """Return the fibers that have a key, of every config version, by ``(first_activity, fiber_id)``.
+
+        It takes little more than ``get_fiber``; ``Fibers.c.keys`` can be joined with other conditions.
+
+        Args:
+            name: Name of the key.
+            value: Its value.
+            limit: Most fibers to return, >= 0.
+            offset: How many to leave out before, >= 0.
         """
 
     async def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:

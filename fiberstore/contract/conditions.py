@@ -675,7 +675,7 @@ def depends_on_active(condition: Condition[Any]) -> bool:
 
 
 def compared_as_lists(condition: Condition[R]) -> tuple[Condition[R], list[AttributeCompare | AttributeIn]]:
-    """Return what a condition would be if it asked for lists where it compares attributes with values.
+    """Turn comparisons of attributes with values into conditions that they are lists.
 
     No list is equal to a value, so a condition that nothing fulfils may be one that was meant for the items.
 

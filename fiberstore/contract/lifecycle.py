@@ -21,7 +21,7 @@ from uuid import UUID
 
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Deleted, QueryStorage
-from fiberstore.contract.storage import FiberStorage, LogStorage, MembershipStorage
+from fiberstore.contract.storage import DEFAULT_LIMIT, FiberStorage, LogStorage, MembershipStorage
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
 
 ChangeKind: TypeAlias = Literal["split", "merged", "moved", "new", "gone"]
@@ -370,6 +370,21 @@ class FiberBatchStorage(FiberStorage):
         Returns:
             For each id, in the order they were given, its keys by ``(first_timestamp, first_log_id, name,
             value)``, those without a known line last; ``[]`` of a fiber without keys, or that is not stored.
+        """
+
+    @abstractmethod
+    def query_fibers_by_key(
+        self, name: str, value: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        """Return the fibers that have a key, of every config version, by ``(first_activity, fiber_id)``.
+
+        It takes little more than ``get_fiber``; ``Fibers.c.keys`` can be joined with other conditions.
+
+        Args:
+            name: Name of the key.
+            value: Its value.
+            limit: Most fibers to return, >= 0.
+            offset: How many to leave out before, >= 0.
         """
 
     @abstractmethod

@@ -493,6 +493,10 @@ class Fibers(TimedQuery[FiberRecord, FiberOrder, FiberGroup]):
         """
 
     @abstractmethod
+    def export_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """Write the keys of these fibers into a new file, by ``(fiber_id, name, value)``; see ``export``."""
+
+    @abstractmethod
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         """Return the first fibers of the query and their logs as points.
 
@@ -564,3 +568,11 @@ class QueryStorage(Storage):
     @abstractmethod
     def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         """Store the memberships of files, all or none; see ``import_logs``."""
+
+    @abstractmethod
+    def import_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        """Store the keys of files, all or none, after their fibers; see ``import_logs`` and ``write_keys``.
+
+        Raises:
+            NotFoundError: The fiber of a key is not stored.
+        """

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from fiberstore.checks import check_config_version, check_text
 from fiberstore.errors import SerializationError
-from fiberstore.exchange.schemas import KEYS, NULLABLE, TEXT, TIME, VERSION, Kind, schema_of
+from fiberstore.exchange.schemas import IDS, JSON_COLUMN, NULLABLE, TEXT, TIME, VERSION, Kind, schema_of
 from fiberstore.exchange.validation import Stamp, check_columns, validated
 from fiberstore.exchange.writing import format_of
 from fiberstore.json_text import dump_json, load_json
@@ -100,13 +100,11 @@ def _parquet(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
 
 
 def _csv(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
-    """Read all columns as text. Null is what is empty without quotes, in the one column that may be null."""
+    """Read all columns as text. Null is what is empty without quotes, in a column that may be null."""
     _check_header(path)
     _check_quotes(path)
     schema = schema_of(kind)
-    texts = [
-        field.name for field in schema if field.type == TEXT and field.name not in (*KEYS[kind], NULLABLE)
-    ]
+    texts = [field.name for field in schema if field.type == TEXT and field.name not in (*IDS, *NULLABLE)]
     misfits: list[pa_csv.InvalidRow] = []
 
     def note(row: pa_csv.InvalidRow) -> str:
@@ -264,7 +262,7 @@ def _json_column(name: str, type_: pa.DataType, values: list[JsonValue], row: in
     texts: list[JsonValue] = []
     for number, value in enumerate(values, row + 1):
         try:
-            texts.append(dump_json(value) if name == NULLABLE else None if value is None else check(value))
+            texts.append(dump_json(value) if name == JSON_COLUMN else None if value is None else check(value))
         except (TypeError, ValueError) as error:
             raise ValueError(f"row {number}: {name}: {error}") from error
     return pa.array(texts, TEXT if type_ == TIME else type_)

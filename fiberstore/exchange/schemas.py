@@ -7,14 +7,16 @@ import pyarrow.compute as pc
 
 from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, StoredLog
 
-Kind: TypeAlias = type[StoredLog] | type[FiberRecord] | type[FiberMembership]
+Kind: TypeAlias = type[StoredLog] | type[FiberRecord] | type[FiberMembership] | type[FiberKey]
 
 TEXT = pa.large_string()  # a batch may hold more than 2 GiB
 TIME = pa.timestamp("us", "UTC")
 VERSION = pa.uint64()
-NULLABLE = "attributes"
+JSON_COLUMN = "attributes"
+IDS = ("log_id", "fiber_id", "first_log_id")
+NULLABLE = (JSON_COLUMN, "first_log_id")
 FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999
 
 _TYPES: dict[Kind, dict[str, pa.DataType]] = {
@@ -36,11 +38,20 @@ _TYPES: dict[Kind, dict[str, pa.DataType]] = {
         "closed": pa.bool_(),
     },
     FiberMembership: {"log_id": TEXT, "fiber_id": TEXT, "config_version": VERSION},
+    FiberKey: {
+        "fiber_id": TEXT,
+        "name": TEXT,
+        "value": TEXT,
+        "first_timestamp": TIME,
+        "first_log_id": TEXT,
+        "starts": pa.bool_(),
+    },
 }
 KEYS: dict[Kind, list[str]] = {
     StoredLog: ["log_id"],
     FiberRecord: ["fiber_id"],
     FiberMembership: ["log_id", "fiber_id"],
+    FiberKey: ["fiber_id", "name", "value"],
 }
 TIMES: dict[Kind, str] = {StoredLog: "timestamp", FiberRecord: "first_activity"}
 
@@ -63,7 +74,7 @@ def as_stored(batch: pa.RecordBatch, kind: Kind) -> pa.RecordBatch:
     for name, values in zip(batch.schema.names, batch.columns, strict=True):
         if values.type == TIME:
             _check_times(batch, name, values)
-        elif name == NULLABLE:
+        elif name == JSON_COLUMN:
             suspect = pc.fill_null(pc.match_substring_regex(values, _SUSPECT), False)
             for text in values.filter(suspect):
                 load_json(text.as_py())

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 
 from fiberstore.errors import SerializationError
 from fiberstore.exchange.schemas import (
+    IDS,
+    JSON_COLUMN,
     KEYS,
     NULLABLE,
     TEXT,
@@ -22,7 +24,7 @@ from fiberstore.exchange.schemas import (
     schema_of,
 )
 from fiberstore.json_text import dump_json, load_json
-from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.records import FiberKey, FiberRecord, StoredLog
 
 _ID = pa.binary(16)
 _INDEX_OF_PANDAS = re.compile(r"(?:Unnamed: \d+|__index_level_\d+__)?")
@@ -74,13 +76,15 @@ def validated(batch: pa.RecordBatch, kind: Kind, stamp: Stamp, row: int) -> pa.R
     for field in schema_of(kind):
         if field.name in batch.schema.names:
             values = batch.column(field.name)
-            convert = _as_ids if field.name in KEYS[kind] else _CONVERSIONS[field.type]
+            convert = _as_ids if field.name in IDS else _CONVERSIONS[field.type]
             columns[field.name] = _Column(field.name, values, row).converted(
-                _as_json if field.name == NULLABLE else convert
+                _as_json if field.name == JSON_COLUMN else convert
             )
         else:
             value = pa.scalar(getattr(stamp, field.name), field.type)
             columns[field.name] = pa.repeat(value, batch.num_rows)
+    if kind is FiberKey:
+        _Column("name", columns["name"], row).require(pc.not_equal(columns["name"], ""), "is empty")
     if kind is FiberRecord:
         _check_activity(columns["first_activity"], columns["last_activity"], row)
     found = _first_of_each(pa.RecordBatch.from_pydict(columns), KEYS[kind])
@@ -103,7 +107,7 @@ class _Column:
 
     def converted(self, convert: "Callable[[_Column], pa.Array]") -> pa.Array:
         """Return the values in the type they are stored in."""
-        if self.name != NULLABLE:
+        if self.name not in NULLABLE:
             self.require(pc.is_valid(self.values), "is missing")
         return convert(self)
 
@@ -161,10 +165,13 @@ def _as_ids(column: _Column) -> pa.Array:
         types, found = pa.types, column.values.type
         if not (types.is_fixed_size_binary(found) or types.is_binary(found) or types.is_large_binary(found)):
             column.refuse_type("UUIDs as text or as 16 bytes")
-        column.require(pc.equal(pc.binary_length(column.values), _ID.byte_width), what)
+        is_whole = pc.equal(pc.binary_length(column.values), _ID.byte_width)
+        column.require(pc.fill_null(is_whole, True), what)
         return column.values.cast(_ID)
     digits = pc.replace_substring(column.values, "-", "")
-    column.require(pc.match_substring_regex(digits, "^[0-9a-fA-F]{32}$"), what)
+    column.require(pc.fill_null(pc.match_substring_regex(digits, "^[0-9a-fA-F]{32}$"), True), what)
+    if digits.null_count:
+        return pa.array([id_ and bytes.fromhex(id_) for id_ in digits.to_pylist()], _ID)
     text = b"" if not len(digits) else digits.buffers()[2].to_pybytes()[: 32 * len(digits)]
     data = pa.py_buffer(bytes.fromhex(text.decode("ascii")))
     return pa.FixedSizeBinaryArray.from_buffers(_ID, len(digits), [None, data])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fiberstore.atomic_files import new_file, new_folder
 from fiberstore.contract.queries import Partition
-from fiberstore.exchange.schemas import NULLABLE, TEXT, TIME, TIMES, Kind, schema_of
+from fiberstore.exchange.schemas import JSON_COLUMN, NULLABLE, TEXT, TIME, TIMES, Kind, schema_of
 
 SortKey: TypeAlias = tuple[str, Literal["ascending", "descending"]]
 Write: TypeAlias = Callable[[pa.RecordBatch], object]
@@ -216,13 +216,14 @@ def _iso(times: pa.Array) -> pa.Array:
 
 
 def _json_text(name: str, values: pa.Array) -> pa.Array:
-    if name == NULLABLE:  # JSON already; a line break in it can only be between its tokens
+    if name == JSON_COLUMN:  # JSON already; a line break in it can only be between its tokens
         return pc.fill_null(pc.replace_substring_regex(values, r"[\r\n]", " "), "null")
     if values.type in (pa.bool_(), pa.uint64()):
         return values.cast(TEXT)
     texts = _iso(values) if values.type == TIME else _escaped(values)
     quote = pa.scalar('"', TEXT)
-    return pc.binary_join_element_wise(quote, texts, quote, pa.scalar("", TEXT))
+    quoted = pc.binary_join_element_wise(quote, texts, quote, pa.scalar("", TEXT))
+    return pc.fill_null(quoted, "null") if name in NULLABLE else quoted
 
 
 def _escaped(texts: pa.Array) -> pa.Array:

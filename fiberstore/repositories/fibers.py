@@ -1,8 +1,11 @@
 """Fibers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
-from typing import Any, ClassVar, cast
+from heapq import nsmallest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -25,11 +28,13 @@ from fiberstore.contract.queries import (
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
+from fiberstore.ids import key_hash
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
+    as_arrow,
     delete_belongings,
     execute_write,
     one_snapshot,
@@ -42,6 +47,7 @@ from fiberstore.sql.conditions import (
     ATTRIBUTES,
     DURATION_US,
     FIBERS,
+    FIBERS_WITH_KEY,
     KEYS,
     LOGS,
     MEMBERSHIPS,
@@ -66,12 +72,16 @@ from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
 _IN_US = sa.select(*fiber_columns(FIBERS))
 
+if TYPE_CHECKING:
+    from fiberstore.exchange.writing import SortKey
+
 _BY_ID = Prepared[FiberRow[object]](sa.select(*FIBERS.c).where(FIBERS.c.fiber_id == sa.bindparam("fiber_id")))
 _BY_TYPE = PreparedPages[FiberRow[int]](
     _IN_US.where(FIBERS.c.fiber_type == sa.bindparam("fiber_type")),
     FIBERS.c.first_activity,
     FIBERS.c.fiber_id,
 )
+_BY_KEY = Prepared[FiberRow[int]](_IN_US.where(FIBERS.c.fiber_id.in_(FIBERS_WITH_KEY)))
 _VALUES: dict[str, sa.BindParameter[object]] = {column.name: sa.bindparam(column.name) for column in FIBERS.c}
 _INSERT = Prepared[Row](insert(FIBERS).values(_VALUES).on_conflict_do_nothing())
 _UPDATE = Prepared[Row](
@@ -169,12 +179,7 @@ class FiberMethods(FiberBatchStorage):
 
         def write(session: Session) -> int:
             rows = bulk.checked(given, FiberKey)
-            if not rows:
-                return 0
-            unknown = bulk.unstored_fiber(session, {key.fiber_id for key in rows})
-            if unknown is not None:
-                raise NotFoundError(unknown)
-            return bulk.insert_keys(session, rows)
+            return bulk.insert_keys(session, rows, of_stored=True) if rows else 0
 
         return self._sessions.write("write_keys", write)
 
@@ -184,6 +189,17 @@ class FiberMethods(FiberBatchStorage):
             for key in bulk.keys_of(session, found) if found else []:
                 found[key.fiber_id].append(key)
         return found
+
+    def query_fibers_by_key(
+        self, name: str, value: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        with self._sessions.read("query_fibers_by_key") as session:
+            values = {"name": check_text(name), "value": check_text(value), "hash": key_hash(name, value)}
+            check_page(limit, offset)
+            rows = _BY_KEY.rows(session, values)
+            # To sort a few rows takes DuckDB longer than to find them.
+            first = nsmallest(offset + limit, rows, key=_place) if limit else []
+            return to_fibers(first[offset:], from_epoch_us)
 
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         with self._sessions.read("resolve_fibers") as session:
@@ -310,6 +326,20 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         with self._read("key_values") as session:
             return value_counts(select_rows(session, statement), str)
 
+    def export_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        from fiberstore.exchange import write_records
+        from fiberstore.exchange.schemas import schema_of
+
+        identity = [KEYS.c.fiber_id, KEYS.c.name, KEYS.c.value]
+        statement = (
+            sa.select(*(as_arrow(KEYS.c[name]) for name in schema_of(FiberKey).names))
+            .where(KEYS.c.fiber_id.in_(self._select(FIBERS.c.fiber_id)))
+            .order_by(*identity)
+        )
+        with closing(self._stream("export_keys", statement, FiberKey)) as batches:
+            sorted_by: list[SortKey] = [(column.name, "ascending") for column in identity]
+            return write_records(batches, FiberKey, path, sorted_by=sorted_by, on_rows=on_rows)
+
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         check_number("fibers", fibers)
         check_number("points", points)
@@ -338,6 +368,11 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
             return bulk.update_fibers(session, rows) if rows else 0
 
         return self._change("update_fibers", update)
+
+
+def _place(row: FiberRow[int]) -> tuple[int, int]:
+    fiber_id, _type, _version, _attributes, first_us, *_rest = row
+    return first_us, fiber_id.int
 
 
 def _validated(fiber: FiberRecord) -> FiberRecord:

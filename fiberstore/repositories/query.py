@@ -25,6 +25,7 @@ from fiberstore.sql.prepared import compiled, connection_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from fiberstore.exchange.schemas import Kind
     from fiberstore.exchange.writing import SortKey
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def _ddl(connection: Connection, statement: sa.DDLElement) -> str:
     return str(statement.compile(dialect=connection.statement_dialect))
 
 
-def _as_arrow(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+def as_arrow(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """Return the column as text, if it is of a type that Arrow does not have."""
     is_foreign = isinstance(column.type, sa.Uuid | sa.JSON)
     return sa.cast(column, sa.String).label(column.key) if is_foreign else column
@@ -237,16 +238,25 @@ class SqlQuery(Query[R], Generic[R]):
                 self._warn_of_lists(session)
 
     def _batches(self, method: str | None, batch_rows: int) -> "Generator[pa.RecordBatch]":
+        from fiberstore.exchange.schemas import schema_of
+
+        names = schema_of(self._record).names
+        statement = self._ordered(self._select(*(as_arrow(self._table.c[name]) for name in names)))
+        return self._stream(method, statement, self._record, batch_rows)
+
+    def _stream(
+        self, method: str | None, statement: sa.Select[Any], kind: "Kind", batch_rows: int | None = None
+    ) -> "Generator[pa.RecordBatch]":
+        """Yield the rows of a statement as batches of a kind of records."""
         from fiberstore.exchange.schemas import as_stored, schema_of
 
-        schema = schema_of(self._record)
-        statement = self._ordered(self._select(*(_as_arrow(self._table.c[name]) for name in schema.names)))
         with self._read(method) as session:
             connection = connection_of(session)
-            batches = connection.stream_arrow(*compiled(session, statement), batch_rows, schema)
+            rows = batch_rows or _EXPORT_BATCH_ROWS
+            batches = connection.stream_arrow(*compiled(session, statement), rows, schema_of(kind))
             with closing(batches):
                 for batch in batches:
-                    yield as_stored(batch, self._record)
+                    yield as_stored(batch, kind)
 
     @abstractmethod
     def _delete(self, session: Session) -> Deleted:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage, Pruned
 from fiberstore.errors import StorageClosedError
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, StoredLog
 from fiberstore.repositories import retention
 from fiberstore.repositories.access import CallSessions
 from fiberstore.repositories.batches import StoreMethods, Transaction
@@ -30,6 +30,10 @@ from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import Call, StorageStats, Telemetry
 
 __all__ = ["SqlStorage", "Transaction"]
+
+
+if TYPE_CHECKING:
+    from fiberstore.exchange.schemas import Kind
 
 
 class SqlStorage(StoreMethods, LifecycleStorage):
@@ -164,11 +168,14 @@ class SqlStorage(StoreMethods, LifecycleStorage):
     def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         return self._import("import_memberships", path, FiberMembership, "fiber_memberships", on_rows)
 
+    def import_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        return self._import("import_keys", path, FiberKey, "fiber_keys", on_rows)
+
     def _import(
         self,
         method: str,
         path: str | Path,
-        kind: type[StoredLog] | type[FiberRecord] | type[FiberMembership],
+        kind: "Kind",
         table: str,
         on_rows: Callable[[int], None] | None,
     ) -> int:

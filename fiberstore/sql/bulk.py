@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.contract.lifecycle import Merged
+from fiberstore.errors import NotFoundError
 from fiberstore.json_text import dump_json
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.sql.conditions import KEYS, among
@@ -138,27 +139,27 @@ _SAME_KEY = (
 )
 
 
-def insert_keys(session: Session, keys: Sequence[FiberKey]) -> int:
+def insert_keys(session: Session, keys: Sequence[FiberKey], *, of_stored: bool = False) -> int:
     """Insert the keys that their fibers do not have yet; of the others, the earlier beginning stays.
 
     It takes ``Lock.CHANGES``: nothing else keeps two transactions from inserting one key.
 
+    Args:
+        session: The session.
+        keys: The keys; an identity may be there several times.
+        of_stored: Check first that their fibers are stored.
+
     Returns:
         How many are new.
+
+    Raises:
+        NotFoundError: A fiber is not stored, with ``of_stored``.
     """
-    connection_of(session).take_lock(Lock.CHANGES)
-    fiber_ids, names, values = (
-        _integers(_values(keys, "fiber_id")),
-        _values(keys, "name"),
-        _values(keys, "value"),
-    )
-    same = list(zip(fiber_ids, names, values, strict=True))
-    if len(set(same)) < len(same):
-        first: dict[object, FiberKey] = {}
-        for key, identity in zip(keys, same, strict=True):
-            if identity not in first or _beginning(key) < _beginning(first[identity]):
-                first[identity] = key
-        return insert_keys(session, list(first.values()))
+    fiber_ids, names, values = _identities(keys)
+    # The hashes rather than the tuples, of which the garbage collector would look through millions.
+    if len(set(map(hash, zip(fiber_ids, names, values, strict=True)))) < len(keys):
+        keys = _earliest_of_each(keys)
+        fiber_ids, names, values = _identities(keys)
     columns = {
         "fiber_id": _uuids(fiber_ids),
         "name": _texts(names),
@@ -167,11 +168,43 @@ def insert_keys(session: Session, keys: Sequence[FiberKey]) -> int:
         "first_log_id": _optional_uuids(_values(keys, "first_log_id")),
         "starts": _booleans(_values(keys, "starts")),
     }
+    return _insert_key_columns(session, columns, of_stored=of_stored)
+
+
+def _identities(keys: Sequence[FiberKey]) -> tuple[list[int], list[str], list[str]]:
+    return _integers(_values(keys, "fiber_id")), _values(keys, "name"), _values(keys, "value")
+
+
+def _earliest_of_each(keys: Sequence[FiberKey]) -> list[FiberKey]:
+    first: dict[tuple[UUID, str, str], FiberKey] = {}
+    for key in keys:
+        identity = (key.fiber_id, key.name, key.value)
+        if identity not in first or _beginning(key) < _beginning(first[identity]):
+            first[identity] = key
+    return list(first.values())
+
+
+def _insert_key_columns(session: Session, columns: Columns, *, of_stored: bool = True) -> int:
+    connection_of(session).take_lock(Lock.CHANGES)
+    if of_stored:
+        _check_stored(session, {"fiber_id": columns["fiber_id"]})
     hashed = f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE})"
     inserted = _insert_new_keys(session, hashed, columns)
-    if inserted < len(keys):
+    if inserted < len(columns["fiber_id"]):
         _move_beginnings(session, hashed, columns)
     return inserted
+
+
+def _check_stored(session: Session, fiber_ids: Columns) -> None:
+    """Raise ``NotFoundError`` if one of the fibers is not stored."""
+    unknown = _rows(
+        session,
+        f"SELECT batch.fiber_id FROM {ARROW_TABLE} AS batch "
+        "LEFT JOIN fibers AS f ON f.fiber_id = batch.fiber_id WHERE f.fiber_id IS NULL LIMIT 1",
+        fiber_ids,
+    )
+    if unknown:
+        raise NotFoundError(unknown[0][0])
 
 
 def _insert_new_keys(session: Session, rows: str, columns: Columns) -> int:
@@ -204,17 +237,6 @@ def keys_of(session: Session, fiber_ids: Collection[UUID]) -> list[FiberKey]:
     statement = sa.select(*key_columns(KEYS)).where(wanted)
     keys = to_keys(connection_of(session).fetch_rows(*compiled(session, statement)), stored_time)
     return sorted(keys, key=lambda key: (key.fiber_id, *_beginning(key), key.name, key.value))
-
-
-def unstored_fiber(session: Session, fiber_ids: Collection[UUID]) -> UUID | None:
-    """Return one of the ids that no stored fiber has; None if there is none."""
-    rows = _rows(
-        session,
-        f"SELECT batch.fiber_id FROM {ARROW_TABLE} AS batch "
-        "LEFT JOIN fibers AS f ON f.fiber_id = batch.fiber_id WHERE f.fiber_id IS NULL LIMIT 1",
-        {"fiber_id": _uuids(_integers(fiber_ids))},
-    )
-    return rows[0][0] if rows else None
 
 
 def delete_keys(session: Session, fiber_ids: Collection[UUID]) -> int:
@@ -338,6 +360,8 @@ def memberships_among(session: Session, log_ids: Collection[UUID]) -> list[Row]:
 
 def insert_batch(session: Session, table: str, batch: "pa.RecordBatch") -> int:
     """Insert the rows of a batch without equal keys whose key is new. Return how many there were."""
+    if table == KEYS.name:
+        return _insert_key_columns(session, dict(zip(batch.schema.names, batch.columns, strict=True)))
     return _insert_new(session, table, dict(zip(batch.schema.names, batch.columns, strict=True)))
 
 

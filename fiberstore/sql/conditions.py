@@ -224,22 +224,26 @@ def _(condition: KeyIn) -> sa.ColumnElement[bool]:
 def fibers_with_keys(name: str, values: Sequence[str]) -> sa.Select[UUID] | sa.CompoundSelect[UUID]:
     """Select the ids of the fibers that have a key of a name with one of the values."""
     if 0 < len(values) <= _MOST_LOOKUPS:
-        lookups = [_fibers_with_key(name, value) for value in values]
+        lookups = [_fibers_with_key(name, value, key_hash(name, value)) for value in values]
         return lookups[0] if len(lookups) == 1 else sa.union_all(*lookups)
     hashes = [key_hash(name, value) for value in values]
     is_one = sa.and_(KEYS.c.name == name, among(KEYS.c.value, values))
     return sa.select(KEYS.c.fiber_id).where(among(KEYS.c.hash, hashes), is_one)
 
 
-def _fibers_with_key(name: str, value: str) -> sa.Select[UUID]:
+def _fibers_with_key(name: object, value: object, hashed: object) -> sa.Select[UUID]:
     # DuckDB asks an index by one condition alone, and only the index is quick: OFFSET keeps the others out.
     alike = (
         sa.select(KEYS.c.fiber_id, KEYS.c.name, KEYS.c.value)
-        .where(KEYS.c.hash == key_hash(name, value))
+        .where(KEYS.c.hash == hashed)
         .offset(sa.literal_column("0"))
         .subquery()
     )
     return sa.select(alike.c.fiber_id).where(alike.c.name == name, alike.c.value == value)
+
+
+FIBERS_WITH_KEY = _fibers_with_key(*(sa.bindparam(name) for name in ("name", "value", "hash")))
+"""Ids of the fibers with a key, whose ``name``, ``value`` and ``hash`` are parameters."""
 
 
 def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool]:

@@ -51,7 +51,7 @@ def is_ours(name: str | None, kind: str, _parents: object) -> bool:
 
 
 def is_of_engine(name: str) -> Callable[..., bool]:
-    """Return what tells Alembic to leave out the indexes of the other engine.
+    """Return the filter by which Alembic leaves out the indexes of the other engine.
 
     Args:
         name: Name of the dialect.

@@ -1,6 +1,7 @@
 """Keys of fibers: written, moved, deleted, and asked for."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -179,10 +180,22 @@ class KeysContract:
         assert where(keyed.fibers, c["request"].exists() & ~(c["user"] == "root")) == [2]
         assert where(keyed.logs, Logs.c.fibers.any(c["request"] == "7f3b")) == [1, 2]
 
+    def test_fibers_of_a_key_come_in_pages(self, keyed: LifecycleStorage) -> None:
+        by_key = keyed.query_fibers_by_key
+        keyed.write_keys([key(number, "shared", "x") for number in (3, 1, 2)])
+        assert numbers(by_key("shared", "x")) == [1, 2, 3]
+        assert numbers(by_key("shared", "x", 2)) == numbers(by_key("shared", "x", limit=2)) == [1, 2]
+        assert numbers(by_key("shared", "x", 2, 2)) == [3]
+        assert by_key("shared", "x", 0) == by_key("shared", "x", offset=3) == by_key("x", "shared") == []
+        for wrong in ({"limit": -1}, {"offset": -1}):
+            with pytest.raises(ValueError, match="-1"):
+                by_key("shared", "x", **wrong)
+
     def test_a_key_is_found_by_the_text_that_it_is(self, storage: LifecycleStorage) -> None:
         storage.write_fibers([fiber(number) for number in range(len(_TEXTS))])
         storage.write_keys([key(number, text or "name", text) for number, text in enumerate(_TEXTS)])
         for number, text in enumerate(_TEXTS):
+            assert numbers(storage.query_fibers_by_key(text or "name", text)) == [number]
             condition = Fibers.c.keys[text or "name"] == text
             assert numbers(storage.fibers.where(condition).iter_records()) == [number]
 
@@ -202,6 +215,29 @@ class KeysContract:
         assert keyed.fibers.key_values("user", limit=0) == keyed.fibers.key_values("absent") == []
         some = keyed.fibers.where(Fibers.c.keys["request"] == "7f3a")
         assert _counts(some.key_names()) == [("request", 1), ("user", 1)]
+
+    @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+    def test_exported_keys_are_imported_exactly(
+        self, storage: LifecycleStorage, tmp_path: Path, suffix: str
+    ) -> None:
+        storage.write_fibers([fiber(number) for number in range(4)])
+        written = [
+            key(number % 3, f"{text}n", text, number, number or None) for number, text in enumerate(_TEXTS)
+        ]
+        storage.write_keys([*written, key(3, "a", "x", starts=True)])
+        path, some = tmp_path / f"keys.{suffix}", tmp_path / f"some.{suffix}"
+        assert storage.fibers.export_keys(path) == len(_TEXTS) + 1
+        assert storage.fibers.where(Fibers.c.keys["a"] == "x").export_keys(some) == 1
+        before = _keys(storage, 0, 1, 2, 3)
+        storage.fibers.delete()
+        with pytest.raises(NotFoundError):
+            storage.import_keys(path)
+        storage.write_fibers([fiber(number) for number in range(4)])
+        storage.write_keys([written[2].model_copy(update={"first_timestamp": NOON + timedelta(days=1)})])
+        assert storage.import_keys(some) == 1
+        assert storage.import_keys(path) == len(_TEXTS) - 1
+        assert _keys(storage, 0, 1, 2, 3) == before
+        assert storage.import_keys(path) == 0
 
     def test_a_list_contains_its_items(self, storage: LifecycleStorage) -> None:
         lists = cast(

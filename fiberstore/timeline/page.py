@@ -173,7 +173,7 @@ def timeline_page(
 
 
 def lane_labels(fibers: Sequence[FiberRecord], keys: Keys) -> list[str]:
-    """Return what tells the fibers apart: the keys of each, or the beginning of its id, or both."""
+    """Return a label for each fiber: its keys, or the beginning of its id; both if others have its keys."""
     labels = [_cut(key_label(keys.get(fiber.fiber_id, ())), _KEY_CHARACTERS) for fiber in fibers]
     counts = Counter((fiber.fiber_type, label) for fiber, label in zip(fibers, labels, strict=True))
     return [

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from fiberstore import DuckDBStorage, FiberKey
@@ -9,6 +10,7 @@ from fiberstore.testing.examples import NOON, fiber, log, member, uid
 from fiberstore.testing.keys import key
 from tests.support.command_line import Run, on_a_terminal, plain, runner
 
+GOLDEN = Path(__file__).parents[1] / "duckdb" / "golden"
 RULES = """
 [sources.app]
 path = "app.log"
@@ -134,6 +136,19 @@ def test_fibers_show_their_keys_rather_than_their_ids(store: Path) -> None:
     assert f"  {uid(3)}  null" in fibers.splitlines()
     assert "keys        'host+queue=web" in show
     assert "'host+queue=web" in timeline
+
+
+def test_a_store_of_an_older_release_is_read_without_keys(run: Run, db_file: Path) -> None:
+    with duckdb.connect(db_file) as connection:
+        connection.execute((GOLDEN / "0003.sql").read_text())
+    (found, *_) = run("fibers", "--db", db_file, "--version", "all", "--json").objects
+    assert found["keys"] == {}
+    assert run("show", found["fiber_id"], "--db", db_file).code == 0
+    assert run("timeline", "--db", db_file, "--version", "all").code == 0
+    for command in ("fibers --key a=b", "logs --key a", "show a=b", "keys", "tail --key a=b"):
+        result = run(*command.split(), "--db", db_file)
+        assert result.code == 1
+        assert "of an older release, without keys; fiberstore db upgrade" in result.err
 
 
 @pytest.mark.parametrize("wrong", ["=x", "="])

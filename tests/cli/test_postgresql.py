@@ -321,7 +321,7 @@ def test_what_one_exports_the_other_imports(
     run = runner(capsys)
     number = 1 if way == "from PostgreSQL" else 0
     source, target = both.targets[number], empty.targets[1 - number]
-    for what, suffix in (("logs", "parquet"), ("fibers", "jsonl"), ("memberships", "csv")):
+    for what, suffix in (("logs", "parquet"), ("fibers", "jsonl"), ("memberships", "csv"), ("keys", "csv")):
         file = tmp_path / f"{what}.{suffix}"
         exported = run("export", what, file, "--db", source, "--json")
         imported = run("import", what, file, "--db", target, "--json")

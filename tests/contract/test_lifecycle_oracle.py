@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, StorageError, StoredLog
+from fiberstore import DuckDBStorage, FiberKey, FiberMembership, FiberRecord, StorageError, StoredLog
 from fiberstore.contract.conditions import Condition, Not, Or
 from fiberstore.contract.lifecycle import Checkpoint, CheckpointMove, ConfigVersion, LifecycleStorage, Pruned
 from fiberstore.contract.queries import Fibers, Logs, Memberships
@@ -49,8 +50,20 @@ names = st.sampled_from(["at", "é", ""])
 values = st.none() | st.sampled_from(["1", "2", ""])
 
 
+key_names, key_texts = st.sampled_from(["a", "é"]), st.sampled_from(["", "a", "ab", "é+"])
+fiber_keys = st.builds(
+    FiberKey,
+    fiber_id=ids,
+    name=key_names,
+    value=key_texts,
+    first_timestamp=st.sampled_from([NOON, NOON + timedelta(seconds=1)]),
+    first_log_id=st.none() | ids,
+).map(lambda key: key.model_copy(update={"starts": bool(key.first_log_id and key.first_log_id.int % 2)}))
+
+
 def with_pins(record: type, depth: int = 2) -> st.SearchStrategy[Condition[Any]]:
     """Give a condition that may ask for pins and for the active version, too."""
+    c = Fibers.c.keys
     more: dict[str, list[Condition[Any]]] = {
         "StoredLog": [Logs.c.pinned, ~Logs.c.pinned, Logs.c.fibers.any(Fibers.c.pinned)],
         "FiberRecord": [
@@ -58,6 +71,10 @@ def with_pins(record: type, depth: int = 2) -> st.SearchStrategy[Condition[Any]]
             Fibers.c.config_version.is_active(),
             ~Fibers.c.config_version.is_active(),
             Fibers.c.logs.any(Logs.c.pinned),
+            c["a"] == "a",
+            c["a"] != "ab",
+            c["é"].in_(["", "é+"]),
+            c["a"].startswith("a") & ~c["é"].exists(),
         ],
         "FiberMembership": [Memberships.c.config_version.is_active()],
     }
@@ -147,6 +164,21 @@ class Life(RuleBasedStateMachine):
             losers = data.draw(st.sets(st.sampled_from(stored), max_size=3)) - {survivor}
             self.both(lambda store: store.merge_fibers(dict.fromkeys(losers, survivor)))
 
+    @rule(data=st.data(), strange=st.lists(fiber_keys, max_size=1))
+    def write_keys(self, data: st.DataObject, strange: list[FiberKey]) -> None:
+        stored = [fiber.fiber_id for fiber in self.oracle.fibers.iter_records()]
+        of_stored = fiber_keys.map(
+            lambda key: key.model_copy(update={"fiber_id": stored[key.fiber_id.int % len(stored)]})
+        )
+        keys = data.draw(st.lists(of_stored, max_size=5)) if stored else []
+        self.both(lambda store: store.write_keys(keys))
+        self.both(lambda store: store.write_keys(strange))
+
+    @rule(name=key_names, value=key_texts, limit=st.integers(0, 3))
+    def ask_for_keys(self, name: str, value: str, limit: int) -> None:
+        self.both(lambda store: store.query_fibers_by_key(name, value, limit))
+        self.both(lambda store: (store.fibers.key_names(), store.fibers.key_values(name, value[:1])))
+
     @rule(name=names, expected=values, value=contents)
     def move_checkpoint(self, name: str, expected: str | None, value: str) -> None:
         self.both(lambda store: store.checkpoints.compare_and_set(name, expected, value))
@@ -204,6 +236,7 @@ def content(store: LifecycleStorage) -> list[object]:
         [log.log_id for log in store.logs.where(Logs.c.pinned).iter_records()],
         [fiber.fiber_id for fiber in store.fibers.where(Fibers.c.pinned).iter_records()],
         store.resolve_fibers(IDS[::2]),
+        store.get_keys(IDS[::2]),
         [comparable(checkpoint) for checkpoint in store.checkpoints.all()],
         sorted(map(comparable, store.versions.all()), key=repr),
         comparable(store.versions.active()),

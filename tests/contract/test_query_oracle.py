@@ -157,7 +157,12 @@ def about_attribute(pointer: str) -> st.SearchStrategy[Condition[FiberRecord]]:
     attribute = Attribute(pointer)
     ordered = cast("OrderedColumn[Any, Any]", attribute)
     scalars: st.SearchStrategy[Scalar] = st.none() | st.booleans() | asked_numbers | texts
-    return st.just(attribute.exists()) | equal(attribute, scalars) | compared(ordered, asked_numbers | texts)
+    return st.one_of(
+        st.just(attribute.exists()),
+        equal(attribute, scalars),
+        compared(ordered, asked_numbers | texts),
+        st.builds(attribute.contains, scalars),
+    )
 
 
 some_ids = st.lists(ids, max_size=3)

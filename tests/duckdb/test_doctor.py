@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from fiberstore import DatabaseError, DuckDBStorage, FiberMembership, FiberRecord, LogRecord, doctor
+from fiberstore import DatabaseError, DuckDBStorage, FiberKey, FiberMembership, FiberRecord, LogRecord, doctor
 from fiberstore.cli import main
 from tests.support.factories import NOON, a_fiber, some_logs
 
@@ -284,3 +284,26 @@ def test_the_command_prints_what_it_found_and_repairs_only_when_asked(
     code, out = command(capsys, "doctor", "--db", stale, "--repair")
     assert (code, out.splitlines()[0]) == (0, "repaired: index idx_fiber_keys_hash is built anew")
     assert command(capsys, "doctor", "--db", stale) == (0, "ok\n")
+
+
+def test_keys_that_are_wrong_are_found_and_those_that_can_be_are_mended(sound: DuckDBStorage) -> None:
+    fiber = a_fiber()
+    sound.write_fiber(fiber)
+    sound.write_keys(
+        FiberKey(fiber_id=fiber.fiber_id, name="a", value=value, first_timestamp=NOON) for value in "xyz"
+    )
+    copied = "SELECT uuid(), name, value, hash, first_timestamp, NULL, starts FROM fiber_keys"
+    run_sql(
+        sound,
+        "UPDATE fiber_keys SET hash = hash + 1 WHERE value <> 'x'",
+        f"INSERT INTO fiber_keys {copied}",  # of no fiber
+    )
+    assert texts(sound) == [
+        "4 keys have a wrong hash, and are not found",
+        "3 rows of fiber_keys have no fiber",
+    ]
+    assert sound.query_fibers_by_key("a", "y") == []
+    assert doctor.repair(sound) == ["4 keys have their right hash"]
+    assert sound.query_fibers_by_key("a", "y") == [fiber]
+    run_sql(sound, "INSERT INTO fiber_keys SELECT * FROM fiber_keys")
+    assert texts(sound) == ["6 keys of fiber_keys are there more than once"]

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+_TIMES = {"timestamp", "ingestion_time", "first_activity", "last_activity", "first_timestamp"}
+
+
 class MemoryStorage(LifecycleStorage):
     """Keeps everything in plain dicts, under one lock, and sorts whatever it is asked for."""
 
@@ -246,6 +249,19 @@ class MemoryStorage(LifecycleStorage):
         with self._stored.changed:
             return {id_: self._stored.keys_of(id_) for id_ in asked}
 
+    def query_fibers_by_key(
+        self, name: str, value: str, limit: int = DEFAULT_LIMIT, offset: int = 0
+    ) -> list[FiberRecord]:
+        check_text(name)
+        check_text(value)
+        check_page(limit, offset)
+        with self._stored.changed:
+            ids = {
+                key.fiber_id for key in self._stored.keys.values() if (key.name, key.value) == (name, value)
+            }
+            found = sorted((_thawed(self._stored.fibers[id_]) for id_ in ids), key=_fiber_order)
+            return found[offset : offset + limit]
+
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         asked = list(fiber_ids)
         for id_ in asked:
@@ -310,6 +326,9 @@ class MemoryStorage(LifecycleStorage):
         rows = self._rows_of(path, FiberMembership, on_rows)
         return self.write_memberships([FiberMembership(**row) for row in rows])
 
+    def import_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        return self.write_keys([FiberKey(**row) for row in self._rows_of(path, FiberKey, on_rows)])
+
     def _rows_of(
         self, path: str | Path, kind: Kind, on_rows: Callable[[int], None] | None
     ) -> list[dict[str, Any]]:
@@ -317,7 +336,7 @@ class MemoryStorage(LifecycleStorage):
         rows = []
         for batch in read_records(path, kind, stamp, on_rows=on_rows):
             for row in batch.to_pylist():
-                for name in row.keys() & {"timestamp", "ingestion_time", "first_activity", "last_activity"}:
+                for name in row.keys() & _TIMES:
                     row[name] = row[name].astimezone(UTC)
                 if row.get("attributes") is not None:
                     row["attributes"] = json.loads(row["attributes"])

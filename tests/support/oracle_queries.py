@@ -688,6 +688,20 @@ class MemoryFibers(PagedMemory[FiberRecord, FiberOrder, FiberGroup], Fibers):
 
         return self._values(values)[:limit]
 
+    def export_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
+        tables = self._tables()
+        keys = [key for fiber in self._found(tables) for key in tables.keys_of(fiber.fiber_id)]
+        rows = [
+            {
+                **dict(key),
+                "fiber_id": str(key.fiber_id),
+                "first_log_id": None if key.first_log_id is None else str(key.first_log_id),
+            }
+            for key in sorted(keys, key=lambda key: (key.fiber_id, key.name, key.value))
+        ]
+        batches = pa.Table.from_pylist(rows, schema_of(FiberKey)).to_batches()
+        return write_records(batches, FiberKey, path, on_rows=on_rows)
+
     def timeline(self, fibers: int = 50, points: int = 10_000) -> Timeline:
         check_number("fibers", fibers)
         check_number("points", points)

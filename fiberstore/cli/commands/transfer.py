@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import open_or_make
 from fiberstore.cli.console import make_console, print_json, print_line
-from fiberstore.cli.lookup import active_version, shown_version
+from fiberstore.cli.lookup import active_version, check_keys, shown_version
 from fiberstore.cli.options import ConfigVersion, Db, FiberFilter, Json, LogFilter, with_filter
 from fiberstore.cli.render import counted
 from fiberstore.cli.stores import open_to_read
@@ -20,8 +20,8 @@ from fiberstore.contract.queries import Fibers, Partition, Query
 from fiberstore.errors import StorageError
 from fiberstore.repositories.storage import SqlStorage
 
-export_app = typer.Typer(help="Write logs, fibers or memberships into files.", no_args_is_help=True)
-import_app = typer.Typer(help="Store the logs, fibers or memberships of files.", no_args_is_help=True)
+export_app = typer.Typer(help="Write logs, fibers, keys or memberships into files.", no_args_is_help=True)
+import_app = typer.Typer(help="Store the logs, fibers, keys or memberships of files.", no_args_is_help=True)
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 
@@ -74,6 +74,19 @@ def export_memberships(path: NewFile, *, db: Db, as_json: Json = False) -> None:
         _export(storage.memberships, path, None, as_json=as_json)
 
 
+@export_app.command("keys", epilog="Example: fiberstore export keys --db store.duckdb keys.parquet")
+@with_filter
+def export_keys(chosen: FiberFilter, path: NewFile, *, db: Db, as_json: Json = False) -> None:
+    """Write the keys of fibers into a new file, which has its name only once it is complete."""
+    with open_to_read(db) as storage:
+        check_keys(storage)
+        fibers = chosen.of(storage)
+        with _progress("export", None) as on_rows:
+            begin = time.monotonic()
+            rows = fibers.export_keys(path, on_rows=on_rows)
+        _report(f"{path}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
+
+
 @import_app.command("logs", epilog="Example: fiberstore import logs --db store.duckdb logs.parquet")
 def import_logs(path: Files, *, db: Db, config_version: ConfigVersion = 0, as_json: Json = False) -> None:
     """Store the logs of files, all or none; those that are stored already stay as they are."""
@@ -95,6 +108,13 @@ def import_memberships(path: Files, *, db: Db, as_json: Json = False) -> None:
     """Store the memberships of files, all or none; those that are stored already stay as they are."""
     with _open_to_write(db, path) as storage:
         _import(storage.import_memberships, path, "memberships", as_json=as_json)
+
+
+@import_app.command("keys", epilog="Example: fiberstore import keys --db store.duckdb keys.parquet")
+def import_keys(path: Files, *, db: Db, as_json: Json = False) -> None:
+    """Store the keys of files, all or none, after their fibers; the earlier beginning of a key stays."""
+    with _open_to_write(db, path) as storage:
+        _import(storage.import_keys, path, "keys", as_json=as_json)
 
 
 def _export(query: Query[Any], path: Path, partition_by: Partition | None, *, as_json: bool) -> None:
