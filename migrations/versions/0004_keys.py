@@ -1,4 +1,4 @@
-"""A table of the keys of fibers, filled from the attributes that ``ingest`` has written so far, and of their ends.
+"""Tables of the keys of fibers, filled from the attributes that ``ingest`` has written, and of their ends.
 
 Those are an object whose values are all lists of texts. Where the use of a key begins is not in them: the
 first line is left open, and the time is that of the fiber's first line, until ``reprocess`` writes both.

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -277,3 +278,20 @@ def test_what_others_wrote_into_attributes_stays(storage: CorrelatingStorage) ->
     correlator.write([log(2, "a b", 2)])
     (fiber,) = storage.query_fibers_by_type("words")
     assert fiber.attributes == {"owner": "Zoë", "a": ["a"], "b": ["b"]}
+
+
+def test_a_batch_takes_as_many_statements_however_many_lines_it_has(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    counts = []
+    statements: list[str] = []
+    sa.event.listen(
+        storage.engine,
+        "before_cursor_execute",
+        lambda _c, _k, statement, *_rest: statements.append(statement),
+    )
+    for start, lines in ((0, 20), (1_000, 20), (2_000, 600)):
+        statements.clear()
+        correlator.write([log(start + n // 2, f"a b x{n % 3}", start + n + 1) for n in range(lines)])
+        counts.append(len(statements))
+    assert counts[1] == counts[2]
+    assert 0 < counts[1] < 60
