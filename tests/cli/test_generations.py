@@ -236,6 +236,7 @@ def test_a_reprocessing_may_activate_its_version(run: Run, folder: Path) -> None
         "logs_read": 6,
         "fibers_new": 4,
         "memberships_new": 6,
+        "fibers_kept": 0,
     }
     assert keys(run) == ["ann", "bob", "cid", "dan"]
 

@@ -43,12 +43,12 @@ def ingested(run: Run, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(duckdb_storage: DuckDBStorage, db_file: Path) -> Path:
+def store(file_storage: DuckDBStorage, db_file: Path) -> Path:
     """Two fibers of one composite key, and one without keys."""
-    duckdb_storage.write_logs([log(number) for number in (1, 2, 3)])
-    duckdb_storage.write_fibers([fiber(1), fiber(2, attributes={"rack": 7}), fiber(3)])
-    duckdb_storage.write_memberships([member(number, number) for number in (1, 2, 3)])
-    duckdb_storage.write_keys(
+    file_storage.write_logs([log(number) for number in (1, 2, 3)])
+    file_storage.write_fibers([fiber(1), fiber(2, attributes={"rack": 7}), fiber(3)])
+    file_storage.write_memberships([member(number, number) for number in (1, 2, 3)])
+    file_storage.write_keys(
         [
             key(1, "host+queue", r"web\+1+A=1"),
             key(2, "host+queue", r"web\+1+A=1"),
@@ -56,7 +56,7 @@ def store(duckdb_storage: DuckDBStorage, db_file: Path) -> Path:
             FiberKey(fiber_id=uid(2), name="user", value="root", first_timestamp=NOON),
         ]
     )
-    duckdb_storage.close()
+    file_storage.close()
     return db_file
 
 

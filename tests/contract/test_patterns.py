@@ -43,10 +43,20 @@ class Engines(NamedTuple):
         query = sa.select(text).select_from(sa.table("texts")).where(RegexpMatches(text, pattern))
         return list(self.duckdb.scalars(query.order_by(sa.text("rowid"))))
 
-    def found_by_postgres(self, pattern: str, texts: list[str]) -> list[str]:
-        """Return the texts that PostgreSQL finds with the translated pattern."""
+    def found_by_postgres(self, pattern: str, texts: list[str]) -> list[str] | None:
+        """Return the texts that PostgreSQL finds with the translated pattern; None if it gives up.
+
+        Repetitions of repetitions are too complex for it, or it tries them one by one.
+        """
         query = 'SELECT text FROM unnest(%s::text[]) AS text WHERE text COLLATE "C" ~ %s'
-        return [str(text) for (text,) in self.postgres.execute(query, [texts, to_postgres(pattern)])]
+        try:
+            return [str(text) for (text,) in self.postgres.execute(query, [texts, to_postgres(pattern)])]
+        except psycopg.errors.QueryCanceled:
+            return None
+        except psycopg.errors.InvalidRegularExpression as error:
+            if "too complex" in str(error):
+                return None
+            raise
 
 
 def found_by_re2(pattern: str, texts: list[str]) -> list[str]:
@@ -62,6 +72,7 @@ def engines(postgres_server_url: URL) -> Iterator[Engines]:
         postgres_server.database(postgres_server_url) as url,
         postgres_server.connected(make_url(url)) as other,
     ):
+        other.execute("SET statement_timeout = '5s'")
         yield Engines(one, other)
     engine.dispose()
 
@@ -333,7 +344,7 @@ def _check_same(engines: Engines, patterns: list[str], texts: list[str]) -> None
             continue
         found = found_by_re2(pattern, texts)
         assert engines.found_by_duckdb(pattern) == found, pattern
-        assert engines.found_by_postgres(pattern, texts) == found, pattern
+        assert engines.found_by_postgres(pattern, texts) in (found, None), pattern
 
 
 def _check_refused_where_empty(patterns: list[str]) -> None:
