@@ -124,9 +124,14 @@ class Correlator:
         storage: Its schema is up to date.
         rules: Which logs belong together. They are registered with the first logs, and become the active
             version if none is, and no fibers of another are stored.
+
+    Raises:
+        TypeError: ``rules`` are no ``Rules``, but the path of a file, for example.
     """
 
     def __init__(self, storage: SqlStorage, rules: Rules) -> None:
+        if not isinstance(rules, Rules):
+            raise TypeError(f"expected Rules, got {rules!r:.200}; read them by load_rules or parse_rules")
         self._storage = storage
         self._config_version = rules.config_version
         self._joiner = FiberJoiner(rules)

@@ -19,6 +19,9 @@ class CorrelatingStorage(SqlStorage):
         Args:
             rules: Which logs belong together. Their sources need no files; ``parse_rules`` reads them from a
                 text, ``load_rules`` from a file.
+
+        Raises:
+            TypeError: ``rules`` are no ``Rules``, but the path of a file, for example.
         """
         return Correlator(self, rules)
 

@@ -249,6 +249,8 @@ def test_a_log_that_is_written_again_changes_nothing(storage: CorrelatingStorage
     assert storage.correlate(RULES).write([log(1, "a x1", 1)]) == CorrelationCounts()
     with pytest.raises(TypeError, match="item 0 must be a LogRecord"):
         correlator.write(["a"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="parse_rules"):
+        storage.correlate("rules.toml")  # type: ignore[arg-type]
 
 
 def test_a_fiber_that_was_deleted_is_begun_anew(storage: CorrelatingStorage) -> None:

@@ -123,11 +123,14 @@ def split_as_before(storage: DuckDBStorage, version: int, logs: list[StoredLog])
     )
 
 
-def test_a_stamp_from_the_future_closes_nothing(read: Callable[..., list[list[str]]]) -> None:
+def test_a_stamp_from_the_future_closes_nothing(
+    read: Callable[..., list[list[str]]], storage: DuckDBStorage
+) -> None:
     lines = [f"2024-05-01 12:00:0{n} req={name} x" for n, name in enumerate("abab_abab")]
     lines[4] = "2134-05-01 12:00:04 req=z clock was wrong"
     found = read("regex = 'req=(?P<req>\\w+)'", app="\n".join(lines) + "\n")
     assert [len(fiber) for fiber in found] == [4, 4, 1]
+    assert not any(fiber.closed for fiber in storage.query_fibers_by_type("request"))
 
 
 @pytest.mark.parametrize(
