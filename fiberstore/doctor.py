@@ -177,13 +177,14 @@ def _indexes(connection: sa.Connection) -> list[sa.Index]:
 def _broken_indexes(storage: SqlStorage, connection: sa.Connection) -> list[Finding]:
     broken = []
     for index in _indexes(connection):
-        (column,) = index.columns
-        what = f"index {index.name} on {column.table.name}"
-        present = {found["name"] for found in sa.inspect(connection).get_indexes(column.table.name)}
-        if index.name not in present:
+        table = str(index.table)
+        what = f"index {index.name} on {table}"
+        if index.name not in {found["name"] for found in sa.inspect(connection).get_indexes(table)}:
             broken.append(Finding(f"{what} is missing", is_repairable=True))
-        elif _may_lose_rows(connection) and (lost := _count_lost(storage, connection, column)):
-            broken.append(Finding(f"{what} does not find {lost:,} rows", is_repairable=True))
+        elif _may_lose_rows(connection):
+            (column,) = index.columns
+            if lost := _count_lost(storage, connection, column):
+                broken.append(Finding(f"{what} does not find {lost:,} rows", is_repairable=True))
     return broken
 
 

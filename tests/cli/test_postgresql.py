@@ -43,6 +43,7 @@ _UNLIKE = [  # what is not the same in two stores of the same content
         r'"(seconds|logs_per_second|\w+_bytes|bytes_\w+|ingestion_time|created_at|updated_at)": [^,}]+',
         r'"\1"',
     ),
+    (r"(?m)^(ingest \w+\t)\S+", r"\1TIME"),
     (r"--cursor \S+ continues", "--cursor"),
     (r"--position \S+ resumes", "--position"),
 ]

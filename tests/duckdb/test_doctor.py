@@ -91,6 +91,7 @@ def test_indexes_that_duckdb_1_has_emptied_are_found_and_built_anew(stale: Path)
         assert doctor.repair(storage) == [
             f"index {index} is built anew"
             for index in (
+                "idx_fiber_keys_hash",
                 "idx_fibers_type",
                 "idx_memberships_fiber",
                 "idx_raw_logs_source",

@@ -194,7 +194,7 @@ BAD = [
     ("auth.log", "auth.log/x", "sources.sshd.path", "Not a directory"),
     ('"auth.log"', '["auth.log", "auth.log/x"]', "sources.sshd.path", "Not a directory"),
     ("auth.log", r"a\u0000b", "sources.sshd.path", "null"),
-    ("[sources.sshd]", r'[sources."a\u0000b"]', "sources", "NUL"),
+    ("[sources.sshd]", r'[sources."a\u0000b"]', r"sources.a\x00b.[key]", "NUL"),
     ("[sources.sshd]", "config_version = 1\n[sources.sshd]", "config_version", "remove it"),
     ("[sources.sshd]", "sources = 3\n[x]", "sources", "got 3"),
     ("[sources.sshd]", "[sources]\nsshd = 3\n[x]", "sources.sshd", "got 3"),

@@ -168,7 +168,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("stats more --db {db}", 2, "unexpected extra argument"),
     ("db upgrade more --db {db}", 2, "unexpected extra argument"),
     ("show 0193 0194 --db {db}", 2, "unexpected extra argument"),
-    ("show --db {db}", 2, "Missing argument 'FIBER_ID'"),
+    ("show --db {db}", 2, "Missing argument 'FIBER'"),
     *(
         (f"{command}", 2, "Missing option '--db'")
         for command in [*_READERS, "db upgrade", "ingest --rules x"]
@@ -409,7 +409,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("ingest --rules {none} --db {db}", 1, "none: No such file or directory; give the path of a rules file"),
     ("ingest --rules {folder} --db {db}", 1, "Is a directory; give the path of a rules file"),
     ("ingest --rules {rules}/x --db {db}", 1, "Not a directory; give the path of a rules file"),
-    ("ingest --rules {db} --db {db}", 1, "is not UTF-8; save the file as UTF-8"),
+    ("ingest --rules {db} --db {db}", 1, "not UTF-8; save the file as UTF-8"),
     ("ingest --rules {folder}/web.log --db {db}", 1, "correct the TOML there"),
     ("ingest --rules '' --db {db}", 1, "give the path of a rules file"),
     (_INGEST + "web.log", 2, "'web.log' is not of the form SOURCE=PATH, such as sshd=auth.log"),
