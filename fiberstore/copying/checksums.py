@@ -141,8 +141,9 @@ def partitions(
     connection: sa.Connection, statement: sa.Select[Any], batch_rows: int
 ) -> Iterator[Sequence[sa.Row[Any]]]:
     """Yield the rows of a statement in lists of limited length."""
-    with translate_errors():
-        yield from connection.execute(statement.execution_options(yield_per=batch_rows)).partitions()
+    in_parts = statement.execution_options(yield_per=batch_rows)
+    with translate_errors(), connection.execute(in_parts) as rows:  # who reads only some of them ends it
+        yield from rows.partitions()
 
 
 def canonical_json(text: str | None) -> str:
