@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from fiberstore.escaping import escape_controls
 from fiberstore.ingest.files import STANDARD_INPUT, LogFileError, find_files
 from fiberstore.ingest.stamps import check_format, has_year, has_zone
 from fiberstore.records import Text, VersionNumber
@@ -49,7 +50,7 @@ class _KeysError(ValueError):
 
 
 def _dotted(place: _Place) -> str:
-    return ".".join(map(str, place))
+    return escape_controls(".".join(map(str, place)))
 
 
 def _compile(value: str | re.Pattern[str]) -> re.Pattern[str]:
