@@ -234,6 +234,21 @@ def settle_unknown_firsts(session: Session, config_version: int) -> None:
     )
 
 
+def forget_firsts(session: Session, fiber_ids: Collection[UUID], log_id: UUID) -> None:
+    """Have fibers made anew of their lines by the next batch that meets them, if a line may matter to them.
+
+    It does if a key begins with it, or if the fiber has an end.
+    """
+    if fiber_ids:
+        _write(
+            session,
+            f"UPDATE fiber_keys SET first_log_id = NULL FROM {ARROW_TABLE} AS batch "
+            "WHERE fiber_keys.fiber_id = batch.fiber_id AND (fiber_keys.first_log_id = batch.log_id "
+            "OR batch.fiber_id IN (SELECT e.fiber_id FROM fiber_ends AS e))",
+            {**_ids(fiber_ids), "log_id": _repeated(_uuids([log_id.int]), len(fiber_ids))},
+        )
+
+
 def insert_fibers(session: Session, kind: FiberKind, fibers: Sequence[FiberRow]) -> int:
     """Insert fibers whose id is new. Return how many there were."""
     return _insert_new(
