@@ -98,7 +98,7 @@ class StoredFibers(FiberStore):
         if changes.merged:
             bulk.merge_fibers(session, changes.merged)
         new = [change for change in changes.fibers if change.is_new]
-        sql.forget_merges(session, [change.fiber_id.int for change in new])
+        sql.forget_former(session, [change.fiber_id.int for change in new])
         if new:
             sql.insert_fibers(session, kind, [self._row(change, log_time_us) for change in new])
         sql.update_fibers(

@@ -375,12 +375,12 @@ def delete_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]]) -> 
         )
 
 
-def forget_merges(session: Session, fiber_ids: Sequence[int]) -> None:
-    """Let ids stand for fibers of their own again."""
-    if fiber_ids:
+def forget_former(session: Session, fiber_ids: Sequence[int]) -> None:
+    """Let ids stand for new fibers: not for others, nor for a dropped one whose memberships are there yet."""
+    for table in ("fiber_merges", "fiber_memberships") if fiber_ids else ():
         _write(
             session,
-            f"DELETE FROM fiber_merges WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
+            f"DELETE FROM {table} WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
             {"fiber_id": _uuids(fiber_ids)},
         )
 

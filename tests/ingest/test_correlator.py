@@ -261,6 +261,25 @@ def test_a_fiber_that_was_deleted_is_begun_anew(storage: CorrelatingStorage) -> 
     assert texts(storage, "words") == [["a"]]
 
 
+def test_memberships_that_a_killed_drop_left_join_nothing(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    logs = [log(1, "a", 1), log(2, "a b", 2)]
+    correlator.write(logs)
+    memberships = list(storage.memberships.iter_records())
+    storage.fibers.delete()
+    storage.write_memberships(memberships)
+    for one in logs:
+        correlator.write([one])
+    (fiber,) = storage.query_fibers_by_type("words")
+    assert [key.name for key in storage.get_keys([fiber.fiber_id])[fiber.fiber_id]] == ["a", "b"]
+    assert texts(storage, "words") == [["a", "a b"]]
+
+
+def test_of_logs_of_one_id_the_stored_one_has_the_keys(storage: CorrelatingStorage) -> None:
+    counts = storage.correlate(RULES).write([log(1, "nothing", 1), log(1, "a", 1)])
+    assert counts == CorrelationCounts(logs_new=1)
+
+
 def test_fibers_that_were_merged_by_hand_stay_one(storage: CorrelatingStorage) -> None:
     correlator = storage.correlate(RULES)
     correlator.write([log(1, "a", 1), log(1, "b", 2)])
