@@ -99,6 +99,10 @@ def reprocess(
     if from_version is not None and logs is None:
         raise ValueError("from_version says whose fibers the logs keep that are not chosen; give logs, too")
     if again:
+        with storage.transaction() as transaction:  # nothing is dropped for a run that cannot begin
+            _check_one_is_active(transaction, rules)
+            if logs is not None:
+                _Choice(transaction, rules, logs, from_version)
         with suppress(VersionNotFoundError):
             storage.versions.drop(rules.config_version)
     report = ReprocessReport()

@@ -125,6 +125,15 @@ def test_the_fibers_to_keep_may_be_of_any_version(storage: CorrelatingStorage) -
     assert fibers(storage, NEW.config_version) == fibers(storage, OTHER.config_version)
 
 
+@pytest.mark.parametrize("from_version", [4711, NEW.config_version])
+def test_a_run_that_cannot_begin_anew_drops_nothing(storage: CorrelatingStorage, from_version: int) -> None:
+    reprocess(storage, NEW)
+    before = fibers(storage, NEW.config_version)
+    with pytest.raises((VersionNotFoundError, ValueError)):
+        reprocess(storage, NEW, logs=IS_API, from_version=from_version, again=True)
+    assert fibers(storage, NEW.config_version) == before
+
+
 def test_arguments_that_contradict_are_refused(storage: CorrelatingStorage) -> None:
     with pytest.raises(ValueError, match="give logs, too"):
         reprocess(storage, NEW, from_version=OLD.config_version)
