@@ -210,7 +210,10 @@ class _Run:
             if not _are_stored(transaction, logs):
                 return before  # some were deleted since: read the page again
             transaction.checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))
-            counts = self._joiner.join(transaction, searched, renew=self._renews)
+            # A log may be in a kept fiber, and in one of the same type that is made anew.
+            counts = self._joiner.join(
+                transaction, searched, renew=self._renews, complete=self._choice is not None
+            )
             if self._renews and page.next is None:
                 settle_unknown_firsts(transaction.session, self._rules.config_version)
         self._place = following
