@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage, PostgresStorage
-from fiberstore.contract.queries import Fibers
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ids import stable_fiber_id
 from fiberstore.ingest import CorrelationCounts, Rules, parse_rules
 from fiberstore.ingest.occurrences import PatternSearch
@@ -259,6 +259,33 @@ def test_a_fiber_that_was_deleted_is_begun_anew(storage: CorrelatingStorage) -> 
     storage.fibers.where(Fibers.c.fiber_type == "words").delete()
     assert correlator.write([log(3, "a", 3)]).fibers_new == 1
     assert texts(storage, "words") == [["a"]]
+
+
+def test_a_fiber_without_logs_that_a_late_log_ends_takes_no_more_logs(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    logs = [log(1, "a", 1), log(4, "a b", 2)]
+    correlator.write(logs)
+    (emptied,) = storage.query_fibers_by_type("words")
+    storage.logs.delete()
+    later = [log(2, "a close", 3), log(4, "a", 4), log(4, "b", 5)]
+    for one in later:
+        correlator.write([one])
+    assert storage.get_keys([emptied.fiber_id]) == {emptied.fiber_id: []}
+    storage.fibers.where(Fibers.c.fiber_id == emptied.fiber_id).delete()
+    assert fibers_of(storage) == expected(later)
+
+
+def test_the_id_of_a_deleted_log_is_given_once(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    first, last, start = log(1, "a", 1), log(4, "a", 2), log(2, "a start", 3)
+    correlator.write([first, last])
+    storage.logs.where(Logs.c.log_id == first.log_id).delete()
+    correlator.write([start])
+    correlator.write([first])
+    assert fibers_of(storage) == expected([first, start, last])
+    assert all(len(keys) == 1 for keys in storage.get_keys(
+        fiber.fiber_id for fiber in storage.query_fibers_by_type("words")
+    ).values())  # fmt: skip
 
 
 def test_memberships_that_a_killed_drop_left_join_nothing(storage: CorrelatingStorage) -> None:
