@@ -19,6 +19,7 @@ from fiberstore.repositories.access import RETRY_TIMEOUT_S, delays_s
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.sql.bulk import checked
 from fiberstore.sql.correlation import EARLIEST_US, EPOCH, MICROSECOND, FiberKind
+from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -187,7 +188,7 @@ class Correlator:
         searched: Searched,
         prepare: Callable[[Transaction], None] | None,
     ) -> CorrelationCounts:
-        with self._storage.transaction() as transaction:
+        with self._storage.transaction() as transaction, translate_errors():
             if prepare is not None:
                 prepare(transaction)
             if not self._is_registered:

@@ -16,6 +16,7 @@ from fiberstore.records import StoredLog
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import reprocess_checkpoint
 from fiberstore.sql.correlation import has_unknown_firsts, settle_unknown_firsts
+from fiberstore.sql.translate import translate_errors
 
 _BEGINNING = ""
 _CHOSEN = "chosen"
@@ -106,7 +107,7 @@ def reprocess(
         with suppress(VersionNotFoundError):
             storage.versions.drop(rules.config_version)
     report = ReprocessReport()
-    with storage.transaction() as transaction:
+    with storage.transaction() as transaction, translate_errors():
         _check_one_is_active(transaction, rules)
         choice = None if logs is None else _Choice(transaction, rules, logs, from_version)
         if rules.content is not None:
@@ -206,7 +207,7 @@ class _Run:
         logs = [*page.late, *page.items]
         following = place if page.next is None else page.next
         searched = self._joiner.search(logs)
-        with self._storage.transaction() as transaction:
+        with self._storage.transaction() as transaction, translate_errors():
             if not _are_stored(transaction, logs):
                 return before  # some were deleted since: read the page again
             transaction.checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))

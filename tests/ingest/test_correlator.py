@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiberstore import AsyncDuckDBStorage, DuckDBStorage, PostgresStorage
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, PostgresStorage, open_storage
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ids import stable_fiber_id
-from fiberstore.ingest import CorrelationCounts, Rules, parse_rules
+from fiberstore.ingest import CorrelationCounts, Rules, parse_rules, reprocess
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.storage import CorrelatingStorage
 from fiberstore.records import FiberRecord, LogRecord
@@ -273,6 +273,24 @@ def test_a_fiber_without_logs_that_a_late_log_ends_takes_no_more_logs(storage: C
     assert storage.get_keys([emptied.fiber_id]) == {emptied.fiber_id: []}
     storage.fibers.where(Fibers.c.fiber_id == emptied.fiber_id).delete()
     assert fibers_of(storage) == expected(later)
+
+
+@pytest.mark.parametrize("database", ["db_file", "postgres_url"])
+def test_errors_of_the_database_are_those_of_the_storage(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    with open_storage(str(request.getfixturevalue(database))) as storage:
+        assert isinstance(storage, CorrelatingStorage)
+        storage.init_schema()
+        with storage.session() as session:
+            session.execute(sa.text("DROP TABLE fiber_keys"))
+            session.commit()
+        for run in (
+            lambda: storage.correlate(RULES).write([log(1, "a", 1)]),
+            lambda: reprocess(storage, RULES),
+        ):
+            with pytest.raises(DatabaseError, match="fiber_keys"):
+                run()
 
 
 def test_the_id_of_a_deleted_log_is_given_once(storage: CorrelatingStorage) -> None:
