@@ -220,13 +220,14 @@ def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
 
 
 def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:
+    """Yield records in batches; each is yielded once it is known whether its last one ended its file."""
     batch: list[LogRecord] = []
     characters = 0
     for log in logs:
-        batch.append(log)
-        characters += len(log.raw_text)
         if len(batch) >= batch_rows or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
+        batch.append(log)
+        characters += len(log.raw_text)
     if batch:
         yield batch
