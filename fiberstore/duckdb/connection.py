@@ -221,6 +221,8 @@ class DuckDBConnection(StoreConnection):
         try:
             self._raw.execute(self._parsed(sql))
         except duckdb.CatalogException as error:
+            if ARROW_TABLE not in str(error).partition("\n")[0]:
+                raise  # about another table
             # DuckDB drops what Python raises while it looks for the variable. If it is found now, that was
             # Ctrl-C; if not, the error says something else.
             with suppress(duckdb.Error), self._raw.cursor() as cursor:

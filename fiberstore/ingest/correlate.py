@@ -62,6 +62,10 @@ class FiberStore(ABC):
     def new_id(self, log_id: UUID, match: int) -> UUID:
         """Return the id of a fiber that begins with an occurrence."""
 
+    @abstractmethod
+    def taken(self, fiber_ids: Collection[UUID]) -> Collection[UUID]:
+        """Return those of the ids that are stored fibers."""
+
     @property
     @abstractmethod
     def latest_us(self) -> int:
@@ -141,7 +145,7 @@ class _Batch:
         self._looked_up: dict[Key, list[tuple[int, int]]] = {}
         self._stored: dict[UUID, StoredFiber] = {}
         self._opened: dict[UUID, StoredFiber] = {}
-        self._unread: set[UUID] = set()
+        self._emptied: dict[UUID, StoredFiber] = {}
         self._ids: dict[_Place, list[tuple[UUID, bool]]] = {}
         self._elsewhere: dict[UUID, list[Item]] = {}
 
@@ -171,7 +175,7 @@ class _Batch:
         """Load the fibers with these uses; return False if all are known."""
         if not uses:
             return False
-        found = self._store.find(uses, self._stored.keys() | self._opened.keys() | self._unread)
+        found = self._store.find(uses, self._stored.keys() | self._opened.keys() | self._emptied.keys())
         self._stored.update((stored.fiber_id, stored) for stored in found)
         self._open([stored for stored in found if not stored.is_known])
         return bool(found)
@@ -192,7 +196,7 @@ class _Batch:
                 else:
                     self._elsewhere.setdefault(_log_id(line), []).append(line)
             if not own:
-                self._unread.add(stored.fiber_id)
+                self._emptied[stored.fiber_id] = stored
                 continue
             self._opened[stored.fiber_id] = stored
             self._place_ids(stored, own, former_ids)
@@ -268,10 +272,14 @@ class _Batch:
         changes = Changes()
         before: set[tuple[UUID, StoredFiber]] = set()
         after: set[tuple[UUID, UUID]] = set()
-        for fiber in fibers:
-            if not fiber.lines and len(fiber.stored) == 1 and fiber.stored[0].end == fiber.end:
-                continue
-            fiber_id, parts = self._take_id(fiber, changes)
+        changed = [
+            (fiber, *self._take_id(fiber, changes))
+            for fiber in fibers
+            if fiber.lines or len(fiber.stored) != 1 or fiber.stored[0].end != fiber.end
+        ]
+        free = self._free_ids([fiber_id for _, fiber_id, parts in changed if not parts])
+        for fiber, chosen, parts in changed:
+            fiber_id = chosen if parts else free[chosen]
             changes.fibers.append(_change(fiber_id, fiber, parts))
             for line in fiber.lines:
                 pair = (_log_id(line), fiber_id)
@@ -280,6 +288,9 @@ class _Batch:
                     changes.joined.append(pair)
                 else:
                     before.add((pair[0], line.origin))
+        changes.fibers += [
+            _emptied(stored, self._max_gap_us) for stored in self._emptied.values() if stored.is_known
+        ]
         if before:
             stored = {
                 (log_id, changes.merged.get(origin.fiber_id, origin.fiber_id)) for log_id, origin in before
@@ -298,6 +309,13 @@ class _Batch:
         else:
             changes.joined = list(dict.fromkeys(changes.joined))
         return changes
+
+    def _free_ids(self, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
+        """Return an id for each new fiber: another one if its own is stored, made from a deleted log."""
+        free = {fiber_id: fiber_id for fiber_id in fiber_ids}
+        while free and (taken := self._store.taken(free.values())):
+            free = {made: self._store.new_id(id_, 0) if id_ in taken else id_ for made, id_ in free.items()}
+        return free
 
     def _take_id(self, fiber: SweptFiber, changes: Changes) -> tuple[UUID, list[StoredFiber]]:
         """Choose the id of a fiber, and note what becomes of the others.
@@ -343,6 +361,12 @@ def _change(fiber_id: UUID, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> 
             attributes = None
     is_end_new = fiber.end is not None if not parts else {part.end for part in parts} != {fiber.end}
     return FiberChange(fiber_id, fiber, not parts, attributes, new, moved, gone, is_end_new)
+
+
+def _emptied(stored: StoredFiber, max_gap_us: int | None) -> FiberChange:
+    """Return the change of a fiber none of whose lines is there: it uses no key any more."""
+    fiber = SweptFiber(stored.first, stored.last_us, stored.reach(max_gap_us), stored.end)
+    return _change(stored.fiber_id, fiber, [stored])
 
 
 def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, JsonValue]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from fiberstore.contract.queries import Fibers
 from fiberstore.errors import ConflictError
@@ -19,6 +19,10 @@ from fiberstore.repositories.access import RETRY_TIMEOUT_S, delays_s
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.sql.bulk import checked
 from fiberstore.sql.correlation import EARLIEST_US, EPOCH, MICROSECOND, FiberKind
+from fiberstore.sql.translate import translate_errors
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 Searched: TypeAlias = list[tuple[LogRecord, list[tuple[str, Occurrence]]]]
 """Logs that have keys, each with its occurrences and their fiber types."""
@@ -54,17 +58,23 @@ class FiberJoiner:
         self.patterns = PatternSearch(rules)
 
     def search(self, logs: Iterable[LogRecord]) -> Searched:
-        """Find the keys of logs."""
+        """Find the keys of logs; of several of one id, of the first."""
         find = self.patterns.find
-        return [(log, found) for log in logs if (found := find(log.source_id, log.raw_text))]
+        first: dict[UUID, LogRecord] = {}
+        for log in logs:
+            first.setdefault(log.log_id, log)
+        return [(log, found) for log in first.values() if (found := find(log.source_id, log.raw_text))]
 
-    def join(self, transaction: Transaction, searched: Searched, *, renew: bool = False) -> CorrelationCounts:
-        """Join logs to fibers, but for those that these rules have joined.
+    def join(
+        self, transaction: Transaction, searched: Searched, *, renew: bool = False, complete: bool = False
+    ) -> CorrelationCounts:
+        """Join logs to fibers, but for those that these rules have joined to one of its type.
 
         Args:
             transaction: Keeps others from changing fibers.
             searched: The logs with their keys.
             renew: Make the fibers anew that a release before has made of the logs.
+            complete: Join also logs that may be in some of several fibers of a type.
         """
         version = self._rules.config_version
         known = transaction.memberships.joined((log.log_id for log, _ in searched), version)
@@ -72,12 +82,15 @@ class FiberJoiner:
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         now_us = (datetime.now(UTC) - EPOCH) // MICROSECOND
         log_time_us = EARLIEST_US
-        for log, found in {log.log_id.int: (log, found) for log, found in reversed(searched)}.values():
+        for log, found in searched:
             time_us = (log.timestamp - EPOCH) // MICROSECOND
             if log_time_us < time_us <= now_us:
                 log_time_us = time_us
-            lines = old if log.log_id in known else new
             for name, occurrence in found:
+                is_known = (log.log_id, name) in known
+                if is_known and complete:
+                    is_known = [other for other, _ in found].count(name) == 1
+                lines = old if is_known else new
                 lines[name].append(line_item(time_us, log.log_id, occurrence))
         stores = {
             name: StoredFibers(
@@ -175,7 +188,7 @@ class Correlator:
         searched: Searched,
         prepare: Callable[[Transaction], None] | None,
     ) -> CorrelationCounts:
-        with self._storage.transaction() as transaction:
+        with self._storage.transaction() as transaction, translate_errors():
             if prepare is not None:
                 prepare(transaction)
             if not self._is_registered:

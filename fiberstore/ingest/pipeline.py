@@ -11,6 +11,7 @@ from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, require_files
 from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage, Transaction
+from fiberstore.sql.correlation import forget_firsts
 
 DEFAULT_BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
@@ -184,7 +185,7 @@ def _delete_tails(
 ) -> None:
     """Delete records that stood last in their files and have grown since, and fibers that had no others.
 
-    The batch has them whole.
+    The batch has them whole, by other ids. So fibers that one of them began or ended are to be made anew.
     """
     if not any(files.replaced for files in known.values()):
         return
@@ -198,6 +199,7 @@ def _delete_tails(
             transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
             empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]
             transaction.fibers.where(Fibers.c.fiber_id.in_(empty)).delete()
+            forget_firsts(transaction.session, set(fiber_ids).difference(empty), tail.log_id)
 
 
 def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
@@ -218,13 +220,14 @@ def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
 
 
 def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:
+    """Yield records in batches; each is yielded once it is known whether its last one ended its file."""
     batch: list[LogRecord] = []
     characters = 0
     for log in logs:
-        batch.append(log)
-        characters += len(log.raw_text)
         if len(batch) >= batch_rows or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
+        batch.append(log)
+        characters += len(log.raw_text)
     if batch:
         yield batch

@@ -16,6 +16,7 @@ from fiberstore.records import StoredLog
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import reprocess_checkpoint
 from fiberstore.sql.correlation import has_unknown_firsts, settle_unknown_firsts
+from fiberstore.sql.translate import translate_errors
 
 _BEGINNING = ""
 _CHOSEN = "chosen"
@@ -99,10 +100,14 @@ def reprocess(
     if from_version is not None and logs is None:
         raise ValueError("from_version says whose fibers the logs keep that are not chosen; give logs, too")
     if again:
+        with storage.transaction() as transaction:  # nothing is dropped for a run that cannot begin
+            _check_one_is_active(transaction, rules)
+            if logs is not None:
+                _Choice(transaction, rules, logs, from_version)
         with suppress(VersionNotFoundError):
             storage.versions.drop(rules.config_version)
     report = ReprocessReport()
-    with storage.transaction() as transaction:
+    with storage.transaction() as transaction, translate_errors():
         _check_one_is_active(transaction, rules)
         choice = None if logs is None else _Choice(transaction, rules, logs, from_version)
         if rules.content is not None:
@@ -202,11 +207,14 @@ class _Run:
         logs = [*page.late, *page.items]
         following = place if page.next is None else page.next
         searched = self._joiner.search(logs)
-        with self._storage.transaction() as transaction:
+        with self._storage.transaction() as transaction, translate_errors():
             if not _are_stored(transaction, logs):
                 return before  # some were deleted since: read the page again
             transaction.checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))
-            counts = self._joiner.join(transaction, searched, renew=self._renews)
+            # A log may be in a kept fiber, and in one of the same type that is made anew.
+            counts = self._joiner.join(
+                transaction, searched, renew=self._renews, complete=self._choice is not None
+            )
             if self._renews and page.next is None:
                 settle_unknown_firsts(transaction.session, self._rules.config_version)
         self._place = following

@@ -46,6 +46,9 @@ class StoredFibers(FiberStore):
     def new_id(self, log_id: UUID, match: int) -> UUID:
         return stable_fiber_id(self._kind.fiber_type, self._kind.config_version, log_id, match)
 
+    def taken(self, fiber_ids: Collection[UUID]) -> Collection[UUID]:
+        return bulk.versions_of(self._session, fiber_ids)
+
     def find(self, uses: Sequence[Use], known: Collection[UUID]) -> list[StoredFiber]:
         found = set(sql.using_fibers(self._session, self._kind, uses)).difference(known)
         if not found:
@@ -98,7 +101,7 @@ class StoredFibers(FiberStore):
         if changes.merged:
             bulk.merge_fibers(session, changes.merged)
         new = [change for change in changes.fibers if change.is_new]
-        sql.forget_merges(session, [change.fiber_id.int for change in new])
+        sql.forget_former(session, [change.fiber_id.int for change in new])
         if new:
             sql.insert_fibers(session, kind, [self._row(change, log_time_us) for change in new])
         sql.update_fibers(

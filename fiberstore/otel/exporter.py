@@ -94,7 +94,11 @@ class LogExporter(LogRecordExporter):
             if record.log_record.trace_id == self._span.get_span_context().trace_id:
                 self.skipped += 1
             elif len(self._waiting) < self._max_waiting:
-                self._waiting.append(_traced(record))
+                try:
+                    self._waiting.append(_traced(record))
+                except Exception:  # whatever somebody has put into the record, the others are stored
+                    self.dropped += 1
+                    _logger.warning("a log is dropped, it cannot be stored", exc_info=True)
             else:
                 dropped += 1
         self.dropped += dropped

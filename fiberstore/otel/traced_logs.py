@@ -184,4 +184,11 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, Sequence) else repr(value)
 
 
-_json = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
+_encode = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
+
+
+def _json(value: object) -> str:
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError):  # keys that are no text, or an object that holds itself
+        return repr(value)

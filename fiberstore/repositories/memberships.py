@@ -102,8 +102,8 @@ class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Members
             for log_id, fiber_id, config_version in rows
         ]
 
-    def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[UUID]:
-        """Return which of the logs belong to a stored fiber by a membership of a config version."""
+    def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[tuple[UUID, str]]:
+        """Return the logs and types of the stored fibers that they are in by memberships of a version."""
         with self._read("joined") as session:
             found = bulk.memberships_among(session, set(log_ids))
-        return {log_id for log_id, version in found if version == config_version and isinstance(log_id, UUID)}
+        return {(log_id, kind) for log_id, kind, version in found if version == config_version}

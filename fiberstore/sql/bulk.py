@@ -358,12 +358,12 @@ def update_texts(session: Session, texts: Mapping[UUID, str]) -> int:
 
 
 def memberships_among(session: Session, log_ids: Collection[UUID]) -> list[Row]:
-    """Return the log id and the config version of every membership of these logs in stored fibers."""
+    """Return log id, fiber type and config version of every membership of these logs in stored fibers."""
     sql = (
-        f"SELECT m.log_id, m.config_version FROM fiber_memberships AS m JOIN {ARROW_TABLE} USING (log_id) "
-        "JOIN fibers AS f ON f.fiber_id = m.fiber_id"
+        "SELECT m.log_id, f.fiber_type, m.config_version FROM fiber_memberships AS m "
+        f"JOIN {ARROW_TABLE} USING (log_id) JOIN fibers AS f ON f.fiber_id = m.fiber_id"
     )
-    return [(row[0], row[1]) for row in _rows(session, sql, {"log_id": _uuids(_integers(log_ids))})]
+    return list(_rows(session, sql, {"log_id": _uuids(_integers(log_ids))}))
 
 
 def insert_batch(session: Session, table: str, batch: "pa.RecordBatch") -> int:

@@ -234,6 +234,21 @@ def settle_unknown_firsts(session: Session, config_version: int) -> None:
     )
 
 
+def forget_firsts(session: Session, fiber_ids: Collection[UUID], log_id: UUID) -> None:
+    """Have fibers made anew of their lines by the next batch that meets them, if a line may matter to them.
+
+    It does if a key begins with it, or if the fiber has an end.
+    """
+    if fiber_ids:
+        _write(
+            session,
+            f"UPDATE fiber_keys SET first_log_id = NULL FROM {ARROW_TABLE} AS batch "
+            "WHERE fiber_keys.fiber_id = batch.fiber_id AND (fiber_keys.first_log_id = batch.log_id "
+            "OR batch.fiber_id IN (SELECT e.fiber_id FROM fiber_ends AS e))",
+            {**_ids(fiber_ids), "log_id": _repeated(_uuids([log_id.int]), len(fiber_ids))},
+        )
+
+
 def insert_fibers(session: Session, kind: FiberKind, fibers: Sequence[FiberRow]) -> int:
     """Insert fibers whose id is new. Return how many there were."""
     return _insert_new(
@@ -360,12 +375,12 @@ def delete_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]]) -> 
         )
 
 
-def forget_merges(session: Session, fiber_ids: Sequence[int]) -> None:
-    """Let ids stand for fibers of their own again."""
-    if fiber_ids:
+def forget_former(session: Session, fiber_ids: Sequence[int]) -> None:
+    """Let ids stand for new fibers: not for others, nor for a dropped one whose memberships are there yet."""
+    for table in ("fiber_merges", "fiber_memberships") if fiber_ids else ():
         _write(
             session,
-            f"DELETE FROM fiber_merges WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
+            f"DELETE FROM {table} WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
             {"fiber_id": _uuids(fiber_ids)},
         )
 

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiberstore import AsyncDuckDBStorage, DuckDBStorage, PostgresStorage
-from fiberstore.contract.queries import Fibers
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, PostgresStorage, open_storage
+from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ids import stable_fiber_id
-from fiberstore.ingest import CorrelationCounts, Rules, parse_rules
+from fiberstore.ingest import CorrelationCounts, Rules, parse_rules, reprocess
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.storage import CorrelatingStorage
 from fiberstore.records import FiberRecord, LogRecord
@@ -259,6 +259,70 @@ def test_a_fiber_that_was_deleted_is_begun_anew(storage: CorrelatingStorage) -> 
     storage.fibers.where(Fibers.c.fiber_type == "words").delete()
     assert correlator.write([log(3, "a", 3)]).fibers_new == 1
     assert texts(storage, "words") == [["a"]]
+
+
+def test_a_fiber_without_logs_that_a_late_log_ends_takes_no_more_logs(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    logs = [log(1, "a", 1), log(4, "a b", 2)]
+    correlator.write(logs)
+    (emptied,) = storage.query_fibers_by_type("words")
+    storage.logs.delete()
+    later = [log(2, "a close", 3), log(4, "a", 4), log(4, "b", 5)]
+    for one in later:
+        correlator.write([one])
+    assert storage.get_keys([emptied.fiber_id]) == {emptied.fiber_id: []}
+    storage.fibers.where(Fibers.c.fiber_id == emptied.fiber_id).delete()
+    assert fibers_of(storage) == expected(later)
+
+
+@pytest.mark.parametrize("database", ["db_file", "postgres_url"])
+def test_errors_of_the_database_are_those_of_the_storage(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    with open_storage(str(request.getfixturevalue(database))) as storage:
+        assert isinstance(storage, CorrelatingStorage)
+        storage.init_schema()
+        with storage.session() as session:
+            session.execute(sa.text("DROP TABLE fiber_keys"))
+            session.commit()
+        for run in (
+            lambda: storage.correlate(RULES).write([log(1, "a", 1)]),
+            lambda: reprocess(storage, RULES),
+        ):
+            with pytest.raises(DatabaseError, match="fiber_keys"):
+                run()
+
+
+def test_the_id_of_a_deleted_log_is_given_once(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    first, last, start = log(1, "a", 1), log(4, "a", 2), log(2, "a start", 3)
+    correlator.write([first, last])
+    storage.logs.where(Logs.c.log_id == first.log_id).delete()
+    correlator.write([start])
+    correlator.write([first])
+    assert fibers_of(storage) == expected([first, start, last])
+    assert all(len(keys) == 1 for keys in storage.get_keys(
+        fiber.fiber_id for fiber in storage.query_fibers_by_type("words")
+    ).values())  # fmt: skip
+
+
+def test_memberships_that_a_killed_drop_left_join_nothing(storage: CorrelatingStorage) -> None:
+    correlator = storage.correlate(RULES)
+    logs = [log(1, "a", 1), log(2, "a b", 2)]
+    correlator.write(logs)
+    memberships = list(storage.memberships.iter_records())
+    storage.fibers.delete()
+    storage.write_memberships(memberships)
+    for one in logs:
+        correlator.write([one])
+    (fiber,) = storage.query_fibers_by_type("words")
+    assert [key.name for key in storage.get_keys([fiber.fiber_id])[fiber.fiber_id]] == ["a", "b"]
+    assert texts(storage, "words") == [["a", "a b"]]
+
+
+def test_of_logs_of_one_id_the_stored_one_has_the_keys(storage: CorrelatingStorage) -> None:
+    counts = storage.correlate(RULES).write([log(1, "nothing", 1), log(1, "a", 1)])
+    assert counts == CorrelationCounts(logs_new=1)
 
 
 def test_fibers_that_were_merged_by_hand_stay_one(storage: CorrelatingStorage) -> None:

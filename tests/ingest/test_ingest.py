@@ -171,6 +171,44 @@ def test_a_file_that_has_grown_is_read_on(tmp_path: Path, rules_file: Path) -> N
         assert state_of(grown) == state_of(whole)
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_a_record_that_grows_after_it_ended_a_fiber_stays_in_it(
+    any_storage: SqlStorage, tmp_path: Path, rules_file: Path, number: int
+) -> None:
+    rules_file.write_text(
+        RULES + "[[fibers.request.patterns]]\nregex = 'done=(?P<request>\\d+)'\nclose = true\n"
+    )
+    (tmp_path / "db.log").touch()
+    stamps = [f"2024-05-01T10:00:0{second}+00:00" for second in (0, 1, 2)]
+    ended = f"{stamps[0]} request={number}\n{stamps[1]} done={number}\n"
+    (tmp_path / "web.log").write_text(ended)
+    ingest(any_storage, load_rules(rules_file))
+    (tmp_path / "web.log").write_text(f"{ended}  at line 1\n{stamps[2]} request={number}\n")
+    ingest(any_storage, load_rules(rules_file))
+    ended_fiber, next_fiber = any_storage.query_fibers_by_type("request")
+    assert [len(any_storage.get_fiber_logs(one.fiber_id)) for one in (ended_fiber, next_fiber)] == [2, 1]
+    assert ended_fiber.closed
+
+
+def test_a_record_that_grows_after_a_kill_is_there_once(
+    storage: DuckDBStorage, tmp_path: Path, rules_file: Path
+) -> None:
+    (tmp_path / "db.log").write_text("2024-05-01 12:00:09 session=a\n")
+    stamps = [f"2024-05-01T10:00:0{second}+00:00" for second in (0, 1)]
+    whole = f"{stamps[0]} request=1\n{stamps[1]} request=1\n"
+    (tmp_path / "web.log").write_text(whole)
+
+    def kill(report: IngestReport) -> None:
+        assert report.logs_read == 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(storage, load_rules(rules_file), batch_rows=2, on_batch=kill)
+    (tmp_path / "web.log").write_text(f"{whole}  at line 1\n")
+    ingest(storage, load_rules(rules_file))
+    assert storage.logs.count() == 3
+
+
 def test_the_next_file_of_a_rotated_log_goes_on_with_the_open_fibers(
     storage: DuckDBStorage, tmp_path: Path, rules_file: Path
 ) -> None:

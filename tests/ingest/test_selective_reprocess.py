@@ -82,6 +82,42 @@ def test_kept_fibers_have_their_keys_attributes_and_times(storage: CorrelatingSt
     assert new.model_copy(update={"fiber_id": old.fiber_id, "config_version": old.config_version}) == old
 
 
+SEVERAL = r"""
+[fibers.request]
+max_gap = "{max_gap}"
+[[fibers.request.patterns]]
+regex = 'key=(?P<key>\w+)'
+[fibers.session]
+max_gap = "1h"
+[[fibers.session.patterns]]
+regex = 'session=(?P<session>\w+)'
+[fibers.block]
+max_gap = "1h"
+[[fibers.block.patterns]]
+regex = 'blk_(?P<block>\w+)'
+each = true
+"""
+
+
+def test_a_log_of_a_kept_and_of_another_fiber_is_in_both(any_storage: CorrelatingStorage) -> None:
+    old, new = (parse_rules(SEVERAL.format(max_gap=max_gap)) for max_gap in ("60s", "61s"))
+    texts = ["key=a blk_1", "key=a session=s", "session=s", "blk_1 blk_2", "blk_2"]
+    any_storage.correlate(old).write(
+        LogRecord(
+            timestamp=NOON + timedelta(seconds=second),
+            source_id="web" if second else "api",
+            raw_text=text,
+            log_id=uid(second),
+        )
+        for second, text in enumerate(texts)
+    )
+    for _run in range(2):
+        reprocess(any_storage, new, logs=IS_API)
+        expected = {frozenset({0, 1}), frozenset({1, 2}), frozenset({0, 3}), frozenset({3, 4})}
+        assert fibers(any_storage, new.config_version) == expected
+        assert any_storage.fibers.where(Fibers.c.config_version == new.config_version).count() == 4
+
+
 def test_a_later_log_joins_a_kept_fiber(storage: CorrelatingStorage) -> None:
     reprocess(storage, NEW, logs=IS_API)
     late = LogRecord(
@@ -123,6 +159,15 @@ def test_the_fibers_to_keep_may_be_of_any_version(storage: CorrelatingStorage) -
     reprocess(storage, OTHER)
     reprocess(storage, NEW, logs=IS_API, from_version=OTHER.config_version)
     assert fibers(storage, NEW.config_version) == fibers(storage, OTHER.config_version)
+
+
+@pytest.mark.parametrize("from_version", [4711, NEW.config_version])
+def test_a_run_that_cannot_begin_anew_drops_nothing(storage: CorrelatingStorage, from_version: int) -> None:
+    reprocess(storage, NEW)
+    before = fibers(storage, NEW.config_version)
+    with pytest.raises((VersionNotFoundError, ValueError)):
+        reprocess(storage, NEW, logs=IS_API, from_version=from_version, again=True)
+    assert fibers(storage, NEW.config_version) == before
 
 
 def test_arguments_that_contradict_are_refused(storage: CorrelatingStorage) -> None:

@@ -1,6 +1,7 @@
 """``LogExporter``: the logs of OpenTelemetry's SDK in a store."""
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -89,6 +90,25 @@ def test_logs_of_a_failing_store_are_kept_and_stored_in_order(provider: LoggerPr
     logger.emit(LogRecord(body="last"))
     provider.shutdown()
     assert [log.raw_text[:4] for log in exporter.unwritten] == ["last"]
+
+
+def test_a_log_of_odd_values_takes_no_other_with_it(
+    duckdb_storage: DuckDBStorage, provider: LoggerProvider
+) -> None:
+    exporter = LogExporter(duckdb_storage)
+    provider.add_log_record_processor(processor(exporter))
+    logger = provider.get_logger("shop")
+    itself: dict[str, Any] = {}
+    itself["itself"] = itself
+    odd: dict[Any, Any] = {(1, 2): 3}
+    for body in ("first", odd, itself):
+        logger.emit(LogRecord(body=body))
+    logger.emit(LogRecord(timestamp=1 << 70, body="after the year 9999"))
+    logger.emit(LogRecord(body="last"))
+    provider.force_flush()
+    texts = [log.raw_text.partition(" otel.")[0] for log in duckdb_storage.logs.iter_records()]
+    assert texts == ["first", "{(1, 2): 3}", "{'itself': {...}}", "last"]
+    assert exporter.dropped == 1
 
 
 def test_logs_that_the_export_emits_are_not_stored(provider: LoggerProvider) -> None:

@@ -136,6 +136,9 @@ class MemoryStore(FiberStore):
     def latest_us(self) -> int:
         return max((fiber.last_us for fiber in self.fibers.values()), default=-1)
 
+    def taken(self, fiber_ids: Collection[UUID]) -> Collection[UUID]:
+        return self.fibers.keys() & set(fiber_ids)
+
     def find(self, uses: Sequence[Use], known: Collection[UUID]) -> list[StoredFiber]:
         return [
             fiber
