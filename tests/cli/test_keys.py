@@ -111,7 +111,28 @@ def test_all_fibers_of_a_key_are_shown(run: Run, store: Path) -> None:
     assert run("show", name_and_value, "--db", store).out.count("fiber_id\t") == 2
     none = run("show", "user=ann", "--db", store)
     assert (none.code, none.out) == (1, "")
-    assert "there is no fiber with (keys['user'] == 'ann'); fiberstore keys lists the names" in none.err
+    assert none.err == "fiberstore: no fiber has the key user=ann; fiberstore keys user lists the values\n"
+
+
+@pytest.mark.parametrize("command", ["fibers", "logs", "grep req", "tail", "keys", "show"])
+def test_a_key_that_no_fiber_has_is_told(run: Run, ingested: Path, tmp_path: Path, command: str) -> None:
+    """A misspelt name, a value in another spelling, and fibers of rules that are not active find nothing."""
+    (tmp_path / "rules.toml").write_text(RULES.replace("req=(?P<req>", "req=(?P<request>"))
+    assert run("ingest", "--rules", tmp_path / "rules.toml", "--db", ingested).code == 0
+    option = [] if command == "show" else ["--key"]
+    for given, said in (
+        ("req=A", "no fiber has the key req=A; fiberstore keys req lists the values"),
+        ("rek=a", "no fiber has the key rek=a; fiberstore keys lists the names of keys"),
+        (
+            "request=a",
+            "has the key request=a, but 1 of other versions: fiberstore fibers --version all shows",
+        ),
+    ):
+        result = run(*command.split(), *option, given, "--db", ingested)
+        assert result.rows == []
+        assert said in result.err
+    assert run("fibers", "--key", "req=a", "--db", ingested).err == ""
+    assert "no fiber has" not in run("fibers", "--key", "request=a", "--version", "all", "--db", ingested).err
 
 
 def test_names_and_values_of_keys_are_listed(run: Run, store: Path) -> None:
