@@ -242,8 +242,8 @@ def _check_one_is_active(transaction: Transaction, rules: Rules) -> None:
 def _check_none_is_kept(transaction: Transaction, rules: Rules) -> None:
     """Check that no fiber of another version is kept for logs that a run before has not chosen.
 
-    With the active version the run goes on, and joins the logs that have no fiber: others read its fibers, so
-    that it cannot begin anew.
+    With the active version the run continues, and joins the logs that have no fiber: others read its fibers,
+    so that it cannot begin anew.
 
     Raises:
         DatabaseError: A run before has chosen logs.
