@@ -291,7 +291,8 @@ class AsyncFibers(AsyncTimedQuery[FiberRecord, FiberOrder, FiberGroup]):
         """Return the most frequent values at a JSON pointer.
 
         Those of equal frequency come by their JSON text as the database gives it. Lists and objects are left
-        out. Values are told apart by their JSON text: 1 and 1.0 are two.
+        out; if there are only lists, a warning is logged. Values are told apart by their JSON text: 1 and 1.0
+        are two.
 
         Args:
             pointer: See ``Fibers.c.attributes``.

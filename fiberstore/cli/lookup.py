@@ -17,6 +17,7 @@ from fiberstore.contract.queries import Fibers, FiberSummary
 from fiberstore.errors import DatabaseError, StorageError
 from fiberstore.records import FiberKey, FiberRecord
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.correlation import has_unknown_firsts
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.models import Fiber, KeyedFiber, Membership, MergedFiber, RawLog, RegisteredVersion
 from fiberstore.sql.translate import translate_errors
@@ -271,6 +272,15 @@ def collect_generations(storage: SqlStorage) -> list[Generation]:
         for version in registered
     ]
     return [*known, *(Generation(version, count, None) for version, count in fibers.items())]
+
+
+def find_outdated_fibers(storage: SqlStorage) -> list[int]:
+    """Return the registered config versions with fibers of a release before keys had a table."""
+    with translate_errors(), storage.session() as session:
+        versions = session.scalars(
+            sa.select(RegisteredVersion.config_version).order_by("config_version")
+        ).all()
+        return [version for version in versions if has_unknown_firsts(session, version)]
 
 
 def count_memberships(storage: SqlStorage, version: int) -> int:

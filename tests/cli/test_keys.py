@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from fiberstore import DuckDBStorage, FiberKey
+from fiberstore import DuckDBStorage, FiberKey, config_version
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
 from fiberstore.testing.keys import key
 from tests.support.command_line import Run, on_a_terminal, plain, runner
@@ -170,6 +170,31 @@ def test_a_store_of_an_older_release_is_read_without_keys(run: Run, db_file: Pat
         result = run(*command.split(), "--db", db_file)
         assert result.code == 1
         assert "of an older release, without keys; fiberstore db upgrade" in result.err
+
+
+def test_an_upgrade_tells_which_fibers_depend_on_the_order_of_reading(run: Run, ingested: Path) -> None:
+    """Keys that the migration has taken from attributes have no first line until ``reprocess`` finds it."""
+    rules = ingested.with_name("rules.toml")
+    with duckdb.connect(ingested) as connection:
+        connection.execute("UPDATE fiber_keys SET first_log_id = NULL")
+    result = run("db", "upgrade", "--db", ingested)
+    version = f"{config_version(rules):016x}"
+    assert f"an older release has made the fibers of config version {version}" in result.err
+    assert run("versions", "show", version, "--db", ingested).out == RULES
+    assert run("reprocess", "--rules", rules, "--db", ingested).code == 0
+    assert run("db", "upgrade", "--db", ingested).err == ""
+
+
+def test_values_that_are_all_in_lists_are_told(
+    file_storage: DuckDBStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    file_storage.write_fibers([fiber(1, attributes={"order": ["1"], "user": "ann"})])
+    assert file_storage.fibers.attribute_values("/order") == []
+    assert "attributes['/order'] is a list in 1 of the fibers" in caplog.text
+    caplog.clear()
+    assert file_storage.fibers.attribute_values("/user")
+    assert file_storage.fibers.attribute_values("/absent") == []
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("wrong", ["=x", "="])
