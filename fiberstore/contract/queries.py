@@ -417,7 +417,8 @@ class Logs(TimedQuery[StoredLog, LogOrder, LogGroup]):
         """Replace every match in the text of the logs of the query.
 
         Queries do not find the old text any more. It may stay in unused parts of the file, as whatever is
-        changed or deleted, until ``storage.compact()`` writes the file anew. Attributes of fibers stay.
+        changed or deleted, until ``storage.compact()`` writes the file anew. Attributes and keys of fibers
+        stay: ``docs/lifecycle.md`` has how they go.
 
         Args:
             pattern: A regular expression of RE2, see ``Logs.c.raw_text.regexp_match``.

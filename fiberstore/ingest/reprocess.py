@@ -62,7 +62,7 @@ def reprocess(
     that are in fibers of this version. ``storage.versions.drop`` deletes the checkpoint.
 
     Fibers of these rules that an older release has made, which went by the order of reading, are made anew:
-    as long as there are some, a run reads all logs. ``ingest`` makes those anew that its lines meet.
+    as long as there are some, a run reads all logs. ``ingest`` makes those anew that its new lines meet.
 
     With ``logs``, only those get new fibers, and the others keep theirs: the fibers of the version before are
     copied into the new one, under new ids, in one transaction. A fiber that has both chosen logs and others
