@@ -150,6 +150,15 @@ LogKeys = Annotated[
         help="Only logs of fibers with this key; NAME alone is of any value; if repeated, with all of them.",
     ),
 ]
+EitherKeys = Annotated[
+    list[Any] | None,
+    typer.Option(
+        "--key",
+        parser=parse_key,
+        metavar="NAME=VALUE",
+        help="Only fibers with this key, or their logs; NAME alone is of any value; if repeated, with all.",
+    ),
+]
 Types = Annotated[
     list[str] | None,
     typer.Option("--type", metavar="TYPE", help="Only fibers of this type; if repeated, of any of them."),

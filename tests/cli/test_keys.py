@@ -80,6 +80,17 @@ def test_an_ingested_fiber_is_found_by_any_of_its_keys(
     assert run("fibers", "--db", ingested, "--key", "order=1", "--key", "order=3").rows == []
 
 
+def test_a_histogram_takes_a_key(run: Run, ingested: Path) -> None:
+    for options in ([], ["--fibers"]):
+        counts = {
+            given: sum(
+                int(row[-1]) for row in run("histogram", *options, "--key", given, "--db", ingested).rows
+            )
+            for given in ("order=2", "order=3")
+        }
+        assert counts == {"order=2": 1 if options else 2, "order=3": 0}
+
+
 @pytest.mark.parametrize("command", ["fibers", "logs", "grep req", "tail"])
 def test_every_list_takes_a_key(run: Run, ingested: Path, command: str) -> None:
     assert run(*command.split(), "--db", ingested, "--key", "order=2").rows
