@@ -249,7 +249,8 @@ class AsyncLogs(AsyncTimedQuery[StoredLog, LogOrder, LogGroup]):
         """Replace every match in the text of the logs of the query.
 
         Queries do not find the old text any more. It may stay in unused parts of the file, as whatever is
-        changed or deleted, until ``storage.compact()`` writes the file anew. Attributes of fibers stay.
+        changed or deleted, until ``storage.compact()`` writes the file anew. Attributes and keys of fibers
+        stay: ``docs/lifecycle.md`` has how they go.
 
         Args:
             pattern: A regular expression of RE2, see ``Logs.c.raw_text.regexp_match``.
@@ -291,7 +292,8 @@ class AsyncFibers(AsyncTimedQuery[FiberRecord, FiberOrder, FiberGroup]):
         """Return the most frequent values at a JSON pointer.
 
         Those of equal frequency come by their JSON text as the database gives it. Lists and objects are left
-        out. Values are told apart by their JSON text: 1 and 1.0 are two.
+        out; if there are only lists, a warning is logged. Values are told apart by their JSON text: 1 and 1.0
+        are two.
 
         Args:
             pointer: See ``Fibers.c.attributes``.

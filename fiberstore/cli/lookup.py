@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fiberstore.cli.stores import store_name
-from fiberstore.contract.conditions import Condition
+from fiberstore.contract.conditions import Condition, KeyExists, KeyIn
 from fiberstore.contract.lifecycle import ConfigVersion
 from fiberstore.contract.queries import Fibers, FiberSummary
 from fiberstore.errors import DatabaseError, StorageError
 from fiberstore.records import FiberKey, FiberRecord
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.correlation import has_unknown_firsts
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.models import Fiber, KeyedFiber, Membership, MergedFiber, RawLog, RegisteredVersion
 from fiberstore.sql.translate import translate_errors
@@ -127,23 +128,48 @@ def find_fiber(storage: SqlStorage, digits: str) -> FiberSummary:
     return found[0]
 
 
-def find_fibers(storage: SqlStorage, chosen: Condition[FiberRecord]) -> Iterator[FiberSummary]:
-    """Yield the fibers of which a condition is true, by ``(first_activity, fiber_id)``.
+def find_fibers(
+    storage: SqlStorage, key: Condition[FiberRecord], version: int | None
+) -> Iterator[FiberSummary]:
+    """Yield the fibers of a config version, or of all, that have a key, by ``(first_activity, fiber_id)``.
 
     Raises:
         StorageError: There is none.
     """
-    query = storage.fibers.where(chosen)
+    query = storage.fibers.where(*_with_key(key, version))
     page = query.summaries()
     if not page.items:
-        raise StorageError(
-            f"there is no fiber with {chosen!r}; fiberstore keys lists the names of keys, and "
-            "fiberstore keys NAME the values"
-        )
+        raise StorageError(explain_no_fiber(storage, key, version))
     yield from page.items
     while page.next is not None:
         page = query.summaries(cursor=page.next)
         yield from page.items
+
+
+def has_fiber(storage: SqlStorage, key: Condition[FiberRecord], version: int | None) -> bool:
+    """Return whether a fiber of a config version, or of any, has a key."""
+    return storage.fibers.where(*_with_key(key, version)).count(at_most=1) > 0
+
+
+def explain_no_fiber(storage: SqlStorage, key: Condition[FiberRecord], version: int | None) -> str:
+    """Return the message that no fiber of a config version, or of any, has a key, with what to do."""
+    name, what = "NAME", repr(key)
+    if isinstance(key, KeyIn):
+        name, what = key.name, f"the key {key.name}={key.values[0]}"
+    elif isinstance(key, KeyExists):
+        name, what = key.name, f"a key of the name {key.name}"
+    if version is not None and (others := storage.fibers.where(key).count()):
+        return (
+            f"no fiber of config version {shown_version(version)} has {what}, but {others} of other "
+            "versions: fiberstore fibers --version all shows them"
+        )
+    if not has_fiber(storage, Fibers.c.keys[name].exists(), None):
+        return f"no fiber has {what}; fiberstore keys lists the names of keys"
+    return f"no fiber has {what}; fiberstore keys {name} lists the values"
+
+
+def _with_key(key: Condition[FiberRecord], version: int | None) -> list[Condition[FiberRecord]]:
+    return [key] if version is None else [key, Fibers.c.config_version == version]
 
 
 def has_keys(storage: SqlStorage) -> bool:
@@ -246,6 +272,15 @@ def collect_generations(storage: SqlStorage) -> list[Generation]:
         for version in registered
     ]
     return [*known, *(Generation(version, count, None) for version, count in fibers.items())]
+
+
+def find_outdated_fibers(storage: SqlStorage) -> list[int]:
+    """Return the registered config versions with fibers of a release before keys had a table."""
+    with translate_errors(), storage.session() as session:
+        versions = session.scalars(
+            sa.select(RegisteredVersion.config_version).order_by("config_version")
+        ).all()
+        return [version for version in versions if has_unknown_firsts(session, version)]
 
 
 def count_memberships(storage: SqlStorage, version: int) -> int:

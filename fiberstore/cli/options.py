@@ -12,7 +12,7 @@ from uuid import UUID
 import typer
 
 from fiberstore.cli.app import print_note
-from fiberstore.cli.lookup import check_keys, find_fiber_id, find_generation
+from fiberstore.cli.lookup import check_keys, explain_no_fiber, find_fiber_id, find_generation, has_fiber
 from fiberstore.cli.units import parse_duration
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition, parse_time
 from fiberstore.contract.conditions import And, Condition
@@ -150,6 +150,15 @@ LogKeys = Annotated[
         help="Only logs of fibers with this key; NAME alone is of any value; if repeated, with all of them.",
     ),
 ]
+EitherKeys = Annotated[
+    list[Any] | None,
+    typer.Option(
+        "--key",
+        parser=parse_key,
+        metavar="NAME=VALUE",
+        help="Only fibers with this key, or their logs; NAME alone is of any value; if repeated, with all.",
+    ),
+]
 Types = Annotated[
     list[str] | None,
     typer.Option("--type", metavar="TYPE", help="Only fibers of this type; if repeated, of any of them."),
@@ -223,18 +232,25 @@ class LogFilter:
         if self.fiber is not None:
             logs = logs.where(Logs.c.fibers.contains(find_fiber_id(storage, self.fiber)))
         if self.key:
-            logs = logs.where(Logs.c.fibers.any(having_keys(storage, self.key)))
+            logs = logs.where(Logs.c.fibers.any(_having_keys(storage, self.key)))
         return logs if self.where is None else logs.where(self.where)
 
 
-def having_keys(
-    storage: SqlStorage, keys: Sequence[Condition[FiberRecord]], version: str | None = None
-) -> Condition[FiberRecord]:
-    """Return that a fiber of a generation, see ``find_generation``, has all the keys."""
-    check_keys(storage)
-    found = find_generation(storage, version)
-    of_version = () if found is None else (Fibers.c.config_version == found,)
+def _having_keys(storage: SqlStorage, keys: Sequence[Condition[FiberRecord]]) -> Condition[FiberRecord]:
+    """Return that a fiber, of the active version if there is one, has all the keys."""
+    version = find_generation(storage, None)
+    _tell_absent_keys(storage, keys, version)
+    of_version = () if version is None else (Fibers.c.config_version == version,)
     return And(FiberRecord, (*keys, *of_version))
+
+
+def _tell_absent_keys(
+    storage: SqlStorage, keys: Sequence[Condition[FiberRecord]], version: int | None
+) -> None:
+    check_keys(storage)
+    for key in keys:
+        if not has_fiber(storage, key, version):
+            print_note(explain_no_fiber(storage, key, version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +287,7 @@ class FiberFilter:
             start = self.start or parse_time(_FIRST_TIME)
             fibers = fibers.where(Fibers.c.activity.overlaps(start, self.end or parse_time(_LAST_TIME)))
         if self.key:
-            check_keys(storage)
+            _tell_absent_keys(storage, self.key, version)
             fibers = fibers.where(*self.key)
         return fibers if self.where is None else fibers.where(self.where)
 

@@ -56,6 +56,7 @@ class FiberJoiner:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self.patterns = PatternSearch(rules)
+        self._uncounted = PatternSearch(rules)
 
     def search(self, logs: Iterable[LogRecord]) -> Searched:
         """Find the keys of logs; of several of one id, of the first."""
@@ -96,7 +97,7 @@ class FiberJoiner:
             name: StoredFibers(
                 transaction.session,
                 FiberKind(name, version, None if rule.max_gap is None else rule.max_gap // MICROSECOND),
-                self.patterns,
+                self._uncounted,  # lines that are read again count once
             )
             for name, rule in self._rules.fibers.items()
         }

@@ -63,7 +63,7 @@ def reprocess(
     that are in fibers of this version. ``storage.versions.drop`` deletes the checkpoint.
 
     Fibers of these rules that an older release has made, which went by the order of reading, are made anew:
-    as long as there are some, a run reads all logs. ``ingest`` makes those anew that its lines meet.
+    as long as there are some, a run reads all logs. ``ingest`` makes those anew that its new lines meet.
 
     With ``logs``, only those get new fibers, and the others keep theirs: the fibers of the version before are
     copied into the new one, under new ids, in one transaction. A fiber that has both chosen logs and others
@@ -90,6 +90,8 @@ def reprocess(
         VersionNotFoundError: ``from_version`` is not known.
         DatabaseError: These rules have made fibers for another choice of logs, or are to begin anew and are
             the active ones.
+        DatabaseError: No choice is given, and these rules, which are not the active ones, have made fibers
+            for one: the kept fibers would stay as they are.
         DatabaseError: Fibers of other versions are stored and none is active, so that those who ask for the
             active version would see none, and all others would see two generations at once.
         CheckpointError: Another run for this version has begun, or the version was dropped meanwhile.
@@ -110,6 +112,8 @@ def reprocess(
     with storage.transaction() as transaction, translate_errors():
         _check_one_is_active(transaction, rules)
         choice = None if logs is None else _Choice(transaction, rules, logs, from_version)
+        if choice is None:
+            _check_none_is_kept(transaction, rules)
         if rules.content is not None:
             transaction.versions.register(rules.content)
         if choice is not None and not choice.is_begun(transaction):
@@ -240,6 +244,27 @@ def _check_one_is_active(transaction: Transaction, rules: Rules) -> None:
             f"fibers of config version {version:016x} ({version}) are stored, and no version is active: "
             "readers would see two generations at once; first activate the one that they are to see, by "
             f"`fiberstore activate {version:016x}` or versions.activate({version})"
+        )
+
+
+def _check_none_is_kept(transaction: Transaction, rules: Rules) -> None:
+    """Check that no fiber of another version is kept for logs that a run before has not chosen.
+
+    With the active version the run continues, and joins the logs that have no fiber: others read its fibers,
+    so that it cannot begin anew.
+
+    Raises:
+        DatabaseError: A run before has chosen logs.
+    """
+    version = rules.config_version
+    checkpoint = transaction.checkpoints.get(reprocess_checkpoint(version))
+    active = transaction.versions.active()
+    if checkpoint is None or (active is not None and active.config_version == version):
+        return
+    if checkpoint.value.partition(" ")[2].startswith(f"{_CHOSEN} "):
+        raise DatabaseError(
+            f"config version {version:016x} was made for a choice of logs, and the others keep their fibers; "
+            "give the same choice again (--where), or begin anew with again=True (--again)"
         )
 
 

@@ -387,8 +387,11 @@ def parse_rules(content: str, *, name: str = "rules") -> Rules:
         name: Name of the text in messages.
 
     Raises:
+        TypeError: ``content`` is no text, but the path of a file, for example.
         RulesError: The text is no TOML, or holds a rule that makes no sense.
     """
+    if not isinstance(content, str):
+        raise TypeError(f"expected the text of a rules file, got {content!r:.200}; load_rules reads a file")
     return _parse(content, name, Path(), {})
 
 

@@ -1,5 +1,6 @@
 """Fibers."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -70,6 +71,8 @@ from fiberstore.sql.functions import (
 from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
+
+_logger = logging.getLogger(__name__)
 
 _IN_US = sa.select(*fiber_columns(FIBERS))
 
@@ -335,7 +338,21 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         kind, text = JsonType(ATTRIBUTES, pointer), Json(ATTRIBUTES, pointer)
         statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
         with self._read("attribute_values") as session:
-            return value_counts(select_rows(session, statement), _scalar)
+            found = value_counts(select_rows(session, statement), _scalar)
+            if not found and limit:
+                self._warn_of_list_values(session, pointer, kind)
+            return found
+
+    def _warn_of_list_values(self, session: Session, pointer: str, kind: JsonType) -> None:
+        """Warn that an attribute that has no value is a list: the keys that rules find are."""
+        ((lists,),) = select_rows(session, self._select(sa.func.count()).where(kind == "ARRAY"))
+        if lists:
+            _logger.warning(
+                "nothing is found: attributes[%r] is a list in %d of the fibers, and items of lists are not "
+                "counted; key_values(name) counts the values of keys",
+                pointer,
+                lists,
+            )
 
     def key_names(self) -> list[ValueCount[str]]:
         names = sa.select(KEYS.c.fiber_id, KEYS.c.name).distinct().subquery()

@@ -215,7 +215,7 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
     if active is not None and active.config_version == version:
         raise DatabaseError(
             f"config version {version:016x} ({version}) is the active one, which readers use; activate "
-            "another first, or none by versions.activate(None)"
+            "another first, or none by `fiberstore activate --none` or versions.activate(None)"
         )
     name = reprocess_checkpoint(version)
     execute_write(session, sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name))

@@ -490,7 +490,7 @@ def test_a_secret_is_redacted_in_the_logs_and_is_not_in_the_file(run: Run, alone
     assert lines[0].startswith("1 log redacted; ")
     assert lines[1].startswith("the store took ")
     assert result.err == (
-        "fiberstore: attributes of fibers, backups and exports are as they were; look for the text "
+        "fiberstore: attributes and keys of fibers, backups and exports are as they were; look for the text "
         "there, too\n"
     )
     assert texts(alone)[0] == "login password=\\0* \x1b[31mred"

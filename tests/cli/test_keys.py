@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from fiberstore import DuckDBStorage, FiberKey
+from fiberstore import DuckDBStorage, FiberKey, config_version
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
 from fiberstore.testing.keys import key
 from tests.support.command_line import Run, on_a_terminal, plain, runner
@@ -80,6 +80,17 @@ def test_an_ingested_fiber_is_found_by_any_of_its_keys(
     assert run("fibers", "--db", ingested, "--key", "order=1", "--key", "order=3").rows == []
 
 
+def test_a_histogram_takes_a_key(run: Run, ingested: Path) -> None:
+    for options in ([], ["--fibers"]):
+        counts = {
+            given: sum(
+                int(row[-1]) for row in run("histogram", *options, "--key", given, "--db", ingested).rows
+            )
+            for given in ("order=2", "order=3")
+        }
+        assert counts == {"order=2": 1 if options else 2, "order=3": 0}
+
+
 @pytest.mark.parametrize("command", ["fibers", "logs", "grep req", "tail"])
 def test_every_list_takes_a_key(run: Run, ingested: Path, command: str) -> None:
     assert run(*command.split(), "--db", ingested, "--key", "order=2").rows
@@ -111,7 +122,28 @@ def test_all_fibers_of_a_key_are_shown(run: Run, store: Path) -> None:
     assert run("show", name_and_value, "--db", store).out.count("fiber_id\t") == 2
     none = run("show", "user=ann", "--db", store)
     assert (none.code, none.out) == (1, "")
-    assert "there is no fiber with (keys['user'] == 'ann'); fiberstore keys lists the names" in none.err
+    assert none.err == "fiberstore: no fiber has the key user=ann; fiberstore keys user lists the values\n"
+
+
+@pytest.mark.parametrize("command", ["fibers", "logs", "grep req", "tail", "keys", "show"])
+def test_a_key_that_no_fiber_has_is_told(run: Run, ingested: Path, tmp_path: Path, command: str) -> None:
+    """A misspelt name, a value in another spelling, and fibers of rules that are not active find nothing."""
+    (tmp_path / "rules.toml").write_text(RULES.replace("req=(?P<req>", "req=(?P<request>"))
+    assert run("ingest", "--rules", tmp_path / "rules.toml", "--db", ingested).code == 0
+    option = [] if command == "show" else ["--key"]
+    for given, said in (
+        ("req=A", "no fiber has the key req=A; fiberstore keys req lists the values"),
+        ("rek=a", "no fiber has the key rek=a; fiberstore keys lists the names of keys"),
+        (
+            "request=a",
+            "has the key request=a, but 1 of other versions: fiberstore fibers --version all shows",
+        ),
+    ):
+        result = run(*command.split(), *option, given, "--db", ingested)
+        assert result.rows == []
+        assert said in result.err
+    assert run("fibers", "--key", "req=a", "--db", ingested).err == ""
+    assert "no fiber has" not in run("fibers", "--key", "request=a", "--version", "all", "--db", ingested).err
 
 
 def test_names_and_values_of_keys_are_listed(run: Run, store: Path) -> None:
@@ -149,6 +181,31 @@ def test_a_store_of_an_older_release_is_read_without_keys(run: Run, db_file: Pat
         result = run(*command.split(), "--db", db_file)
         assert result.code == 1
         assert "of an older release, without keys; fiberstore db upgrade" in result.err
+
+
+def test_an_upgrade_tells_which_fibers_depend_on_the_order_of_reading(run: Run, ingested: Path) -> None:
+    """Keys that the migration has taken from attributes have no first line until ``reprocess`` finds it."""
+    rules = ingested.with_name("rules.toml")
+    with duckdb.connect(ingested) as connection:
+        connection.execute("UPDATE fiber_keys SET first_log_id = NULL")
+    result = run("db", "upgrade", "--db", ingested)
+    version = f"{config_version(rules):016x}"
+    assert f"an older release has made the fibers of config version {version}" in result.err
+    assert run("versions", "show", version, "--db", ingested).out == RULES
+    assert run("reprocess", "--rules", rules, "--db", ingested).code == 0
+    assert run("db", "upgrade", "--db", ingested).err == ""
+
+
+def test_values_that_are_all_in_lists_are_told(
+    file_storage: DuckDBStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    file_storage.write_fibers([fiber(1, attributes={"order": ["1"], "user": "ann"})])
+    assert file_storage.fibers.attribute_values("/order") == []
+    assert "attributes['/order'] is a list in 1 of the fibers" in caplog.text
+    caplog.clear()
+    assert file_storage.fibers.attribute_values("/user")
+    assert file_storage.fibers.attribute_values("/absent") == []
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("wrong", ["=x", "="])

@@ -18,7 +18,7 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Logs
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Fibers, Logs
 from fiberstore.atomic_files import hidden_folder, leftovers
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.doctor import examine
@@ -28,6 +28,7 @@ from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.dialect import _CONFIG
 from fiberstore.duckdb.fork_guard import opened
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
+from fiberstore.testing.keys import key
 from tests.support.command_line import runner
 
 SECRET = "hunter2-correct-horse-battery-staple"  # noqa: S105
@@ -605,3 +606,14 @@ def test_a_store_that_is_only_read_is_refused(db_file: Path) -> None:
         with pytest.raises(DatabaseError, match="reading only"):
             storage.compact()
         assert storage.logs.count() == 0
+
+
+def test_a_secret_in_a_key_goes_with_its_fiber(plain: DuckDBStorage, db_file: Path) -> None:
+    plain.write_fibers([fiber(1, attributes={"password": [SECRET]})])
+    plain.write_keys([key(1, "password", SECRET)])
+    checkpoint(plain)
+    assert files_with(SECRET, db_file.parent)
+    assert plain.fibers.where(Fibers.c.keys["password"] == SECRET).delete().fibers == 1
+    plain.compact()
+    plain.close()
+    assert files_with(SECRET, db_file.parent) == []

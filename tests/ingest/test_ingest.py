@@ -311,3 +311,17 @@ def test_long_lines_end_a_batch_early(storage: DuckDBStorage, tmp_path: Path, ru
     assert [report.logs_read for report in reports] == [4, 5]
     (fiber,) = storage.query_fibers_by_type("request")
     assert [log.raw_text for log in storage.get_fiber_logs(fiber.fiber_id)] == [line] * 5
+
+
+def test_a_line_that_is_read_again_from_the_store_counts_once(
+    storage: DuckDBStorage, tmp_path: Path, rules_file: Path
+) -> None:
+    """A late line that closes a fiber between its lines makes correlation read them again."""
+    (tmp_path / "web.log").write_text(
+        "".join(f"2024-05-01T10:00:0{n}Z request=1 session=a\n" for n in (0, 4))
+    )
+    (tmp_path / "db.log").write_text("")
+    ingest(storage, load_rules(rules_file))
+    (tmp_path / "db.log").write_text("2024-05-01 12:00:02 session=a done\n")
+    assert ingest(storage, load_rules(rules_file)).matches == {"request": [2, 1, 1]}
+    assert storage.fibers.count() == 2

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import cast
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -312,3 +313,10 @@ def test_a_rules_file_that_is_missing_or_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(RulesError, match=rf"^{re.escape(str(path))}: .*; give the path of a rules file"):
             load_rules(path)
+
+
+def test_rules_that_are_no_text_are_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"expected the text of a rules file, got .*rules.toml.*; load_rules reads"
+    ):
+        parse_rules(cast("str", Path("rules.toml")))

@@ -149,9 +149,22 @@ def test_a_choice_after_a_whole_run_is_refused(storage: CorrelatingStorage) -> N
         reprocess(storage, NEW, logs=IS_API)
 
 
-def test_a_whole_run_after_a_choice_joins_what_has_no_fiber_yet(storage: CorrelatingStorage) -> None:
+def test_a_whole_run_after_a_choice_is_refused_unless_it_begins_anew(storage: CorrelatingStorage) -> None:
+    """It would pass over the logs that have kept their fibers, and say that it had read them."""
+    reprocess(storage, NEW, logs=IS_API)
+    with pytest.raises(DatabaseError, match=r"give the same choice again \(--where\), or begin anew with"):
+        reprocess(storage, NEW)
+    assert reprocess(storage, NEW, logs=IS_API).fibers_new == 0
+    reprocess(storage, NEW, again=True)
+    assert fibers(storage, NEW.config_version) == {frozenset({n}) for n in (0, 1, 2, 9, 3)}
+
+
+def test_a_whole_run_of_active_rules_after_a_choice_joins_what_has_no_fiber_yet(
+    storage: CorrelatingStorage,
+) -> None:
     storage.write_logs([LogRecord(timestamp=NOON, source_id="job", raw_text="key=d", log_id=uid(77))])
     reprocess(storage, NEW, logs=IS_API)
+    storage.versions.activate(NEW.config_version)
     assert reprocess(storage, NEW).memberships_new == 1
 
 

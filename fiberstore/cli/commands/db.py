@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from fiberstore.cli.app import app, print_note, with_whole_paragraphs
 from fiberstore.cli.changing import compact_store, open_or_make, open_to_change, shown_sizes
 from fiberstore.cli.console import print_json, print_line, print_text
+from fiberstore.cli.lookup import find_outdated_fibers, shown_version
 from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import print_findings
 from fiberstore.cli.stores import open_read_only, refuse_server
@@ -34,9 +35,15 @@ def upgrade(db: Db) -> None:
     """Build the tables, or bring them to the newest revision."""
     from fiberstore.sql import migrate
 
-    with open_or_make(db):
-        pass
+    with open_or_make(db) as storage:
+        outdated = find_outdated_fibers(storage)
     print_line(f"{migrate.head()} (head)")
+    for version in map(shown_version, outdated):
+        print_note(
+            f"an older release has made the fibers of config version {version}, and they depend on the order "
+            "of reading; fiberstore reprocess --rules FILE makes them anew, and "
+            f"fiberstore versions show {version} prints the rules file"
+        )
 
 
 @db_app.command(epilog="Example: fiberstore db current --db store.duckdb")

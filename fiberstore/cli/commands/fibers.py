@@ -15,7 +15,6 @@ from fiberstore.cli.options import (
     Json,
     Limit,
     fiber_order,
-    having_keys,
     parse_fiber,
     tell_more,
     with_filter,
@@ -64,7 +63,8 @@ def show(
     """Print a fiber, or all that have a key: its keys, attributes, and lines in the order of time."""
     with open_to_read(db) as storage:
         if isinstance(fiber, Condition):
-            found = lookup.find_fibers(storage, having_keys(storage, [fiber], version))
+            lookup.check_keys(storage)
+            found = lookup.find_fibers(storage, fiber, lookup.find_generation(storage, version))
         else:
             found = iter([lookup.find_fiber(storage, str(fiber))])
         for number, one in enumerate(found):

@@ -10,6 +10,7 @@ from fiberstore.cli.app import app
 from fiberstore.cli.options import (
     Contains,
     Db,
+    EitherKeys,
     FiberFilter,
     FiberId,
     Generation,
@@ -67,6 +68,7 @@ def histogram(
     fiber: FiberId = None,
     types: Types = None,
     version: Generation = None,
+    key: EitherKeys = None,
     where: Annotated[
         str | None,
         typer.Option(metavar="EXPR", help="Only those of which a condition on logs, or fibers, is true."),
@@ -77,7 +79,9 @@ def histogram(
     if fibers:
         _refuse("is of logs; leave it out, or --fibers", source=source, contains=contains, fiber=fiber)
         _refuse("must be type for fibers, if it is given", by=by == "source")
-        of_fibers = FiberFilter(type=types, version=version, where=_parsed(where, parse_fiber_condition))
+        of_fibers = FiberFilter(
+            type=types, version=version, key=key, where=_parsed(where, parse_fiber_condition)
+        )
         with open_to_read(db) as storage:
             group: Literal["fiber_type"] | None = "fiber_type" if by else None
             chosen_fibers = of_fibers.of(storage)
@@ -91,7 +95,7 @@ def histogram(
         _refuse("is of fibers; leave it out, or add --fibers", type=types, version=version)
         _refuse("must be source for logs, if it is given", by=by == "type")
         condition = _parsed(where, parse_log_condition)
-        of_logs = LogFilter(source=source, contains=contains, fiber=fiber, where=condition)
+        of_logs = LogFilter(source=source, contains=contains, fiber=fiber, key=key, where=condition)
         with open_to_read(db) as storage:
             source_id: Literal["source_id"] | None = "source_id" if by else None
             chosen_logs = of_logs.of(storage)

@@ -121,7 +121,9 @@ def _unfinished(storage: SqlStorage) -> list[Path]:
 
 
 def _report(db: str, changed: int, compacted: Compacted | None, seconds: float, *, as_json: bool) -> None:
-    print_note("attributes of fibers, backups and exports are as they were; look for the text there, too")
+    print_note(
+        "attributes and keys of fibers, backups and exports are as they were; look for the text there, too"
+    )
     if as_json:
         after = {} if compacted is None else {"compacted": asdict(compacted)}
         print_json({"dry_run": False, "changed": changed, **after, "seconds": round(seconds, 3)})
