@@ -343,7 +343,7 @@ def test_new_year(case: Case, stamps: list[str], year: int, years: list[str]) ->
 
 
 def test_year_of_next_file(case: Case) -> None:
-    """The rotated file of January goes on with December by the same rules, also when it is read again."""
+    """The rotated file of January continues December by the same rules, also when it is read again."""
     case.write(dec=syslog("Dec 31 23:59:58"), jan=syslog("Jan  1 00:00:01", "Jan  1 00:00:02"))
     rules = f"{SYSLOG}year = 2023\n{BY_REQ}"
     for file in ("dec.log", "jan.log", "dec.log", "jan.log"):
