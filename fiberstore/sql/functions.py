@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, array
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.visitors import InternalTraversal
 
 T = TypeVar("T")
 
@@ -114,7 +115,11 @@ class JsonElement(FunctionElement[Any]):
     It is NULL if there is no such element, or no document.
     """
 
-    inherit_cache = True
+    # Its SQL depends on the pointer, which is thereby part of the key of a compiled statement.
+    _traverse_internals = [  # noqa: RUF012
+        *FunctionElement._traverse_internals,
+        ("pointer", InternalTraversal.dp_string),
+    ]
 
     def __init__(self, document: sa.ColumnElement[Any], pointer: str) -> None:
         super().__init__(document, sa.literal(pointer))

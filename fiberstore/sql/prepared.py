@@ -6,7 +6,8 @@ them to the driver: directly, or through SQLAlchemy while ``echo`` is on or some
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
@@ -14,6 +15,8 @@ from weakref import ref
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.util import LRUCache
 
 from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.models import RawLog
@@ -63,12 +66,59 @@ def _is_listened_to(bound: sa.Connection, events: Any) -> bool:  # noqa: ANN401 
     )
 
 
+@dataclass(frozen=True)
+class _Compiled:
+    """The compiled form of all statements that differ from one another in values only."""
+
+    sql: str
+    compiler: SQLCompiler
+
+    def with_values(self, values: Sequence[sa.BindParameter[Any]]) -> tuple[str, list[Any]]:
+        """Return the SQL of a statement and its values, in order; they are those of its cache key."""
+        compiler = self.compiler
+        names = compiler.positiontup or ()
+        params = compiler.construct_params(extracted_parameters=values, escape_names=False)
+        if not compiler.post_compile_params:
+            return self.sql, [params[name] for name in names]
+        expanded = compiler.construct_expanded_state(params)  # each value of a list is a parameter
+        return expanded.statement, _in_order(expanded.positiontup or (), expanded.parameters, compiler)
+
+
+_MOST_COMPILED = 500  # as many as SQLAlchemy keeps for an engine
+_LARGEST_KEPT = 1_000
+_COMPILED: LRUCache[tuple[str, object], _Compiled] = LRUCache(_MOST_COMPILED)
+
+
 def compiled(session: Session, statement: sa.Executable) -> tuple[str, list[Any]]:
-    """Return the SQL and the values of a statement that is made for one call, as the driver takes them."""
-    dialect = connection_of(session).statement_dialect
-    found = cast("Any", statement).compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
-    values, escaped = found.params, found.escaped_bind_names  # SQLAlchemy 2.0 may rename those with a dot
-    return str(found), [values[name if name in values else escaped[name]] for name in found.positiontup]
+    """Return the SQL and the values of a statement that is made for one call, as the driver takes them.
+
+    A statement is compiled unless an earlier one differed from it in values only. SQLAlchemy's cache key
+    tells: it holds everything that the SQL depends on, and the values apart.
+    """
+    connection = connection_of(session)
+    found, dialect = cast("Any", statement), connection.statement_dialect
+    cache_key = found._generate_cache_key()  # of which `sqlalchemy.Connection.execute` makes the same use
+    if cache_key is None:
+        compiler = found.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+        return str(compiler), _in_order(compiler.positiontup, compiler.params, compiler)
+    key = connection.engine_name, cache_key.key
+    known = _COMPILED.get(key)
+    if known is None:
+        compiler = found.compile(dialect=dialect, cache_key=cache_key)
+        known = _Compiled(str(compiler), compiler)
+        if not any(map(_is_large, cache_key.bindparams)):  # they would live as long as it
+            _COMPILED[key] = known
+    return known.with_values(cache_key.bindparams)
+
+
+def _in_order(names: Sequence[str], values: Mapping[str, Any], compiler: SQLCompiler) -> list[Any]:
+    escaped = compiler.escaped_bind_names  # SQLAlchemy 2.0 may rename those with a dot
+    return [values[name if name in values else escaped[name]] for name in names]
+
+
+def _is_large(parameter: sa.BindParameter[Any]) -> bool:
+    value = parameter.effective_value
+    return isinstance(value, str | bytes | list | tuple) and len(value) > _LARGEST_KEPT
 
 
 class Prepared(Generic[R]):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fiberstore import DuckDBStorage, Fiber, Membership, RawLog, SqlStorage
@@ -343,7 +343,7 @@ def test_new_year(case: Case, stamps: list[str], year: int, years: list[str]) ->
 
 
 def test_year_of_next_file(case: Case) -> None:
-    """The rotated file of January goes on with December by the same rules, also when it is read again."""
+    """The rotated file of January continues December by the same rules, also when it is read again."""
     case.write(dec=syslog("Dec 31 23:59:58"), jan=syslog("Jan  1 00:00:01", "Jan  1 00:00:02"))
     rules = f"{SYSLOG}year = 2023\n{BY_REQ}"
     for file in ("dec.log", "jan.log", "dec.log", "jan.log"):
@@ -385,7 +385,6 @@ def test_partial_last_line(tmp_path: Path, any_storage: SqlStorage) -> None:
         assert (len(result.logs), result.sizes) == (3, [3])
 
 
-@settings(max_examples=12)
 @example(cuts=[20, 75, 107, 114, 115, 116])
 @given(cuts=st.lists(st.integers(0, 160), min_size=1, max_size=6))
 def test_a_file_that_grows_by_any_bytes_ends_like_one_that_was_whole(

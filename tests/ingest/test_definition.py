@@ -52,7 +52,7 @@ def test_the_page_has_rows() -> None:
 
 
 def test_a_key_met_late_does_not_count_for_the_past_of_a_long_fiber() -> None:
-    """A reused thread id does not swallow what the thread did while a job without it went on."""
+    """A reused thread id does not swallow what the thread did while a job without it continued."""
     job = [line(second, 10 + second, "j") for second in range(0, 990, 30)]
     store = MemoryStore(GAP_S)
     store.write([*job, line(990, 1000, "j t"), line(10, 1, "t r"), line(500, 2, "t q")])

@@ -114,7 +114,7 @@ def generation(storage: DuckDBStorage, rules: Rules) -> State:
 
 
 def fresh(stores: Callable[[], DuckDBStorage], rules: Rules) -> State:
-    """What the rules make of the files in a store of their own."""
+    """Return the state that the rules make of the files in a store of their own."""
     storage = stores()
     ingest(storage, rules)
     return generation(storage, rules)
@@ -313,7 +313,7 @@ def test_late_logs_are_joined_however_the_run_was_cut(
 
 @pytest.mark.slow
 def test_deleted_logs_are_not_missed(stores: Callable[[], DuckDBStorage], old: Rules, new: Rules) -> None:
-    """Where the run had come to is known by the newest log; without it, all is read again."""
+    """The newest log tells the position of the run; without it, all is read again."""
     storage = stores()
     ingest(storage, old)
 
