@@ -25,7 +25,7 @@ T = TypeVar("T")
 _NS_PER_S = 1_000_000_000
 
 _logger = logging.getLogger(__name__)
-logging.getLogger("fiberstore").addHandler(logging.NullHandler())
+_logger.addHandler(logging.NullHandler())  # other warnings reach a program that has set up no logging, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class _Notes(logging.Handler):
 @contextmanager
 def _noting_warnings() -> Iterator[None]:
     """Print what queries warn of."""
-    logger, notes = logging.getLogger("fiberstore.repositories.query"), _Notes(logging.WARNING)
+    logger, notes = logging.getLogger("fiberstore.repositories"), _Notes(logging.WARNING)
     logger.addHandler(notes)
     try:
         yield
