@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -605,8 +606,8 @@ def test_a_full_disk_loses_nothing(db_file: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_a_writer_that_nobody_closes_is_closed_in_the_end(db_file: Path) -> None:
+def test_a_writer_that_nobody_closes_is_closed_in_the_end(empty_store: Path, db_file: Path) -> None:
+    shutil.copy(empty_store, db_file)
     finished = run("end_without_close", db_file)
     assert finished.returncode == 0
     assert "Error" not in finished.stderr  # DuckDB's binding may complain of leaks

@@ -25,7 +25,6 @@ from fiberstore import (
 )
 from fiberstore.sql.translate import translate_errors
 from tests.support.factories import NOON, a_fiber, some_logs
-from tests.support.parameters import parametrize_mostly_slow
 
 
 def in_another_process(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -37,7 +36,8 @@ def in_another_process(program: str, *arguments: object) -> subprocess.Completed
 OPEN = "import sys, fiberstore; fiberstore.DuckDBStorage(sys.argv[1], read_only=sys.argv[2] == 'True')"
 
 
-@parametrize_mostly_slow("read_only", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize("read_only", [False, True])
 def test_a_second_process_is_told_who_holds_the_file(
     storage: DuckDBStorage, db_file: Path, read_only: bool
 ) -> None:

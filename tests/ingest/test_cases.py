@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fiberstore import DuckDBStorage, Fiber, Membership, RawLog, SqlStorage
@@ -385,7 +385,6 @@ def test_partial_last_line(tmp_path: Path, any_storage: SqlStorage) -> None:
         assert (len(result.logs), result.sizes) == (3, [3])
 
 
-@settings(max_examples=12)
 @example(cuts=[20, 75, 107, 114, 115, 116])
 @given(cuts=st.lists(st.integers(0, 160), min_size=1, max_size=6))
 def test_a_file_that_grows_by_any_bytes_ends_like_one_that_was_whole(

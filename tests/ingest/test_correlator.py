@@ -196,17 +196,19 @@ def test_producers_in_threads_equal_one(storage: CorrelatingStorage) -> None:
 
 PRODUCER = """
 import sys
-from datetime import UTC, datetime, timedelta
-from uuid import UUID
 from fiberstore import PostgresStorage
-from fiberstore.ingest import parse_rules
-from fiberstore.records import LogRecord
-from tests.ingest.test_correlator import RULES, log, some_logs
+from tests.ingest.test_correlator import produce
 with PostgresStorage(sys.argv[1]) as storage:
-    correlator = storage.correlate(RULES)
-    for start in range(int(sys.argv[2]), 20, 2):
-        correlator.write(some_logs()[start::20])
+    print("ready", flush=True)
+    produce(storage, 0)
 """
+
+
+def produce(storage: CorrelatingStorage, half: int) -> None:
+    """Write every other batch of the logs."""
+    correlator = storage.correlate(RULES)
+    for start in range(half, 20, 2):
+        correlator.write(some_logs()[start::20])
 
 
 def some_logs() -> list[LogRecord]:
@@ -216,11 +218,12 @@ def some_logs() -> list[LogRecord]:
 def test_producers_in_processes_equal_one(
     postgresql_storage: PostgresStorage, postgres_tables_url: str
 ) -> None:
-    runs = [
-        subprocess.Popen([sys.executable, "-c", PRODUCER, postgres_tables_url, str(start)])
-        for start in (0, 1)
-    ]
-    assert [run.wait() for run in runs] == [0, 0]
+    command = [sys.executable, "-c", PRODUCER, postgres_tables_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        produce(postgresql_storage, 1)
+    assert other.returncode == 0
     assert fibers_of(postgresql_storage) == expected(some_logs())
 
 

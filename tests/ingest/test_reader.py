@@ -7,7 +7,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fiberstore.ids import stable_log_id
@@ -119,7 +119,6 @@ def test_reading_is_a_stream(log: Path) -> None:
     assert len(steps) > 10
 
 
-@settings(max_examples=100, deadline=None, database=None)
 @given(
     lines=st.lists(
         st.tuples(
