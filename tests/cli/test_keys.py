@@ -6,6 +6,7 @@ import duckdb
 import pytest
 
 from fiberstore import DuckDBStorage, FiberKey
+from fiberstore.cli import main
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
 from fiberstore.testing.keys import key
 from tests.support.command_line import Run, on_a_terminal, plain, runner
@@ -32,32 +33,36 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return runner(capsys)
 
 
-@pytest.fixture
-def ingested(run: Run, tmp_path: Path) -> Path:
-    """A store with a request of two orders."""
-    (tmp_path / "app.log").write_text(LINES)
-    (tmp_path / "rules.toml").write_text(RULES)
-    store = tmp_path / "store.duckdb"
-    assert run("ingest", "--rules", tmp_path / "rules.toml", "--db", store).code == 0
-    return store
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a request of two orders, which tests only read."""
+    folder = tmp_path_factory.mktemp("ingested")
+    (folder / "app.log").write_text(LINES)
+    (folder / "rules.toml").write_text(RULES)
+    with pytest.raises(SystemExit) as caught:
+        main(["ingest", "--rules", str(folder / "rules.toml"), "--db", str(folder / "store.duckdb")])
+    assert caught.value.code == 0
+    return folder / "store.duckdb"
 
 
-@pytest.fixture
-def store(file_storage: DuckDBStorage, db_file: Path) -> Path:
-    """Two fibers of one composite key, and one without keys."""
-    file_storage.write_logs([log(number) for number in (1, 2, 3)])
-    file_storage.write_fibers([fiber(1), fiber(2, attributes={"rack": 7}), fiber(3)])
-    file_storage.write_memberships([member(number, number) for number in (1, 2, 3)])
-    file_storage.write_keys(
-        [
-            key(1, "host+queue", r"web\+1+A=1"),
-            key(2, "host+queue", r"web\+1+A=1"),
-            key(2, "user", "John Smith"),
-            FiberKey(fiber_id=uid(2), name="user", value="root", first_timestamp=NOON),
-        ]
-    )
-    file_storage.close()
-    return db_file
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two fibers of one composite key, and one without keys, which tests only read."""
+    path = tmp_path_factory.mktemp("keys") / "store.duckdb"
+    with DuckDBStorage(path) as storage:
+        storage.init_schema()
+        storage.write_logs([log(number) for number in (1, 2, 3)])
+        storage.write_fibers([fiber(1), fiber(2, attributes={"rack": 7}), fiber(3)])
+        storage.write_memberships([member(number, number) for number in (1, 2, 3)])
+        storage.write_keys(
+            [
+                key(1, "host+queue", r"web\+1+A=1"),
+                key(2, "host+queue", r"web\+1+A=1"),
+                key(2, "user", "John Smith"),
+                FiberKey(fiber_id=uid(2), name="user", value="root", first_timestamp=NOON),
+            ]
+        )
+    return path
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_batches_may_have_any_size(storage: DuckDBStorage, tmp_path: Path, rules
 
 
 def test_reading_again_adds_nothing(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
-    write_logs(tmp_path, 500)
+    write_logs(tmp_path, 300)
     rules = load_rules(rules_file)
     first = ingest(storage, rules, batch_rows=90)
     before = state_of(storage)
@@ -163,7 +163,7 @@ def test_reading_again_adds_nothing(storage: DuckDBStorage, tmp_path: Path, rule
 
 
 def test_a_file_that_has_grown_is_read_on(tmp_path: Path, rules_file: Path) -> None:
-    write_logs(tmp_path, 500)
+    write_logs(tmp_path, 300)
     rules = load_rules(rules_file)
     with DuckDBStorage(":memory:") as whole, DuckDBStorage(":memory:") as grown:
         whole.init_schema()

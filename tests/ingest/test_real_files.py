@@ -113,9 +113,9 @@ def shell(command: str, path: Path) -> list[str]:
     [
         pytest.param(SSHD, r"sshd\[[0-9]+\]", 519, id="OpenSSH"),
         pytest.param(HADOOP, "attempt_[0-9]+_[0-9]+_[mr]_[0-9]+_[0-9]+", 14, id="Hadoop"),
-        pytest.param(HDFS, "blk_-?[0-9]+", None, id="HDFS"),
-        pytest.param(APACHE, "child [0-9]+", None, id="Apache"),
-        pytest.param(LINUX, r"\[[0-9]+\]:", None, id="Linux"),
+        pytest.param(HDFS, "blk_-?[0-9]+", None, id="HDFS", marks=pytest.mark.slow),
+        pytest.param(APACHE, "child [0-9]+", None, id="Apache", marks=pytest.mark.slow),
+        pytest.param(LINUX, r"\[[0-9]+\]:", None, id="Linux", marks=pytest.mark.slow),
     ],
 )
 def test_each_key_of_a_real_file_has_its_lines(
