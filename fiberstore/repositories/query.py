@@ -5,8 +5,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
+_NameAndType: TypeAlias = tuple[str, sa.types.TypeEngine[Any]]
+_UUID: sa.types.TypeEngine[Any] = sa.Uuid()
 _ROWS_AT_ONCE = 2_048
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
 
@@ -71,7 +74,7 @@ def temp_id_table(session: Session, ids: sa.Select[Any]) -> Iterator[sa.Select[A
 @contextmanager
 def temp_table(session: Session, rows: sa.Select[Any]) -> Iterator[sa.Table]:
     """Keep the rows that a statement selects for a block, in an open transaction; yield their table."""
-    columns = [sa.Column(column.key, column.type) for column in rows.selected_columns]
+    columns = [(str(column.key), column.type) for column in rows.selected_columns]
     with _temporary_table(session, "fiberstore_chosen", *columns) as kept:
         connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), rows)))
         yield kept
@@ -89,20 +92,26 @@ def given(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
     Yields:
         A statement that selects them.
     """
-    with _temporary_table(session, "fiberstore_given", sa.Column(name, sa.Uuid)) as kept:
+    with _temporary_table(session, "fiberstore_given", (name, _UUID)) as kept:
         write_ids(session, kept.fullname, name, ids)
         yield sa.select(*kept.c)
 
 
 @contextmanager
-def _temporary_table(session: Session, prefix: str, *columns: sa.Column[Any]) -> Iterator[sa.Table]:
-    name = f"{prefix}_{columns[0].name}"  # so that ids of fibers and of logs can be kept at once
+def _temporary_table(session: Session, prefix: str, *columns: _NameAndType) -> Iterator[sa.Table]:
+    name = f"{prefix}_{columns[0][0]}"  # so that ids of fibers and of logs can be kept at once
     connection = connection_of(session)
-    schema = connection.support.temporary_schema
-    kept = sa.Table(name, sa.MetaData(), *columns, prefixes=["TEMPORARY"], schema=schema)
+    kept = _temporary(name, connection.support.temporary_schema, columns)
     connection.write(_ddl(connection, CreateTable(kept)))
     yield kept
     connection.write(_ddl(connection, DropTable(kept)))  # a rollback drops it too
+
+
+@lru_cache(50)
+def _temporary(name: str, schema: str | None, columns: tuple[_NameAndType, ...]) -> sa.Table:
+    """Return the same table for the same columns, so that its statements are compiled once."""
+    kept = [sa.Column(key, type_) for key, type_ in columns]
+    return sa.Table(name, sa.MetaData(), *kept, prefixes=["TEMPORARY"], schema=schema)
 
 
 @contextmanager
