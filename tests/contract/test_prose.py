@@ -63,5 +63,6 @@ def test_checker_finds_words_in_messages_and_pages(checker: ModuleType) -> None:
     assert (found.line, found.words) == (2, "go on")
 
 
+@pytest.mark.slow  # the gate runs the checker itself, too
 def test_tree_is_by_the_rules(checker: ModuleType) -> None:
     assert not [*map(str, checker.check_tree())]

@@ -276,6 +276,17 @@ def test_a_batch_has_a_row(storage: DuckDBStorage, tmp_path: Path, rules_file: P
         ingest(storage, load_rules(rules_file), batch_rows=0)
 
 
+def test_a_line_of_ten_megabytes_is_stored_whole(
+    storage: DuckDBStorage, tmp_path: Path, rules_file: Path
+) -> None:
+    (tmp_path / "db.log").touch()
+    line = "2024-05-01T10:00:00+00:00 request=1 " + "x" * 10_000_000
+    (tmp_path / "web.log").write_text(f"{line}\n")
+    ingest(storage, load_rules(rules_file))
+    (fiber,) = storage.query_fibers_by_type("request")
+    assert [log.raw_text for log in storage.get_fiber_logs(fiber.fiber_id)] == [line]
+
+
 @pytest.mark.slow
 def test_long_lines_end_a_batch_early(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
     (tmp_path / "db.log").touch()
