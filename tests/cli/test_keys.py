@@ -25,6 +25,7 @@ max_gap = "60s"
 source = "app"
 regex = 'req=(?P<req>\\w+) order=(?P<order>\\d+)'
 """
+OTHER_RULES = RULES.replace("req=(?P<req>", "req=(?P<request>")
 LINES = "2024-05-01 12:00:00 req=a order=1\n2024-05-01 12:00:01 req=a order=2\n"
 
 
@@ -36,12 +37,22 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a request of two orders, which tests only read."""
-    folder = tmp_path_factory.mktemp("ingested")
+    return ingested_by(tmp_path_factory.mktemp("ingested"), RULES)
+
+
+@pytest.fixture(scope="module")
+def generations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, and by rules that are not active, which tests only read."""
+    return ingested_by(tmp_path_factory.mktemp("generations"), RULES, OTHER_RULES)
+
+
+def ingested_by(folder: Path, *rules: str) -> Path:
     (folder / "app.log").write_text(LINES)
-    (folder / "rules.toml").write_text(RULES)
-    with pytest.raises(SystemExit) as caught:
-        main(["ingest", "--rules", str(folder / "rules.toml"), "--db", str(folder / "store.duckdb")])
-    assert caught.value.code == 0
+    for text in rules:
+        (folder / "rules.toml").write_text(text)
+        with pytest.raises(SystemExit) as caught:
+            main(["ingest", "--rules", str(folder / "rules.toml"), "--db", str(folder / "store.duckdb")])
+        assert caught.value.code == 0
     return folder / "store.duckdb"
 
 
@@ -131,10 +142,8 @@ def test_all_fibers_of_a_key_are_shown(run: Run, store: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["fibers", "logs", "grep req", "tail", "keys", "show"])
-def test_a_key_that_no_fiber_has_is_told(run: Run, ingested: Path, tmp_path: Path, command: str) -> None:
+def test_a_key_that_no_fiber_has_is_told(run: Run, generations: Path, command: str) -> None:
     """A misspelt name, a value in another spelling, and fibers of rules that are not active find nothing."""
-    (tmp_path / "rules.toml").write_text(RULES.replace("req=(?P<req>", "req=(?P<request>"))
-    assert run("ingest", "--rules", tmp_path / "rules.toml", "--db", ingested).code == 0
     option = [] if command == "show" else ["--key"]
     for given, said in (
         ("req=A", "no fiber has the key req=A; fiberstore keys req lists the values"),
@@ -144,11 +153,13 @@ def test_a_key_that_no_fiber_has_is_told(run: Run, ingested: Path, tmp_path: Pat
             "has the key request=a, but 1 of other versions: fiberstore fibers --version all shows",
         ),
     ):
-        result = run(*command.split(), *option, given, "--db", ingested)
+        result = run(*command.split(), *option, given, "--db", generations)
         assert result.rows == []
         assert said in result.err
-    assert run("fibers", "--key", "req=a", "--db", ingested).err == ""
-    assert "no fiber has" not in run("fibers", "--key", "request=a", "--version", "all", "--db", ingested).err
+    assert run("fibers", "--key", "req=a", "--db", generations).err == ""
+    assert (
+        "no fiber has" not in run("fibers", "--key", "request=a", "--version", "all", "--db", generations).err
+    )
 
 
 def test_names_and_values_of_keys_are_listed(run: Run, store: Path) -> None:
