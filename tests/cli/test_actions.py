@@ -732,7 +732,7 @@ def test_colours_that_are_forced_draw_nothing_in_a_pipe(
     result = run(*command, "--db", alone)
     assert result.code == 0
     assert "\x1b" not in result.out + result.err
-    assert result.err.replace("fiberstore: attributes of", "").count("fiberstore: ") == 0
+    assert result.err.replace("fiberstore: attributes and", "").count("fiberstore: ") == 0
 
 
 @pytest.mark.parametrize("command", ["prune", "redact", "db compact"])

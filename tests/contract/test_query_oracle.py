@@ -276,7 +276,12 @@ def pages(query: Paged, limit: int) -> list[list[int]]:
 
 def check(asked: list[tuple[Query[Any], Query[Any]]]) -> None:
     for found, expected in asked:
-        assert answers(found) == answers(expected)
+        try:
+            told = answers(found)
+        except ValueError as error:
+            assert "which PostgreSQL does not know" in str(error)  # noqa: PT017  # few patterns are refused
+            continue
+        assert told == answers(expected)
         if isinstance(found, Logs | Fibers) and isinstance(expected, Logs | Fibers):
             assert pages(found, 2) == pages(expected, 2)
 

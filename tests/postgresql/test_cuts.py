@@ -138,6 +138,7 @@ def terminating(cutting: Cutting) -> Cut:
 def cut_everywhere(cutting: Cutting, write: Write, cut: Cut) -> None:
     """Cut the connection at each of the things that the client says in a call."""
     storage, proxy, groups = cutting.storage, cutting.proxy, cutting.groups
+    storage.engine.dispose()  # what a call says depends on how often its connection has run the statements
     proxy.cut = cut
     write(storage, next(groups))
     proxy.said = 0
@@ -146,15 +147,21 @@ def cut_everywhere(cutting: Cutting, write: Write, cut: Cut) -> None:
     for cut_at in range(1, most + 1):
         group = next(groups)
         proxy.said, proxy.cut_at = 0, cut_at
-        with pytest.raises(ConnectionLostError) as caught:
+        lost = None
+        try:
             write(storage, group)
-        proxy.cut_at = None
+        except ConnectionLostError as error:
+            lost = error
+        was_cut, proxy.cut_at = proxy.said >= cut_at, None
+        assert was_cut == (lost is not None)
+        if lost is None:  # the proxy has read more of a large write at once
+            continue
         assert connections_in_use(storage) == 0
         other = next(groups)
         assert write(storage, other) == cutting.rows_of(other) == whole
         assert storage.fibers.count() >= 0
         cutting.wait_for_the_end()
-        assert cutting.rows_of(group) in ((0, whole) if caught.value.may_be_stored else (0,))
+        assert cutting.rows_of(group) in ((0, whole) if lost.may_be_stored else (0,))
 
 
 @parametrize_mostly_slow("write", WRITES, quick=3)
