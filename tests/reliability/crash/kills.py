@@ -157,7 +157,7 @@ def _interrupt(
             return
         if line.startswith(aim.event):
             count -= 1
-            # Again if the call went on: CPython drops what is raised in some callbacks. Other threads step, too.
+            # Again if the call went on: CPython drops what is raised in some callbacks.
             if count == 0 or (count < 0 and aim.event != "begin step"):
                 time.sleep(delay_ms / 1000)  # the moment of the interrupt
                 victim.send_signal(signal.SIGINT)

@@ -8,6 +8,7 @@ is there to be read.
 import faulthandler
 import itertools
 import os
+import signal
 import sys
 import threading
 import time
@@ -144,12 +145,14 @@ class Caller:
                 while True:
                     self._calls[call]()
                     self._step()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that comes late is not of the next call
             turn = next(turns)
             report("cut", turn)
             for storage in (self._storage, self._copy):
                 changed = self._others.submit(storage.checkpoints.set, "turn", str(turn))
                 changed.result(LOCK_TIMEOUT_S / 2)
             faulthandler.dump_traceback_later(HANGS_S)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             report("checked", turn)
 
     def _step(self) -> None:
