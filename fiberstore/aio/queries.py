@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic
 
 from fiberstore.aio.face import Face
 from fiberstore.aio.streams import AsyncLogTail, follow, stream_batches, stream_records
-from fiberstore.contract.conditions import FiberColumns, LogColumns, MembershipColumns
+from fiberstore.contract.columns import FiberColumns, LogColumns, MembershipColumns
 from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
     FiberGroup,

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from fiberstore.aio.face import Face
 from fiberstore.aio.streams import AsyncLogTail
-from fiberstore.contract.conditions import Condition, FiberColumns, LogColumns, MembershipColumns, Scalar
+from fiberstore.contract.columns import FiberColumns, LogColumns, MembershipColumns
+from fiberstore.contract.conditions import Condition, Scalar
 from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
     Bucket,

@@ -22,28 +22,25 @@ from uuid import UUID
 import typer
 
 from fiberstore.cli.units import parse_duration
-from fiberstore.contract.conditions import (
+from fiberstore.contract.columns import (
     Activity,
-    And,
     Attribute,
     Attributes,
     Column,
-    Condition,
     DurationColumn,
     FiberColumns,
     FiberLogs,
-    Flag,
     GenerationColumn,
     IdColumn,
     KeyColumn,
     KeyColumns,
     LogColumns,
     LogFibers,
-    Or,
     OrderedColumn,
     TextColumn,
     TimeColumn,
 )
+from fiberstore.contract.conditions import And, Condition, Flag, Or
 from fiberstore.records import FiberRecord, StoredLog, parse_instant
 
 R = TypeVar("R", StoredLog, FiberRecord)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar
 from uuid import UUID
 
-from fiberstore.contract.conditions import Condition, FiberColumns, LogColumns, MembershipColumns, Scalar
+from fiberstore.contract.columns import FiberColumns, LogColumns, MembershipColumns
+from fiberstore.contract.conditions import Condition, Scalar
 from fiberstore.contract.storage import DEFAULT_LIMIT, Storage
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 

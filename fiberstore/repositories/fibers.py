@@ -14,7 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_config_version, check_id, check_number, check_page, check_text
-from fiberstore.contract.conditions import Scalar, check_pointer
+from fiberstore.contract.columns import check_pointer
+from fiberstore.contract.conditions import Scalar
 from fiberstore.contract.lifecycle import FiberBatchStorage, Merged, Upserted
 from fiberstore.contract.queries import (
     Deleted,

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.checks import as_utc, check_id, check_number, check_page, check_text
-from fiberstore.contract.conditions import check_redaction
 from fiberstore.contract.cursors import Watermark
+from fiberstore.contract.patterns import check_redaction
 from fiberstore.contract.queries import (
     Deleted,
     LogContext,

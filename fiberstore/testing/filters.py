@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fiberstore.contract.conditions import Condition, OrderedColumn, TextColumn
+from fiberstore.contract.columns import OrderedColumn, TextColumn
+from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Fibers, Logs, Memberships, QueryStorage
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.testing.examples import (

@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore import create_engine
-from fiberstore.contract.conditions import check_redaction
-from fiberstore.contract.patterns import closed
+from fiberstore.contract.patterns import check_redaction, closed
 from fiberstore.contract.queries import Logs
 from fiberstore.postgresql.regex import _case_variants, to_postgres
 from fiberstore.repositories.storage import SqlStorage

@@ -13,7 +13,8 @@ from pydantic import JsonValue
 
 from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, StoredLog
 from fiberstore.checks import MAX_CONFIG_VERSION
-from fiberstore.contract.conditions import Attribute, Column, Condition, OrderedColumn, Scalar, TextColumn
+from fiberstore.contract.columns import Attribute, Column, OrderedColumn, TextColumn
+from fiberstore.contract.conditions import Condition, Scalar
 from fiberstore.contract.queries import (
     FiberOrder,
     Fibers,

@@ -20,6 +20,7 @@ from pyarrow import compute
 from pydantic import JsonValue
 
 from fiberstore.checks import as_utc, check_id, check_number, check_seconds, check_text
+from fiberstore.contract.columns import check_pointer
 from fiberstore.contract.conditions import (
     And,
     AttributeCompare,
@@ -41,8 +42,6 @@ from fiberstore.contract.conditions import (
     Not,
     Or,
     Scalar,
-    check_pointer,
-    check_redaction,
     checked_condition,
 )
 from fiberstore.contract.cursors import (
@@ -55,7 +54,7 @@ from fiberstore.contract.cursors import (
     encode_position,
 )
 from fiberstore.contract.lifecycle import Checkpoint, ConfigVersion
-from fiberstore.contract.patterns import closed
+from fiberstore.contract.patterns import check_redaction, closed
 from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
