@@ -49,10 +49,12 @@ class Condition(ABC, Generic[R]):
     def __repr__(self) -> str: ...
 
     def __and__(self, other: "Condition[R]") -> "Condition[R]":
-        return And(self.record, (*_parts(self, And), *_parts(_same(self, other), And)))
+        parts = (*_parts(self, And), *_parts(_same(self, other), And))
+        return parts[0] if len(parts) == 1 else And(self.record, parts)  # an empty one has no part
 
     def __or__(self, other: "Condition[R]") -> "Condition[R]":
-        return Or(self.record, (*_parts(self, Or), *_parts(_same(self, other), Or)))
+        parts = (*_parts(self, Or), *_parts(_same(self, other), Or))
+        return parts[0] if len(parts) == 1 else Or(self.record, parts)
 
     def __invert__(self) -> "Condition[R]":
         return Not(self.record, self)

@@ -335,6 +335,12 @@ def test_what_a_condition_on_fibers_is_printed_as_says_it(condition: Condition[F
     assert repr(parse_fiber_condition(repr(condition))) == repr(condition)
 
 
+def test_a_join_with_what_is_never_true_is_printed_as_the_other() -> None:
+    never = Fibers.c.activity.overlaps(NOON, NOON - timedelta(seconds=1))
+    assert repr(~(never | ~Fibers.c.closed)) == "closed"
+    assert repr(never | never) == repr(never)
+
+
 WORDS = st.sampled_from(
     [
         *(
