@@ -20,7 +20,7 @@ import pyarrow as pa
 from benchmarks.clock import medians_s
 from fiberstore import DuckDBStorage, FiberKey, FiberRecord, Fibers, new_log_id
 from fiberstore.ids import key_hash
-from fiberstore.sql import bulk
+from fiberstore.sql import arrow, key_rows
 
 _BEGIN = datetime(2024, 12, 10, tzinfo=UTC)
 _ROWS_AT_ONCE = 100_000
@@ -80,12 +80,12 @@ def _by_hand_s(path: Path, keys: list[FiberKey]) -> float:
 
     rows = pa.table(
         {
-            "fiber_id": bulk._uuids([key.fiber_id.int for key in keys]),
+            "fiber_id": arrow.uuids([key.fiber_id.int for key in keys]),
             "name": [key.name for key in keys],
             "value": [key.value for key in keys],
             "hash": [key_hash(key.name, key.value) for key in keys],
-            "first_timestamp": bulk._timestamps([key.first_timestamp for key in keys]),
-            "first_log_id": bulk._uuids([key.fiber_id.int for key in keys]),
+            "first_timestamp": arrow.timestamps([key.first_timestamp for key in keys]),
+            "first_log_id": arrow.uuids([key.fiber_id.int for key in keys]),
             "starts": [key.starts for key in keys],
         }
     )
@@ -101,17 +101,17 @@ def _by_hand_s(path: Path, keys: list[FiberKey]) -> float:
 
 def _columns_s(keys: list[FiberKey]) -> float:
     columns = {
-        "fiber_id": bulk._uuids([key.fiber_id.int for key in keys]),
+        "fiber_id": arrow.uuids([key.fiber_id.int for key in keys]),
         "name": pa.array([key.name for key in keys], pa.large_string()),
         "value": pa.array([key.value for key in keys], pa.large_string()),
-        "first_timestamp": bulk._timestamps([key.first_timestamp for key in keys]),
-        "first_log_id": bulk._uuids([key.fiber_id.int for key in keys]),
+        "first_timestamp": arrow.timestamps([key.first_timestamp for key in keys]),
+        "first_log_id": arrow.uuids([key.fiber_id.int for key in keys]),
         "starts": pa.array([key.starts for key in keys]),
     }
     with tempfile.TemporaryDirectory() as folder, DuckDBStorage(Path(folder) / "store.duckdb") as storage:
         storage.init_schema()
         with storage.transaction() as unit:
-            return _seconds(lambda: bulk._insert_key_columns(unit.session, columns, of_stored=False))
+            return _seconds(lambda: key_rows.insert_key_columns(unit.session, columns, of_stored=False))
 
 
 def _print_lookups(storage: DuckDBStorage, keys: list[FiberKey], rounds: int) -> None:

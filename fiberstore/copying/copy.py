@@ -55,7 +55,7 @@ from fiberstore.json_text import dump_json
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.sql import bulk
+from fiberstore.sql import key_rows
 from fiberstore.sql.models import (
     Fiber,
     Membership,
@@ -321,7 +321,7 @@ class _Copy:
                 if wanted or gone:
                     with self._destination.transaction() as transaction, translate_errors():
                         self._delete(transaction.session, KEYS, [*replaced, *gone])
-                        written = bulk.insert_keys(transaction.session, wanted) if wanted else 0
+                        written = key_rows.insert_keys(transaction.session, wanted) if wanted else 0
                     self._deleted[KEYS.name] -= len(replaced)
                     self._note(KEYS.name, read=0, written=written)
 
@@ -349,7 +349,7 @@ class _Copy:
                         transaction.session.execute(others.values(survivor_id=survivors[loser]))
                     written = transaction.memberships.write_memberships(kept)
                     self._delete(transaction.session, _MEMBERSHIPS, list(moves))
-                    self._deleted[KEYS.name] += bulk.delete_keys(transaction.session, left)
+                    self._deleted[KEYS.name] += key_rows.delete_keys(transaction.session, left)
                     for table in (ENDS, _FIBERS):
                         self._delete(transaction.session, table, [(loser,) for loser in left])
                 self._note(_MEMBERSHIPS.name, read=0, written=written)

@@ -44,7 +44,7 @@ from fiberstore.repositories.query import (
     temp_id_table,
     temp_table,
 )
-from fiberstore.sql import bulk
+from fiberstore.sql import bulk, key_rows
 from fiberstore.sql.arrival_order import CommitOrder
 from fiberstore.sql.conditions import (
     ATTRIBUTES,
@@ -70,7 +70,7 @@ from fiberstore.sql.functions import (
     sorted_array,
 )
 from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
-from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
+from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of, expire
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
 _logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class FiberMethods(FiberBatchStorage):
         def update(session: Session) -> None:
             if not _UPDATE.write(session, _driver_values(_validated(fiber))):
                 raise NotFoundError(fiber.fiber_id)
-            bulk.expire(session)
+            expire(session)
 
         self._sessions.write("update_fiber", update, one_statement=True)
 
@@ -184,14 +184,14 @@ class FiberMethods(FiberBatchStorage):
 
         def write(session: Session) -> int:
             rows = bulk.checked(given, FiberKey)
-            return bulk.insert_keys(session, rows, of_stored=True) if rows else 0
+            return key_rows.insert_keys(session, rows, of_stored=True) if rows else 0
 
         return self._sessions.write("write_keys", write)
 
     def get_keys(self, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
         with self._sessions.read("get_keys") as session:
             found: dict[UUID, list[FiberKey]] = {fiber_id: [] for fiber_id in checked_ids(fiber_ids)}
-            for key in bulk.keys_of(session, found) if found else []:
+            for key in key_rows.keys_of(session, found) if found else []:
                 found[key.fiber_id].append(key)
         return found
 

@@ -17,11 +17,11 @@ from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition, compared_as_lists
 from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query, R
 from fiberstore.repositories.access import SessionAccess, session_access
-from fiberstore.sql.bulk import expire, write_ids
+from fiberstore.sql.bulk import write_ids
 from fiberstore.sql.conditions import all_of
 from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.models import BELONGINGS, MergedFiber
-from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.prepared import compiled, connection_of, expire
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,22 +13,21 @@ from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from fiberstore.json_text import load_json
-from fiberstore.sql.bulk import (
-    _SAME_KEY,
+from fiberstore.sql.arrow import (
     Columns,
-    _booleans,
-    _insert_new,
-    _integers,
-    _key_hash,
-    _repeated,
-    _rows,
-    _texts,
-    _unsigned,
-    _uuids,
-    _write,
+    booleans,
+    fetch_with_batch,
+    insert_new,
+    integers,
+    repeated,
+    texts,
+    unsigned,
+    uuids,
+    write_with_batch,
 )
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.functions import TimeUs
+from fiberstore.sql.key_rows import SAME_KEY, key_hash_sql
 from fiberstore.sql.models import stored_time
 from fiberstore.sql.prepared import connection_of
 
@@ -116,7 +115,7 @@ def using_fibers(
         EARLIEST_US if kind.max_gap_us is None else max(from_us - kind.max_gap_us, EARLIEST_US)
         for _, from_us, _ in uses
     ]
-    rows = _rows(
+    rows = fetch_with_batch(
         session,
         "SELECT DISTINCT k.fiber_id "
         f"FROM {_hashed(session)} "
@@ -126,8 +125,8 @@ def using_fibers(
         "LEFT JOIN fiber_ends AS e ON e.fiber_id = k.fiber_id "
         "WHERE e.timestamp IS NULL OR e.timestamp >= batch.from_time",
         {
-            "name": _texts([key[0] for key, _, _ in uses]),
-            "value": _texts([key[1] for key, _, _ in uses]),
+            "name": texts([key[0] for key, _, _ in uses]),
+            "value": texts([key[1] for key, _, _ in uses]),
             "from_time": _times([from_us for _, from_us, _ in uses]),
             "until_time": _times([until_us for _, _, until_us in uses]),
             "earliest": _times(earliest),
@@ -139,7 +138,7 @@ def using_fibers(
 
 def load_fibers(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedFiber]:
     """Return stored fibers."""
-    rows = _rows(
+    rows = fetch_with_batch(
         session,
         f"SELECT f.fiber_id, f.attributes, {_us(session, 'f.last_activity')}, {_us(session, 'e.timestamp')}, "
         f"e.before_log_id FROM {ARROW_TABLE} AS batch JOIN fibers AS f ON f.fiber_id = batch.fiber_id "
@@ -156,7 +155,7 @@ def load_fibers(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedFib
 
 def load_keys(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedKey]:
     """Return the keys of fibers."""
-    rows = _rows(
+    rows = fetch_with_batch(
         session,
         f"SELECT k.fiber_id, k.name, k.value, {_us(session, 'k.first_timestamp')}, k.first_log_id, k.starts "
         f"FROM {ARROW_TABLE} AS batch JOIN fiber_keys AS k ON k.fiber_id = batch.fiber_id",
@@ -167,7 +166,7 @@ def load_keys(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedKey]:
 
 def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine]:
     """Return the logs of fibers, once for each fiber."""
-    rows = _rows(
+    rows = fetch_with_batch(
         session,
         f"SELECT m.fiber_id, l.log_id, {_us(session, 'l.timestamp')}, l.source_id, l.raw_text "
         f"FROM {ARROW_TABLE} AS batch JOIN fiber_memberships AS m ON m.fiber_id = batch.fiber_id "
@@ -179,7 +178,7 @@ def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine
 
 def former_ids(session: Session, fiber_ids: Collection[UUID]) -> list[tuple[UUID, UUID]]:
     """Return the ids that fibers had before they became part of one of these, each with that one."""
-    rows = _rows(
+    rows = fetch_with_batch(
         session,
         f"SELECT m.fiber_id, m.survivor_id FROM {ARROW_TABLE} AS batch "
         "JOIN fiber_merges AS m ON m.survivor_id = batch.fiber_id",
@@ -200,7 +199,7 @@ def latest_us(session: Session, kind: FiberKind, until_us: int | None = None) ->
     if until_us is not None:
         conditions += " AND f.last_activity <= batch.until_time"
         columns["until_time"] = _times([until_us])
-    rows = _rows(
+    rows = fetch_with_batch(
         session,
         " UNION ALL ".join(
             f"SELECT (SELECT {column} FROM fibers AS f {conditions} AND f.closed = {closed}) "
@@ -214,23 +213,23 @@ def latest_us(session: Session, kind: FiberKind, until_us: int | None = None) ->
 
 def has_unknown_firsts(session: Session, config_version: int) -> bool:
     """Return True if fibers of a config version have keys whose first line is not stored."""
-    rows = _rows(
+    rows = fetch_with_batch(
         session,
         f"SELECT 1 FROM {ARROW_TABLE} AS batch JOIN fibers AS f ON f.config_version = batch.config_version "
         "JOIN fiber_keys AS k ON k.fiber_id = f.fiber_id WHERE k.first_log_id IS NULL LIMIT 1",
-        {"config_version": _unsigned([config_version])},
+        {"config_version": unsigned([config_version])},
     )
     return bool(rows)
 
 
 def settle_unknown_firsts(session: Session, config_version: int) -> None:
     """Take keys that no line shows any more as there from their fiber's first activity on."""
-    _write(
+    write_with_batch(
         session,
         "UPDATE fiber_keys SET first_log_id = batch.nil FROM "
         f"{ARROW_TABLE} AS batch WHERE fiber_keys.first_log_id IS NULL AND fiber_keys.fiber_id IN "
         "(SELECT f.fiber_id FROM fibers AS f WHERE f.config_version = batch.config_version)",
-        {"config_version": _unsigned([config_version]), "nil": _uuids([0])},
+        {"config_version": unsigned([config_version]), "nil": uuids([0])},
     )
 
 
@@ -240,23 +239,23 @@ def forget_firsts(session: Session, fiber_ids: Collection[UUID], log_id: UUID) -
     It does if a key begins with it, or if the fiber has an end.
     """
     if fiber_ids:
-        _write(
+        write_with_batch(
             session,
             f"UPDATE fiber_keys SET first_log_id = NULL FROM {ARROW_TABLE} AS batch "
             "WHERE fiber_keys.fiber_id = batch.fiber_id AND (fiber_keys.first_log_id = batch.log_id "
             "OR batch.fiber_id IN (SELECT e.fiber_id FROM fiber_ends AS e))",
-            {**_ids(fiber_ids), "log_id": _repeated(_uuids([log_id.int]), len(fiber_ids))},
+            {**_ids(fiber_ids), "log_id": repeated(uuids([log_id.int]), len(fiber_ids))},
         )
 
 
 def insert_fibers(session: Session, kind: FiberKind, fibers: Sequence[FiberRow]) -> int:
     """Insert fibers whose id is new. Return how many there were."""
-    return _insert_new(
+    return insert_new(
         session,
         "fibers",
         {
             **_fiber_columns(fibers),
-            "attributes": _texts([fiber.attributes or "{}" for fiber in fibers]),
+            "attributes": texts([fiber.attributes or "{}" for fiber in fibers]),
             **_kind(kind, len(fibers)),
         },
     )
@@ -272,9 +271,9 @@ def update_fibers(session: Session, fibers: Iterable[FiberRow]) -> None:
             continue
         columns = _fiber_columns(rows)
         if has_attributes:
-            columns["attributes"] = _texts([fiber.attributes or "{}" for fiber in rows])
+            columns["attributes"] = texts([fiber.attributes or "{}" for fiber in rows])
         values = ", ".join(f"{name} = batch.{name}" for name in columns if name != "fiber_id")
-        _write(
+        write_with_batch(
             session,
             f"UPDATE fibers SET {values} FROM {ARROW_TABLE} AS batch WHERE fibers.fiber_id = batch.fiber_id",
             columns,
@@ -285,7 +284,7 @@ def close_silent(session: Session, kind: FiberKind, before_us: int) -> None:
     """Close the fibers whose last activity is before a time."""
     if before_us <= EARLIEST_US:
         return
-    _write(
+    write_with_batch(
         session,
         f"UPDATE fibers SET closed = true FROM {ARROW_TABLE} AS batch "
         "WHERE fibers.config_version = batch.config_version AND fibers.fiber_type = batch.fiber_type "
@@ -297,10 +296,10 @@ def close_silent(session: Session, kind: FiberKind, before_us: int) -> None:
 def insert_keys(session: Session, keys: Sequence[KeyRow]) -> None:
     """Insert keys that their fibers do not have."""
     if keys:
-        _write(
+        write_with_batch(
             session,
             "INSERT INTO fiber_keys (fiber_id, name, value, hash, first_timestamp, first_log_id, starts) "
-            f"SELECT fiber_id, name, value, {_key_hash(session)}, first_timestamp, first_log_id, starts "
+            f"SELECT fiber_id, name, value, {key_hash_sql(session)}, first_timestamp, first_log_id, starts "
             f"FROM {ARROW_TABLE}",
             _key_columns(keys),
         )
@@ -309,11 +308,11 @@ def insert_keys(session: Session, keys: Sequence[KeyRow]) -> None:
 def move_keys(session: Session, keys: Sequence[KeyRow]) -> None:
     """Write another first line of keys that their fibers have."""
     if keys:
-        _write(
+        write_with_batch(
             session,
             "UPDATE fiber_keys SET first_timestamp = batch.first_timestamp, "
             "first_log_id = batch.first_log_id, starts = batch.starts "
-            f"FROM {_hashed(session)} WHERE {_SAME_KEY}",
+            f"FROM {_hashed(session)} WHERE {SAME_KEY}",
             _key_columns(keys),
         )
 
@@ -321,13 +320,13 @@ def move_keys(session: Session, keys: Sequence[KeyRow]) -> None:
 def delete_keys(session: Session, keys: Sequence[tuple[int, str, str]]) -> None:
     """Delete keys of fibers."""
     if keys:
-        _write(
+        write_with_batch(
             session,
-            f"DELETE FROM fiber_keys USING {_hashed(session)} WHERE {_SAME_KEY}",
+            f"DELETE FROM fiber_keys USING {_hashed(session)} WHERE {SAME_KEY}",
             {
-                "fiber_id": _uuids([fiber_id for fiber_id, _, _ in keys]),
-                "name": _texts([name for _, name, _ in keys]),
-                "value": _texts([value for _, _, value in keys]),
+                "fiber_id": uuids([fiber_id for fiber_id, _, _ in keys]),
+                "name": texts([name for _, name, _ in keys]),
+                "value": texts([value for _, _, value in keys]),
             },
         )
 
@@ -336,38 +335,38 @@ def replace_ends(session: Session, ends: Sequence[tuple[int, int | None, int | N
     """Write where fibers end: a time, and the log id before which; no time for fibers that none ends."""
     if not ends:
         return
-    _write(
+    write_with_batch(
         session,
         f"DELETE FROM fiber_ends WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
-        {"fiber_id": _uuids([fiber_id for fiber_id, _, _ in ends])},
+        {"fiber_id": uuids([fiber_id for fiber_id, _, _ in ends])},
     )
     for is_whole in (True, False):
         rows = [end for end in ends if end[1] is not None and (end[2] is None) == is_whole]
         if rows:
             columns = {
-                "fiber_id": _uuids([fiber_id for fiber_id, _, _ in rows]),
+                "fiber_id": uuids([fiber_id for fiber_id, _, _ in rows]),
                 "timestamp": _times([time_us or 0 for _, time_us, _ in rows]),
             }
             if not is_whole:
-                columns["before_log_id"] = _uuids([before or 0 for _, _, before in rows])
-            _insert_new(session, "fiber_ends", columns)
+                columns["before_log_id"] = uuids([before or 0 for _, _, before in rows])
+            insert_new(session, "fiber_ends", columns)
 
 
 def insert_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]], config_version: int) -> int:
     """Insert the pairs of a log and a fiber that are new. Return how many there were."""
     if not pairs:
         return 0
-    return _insert_new(
+    return insert_new(
         session,
         "fiber_memberships",
-        {**_pairs(pairs), "config_version": _repeated(_unsigned([config_version]), len(pairs))},
+        {**_pairs(pairs), "config_version": repeated(unsigned([config_version]), len(pairs))},
     )
 
 
 def delete_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]]) -> None:
     """Delete pairs of a log and a fiber."""
     if pairs:
-        _write(
+        write_with_batch(
             session,
             f"DELETE FROM fiber_memberships USING {ARROW_TABLE} AS batch "
             "WHERE fiber_memberships.log_id = batch.log_id AND fiber_memberships.fiber_id = batch.fiber_id",
@@ -378,62 +377,62 @@ def delete_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]]) -> 
 def forget_former(session: Session, fiber_ids: Sequence[int]) -> None:
     """Let ids stand for new fibers: not for others, nor for a dropped one whose memberships are there yet."""
     for table in ("fiber_merges", "fiber_memberships") if fiber_ids else ():
-        _write(
+        write_with_batch(
             session,
             f"DELETE FROM {table} WHERE fiber_id IN (SELECT fiber_id FROM {ARROW_TABLE})",
-            {"fiber_id": _uuids(fiber_ids)},
+            {"fiber_id": uuids(fiber_ids)},
         )
 
 
 def resolve_otherwise(session: Session, survivors: Sequence[tuple[UUID, UUID]]) -> None:
     """Let former ids stand for other fibers."""
     if survivors:
-        _write(
+        write_with_batch(
             session,
             f"UPDATE fiber_merges SET survivor_id = batch.survivor FROM {ARROW_TABLE} AS batch "
             "WHERE fiber_merges.fiber_id = batch.former",
             {
-                "former": _uuids([former.int for former, _ in survivors]),
-                "survivor": _uuids([survivor.int for _, survivor in survivors]),
+                "former": uuids([former.int for former, _ in survivors]),
+                "survivor": uuids([survivor.int for _, survivor in survivors]),
             },
         )
 
 
 def _kind(kind: FiberKind, rows: int) -> Columns:
     return {
-        "fiber_type": _repeated(_texts([kind.fiber_type]), rows),
-        "config_version": _repeated(_unsigned([kind.config_version]), rows),
+        "fiber_type": repeated(texts([kind.fiber_type]), rows),
+        "config_version": repeated(unsigned([kind.config_version]), rows),
     }
 
 
 def _ids(fiber_ids: Collection[UUID]) -> Columns:
-    return {"fiber_id": _uuids(_integers(fiber_ids))}
+    return {"fiber_id": uuids(integers(fiber_ids))}
 
 
 def _pairs(pairs: Sequence[tuple[UUID, UUID]]) -> Columns:
     return {
-        "log_id": _uuids([log_id.int for log_id, _ in pairs]),
-        "fiber_id": _uuids([fiber_id.int for _, fiber_id in pairs]),
+        "log_id": uuids([log_id.int for log_id, _ in pairs]),
+        "fiber_id": uuids([fiber_id.int for _, fiber_id in pairs]),
     }
 
 
 def _fiber_columns(fibers: Sequence[FiberRow]) -> Columns:
     return {
-        "fiber_id": _uuids([fiber.fiber_id for fiber in fibers]),
+        "fiber_id": uuids([fiber.fiber_id for fiber in fibers]),
         "first_activity": _times([fiber.first_us for fiber in fibers]),
         "last_activity": _times([fiber.last_us for fiber in fibers]),
-        "closed": _booleans([fiber.closed for fiber in fibers]),
+        "closed": booleans([fiber.closed for fiber in fibers]),
     }
 
 
 def _key_columns(keys: Sequence[KeyRow]) -> Columns:
     return {
-        "fiber_id": _uuids([key.fiber_id for key in keys]),
-        "name": _texts([key.name for key in keys]),
-        "value": _texts([key.value for key in keys]),
+        "fiber_id": uuids([key.fiber_id for key in keys]),
+        "name": texts([key.name for key in keys]),
+        "value": texts([key.value for key in keys]),
         "first_timestamp": _times([key.first_us for key in keys]),
-        "first_log_id": _uuids([key.first_log_id for key in keys]),
-        "starts": _booleans([key.starts for key in keys]),
+        "first_log_id": uuids([key.first_log_id for key in keys]),
+        "starts": booleans([key.starts for key in keys]),
     }
 
 
@@ -444,7 +443,7 @@ def _times(times_us: Sequence[int]) -> "pa.Array":
 
 
 def _hashed(session: Session) -> str:
-    return f"(SELECT *, {_key_hash(session)} AS hash FROM {ARROW_TABLE}) AS batch"
+    return f"(SELECT *, {key_hash_sql(session)} AS hash FROM {ARROW_TABLE}) AS batch"
 
 
 def _as_us(time: object) -> int:

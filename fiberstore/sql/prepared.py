@@ -56,6 +56,24 @@ def connection_of(session: Session) -> StoreConnection:
     return found
 
 
+def expire(session: Session) -> None:
+    """Let a session load its objects again, after a statement it did not see, and keep what is unflushed.
+
+    A changed attribute stays, and the next flush writes it over what the statement wrote. An object that is
+    to be deleted stays as it is.
+    """
+    changed, deleted = session.dirty, session.deleted
+    if not changed and not deleted:
+        session.expire_all()
+        return
+    for held in session.identity_map.values():
+        if held in changed:
+            if unchanged := sa.inspect(held).unmodified:
+                session.expire(held, unchanged)
+        elif held not in deleted:
+            session.expire(held)
+
+
 def _is_listened_to(bound: sa.Connection, events: Any) -> bool:  # noqa: ANN401  # without types in SQLAlchemy
     """Tell whether ``echo`` is on, or somebody listens to the statements of a connection."""
     return bool(

@@ -15,7 +15,7 @@ from fiberstore.ids import key_hash
 from fiberstore.opening import open_storage
 from fiberstore.records import FiberKey
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.sql import bulk
+from fiberstore.sql import key_rows
 from fiberstore.sql.functions import KeyHash
 from fiberstore.sql.models import KeyedFiber
 from tests.support.factories import NOON, a_fiber
@@ -54,9 +54,9 @@ def test_bulk_keys_keep_the_earliest_beginning(any_storage: SqlStorage, fillers:
     more = [a_key(9, "n", str(number), 0) for number in range(fillers)]
     known = [a_key(1, "req", "a", 5), a_key(1, "req", "b", 5, 7), a_key(2, "req", "a", 5, 7)]
     with any_storage.transaction() as unit:
-        assert bulk.insert_keys(unit.session, [*known, *more]) == 3 + fillers
+        assert key_rows.insert_keys(unit.session, [*known, *more]) == 3 + fillers
     with any_storage.transaction() as unit:
-        found = bulk.insert_keys(
+        found = key_rows.insert_keys(
             unit.session,
             [
                 a_key(1, "req", "a", 5, 3),
@@ -69,13 +69,13 @@ def test_bulk_keys_keep_the_earliest_beginning(any_storage: SqlStorage, fillers:
         )
         assert found == 1
     with any_storage.transaction() as unit:
-        assert bulk.keys_of(unit.session, [UUID(int=2), UUID(int=1)]) == [
+        assert key_rows.keys_of(unit.session, [UUID(int=2), UUID(int=1)]) == [
             a_key(1, "req", "a", 5, 3),
             a_key(1, "req", "b", 5, 7),
             a_key(2, "req", "a", 4),
             a_key(2, "user", "a", 9, 9),
         ]
-        assert bulk.delete_keys(unit.session, [UUID(int=1)]) == 2
+        assert key_rows.delete_keys(unit.session, [UUID(int=1)]) == 2
         assert len(list(unit.session.scalars(sa.select(KeyedFiber)))) == 2 + fillers
 
 
@@ -110,7 +110,7 @@ def test_migration_fills_the_table_from_attributes(target: str, monkeypatch: pyt
     with open_storage(target) as storage:
         storage.init_schema()
         with storage.transaction() as unit:
-            found = bulk.keys_of(unit.session, [fiber.fiber_id for fiber in fibers])
+            found = key_rows.keys_of(unit.session, [fiber.fiber_id for fiber in fibers])
             hashes = {(key.name, key.value): key.hash for key in unit.session.scalars(sa.select(KeyedFiber))}
     assert {(key.fiber_id.int, key.name, key.value) for key in found} == {
         (number, *key) for number, (_, keys) in enumerate(ATTRIBUTES, 1) for key in keys

@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 
 from fiberstore import DatabaseError, DuckDBStorage, FiberMembership, FiberRecord, StoredLog, doctor
 from fiberstore.records import FiberKey
-from fiberstore.sql import bulk, migrate
+from fiberstore.sql import key_rows, migrate
 from tests.support.factories import NOON, a_fiber, some_logs
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def test_the_golden_database_is_what_the_migrations_build(
 def test_keys_of_a_golden_database_are_still_there(db_file: Path) -> None:
     build("0004", db_file)
     with DuckDBStorage(db_file) as storage, storage.transaction() as unit:
-        assert bulk.keys_of(unit.session, [FIRST, SECOND]) == [
+        assert key_rows.keys_of(unit.session, [FIRST, SECOND]) == [
             FiberKey(
                 fiber_id=FIRST, name="user", value="Zoë", first_timestamp=AT,
                 first_log_id=LOGS[1].log_id, starts=True,
