@@ -46,7 +46,7 @@ def _with_5000th(good: list[_T], item: object) -> Iterator[_T]:
 
 
 class RefusalsContract:
-    """Whole batches or nothing; arguments of a wrong type; and a storage that works after each error."""
+    """Refusal of wrong arguments. A refused batch stores nothing, and the storage works after each error."""
 
     @pytest.fixture
     def filled(self, storage: Storage) -> Iterator[Storage]:

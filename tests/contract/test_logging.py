@@ -326,7 +326,7 @@ def test_arguments_of_the_handler_are_checked(sink: Sink) -> None:
 def test_targets_of_writers_are_checked(sink: Sink, db_file: Path) -> None:
     class AsyncSink:
         async def write(self, logs: list[LogRecord], /) -> None:
-            raise NotImplementedError
+            """Not called: a writer with a thread refuses a coroutine."""
 
     with closing(DuckDBStorage(db_file)) as storage:
         targets: list[Any] = [None, "store.duckdb", AsyncSink(), AsyncDuckDBStorage]

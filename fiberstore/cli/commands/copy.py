@@ -95,7 +95,7 @@ def _progress(source: SqlStorage) -> Iterator[Callable[[str, int], None] | None]
 
 
 def _difference(copied: Copied) -> str:
-    """Print the differences, and their causes."""
+    """Describe the differences, and their causes."""
     tables = ", ".join(copied.differing)
     if not copied.has_ended:
         behind = max(copied.source["raw_logs"].rows - copied.destination["raw_logs"].rows, 0)
@@ -112,7 +112,7 @@ def _difference(copied: Copied) -> str:
 
 
 def _counts(found: TableDifference) -> str:
-    """Print the number of rows of a table that differ, and the first of them."""
+    """Describe the number of rows of a table that differ, and the first of them."""
     counts = (
         (found.only_source, "only in SRC"),
         (found.only_destination, "only in DST"),
