@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -27,6 +27,8 @@ _VERSION_DIGITS = 16
 _MOST_CANDIDATES = 5
 
 K = TypeVar("K")
+Key: TypeAlias = KeyIn | KeyExists
+"""What ``--key`` asks for: a value of a name, or any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,7 @@ def find_fiber(storage: SqlStorage, digits: str) -> FiberSummary:
     return found[0]
 
 
-def find_fibers(
-    storage: SqlStorage, key: Condition[FiberRecord], version: int | None
-) -> Iterator[FiberSummary]:
+def find_fibers(storage: SqlStorage, key: Key, version: int | None) -> Iterator[FiberSummary]:
     """Yield the fibers of a config version, or of all, that have a key, by ``(first_activity, fiber_id)``.
 
     Raises:
@@ -146,18 +146,15 @@ def find_fibers(
         yield from page.items
 
 
-def has_fiber(storage: SqlStorage, key: Condition[FiberRecord], version: int | None) -> bool:
+def has_fiber(storage: SqlStorage, key: Key, version: int | None) -> bool:
     """Return whether a fiber of a config version, or of any, has a key."""
     return storage.fibers.where(*_with_key(key, version)).count(at_most=1) > 0
 
 
-def explain_no_fiber(storage: SqlStorage, key: Condition[FiberRecord], version: int | None) -> str:
+def explain_no_fiber(storage: SqlStorage, key: Key, version: int | None) -> str:
     """Return the message that no fiber of a config version, or of any, has a key, with what to do."""
-    name, what = "NAME", repr(key)
-    if isinstance(key, KeyIn):
-        name, what = key.name, f"the key {key.name}={key.values[0]}"
-    elif isinstance(key, KeyExists):
-        name, what = key.name, f"a key of the name {key.name}"
+    name = key.name
+    what = f"the key {name}={key.values[0]}" if isinstance(key, KeyIn) else f"a key of the name {name}"
     if version is not None and (others := storage.fibers.where(key).count()):
         return (
             f"no fiber of config version {shown_version(version)} has {what}, but {others} of other "
@@ -168,7 +165,7 @@ def explain_no_fiber(storage: SqlStorage, key: Condition[FiberRecord], version: 
     return f"no fiber has {what}; fiberstore keys {name} lists the values"
 
 
-def _with_key(key: Condition[FiberRecord], version: int | None) -> list[Condition[FiberRecord]]:
+def _with_key(key: Key, version: int | None) -> list[Condition[FiberRecord]]:
     return [key] if version is None else [key, Fibers.c.config_version == version]
 
 

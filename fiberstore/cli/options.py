@@ -12,7 +12,7 @@ from uuid import UUID
 import typer
 
 from fiberstore.cli.app import print_note
-from fiberstore.cli.lookup import check_keys, explain_no_fiber, find_fiber_id, find_generation, has_fiber
+from fiberstore.cli.lookup import Key, check_keys, explain_no_fiber, find_fiber_id, find_generation, has_fiber
 from fiberstore.cli.units import parse_duration
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition, parse_time
 from fiberstore.contract.conditions import And, Condition
@@ -34,7 +34,7 @@ def parse_id(text: str) -> str:
     return digits
 
 
-def parse_key(text: str) -> Condition[FiberRecord]:
+def parse_key(text: str) -> Key:
     """Parse ``NAME=VALUE``, or ``NAME`` for any value, into the condition that a fiber has such a key."""
     name, sign, value = text.partition("=")
     try:
@@ -44,7 +44,7 @@ def parse_key(text: str) -> Condition[FiberRecord]:
         raise typer.BadParameter(f"{text!r} is no key: {error}; write one such as request=7f3a") from error
 
 
-def parse_fiber(text: str) -> str | Condition[FiberRecord]:
+def parse_fiber(text: str) -> str | Key:
     """Parse a fiber id, or its beginning, into hex digits, and ``NAME=VALUE`` into the condition of a key."""
     return parse_key(text) if "=" in text else parse_id(text)
 
@@ -236,7 +236,7 @@ class LogFilter:
         return logs if self.where is None else logs.where(self.where)
 
 
-def _having_keys(storage: SqlStorage, keys: Sequence[Condition[FiberRecord]]) -> Condition[FiberRecord]:
+def _having_keys(storage: SqlStorage, keys: Sequence[Key]) -> Condition[FiberRecord]:
     """Return that a fiber, of the active version if there is one, has all the keys."""
     version = find_generation(storage, None)
     _tell_absent_keys(storage, keys, version)
@@ -244,9 +244,7 @@ def _having_keys(storage: SqlStorage, keys: Sequence[Condition[FiberRecord]]) ->
     return And(FiberRecord, (*keys, *of_version))
 
 
-def _tell_absent_keys(
-    storage: SqlStorage, keys: Sequence[Condition[FiberRecord]], version: int | None
-) -> None:
+def _tell_absent_keys(storage: SqlStorage, keys: Sequence[Key], version: int | None) -> None:
     check_keys(storage)
     for key in keys:
         if not has_fiber(storage, key, version):

@@ -249,11 +249,11 @@ class KeyColumn:
             raise ValueError("the name of a key has at least one character")
         self.name = name
 
-    def exists(self) -> Condition[FiberRecord]:
+    def exists(self) -> KeyExists:
         """Be true of a fiber that has a key of this name."""
         return KeyExists(self.name)
 
-    def __eq__(self, value: str) -> Condition[FiberRecord]:  # type: ignore[override]  # as in SQLAlchemy
+    def __eq__(self, value: str) -> KeyIn:  # type: ignore[override]  # as in SQLAlchemy
         return KeyIn(self.name, (check_text(value),))
 
     def __ne__(self, value: str) -> Condition[FiberRecord]:  # type: ignore[override]

@@ -21,7 +21,7 @@ from fiberstore.cli.options import (
 )
 from fiberstore.cli.render import print_fiber, print_fibers
 from fiberstore.cli.stores import open_to_read
-from fiberstore.contract.conditions import Condition
+from fiberstore.contract.conditions import KeyExists, KeyIn
 from fiberstore.contract.queries import Logs
 from fiberstore.contract.storage import DEFAULT_LIMIT
 
@@ -62,7 +62,7 @@ def show(
 ) -> None:
     """Print a fiber, or all that have a key: its keys, attributes, and lines in the order of time."""
     with open_to_read(db) as storage:
-        if isinstance(fiber, Condition):
+        if isinstance(fiber, KeyIn | KeyExists):
             lookup.check_keys(storage)
             found = lookup.find_fibers(storage, fiber, lookup.find_generation(storage, version))
         else:
