@@ -34,6 +34,7 @@ from fiberstore.versioning import config_version
 
 _Place: TypeAlias = tuple[str | int, ...]
 
+_DURATIONS = "one such as '500ms', '60s', '5m', '2h' or '1d'"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -125,21 +126,15 @@ def _duration(value: object) -> timedelta | None:
         return value
     duration = _parse_duration(str(value))
     if duration is None:
-        raise ValueError(f"{value!r} is no duration; give one such as '500ms', '60s', '5m', '2h' or '1d'")
+        raise ValueError(f"{value!r} is no duration; give {_DURATIONS}")
     return duration
 
 
 def _gap(value: object) -> timedelta | None:
-    if value is None or value == "infinite":
-        return None
-    if isinstance(value, timedelta):
-        return value
-    duration = _parse_duration(str(value))
-    if duration is None:
-        raise ValueError(
-            f"{value!r} is no duration; give one such as '500ms', '60s', '5m', '2h', '1d', or 'infinite'"
-        )
-    return duration
+    try:
+        return None if value == "infinite" else _duration(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or 'infinite'") from error
 
 
 def _offset(value: object) -> timedelta:
