@@ -288,14 +288,10 @@ def _about_sense(connection: sa.Connection) -> Iterator[Finding]:
     keys = sa.select(sa.func.count()).select_from(KeyedFiber)
     if rows := _count(connection, keys.where(_WRONG_HASH)):
         yield Finding(f"{rows:,} keys have a wrong hash, and are not found", is_repairable=True)
-    for model in BELONGINGS:
-        of_none = (
-            sa.select(sa.func.count())
-            .select_from(model)
-            .where(model.__table__.c.fiber_id.not_in(sa.select(Fiber.fiber_id)))
-        )
-        if rows := _count(connection, of_none):
-            yield Finding(f"{rows:,} rows of {model.__tablename__} have no fiber", is_problem=False)
+    for table in BELONGINGS:
+        of_none = table.c.fiber_id.not_in(sa.select(Fiber.fiber_id))
+        if rows := _count(connection, sa.select(sa.func.count()).select_from(table).where(of_none)):
+            yield Finding(f"{rows:,} rows of {table.name} have no fiber", is_problem=False)
 
 
 def _count(connection: sa.Connection, statement: sa.Select[Any]) -> int:

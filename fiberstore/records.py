@@ -28,7 +28,9 @@ from fiberstore.errors import SerializationError
 from fiberstore.ids import new_log_id
 from fiberstore.json_text import dump_json
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_MICROSECOND = timedelta(microseconds=1)
 _set = object.__setattr__  # past the models' own, which are frozen
 _BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
 
@@ -48,6 +50,11 @@ def parse_instant(text: str) -> datetime:
     return parsed
 
 
+def to_epoch_us(time: datetime) -> int:
+    """Return an aware datetime as a number of µs since 1970."""
+    return (time - EPOCH) // _MICROSECOND
+
+
 def from_epoch_us(value: int | None) -> datetime:
     """Return the datetime of a number of µs since 1970, in UTC.
 
@@ -57,7 +64,7 @@ def from_epoch_us(value: int | None) -> datetime:
     if value is None:
         raise SerializationError("stored timestamp 'infinity' is outside the years 1 to 9999")
     try:
-        return _EPOCH + timedelta(0, 0, value)
+        return EPOCH + timedelta(0, 0, value)
     except OverflowError:
         raise SerializationError(f"stored timestamp {value} µs is outside the years 1 to 9999") from None
 
@@ -186,12 +193,12 @@ class FiberKey(_Record):
     """A key of a fiber: a name and a text that its lines have in common, such as ``request`` and ``7f3a``.
 
     Attributes:
-        fiber_id: The fiber; it need not be stored yet.
+        fiber_id: The fiber.
         name: At least one character.
         value: The text.
         first_timestamp: Time of the fiber's first line that has the key.
         first_log_id: That line; None if it is not known.
-        starts: Whether that line begins a new fiber by a rule of its own (``start = true``).
+        starts: True if a rule begins a new fiber at that line (``start = true``).
     """
 
     fiber_id: Id

@@ -1,24 +1,23 @@
 """Logs into a store together with their fibers."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from fiberstore.contract.queries import Fibers
-from fiberstore.errors import ConflictError
 from fiberstore.ingest.correlate import correlate
 from fiberstore.ingest.occurrences import Occurrence, PatternSearch
 from fiberstore.ingest.rules import Rules
 from fiberstore.ingest.stored_fibers import StoredFibers
 from fiberstore.ingest.sweep import Item, line_item
-from fiberstore.records import LogRecord
+from fiberstore.records import LogRecord, to_epoch_us
 from fiberstore.repositories import LogRepository
-from fiberstore.repositories.access import RETRY_TIMEOUT_S, delays_s
+from fiberstore.repositories.access import retried
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.sql.bulk import checked
-from fiberstore.sql.correlation import EARLIEST_US, EPOCH, MICROSECOND, FiberKind
+from fiberstore.sql.correlation import EARLIEST_US, MICROSECOND, FiberKind
 from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
@@ -81,10 +80,10 @@ class FiberJoiner:
         known = transaction.memberships.joined((log.log_id for log, _ in searched), version)
         new: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
-        now_us = (datetime.now(UTC) - EPOCH) // MICROSECOND
+        now_us = to_epoch_us(datetime.now(UTC))
         log_time_us = EARLIEST_US
         for log, found in searched:
-            time_us = (log.timestamp - EPOCH) // MICROSECOND
+            time_us = to_epoch_us(log.timestamp)
             if log_time_us < time_us <= now_us:
                 log_time_us = time_us
             for name, occurrence in found:
@@ -174,14 +173,7 @@ class Correlator:
         """Write logs; ``prepare`` is called first in their transaction, again whenever it is repeated."""
         batch = checked(logs, LogRecord)
         searched = self._joiner.search(batch)
-        deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
-        while True:
-            try:
-                return self._write(batch, searched, prepare)
-            except ConflictError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(next(waits_s))
+        return retried("correlate", partial(self._write, batch, searched, prepare))
 
     def _write(
         self,

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from os import PathLike
 from typing import TypeAlias
@@ -16,13 +16,11 @@ from pydantic import JsonValue
 from fiberstore.atomic_files import new_file
 from fiberstore.contract.queries import Fibers
 from fiberstore.otel.traced_logs import SERVICE_NAME, TRACE_KEY, UNKNOWN_SERVICE
-from fiberstore.records import FiberKey, FiberRecord, StoredLog
+from fiberstore.records import EPOCH, FiberKey, FiberRecord, StoredLog, to_epoch_us
 from fiberstore.repositories.storage import SqlStorage
 
 _Json: TypeAlias = dict[str, JsonValue]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _NS_PER_US = 1_000
 _BATCH_FIBERS = 200
 _ALL = 1 << 40
@@ -78,7 +76,7 @@ def export_traces(
     with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"resourceSpans":[')
         while batch := list(islice(records, _BATCH_FIBERS)):
-            young = [fiber for fiber in batch if fiber.first_activity >= _EPOCH]
+            young = [fiber for fiber in batch if fiber.first_activity >= EPOCH]
             too_old += len(batch) - len(young)
             ids = [fiber.fiber_id for fiber in young]
             logs_of, keys_of = storage.logs.by_fiber(ids, _ALL), storage.get_keys(ids)
@@ -204,7 +202,7 @@ def _digest(fiber_id: UUID, text: str, size_bytes: int) -> str:
 
 
 def _nanoseconds(time: datetime) -> str:
-    return str((time - _EPOCH) // _MICROSECOND * _NS_PER_US)
+    return str(to_epoch_us(time) * _NS_PER_US)
 
 
 def _dumped(value: _Json) -> str:

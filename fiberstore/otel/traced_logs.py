@@ -4,13 +4,13 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from fiberstore.contract.lifecycle import BatchCounts, Upserted
 from fiberstore.escaping import escape_unstorable
-from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, from_epoch_us
 from fiberstore.repositories.storage import SqlStorage
 
 FIBER_TYPE = "trace"
@@ -19,7 +19,6 @@ SPAN_KEY = "span_id"
 SERVICE_NAME = "service.name"
 UNKNOWN_SERVICE = "unknown_service"
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NS_PER_US = 1_000
 _SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 _STEPS = 4  # of each severity: INFO, INFO2, INFO3, INFO4
@@ -95,7 +94,7 @@ def severity_name(number: int) -> str:
 
 def time_of(time_ns: int) -> datetime:
     """Return the time of a number of ns since 1970, cut off to µs."""
-    return _EPOCH + timedelta(microseconds=time_ns // _NS_PER_US)
+    return from_epoch_us(time_ns // _NS_PER_US)
 
 
 def write_traced(storage: SqlStorage, traced: Sequence[TracedLog]) -> BatchCounts:

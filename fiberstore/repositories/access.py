@@ -217,19 +217,16 @@ class CallSessions(SessionAccess):
                 call.rows_written = connection.rows_written - before
 
     def _retried(self, method: str, work: Callable[[Session], T], lock: Lock) -> T:
-        """Run the work, again and again while it conflicts, up to ``RETRY_TIMEOUT_S``."""
-        deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
         with self._telemetry.running(method) as call:
-            while True:
-                try:
-                    with self._session(call, lock) as session:
-                        return work(session)
-                except ConflictError:
-                    if time.monotonic() >= deadline:
-                        raise
-                call.retries += 1
-                _logger.info("%s met a conflict and is run again (%d)", method, call.retries)
-                time.sleep(next(waits_s))
+
+            def run() -> T:
+                with self._session(call, lock) as session:
+                    return work(session)
+
+            def note(retries: int) -> None:
+                call.retries = retries
+
+            return retried(method, run, note)
 
 
 def _append(session: Session, batches: Iterable[T], write: Callable[[Session, T], int]) -> int:
@@ -243,6 +240,32 @@ def _append(session: Session, batches: Iterable[T], write: Callable[[Session, T]
     with translate_errors():
         connection.commit()
     return written
+
+
+def retried(method: str, work: Callable[[], T], on_retry: Callable[[int], object] | None = None) -> T:
+    """Run work that begins a transaction, again and again while it conflicts, up to ``RETRY_TIMEOUT_S``.
+
+    Args:
+        method: Name of the call, for the log.
+        work: Run at least once.
+        on_retry: Called before each retry with its number, from 1 on.
+
+    Raises:
+        ConflictError: That of the last run.
+    """
+    deadline, waits_s = time.monotonic() + RETRY_TIMEOUT_S, delays_s()
+    retries = 0
+    while True:
+        try:
+            return work()
+        except ConflictError:
+            if time.monotonic() >= deadline:
+                raise
+        retries += 1
+        if on_retry is not None:
+            on_retry(retries)
+        _logger.info("%s met a conflict and is run again (%d)", method, retries)
+        time.sleep(next(waits_s))
 
 
 def delays_s() -> Iterator[float]:

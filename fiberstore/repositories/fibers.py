@@ -73,12 +73,12 @@ from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of, expire
 from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
 
+if TYPE_CHECKING:
+    from fiberstore.exchange.writing import SortKey
+
 _logger = logging.getLogger(__name__)
 
 _IN_US = sa.select(*fiber_columns(FIBERS))
-
-if TYPE_CHECKING:
-    from fiberstore.exchange.writing import SortKey
 
 _BY_ID = Prepared[FiberRow[object]](sa.select(*FIBERS.c).where(FIBERS.c.fiber_id == sa.bindparam("fiber_id")))
 _BY_TYPE = PreparedPages[FiberRow[int]](
@@ -264,10 +264,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
                     "fiber_id": copies.c.copy_id,
                     "config_version": sa.literal(config_version, FIBERS.c.config_version.type),
                 }
-                for table in (
-                    MEMBERSHIPS,
-                    *(model.metadata.tables[model.__tablename__] for model in BELONGINGS),
-                ):
+                for table in (MEMBERSHIPS, *BELONGINGS):
                     _copy_rows(session, table, copies, replaced)
                 return _copy_rows(session, FIBERS, copies, replaced)
 

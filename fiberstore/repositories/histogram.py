@@ -9,12 +9,11 @@ import sqlalchemy as sa
 from fiberstore.checks import as_utc, check_duration
 from fiberstore.contract.queries import MOST_BUCKETS, Bucket
 from fiberstore.errors import SerializationError
-from fiberstore.records import from_epoch_us
+from fiberstore.records import from_epoch_us, to_epoch_us
 from fiberstore.sql.functions import EpochUs
 
 _MICROSECOND = timedelta(microseconds=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_YEAR_1_US = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_YEAR_1_US = to_epoch_us(datetime.min.replace(tzinfo=UTC))
 
 _UNITS_US = (
     (86_400_000_000, "d"),
@@ -114,7 +113,7 @@ class Histogram:
         return range(first_us, last_us + 1, self._width_us)
 
     def _floor_us(self, time: datetime) -> int:
-        return (time - _EPOCH) // _MICROSECOND // self._width_us * self._width_us
+        return to_epoch_us(time) // self._width_us * self._width_us
 
 
 def _text(width_us: int) -> str:

@@ -55,8 +55,7 @@ def delete_belongings(session: Session, fiber_ids: sa.Select[Any]) -> None:
     """Delete what belongs to fibers and goes with them, except for their memberships."""
     merges = sa.or_(MergedFiber.fiber_id.in_(fiber_ids), MergedFiber.survivor_id.in_(fiber_ids))
     execute_write(session, sa.delete(MergedFiber).where(merges))
-    for model in BELONGINGS:
-        table = model.metadata.tables[model.__tablename__]
+    for table in BELONGINGS:
         execute_write(session, sa.delete(table).where(table.c.fiber_id.in_(fiber_ids)))
 
 

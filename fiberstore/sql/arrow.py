@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.json_text import dump_json
+from fiberstore.records import EPOCH
 from fiberstore.sql.connection import Row
 from fiberstore.sql.prepared import connection_of, expire
 
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
 Columns: TypeAlias = "dict[str, pa.Array]"
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST = datetime.min.replace(tzinfo=UTC) - _EPOCH
-_LAST = datetime.max.replace(tzinfo=UTC) - _EPOCH
+_FIRST = datetime.min.replace(tzinfo=UTC) - EPOCH
+_LAST = datetime.max.replace(tzinfo=UTC) - EPOCH
 
 
 def insert_new(session: Session, table: str, columns: Columns) -> int:
@@ -105,9 +105,9 @@ def timestamps(times: Sequence[datetime]) -> "pa.Array":
         times = [as_utc(time) for time in times]  # a subclass may be finer than Arrow is told
     # Arrow asks every aware datetime for its offset; it takes differences four times as fast.
     try:
-        since_epoch = [time - _EPOCH for time in times]
+        since_epoch = [time - EPOCH for time in times]
     except TypeError:
-        since_epoch = [as_utc(time) - _EPOCH for time in times]
+        since_epoch = [as_utc(time) - EPOCH for time in times]
     if not _FIRST <= min(since_epoch, default=_FIRST) <= max(since_epoch, default=_LAST) <= _LAST:
         for time in times:
             as_utc(time)

@@ -198,7 +198,7 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
     )
     gone = {
         table: write(f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})")
-        for table in ("fiber_memberships", *(model.__tablename__ for model in BELONGINGS), "fibers")
+        for table in ("fiber_memberships", *(table.name for table in BELONGINGS), "fibers")
     }
     return Merged(gone["fibers"], memberships)
 

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from fiberstore.json_text import load_json
+from fiberstore.records import to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
     booleans,
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-EARLIEST_US = -62_135_596_800_000_000
+EARLIEST_US = to_epoch_us(datetime.min.replace(tzinfo=UTC))
 """The first µs of the year 1."""
 
 
@@ -448,7 +448,7 @@ def _hashed(session: Session) -> str:
 
 def _as_us(time: object) -> int:
     """Return a fetched time in µs since 1970."""
-    return time if isinstance(time, int) else (stored_time(time) - EPOCH) // MICROSECOND
+    return time if isinstance(time, int) else to_epoch_us(stored_time(time))
 
 
 def _us(session: Session, column: str) -> str:

@@ -297,7 +297,9 @@ class EndedFiber(Base):
     before_log_id: Mapped[UUID | None] = mapped_column(sa.Uuid)
 
 
-BELONGINGS: tuple[type[Base], ...] = (PinnedFiber, KeyedFiber, EndedFiber)
+BELONGINGS = tuple(
+    Base.metadata.tables[model.__tablename__] for model in (PinnedFiber, KeyedFiber, EndedFiber)
+)
 """Tables of rows that belong to one fiber, named by their column ``fiber_id``, and go with it."""
 
 
