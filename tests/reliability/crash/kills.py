@@ -127,7 +127,7 @@ def kill(
             victim.kill()
             victim.communicate()
         errors.seek(0)
-        said = errors.read().decode(errors="replace")[-1500:]
+        said = errors.read().decode(errors="replace")[-20_000:]
     if count or victim.returncode != -signal.SIGKILL or said:
         raise ViolationError(
             f"the victim ended before {aimed}: code {victim.returncode}, report {lines[-5:]}\n{said}"

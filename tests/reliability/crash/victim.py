@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa  # noqa: F401  # imported now, so that no first call takes longer than the others
+import pyarrow as pa
 import sqlalchemy as sa
 
 from fiberstore import DuckDBStorage, LogRecord, copy_store
@@ -251,6 +251,7 @@ def die(failed: threading.ExceptHookArgs) -> None:
 
 
 if __name__ == "__main__":
+    pa.array([0])  # the first one imports pandas: now, and not while a call is interrupted
     threading.excepthook = die
     programs: dict[str, Callable[..., None]] = {
         "lanes": write_lanes,
