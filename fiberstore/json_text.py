@@ -9,16 +9,37 @@ from pydantic import JsonValue
 from fiberstore.checks import check_text
 from fiberstore.errors import SerializationError
 
+MOST_NESTED = 250
+
 _LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<number>-?\d(?:\.\d+)?e\+\d+)')
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(?P<opens>[\[{])|[\]}]', re.DOTALL)
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
+def check_nesting(text: str, most: int = MOST_NESTED) -> None:
+    """Check how deep a JSON text nests, before a parser meets it: how deep they can go depends on Python.
+
+    Raises:
+        ValueError: It nests more than ``most`` levels.
+    """
+    if text.count("[") + text.count("{") <= most:
+        return
+    level = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        if found["opens"]:
+            level += 1
+            if level > most:
+                raise ValueError(f"a value is nested too deeply: {most} levels are the most")
+        elif found[0] in "]}":
+            level -= 1
 
 
 def dump_json(value: JsonValue) -> str | None:
     """Return the JSON text that is stored for ``attributes``; None is SQL NULL.
 
     Raises:
-        SerializationError: The value is not JSON (NaN, Infinity and objects of other types are not), or its
-            text cannot be stored.
+        SerializationError: The value is not JSON (NaN, Infinity and objects of other types are not), nests
+            more than 250 levels, or holds text that cannot be stored.
     """
     if value is None:
         return None
@@ -28,6 +49,7 @@ def dump_json(value: JsonValue) -> str | None:
             text = _LARGE_FLOAT.sub(_written_out, text)
         if "\\u0000" in text and _holds_nul(value):
             raise ValueError("a string holds NUL")
+        check_nesting(text)
         return check_text(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError(f"attributes are not storable JSON: {error}") from error
@@ -37,11 +59,12 @@ def load_json(text: str | None) -> JsonValue:
     """Return the value of a stored JSON text; SQL NULL is None.
 
     Raises:
-        SerializationError: Another client stored something that is not JSON.
+        SerializationError: Another client stored something that is not JSON, or nests more than 250 levels.
     """
     if text is None:
         return None
     try:
+        check_nesting(text)
         value: JsonValue = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise SerializationError(f"stored attributes are not JSON: {error}") from error

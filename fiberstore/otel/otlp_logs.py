@@ -12,12 +12,15 @@ from typing import Any, TypeAlias
 
 from fiberstore.checks import check_number
 from fiberstore.ids import stable_log_id
+from fiberstore.json_text import MOST_NESTED, check_nesting
 from fiberstore.otel.traced_logs import Line, TracedLog, severity_name, time_of, write_traced
 from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage
 
 DEFAULT_BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
+_MOST_LEVELS = 3 * MOST_NESTED + 10  # an array in an array is three levels of OTLP/JSON
+_TOO_DEEP = "a value is nested too deeply"
 
 _Object: TypeAlias = dict[str, Any]
 
@@ -118,7 +121,7 @@ class _Reader:
             except _MalformedError as error:
                 raise OtlpError(f"{self._path}, line {number}: {error}") from None
             except RecursionError:
-                raise OtlpError(f"{self._path}, line {number}: a value is nested too deeply") from None
+                raise OtlpError(f"{self._path}, line {number}: {_TOO_DEEP}") from None
 
     def _requests(self) -> Iterator[tuple[int, _Object]]:
         """Yield each object with the number of its first line."""
@@ -208,9 +211,11 @@ def _batches(records: Iterable[TracedLog], batch_rows: int) -> Iterator[list[Tra
 
 def _parsed(text: bytes) -> object:
     try:
-        return json.loads(text.decode("utf-8-sig"))
+        decoded = text.decode("utf-8-sig")
+        check_nesting(decoded, _MOST_LEVELS)
+        return json.loads(decoded)
     except RecursionError:
-        raise ValueError("a value is nested too deeply") from None
+        raise ValueError(_TOO_DEEP) from None
 
 
 def _reason(error: ValueError) -> str:

@@ -183,7 +183,7 @@ REFUSED_OF_LOGS = [
     ("(" * 150 + "True" + ")" * 150 + " < 1", "True is no column"),
     ("(" * 250, "too many nested parentheses"),
     ("-" * 15_000 + "1 == config_version", "is nested too deep"),
-    ("raw_text" + ".a" * 9_000, "is nested too deep"),
+    ("raw_text" + ".a" * 9_000, "raw_text.a.a.a"),
     ("9" * 5_000 + " == config_version", "cannot be read: Exceeds the limit"),
 ]
 REFUSED_OF_FIBERS = [

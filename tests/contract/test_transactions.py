@@ -187,8 +187,10 @@ def test_repositories_and_units_of_work_are_the_parts_of_the_trait(storage: SqlS
 def test_a_repository_takes_a_session_and_nothing_else(storage: SqlStorage) -> None:
     with storage.engine.connect() as connection, pytest.raises(TypeError, match="Session, got Connection"):
         LogRepository(connection)  # type: ignore[arg-type]
-    with Session(sa.create_engine("sqlite://")) as session, pytest.raises(TypeError, match="create_engine"):
+    elsewhere = sa.create_engine("sqlite://")
+    with Session(elsewhere) as session, pytest.raises(TypeError, match="create_engine"):
         LogRepository(session).get_log(uid(1))
+    elsewhere.dispose()
 
 
 def test_autocommit_is_a_level_for_sessions_of_the_application(duckdb_storage: DuckDBStorage) -> None:
