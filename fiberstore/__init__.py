@@ -78,12 +78,16 @@ __all__ = [*_HOMES]  # noqa: PLE0604  # texts
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name or module (PEP 562)."""
+    """Import a public name or module (PEP 562), or return the version that is installed."""
     if name in _HOMES:
         found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
         return found
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("fiberstore")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

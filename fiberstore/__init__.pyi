@@ -67,6 +67,8 @@ from fiberstore.writer.buffer import UnwrittenError as UnwrittenError
 from fiberstore.writer.tasks import AsyncBufferedWriter as AsyncBufferedWriter
 from fiberstore.writer.threaded import BufferedWriter as BufferedWriter
 
+__version__: str
+
 __all__ = [
     "AsyncBufferedWriter",
     "AsyncDuckDBStorage",

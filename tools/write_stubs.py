@@ -58,7 +58,7 @@ def _public_names() -> str:
     homes = {name: getattr(fiberstore, name).__module__ for name in fiberstore.__all__}
     imports = [f"from {module} import {name} as {name}\n" for name, module in homes.items()]
     modules = ["from fiberstore import doctor as doctor\n", "from fiberstore import errors as errors\n"]
-    return f"{HEADING}\n{''.join(modules + imports)}\n__all__ = {fiberstore.__all__!r}\n"
+    return f"{HEADING}\n{''.join(modules + imports)}\n__version__: str\n\n__all__ = {fiberstore.__all__!r}\n"
 
 
 class _Stub:

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+import fiberstore
 from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.console import print_line
 from fiberstore.errors import StorageError
@@ -95,6 +96,21 @@ app = typer.Typer(
     "Exit codes: 0 done, 1 the store or the input failed, 2 wrong usage, 130 interrupted (Ctrl-C). Nothing "
     "found is 0 too.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"fiberstore {fiberstore.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    print_version: Annotated[  # its callback prints it
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def run(args: Sequence[str] | None = None) -> None:

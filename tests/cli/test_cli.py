@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
+import fiberstore
 from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, LogRecord
 from tests.support.command_line import (
     Run,
@@ -70,6 +72,11 @@ def test_the_help_of_each_command_has_an_example(run: Run, command: str) -> None
     result = run(*command.split(), "--help")
     assert (result.code, result.err) == (0, "")
     assert f"Example: fiberstore {command}" in result.out
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version").out == f"fiberstore {fiberstore.__version__}\n"
+    assert fiberstore.__version__ == metadata.version("fiberstore")
 
 
 def test_the_help_lists_the_commands_and_the_exit_codes(run: Run) -> None:
