@@ -1,41 +1,46 @@
-"""Examples of the README."""
+"""The README, the page of the contract, and the links of all pages."""
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+CONTRACT = (ROOT / "docs/contract.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "tests/README.md"]
+MOST_WORDS = 600
 
 
-def test_the_programs_run(
+def test_the_program_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for program in PROGRAMS:
-        exec(compile(program, "README.md", "exec"), names)  # noqa: S102
-    assert capsys.readouterr().out.splitlines() == [
-        "GET /cart 200 request=17",
-        "1",
-        "request ['GET /cart 200 request=17']",
-        "1",
-        "['request']",
-        "1",
-        "1",
-        "0 0 0",
-        "0",
-    ]
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(program, "README.md", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out == "request ['GET /cart 200 request=17']\nGET /cart 200 request=17\n"
 
 
-def test_the_rules_file_is_one(tmp_path: Path) -> None:
-    from fiberstore.ingest.rules import load_rules
+def test_it_is_short() -> None:
+    assert len(README.split()) <= MOST_WORDS
 
-    (rules,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "rules.toml").write_text(rules)
-    (tmp_path / "OpenSSH_2k.log").touch()
-    assert list(load_rules(tmp_path / "rules.toml").fibers) == ["login"]
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_within_the_project_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if ":" in target:
+            continue
+        name, _, anchor = unquote(target).partition("#")
+        page = (path.parent / name).resolve() if name else path
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page.read_text()), target
+
+
+def anchors(page: str) -> set[str]:
+    """Return the names by which links reach the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_module_it_names_is_there() -> None:
@@ -43,7 +48,7 @@ def test_every_module_it_names_is_there() -> None:
 
     tests = Path(__file__).parents[1]
     folders = [tests, tests.parent, *map(Path, fiberstore.testing.__path__)]
-    named = set(re.findall(r"`(?:tests/)?([\w/]+\.py)`", README))
+    named = set(re.findall(r"`(?:tests/)?([\w/]+\.py)`", CONTRACT))
     assert named > {"contract/test_contract.py", "reliability/test_disk.py", "timelines.py"}
     for name in named:
         assert any((folder / name).is_file() for folder in folders), name
@@ -54,5 +59,5 @@ def test_every_selection_of_the_contract_finds_tests() -> None:
     from fiberstore.testing import StorageContract
 
     names = [name for name in dir(StorageContract) if name.startswith("test_")]
-    for word in re.findall(r"`-k (\w+)` of `contract/test_contract.py`", README):
+    for word in re.findall(r"`-k (\w+)` of `contract/test_contract.py`", CONTRACT):
         assert any(word in name for name in names), word

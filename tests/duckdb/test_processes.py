@@ -212,7 +212,7 @@ def test_a_fork_while_a_thread_opens_and_closes_the_file_ends(db_file: Path) -> 
     finally:
         done.set()
         thread.join()
-    assert -signal.SIGALRM not in ends  # DuckDB may crash in such a child (see the README), but nothing waits
+    assert -signal.SIGALRM not in ends  # DuckDB may crash in such a child (docs/limits.md), but nothing waits
 
 
 @pytest.mark.slow
