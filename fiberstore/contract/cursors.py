@@ -29,11 +29,13 @@ class Watermark:
             one; in a copy of the database it may have a smaller one.
         holes: Where rows were missing that may have arrived later, as first and last, counted back from the
             newest; on PostgreSQL only.
+        cluster: Identity of the PostgreSQL cluster that has given the numbers; None elsewhere.
     """
 
     newest_id: UUID | None
     number: int
     holes: tuple[tuple[int, int], ...] = ()
+    cluster: int | None = None
 
 
 NOTHING_SEEN = Watermark(None, -1)
@@ -104,22 +106,24 @@ def decode_position(position: str) -> Watermark:
     match _unpack(position):
         case [str(), bool(), *_]:
             raise CursorError(f"{position!r:.100} is the cursor of a page, not the position of a tail")
-        case [None | str(), int()] as fields:
+        case [None | str(), int(), *cluster] as fields if len(cluster) <= 1:
             return _mark(fields)
     raise CursorError(f"{position!r:.100} is no position of this release")
 
 
 def _fields(mark: Watermark) -> list[str | int | None]:
     newest = None if mark.newest_id is None else mark.newest_id.hex
-    return [newest, mark.number, *chain.from_iterable(mark.holes)]
+    cluster = [] if mark.cluster is None else [mark.cluster]
+    return [newest, mark.number, *chain.from_iterable(mark.holes), *cluster]
 
 
 def _mark(fields: Sequence[object]) -> Watermark:
     match fields:
-        case [newest, number, *ends] if len(ends) % 2 == 0:
-            numbers = [_number(end) for end in ends]
+        case [newest, number, *rest]:
+            numbers = [_number(one) for one in rest]
+            cluster = numbers.pop() if len(numbers) % 2 else None
             holes = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-            return Watermark(None if newest is None else _id(newest), _number(number), holes)
+            return Watermark(None if newest is None else _id(newest), _number(number), holes, cluster)
     raise CursorError("the cursor is of another release of fiberstore")
 
 

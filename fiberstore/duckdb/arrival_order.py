@@ -50,12 +50,12 @@ class RowidOrder(CommitOrder):
             yield self._mark(session, _BEFORE_ALL if since is None else self._rowid_of(session, since))
 
     @contextmanager
-    def new_rows(self, session: Session, since: Watermark) -> Iterator[NewRows]:
+    def new_rows(self, session: Session, since: Watermark | None) -> Iterator[NewRows]:
         written = duckdb_connection(session).write_signal.listen()
         with one_snapshot(session):
-            after = self._rowid_of(session, since)
+            after = _BEFORE_ALL if since is None else self._rowid_of(session, since)
             mark = self._mark(session, after)
-            condition = self.number.between(after + 1, mark.number)
+            condition = sa.false() if since is None else self.number.between(after + 1, mark.number)
             yield NewRows(condition, mark, partial(_wait_for, written))
 
     def watermark_at(self, session: Session, id_: UUID) -> Watermark:
@@ -77,8 +77,10 @@ class RowidOrder(CommitOrder):
         return ids[0][0] if ids else None
 
     def _rowid_of(self, session: Session, mark: Watermark) -> int:
-        if mark.holes:
-            raise CursorError("the cursor is of another release of fiberstore; start again without it")
+        if mark.holes or mark.cluster is not None:
+            raise CursorError(
+                "the cursor is of another database or another release of fiberstore; start again without it"
+            )
         if mark.newest_id is None:
             return _BEFORE_ALL
         for (rowid,) in self._rowids.rows(session, {"id": mark.newest_id}):

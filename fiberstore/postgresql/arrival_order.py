@@ -10,13 +10,14 @@ Followed: https://www.postgresql.org/docs/current/functions-info.html, on transa
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.cursors import Watermark
+from fiberstore.contract.cursors import NOTHING_SEEN, Watermark
 from fiberstore.errors import CursorError, DatabaseError
 from fiberstore.repositories.query import one_snapshot
 from fiberstore.sql.arrival_order import CommitOrder, NewRows
@@ -56,6 +57,10 @@ _SEEN = Prepared[tuple[int, int, int | None, list[int]]](
             sa.func.coalesce(sa.func.array_agg(_number(_RUNNING)), sa.literal_column("'{}'"))
         ).scalar_subquery(),
     )
+)
+
+_CLUSTER = Prepared[tuple[int]](
+    sa.select(sa.column("system_identifier", sa.BigInteger)).select_from(sa.func.pg_control_system())
 )
 
 
@@ -100,31 +105,36 @@ class TransactionOrder(CommitOrder):
             if own is not None and own >= end:  # its rows are seen, those of later ones are not
                 running, end = [*running, *range(end, own)], own + 1
             newest = end - 1
-            yield Watermark(None, newest, tuple((newest - xid, newest - xid) for xid in sorted(running)))
+            holes = tuple((newest - xid, newest - xid) for xid in sorted(running))
+            yield Watermark(None, newest, holes, _cluster(session))
 
     @contextmanager
-    def new_rows(self, session: Session, since: Watermark) -> Iterator[NewRows]:
+    def new_rows(self, session: Session, since: Watermark | None) -> Iterator[NewRows]:
         """Yield what is new; what has begun after a transaction that still runs is told after its end."""
         self._check_noted(session)
         with one_snapshot(session):
             ((first_running, *_),) = _SEEN.rows(session, {})
+            now = Watermark(None, first_running - 1, cluster=_cluster(session))
+            if since is None:
+                yield NewRows(sa.false(), now, _wait)
+                return
+            _check_of_here(session, since, first_running - 1)
             xid, place = self._place_of(session, since)
             window = {"xid": xid, "place": place, "running": first_running}
             ends = list(self._next.rows(session, {**window, "rows": _ROWS_AT_ONCE - 1, "limit": 1}))
-            mark = Watermark(ends[0][1], ends[0][0]) if ends else Watermark(None, first_running - 1)
+            mark = replace(now, newest_id=ends[0][1], number=ends[0][0]) if ends else now
             is_news = sa.and_(self._after(session, since), sa.not_(self._after(session, mark)))
             ids = sa.select(self._noted).where(is_news)
             yield NewRows(self._id.in_(ids), mark, _go_on if ends else _wait)
 
     def watermark_at(self, session: Session, id_: UUID) -> Watermark:
         ((xid, _),) = self._places.rows(session, {"id": id_})
-        return Watermark(id_, xid)
+        return Watermark(id_, xid, cluster=_cluster(session))
 
     def is_new(self, session: Session, since: Watermark) -> sa.ColumnElement[bool]:
         ((_, end, own, _),) = _SEEN.rows(session, {})
         end = max(end, own or 0)
-        if since.number > end:
-            raise CursorError("the cursor is of another database; start again without it")
+        _check_of_here(session, since, end)
         holes = [since.number - last for last, _ in since.holes]
         # Larger numbers than those to come are of another cluster, see ``renumber_restored``.
         is_new = sa.or_(sa.and_(self._after(session, since), self._xid <= end), self._xid.in_(holes))
@@ -150,6 +160,23 @@ class TransactionOrder(CommitOrder):
         raise CursorError(
             f"{mark.newest_id} was the last row when the cursor was made, and has been changed or deleted: "
             "what came after it is not known any more; start again without the cursor"
+        )
+
+
+def _cluster(session: Session) -> int:
+    """Return the identity of the cluster, which a connection asks once."""
+    known = session.connection().info
+    if "cluster" not in known:
+        ((known["cluster"],),) = _CLUSTER.rows(session, {})
+    cluster: int = known["cluster"]
+    return cluster
+
+
+def _check_of_here(session: Session, mark: Watermark, newest: int) -> None:
+    """Refuse a mark whose number another cluster has given, or this one after it was set back to a backup."""
+    if mark != NOTHING_SEEN and (mark.cluster != _cluster(session) or mark.number > newest):
+        raise CursorError(
+            "the cursor is of another database, whose transactions had other numbers; start again without it"
         )
 
 

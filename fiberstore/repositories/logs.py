@@ -1,6 +1,7 @@
 """Log lines."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
 from uuid import UUID
@@ -197,7 +198,7 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
     def tail(self, position: str | None = None, *, timeout_s: float | None = None) -> SqlTail:
         return SqlTail(self._news_after, position, timeout_s)
 
-    def _news_after(self, seen: Watermark, limit: int) -> Arrived:
+    def _news_after(self, seen: Watermark | None, limit: int) -> Arrived:
         with self._read("tail") as session:
             if connection_of(session).in_transaction:
                 raise DatabaseError("a transaction sees one moment only; follow storage.logs instead")
@@ -206,6 +207,9 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
                 arrived = self._select(*self._columns(), commit_order.number).where(news.condition)
                 rows = list(select_rows(session, arrived.order_by(*commit_order.order).limit(limit)))
         logs = self._records([row[:-1] for row in rows])
-        placed = [(log, Watermark(log.log_id, row[-1])) for log, row in zip(logs, rows, strict=True)]
+        placed = [
+            (log, replace(news.mark, newest_id=log.log_id, number=row[-1]))
+            for log, row in zip(logs, rows, strict=True)
+        ]
         mark = placed[-1][1] if placed and len(placed) == limit else news.mark
         return Arrived(placed, mark, news.wait)

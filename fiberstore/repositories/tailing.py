@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from fiberstore.checks import check_seconds
-from fiberstore.contract.cursors import NOTHING_SEEN, Watermark, decode_position, encode_position
+from fiberstore.contract.cursors import Watermark, decode_position, encode_position
 from fiberstore.contract.queries import LogTail
 from fiberstore.records import StoredLog
 
@@ -31,8 +31,8 @@ class Arrived:
     wait: Callable[[float], object]
 
 
-Asking: TypeAlias = Callable[[Watermark, int], Arrived]
-"""Returns at most so many logs that arrived after a place."""
+Asking: TypeAlias = Callable[[Watermark | None, int], Arrived]
+"""Returns at most so many logs that arrived after a place, or after now."""
 
 
 class SqlTail(LogTail):
@@ -45,8 +45,7 @@ class SqlTail(LogTail):
         self._timeout_s = timeout_s
         self._batch: deque[tuple[StoredLog, Watermark]] = deque()
         if position is None:
-            self._news = asking(NOTHING_SEEN, 0)
-            self._seen = self._news.mark
+            self._take(asking(None, _ROWS_AT_ONCE))
         else:  # one that leads nowhere is told now
             self._seen = decode_position(position)
             self._take(asking(self._seen, _ROWS_AT_ONCE))

@@ -54,12 +54,12 @@ class CommitOrder(ABC):
         """
 
     @abstractmethod
-    def new_rows(self, session: Session, since: Watermark) -> AbstractContextManager[NewRows]:
+    def new_rows(self, session: Session, since: Watermark | None) -> AbstractContextManager[NewRows]:
         """Let all statements of the block see the same, and tell what is new in it, without gaps.
 
         Args:
             session: Without an open transaction.
-            since: Up to where all was seen.
+            since: Up to where all was seen; None is now, after which nothing is there yet.
 
         Raises:
             CursorError: What ``since`` has seen is not known any more.

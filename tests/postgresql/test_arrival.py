@@ -1,11 +1,13 @@
 """The order in which rows arrive, by the numbers of PostgreSQL's transactions."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
 from fiberstore import CursorError, LogRecord, PostgresStorage, RawLog
+from fiberstore.contract.cursors import decode, decode_position, encode, encode_position
 from fiberstore.testing.examples import at, fiber, log, stored, uid
 from fiberstore.testing.filters import numbers
 
@@ -19,6 +21,13 @@ def storage(postgres_url: str) -> Iterator[PostgresStorage]:
 
 def tailed(storage: PostgresStorage, position: str = "") -> list[int]:
     return [row.log_id.int for row in storage.logs.tail(position, timeout_s=0)]
+
+
+def tailed_to(storage: PostgresStorage, rows: int) -> str:
+    tail = storage.logs.tail("", timeout_s=0)
+    for _ in range(rows):
+        next(tail)
+    return tail.position
 
 
 def as_restored_elsewhere(storage: PostgresStorage) -> None:
@@ -50,13 +59,23 @@ def test_a_cursor_of_another_cluster_is_refused(storage: PostgresStorage) -> Non
     storage.write_logs([log(number) for number in range(3)])
     cursor = storage.logs.page(1).next
     assert cursor is not None
-    from fiberstore.contract.cursors import PagePosition, decode, encode
-
     query = repr(storage.logs)
     place = decode(query, cursor)
-    elsewhere = PagePosition(place.forward, place.key, type(place.mark)(None, place.mark.number + 10**9))
-    with pytest.raises(CursorError, match="another database"):
-        storage.logs.page(1, encode(query, elsewhere))
+    for change in ({"number": place.mark.number + 10**9}, {"cluster": 1}, {"cluster": None}):
+        elsewhere = replace(place.mark, **change)
+        with pytest.raises(CursorError, match="another database"):
+            storage.logs.page(1, encode(query, replace(place, mark=elsewhere)))
+
+
+def test_a_position_of_another_cluster_is_refused(storage: PostgresStorage) -> None:
+    tail = storage.logs.tail("", timeout_s=0)
+    assert list(storage.logs.tail(tail.position, timeout_s=0)) == []  # of a store without logs
+    storage.write_logs([log(number) for number in range(3)])
+    for position in (storage.logs.tail(timeout_s=0).position, tailed_to(storage, 2)):
+        mark = decode_position(position)
+        for change in ({"number": mark.number + 10**9}, {"cluster": 1}, {"cluster": None}):
+            with pytest.raises(CursorError, match="another database"):
+                storage.logs.tail(encode_position(replace(mark, **change)), timeout_s=0)
 
 
 def test_tail_waits_for_a_transaction_that_began_before(storage: PostgresStorage) -> None:
@@ -140,7 +159,10 @@ def test_a_long_append_meets_no_conflict_with_another(
 def test_a_tail_goes_on_in_the_middle_of_a_large_batch(storage: PostgresStorage) -> None:
     logs: list[LogRecord] = [stored(number) for number in range(12_000, 0, -1)]  # more than is looked at once
     storage.write_logs(logs)
+    from_now = storage.logs.tail(timeout_s=0)
+    storage.write_logs([stored(12_001)])
+    assert [found.log_id.int for found in from_now] == [12_001]
     tail = storage.logs.tail("", timeout_s=0)
     found = [next(tail).log_id.int for _ in range(1_234)]
     found += tailed(storage, tail.position)
-    assert found == list(range(12_000, 0, -1))
+    assert found == [*range(12_000, 0, -1), 12_001]

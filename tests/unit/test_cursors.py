@@ -81,7 +81,9 @@ def test_what_is_no_list_is_refused(data: bytes) -> None:
         decode_position(packed(data))
 
 
-@pytest.mark.parametrize("fields", [["zz", 1], [ID, 2**70], [ID, 1, 2], [ID], [5, 5], [ID, "1"]])
+@pytest.mark.parametrize(
+    "fields", [["zz", 1], [ID, 2**70], [ID, 1, 2, 3], [ID, 1, "2"], [ID], [5, 5], [ID, "1"]]
+)
 def test_a_position_with_odd_fields_is_refused(fields: list[object]) -> None:
     with pytest.raises(CursorError):
         decode_position(packed(json.dumps(fields).encode()))
