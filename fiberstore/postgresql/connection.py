@@ -142,7 +142,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         in_transaction = self.in_transaction
         try:
             return super().wait(*arguments, **options)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:  # the end of an idle transaction is no OperationalError
             if not self.closed:
                 raise
             lost = errors.ConnectionFailure if in_transaction else errors.TransactionResolutionUnknown

@@ -1,5 +1,7 @@
 """``create_engine()``: a SQLAlchemy engine on one PostgreSQL database."""
 
+from urllib.parse import unquote
+
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
@@ -9,7 +11,7 @@ from fiberstore.sql.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, leave_pool_
 from fiberstore.sql.pool import StorePool
 
 DRIVER = "postgresql+fiberstore"
-_DRIVERS = ("postgresql", "postgresql+psycopg", DRIVER)
+_DRIVERS = ("postgresql", "postgres", "postgresql+psycopg", DRIVER)
 _CONNECT_TIMEOUT_S = 10
 _PLACE = ("host", "port")
 
@@ -25,7 +27,8 @@ def create_engine(
 
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``, with libpq's parameters as its query;
-            what is left out, libpq takes from its environment and its files.
+            what is left out, libpq takes from its environment and its files. As in libpq, ``postgres://`` is
+            the same, and a host may be the folder of a socket, with %2F for its slashes.
         read_only: Let the server refuse what writes.
         pool_size: Connections the pool keeps, and at most has; >= 1. Default 8.
         pool_timeout_s: Seconds to wait for a free connection before ``TimeoutError``. Default 30.
@@ -73,7 +76,10 @@ def _parsed(url: str | URL) -> URL:
         raise ValueError(
             f"{parsed.drivername}:// is not supported; use postgresql+psycopg://, or duckdb:/// for a file"
         )
-    return parsed.set(drivername=DRIVER)
+    parsed = parsed.set(drivername=DRIVER)
+    if parsed.host and "%" in parsed.host:  # as libpq has it: a folder of sockets, its slashes as %2F
+        parsed = parsed.set(host="").update_query_dict({"host": unquote(parsed.host)})
+    return parsed
 
 
 def _made(text: str) -> URL | None:

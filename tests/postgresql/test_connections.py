@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fiberstore import DatabaseError, PostgresStorage
+from fiberstore import ConnectionLostError, DatabaseError, LogRepository, PostgresStorage, open_storage
 from fiberstore.repositories.storage import Transaction
 from fiberstore.sql.connection import Row
 from fiberstore.sql.prepared import connection_of
@@ -154,3 +156,30 @@ def test_who_finds_no_free_connection_is_told_what_to_do(
         ):
             storage.get_log(uid(1))
         assert storage.get_log(uid(999_999)) is None  # now it is free
+
+
+def test_a_transaction_that_idles_too_long_has_lost_its_connection(
+    postgresql_storage: PostgresStorage,
+) -> None:
+    storage = postgresql_storage
+    with storage.session() as session:
+        pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
+        session.execute(sa.text("SET idle_in_transaction_session_timeout = '1ms'"))
+        lives = sa.text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}")
+        with storage.engine.connect() as other:
+            while other.scalar(lives):
+                other.rollback()  # within a transaction, the view does not change
+        with pytest.raises(ConnectionLostError) as lost:
+            LogRepository(session).get_log(uid(1))
+        assert not lost.value.may_be_stored
+    assert storage.get_log(uid(1)) is None
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_urls_of_libpq_are_taken(postgres_url: str, scheme: str) -> None:
+    url = make_url(postgres_url)
+    place = url.host or url.query["host"]
+    assert isinstance(place, str)
+    with open_storage(f"{scheme}://{url.username}@{quote(place, safe='')}/{url.database}") as storage:
+        storage.init_schema()
+        assert storage.logs.count() == 0
