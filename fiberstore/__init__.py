@@ -80,7 +80,7 @@ __all__ = [*_HOMES]  # noqa: PLE0604  # texts
 def __getattr__(name: str) -> object:
     """Import a public name or module (PEP 562), or return the version that is installed."""
     if name in _HOMES:
-        found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        found = globals()[name] = _imported(name)
         return found
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
@@ -89,6 +89,26 @@ def __getattr__(name: str) -> object:
 
         return version("fiberstore")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _imported(name: str) -> object:
+    home = _HOMES[name]
+    if home.startswith("postgresql."):
+        from fiberstore import postgresql
+        from fiberstore.errors import DatabaseError
+
+        try:
+            postgresql.check_driver()
+        except DatabaseError:
+            # The name is there for `import *`, help() and editors; to use it says what to install.
+            return type(name, (), {"__new__": _refuse, "__doc__": "Needs ``fiberstore[postgresql]``."})
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def _refuse(*_arguments: object, **_options: object) -> None:
+    from fiberstore.postgresql import check_driver
+
+    check_driver()
 
 
 def __dir__() -> list[str]:

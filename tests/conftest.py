@@ -17,6 +17,8 @@ from tests.support.databases import empty
 
 pytest.register_assert_rewrite("fiberstore.testing")
 
+collect_ignore = ["dialect_suite"]  # it needs a pytest for itself
+
 
 settings.register_profile(
     "quick",

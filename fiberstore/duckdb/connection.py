@@ -1,7 +1,7 @@
 """DuckDB connections and cursors as SQLAlchemy expects a DBAPI to have them.
 
-They differ from duckdb-engine's in four things: a result belongs to its cursor, a transaction in which a
-statement failed takes no more statements and no commit, transactions that change rows wait for each other
+They differ from duckdb-engine's in four things: a result belongs to its cursor, a transaction that DuckDB has
+aborted takes no more statements and no commit, transactions that change rows wait for each other
 (see ``fiberstore.duckdb.change_lock``), and a statement is parsed once.
 """
 
@@ -422,14 +422,24 @@ class DuckDBConnection(StoreConnection):
 
     @contextmanager
     def _driver(self) -> Iterator[None]:
-        """Note that the transaction failed; raise what Python raises for Ctrl-C, where DuckDB does not."""
+        """Note an aborted transaction; raise what Python raises for Ctrl-C, where DuckDB does not."""
         try:
             yield
         except BaseException as error:
             self._failed = True
             if is_interrupt(error):
                 raise KeyboardInterrupt from error
+            if isinstance(error, duckdb.Error) and self._begun is not _Begun.NO:
+                self._failed = self._is_aborted()
             raise
+
+    def _is_aborted(self) -> bool:
+        """Ask DuckDB after an error: a value that its driver cannot take, for example, ends nothing."""
+        try:
+            self._raw.execute("SELECT 1").fetchall()
+        except duckdb.Error:
+            return True
+        return False
 
     @contextmanager
     def _logging(self, writes: bool) -> Iterator[None]:

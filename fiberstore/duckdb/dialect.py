@@ -1,24 +1,28 @@
 """The SQLAlchemy dialect ``duckdb+fiberstore``: duckdb-engine's, with its gaps closed.
 
-This is the only module that knows duckdb-engine, whose 0.17 is frozen. The dialect has a name of its own, so
-a host application's ``duckdb://`` engines stay as they are. When upstream closes a gap, delete its part here:
+The modules ``dialect``, ``compilers``, ``column_types`` and ``reflection`` are the only ones that know
+duckdb-engine, whose 0.17 is frozen. The dialect has a name of its own, so a host application's ``duckdb://``
+engines stay as they are. When upstream closes a gap, delete its part here:
 
 | part | gap it closes |
 |---|---|
 | ``connect`` | all cursors share one result (duckdb-engine #1087); see ``duckdb.connection`` for the rest |
-| ``colspecs`` | keys of JSON objects are taken for paths and wildcards, if they look like it |
 | ``preparer`` | leaves a connection of DuckDB's open, which makes a forked child crash at its exit |
 | ``supports_statement_cache`` | every statement is compiled anew |
 | ``supports_sane_rowcount`` | row counts are called unreliable, so a stale ORM update passes silently |
-| ``get_*`` | reflection asks for PostgreSQL catalogs that DuckDB lacks (#1285, #1388) |
-| ``has_multi_table`` | the same |
-| ``get_multi_*`` | the same; SQLAlchemy's own default is one call of ``get_*`` for each table |
+| ``supports_constraint_comments`` | comments on constraints are written, which DuckDB has not |
+| isolation levels, savepoints, two phases | there is no AUTOCOMMIT; the rest fails in DuckDB's parser |
+| ``compilers`` | SERIAL, FOR UPDATE, ``#>``, a ``~`` that matches whole texts, a FLOAT of 4 bytes |
+| ``column_types`` | decimals go through float; types of the catalog that become NullType |
+| ``reflection`` | it asks for PostgreSQL catalogs that DuckDB lacks (#1285, #1388), and knows no schemas |
+
+``duckdb-sqlalchemy`` closes most of these, too, but its releases pin ``duckdb<2``. On the day that one does
+not, it can take the place of duckdb-engine and of the last three parts.
 """
 
-from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Never, TypedDict, Unpack
 
 import duckdb
 import duckdb_engine
@@ -26,23 +30,23 @@ import sqlalchemy as sa
 from duckdb_engine.datatypes import UBigInteger
 from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
 from sqlalchemy.engine import Dialect
-from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.engine.interfaces import (
-    IsolationLevel,
-    ReflectedCheckConstraint,
-    ReflectedColumn,
-    ReflectedForeignKeyConstraint,
-    ReflectedIndex,
-    ReflectedPrimaryKeyConstraint,
-    ReflectedTableComment,
-    ReflectedUniqueConstraint,
-)
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.engine.interfaces import IsolationLevel
+from sqlalchemy.exc import InvalidRequestError
 
 from fiberstore.duckdb import fork_guard, functions  # noqa: F401  # functions register themselves
+from fiberstore.duckdb.column_types import ExactNumeric, InexactFloat, NativeEnum
+from fiberstore.duckdb.compilers import (
+    DuckDBCompiler,
+    DuckDBDDLCompiler,
+    DuckDBTypeCompiler,
+    JsonIndex,
+    JsonKey,
+    JsonPath,
+)
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.errors import is_interrupt
 from fiberstore.duckdb.modes import make_temporary_folder
+from fiberstore.duckdb.reflection import CatalogReflection
 from fiberstore.duckdb.wal import check_files, has_two_logs
 from fiberstore.sql.engine import FORKED, IN_MEMORY
 
@@ -62,9 +66,6 @@ _CONFIG = {
     # that finds the disk full, commits of other threads are lost that had returned (DuckDB 2.0.0).
     "auto_checkpoint_skip_wal_threshold": str(2**62),
 }
-
-
-_TYPES = {"ubigint": UBigInteger, "decimal": sa.Numeric}  # missing from upstream's ischema_names
 
 
 class _ConnectArguments(TypedDict, total=False):
@@ -87,15 +88,7 @@ def _reserved_words() -> list[str]:
         return [str(word) for (word,) in connection.execute(words).fetchall()]
 
 
-class _JsonKey(sa.JSON.JSONStrIndexType):
-    """A key of a JSON object, as a JSON pointer: DuckDB takes some other texts for paths and wildcards."""
-
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
-        del dialect
-        return lambda key: "/" + key.replace("~", "~0").replace("/", "~1")
-
-
-class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped by mypy, see pyproject.toml
+class FiberstoreDialect(CatalogReflection, duckdb_engine.Dialect):  # type: ignore[misc]  # skipped by mypy, see pyproject.toml
     """duckdb-engine's dialect with what it lacks; see the module."""
 
     name = "duckdb"
@@ -104,9 +97,25 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
     supports_sane_rowcount = True
     supports_sane_multi_rowcount = True
     supports_sane_rowcount_returning = False
+    supports_native_decimal = True
+    supports_identity_columns = False
+    supports_comments = True
+    supports_constraint_comments = False
+    supports_for_update_of = False
     inspector = sa.Inspector
     preparer = _Preparer
-    colspecs = {**duckdb_engine.Dialect.colspecs, sa.JSON.JSONStrIndexType: _JsonKey}  # noqa: RUF012
+    statement_compiler = DuckDBCompiler
+    ddl_compiler = DuckDBDDLCompiler
+    type_compiler_cls = DuckDBTypeCompiler
+    colspecs = {  # noqa: RUF012
+        **duckdb_engine.Dialect.colspecs,
+        sa.Enum: NativeEnum,
+        sa.Float: InexactFloat,
+        sa.Numeric: ExactNumeric,
+        sa.JSON.JSONIntIndexType: JsonIndex,
+        sa.JSON.JSONPathType: JsonPath,
+        sa.JSON.JSONStrIndexType: JsonKey,
+    }
 
     def connect(self, **arguments: Unpack[_ConnectArguments]) -> DuckDBConnection:
         """Open a connection in UTC; settings come from the URL's query or as ``config``."""
@@ -160,157 +169,25 @@ class FiberstoreDialect(duckdb_engine.Dialect):  # type: ignore[misc]  # skipped
         """Let each statement be a transaction, or SQLAlchemy begin them."""
         dbapi_connection.autocommit = level == "AUTOCOMMIT"
 
-    def reset_isolation_level(self, dbapi_connection: DuckDBConnection) -> None:
-        """Let SQLAlchemy begin transactions."""
-        dbapi_connection.autocommit = False
-
     def detect_autocommit_setting(self, dbapi_connection: DuckDBConnection) -> bool:
         """Tell whether each statement is a transaction."""
         return dbapi_connection.autocommit
 
+    def do_savepoint(self, connection: sa.Connection, name: str) -> Never:
+        """Refuse savepoints, of which DuckDB has none."""
+        del connection, name
+        raise InvalidRequestError(
+            "DuckDB has no savepoints; leave begin_nested() out, or begin a transaction"
+        )
+
+    def do_begin_twophase(self, connection: sa.Connection, xid: object) -> Never:
+        """Refuse transactions in two phases, of which DuckDB has none."""
+        del connection, xid
+        raise InvalidRequestError("DuckDB has no transactions in two phases; leave twophase=True out")
+
     def do_rollback(self, dbapi_connection: DuckDBConnection) -> None:
         """Roll back; ``DuckDBConnection`` knows whether there is something to."""
         dbapi_connection.rollback()
-
-    def get_columns(
-        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_kw: object
-    ) -> list[ReflectedColumn]:
-        """Reflect the columns, in the order of the table."""
-        rows = _catalog(
-            connection,
-            "SELECT column_name, data_type, is_nullable, column_default, comment FROM duckdb_columns() "
-            "WHERE table_name = :table AND schema_name = :schema AND database_name = current_database() "
-            "ORDER BY column_index",
-            table_name,
-            schema,
-        )
-        if not rows:
-            raise NoSuchTableError(table_name)
-        return [
-            ReflectedColumn(
-                name=row.column_name,
-                type=self._type_of(row.data_type),
-                nullable=row.is_nullable,
-                default=row.column_default,
-                comment=row.comment,
-            )
-            for row in rows
-        ]
-
-    def get_pk_constraint(
-        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_kw: object
-    ) -> ReflectedPrimaryKeyConstraint:
-        """Reflect the primary key."""
-        for name, columns in _constraints(connection, table_name, schema, "PRIMARY KEY"):
-            return ReflectedPrimaryKeyConstraint(name=name, constrained_columns=columns)
-        return ReflectedPrimaryKeyConstraint(name=None, constrained_columns=[])
-
-    def get_unique_constraints(
-        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_kw: object
-    ) -> list[ReflectedUniqueConstraint]:
-        """Reflect the unique constraints."""
-        found = _constraints(connection, table_name, schema, "UNIQUE")
-        return [ReflectedUniqueConstraint(name=name, column_names=columns) for name, columns in found]
-
-    def get_indexes(
-        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_kw: object
-    ) -> list[ReflectedIndex]:
-        """Reflect the secondary indexes; an expression stands where a column's name would."""
-        columns = {column["name"] for column in self.get_columns(connection, table_name, schema)}
-        rows = _catalog(
-            connection,
-            "SELECT index_name, is_unique, expressions::VARCHAR[] AS expressions FROM duckdb_indexes() "
-            "WHERE table_name = :table AND schema_name = :schema AND database_name = current_database() "
-            "ORDER BY index_name",
-            table_name,
-            schema,
-        )
-        return [_index(row.index_name, row.is_unique, row.expressions, columns) for row in rows]
-
-    def get_foreign_keys(
-        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_kw: object
-    ) -> list[ReflectedForeignKeyConstraint]:
-        """Reflect the foreign keys."""
-        rows = _catalog(
-            connection,
-            "SELECT constraint_name, constraint_column_names, referenced_table, referenced_column_names "
-            "FROM duckdb_constraints() WHERE table_name = :table AND schema_name = :schema "
-            "AND database_name = current_database() AND constraint_type = 'FOREIGN KEY' "
-            "ORDER BY constraint_index",
-            table_name,
-            schema,
-        )
-        return [
-            ReflectedForeignKeyConstraint(
-                name=row.constraint_name,
-                constrained_columns=list(row.constraint_column_names),
-                referred_schema=schema,
-                referred_table=row.referenced_table,
-                referred_columns=list(row.referenced_column_names),
-                options={},
-            )
-            for row in rows
-        ]
-
-    def get_check_constraints(
-        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_kw: object
-    ) -> list[ReflectedCheckConstraint]:
-        """Reflect the check constraints."""
-        rows = _catalog(
-            connection,
-            "SELECT constraint_name, expression FROM duckdb_constraints() "
-            "WHERE table_name = :table AND schema_name = :schema AND database_name = current_database() "
-            "AND constraint_type = 'CHECK' ORDER BY constraint_index",
-            table_name,
-            schema,
-        )
-        return [ReflectedCheckConstraint(name=row.constraint_name, sqltext=row.expression) for row in rows]
-
-    def get_table_comment(
-        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_kw: object
-    ) -> ReflectedTableComment:
-        """Reflect the comment on a table."""
-        rows = _catalog(
-            connection,
-            "SELECT comment FROM duckdb_tables() WHERE table_name = :table AND schema_name = :schema "
-            "AND database_name = current_database()",
-            table_name,
-            schema,
-        )
-        return ReflectedTableComment(text=rows[0].comment if rows else None)
-
-    def get_table_options(
-        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_kw: object
-    ) -> dict[str, object]:
-        """Return nothing: DuckDB's tables have no options."""
-        del connection, table_name, schema
-        return {}
-
-    def has_multi_table(
-        self, connection: sa.Connection, table_names: Sequence[str], schema: str | None = None, **_kw: object
-    ) -> list[tuple[tuple[str | None, str], bool]]:
-        """Tell of each table whether it is there."""
-        return [((schema, name), self.has_table(connection, name, schema)) for name in table_names]
-
-    get_multi_columns = DefaultDialect.get_multi_columns
-    get_multi_pk_constraint = DefaultDialect.get_multi_pk_constraint
-    get_multi_unique_constraints = DefaultDialect.get_multi_unique_constraints
-    get_multi_indexes = DefaultDialect.get_multi_indexes
-    get_multi_foreign_keys = DefaultDialect.get_multi_foreign_keys
-    get_multi_check_constraints = DefaultDialect.get_multi_check_constraints
-    get_multi_table_comment = DefaultDialect.get_multi_table_comment
-    get_multi_table_options = DefaultDialect.get_multi_table_options
-
-    def _type_of(self, data_type: str) -> sa.types.TypeEngine[Any]:
-        if data_type.endswith("[]"):
-            return sa.ARRAY(self._type_of(data_type[:-2]))
-        name, _, arguments = data_type.lower().partition("(")
-        numbers = [int(number) for number in arguments.rstrip(")").split(",") if number.strip().isdigit()]
-        if name == "timestamp with time zone":
-            return sa.TIMESTAMP(timezone=True)
-        known = _TYPES.get(name) or self.ischema_names.get(name, sa.types.NullType)
-        reflected: sa.types.TypeEngine[Any] = known(*numbers)
-        return reflected
 
 
 def _join_logs(database: str, config: dict[str, Any]) -> None:
@@ -322,30 +199,3 @@ def _join_logs(database: str, config: dict[str, Any]) -> None:
     """
     with duckdb.connect(database, config=config) as raw:
         raw.execute("PRAGMA disable_checkpoint_on_shutdown")
-
-
-def _catalog(
-    connection: sa.Connection, query: str, table_name: str, schema: str | None
-) -> Sequence[sa.Row[*tuple[object, ...]]]:
-    return connection.execute(sa.text(query), {"table": table_name, "schema": schema or "main"}).all()
-
-
-def _constraints(
-    connection: sa.Connection, table_name: str, schema: str | None, kind: str
-) -> list[tuple[str, list[str]]]:
-    query = (
-        "SELECT constraint_name, constraint_column_names FROM duckdb_constraints() "
-        "WHERE table_name = :table AND schema_name = :schema AND database_name = current_database() "
-        "AND constraint_type = :kind ORDER BY constraint_index"
-    )
-    parameters = {"table": table_name, "schema": schema or "main", "kind": kind}
-    return [(name, list(columns)) for name, columns in connection.execute(sa.text(query), parameters)]
-
-
-def _index(name: str, unique: bool, expressions: list[str], columns: set[str]) -> ReflectedIndex:
-    names = [text.strip("'").strip('"') for text in expressions]  # DuckDB quotes reserved words twice
-    plain: list[str | None] = [text if text in columns else None for text in names]
-    index = ReflectedIndex(name=name, unique=unique, column_names=plain)
-    if None in plain:
-        index["expressions"] = names
-    return index

@@ -5,7 +5,7 @@ records. There are no foreign keys: a membership may come before its log and its
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -23,16 +23,30 @@ from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import from_epoch_us
 
 
+class _TimeComparator(sa.TypeDecorator.Comparator[datetime], sa.TIMESTAMP.Comparator[datetime]):
+    """Operators of a time; a time and a duration make a time of the same type."""
+
+    def _adapt_expression(self, op: Any, other_comparator: Any) -> tuple[Any, Any]:  # noqa: ANN401
+        op, type_ = super()._adapt_expression(op, other_comparator)
+        return op, self.type if isinstance(type_, sa.DateTime) else type_
+
+
 class Timestamp(sa.TypeDecorator[datetime]):
     """``TIMESTAMPTZ``: aware datetimes in any zone in, UTC out, exact to 1 µs."""
 
     impl = sa.TIMESTAMP(timezone=True)
     cache_ok = True
+    comparator_factory = _TimeComparator
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Refuse a naive datetime, which DuckDB would read in the session's time zone."""
         del dialect
         return None if value is None else as_utc(value)
+
+    def coerce_compared_value(self, op: object, value: object) -> sa.types.TypeEngine[Any]:
+        """Take a duration for one, as in ``Fiber.last_activity - timedelta(hours=1)``; else for a time."""
+        del op
+        return sa.Interval() if isinstance(value, timedelta) else self
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return the datetime in ``datetime.UTC`` (DuckDB's own has a zone of pytz)."""
@@ -62,11 +76,41 @@ class _UBigInt(sa.types.UserDefinedType[int]):
         return "UBIGINT"
 
 
+class _Number(sa.types.UserDefinedType[Any]):
+    """Result of a calculation with whole numbers: an int if it is whole, as PostgreSQL's are not."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: object) -> str:
+        return "NUMERIC"
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        del dialect, coltype
+        return lambda value: int(value) if isinstance(value, Decimal) and value == int(value) else value
+
+
+class _NumberComparator(sa.TypeDecorator.Comparator[int]):
+    """Operators of a whole number; what they calculate may be out of the column's bounds."""
+
+    def _adapt_expression(self, op: Any, other_comparator: object) -> tuple[Any, sa.types.TypeEngine[Any]]:  # noqa: ANN401
+        del other_comparator
+        return op, _Number()
+
+
 class UnsignedBigInt(sa.TypeDecorator[int]):
     """``UBIGINT``: 0 to 2**64 - 1."""
 
     impl = _UBigInt().with_variant(sa.Numeric(20, 0), "postgresql")  # which has no unsigned integers
     cache_ok = True
+    comparator_factory = _NumberComparator
+
+    def coerce_compared_value(self, op: object, value: object) -> sa.types.TypeEngine[Any]:
+        """Take other numbers for what they are: the column may be compared and multiplied with them."""
+        del op
+        is_other = isinstance(value, Decimal | float) or (
+            type(value) is int and not 0 <= value <= MAX_CONFIG_VERSION
+        )
+        return _Number() if is_other else self
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
         """Refuse what DuckDB would round or wrap: booleans, floats, text, and numbers out of range."""
@@ -80,13 +124,13 @@ class UnsignedBigInt(sa.TypeDecorator[int]):
         return value
 
     def process_result_value(self, value: Decimal | int | None, dialect: Dialect) -> int | None:
-        """Return an int, whatever the driver makes of the number."""
+        """Return an int, whatever the driver makes of the number; a sum may be out of bounds."""
         del dialect
         if value is None:
             return None
         if value != value:  # noqa: PLR0124  # the NaN of a NUMERIC
             raise SerializationError("a stored config_version is no whole number; another client wrote it")
-        return check_stored_version(int(value))
+        return int(value)
 
 
 def check_stored_version(value: int) -> int:
@@ -142,6 +186,15 @@ def _dump(value: JsonValue | object) -> str | None:
 
 class Base(DeclarativeBase):
     """The declarative base; ``Base.metadata`` describes the schema that the migrations build."""
+
+
+@sa.event.listens_for(Base, "load", propagate=True)
+@sa.event.listens_for(Base, "refresh", propagate=True)
+def _check_version(loaded: Base, *_context: object) -> None:
+    """Refuse a row whose version is out of bounds; the column's type cannot tell it from a sum of many."""
+    version = loaded.__dict__.get("config_version")
+    if version is not None:
+        check_stored_version(version)
 
 
 class RawLog(Base):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
@@ -116,6 +117,50 @@ def test_relationships_filter(session: Session) -> None:
 def test_filter_on_attributes(session: Session, condition: sa.ColumnElement[bool], found: list[int]) -> None:
     statement = sa.select(Fiber.fiber_id).where(condition).order_by(Fiber.fiber_id)
     assert session.scalars(statement).all() == [UUID(int=number) for number in found]
+
+
+def test_columns_are_compared_with_and_changed_by_values_of_other_types(session: Session) -> None:
+    version, first = Fiber.config_version, Fiber.first_activity
+    hour = timedelta(hours=1)
+    one = sa.select(
+        first + hour, Fiber.last_activity - first, version * 2, version - 10, version + Decimal("0.5")
+    ).where(Fiber.fiber_id == UUID(int=3))
+    begun = NOON + timedelta(minutes=3)
+    (row,) = session.execute(one)
+    assert row == (begun + hour, timedelta(seconds=2), 14, -3, Decimal("7.5"))
+    assert row[0].tzinfo is UTC
+    conditions = version > Decimal("6.5"), version > -1, version < 7.5, first < first + hour
+    assert session.scalar(sa.select(sa.func.count()).where(*conditions).select_from(Fiber)) == 4
+
+
+def test_a_sum_may_leave_the_bounds_of_its_column(session: Session) -> None:
+    most = 2**64 - 1
+    session.add_all(
+        Fiber(
+            fiber_id=uuid4(), fiber_type="most", config_version=most, first_activity=NOON, last_activity=NOON
+        )
+        for _ in range(2)
+    )
+    total = sa.select(sa.func.sum(Fiber.config_version), sa.func.max(Fiber.config_version + 1))
+    assert session.execute(total.where(Fiber.fiber_type == "most")).one() == (2 * most, most + 1)
+
+
+def test_a_path_leads_into_attributes(bare: Session) -> None:
+    nested: JsonValue = {"user": {"name": "ann", "tags": ["a", {"k": 7}]}, "a/b": {"c~d": 1}}
+    bare.add(
+        Fiber(
+            fiber_id=UUID(int=1), fiber_type="t", config_version=0, attributes=nested,
+            first_activity=NOON, last_activity=NOON,
+        )
+    )  # fmt: skip
+    at = Fiber.attributes
+    found = bare.execute(
+        sa.select(
+            at["user", "name"].as_string(), at["user", "tags", 1], at["user", "tags", -1, "k"].as_integer(),
+            at["a/b", "c~d"].as_integer(), at["user"]["tags"][0].as_string(), at["user", "none"].as_string(),
+        ).where(at["user", "name"].as_string() == "ann")
+    )  # fmt: skip
+    assert found.one() == ("ann", {"k": 7}, 7, 1, "a", None)
 
 
 def test_aggregate_per_type(session: Session) -> None:

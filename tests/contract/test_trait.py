@@ -243,6 +243,24 @@ def test_an_import_loads_what_it_needs_and_no_more(statement: str, needed: set[s
     assert set(found.stdout.split()) == needed
 
 
+def test_every_name_is_there_without_the_driver_of_postgresql() -> None:
+    program = """
+import sys
+sys.modules["psycopg"] = None  # to import it fails
+import inspect
+import fiberstore
+from fiberstore import *
+assert hasattr(fiberstore, "PostgresStorage")
+inspect.getmembers(fiberstore)
+try:
+    PostgresStorage("postgresql://host/database")
+except fiberstore.DatabaseError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "pip install 'fiberstore[postgresql]'" in found.stdout
+
+
 def _without_types(method: object) -> str:
     signature = inspect.signature(method)  # type: ignore[arg-type]
     parameters = [

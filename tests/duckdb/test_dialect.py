@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import duckdb
@@ -275,3 +277,152 @@ def test_a_repository_on_another_dialect_is_refused() -> None:
             [FiberMembership(log_id=nowhere, fiber_id=nowhere, config_version=0)]
         )
     engine.dispose()
+
+
+def _table(engine: sa.Engine, *columns: sa.Column[Any]) -> sa.Table:
+    table = sa.Table("made", sa.MetaData(), *columns)
+    table.create(engine)
+    return table
+
+
+def test_keys_count_by_themselves_and_their_sequence_goes_with_the_table(engine: sa.Engine) -> None:
+    table = _table(
+        engine,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("number", sa.BigInteger, sa.Identity(start=10, increment=5)),
+    )
+    with engine.begin() as connection:
+        connection.execute(table.insert(), [{}, {}])
+        assert connection.execute(table.insert()).inserted_primary_key == (3,)
+        assert connection.execute(sa.select(table.c.number)).scalars().all() == [10, 15, 20]
+    assert sa.inspect(engine).get_sequence_names() == ["made_id_seq", "made_number_seq"]
+    table.drop(engine)
+    assert sa.inspect(engine).get_sequence_names() == []
+
+
+def test_numbers_that_always_count_are_refused(engine: sa.Engine) -> None:
+    with pytest.raises(sa.exc.CompileError, match="leave always=True out"):
+        _table(engine, sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True))
+
+
+def test_decimals_are_exact_unless_floats_are_asked_for(engine: sa.Engine) -> None:
+    table = _table(
+        engine,
+        sa.Column("exact", sa.Numeric(38, 2)),
+        sa.Column("near", sa.Numeric(38, 2, asdecimal=False)),
+        sa.Column("float", sa.Float),
+    )
+    number = Decimal("9007199254740993.01")
+    with engine.begin() as connection:
+        connection.execute(table.insert().values(exact=number, near=number, float=0.1))
+        (row,) = connection.execute(sa.select(table))
+        assert row == (number, float(number), 0.1)
+        assert connection.scalar(sa.select(sa.func.avg(table.c.exact))) == Decimal(float(number))
+
+
+def test_types_of_the_catalog_are_reflected_and_made_again(engine: sa.Engine) -> None:
+    types = [
+        "BIGNUM", "BIT", "BLOB", "BOOLEAN", "DATE", "DECIMAL(18,3)", "DOUBLE", "ENUM('x', 'it''s')", "FLOAT",
+        "FLOAT[2][]", "FLOAT[3]", "HUGEINT", "INTEGER[][]", "INTERVAL", "JSON", "MAP(VARCHAR, INTEGER)",
+        'STRUCT("a b" INTEGER, c VARCHAR[])', "TIME WITH TIME ZONE", "TIME", "TIMESTAMP", "TIMESTAMP_NS",
+        "TIME_NS", "TINYINT", "UHUGEINT", "UINTEGER", "UNION(n INTEGER, s VARCHAR)", "USMALLINT", "UTINYINT",
+        "UUID",
+    ]  # fmt: skip
+    with engine.begin() as connection:
+        columns = ", ".join(f"c{number} {type_}" for number, type_ in enumerate(types))
+        connection.execute(sa.text(f"CREATE TABLE many ({columns})"))
+    reflected = sa.Table("many", sa.MetaData(), autoload_with=engine)
+    reflected.name = "again"
+    reflected.create(engine)
+    with engine.connect() as connection:
+        found = connection.scalars(
+            sa.text("SELECT data_type FROM duckdb_columns() WHERE table_name = 'again' ORDER BY column_index")
+        )
+        assert found.all() == types
+
+
+def test_a_type_that_is_not_known_is_reflected_with_a_warning(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE odd (a VARIANT)"))
+    with pytest.warns(sa.exc.SAWarning, match="VARIANT"):
+        sa.inspect(engine).get_columns("odd")
+
+
+def test_native_enumerations(engine: sa.Engine) -> None:
+    metadata = sa.MetaData()
+    mood: sa.Column[Any] = sa.Column("mood", sa.Enum("sad", "ok", name="moods"))
+    table = sa.Table("made", metadata, mood, sa.Column("b", sa.Enum("x", name=None)))
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(table.insert().values(mood="ok", b="x"))
+        assert connection.scalar(sa.select(table.c.mood)) == "ok"
+    column = sa.inspect(engine).get_columns("made")[0]["type"]
+    assert isinstance(column, sa.Enum)
+    assert (column.name, column.enums) == ("moods", ["sad", "ok"])
+    metadata.drop_all(engine)
+    metadata.create_all(engine)  # the type is gone, too
+
+
+def test_what_duckdb_has_not_is_refused_before_it_ends_the_transaction(engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        session.add(Item(item_id=900, kind="new"))
+        session.flush()
+        with pytest.raises(sa.exc.InvalidRequestError, match="no savepoints"), session.begin_nested():
+            session.connection()
+        with pytest.raises(sa.exc.CompileError, match="no FOR UPDATE"):
+            session.scalars(sa.select(Item).with_for_update())
+        session.commit()
+        assert session.get(Item, 900) is not None
+    with engine.connect() as connection:
+        with pytest.raises(sa.exc.InvalidRequestError, match="two phases"):
+            connection.begin_twophase()
+        with pytest.raises(sa.exc.ArgumentError, match="AUTOCOMMIT"):
+            connection.execution_options(isolation_level="SERIALIZABLE")
+
+
+def test_autocommit_is_an_isolation_level(engine: sa.Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        assert connection.get_isolation_level() == "AUTOCOMMIT"
+        connection.execute(sa.insert(Item).values(item_id=901, kind="new"))
+        with engine.connect() as other:
+            assert other.get_isolation_level() == "REPEATABLE READ"
+            assert other.scalar(sa.select(Item.kind).where(Item.item_id == 901)) == "new"
+
+
+def test_names_of_two_schemas_and_temporary_ones_are_kept_apart(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(sa.text("CREATE SCHEMA side; CREATE TABLE side.part (a INTEGER PRIMARY KEY)"))
+        connection.execute(
+            sa.text("CREATE TEMP TABLE passing (a INTEGER); CREATE VIEW seen AS SELECT 1 AS one")
+        )
+        connection.execute(sa.text("CREATE TEMP VIEW glimpsed AS SELECT 2 AS two"))
+        inspector = sa.inspect(connection)
+        assert inspector.get_schema_names() == ["main", "side"]
+        assert inspector.get_table_names() == ["items"]
+        assert inspector.get_table_names("side") == ["part"]
+        assert inspector.get_temp_table_names() == ["passing"]
+        assert inspector.get_view_names() == ["seen"]
+        assert inspector.get_temp_view_names() == ["glimpsed"]
+        assert inspector.get_view_definition("seen") == "SELECT 1 AS one"
+        assert [inspector.has_table(name) for name in ("items", "part", "passing", "seen")] == [
+            True, False, True, True,
+        ]  # fmt: skip
+        assert inspector.has_table("part", "side")
+        for ask in (inspector.get_pk_constraint, inspector.get_indexes, inspector.get_foreign_keys):
+            with pytest.raises(sa.exc.NoSuchTableError):
+                ask("part")
+        assert inspector.get_multi_columns(schema="side")["side", "part"] == inspector.get_columns(
+            "part", "side"
+        )
+        metadata = sa.MetaData()
+        metadata.reflect(connection)
+        assert set(metadata.tables) == {"items"}
+
+
+def test_a_value_that_the_driver_refuses_does_not_end_the_transaction(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(sa.insert(Item).values(item_id=902, kind="new"))
+        with pytest.raises(DBAPIError, match="Unable to transform"):
+            connection.execute(sa.text("SELECT :value"), {"value": object()})
+        connection.commit()
+        assert connection.scalar(sa.select(Item.kind).where(Item.item_id == 902)) == "new"
