@@ -22,7 +22,7 @@ gc.set_threshold(20_000, 10, 1_000)
 
 settings.register_profile(
     "quick",
-    max_examples=7,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[
         HealthCheck.filter_too_much,
