@@ -16,13 +16,15 @@ from tests.support import postgres_server
 from tests.support.databases import empty
 
 pytest.register_assert_rewrite("fiberstore.testing")
+# Python looks for garbage among all modules and tests, which are millions of objects, less often.
+gc.set_threshold(20_000, 10, 1_000)
 
 collect_ignore = ["dialect_suite"]  # it needs a pytest for itself
 
 
 settings.register_profile(
     "quick",
-    max_examples=7,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[
         HealthCheck.filter_too_much,
@@ -60,18 +62,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item.get_closest_marker("long") is None]
 
 
-def pytest_collection_finish() -> None:
-    """Collect all garbage rarely from now on: modules and tests are millions of objects.
-
-    ``gc.freeze()`` would hide them from ``gc.get_referrers()``, which hypothesis asks.
-    """
-    gc.set_threshold(*gc.get_threshold()[:2], 1_000)
-
-
 @pytest.fixture(scope="session")
 def long_form(request: pytest.FixtureRequest) -> bool:
     """True if slow tests are to take their time."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def collects_garbage() -> Iterator[None]:
+    """Let ``gc.collect()`` look at what the test makes, and not at millions of objects that are older.
+
+    It also hides these from ``gc.get_referrers()``, which hypothesis asks.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

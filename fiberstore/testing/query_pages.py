@@ -114,16 +114,17 @@ class QueryPagesContract:
 
     def test_pages_of_a_query_backwards_are_the_same(self, listing: Listing) -> None:
         listing.add(_TIES)
-        for limit in (2, 4):
-            pages = list(walk(listing.query, limit))
-            assert pages[0].previous is None
-            for number, page in enumerate(pages[1:], 1):
-                assert page.previous is not None
-                back = list(walk_back(listing.query, limit, page.previous))
-                assert [numbers(page.items) for page in back] == [
-                    numbers(page.items) for page in reversed(pages[:number])
-                ]
-                assert _ids(walk(listing.query, limit, back[0].next)) == _ids(pages[number:])
+        limit = 2
+        pages = list(walk(listing.query, limit))
+        assert pages[0].previous is None
+        for number in (1, 4):
+            cursor = pages[number].previous
+            assert cursor is not None
+            back = list(walk_back(listing.query, limit, cursor))
+            assert [numbers(page.items) for page in back] == [
+                numbers(page.items) for page in reversed(pages[:number])
+            ]
+            assert _ids(walk(listing.query, limit, back[0].next)) == _ids(pages[number:])
 
     def test_a_page_backwards_of_another_size_ends_right_before(self, listing: Listing) -> None:
         listing.add(_TIES)

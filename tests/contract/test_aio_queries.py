@@ -74,6 +74,7 @@ def test_a_half_read_stream_that_is_closed_gives_its_thread_back(streamed: Strea
     run(test)
 
 
+@pytest.mark.usefixtures("collects_garbage")
 @STREAMS
 def test_a_half_read_stream_that_is_forgotten_gives_its_thread_back(streamed: Streamed) -> None:
     async def test(storage: AsyncDuckDBStorage) -> None:
@@ -320,6 +321,7 @@ def test_a_look_goes_on_when_the_wait_for_it_is_cancelled() -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("collects_garbage")
 def test_a_look_that_fails_while_nobody_waits_is_no_ones_error(caplog: pytest.LogCaptureFixture) -> None:
     async def test(storage: AsyncDuckDBStorage) -> None:
         tail = await storage.logs.tail("")
@@ -341,6 +343,7 @@ def test_a_look_that_fails_while_nobody_waits_is_no_ones_error(caplog: pytest.Lo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("collects_garbage")
 def test_a_tail_that_is_forgotten_while_it_looks_leaves_nothing_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -359,14 +362,10 @@ def test_a_tail_that_is_forgotten_while_it_looks_leaves_nothing_behind(
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == tasks
 
-    gc.freeze()  # or each of the collections looks through all that pytest and the libraries hold
-    try:
-        for _ in range(2):
-            run(test)
-        asyncio.run(leave_looking())
-        gc.collect()
-    finally:
-        gc.unfreeze()
+    for _ in range(2):
+        run(test)
+    asyncio.run(leave_looking())
+    gc.collect()
     assert complaints(caplog) == []
 
 

@@ -287,7 +287,7 @@ def run(examples: int, steps: int) -> None:
 
 @pytest.mark.timeout(600)  # a failure is made small first, which takes minutes
 def test_the_store_and_the_oracle_agree_whatever_happens() -> None:
-    run(examples=6, steps=12)
+    run(examples=4, steps=12)
 
 
 logs_of_fibers = st.lists(st.lists(st.integers(1, 6), max_size=4), max_size=4)
@@ -307,7 +307,7 @@ def check_diff(store_of_all: SqlStorage, old: list[list[int]], new: list[list[in
     assert found == expected
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 @given(logs_of_fibers, logs_of_fibers, st.integers(0, 9))
 def test_changes_between_versions_are_the_same(
     store_of_all: SqlStorage, old: list[list[int]], new: list[list[int]], limit: int

@@ -282,13 +282,13 @@ def run(machine: type[Agreement], examples: int, steps: int) -> None:
 @pytest.mark.timeout(600)  # a failure is made small first, which takes minutes
 @parametrize_mostly_slow("machine", [Agreement, FileAgreement])
 def test_duckdb_and_the_oracle_agree_after_any_calls(machine: type[Agreement]) -> None:
-    run(machine, examples=8, steps=30)
+    run(machine, examples=6, steps=25)
 
 
 @pytest.mark.timeout(600)
 def test_postgresql_and_the_oracle_agree_after_any_calls(postgres_tables_url: str) -> None:
     PostgresAgreement.url = postgres_tables_url
-    run(PostgresAgreement, examples=4, steps=30)
+    run(PostgresAgreement, examples=4, steps=25)
 
 
 @pytest.mark.slow

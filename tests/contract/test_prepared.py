@@ -66,6 +66,7 @@ def test_a_statement_that_differs_in_values_is_not_compiled_again(any_storage: S
         assert first is second
 
 
+@pytest.mark.usefixtures("collects_garbage")
 def test_large_values_are_not_kept(any_storage: SqlStorage) -> None:
     ids = [uuid4() for _ in range(2_000)]
     one = ref(ids[0])

@@ -146,6 +146,7 @@ def test_an_update_inside_a_cte_waits_for_its_turn(
             session.execute(sa.select(change))
 
 
+@pytest.mark.usefixtures("collects_garbage")
 def test_a_connection_that_is_forgotten_frees_the_lock(storage: DuckDBStorage) -> None:
     fiber = a_fiber()
     storage.write_fiber(fiber)

@@ -386,7 +386,7 @@ def test_partial_last_line(tmp_path: Path, any_storage: SqlStorage) -> None:
 
 
 @example(cuts=[20, 75, 107, 114, 115, 116])
-@given(cuts=st.lists(st.integers(0, 160), min_size=1, max_size=6))
+@given(cuts=st.lists(st.integers(0, 160), min_size=1, max_size=3))
 def test_a_file_that_grows_by_any_bytes_ends_like_one_that_was_whole(
     case_of: Callable[[], Case], cuts: list[int]
 ) -> None:

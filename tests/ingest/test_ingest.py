@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from fiberstore.ingest.reader import IngestError
 from fiberstore.ingest.rules import load_rules
 from fiberstore.repositories.storage import SqlStorage
 from tests.support.databases import empty
+from tests.support.parameters import parametrize_mostly_slow
 
 RULES = r"""
 [sources.web]
@@ -106,13 +106,6 @@ def rules_file(tmp_path: Path) -> Path:
     return tmp_path / "rules.toml"
 
 
-@pytest.fixture
-def storage() -> Iterator[DuckDBStorage]:
-    with DuckDBStorage(":memory:") as storage:
-        storage.init_schema()
-        yield storage
-
-
 def test_logs_fibers_and_memberships_are_stored(
     storage: DuckDBStorage, tmp_path: Path, rules_file: Path
 ) -> None:
@@ -141,13 +134,13 @@ def test_logs_fibers_and_memberships_are_stored(
 
 
 def test_batches_may_have_any_size(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
-    write_logs(tmp_path, 60)
+    write_logs(tmp_path, 30)
     states = []
     for batch_rows in (1, 7, 10_000):
         empty(storage.engine)
         ingest(storage, load_rules(rules_file), batch_rows=batch_rows)
         states.append(state_of(storage))
-    assert len(states[0].fibers) == 10
+    assert len(states[0].fibers) == 6
     assert all(state.logs == states[0].logs for state in states)
     assert all(without_ids(state) == without_ids(states[0]) for state in states)
 
@@ -162,29 +155,28 @@ def test_reading_again_adds_nothing(storage: DuckDBStorage, tmp_path: Path, rule
     assert state_of(storage) == before
 
 
-def test_a_file_that_has_grown_is_read_on(tmp_path: Path, rules_file: Path) -> None:
-    write_logs(tmp_path, 300)
+def test_a_file_that_has_grown_is_read_on(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
+    write_logs(tmp_path, 150)
     rules = load_rules(rules_file)
-    with DuckDBStorage(":memory:") as whole, DuckDBStorage(":memory:") as grown:
-        whole.init_schema()
-        ingest(whole, rules, batch_rows=50)
-        texts = {name: (tmp_path / name).read_text() for name in ("web.log", "db.log")}
-        stamp = "2024-05-01T10:00:30"
-        web = texts["web.log"].splitlines(keepends=True)
-        end = next(n for n, line in enumerate(web) if line.startswith("2024") and line >= stamp)
-        db = texts["db.log"].splitlines(keepends=True)
-        db_end = next(n for n, line in enumerate(db) if line >= stamp.replace("T", " "))
-        (tmp_path / "web.log").write_text("".join(web[:end]))
-        (tmp_path / "db.log").write_text("".join(db[:db_end]))
-        grown.init_schema()
-        assert ingest(grown, rules, batch_rows=50).logs_new > 0
-        for name, text in texts.items():
-            (tmp_path / name).write_text(text)
-        assert ingest(grown, rules, batch_rows=50).logs_new > 0
-        assert state_of(grown) == state_of(whole)
+    ingest(storage, rules, batch_rows=50)
+    whole = state_of(storage)
+    empty(storage.engine)
+    texts = {name: (tmp_path / name).read_text() for name in ("web.log", "db.log")}
+    stamp = "2024-05-01T10:00:15"
+    web = texts["web.log"].splitlines(keepends=True)
+    end = next(n for n, line in enumerate(web) if line.startswith("2024") and line >= stamp)
+    db = texts["db.log"].splitlines(keepends=True)
+    db_end = next(n for n, line in enumerate(db) if line >= stamp.replace("T", " "))
+    (tmp_path / "web.log").write_text("".join(web[:end]))
+    (tmp_path / "db.log").write_text("".join(db[:db_end]))
+    assert ingest(storage, rules, batch_rows=50).logs_new > 0
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    assert ingest(storage, rules, batch_rows=50).logs_new > 0
+    assert state_of(storage) == whole
 
 
-@pytest.mark.parametrize("number", range(6))
+@parametrize_mostly_slow("number", range(6), quick=2)
 def test_a_record_that_grows_after_it_ended_a_fiber_stays_in_it(
     any_storage: SqlStorage, tmp_path: Path, rules_file: Path, number: int
 ) -> None:
@@ -249,21 +241,22 @@ def test_changed_rules_are_another_version_beside_the_old(
     assert versions == {before.config_version, changed.config_version}
 
 
-def test_an_error_keeps_whole_batches_and_the_next_run_goes_on(tmp_path: Path, rules_file: Path) -> None:
+def test_an_error_keeps_whole_batches_and_the_next_run_goes_on(
+    storage: DuckDBStorage, tmp_path: Path, rules_file: Path
+) -> None:
     write_logs(tmp_path, 300)
     good = (tmp_path / "db.log").read_bytes()
-    with DuckDBStorage(":memory:") as whole, DuckDBStorage(":memory:") as storage:
-        whole.init_schema()
-        storage.init_schema()
-        ingest(whole, load_rules(rules_file))
-        (tmp_path / "db.log").write_bytes(good[: len(good) // 2] + b"\xff" + good[len(good) // 2 :])
-        reports: list[IngestReport] = []
-        with pytest.raises(IngestError, match="0xff"):
-            ingest(storage, load_rules(rules_file), batch_rows=20, on_batch=reports.append)
-        assert len(state_of(storage).logs) == reports[-1].logs_new > 0
-        (tmp_path / "db.log").write_bytes(good)
-        ingest(storage, load_rules(rules_file), batch_rows=20)
-        assert state_of(storage) == state_of(whole)
+    ingest(storage, load_rules(rules_file))
+    whole = state_of(storage)
+    empty(storage.engine)
+    (tmp_path / "db.log").write_bytes(good[: len(good) // 2] + b"\xff" + good[len(good) // 2 :])
+    reports: list[IngestReport] = []
+    with pytest.raises(IngestError, match="0xff"):
+        ingest(storage, load_rules(rules_file), batch_rows=20, on_batch=reports.append)
+    assert len(state_of(storage).logs) == reports[-1].logs_new > 0
+    (tmp_path / "db.log").write_bytes(good)
+    ingest(storage, load_rules(rules_file), batch_rows=20)
+    assert state_of(storage) == whole
 
 
 KILLED = """

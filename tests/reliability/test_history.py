@@ -226,6 +226,7 @@ def run_tasks(path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int, calls: in
     return load
 
 
+@pytest.mark.usefixtures("collects_garbage")
 def test_a_few_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_threads(db_file, monkeypatch, threads=4, calls=8, seed=1)
 
@@ -235,11 +236,13 @@ def test_a_few_threads_on_a_server(postgres_url: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("collects_garbage")
 def test_a_few_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_tasks(db_file, monkeypatch, tasks=16, calls=6, seed=2)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("collects_garbage")
 @pytest.mark.timeout(3600)
 def test_sixteen_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool) -> None:
     load = run_threads(db_file, monkeypatch, threads=16, calls=400 if long_form else 20, seed=3)
@@ -247,6 +250,7 @@ def test_sixteen_threads(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_fo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("collects_garbage")
 @pytest.mark.timeout(3600)
 def test_threads_beside_backups_compactions_and_copies(
     db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool
@@ -255,6 +259,7 @@ def test_threads_beside_backups_compactions_and_copies(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("collects_garbage")
 @pytest.mark.timeout(3600)
 def test_sixty_four_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool) -> None:
     load = run_tasks(db_file, monkeypatch, tasks=64, calls=200 if long_form else 12, seed=4)
@@ -262,6 +267,7 @@ def test_sixty_four_tasks(db_file: Path, monkeypatch: pytest.MonkeyPatch, long_f
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("collects_garbage")
 @pytest.mark.timeout(3600)
 def test_sixteen_threads_on_a_server(postgres_url: str, long_form: bool) -> None:
     run_threads_on_server(postgres_url, threads=16, calls=400 if long_form else 20, seed=6)
