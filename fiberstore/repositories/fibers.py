@@ -60,9 +60,9 @@ from fiberstore.sql.conditions import (
 from fiberstore.sql.connection import Lock, Row
 from fiberstore.sql.functions import (
     HoldsChangeLock,
-    Json,
     JsonKeys,
     JsonType,
+    JsonValueAt,
     Quotient,
     StartsWith,
     TimeUs,
@@ -333,7 +333,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
         check_pointer(pointer)
         check_number("limit", limit)
-        kind, text = JsonType(ATTRIBUTES, pointer), Json(ATTRIBUTES, pointer)
+        kind, text = JsonType(ATTRIBUTES, pointer), JsonValueAt(ATTRIBUTES, pointer)
         statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
         with self._read("attribute_values") as session:
             found = value_counts(select_rows(session, statement), _scalar)

@@ -30,7 +30,7 @@ from fiberstore.repositories.query import (
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.sql.connection import Row
-from fiberstore.sql.functions import EpochUs, TextBytes
+from fiberstore.sql.functions import EpochMicroseconds, TextBytes
 from fiberstore.sql.models import PinnedFiber, PinnedLog
 from fiberstore.sql.prepared import compiled, connection_of
 from fiberstore.sql.sizes import ROW_BYTES, StoreSize
@@ -46,8 +46,8 @@ _TEXT_BYTES = TextBytes(LOGS.c.raw_text)
 _FIELDS = sa.func.concat_ws(
     sa.literal_column("'|'"),
     FIBERS.c.config_version,
-    EpochUs(FIBERS.c.first_activity),
-    EpochUs(FIBERS.c.last_activity),
+    EpochMicroseconds(FIBERS.c.first_activity),
+    EpochMicroseconds(FIBERS.c.last_activity),
     FIBERS.c.closed,
     sa.cast(FIBERS.c.attributes, sa.String),
     FIBERS.c.fiber_type,

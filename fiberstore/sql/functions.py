@@ -18,7 +18,7 @@ T = TypeVar("T")
 LONGEST_US = 2**63 - 1
 
 
-class EpochUs(FunctionElement[int]):
+class EpochMicroseconds(FunctionElement[int]):
     """A time as µs since 1970, to calculate with; NULL for 'infinity'."""
 
     name = "epoch_us"
@@ -26,7 +26,7 @@ class EpochUs(FunctionElement[int]):
     inherit_cache = True
 
 
-class TimeUs(EpochUs):
+class TimeUs(EpochMicroseconds):
     """A time as µs since 1970, to be fetched: PostgreSQL's driver makes the number."""
 
     inherit_cache = True
@@ -146,7 +146,7 @@ class JsonType(JsonElement):
     inherit_cache = True
 
 
-class JsonText(JsonElement):
+class JsonTextAt(JsonElement):
     """The text of a string, or the JSON of anything else."""
 
     name = "json_extract_string"
@@ -154,7 +154,7 @@ class JsonText(JsonElement):
     inherit_cache = True
 
 
-class Json(JsonElement):
+class JsonValueAt(JsonElement):
     """Its JSON, as text."""
 
     name = "json_extract"
@@ -237,7 +237,7 @@ def arguments_of(element: FunctionElement[Any]) -> list[sa.ColumnElement[Any]]:
     return list(element.clauses)
 
 
-@compiles(EpochUs)
+@compiles(EpochMicroseconds)
 @compiles(TextBytes)
 @compiles(Contains)
 @compiles(StartsWith)

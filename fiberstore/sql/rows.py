@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
-from fiberstore.records import FiberKey, FiberRecord, StoredLog, trusted
+from fiberstore.records import FiberKey, FiberRecord, StoredLog, construct_unvalidated
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import check_stored_version
 
@@ -69,7 +69,7 @@ def to_logs(rows: Iterable[LogRow[T]], to_time: Callable[[T], datetime]) -> list
         if ingestion_time is None:
             raise SerializationError(f"log {log_id} has no finite ingestion_time; another client wrote it")
         logs.append(
-            trusted(
+            construct_unvalidated(
                 StoredLog,
                 {
                     "timestamp": to_time(timestamp),
@@ -87,7 +87,7 @@ def to_logs(rows: Iterable[LogRow[T]], to_time: Callable[[T], datetime]) -> list
 def to_fibers(rows: Iterable[FiberRow[T]], to_time: Callable[[T], datetime]) -> list[FiberRecord]:
     """Make records of rows of ``fibers``."""
     return [
-        trusted(
+        construct_unvalidated(
             FiberRecord,
             {
                 "fiber_id": fiber_id,
@@ -106,7 +106,7 @@ def to_fibers(rows: Iterable[FiberRow[T]], to_time: Callable[[T], datetime]) -> 
 def to_keys(rows: Iterable[KeyRow[T]], to_time: Callable[[T], datetime]) -> list[FiberKey]:
     """Make records of rows of ``fiber_keys``."""
     return [
-        trusted(
+        construct_unvalidated(
             FiberKey,
             {
                 "fiber_id": fiber_id,
