@@ -31,7 +31,7 @@ from fiberstore.repositories.query import (
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import EpochMicroseconds, TextBytes
-from fiberstore.sql.models import PinnedFiber, PinnedLog
+from fiberstore.sql.models import PinnedFiber, PinnedLog, Timestamp
 from fiberstore.sql.prepared import compiled, connection_of
 from fiberstore.sql.sizes import ROW_BYTES, StoreSize
 
@@ -45,12 +45,14 @@ _UNPINNED_LOG = LOGS.c.log_id.not_in(sa.select(PinnedLog.log_id))
 _TEXT_BYTES = TextBytes(LOGS.c.raw_text)
 _FIELDS = sa.func.concat_ws(
     sa.literal_column("'|'"),
-    FIBERS.c.config_version,
-    EpochMicroseconds(FIBERS.c.first_activity),
-    EpochMicroseconds(FIBERS.c.last_activity),
-    FIBERS.c.closed,
-    sa.cast(FIBERS.c.attributes, sa.String),
-    FIBERS.c.fiber_type,
+    *(
+        sa.func.coalesce(
+            sa.cast(EpochMicroseconds(column) if isinstance(column.type, Timestamp) else column, sa.String),
+            sa.literal_column("''"),
+        )
+        for column in FIBERS.c
+        if not column.primary_key
+    ),
 )
 
 
