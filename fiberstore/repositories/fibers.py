@@ -393,24 +393,6 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         found = [TimelinePoint(row[0], from_epoch_us(row[1]), row[2], row[3]) for row in rows]
         return Timeline(chosen, found if points else [], rows[0][4] if rows else 0)
 
-    def update_fibers(self, fibers: Iterable[FiberRecord]) -> int:
-        """Replace every field of the fibers that are stored; the others are not created.
-
-        Returns:
-            How many are stored.
-
-        Raises:
-            TypeError: An item is not a ``FiberRecord``.
-            ValueError: Two of them have one id.
-        """
-        given = list(fibers)
-
-        def update(session: Session) -> int:
-            rows = _distinct(given)
-            return bulk.update_fibers(session, rows) if rows else 0
-
-        return self._change("update_fibers", update)
-
 
 def _place(row: Row) -> tuple[int, int]:
     *_fiber, first_us, fiber_id = row
