@@ -90,9 +90,7 @@ class CheckpointsContract:
             name = (text or "empty")[: len(self.longest_name)]
             storage.checkpoints.compare_and_set(name, None, text)
             storage.checkpoints.compare_and_set(name, text, f"{text}.")
-            found = storage.checkpoints.get(name)
-            assert found is not None
-            assert (found.name, found.value) == (name, f"{text}.")
+            assert _values(storage) == [(name, f"{text}.")]
             assert storage.checkpoints.delete(name)
         assert storage.checkpoints.all() == []
 
