@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import InstrumentedAttribute
 
 from fiberstore.atomic_files import leftovers
 from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import migrate
+from fiberstore.sql.conditions import FIBERS, LOGS
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.functions import KeyHash
 from fiberstore.sql.models import (
@@ -38,10 +38,6 @@ _ROWS_BY_INDEX = sa.text(
     "SELECT current_setting('index_scan_max_count'), current_setting('index_scan_percentage')"
 )
 _FIRST_TIME, _LAST_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_TIMES = {
-    RawLog: (RawLog.timestamp, RawLog.ingestion_time),
-    Fiber: (Fiber.first_activity, Fiber.last_activity),
-}
 _SPANS = (
     sa.select(
         Membership.fiber_id,
@@ -252,16 +248,16 @@ def _is_beyond_python(key: object, column: sa.ColumnElement[Any]) -> bool:
 
 
 def _about_values(connection: sa.Connection) -> Iterator[Finding]:
-    for table in (RawLog, Fiber):
-        bad = sa.or_(*(_is_no_time(column) for column in _TIMES[table]))
+    for table in (LOGS, FIBERS):
+        bad = sa.or_(*(_is_no_time(column) for column in table.c if isinstance(column.type, Timestamp)))
         if rows := _count(connection, sa.select(sa.func.count()).select_from(table).where(bad)):
-            yield Finding(f"{rows:,} rows of {table.__tablename__} have times that no record can hold")
+            yield Finding(f"{rows:,} rows of {table.name} have times that no record can hold")
     texts = sa.select(sa.type_coerce(Fiber.attributes, sa.String))
     if rows := sum(not _is_json(text) for text in connection.scalars(texts)):
         yield Finding(f"{rows:,} rows of fibers have attributes that are not JSON")
 
 
-def _is_no_time(column: InstrumentedAttribute[Any]) -> sa.ColumnElement[bool]:
+def _is_no_time(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     in_range = column.between(_FIRST_TIME, _LAST_TIME)
     return sa.or_(column.is_(None), ~sa.func.isfinite(column), ~in_range)
 

@@ -23,11 +23,23 @@ Arguments out of bounds raise ``ValueError``, arguments of a wrong type ``TypeEr
 function; a record with a bad field raises pydantic's ``ValidationError``, which is a ``ValueError``.
 """
 
+from typing import Self
 from uuid import UUID
 
 
 class StorageError(Exception):
     """Root of the errors of a storage."""
+
+    _given: tuple[object, ...]
+
+    def __new__(cls, *given: object) -> Self:
+        """Keep the arguments, all by position, of which pickle makes the error anew."""
+        error = super().__new__(cls, *given)
+        error._given = given
+        return error
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        return type(self), self._given
 
 
 class DatabaseError(StorageError):
@@ -40,9 +52,6 @@ class StorageClosedError(DatabaseError):
     def __init__(self) -> None:
         super().__init__("the storage is closed")
 
-    def __reduce__(self) -> tuple[type["StorageClosedError"], tuple[()]]:
-        return type(self), ()
-
 
 class ConnectionLostError(DatabaseError):
     """The connection that a call or a ``transaction()`` block used was lost. The next call opens another.
@@ -52,7 +61,7 @@ class ConnectionLostError(DatabaseError):
             of it is.
     """
 
-    def __init__(self, reason: str, may_be_stored: bool) -> None:  # by position, for pickle
+    def __init__(self, reason: str, may_be_stored: bool) -> None:
         self.reason = reason
         self.may_be_stored = may_be_stored
         outcome = (
@@ -62,9 +71,6 @@ class ConnectionLostError(DatabaseError):
             else "Nothing of the transaction is stored; run it again"
         )
         super().__init__(f"the connection to the server was lost: {reason}. {outcome}")
-
-    def __reduce__(self) -> tuple[type["ConnectionLostError"], tuple[str, bool]]:
-        return type(self), (self.reason, self.may_be_stored)
 
 
 class StorageLockedError(DatabaseError):
@@ -83,9 +89,6 @@ class StorageLockedError(DatabaseError):
             f"{path} is held by {owner}; DuckDB lets one process write a file, and none beside it read it. "
             "Close it there, or send the work to that process"
         )
-
-    def __reduce__(self) -> tuple[type["StorageLockedError"], tuple[str, int | None]]:
-        return type(self), (self.path, self.owner_pid)
 
 
 class DamagedFileError(DatabaseError):
@@ -109,9 +112,6 @@ class DamagedFileError(DatabaseError):
             advice += ". If a WAL checkpoint was killed, `fiberstore db rescue` makes a copy that opens"
         super().__init__(f"{path or 'the database file'} is damaged: {damage}. {advice}")
 
-    def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[str | None, str]]:
-        return type(self), (self.path, self.damage)
-
 
 class NotFoundError(StorageError, LookupError):
     """There is no fiber of that id.
@@ -123,9 +123,6 @@ class NotFoundError(StorageError, LookupError):
     def __init__(self, fiber_id: UUID) -> None:
         self.fiber_id = fiber_id
         super().__init__(f"no fiber {fiber_id}; write_fiber() creates one")
-
-    def __reduce__(self) -> tuple[type["NotFoundError"], tuple[UUID]]:
-        return type(self), (self.fiber_id,)
 
 
 class VersionNotFoundError(StorageError, LookupError):
@@ -140,9 +137,6 @@ class VersionNotFoundError(StorageError, LookupError):
         super().__init__(
             f"no config version {config_version:016x} ({config_version}); versions.register() notes one"
         )
-
-    def __reduce__(self) -> tuple[type["VersionNotFoundError"], tuple[int]]:
-        return type(self), (self.config_version,)
 
 
 class CheckpointError(StorageError):
@@ -163,9 +157,6 @@ class CheckpointError(StorageError):
             "Another writer moved it; read it again and retry"
         )
 
-    def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str | None, str | None]]:
-        return type(self), (self.name, self.expected, self.found)
-
 
 class DuplicateError(StorageError):
     """A fiber of that id is stored already, and was left as it is.
@@ -177,9 +168,6 @@ class DuplicateError(StorageError):
     def __init__(self, fiber_id: UUID) -> None:
         self.fiber_id = fiber_id
         super().__init__(f"fiber {fiber_id} exists already; update_fiber() changes it")
-
-    def __reduce__(self) -> tuple[type["DuplicateError"], tuple[UUID]]:
-        return type(self), (self.fiber_id,)
 
 
 class ConflictError(StorageError):
@@ -201,9 +189,6 @@ class BufferFullError(StorageError):
             f"no room for the record: {records} others, of {size_bytes} bytes, wait to be stored; wait, or "
             "make the writer with a larger buffer_bytes"
         )
-
-    def __reduce__(self) -> tuple[type["BufferFullError"], tuple[int, int]]:
-        return type(self), (self.records, self.size_bytes)
 
 
 class SerializationError(StorageError, ValueError):
@@ -229,9 +214,6 @@ class SchemaVersionError(StorageError):
             f"the database is at revision {found!r}, which this release does not know (its newest is "
             f"{known!r}); install the release of fiberstore that wrote it"
         )
-
-    def __reduce__(self) -> tuple[type["SchemaVersionError"], tuple[str, str]]:
-        return type(self), (self.found, self.known)
 
 
 def _value(value: str | None) -> str:

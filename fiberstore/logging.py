@@ -15,7 +15,7 @@ from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.errors import StorageError
 from fiberstore.escaping import escape_unstorable
 from fiberstore.ids import new_log_id
-from fiberstore.records import LogRecord, trusted
+from fiberstore.records import LogRecord, construct_unvalidated
 from fiberstore.writer.buffer import LogSink, UnwrittenError
 from fiberstore.writer.threaded import BufferedWriter
 
@@ -199,7 +199,7 @@ class Handler(logging.Handler):
             "raw_text": escape_unstorable(text),
             "log_id": new_log_id(timestamp),
         }
-        return trusted(LogRecord, values)
+        return construct_unvalidated(LogRecord, values)
 
     def _hand_back(self, logs: list[LogRecord]) -> None:
         if self._on_unwritten is None:

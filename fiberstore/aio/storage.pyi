@@ -745,17 +745,6 @@ class AsyncFiberRepository(AsyncFibers):
             How many they are.
         """
 
-    async def update_fibers(self, fibers: Iterable[FiberRecord]) -> int:
-        """Replace every field of the fibers that are stored; the others are not created.
-
-        Returns:
-            How many are stored.
-
-        Raises:
-            TypeError: An item is not a ``FiberRecord``.
-            ValueError: Two of them have one id.
-        """
-
 class AsyncMembershipRepository(AsyncMemberships):
     """``MembershipRepository`` in coroutines."""
 

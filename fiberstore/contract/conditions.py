@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
@@ -67,33 +67,40 @@ class Condition(ABC, Generic[R]):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class And(Condition[R]):
+class _Several(Condition[R]):
+    record: type[R]
+    conditions: tuple[Condition[R], ...]
+    nesting: int = field(init=False)
+    sign: ClassVar[str]
+    of_none: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        _nest(self, *self.conditions)
+
+    def __repr__(self) -> str:
+        if not self.conditions:
+            return str(self.of_none)
+        first, *others = self.conditions
+        begin = repr(first)
+        if not others:
+            return begin
+        if type(first) is type(self) and len(first.conditions) > 1:  # (a & b) & c is a & b & c
+            begin = begin[1:-1]
+        return f"({f' {self.sign} '.join([begin, *map(repr, others)])})"
+
+
+class And(_Several[R]):
     """True where all of its conditions are."""
 
-    record: type[R]
-    conditions: tuple[Condition[R], ...]
-    nesting: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        _nest(self, *self.conditions)
-
-    def __repr__(self) -> str:
-        return _joined(self, " & ") if self.conditions else "True"
+    __slots__ = ()
+    sign, of_none = "&", True
 
 
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Or(Condition[R]):
+class Or(_Several[R]):
     """True where one of its conditions is."""
 
-    record: type[R]
-    conditions: tuple[Condition[R], ...]
-    nesting: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        _nest(self, *self.conditions)
-
-    def __repr__(self) -> str:
-        return _joined(self, " | ") if self.conditions else "False"
+    __slots__ = ()
+    sign, of_none = "|", False
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -334,14 +341,7 @@ def checked_condition(condition: Condition[R], record: type[R]) -> Condition[R]:
 
 def depends_on_active(condition: Condition[Any]) -> bool:
     """Return whether a condition depends on which config version is the active one."""
-    match condition:
-        case IsActive():
-            return True
-        case And() | Or():
-            return any(map(depends_on_active, condition.conditions))
-        case Not() | HasLog() | HasFiber():
-            return depends_on_active(condition.condition)
-    return False
+    return any(isinstance(part, IsActive) for part in _walk(condition))
 
 
 def compared_as_lists(condition: Condition[R]) -> tuple[Condition[R], list[AttributeCompare | AttributeIn]]:
@@ -406,16 +406,6 @@ def _parts(condition: Condition[R], kind: type[And[R]] | type[Or[R]]) -> tuple[C
 
 def _same(condition: Condition[R], other: Condition[R]) -> Condition[R]:
     return checked_condition(other, condition.record)
-
-
-def _joined(condition: And[R] | Or[R], sign: str) -> str:
-    first, *others = condition.conditions
-    begin = repr(first)
-    if not others:
-        return begin
-    if type(first) is type(condition) and len(first.conditions) > 1:  # (a & b) & c is a & b & c
-        begin = begin[1:-1]
-    return f"({sign.join([begin, *map(repr, others)])})"
 
 
 def _shown(value: Value) -> str:

@@ -199,7 +199,8 @@ def _of_batch(batch: "pa.RecordBatch") -> list[bytes]:
     import pyarrow.compute as pc
 
     columns = [_as_text(name, batch[name]) for name in batch.schema.names]
-    joined = pc.binary_join_element_wise(*columns, pa.scalar("\0", pa.large_string()))
+    separator = pa.scalar("\0", pa.large_string())
+    joined = pc.binary_join_element_wise(*columns, separator, null_handling="replace", null_replacement="\0")
     rows: list[bytes] = joined.cast(pa.large_binary()).to_pylist()
     return rows
 

@@ -52,7 +52,7 @@ from fiberstore.copying.checksums import (
 )
 from fiberstore.errors import CursorError
 from fiberstore.json_text import dump_json
-from fiberstore.records import FiberKey, FiberMembership, FiberRecord
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, from_epoch_us
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import key_rows
@@ -62,10 +62,9 @@ from fiberstore.sql.models import (
     RawLog,
     check_stored_version,
     identity_of,
-    stored_time,
 )
 from fiberstore.sql.prepared import compiled, connection_of
-from fiberstore.sql.rows import key_columns, to_keys
+from fiberstore.sql.rows import columns_in_us, to_records
 from fiberstore.sql.translate import translate_errors
 
 K = TypeVar("K", str, Key)
@@ -517,14 +516,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _values(fiber: FiberRecord) -> tuple[object, ...]:
     """Return the values by which fibers are compared; JSON as text, in which 1 and true differ."""
-    return (
-        fiber.fiber_type,
-        fiber.config_version,
-        canonical_json(dump_json(fiber.attributes)),
-        fiber.first_activity,
-        fiber.last_activity,
-        fiber.closed,
-    )
+    return tuple({**dict(fiber), "attributes": canonical_json(dump_json(fiber.attributes))}.values())
 
 
 def _pairs(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[_Pair]:
@@ -542,12 +534,12 @@ def _pairs(session: Session, on_rows: Callable[[int], None] | None = None) -> Ge
 
 def _keys(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[tuple[Key, FiberKey]]:
     """Yield the keys of fibers by what identifies them, ascending."""
-    statement = sa.select(*key_columns(KEYS)).order_by(*identity_of(KEYS))
+    statement = sa.select(*columns_in_us(FiberKey, KEYS)).order_by(*identity_of(KEYS))
     with translate_errors():
         batches = connection_of(session).stream_rows(*compiled(session, statement), _ROWS_READ)
         with closing(batches):
             for rows in batches:
-                for key in to_keys(rows, stored_time):
+                for key in to_records(FiberKey, rows, from_epoch_us):
                     yield (key.fiber_id, key.name, key.value), key
                 if on_rows is not None:
                     on_rows(len(rows))

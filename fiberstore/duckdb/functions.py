@@ -9,17 +9,17 @@ from fiberstore.sql.functions import (
     LONGEST_US,
     Contains,
     DurationUs,
-    EpochUs,
+    EpochMicroseconds,
     HoldsChangeLock,
-    Json,
     JsonElement,
     JsonExists,
     JsonFloat,
     JsonInteger,
     JsonItems,
     JsonKeys,
-    JsonText,
+    JsonTextAt,
     JsonType,
+    JsonValueAt,
     KeyHash,
     Quotient,
     RegexpMatches,
@@ -33,7 +33,7 @@ from fiberstore.sql.functions import (
 @compiles_for("duckdb", DurationUs)
 def _duration_us(element: DurationUs) -> sa.ColumnElement[int]:
     first, last = arguments_of(element)
-    difference = getattr(sa.func, "try")(EpochUs(last) - EpochUs(first))
+    difference = getattr(sa.func, "try")(EpochMicroseconds(last) - EpochMicroseconds(first))
     return sa.func.coalesce(difference, LONGEST_US)
 
 
@@ -74,13 +74,13 @@ def _in_duckdb(function: str, element: JsonElement) -> sa.ColumnElement[Any]:
     return call
 
 
-@compiles_for("duckdb", JsonExists, JsonType, JsonText)
+@compiles_for("duckdb", JsonExists, JsonType, JsonTextAt)
 def _json_call(element: JsonElement) -> sa.ColumnElement[Any]:
     return _in_duckdb(element.name, element)
 
 
-@compiles_for("duckdb", Json)
-def _json_value(element: Json) -> sa.ColumnElement[str]:
+@compiles_for("duckdb", JsonValueAt)
+def _json_value(element: JsonValueAt) -> sa.ColumnElement[str]:
     return sa.cast(_in_duckdb("json_extract", element), sa.String)
 
 

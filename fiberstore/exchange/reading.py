@@ -104,7 +104,7 @@ def _csv(path: Path, kind: Kind) -> Iterator[pa.RecordBatch]:
     _check_header(path)
     _check_quotes(path)
     schema = schema_of(kind)
-    texts = [field.name for field in schema if field.type == TEXT and field.name not in (*IDS, *NULLABLE)]
+    texts = [field.name for field in schema if field.type == TEXT and field.name not in IDS | NULLABLE]
     misfits: list[pa_csv.InvalidRow] = []
 
     def note(row: pa_csv.InvalidRow) -> str:

@@ -1,9 +1,13 @@
 """The Arrow schemas of the records, and what a stored row must hold to be one."""
 
-from typing import Any, TypeAlias
+from datetime import datetime
+from types import NoneType
+from typing import Annotated, Any, TypeAlias, get_args, get_origin
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import JsonValue
 
 from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
@@ -15,38 +19,8 @@ TEXT = pa.large_string()  # a batch may hold more than 2 GiB
 TIME = pa.timestamp("us", "UTC")
 VERSION = pa.uint64()
 JSON_COLUMN = "attributes"
-IDS = ("log_id", "fiber_id", "first_log_id")
-NULLABLE = (JSON_COLUMN, "first_log_id")
 FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999
 
-_TYPES: dict[Kind, dict[str, pa.DataType]] = {
-    StoredLog: {
-        "log_id": TEXT,
-        "timestamp": TIME,
-        "source_id": TEXT,
-        "raw_text": TEXT,
-        "ingestion_time": TIME,
-        "config_version": VERSION,
-    },
-    FiberRecord: {
-        "fiber_id": TEXT,
-        "fiber_type": TEXT,
-        "config_version": VERSION,
-        "attributes": TEXT,
-        "first_activity": TIME,
-        "last_activity": TIME,
-        "closed": pa.bool_(),
-    },
-    FiberMembership: {"log_id": TEXT, "fiber_id": TEXT, "config_version": VERSION},
-    FiberKey: {
-        "fiber_id": TEXT,
-        "name": TEXT,
-        "value": TEXT,
-        "first_timestamp": TIME,
-        "first_log_id": TEXT,
-        "starts": pa.bool_(),
-    },
-}
 KEYS: dict[Kind, list[str]] = {
     StoredLog: ["log_id"],
     FiberRecord: ["fiber_id"],
@@ -55,13 +29,39 @@ KEYS: dict[Kind, list[str]] = {
 }
 TIMES: dict[Kind, str] = {StoredLog: "timestamp", FiberRecord: "first_activity"}
 
+_ARROW_TYPES: dict[object, pa.DataType] = {
+    UUID: TEXT,
+    str: TEXT,
+    JsonValue: TEXT,
+    datetime: TIME,
+    int: VERSION,
+    bool: pa.bool_(),
+}
+
+
+def _types_of(kind: Kind, name: str) -> tuple[object, ...]:
+    """Return the types that a field of a record may have, without their checks."""
+    annotation: object = kind.model_fields[name].annotation
+    if annotation is JsonValue:
+        return JsonValue, NoneType
+    types = get_args(annotation) or (annotation,)
+    return tuple(get_args(type_)[0] if get_origin(type_) is Annotated else type_ for type_ in types)
+
+
+_FIELD_TYPES = {
+    kind: {name: _types_of(kind, name) for name in dict.fromkeys([*keys, *kind.model_fields])}
+    for kind, keys in KEYS.items()
+}
+IDS = {name for fields in _FIELD_TYPES.values() for name, types in fields.items() if UUID in types}
+NULLABLE = {name for fields in _FIELD_TYPES.values() for name, types in fields.items() if NoneType in types}
+
 # What JSON does not have, in whatever case, and numbers that may be too large for a float.
 _SUSPECT = r"(?i)nan|inf|e\+?\d{3}|\d{309}"
 
 
 def schema_of(kind: Kind) -> pa.Schema:
     """Return the schema in which records of a kind are streamed: ids and JSON as text, times in UTC."""
-    return pa.schema(list(_TYPES[kind].items()))
+    return pa.schema([(name, _ARROW_TYPES[types[0]]) for name, types in _FIELD_TYPES[kind].items()])
 
 
 def as_stored(batch: pa.RecordBatch, kind: Kind) -> pa.RecordBatch:

@@ -217,13 +217,13 @@ def _iso(times: pa.Array) -> pa.Array:
 
 def _json_text(name: str, values: pa.Array) -> pa.Array:
     if name == JSON_COLUMN:  # JSON already; a line break in it can only be between its tokens
-        return pc.fill_null(pc.replace_substring_regex(values, r"[\r\n]", " "), "null")
-    if values.type in (pa.bool_(), pa.uint64()):
-        return values.cast(TEXT)
-    texts = _iso(values) if values.type == TIME else _escaped(values)
-    quote = pa.scalar('"', TEXT)
-    quoted = pc.binary_join_element_wise(quote, texts, quote, pa.scalar("", TEXT))
-    return pc.fill_null(quoted, "null") if name in NULLABLE else quoted
+        texts = pc.replace_substring_regex(values, r"[\r\n]", " ")
+    elif values.type in (pa.bool_(), pa.uint64()):
+        texts = values.cast(TEXT)
+    else:
+        quote, plain = pa.scalar('"', TEXT), _iso(values) if values.type == TIME else _escaped(values)
+        texts = pc.binary_join_element_wise(quote, plain, quote, pa.scalar("", TEXT))
+    return pc.fill_null(texts, "null") if name in NULLABLE else texts
 
 
 def _escaped(texts: pa.Array) -> pa.Array:

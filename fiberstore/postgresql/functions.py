@@ -12,17 +12,17 @@ from fiberstore.sql.functions import (
     LONGEST_US,
     Contains,
     DurationUs,
-    EpochUs,
+    EpochMicroseconds,
     HoldsChangeLock,
-    Json,
     JsonElement,
     JsonExists,
     JsonFloat,
     JsonInteger,
     JsonItems,
     JsonKeys,
-    JsonText,
+    JsonTextAt,
     JsonType,
+    JsonValueAt,
     KeyHash,
     Quotient,
     RegexpMatches,
@@ -39,8 +39,8 @@ _IS_NUMBER = re.compile(r"\s*[+-]?[0-9]+\s*")
 _IS_INDEX = re.compile(r"0|[1-9][0-9]*")
 
 
-@compiles_for("postgresql", EpochUs)
-def _epoch_us(element: EpochUs) -> sa.ColumnElement[int]:
+@compiles_for("postgresql", EpochMicroseconds)
+def _epoch_us(element: EpochMicroseconds) -> sa.ColumnElement[int]:
     (time,) = arguments_of(element)
     epoch_us = sa.cast(sa.extract("epoch", time) * 1_000_000, sa.BigInteger)
     return sa.case((sa.func.isfinite(time), epoch_us))
@@ -55,7 +55,7 @@ def _time_us(element: TimeUs) -> sa.ColumnElement[Any]:
 @compiles_for("postgresql", DurationUs)
 def _duration_us(element: DurationUs) -> sa.ColumnElement[int]:
     first, last = arguments_of(element)
-    return sa.func.coalesce(EpochUs(last) - EpochUs(first), LONGEST_US)
+    return sa.func.coalesce(EpochMicroseconds(last) - EpochMicroseconds(first), LONGEST_US)
 
 
 @compiles_for("postgresql", TextBytes)
@@ -132,14 +132,14 @@ def _json_type(element: JsonType) -> sa.ColumnElement[Any]:
     return sa.case((kind == "number", number), (kind == "string", "VARCHAR"), else_=sa.func.upper(kind))
 
 
-@compiles_for("postgresql", JsonText)
-def _json_text(element: JsonText) -> sa.ColumnElement[str]:
+@compiles_for("postgresql", JsonTextAt)
+def _json_text(element: JsonTextAt) -> sa.ColumnElement[str]:
     value = _in_postgres(element)
     return _by_code_point(value.op("#>>")(sa.cast(array([], type_=sa.Text), ARRAY(sa.Text))))
 
 
-@compiles_for("postgresql", Json)
-def _json_value(element: Json) -> sa.ColumnElement[str]:
+@compiles_for("postgresql", JsonValueAt)
+def _json_value(element: JsonValueAt) -> sa.ColumnElement[str]:
     return _by_code_point(sa.cast(_in_postgres(element), sa.Text))
 
 

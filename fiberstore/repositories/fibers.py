@@ -60,9 +60,9 @@ from fiberstore.sql.conditions import (
 from fiberstore.sql.connection import Lock, Row
 from fiberstore.sql.functions import (
     HoldsChangeLock,
-    Json,
     JsonKeys,
     JsonType,
+    JsonValueAt,
     Quotient,
     StartsWith,
     TimeUs,
@@ -71,22 +71,28 @@ from fiberstore.sql.functions import (
 )
 from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of, expire
-from fiberstore.sql.rows import FiberRow, fiber_columns, to_fibers
+from fiberstore.sql.rows import columns_in_us, columns_of, to_records
 
 if TYPE_CHECKING:
     from fiberstore.exchange.writing import SortKey
 
 _logger = logging.getLogger(__name__)
 
-_IN_US = sa.select(*fiber_columns(FIBERS))
+_IN_US = sa.select(*columns_in_us(FiberRecord, FIBERS))
 
-_BY_ID = Prepared[FiberRow[object]](sa.select(*FIBERS.c).where(FIBERS.c.fiber_id == sa.bindparam("fiber_id")))
-_BY_TYPE = PreparedPages[FiberRow[int]](
+_BY_ID = Prepared[Row](
+    sa.select(*columns_of(FiberRecord, FIBERS)).where(FIBERS.c.fiber_id == sa.bindparam("fiber_id"))
+)
+_BY_TYPE = PreparedPages[Row](
     _IN_US.where(FIBERS.c.fiber_type == sa.bindparam("fiber_type")),
     FIBERS.c.first_activity,
     FIBERS.c.fiber_id,
 )
-_BY_KEY = Prepared[FiberRow[int]](_IN_US.where(FIBERS.c.fiber_id.in_(FIBERS_WITH_KEY)))
+_BY_KEY = Prepared[Row](
+    _IN_US.add_columns(TimeUs(FIBERS.c.first_activity), FIBERS.c.fiber_id).where(
+        FIBERS.c.fiber_id.in_(FIBERS_WITH_KEY)
+    )
+)
 _VALUES: dict[str, sa.BindParameter[object]] = {column.name: sa.bindparam(column.name) for column in FIBERS.c}
 _INSERT = Prepared[Row](insert(FIBERS).values(_VALUES).on_conflict_do_nothing())
 _UPDATE = Prepared[Row](
@@ -131,7 +137,7 @@ class FiberMethods(FiberBatchStorage):
     def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
         with self._sessions.read("get_fiber") as session:
             check_id(fiber_id)
-            fibers = to_fibers(_BY_ID.rows(session, {"fiber_id": fiber_id}), stored_time)
+            fibers = to_records(FiberRecord, _BY_ID.rows(session, {"fiber_id": fiber_id}), stored_time)
         return fibers[0] if fibers else None
 
     def query_fibers_by_type(
@@ -146,7 +152,7 @@ class FiberMethods(FiberBatchStorage):
             check_text(fiber_type)
             check_page(limit, offset)
             rows = _BY_TYPE.rows(session, {"fiber_type": fiber_type}, limit, offset, fiber_key(after))
-            return to_fibers(rows, from_epoch_us)
+            return to_records(FiberRecord, rows, from_epoch_us)
 
     def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
         given = list(fibers)
@@ -204,7 +210,7 @@ class FiberMethods(FiberBatchStorage):
             rows = _BY_KEY.rows(session, values)
             # To sort a few rows takes DuckDB longer than to find them.
             first = nsmallest(offset + limit, rows, key=_place) if limit else []
-            return to_fibers(first[offset:], from_epoch_us)
+            return to_records(FiberRecord, first[offset:], from_epoch_us)
 
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         with self._sessions.read("resolve_fibers") as session:
@@ -287,12 +293,6 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     def _commit_order(self, session: Session) -> CommitOrder:
         return connection_of(session).support.fiber_commit_order
 
-    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
-        return fiber_columns(FIBERS)
-
-    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[FiberRecord]:
-        return to_fibers(rows, from_epoch_us)
-
     def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
         with self._read("summaries") as session, self._paging(session, limit, cursor) as page:
             fiber_ids = [fiber.fiber_id for fiber in (*page.items, *page.late)]
@@ -333,7 +333,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     def attribute_values(self, pointer: str, limit: int = 20) -> list[ValueCount[Scalar]]:
         check_pointer(pointer)
         check_number("limit", limit)
-        kind, text = JsonType(ATTRIBUTES, pointer), Json(ATTRIBUTES, pointer)
+        kind, text = JsonType(ATTRIBUTES, pointer), JsonValueAt(ATTRIBUTES, pointer)
         statement = self._values(text, kind.not_in(["ARRAY", "OBJECT"])).limit(limit)
         with self._read("attribute_values") as session:
             found = value_counts(select_rows(session, statement), _scalar)
@@ -393,27 +393,9 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         found = [TimelinePoint(row[0], from_epoch_us(row[1]), row[2], row[3]) for row in rows]
         return Timeline(chosen, found if points else [], rows[0][4] if rows else 0)
 
-    def update_fibers(self, fibers: Iterable[FiberRecord]) -> int:
-        """Replace every field of the fibers that are stored; the others are not created.
 
-        Returns:
-            How many are stored.
-
-        Raises:
-            TypeError: An item is not a ``FiberRecord``.
-            ValueError: Two of them have one id.
-        """
-        given = list(fibers)
-
-        def update(session: Session) -> int:
-            rows = _distinct(given)
-            return bulk.update_fibers(session, rows) if rows else 0
-
-        return self._change("update_fibers", update)
-
-
-def _place(row: FiberRow[int]) -> tuple[int, int]:
-    fiber_id, _type, _version, _attributes, first_us, *_rest = row
+def _place(row: Row) -> tuple[int, int]:
+    *_fiber, first_us, fiber_id = row
     return first_us, fiber_id.int
 
 

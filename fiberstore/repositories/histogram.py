@@ -10,7 +10,7 @@ from fiberstore.checks import as_utc, check_duration
 from fiberstore.contract.queries import MOST_BUCKETS, Bucket
 from fiberstore.errors import SerializationError
 from fiberstore.records import from_epoch_us, to_epoch_us
-from fiberstore.sql.functions import EpochUs
+from fiberstore.sql.functions import EpochMicroseconds
 
 _MICROSECOND = timedelta(microseconds=1)
 _YEAR_1_US = to_epoch_us(datetime.min.replace(tzinfo=UTC))
@@ -56,7 +56,7 @@ class Histogram:
             time: When it was.
             group: What it is counted under; None counts all together.
         """
-        us, width_us = EpochUs(time), self._width_us
+        us, width_us = EpochMicroseconds(time), self._width_us
         past_us = sa.func.mod(us, width_us)  # negative before 1970
         past_us = sa.func.mod(past_us + width_us, width_us)
         if self._start is not None:

@@ -1,9 +1,9 @@
 """Log lines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ from fiberstore.contract.queries import (
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT, LogStorage
 from fiberstore.errors import DatabaseError
-from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key
+from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key, to_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
@@ -30,20 +30,21 @@ from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import CommitOrder
 from fiberstore.sql.conditions import LOGS, MEMBERSHIPS, all_of, among
+from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import PinnedLog, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
-from fiberstore.sql.rows import LogRow, log_columns, to_logs
+from fiberstore.sql.rows import columns_in_us, columns_of, to_records
 
 
-def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[LogRow[int]]:
+def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[Row]:
     """Prepare the pages of ``raw_logs``, or of what has its columns."""
-    columns = logs.c
-    return PreparedPages(sa.select(*log_columns(logs)).where(*conditions), columns.timestamp, columns.log_id)
+    rows = sa.select(*columns_in_us(StoredLog, logs)).where(*conditions)
+    return PreparedPages(rows, logs.c.timestamp, logs.c.log_id)
 
 
 _TIMESTAMP_US = TimeUs(LOGS.c.timestamp)
-_BY_ID = Prepared[LogRow[object]](sa.select(*LOGS.c).where(LOGS.c.log_id == sa.bindparam("log_id")))
+_BY_ID = Prepared[Row](sa.select(*columns_of(StoredLog, LOGS)).where(LOGS.c.log_id == sa.bindparam("log_id")))
 _BY_TIME = log_pages(LOGS, LOGS.c.timestamp.between(sa.bindparam("start"), sa.bindparam("end")))
 
 
@@ -64,7 +65,7 @@ class LogMethods(LogStorage):
     def get_log(self, log_id: UUID) -> StoredLog | None:
         with self._sessions.read("get_log") as session:
             check_id(log_id)
-            logs = to_logs(_BY_ID.rows(session, {"log_id": log_id}), stored_time)
+            logs = to_records(StoredLog, _BY_ID.rows(session, {"log_id": log_id}), stored_time)
         return logs[0] if logs else None
 
     def query_logs_by_time(
@@ -79,7 +80,9 @@ class LogMethods(LogStorage):
         with self._sessions.read("query_logs_by_time") as session:
             values = {"start": as_utc(start), "end": as_utc(end)}
             check_page(limit, offset)
-            return to_logs(_BY_TIME.rows(session, values, limit, offset, log_key(after)), from_epoch_us)
+            return to_records(
+                StoredLog, _BY_TIME.rows(session, values, limit, offset, log_key(after)), from_epoch_us
+            )
 
 
 class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs):
@@ -111,12 +114,6 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
 
     def _commit_order(self, session: Session) -> CommitOrder:
         return connection_of(session).support.log_commit_order
-
-    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
-        return log_columns(LOGS)
-
-    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[StoredLog]:
-        return to_logs(rows, from_epoch_us)
 
     def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
         check_redaction(pattern)
@@ -177,7 +174,7 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
             if not rows:
                 return None
             (log,) = self._records(rows)
-            key = (rows[0][1], log_id)
+            key = (to_epoch_us(log.timestamp), log_id)
             neighbours = self.order_by("oldest")._among_neighbours(session, log, within)
             earlier = neighbours._rows(session, before, neighbours._beyond(key, larger=False), backwards=True)
             later = neighbours._rows(session, after, neighbours._beyond(key, larger=True))
@@ -206,7 +203,7 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
             with commit_order.new_rows(session, seen) as news:
                 arrived = self._select(*self._columns(), commit_order.number).where(news.condition)
                 rows = list(select_rows(session, arrived.order_by(*commit_order.order).limit(limit)))
-        logs = self._records([row[:-1] for row in rows])
+        logs = self._records(rows)
         placed = [
             (log, replace(news.mark, newest_id=log.log_id, number=row[-1]))
             for log, row in zip(logs, rows, strict=True)

@@ -17,9 +17,9 @@ from fiberstore.repositories.logs import log_pages
 from fiberstore.repositories.query import SqlQuery, execute_write
 from fiberstore.sql import bulk
 from fiberstore.sql.conditions import MEMBERSHIPS, all_of
-from fiberstore.sql.models import Membership, RawLog, check_stored_version
+from fiberstore.sql.models import Membership, RawLog
 from fiberstore.sql.prepared import Prepared
-from fiberstore.sql.rows import to_logs
+from fiberstore.sql.rows import to_records
 
 if TYPE_CHECKING:
     from fiberstore.exchange.writing import SortKey
@@ -68,7 +68,7 @@ class MembershipMethods(MembershipStorage):
             check_id(fiber_id)
             check_page(limit, offset)
             rows = _LOGS_OF.rows(session, {"fiber_id": fiber_id}, limit, offset, log_key(after))
-            return to_logs(rows, from_epoch_us)
+            return to_records(StoredLog, rows, from_epoch_us)
 
 
 class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Memberships):
@@ -85,22 +85,11 @@ class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Members
     def _delete(self, session: Session) -> Deleted:
         return Deleted(0, 0, execute_write(session, sa.delete(MEMBERSHIPS).where(*all_of(self._conditions))))
 
-    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
-        return list(MEMBERSHIPS.c)
-
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         return statement.order_by(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id)
 
     def _sort_keys(self) -> "Sequence[SortKey]":
         return [("log_id", "ascending"), ("fiber_id", "ascending")]
-
-    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[FiberMembership]:
-        return [
-            FiberMembership.model_construct(
-                log_id=log_id, fiber_id=fiber_id, config_version=check_stored_version(config_version)
-            )
-            for log_id, fiber_id, config_version in rows
-        ]
 
     def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[tuple[UUID, str]]:
         """Return the logs and types of the stored fibers that they are in by memberships of a version."""

@@ -265,12 +265,12 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         groups: dict[UUID, list[P]] = {key: [] for key in keys}
         owners: list[list[P]] = []
 
-        def without_keys() -> Iterator[tuple[Any, ...]]:  # not a list of the rows, as in fetch_rows
+        def with_owners() -> Iterator[tuple[Any, ...]]:  # not a list of the rows, as in fetch_rows
             for row in rows:
                 owners.append(groups[row[-1]])
-                yield row[:-1]
+                yield row
 
-        for record, owner in zip(self._records(without_keys()), owners, strict=True):
+        for record, owner in zip(self._records(with_owners()), owners, strict=True):
             owner.append(record)
         return groups
 
@@ -293,7 +293,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
 
     def _keyed_rows(self, session: Session, statement: sa.Select[Any]) -> list[_Row[P]]:
         rows = list(select_rows(session, statement))
-        records = self._records([row[:-1] for row in rows])
+        records = self._records(rows)
         return [
             _Row((row[-1], getattr(record, self._id_name)), record)
             for row, record in zip(rows, records, strict=True)

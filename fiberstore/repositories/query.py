@@ -16,12 +16,14 @@ from sqlalchemy.schema import CreateTable, DropTable
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition, compared_as_lists
 from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query, R
+from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.sql.bulk import write_ids
 from fiberstore.sql.conditions import all_of
 from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.models import BELONGINGS, MergedFiber
 from fiberstore.sql.prepared import compiled, connection_of, expire
+from fiberstore.sql.rows import columns_in_us, to_records
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -213,6 +215,14 @@ class SqlQuery(Query[R], Generic[R]):
     def _select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
         return sa.select(*columns).select_from(self._table).where(*all_of(self._conditions))
 
+    def _columns(self) -> list[sa.ColumnElement[Any]]:
+        """Return the columns that ``_records`` needs."""
+        return columns_in_us(self._record, self._table)
+
+    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[R]:
+        """Make records of rows that begin with ``_columns``."""
+        return to_records(self._record, rows, from_epoch_us)
+
     def _warn_of_lists(self, session: Session) -> None:
         """Warn that a query that found nothing has compared lists with values, which are never equal."""
         turned = [compared_as_lists(condition) for condition in self._conditions]
@@ -278,17 +288,9 @@ class SqlQuery(Query[R], Generic[R]):
         """Delete everything, in an open transaction."""
 
     @abstractmethod
-    def _columns(self) -> Sequence[sa.ColumnElement[Any]]:
-        """Return the columns that ``_records`` needs."""
-
-    @abstractmethod
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         """Return the statement in the order of the query."""
 
     @abstractmethod
     def _sort_keys(self) -> "Sequence[SortKey]":
         """Return the columns that the order goes by; none if it goes by what is no column."""
-
-    @abstractmethod
-    def _records(self, rows: Iterable[tuple[Any, ...]]) -> list[R]:
-        """Make records of rows of ``_columns``."""

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition
-from fiberstore.contract.lifecycle import Pruned
+from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage, Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.access import SessionAccess
@@ -30,10 +30,11 @@ from fiberstore.repositories.query import (
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.sql.connection import Row
-from fiberstore.sql.functions import EpochUs, TextBytes
-from fiberstore.sql.models import PinnedFiber, PinnedLog
+from fiberstore.sql.functions import EpochMicroseconds, TextBytes
+from fiberstore.sql.models import PinnedFiber, PinnedLog, Timestamp
 from fiberstore.sql.prepared import compiled, connection_of
 from fiberstore.sql.sizes import ROW_BYTES, StoreSize
+from fiberstore.telemetry import Telemetry
 
 # Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.
 _MARGIN = 0.1
@@ -45,45 +46,53 @@ _UNPINNED_LOG = LOGS.c.log_id.not_in(sa.select(PinnedLog.log_id))
 _TEXT_BYTES = TextBytes(LOGS.c.raw_text)
 _FIELDS = sa.func.concat_ws(
     sa.literal_column("'|'"),
-    FIBERS.c.config_version,
-    EpochUs(FIBERS.c.first_activity),
-    EpochUs(FIBERS.c.last_activity),
-    FIBERS.c.closed,
-    sa.cast(FIBERS.c.attributes, sa.String),
-    FIBERS.c.fiber_type,
+    *(
+        sa.func.coalesce(
+            sa.cast(EpochMicroseconds(column) if isinstance(column.type, Timestamp) else column, sa.String),
+            sa.literal_column("''"),
+        )
+        for column in FIBERS.c
+        if not column.primary_key
+    ),
 )
 
 
-def prune(
-    sessions: SessionAccess,
-    *,
-    fibers: Condition[FiberRecord] | None,
-    logs: Condition[StoredLog] | None,
-    max_bytes: int | None,
-    dry_run: bool,
-    step_rows: int,
-    max_steps: int | None,
-    on_step: Callable[[Pruned], None] | None,
-) -> Pruned:
-    """Delete rows in steps, by the rules of ``LifecycleStorage.prune``.
+class Pruning(LifecycleStorage):
+    """``LifecycleStorage.prune`` through sessions.
 
     One statement, ``_going``, says which rows go. A dry run counts them. A run keeps their ids in a ``_Plan``
     and asks the conditions no more.
     """
-    candidates = _Candidates.of(fibers, logs, every=max_bytes is not None)
-    check_number("step_rows", step_rows, least=1)
-    if max_bytes is not None:
-        check_number("max_bytes", max_bytes, least=1)
-    if max_steps is not None:
-        check_number("max_steps", max_steps, least=1)
-    if dry_run:
-        with sessions.read("prune.dry_run") as session, one_snapshot(session):
-            return _foreseen(session, candidates, max_bytes)
-    run = _Run(sessions, candidates, step_rows=step_rows, max_steps=max_steps, on_step=on_step)
-    is_complete = run.all() if max_bytes is None else run.down_to(max_bytes)
-    with sessions.read(None) as session:
-        size = _settled_size(session) if run.gone != _Gone() else _size_of(session)
-    return run.gone.report(size, is_complete=is_complete)
+
+    _sessions: SessionAccess
+    _telemetry: Telemetry
+
+    def prune(
+        self,
+        *,
+        fibers: Condition[FiberRecord] | None = None,
+        logs: Condition[StoredLog] | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+        step_rows: int = DEFAULT_STEP_ROWS,
+        max_steps: int | None = None,
+        on_step: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        with self._telemetry.running("prune"):
+            candidates = _Candidates.of(fibers, logs, every=max_bytes is not None)
+            check_number("step_rows", step_rows, least=1)
+            if max_bytes is not None:
+                check_number("max_bytes", max_bytes, least=1)
+            if max_steps is not None:
+                check_number("max_steps", max_steps, least=1)
+            if dry_run:
+                with self._sessions.read("prune.dry_run") as session, one_snapshot(session):
+                    return _foreseen(session, candidates, max_bytes)
+            run = _Run(self._sessions, candidates, step_rows, max_steps, on_step)
+            is_complete = run.all() if max_bytes is None else run.down_to(max_bytes)
+            with self._sessions.read(None) as session:
+                size = _settled_size(session) if run.gone != _Gone() else _size_of(session)
+            return run.gone.report(size, is_complete=is_complete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +292,6 @@ class _Run:
         self,
         sessions: SessionAccess,
         candidates: _Candidates,
-        *,
         step_rows: int,
         max_steps: int | None,
         on_step: Callable[[Pruned], None] | None,

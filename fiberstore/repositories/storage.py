@@ -16,13 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage, Pruned
 from fiberstore.errors import StorageClosedError
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, StoredLog
-from fiberstore.repositories import retention
 from fiberstore.repositories.access import CallSessions
 from fiberstore.repositories.batches import StoreMethods, Transaction
+from fiberstore.repositories.retention import Pruning
 from fiberstore.sql import bulk
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.prepared import connection_of
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from fiberstore.exchange.schemas import Kind
 
 
-class SqlStorage(StoreMethods, LifecycleStorage):
+class SqlStorage(StoreMethods, Pruning):
     """A storage in one SQL database; ``Storage`` describes the methods.
 
     Attributes:
@@ -135,29 +133,6 @@ class SqlStorage(StoreMethods, LifecycleStorage):
 
         with self._telemetry.running("init_schema"), translate_errors():
             migrate.upgrade(self.engine, self._before_migrations)
-
-    def prune(
-        self,
-        *,
-        fibers: Condition[FiberRecord] | None = None,
-        logs: Condition[StoredLog] | None = None,
-        max_bytes: int | None = None,
-        dry_run: bool = False,
-        step_rows: int = DEFAULT_STEP_ROWS,
-        max_steps: int | None = None,
-        on_step: Callable[[Pruned], None] | None = None,
-    ) -> Pruned:
-        with self._telemetry.running("prune"):
-            return retention.prune(
-                self._sessions,
-                fibers=fibers,
-                logs=logs,
-                max_bytes=max_bytes,
-                dry_run=dry_run,
-                step_rows=step_rows,
-                max_steps=max_steps,
-                on_step=on_step,
-            )
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
         return self._import("import_logs", path, StoredLog, "raw_logs", on_rows)

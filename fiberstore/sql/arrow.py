@@ -6,12 +6,14 @@ text, because a batch is no table to SQLAlchemy; it names our own columns, and h
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
+import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
@@ -19,6 +21,7 @@ from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.json_text import dump_json
 from fiberstore.records import EPOCH
 from fiberstore.sql.connection import Row
+from fiberstore.sql.models import Json, Text, Timestamp, UnsignedBigInt
 from fiberstore.sql.prepared import connection_of, expire
 
 if TYPE_CHECKING:
@@ -75,18 +78,6 @@ def integers(ids: Collection[UUID]) -> list[int]:
 def uuids(ids: Collection[int]) -> "pa.Array":
     """Return a column of ids, given as their 128 bits."""
     return joined_uuids(b"".join([id_.to_bytes(16, "big") for id_ in ids]))
-
-
-def optional_uuids(ids: Sequence[UUID | None]) -> "pa.Array":
-    """Return a column of ids, null for None."""
-    import pyarrow as pa
-
-    known = uuids(integers([id_ for id_ in ids if id_ is not None]))
-    if len(known) == len(ids):
-        return known
-    places = itertools.count()
-    indices = pa.array([None if id_ is None else next(places) for id_ in ids], pa.int64())
-    return pa.ExtensionArray.from_storage(pa.uuid(), known.storage.take(indices))
 
 
 def joined_uuids(ids: bytes) -> "pa.Array":
@@ -159,3 +150,25 @@ def repeated(values: "pa.Array", count: int) -> "pa.Array":
     import pyarrow as pa
 
     return pa.repeat(values[0], count)
+
+
+_TO_ARRAY: dict[type[sa.types.TypeEngine[Any]], Callable[[Any], "pa.Array"]] = {
+    sa.Uuid: lambda ids: uuids(integers(ids)),
+    Text: texts,
+    UnsignedBigInt: unsigned,
+    Json: json_texts,
+    Timestamp: timestamps,
+    sa.Boolean: booleans,
+}
+
+
+def column_of(column: sa.Column[Any], values: Sequence[Any]) -> "pa.Array":
+    """Return values as a column of the type that a column of a table has, null for None."""
+    import pyarrow as pa
+
+    to_array = _TO_ARRAY[type(column.type)]
+    if NoneType not in set(map(type, values)) or to_array is json_texts:
+        return to_array(values)
+    places = itertools.count()
+    indices = pa.array([None if value is None else next(places) for value in values], pa.int64())
+    return to_array([value for value in values if value is not None]).take(indices)

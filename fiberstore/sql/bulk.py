@@ -21,12 +21,11 @@ from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord
 from fiberstore.sql.arrow import (
     Columns,
     batch_of,
-    booleans,
+    column_of,
     fetch_with_batch,
     insert_new,
     integers,
     joined_uuids,
-    json_texts,
     repeated,
     texts,
     timestamps,
@@ -35,7 +34,7 @@ from fiberstore.sql.arrow import (
     values_of,
     write_with_batch,
 )
-from fiberstore.sql.conditions import KEYS
+from fiberstore.sql.conditions import FIBERS, KEYS
 from fiberstore.sql.connection import ARROW_TABLE, Row
 from fiberstore.sql.key_rows import insert_key_columns, move_to_survivors
 from fiberstore.sql.models import BELONGINGS
@@ -244,12 +243,4 @@ def _first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
 
 
 def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
-    return {
-        "fiber_id": uuids(integers([fiber.fiber_id for fiber in fibers])),
-        "fiber_type": texts([fiber.fiber_type for fiber in fibers]),
-        "config_version": unsigned([fiber.config_version for fiber in fibers]),
-        "attributes": json_texts([fiber.attributes for fiber in fibers]),
-        "first_activity": timestamps([fiber.first_activity for fiber in fibers]),
-        "last_activity": timestamps([fiber.last_activity for fiber in fibers]),
-        "closed": booleans([fiber.closed for fiber in fibers]),
-    }
+    return {column.name: column_of(column, values_of(fibers, column.name)) for column in FIBERS.c}

@@ -45,7 +45,7 @@ from fiberstore.sql.functions import (
     JsonFloat,
     JsonInteger,
     JsonItems,
-    JsonText,
+    JsonTextAt,
     JsonType,
     RegexpMatches,
     StartsWith,
@@ -187,7 +187,7 @@ def _(condition: AttributeIn) -> sa.ColumnElement[bool]:
     ]
     found = [_compared(_document(pointer), pointer, "==", value) for value in dict.fromkeys(others)]
     if texts:
-        found.append(sa.and_(_json(JsonType, pointer) == "VARCHAR", among(_json(JsonText, pointer), texts)))
+        found.append(sa.and_(_json(JsonType, pointer) == "VARCHAR", among(_json(JsonTextAt, pointer), texts)))
     if floats:
         found.append(among(_json(JsonFloat, pointer), floats))
     return sa.func.coalesce(sa.or_(sa.false(), *found), sa.false())
@@ -289,7 +289,7 @@ def _is_exact_as_float(value: str | float | bool | None) -> TypeGuard[int | floa
 def _compared(
     document: sa.ColumnElement[Any], pointer: str, operator: Operator, value: str | float | bool | None
 ) -> sa.ColumnElement[bool]:
-    kind, text = JsonType(document, pointer), JsonText(document, pointer)
+    kind, text = JsonType(document, pointer), JsonTextAt(document, pointer)
     compare = _OPERATORS[operator]
     match value:
         case None:

@@ -18,61 +18,65 @@ T = TypeVar("T")
 LONGEST_US = 2**63 - 1
 
 
-class EpochUs(FunctionElement[int]):
+class _Function(FunctionElement[T]):
+    """A function whose statements are compiled once, unless it says otherwise."""
+
+    inherit_cache = True
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.inherit_cache = vars(cls).get("inherit_cache", True)  # SQLAlchemy looks at each class itself
+
+
+class _Number(_Function[int]):
+    type = sa.BigInteger()
+
+
+class _Truth(_Function[bool]):
+    type = sa.Boolean()
+
+
+class EpochMicroseconds(_Number):
     """A time as µs since 1970, to calculate with; NULL for 'infinity'."""
 
     name = "epoch_us"
-    type = sa.BigInteger()
-    inherit_cache = True
 
 
-class TimeUs(EpochUs):
+class TimeUs(EpochMicroseconds):
     """A time as µs since 1970, to be fetched: PostgreSQL's driver makes the number."""
 
-    inherit_cache = True
 
-
-class DurationUs(FunctionElement[int]):
+class DurationUs(_Number):
     """The µs from the first time to the second; the most there is, if that is more or one is 'infinity'."""
 
     name = "duration_us"
-    type = sa.BigInteger()
-    inherit_cache = True
 
 
-class TextBytes(FunctionElement[int]):
+class TextBytes(_Number):
     """Length of a text in UTF-8, in bytes."""
 
     name = "strlen"
-    type = sa.BigInteger()
-    inherit_cache = True
 
 
-class KeyHash(FunctionElement[int]):
+class KeyHash(_Number):
     """``ids.key_hash`` of a name and a value."""
 
     name = "key_hash"
-    type = sa.BigInteger()
-    inherit_cache = True
 
 
-class Contains(FunctionElement[bool]):
+class Contains(_Truth):
     """True if the first text has the second in it."""
 
     name = "contains"
-    type = sa.Boolean()
-    inherit_cache = True
 
 
-class StartsWith(FunctionElement[bool]):
+class StartsWith(_Truth):
     """True if the first text begins with the second."""
 
     name = "starts_with"
-    type = sa.Boolean()
-    inherit_cache = True
 
 
-class RegexpMatches(FunctionElement[bool]):
+class RegexpMatches(_Truth):
     """True if a pattern of RE2, given as a value, matches somewhere in the text.
 
     Raises:
@@ -80,7 +84,6 @@ class RegexpMatches(FunctionElement[bool]):
     """
 
     name = "regexp_matches"
-    type = sa.Boolean()
     inherit_cache = False  # its SQL depends on the pattern
 
     @property
@@ -89,15 +92,13 @@ class RegexpMatches(FunctionElement[bool]):
         return cast("sa.BindParameter[str]", list(self.clauses)[1]).value or ""
 
 
-class Quotient(FunctionElement[int]):
+class Quotient(_Number):
     """The whole number of times that the second fits in the first, of positive numbers."""
 
     name = "divide"
-    type = sa.BigInteger()
-    inherit_cache = True
 
 
-class HoldsChangeLock(FunctionElement[bool]):
+class HoldsChangeLock(_Truth):
     """Lock ``Lock.CHANGES`` for the rest of the statement, and be true: for one that changes rows by itself.
 
     On PostgreSQL, the WHERE that holds it waits for the lock before it looks for rows. DuckDB's connection
@@ -105,11 +106,9 @@ class HoldsChangeLock(FunctionElement[bool]):
     """
 
     name = "holds_change_lock"
-    type = sa.Boolean()
-    inherit_cache = True
 
 
-class JsonElement(FunctionElement[Any]):
+class JsonElement(_Function[Any]):
     """Something about the element of a JSON document that a JSON pointer, given as a value, leads to.
 
     It is NULL if there is no such element, or no document.
@@ -132,7 +131,6 @@ class JsonExists(JsonElement):
 
     name = "json_exists"
     type = sa.Boolean()
-    inherit_cache = True
 
 
 class JsonType(JsonElement):
@@ -143,37 +141,32 @@ class JsonType(JsonElement):
 
     name = "json_type"
     type = sa.String()
-    inherit_cache = True
 
 
-class JsonText(JsonElement):
+class JsonTextAt(JsonElement):
     """The text of a string, or the JSON of anything else."""
 
     name = "json_extract_string"
     type = sa.String()
-    inherit_cache = True
 
 
-class Json(JsonElement):
+class JsonValueAt(JsonElement):
     """Its JSON, as text."""
 
     name = "json_extract"
     type = sa.String()
-    inherit_cache = True
 
 
 class JsonFloat(JsonElement):
     """The nearest float of a number, NULL for anything else."""
 
     type = sa.Double()
-    inherit_cache = True
 
 
 class JsonInteger(JsonElement):
     """An integer, NULL for anything else."""
 
     type = sa.Numeric(20)
-    inherit_cache = True
 
 
 class JsonItems(JsonElement):
@@ -181,7 +174,6 @@ class JsonItems(JsonElement):
 
     name = "json_items"
     type = sa.JSON()
-    inherit_cache = True
 
 
 class JsonKeys(JsonElement):
@@ -189,7 +181,6 @@ class JsonKeys(JsonElement):
 
     name = "json_keys"
     type = sa.String()
-    inherit_cache = True
 
 
 def sorted_array(column: sa.ColumnElement[T]) -> sa.ColumnElement[Any]:
@@ -237,7 +228,7 @@ def arguments_of(element: FunctionElement[Any]) -> list[sa.ColumnElement[Any]]:
     return list(element.clauses)
 
 
-@compiles(EpochUs)
+@compiles(EpochMicroseconds)
 @compiles(TextBytes)
 @compiles(Contains)
 @compiles(StartsWith)

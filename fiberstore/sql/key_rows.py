@@ -10,13 +10,13 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
 
 from fiberstore.errors import NotFoundError
-from fiberstore.records import FiberKey
+from fiberstore.records import FiberKey, from_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
     booleans,
+    column_of,
     fetch_with_batch,
     integers,
-    optional_uuids,
     texts,
     timestamps,
     uuids,
@@ -26,9 +26,8 @@ from fiberstore.sql.arrow import (
 from fiberstore.sql.conditions import KEYS, among
 from fiberstore.sql.connection import ARROW_TABLE, Lock
 from fiberstore.sql.functions import KeyHash
-from fiberstore.sql.models import stored_time
 from fiberstore.sql.prepared import compiled, connection_of
-from fiberstore.sql.rows import key_columns, to_keys
+from fiberstore.sql.rows import columns_in_us, to_records
 
 _NO_LINE = 2**128  # after every log id
 # A key begins where its earliest known line is; of equal times, a line that is known comes first.
@@ -71,7 +70,7 @@ def insert_keys(session: Session, keys: Sequence[FiberKey], *, of_stored: bool =
         "name": texts(names),
         "value": texts(values),
         "first_timestamp": timestamps(values_of(keys, "first_timestamp")),
-        "first_log_id": optional_uuids(values_of(keys, "first_log_id")),
+        "first_log_id": column_of(KEYS.c.first_log_id, values_of(keys, "first_log_id")),
         "starts": booleans(values_of(keys, "starts")),
     }
     return insert_key_columns(session, columns, of_stored=of_stored)
@@ -141,8 +140,10 @@ def keys_of(session: Session, fiber_ids: Collection[UUID]) -> list[FiberKey]:
     It reads no batch, which a store that is opened without access to the outside cannot.
     """
     wanted = among(KEYS.c.fiber_id, list(fiber_ids))
-    statement = sa.select(*key_columns(KEYS)).where(wanted)
-    keys = to_keys(connection_of(session).fetch_rows(*compiled(session, statement)), stored_time)
+    statement = sa.select(*columns_in_us(FiberKey, KEYS)).where(wanted)
+    keys = to_records(
+        FiberKey, connection_of(session).fetch_rows(*compiled(session, statement)), from_epoch_us
+    )
     return sorted(keys, key=lambda key: (key.fiber_id, *_beginning(key), key.name, key.value))
 
 

@@ -9,7 +9,7 @@ import pytest
 from fiberstore.contract.lifecycle import BatchCounts, CheckpointMove, LifecycleStorage, Upserted
 from fiberstore.errors import CheckpointError, SerializationError
 from fiberstore.records import FiberRecord, LogRecord
-from fiberstore.testing.examples import at, everything, fiber, joins, log, member, stored, uid
+from fiberstore.testing.examples import at, checkpoint, everything, fiber, joins, log, member, stored, uid
 from fiberstore.testing.filters import where
 
 _damaged = fiber(9, attributes={"a": 1})
@@ -46,9 +46,7 @@ class BatchWritesContract:
         assert storage.get_log(uid(2)) == stored(2)
         assert list(storage.fibers.iter_records()) == [fiber(1, attributes={"a": [1, None]}), fiber(2)]
         assert joins(storage) == [(1, 1), (2, 1), (2, 2)]
-        checkpoint = storage.checkpoints.get("at")
-        assert checkpoint is not None
-        assert checkpoint.value == "2"
+        assert checkpoint(storage, "at") == "2"
 
     def test_write_batch_counts_what_is_new_and_what_has_changed(self, storage: LifecycleStorage) -> None:
         storage.write_batch(logs=[log(1)], fibers=[fiber(1)], memberships=[member(1, 1)])

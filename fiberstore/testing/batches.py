@@ -1,7 +1,7 @@
 """Many records by their ids, and what belongs to many ids."""
 
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Iterable
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -10,6 +10,7 @@ from fiberstore.contract.queries import Fibers, Found, Logs, QueryStorage
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.testing.examples import IDS, at, fiber, log, member, uid, write_fibers
+from fiberstore.testing.invalid_arguments import check_number, check_refusal
 
 _MANY = 10_000
 
@@ -116,16 +117,11 @@ class BatchesContract:
         }
 
     def test_batches_of_what_is_no_uuid_raise_type_error(self, storage: QueryStorage) -> None:
-        asks: list[Callable[[Iterable[UUID]], object]] = [
-            storage.logs.get_many,
-            storage.fibers.get_many,
-            storage.logs.by_fiber,
-            storage.fibers.by_log,
-        ]
-        for ask in asks:
-            for wrong in (str(uid(1)), [uid(1), str(uid(2))], [1], [None], uid(1), None, [[uid(1)]]):
-                with pytest.raises(TypeError):
-                    ask(cast("Iterable[UUID]", wrong))
+        wrong = (str(uid(1)), [uid(1), str(uid(2))], [1], [None], uid(1), None, [[uid(1)]])
+        for query in (storage.logs, storage.fibers):
+            check_refusal(query.get_many, TypeError, None, *wrong)
+        check_refusal(storage.logs.by_fiber, TypeError, None, *wrong)
+        check_refusal(storage.fibers.by_log, TypeError, None, *wrong)
 
     def test_by_fiber_gives_the_logs_of_each_in_the_order_of_the_query(self, storage: QueryStorage) -> None:
         ties = [log(5, 1.0), log(3, 1.0), log(4, 1.0)]
@@ -167,12 +163,7 @@ class BatchesContract:
         assert found == {1: list(range(1_000)), 2: list(range(1, 1_001))}
 
     def test_by_fiber_with_a_wrong_limit_raises(self, storage: QueryStorage) -> None:
-        for wrong in (-1, 2**63):
-            with pytest.raises(ValueError, match="limit_per_fiber"):
-                storage.logs.by_fiber([uid(1)], wrong)
-        for other in (True, 1.0, "1", None):
-            with pytest.raises(TypeError, match="limit_per_fiber"):
-                storage.logs.by_fiber([uid(1)], cast("int", other))
+        check_number(partial(storage.logs.by_fiber, [uid(1)]), "limit_per_fiber")
 
     def test_by_fiber_counts_only_logs_of_the_query_up_to_the_limit(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number, source=("web", "db")[number % 2]) for number in range(8)])

@@ -1,11 +1,8 @@
 """A log and its neighbours."""
 
-from typing import Any, cast
-
-import pytest
-
 from fiberstore.contract.queries import Fibers, LogContext, Logs, QueryStorage
 from fiberstore.testing.examples import fiber, log, member, uid
+from fiberstore.testing.invalid_arguments import check_number, check_refusal
 
 
 def _numbers(context: LogContext | None) -> tuple[list[int], int, list[int]]:
@@ -84,15 +81,9 @@ class ContextContract:
         assert _numbers(in_logins.context(uid(4), within="source")) == ([2], 4, [6])
 
     def test_context_with_wrong_arguments_raises(self, storage: QueryStorage) -> None:
-        for name in ("before", "after"):
-            for wrong in (-1, 2**63):
-                with pytest.raises(ValueError, match=name):
-                    storage.logs.context(uid(1), **cast("Any", {name: wrong}))
-            for other in (True, 1.0, "1", None):
-                with pytest.raises(TypeError, match=name):
-                    storage.logs.context(uid(1), **cast("Any", {name: other}))
-        with pytest.raises(TypeError, match="UUID"):
-            storage.logs.context(cast("Any", str(uid(1))))
-        for within in ("log", "", "Source"):
-            with pytest.raises(ValueError, match="within"):
-                storage.logs.context(uid(1), within=cast("Any", within))
+        context = storage.logs.context
+        check_number(lambda wrong: context(uid(1), before=wrong), "before")
+        check_number(lambda wrong: context(uid(1), after=wrong), "after")
+        check_refusal(context, TypeError, "UUID", str(uid(1)))
+        within = ("log", "", "Source")
+        check_refusal(lambda wrong: context(uid(1), within=wrong), ValueError, "within", *within)

@@ -233,6 +233,12 @@ def pinned(storage: LifecycleStorage) -> tuple[list[int], list[int]]:
     return [row.log_id.int for row in logs], [row.fiber_id.int for row in fibers]
 
 
+def checkpoint(storage: LifecycleStorage, name: str) -> str | None:
+    """Return the value of a checkpoint; None without one."""
+    found = storage.checkpoints.get(name)
+    return None if found is None else found.value
+
+
 def joins(storage: LifecycleStorage) -> list[tuple[int, int]]:
     """Return the numbers of the log and of the fiber of every membership."""
     return [(row.log_id.int, row.fiber_id.int) for row in storage.memberships.iter_records()]

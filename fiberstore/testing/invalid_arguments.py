@@ -1,13 +1,13 @@
 """Bad input: an error of the right class, nothing stored, and the next call works."""
 
 import functools
-from collections.abc import Iterable, Iterator
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from fiberstore.contract.storage import Storage
-from fiberstore.records import FiberMembership, FiberRecord, LogRecord
+from fiberstore.records import FiberMembership, LogRecord
 from fiberstore.testing.examples import NOON, all_rows, at, fiber, log, member, stored, uid
 
 
@@ -45,6 +45,23 @@ def _with_5000th(good: list[_T], item: object) -> Iterator[_T]:
     yield from good[4_999:]
 
 
+def check_refusal(
+    call: Callable[[Any], object], error: type[Exception], match: str | None, *wrong: object
+) -> None:
+    """See that a call refuses each of these arguments, with a message that matches if that is said."""
+    for argument in wrong:
+        with pytest.raises(error, match=match):
+            call(argument)
+
+
+def check_number(
+    call: Callable[[Any], object], name: str, *, least: int = 0, may_be_none: bool = False
+) -> None:
+    """See that a call refuses numbers that are out of bounds, and what is none, and names the argument."""
+    check_refusal(call, ValueError, name, least - 1, -(2**70), 2**63, 2**70)
+    check_refusal(call, TypeError, name, True, 1.0, "1", [1], *([] if may_be_none else [None]))
+
+
 class RefusalsContract:
     """Refusal of wrong arguments. A refused batch stores nothing, and the storage works after each error."""
 
@@ -74,50 +91,36 @@ class RefusalsContract:
         assert raised.value is error
 
     def test_atomic_batch_with_a_bad_5000th_log_stores_nothing(self, filled: Storage) -> None:
-        for wrong in _NOT_A_LOG:
-            with pytest.raises(TypeError):
-                filled.write_logs(_with_5000th(_good_logs(), wrong))
-            with pytest.raises(TypeError):
-                filled.write_logs([log(1), cast("LogRecord", wrong)])
+        check_refusal(
+            lambda wrong: filled.write_logs(_with_5000th(_good_logs(), wrong)), TypeError, None, *_NOT_A_LOG
+        )
+        check_refusal(lambda wrong: filled.write_logs([log(1), wrong]), TypeError, None, *_NOT_A_LOG)
 
     def test_atomic_batch_with_a_bad_5000th_membership_stores_nothing(self, filled: Storage) -> None:
-        for wrong in _NOT_A_MEMBERSHIP:
-            with pytest.raises(TypeError):
-                filled.write_memberships(_with_5000th(_good_memberships(), wrong))
-            with pytest.raises(TypeError):
-                filled.write_memberships([member(1, 1), cast("FiberMembership", wrong)])
+        write = filled.write_memberships
+        check_refusal(
+            lambda wrong: write(_with_5000th(_good_memberships(), wrong)), TypeError, None, *_NOT_A_MEMBERSHIP
+        )
+        check_refusal(lambda wrong: write([member(1, 1), wrong]), TypeError, None, *_NOT_A_MEMBERSHIP)
 
     def test_refused_one_record_instead_of_a_batch(self, filled: Storage) -> None:
-        for wrong in _NOT_A_BATCH:
-            with pytest.raises(TypeError):
-                filled.write_logs(cast("Iterable[LogRecord]", wrong))
-            with pytest.raises(TypeError):
-                filled.write_memberships(cast("Iterable[FiberMembership]", wrong))
+        check_refusal(filled.write_logs, TypeError, None, *_NOT_A_BATCH)
+        check_refusal(filled.write_memberships, TypeError, None, *_NOT_A_BATCH)
 
     def test_refused_something_that_is_no_fiber(self, filled: Storage) -> None:
-        for wrong in _NOT_A_FIBER:
-            with pytest.raises(TypeError):
-                filled.write_fiber(cast("FiberRecord", wrong))
-            with pytest.raises(TypeError):
-                filled.update_fiber(cast("FiberRecord", wrong))
+        check_refusal(filled.write_fiber, TypeError, None, *_NOT_A_FIBER)
+        check_refusal(filled.update_fiber, TypeError, None, *_NOT_A_FIBER)
 
     def test_refused_an_id_that_is_no_uuid(self, filled: Storage) -> None:
-        for wrong in _NOT_AN_ID:
-            for method in (filled.get_log, filled.get_fiber, filled.get_log_fibers, filled.get_fiber_logs):
-                with pytest.raises(TypeError, match=r"uuid\.UUID"):
-                    method(wrong)  # type: ignore[arg-type]
+        for method in (filled.get_log, filled.get_fiber, filled.get_log_fibers, filled.get_fiber_logs):
+            check_refusal(method, TypeError, r"uuid\.UUID", *_NOT_AN_ID)
 
     def test_refused_a_bound_that_is_no_datetime(self, filled: Storage) -> None:
-        for wrong in _NOT_A_TIME:
-            with pytest.raises(TypeError):
-                filled.query_logs_by_time(wrong, NOON)  # type: ignore[arg-type]
-            with pytest.raises(TypeError):
-                filled.query_logs_by_time(NOON, wrong)  # type: ignore[arg-type]
+        check_refusal(lambda wrong: filled.query_logs_by_time(wrong, NOON), TypeError, None, *_NOT_A_TIME)
+        check_refusal(lambda wrong: filled.query_logs_by_time(NOON, wrong), TypeError, None, *_NOT_A_TIME)
 
     def test_refused_a_fiber_type_that_is_no_text(self, filled: Storage) -> None:
-        for wrong in _NOT_TEXT:
-            with pytest.raises(TypeError):
-                filled.query_fibers_by_type(cast("str", wrong))
+        check_refusal(filled.query_fibers_by_type, TypeError, None, *_NOT_TEXT)
 
     def test_refused_a_fiber_type_that_cannot_be_stored(self, filled: Storage) -> None:
         with pytest.raises(ValueError, match="NUL"):

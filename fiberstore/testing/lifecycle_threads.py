@@ -1,13 +1,14 @@
 """Threads that share a storage, and change the same rows."""
 
 import threading
+from contextlib import suppress
 from functools import partial
 
 from fiberstore.contract.lifecycle import CheckpointMove, LifecycleStorage
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CheckpointError, NotFoundError
 from fiberstore.testing.concurrency import together
-from fiberstore.testing.examples import fiber, joins, log, member, uid
+from fiberstore.testing.examples import checkpoint, fiber, joins, log, member, uid
 from fiberstore.testing.filters import numbers, where
 
 _THREADS = 6
@@ -30,9 +31,7 @@ class LifecycleThreadsContract:
             won = together([partial(move, value, new) for new in values])
             assert sum(won) == 1
             value = values[won.index(True)]
-            found = storage.checkpoints.get("at")
-            assert found is not None
-            assert found.value == value
+            assert checkpoint(storage, "at") == value
 
     def test_threads_that_count_by_a_checkpoint_lose_no_count(self, storage: LifecycleStorage) -> None:
         storage.checkpoints.set("count", "0")
@@ -40,18 +39,13 @@ class LifecycleThreadsContract:
         def count(_: int) -> None:
             for _ in range(4):
                 while True:
-                    found = storage.checkpoints.get("count")
-                    assert found is not None
-                    try:
-                        storage.checkpoints.compare_and_set("count", found.value, str(int(found.value) + 1))
-                    except CheckpointError:
-                        continue
-                    break
+                    found = checkpoint(storage, "count") or ""
+                    with suppress(CheckpointError):
+                        storage.checkpoints.compare_and_set("count", found, str(int(found) + 1))
+                        break
 
         together([partial(count, thread) for thread in range(4)])
-        found = storage.checkpoints.get("count")
-        assert found is not None
-        assert found.value == "16"
+        assert checkpoint(storage, "count") == "16"
 
     def test_of_threads_that_write_a_batch_from_one_checkpoint_one_is_stored(
         self, storage: LifecycleStorage

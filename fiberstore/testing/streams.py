@@ -22,6 +22,7 @@ from fiberstore.testing.examples import (
     uid,
     write_fibers,
 )
+from fiberstore.testing.invalid_arguments import check_number
 
 KINDS = ("logs", "fibers", "memberships")
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -143,9 +144,7 @@ class StreamsContract:
         sizes = [batch.num_rows for batch in storage.logs.to_arrow(3)]
         assert max(sizes) <= 3
         assert sum(sizes) == 10
-        for wrong, error in ((0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError)):
-            with pytest.raises(error, match="batch_rows"):
-                storage.logs.to_arrow(wrong)  # type: ignore[arg-type]
+        check_number(storage.logs.to_arrow, "batch_rows", least=1)
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("kind", KINDS)

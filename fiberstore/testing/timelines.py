@@ -1,13 +1,11 @@
 """Timelines: fibers, and logs of them as points."""
 
 from collections.abc import Iterable
-from typing import cast
-
-import pytest
 
 from fiberstore.contract.queries import FiberOrder, Fibers, QueryStorage, Timeline, TimelinePoint
 from fiberstore.records import FiberRecord
 from fiberstore.testing.examples import IN_UTC, INSTANTS, at, fiber, log, member, uid
+from fiberstore.testing.invalid_arguments import check_number
 
 
 class TimelinesContract:
@@ -97,16 +95,9 @@ class TimelinesContract:
         assert storage.fibers.timeline(51) == Timeline(fibers[:51], [], 0)
         assert storage.fibers.timeline(2**63 - 1) == Timeline(fibers, [], 0)
 
-    @pytest.mark.parametrize("wrong", [-1, 2**63])
-    def test_timeline_of_a_number_out_of_range_raises_value_error(
-        self, storage: QueryStorage, wrong: int
-    ) -> None:
-        for call in ({"fibers": wrong}, {"points": wrong}):
-            with pytest.raises(ValueError, match=str(wrong)):
-                storage.fibers.timeline(**call)
-        for no_int in (True, 1.0, "1"):
-            with pytest.raises(TypeError):
-                storage.fibers.timeline(cast("int", no_int))
+    def test_timeline_of_a_wrong_number_raises(self, storage: QueryStorage) -> None:
+        check_number(storage.fibers.timeline, "fibers")
+        check_number(lambda wrong: storage.fibers.timeline(points=wrong), "points")
 
 
 def _write(

@@ -21,6 +21,14 @@ def _version_of(content: str) -> int:
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
 
 
+def _active(storage: LifecycleStorage) -> ConfigVersion:
+    active = storage.versions.active()
+    assert active is not None
+    assert active.active
+    assert storage.versions.get(active.config_version) == active
+    return active
+
+
 class VersionsContract:
     """``storage.versions``."""
 
@@ -105,31 +113,23 @@ class VersionsContract:
         for version in [*registered, registered[0], registered[0]]:
             storage.versions.activate(version)
             assert [one.config_version for one in storage.versions.all() if one.active] == [version]
-            active = storage.versions.active()
-            assert active == storage.versions.get(version)
-            assert active is not None
-            assert active.active
+            assert _active(storage).config_version == version
 
     def test_activate_returns_what_was_active_to_go_back_to(self, storage: LifecycleStorage) -> None:
         one, two = (storage.versions.register(text).config_version for text in "12")
         assert storage.versions.activate(one) is None
-        before = storage.versions.activate(two)
-        assert before is not None
-        assert (before.config_version, before.active) == (one, True)
-        after = storage.versions.activate(before.config_version)
-        assert after is not None
-        assert after.config_version == two
-        active = storage.versions.active()
-        assert active is not None
-        assert active.config_version == one
+        active = _active(storage)
+        assert storage.versions.activate(two) == active
+        two_active = _active(storage)
+        assert storage.versions.activate(active.config_version) == two_active
+        assert (active.config_version, two_active.config_version) == (one, two)
+        assert _active(storage) == active
 
     def test_activate_none_leaves_no_version_active(self, storage: LifecycleStorage) -> None:
         assert storage.versions.activate(None) is None
-        version = storage.versions.register(RULES).config_version
-        storage.versions.activate(version)
-        before = storage.versions.activate(None)
-        assert before is not None
-        assert before.config_version == version
+        storage.versions.activate(storage.versions.register(RULES).config_version)
+        before = _active(storage)
+        assert storage.versions.activate(None) == before
         assert storage.versions.active() is None
         assert [one.active for one in storage.versions.all()] == [False]
         assert storage.versions.activate(None) is None
@@ -141,18 +141,15 @@ class VersionsContract:
         storage.versions.activate(first)
         storage.write_fibers([fiber(1, config_version=MADE_BY_HAND)])
         storage.versions.activate(MADE_BY_HAND)
-        active = storage.versions.active()
-        assert active is not None
+        active = _active(storage)
         assert active == ConfigVersion(MADE_BY_HAND, None, None, first, active.created_at, active=True)
-        assert storage.versions.get(MADE_BY_HAND) == active
 
     def test_content_is_filled_in_where_only_fibers_were_known(self, storage: LifecycleStorage) -> None:
         digest = hashlib.sha256(RULES.encode())
         version = int.from_bytes(digest.digest()[:8], "big")
         storage.write_fibers([fiber(1, config_version=version)])
         storage.versions.activate(version)
-        before = storage.versions.active()
-        assert before is not None
+        before = _active(storage)
         assert before.content is None
         found = storage.versions.register(RULES)
         assert (found.content, found.content_hash) == (RULES, digest.hexdigest())

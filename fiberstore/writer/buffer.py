@@ -63,13 +63,9 @@ class UnwrittenError(StorageError):
 
     def __init__(self, records: Iterable[BufferedRecord], reason: str) -> None:
         self.records = list(records)
-        self._reason = reason
         super().__init__(
             f"{len(self.records)} records are not stored, they are in the error's `records`: {reason}"
         )
-
-    def __reduce__(self) -> tuple[type["UnwrittenError"], tuple[list[BufferedRecord], str]]:
-        return type(self), (self.records, self._reason)
 
 
 @dataclass(frozen=True, slots=True)

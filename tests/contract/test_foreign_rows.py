@@ -71,7 +71,7 @@ def test_a_log_without_an_ingestion_time_is_refused(storage: SqlStorage) -> None
     change(storage, "UPDATE raw_logs SET ingestion_time = NULL")
     asks = reads_of_logs(storage)
     del asks["session"]  # whose rows may have NULL
-    assert_refused(asks, "has no (finite )?ingestion_time")
+    assert_refused(asks, "ingestion_time (of|in) ")
 
 
 @pytest.mark.parametrize("number", ["-1", "18446744073709551616", "'NaN'"])

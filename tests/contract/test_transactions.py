@@ -28,7 +28,7 @@ from fiberstore import (
     open_storage,
 )
 from fiberstore.checks import MAX_CONFIG_VERSION as MAX
-from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage
+from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage, Upserted
 from fiberstore.contract.storage import FiberStorage, LogStorage, MembershipStorage
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage, Transaction
@@ -217,18 +217,17 @@ def test_repositories_work_on_a_session_of_the_application(storage: SqlStorage) 
 
 
 def test_fibers_in_bulk(storage: SqlStorage) -> None:
-    known, new, other = a_fiber(), a_fiber(attributes=None), a_fiber()
+    known, new = a_fiber(), a_fiber(attributes=None)
     storage.write_fiber(known)
     changed = known.model_copy(update={"closed": True, "attributes": [1, "ä", None]})
     with storage.transaction() as transaction:
         assert transaction.fibers.write_fibers([changed, new]) == 1
         assert transaction.fibers.get_fiber(known.fiber_id) == known
-        assert transaction.fibers.update_fibers([changed, other]) == 1
+        assert transaction.fibers.upsert_fibers([changed]) == Upserted(0, 1)
     assert storage.get_fiber(known.fiber_id) == changed
     assert storage.get_fiber(new.fiber_id) == new
-    assert storage.get_fiber(other.fiber_id) is None
     with storage.transaction() as transaction, pytest.raises(ValueError, match="given twice"):
-        transaction.fibers.update_fibers([known, changed])
+        transaction.fibers.upsert_fibers([known, changed])
 
 
 def test_merged_fibers_give_their_logs_to_the_survivor(storage: SqlStorage) -> None:
@@ -264,7 +263,6 @@ WRITES: dict[str, Callable[[Transaction], object]] = {
     "fibers.write_fiber": lambda to: to.fibers.write_fiber(fiber(9)),
     "fibers.write_fibers": lambda to: to.fibers.write_fibers([fiber(9)]),
     "fibers.update_fiber": lambda to: to.fibers.update_fiber(fiber(3, "job")),
-    "fibers.update_fibers": lambda to: to.fibers.update_fibers([fiber(3, "job")]),
     "fibers.upsert_fibers": lambda to: to.fibers.upsert_fibers([fiber(3, "job"), fiber(9)]),
     "fibers.merge_fibers": lambda to: to.fibers.merge_fibers({uid(3): uid(4)}),
     "fibers.close": lambda to: to.fibers.where(Fibers.c.fiber_id == uid(3)).close(),

@@ -170,7 +170,7 @@ def test_fibers_that_change_all_at_once_behind_the_place_are_late_once(storage: 
         storage.write_fiber(fiber(number))
     first = storage.fibers.page(6)
     with storage.transaction() as transaction:
-        transaction.fibers.update_fibers([fiber(number, "login") for number in range(10)])
+        transaction.fibers.upsert_fibers([fiber(number, "login") for number in range(10)])
     pages = list(walk(storage.fibers, 2, first.next))
     assert sorted(number for page in pages for number in numbers(page.late)) == [0, 1, 2, 3, 4, 5]
     assert [number for page in pages for number in numbers(page.items)] == [6, 7, 8, 9]

@@ -32,6 +32,7 @@ from fiberstore import (
     StoredLog,
     create_engine,
 )
+from fiberstore.contract.lifecycle import Upserted
 from fiberstore.duckdb.connection import Cursor, DuckDBConnection
 from fiberstore.sql.pool import StorePool
 from tests.support.factories import NOON, a_fiber, some_logs
@@ -95,7 +96,7 @@ def test_fibers_that_skipped_their_validation_are_refused(
             write(bad)
     with storage.transaction() as transaction:
         with pytest.raises(error):
-            transaction.fibers.update_fibers([a_fiber(), bad])
+            transaction.fibers.upsert_fibers([a_fiber(), bad])
         with pytest.raises(error):
             transaction.fibers.write_fibers([a_fiber(), bad])
     assert storage.query_fibers_by_type("request") == [fiber]
@@ -233,7 +234,7 @@ def test_a_retyped_fiber_is_found_by_its_new_type_only(storage: DuckDBStorage) -
     ]
     storage.update_fiber(changed[0])
     with storage.transaction() as transaction:
-        assert transaction.fibers.update_fibers([*changed[1:], a_fiber()]) == 3
+        assert transaction.fibers.upsert_fibers(changed[1:]) == Upserted(0, 3)
     for kind in ("login", "request"):
         expected = sorted(
             (fiber for fiber in changed if fiber.fiber_type == kind), key=lambda fiber: fiber.fiber_id

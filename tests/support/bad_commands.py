@@ -494,11 +494,7 @@ FILES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "two revisions": (_sql(_AND_9), ("db current", "stats"), "has more than one head"),
     "no end": (_sql("UPDATE raw_logs SET timestamp = 'infinity'"), ("stats", _SHOW), _NO_YEAR),
     "year 20000": (_sql("UPDATE raw_logs SET timestamp = '20000-01-01'"), ("stats", _SHOW), _NO_YEAR),
-    "no ingestion": (
-        _sql("UPDATE raw_logs SET ingestion_time = NULL"),
-        _LOGS,
-        "has no finite ingestion_time",
-    ),
+    "no ingestion": (_sql("UPDATE raw_logs SET ingestion_time = NULL"), _LOGS, "ingestion_time of log_id"),
     "fiber's end": (_sql("UPDATE fibers SET last_activity = 'infinity'"), (*_FIBERS, _SHOW), _NO_YEAR),
     "NaN": (_sql("UPDATE fibers SET attributes = 'NaN'"), _FIBERS, "attributes are not JSON: NaN"),
     "Infinity": (_sql("UPDATE fibers SET attributes = '[-Infinity]'"), _FIBERS, "not JSON: -Infinity"),

@@ -451,9 +451,9 @@ IN_TRANSACTION = [
     InTransaction(
         "write NaN", lambda t: t.fibers.write_fibers([fiber(2), _NAN]), SerializationError, "finite"
     ),
-    InTransaction("update None", lambda t: t.fibers.update_fibers([fiber(8), _WRONG]), TypeError, _NO_FIBER),
-    InTransaction("update twice", lambda t: t.fibers.update_fibers([fiber(8), fiber(8)]), ValueError, _TWICE),
-    InTransaction("update NUL", lambda t: t.fibers.update_fibers([fiber(8), _NUL]), ValidationError, "NUL"),
+    InTransaction("upsert None", lambda t: t.fibers.upsert_fibers([fiber(8), _WRONG]), TypeError, _NO_FIBER),
+    InTransaction("upsert twice", lambda t: t.fibers.upsert_fibers([fiber(8), fiber(8)]), ValueError, _TWICE),
+    InTransaction("upsert NUL", lambda t: t.fibers.upsert_fibers([fiber(8), _NUL]), ValidationError, "NUL"),
     InTransaction(
         "merge text", lambda t: t.fibers.merge_fibers({_TEXT_ID: uid(1)}), TypeError, _AN_ID + "'0000"
     ),

@@ -67,7 +67,9 @@ class Step:
                     transaction.fibers.write_fibers(self.begun)
                     with suppress(NotFoundError):  # it was merged before
                         transaction.fibers.merge_fibers(dict(self.merged))
-                    transaction.fibers.update_fibers(self.changed)
+                    for fiber in self.changed:
+                        with suppress(NotFoundError):
+                            transaction.fibers.update_fiber(fiber)
                     transaction.memberships.write_memberships(self.memberships)
 
 
