@@ -8,7 +8,7 @@ from fiberstore.ingest.correlator import CorrelationCounts, Correlator
 from fiberstore.ingest.known_files import KnownFiles
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import LogReader, SourceCounts
-from fiberstore.ingest.rules import Rules, require_files
+from fiberstore.ingest.rules import Rules, Source, require_files
 from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.sql.correlation import forget_firsts
@@ -40,7 +40,11 @@ class IngestReport:
     def warnings(self, rules: Rules) -> list[str]:
         """Return sentences on what the rules may have got wrong, and on lines that were left out."""
         return [
-            *(text for name, counts in self.sources.items() for text in _source_warnings(name, counts)),
+            *(
+                text
+                for name, counts in self.sources.items()
+                for text in _source_warnings(name, rules.sources[name], counts)
+            ),
             *(self._pattern_warnings(rules) if self.logs_read else ()),
         ]
 
@@ -202,8 +206,8 @@ def _delete_tails(
             forget_firsts(transaction.session, set(fiber_ids).difference(empty), tail.log_id)
 
 
-def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
-    if counts.unstamped * 2 > counts.lines:
+def _source_warnings(name: str, source: Source, counts: SourceCounts) -> Iterator[str]:
+    if counts.unstamped * 2 > counts.lines and source.record_start is None:
         yield (
             f"{name}: {counts.unstamped:,} of {counts.lines:,} lines have no stamp, and were joined to the "
             f"line before; if they have one, correct sources.{name}.timestamp"
