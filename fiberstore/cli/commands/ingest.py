@@ -18,7 +18,9 @@ from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.commands.generations import tell_unless_active
 from fiberstore.cli.console import make_console, print_json, print_line
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import counted, print_fiber, print_fibers, print_statistics, utc
+from fiberstore.cli.render import print_fiber, print_fibers, print_statistics, shape_of_output
+from fiberstore.cli.tables import counted
+from fiberstore.cli.times import utc
 from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.demo import write_demo
 from fiberstore.ingest.files import STANDARD_INPUT, find_files
@@ -204,8 +206,9 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
         print_line(what, bold=True)
         _echo_command(f"{command} {store}")
 
+    shape = shape_of_output(as_json=False)
     announce("What the store holds", "stats")
-    print_statistics(lookup.collect_statistics(storage), as_json=False)
+    print_statistics(lookup.collect_statistics(storage), shape)
 
     announce("A few requests, and jobs of the order service's threads", "fibers")
     listed = [
@@ -213,7 +216,7 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
         for fiber_type in ("request", "job")
         for found in _of_type(storage, fiber_type).summaries(_DEMO_FIBERS).items
     ]
-    print_fibers(listed, storage.get_keys([one.fiber.fiber_id for one in listed]), as_json=False)
+    print_fibers(listed, storage.get_keys([one.fiber.fiber_id for one in listed]), shape)
 
     widest = lookup.find_widest(storage, "request")
     if widest is None:
@@ -222,7 +225,7 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
     keys = storage.get_keys([fiber_id])
     words = key_words(keys[fiber_id]) or [str(fiber_id)]
     announce("One request, through all three services", f"show {words[0]}")
-    print_fiber(widest, keys, storage.get_fiber_logs(fiber_id), as_json=False)
+    print_fiber(widest, keys, storage.get_fiber_logs(fiber_id), shape)
 
     print_line()
     print_line("Try next (the last reads the same files again, and adds nothing)", bold=True)
