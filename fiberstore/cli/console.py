@@ -27,6 +27,15 @@ def print_line(text: str = "", *, bold: bool = False, err: bool = False) -> None
     typer.echo(typer.style(shown, bold=True) if bold else shown, err=err)
 
 
+def print_cut(text: str) -> None:
+    """Print one line on stdout, cut to the width of a terminal."""
+    console = make_console()
+    if console.is_terminal:
+        console.print(text, no_wrap=True, overflow="ellipsis")
+    else:
+        print_line(text)
+
+
 def print_json(value: object) -> None:
     """Print a value as one line of JSON, in ASCII; times and ids are text."""
     sys.stdout.write(f"{json.dumps(to_jsonable_python(value))}\n")

@@ -144,7 +144,7 @@ class _FileCorrelator(Correlator):
         return self._write_after(prepare, batch)
 
 
-def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[IngestReport, dict[str, str]]:
+def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> IngestReport:
     """Read all files of the rules and search them, and store nothing.
 
     Args:
@@ -152,7 +152,7 @@ def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[
         on_bytes: Called with the number of bytes read since its last call.
 
     Returns:
-        What was read; and the first record of each source in which no pattern found a key.
+        What was read; ``sources`` also have the first records in which no pattern found a key.
 
     Raises:
         RulesError: The rules name no file for a source; nothing was read.
@@ -160,14 +160,13 @@ def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[
     """
     require_files(rules)
     reader, patterns = LogReader(rules, on_bytes=on_bytes), PatternSearch(rules)
-    keyless: dict[str, str] = {}
     for log in reader.records():
         if not patterns.find(log.source_id, log.raw_text):
-            keyless.setdefault(log.source_id, log.raw_text)
+            reader.counts[log.source_id].keep("keyless", log.raw_text)
     for name, counts in reader.counts.items():
         counts.keyless = patterns.keyless[name]
     records = sum(counts.records for counts in reader.counts.values())
-    return IngestReport(records, sources=reader.counts, matches=patterns.matches), keyless
+    return IngestReport(records, sources=reader.counts, matches=patterns.matches)
 
 
 def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]:

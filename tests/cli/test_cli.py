@@ -18,6 +18,7 @@ from tests.support.command_line import (
     on_a_terminal,
     plain,
     told_cursor,
+    without_progress,
 )
 from tests.support.parameters import parametrize_mostly_slow
 from tests.support.small_store import RULES, WEB, row_counts, write_files
@@ -137,12 +138,33 @@ def test_ingest_counts_by_source_and_pattern(run: Run, rules_file: Path, db_file
     assert r"request: 3 matches of 'request=(?P<request>\w+)'" in result.out.splitlines()
 
 
-def test_ingest_check_stores_nothing(run: Run, rules_file: Path, db_file: Path) -> None:
-    rules_file.write_text(rules_file.read_text().replace("'request=", "'no=").replace("'from ", "'no "))
-    result = run("ingest", "--check", "--rules", rules_file, "--db", db_file)
-    assert result.out.startswith("5 logs read, none stored\nweb: 4 lines, 3 logs, ")
-    assert "web: the first without a key: " in result.out
+def test_ingest_check_stores_nothing_and_shows_the_first_lines_of_each_kind(
+    run: Run, rules_file: Path, db_file: Path, tmp_path: Path
+) -> None:
+    rules = rules_file.read_text().replace("'request=", "'no=").replace("'from ", "'no ")
+    rules_file.write_text(
+        rules.replace("[sources.db]", "drop = 'b2'\non_bad_stamp = 'previous'\n[sources.db]")
+    )
+    with (tmp_path / "web.log").open("a") as file:
+        file.write("2024-05-99T10:05:00Z request=c4 " + "x" * 600 + "\n" + "  more\n" * 4)
+    command = ("ingest", "--check", "--rules", rules_file, "--db", db_file)
+    result = run(*command)
+    assert result.out.startswith("5 logs read, none stored\nweb: 9 lines, 3 logs, ")
+    assert [line for line in result.out.splitlines() if line.startswith("  ")][:7] == [
+        "  without a stamp: web.log:4:   continued",
+        "  without a stamp: web.log:6:   more",
+        "  without a stamp: web.log:7:   more",
+        "  dropped: web.log:2: 2024-05-01T10:00:01Z request=b2 from bob",
+        "  with a bad stamp: web.log:5: 2024-05-99T10:05:00Z",
+        "  without a key: 2024-05-01T10:00:00Z request=a1 from ann",
+        r"  without a key: 2024-05-01T10:05:00Z request=c3 from ann\n  continued",
+    ]
     assert "matched no line of web" in result.err
+    (shown,) = on_a_terminal([command])
+    cut = [line for line in plain(without_progress(shown)).splitlines() if line.startswith("  ")]
+    assert "  with a bad stamp: web.log:5: 2024-05-99T10:05:00Z" in cut
+    assert max(map(len, cut)) <= 80
+    assert len(run(*command, "--json").objects[0]["sources"]["web"]["first_lines"]["keyless"]) == 3
     assert not db_file.exists()
 
 
