@@ -100,15 +100,14 @@ def parse_ago(text: str) -> datetime:
     return parse_time(text)
 
 
-Db = Annotated[
-    str,
-    typer.Option(
-        envvar="FIBERSTORE_URL",
-        metavar="STORE",
-        help="A DuckDB file, or a URL: postgresql+psycopg://user@host/database. Its password is best in "
-        "~/.pgpass, or in FIBERSTORE_URL, where no history of a shell keeps it.",
-    ),
-]
+_DB = typer.Option(
+    envvar="FIBERSTORE_URL",
+    metavar="STORE",
+    help="A DuckDB file, or a URL: postgresql+psycopg://user@host/database. Its password is best in "
+    "~/.pgpass, or in FIBERSTORE_URL, where no history of a shell keeps it.",
+)
+Db = Annotated[str, _DB]
+DbIfAny = Annotated[str | None, _DB]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of a list, one object a line.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; print what would change.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most to print.")]

@@ -17,7 +17,7 @@ from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.commands.generations import tell_unless_active
 from fiberstore.cli.console import make_console, print_cut, print_json, print_line
-from fiberstore.cli.options import Db, Json
+from fiberstore.cli.options import DbIfAny, Json
 from fiberstore.cli.render import print_fiber, print_fibers, print_statistics, shape_of_output
 from fiberstore.cli.tables import counted
 from fiberstore.cli.times import utc
@@ -74,7 +74,7 @@ def ingest(
         Path,
         typer.Option(metavar="FILE", help="The rules file: log files, and the patterns that join lines."),
     ],
-    db: Db,
+    db: DbIfAny = None,
     paths: Annotated[
         list[str] | None,
         typer.Argument(
@@ -97,6 +97,8 @@ def ingest(
     if check:
         _check(loaded, as_json=as_json)
         return
+    if db is None:
+        raise typer.BadParameter("name the store, or add --check to store nothing", param_hint="'--db'")
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
