@@ -33,6 +33,16 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _set = object.__setattr__  # past the models' own, which are frozen
 _BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
+_UNITS_US = {
+    "us": 1,
+    "ms": 1_000,
+    "s": 1_000_000,
+    "min": 60_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+}
+_DURATION = re.compile(rf"(-?[0-9]{{1,20}})(?:\.([0-9]{{1,20}}))? ?({'|'.join(_UNITS_US)})")
 
 
 def parse_instant(text: str) -> datetime:
@@ -48,6 +58,27 @@ def parse_instant(text: str) -> datetime:
     if any(map(int, _BEYOND_MICROSECONDS.findall(text))):
         raise ValueError(f"{text!r} is finer than 1 µs; write at most 6 decimals")
     return parsed
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the duration that a text names, exactly: ``500ms``, ``1.5h``, ``5min``.
+
+    Raises:
+        ValueError: It names none, one that is finer than 1 µs, or one that a ``timedelta`` cannot hold.
+    """
+    parts = _DURATION.fullmatch(text)
+    if parts is None:
+        raise ValueError(
+            f"{text!r:.100} is no duration; give one such as '250ms', '5s', '5min', '1.5h', '1d'"
+        )
+    decimals = parts[2] or ""
+    span_us, rest = divmod(int(parts[1] + decimals) * _UNITS_US[parts[3]], 10 ** len(decimals))
+    if rest:
+        raise ValueError(f"{text!r} is finer than 1 µs")
+    try:
+        return timedelta(microseconds=span_us)
+    except OverflowError:
+        raise ValueError(f"{text!r} is too long; 999999999d is the longest") from None
 
 
 def to_epoch_us(time: datetime) -> int:

@@ -5,10 +5,10 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import Annotated, Any
+from functools import cache, wraps
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -17,9 +17,12 @@ from typer.main import get_command
 import fiberstore
 from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.console import print_line
+from fiberstore.cli.times import Zone
 from fiberstore.errors import StorageError
 from fiberstore.escaping import escape_controls
 from fiberstore.sql.translate import translate_errors
+
+Function = TypeVar("Function", bound=Callable[..., None])
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -32,7 +35,7 @@ def with_whole_paragraphs(command: Any) -> Any:  # noqa: ANN401
     return command
 
 
-class _Commands(TyperGroup):
+class _Group(TyperGroup):
     """Group of all commands. Escapes control characters in messages of usage, and reports Ctrl-C."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  # as typer has it
@@ -73,6 +76,35 @@ def _noting_warnings() -> Iterator[None]:
         logger.removeHandler(notes)
 
 
+class Commands(typer.Typer):
+    """A group of commands. Those that print results, as ``--json`` says, take ``--tz`` too."""
+
+    def command(self, *args: Any, **options: Any) -> Callable[[Function], Function]:  # noqa: ANN401
+        """Return a decorator that registers a command."""
+        register = super().command(*args, **options)
+
+        def add(function: Function) -> Function:
+            parameters = inspect.signature(function).parameters
+            register(_in_zone(function, [*parameters.values()]) if "as_json" in parameters else function)
+            return function
+
+        return add
+
+
+def _in_zone(function: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
+    @wraps(function)
+    def run(tz: str | None, **values: Any) -> None:  # noqa: ANN401  # as typer gives them
+        del tz  # its callback has set the zone
+        function(**values)
+
+    zone = inspect.Parameter("tz", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Zone)
+    signature = inspect.Signature(
+        [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters), zone]
+    )
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    return run
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     try:
@@ -80,14 +112,16 @@ def _told() -> Iterator[None]:
     except KeyboardInterrupt:
         print_note("interrupted")
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # `| head` has read what it wanted
+        raise typer.Exit from None
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):  # as typer's own errors have it
             error.message = escape_controls(message)  # type: ignore[attr-defined]
         raise
 
 
-app = typer.Typer(
-    cls=_Commands,
+app = Commands(
+    cls=_Group,
     help="Store logs and the fibers that join them: one request, one login, one job, seen across all files.",
     add_completion=False,
     no_args_is_help=True,
@@ -118,19 +152,16 @@ def run(args: Sequence[str] | None = None) -> None:
     if sys.stdout is None:  # the file of a store might get its descriptor, and what is printed into it
         print_note("standard output is closed; give it a file, such as /dev/null")
         sys.exit(1)
-    code = 1
     try:
         try:
             with translate_errors(), _noting_warnings():
                 _command()(args, prog_name="fiberstore")
         finally:
             _flush()
-    except BrokenPipeError:
-        pass
     except (StorageError, ValueError, OSError) as error:
         for line in _message(error).split("\n"):
             print_note(line)
-    sys.exit(code)
+    sys.exit(1)
 
 
 @cache
@@ -148,9 +179,10 @@ def _message(error: Exception) -> str:
 def _flush() -> None:
     try:
         sys.stdout.flush()
-    except OSError:  # such as that the reader of a pipe has gone
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
-        raise
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def print_note(line: str) -> None:

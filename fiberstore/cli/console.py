@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
-from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
@@ -27,9 +27,18 @@ def print_line(text: str = "", *, bold: bool = False, err: bool = False) -> None
     typer.echo(typer.style(shown, bold=True) if bold else shown, err=err)
 
 
-def print_json(value: JsonValue) -> None:
-    """Print a value as one line of JSON, in ASCII."""
-    sys.stdout.write(f"{json.dumps(value)}\n")
+def print_cut(text: str) -> None:
+    """Print one line on stdout, cut to the width of a terminal."""
+    console = make_console()
+    if console.is_terminal:
+        console.print(text, no_wrap=True, overflow="ellipsis")
+    else:
+        print_line(text)
+
+
+def print_json(value: object) -> None:
+    """Print a value as one line of JSON, in ASCII; times and ids are text."""
+    sys.stdout.write(f"{json.dumps(to_jsonable_python(value))}\n")
 
 
 def print_rows(rows: Iterable[Sequence[str]]) -> None:

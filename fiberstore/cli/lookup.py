@@ -42,10 +42,9 @@ class FiberCount:
 
 @dataclass(frozen=True, slots=True)
 class VersionCount:
-    """Numbers of logs and fibers of one config version."""
+    """Numbers of logs and fibers of one config version, which is given in hex digits."""
 
-    version: str
-    config_version: int
+    config_version: str
     active: bool
     logs: int
     fibers: int
@@ -86,6 +85,35 @@ class Statistics:
     fiber_types: list[FiberCount]
     config_versions: list[VersionCount]
 
+    def rows(self) -> Iterator[tuple[str, str, object]]:
+        """Yield what is counted, of what name, and the number or text."""
+        if self.file:
+            yield "file_bytes", self.file, self.file_bytes
+        yield "revision", "", self.revision
+        for name, rows in self.tables.items():
+            yield "rows", name, rows
+        if self.first and self.last:
+            yield "time", "first", self.first
+            yield "time", "last", self.last
+        for name, logs in self.sources.items():
+            yield "source_logs", name, logs
+        for count in self.fiber_types:
+            yield "open_fibers", count.fiber_type, count.open
+            yield "closed_fibers", count.fiber_type, count.closed
+        for version in self.config_versions:
+            yield "config_version_logs", version.config_version, version.logs
+            yield "config_version_fibers", version.config_version, version.fibers
+            yield "config_version_active", version.config_version, version.active
+
+
+def find_log_id(storage: SqlStorage, digits: str) -> UUID:
+    """Find the one log id that begins with these hex digits.
+
+    Raises:
+        StorageError: There is none, or more than one.
+    """
+    return _only(_ids(storage, RawLog.log_id, digits), digits, "log", "fiberstore logs lists them")
+
 
 def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
     """Find the one fiber id that begins with these hex digits; of a merged fiber, the survivor.
@@ -93,25 +121,30 @@ def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
     Raises:
         StorageError: There is none, or more than one.
     """
-    first, last = UUID(digits.ljust(_ID_DIGITS, "0")), UUID(digits.ljust(_ID_DIGITS, "f"))
-    statement = (
-        sa.select(Fiber.fiber_id)
-        .where(Fiber.fiber_id.between(first, last))
-        .order_by(Fiber.fiber_id)
-        .limit(_MOST_CANDIDATES + 1)
-    )
-    with translate_errors(), storage.session() as session:
-        found = session.scalars(statement).all()
+    found = _ids(storage, Fiber.fiber_id, digits)
     if not found and len(digits) == _ID_DIGITS and has_lifecycle(storage):
         survivors = (  # `resolve_fibers` reads a batch, which a store without access to the outside does not
             sa.select(Fiber.fiber_id)
             .join(MergedFiber, MergedFiber.survivor_id == Fiber.fiber_id)
-            .where(MergedFiber.fiber_id == first)
+            .where(MergedFiber.fiber_id == UUID(digits))
         )
         with translate_errors(), storage.session() as session:
             found = session.scalars(survivors).all()
+    return _only(found, digits, "fiber", "fiberstore fibers lists them")
+
+
+def _ids(storage: SqlStorage, column: InstrumentedAttribute[UUID], digits: str) -> Sequence[UUID]:
+    first, last = (UUID(digits.ljust(_ID_DIGITS, fill)) for fill in "0f")
+    statement = sa.select(column).where(column.between(first, last)).order_by(column)
+    with translate_errors(), storage.session() as session:
+        return session.scalars(statement.limit(_MOST_CANDIDATES + 1)).all()
+
+
+def _only(found: Sequence[UUID], digits: str, thing: str, hint: str) -> UUID:
     if not found:
-        raise _no_fiber(digits)
+        is_whole = len(digits) == _ID_DIGITS
+        what = f"the id {UUID(digits)}" if is_whole else f"an id that begins with {digits}"
+        raise StorageError(f"no {thing} has {what}; {hint}")
     if len(found) > 1:
         raise _ambiguous(digits, "ids", [*map(str, found)])
     return found[0]
@@ -126,7 +159,7 @@ def find_fiber(storage: SqlStorage, digits: str) -> FiberSummary:
     fiber_id = find_fiber_id(storage, digits)
     found = storage.fibers.where(Fibers.c.fiber_id == fiber_id).summaries(1).items
     if not found:
-        raise _no_fiber(digits)
+        raise StorageError(f"fiber {fiber_id} was deleted meanwhile; fiberstore fibers lists those there are")
     return found[0]
 
 
@@ -187,12 +220,6 @@ def check_keys(storage: SqlStorage) -> None:
 def keys_of(storage: SqlStorage, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
     """Return the keys of fibers; none of a store of an older release."""
     return storage.get_keys(fiber_ids) if has_keys(storage) else {}
-
-
-def _no_fiber(digits: str) -> StorageError:
-    is_whole = len(digits) == _ID_DIGITS
-    what = f"the id {UUID(digits)}" if is_whole else f"an id that begins with {digits}"
-    return StorageError(f"no fiber has {what}; fiberstore fibers lists them")
 
 
 def _ambiguous(digits: str, what: str, found: Sequence[str]) -> StorageError:
@@ -352,9 +379,7 @@ def _fiber_counts(session: Session) -> list[FiberCount]:
 def _version_counts(session: Session, active: int | None) -> list[VersionCount]:
     logs, fibers = _counts(session, RawLog.config_version), _counts(session, Fiber.config_version)
     return [
-        VersionCount(
-            shown_version(version), version, version == active, logs.get(version, 0), fibers.get(version, 0)
-        )
+        VersionCount(shown_version(version), version == active, logs.get(version, 0), fibers.get(version, 0))
         for version in sorted(logs.keys() | fibers.keys() | ({active} if active is not None else set()))
     ]
 

@@ -4,33 +4,44 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import wraps
-from typing import Annotated, Any, Literal, TypeAlias, cast
-from uuid import UUID
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 import typer
 
 from fiberstore.cli.app import print_note
 from fiberstore.cli.lookup import Key, check_keys, explain_no_fiber, find_fiber_id, find_generation, has_fiber
-from fiberstore.cli.units import parse_duration
-from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition, parse_time
+from fiberstore.cli.render import Shape, shape_of_output
+from fiberstore.cli.times import HELP, parse_time, utc
+from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
 from fiberstore.contract.conditions import And, Condition
 from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Page
-from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.records import FiberRecord, StoredLog, parse_duration
 from fiberstore.repositories.storage import SqlStorage
+
+T = TypeVar("T")
 
 _FIRST_TIME, _LAST_TIME = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
 
 
 def parse_id(text: str) -> str:
     """Parse a fiber id, or its beginning, into hex digits."""
+    return _digits(
+        text, f"fiber id; give its hex digits, at least the first four, or a key such as request={text}"
+    )
+
+
+def parse_log_id(text: str) -> str:
+    """Parse a log id, or its beginning, into hex digits."""
+    return _digits(text, "log id; give its hex digits, at least the first four")
+
+
+def _digits(text: str, needed: str) -> str:
     digits = text.replace("-", "").lower()
     if not re.fullmatch("[0-9a-f]{4,32}", digits):
-        raise typer.BadParameter(
-            f"{text!r} is no fiber id; give its hex digits, at least the first four, or a key such as "
-            f"request={text}"
-        )
+        raise typer.BadParameter(f"{text!r} is no {needed}")
     return digits
 
 
@@ -72,14 +83,6 @@ def parse_generation(text: str) -> str:
     return text if text in ("active", "all") else parse_version(text)
 
 
-def parse_log_id(text: str) -> UUID:
-    """Parse a whole log id."""
-    digits = text.replace("-", "").lower()
-    if not re.fullmatch("[0-9a-f]{32}", digits):
-        raise typer.BadParameter(f"{text!r} is no log id; give its 32 hex digits")
-    return UUID(digits)
-
-
 def parse_span(text: str) -> timedelta:
     """Parse a duration > 0."""
     try:
@@ -93,33 +96,49 @@ def parse_span(text: str) -> timedelta:
 
 def parse_ago(text: str) -> datetime:
     """Parse a duration > 0 into the time that long ago."""
-    try:
-        return datetime.now(UTC) - parse_span(text)
-    except OverflowError:
-        raise typer.BadParameter(f"{text!r} ago was before the year 1; give a shorter one") from None
+    parse_span(text)
+    return parse_time(text)
 
 
-Db = Annotated[
-    str,
-    typer.Option(
-        envvar="FIBERSTORE_URL",
-        metavar="STORE",
-        help="A DuckDB file, or a URL: postgresql+psycopg://user@host/database. Its password is best in "
-        "~/.pgpass, or in FIBERSTORE_URL, where no history of a shell keeps it.",
-    ),
-]
+_DB = typer.Option(
+    envvar="FIBERSTORE_URL",
+    metavar="STORE",
+    help="A DuckDB file, or a URL: postgresql+psycopg://user@host/database. Its password is best in "
+    "~/.pgpass, or in FIBERSTORE_URL, where no history of a shell keeps it.",
+)
+Db = Annotated[str, _DB]
+DbIfAny = Annotated[str | None, _DB]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of a list, one object a line.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; print what would change.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Most to print.")]
+PageLimit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help=f"Most to print. By default {DEFAULT_LIMIT:,} on a terminal, and all in a pipe or a file.",
+    ),
+]
+LogShape = Annotated[
+    Shape | None,
+    typer.Option(
+        "--format",
+        help="raw: only the texts, as for awk. By default table on a terminal, and tsv in a pipe or a file.",
+    ),
+]
 Cursor = Annotated[
     str | None,
     typer.Option(
         metavar="CURSOR", help="Print the page after this cursor (printed at the end of each page)."
     ),
 ]
-Time = Annotated[
+Since = Annotated[
     datetime | None,
-    typer.Option(parser=parse_time, metavar="TIME", help="ISO 8601 with a time zone, inclusive."),
+    typer.Option("--start", "--since", parser=parse_time, metavar="TIME", help=f"Only from then on: {HELP}"),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option("--end", "--until", parser=parse_time, metavar="TIME", help="Only up to then, inclusive."),
 ]
 Order: TypeAlias = Annotated[LogOrder, typer.Option(help="Which come first.")]
 FiberOrderName: TypeAlias = Literal["oldest", "newest", "longest", "most-logs", "most_logs"]
@@ -183,8 +202,8 @@ Generation = Annotated[
         "--version",
         parser=parse_generation,
         metavar="VERSION",
-        help="Only fibers of this config version: its hex digits, or the beginning, or 'active'; 'all' is of "
-        "every one. By default the active one, if there is one.",
+        help="Only fibers of this config version, or their logs: its hex digits, or the beginning, or "
+        "'active'; 'all' is of every one. By default fibers and keys are of the active one, if any.",
     ),
 ]
 _CONDITION = """Only those of which a condition on {} is true, in the words of the API, such as '{}'."""
@@ -210,12 +229,13 @@ FiberCondition = Annotated[
 class LogFilter:
     """The options that choose logs; all that are given must hold."""
 
-    start: Time = None
-    end: Time = None
+    start: Since = None
+    end: Until = None
     source: Sources = None
     contains: Contains = None
     fiber: FiberId = None
     key: LogKeys = None
+    version: Generation = None
     where: LogCondition = None
 
     def of(self, storage: SqlStorage) -> Logs:
@@ -231,17 +251,12 @@ class LogFilter:
             logs = logs.where(Logs.c.raw_text.contains(self.contains))
         if self.fiber is not None:
             logs = logs.where(Logs.c.fibers.contains(find_fiber_id(storage, self.fiber)))
-        if self.key:
-            logs = logs.where(Logs.c.fibers.any(_having_keys(storage, self.key)))
+        if self.key or self.version:
+            version = find_generation(storage, self.version)
+            of_version = () if version is None else (Fibers.c.config_version == version,)
+            _tell_absent_keys(storage, self.key or (), version)
+            logs = logs.where(Logs.c.fibers.any(And(FiberRecord, (*(self.key or ()), *of_version))))
         return logs if self.where is None else logs.where(self.where)
-
-
-def _having_keys(storage: SqlStorage, keys: Sequence[Key]) -> Condition[FiberRecord]:
-    """Return that a fiber, of the active version if there is one, has all the keys."""
-    version = find_generation(storage, None)
-    _tell_absent_keys(storage, keys, version)
-    of_version = () if version is None else (Fibers.c.config_version == version,)
-    return And(FiberRecord, (*keys, *of_version))
 
 
 def _tell_absent_keys(storage: SqlStorage, keys: Sequence[Key], version: int | None) -> None:
@@ -261,11 +276,19 @@ class FiberFilter:
     ] = None
     start: Annotated[
         datetime | None,
-        typer.Option(parser=parse_time, metavar="TIME", help="Only those active then or later, ISO 8601."),
+        typer.Option(
+            "--start",
+            "--since",
+            parser=parse_time,
+            metavar="TIME",
+            help=f"Only those active then or later: {HELP}",
+        ),
     ] = None
     end: Annotated[
         datetime | None,
-        typer.Option(parser=parse_time, metavar="TIME", help="Only those active then or before, ISO 8601."),
+        typer.Option(
+            "--end", "--until", parser=parse_time, metavar="TIME", help="Only those active then or before."
+        ),
     ] = None
     version: Generation = None
     key: FiberKeys = None
@@ -319,9 +342,45 @@ def fiber_order(name: FiberOrderName) -> FiberOrder:
     return cast("FiberOrder", name.replace("-", "_"))
 
 
-def tell_more(page: Page[Any]) -> None:
-    """Print on stderr the option that resumes after a page, and the number of late rows in it."""
+def chosen_shape(shape: Shape | None, *, as_json: bool) -> Shape:
+    """Return the shape that ``--format`` or ``--json`` names, else the one for what stdout is."""
+    if as_json and shape not in (None, "json"):
+        raise typer.BadParameter(
+            f"contradicts --format {shape}; leave one of them out", param_hint="'--json'"
+        )
+    return shape or shape_of_output(as_json=as_json)
+
+
+def print_pages(
+    read: Callable[[int, str | None], Page[T]],
+    show: Callable[[list[T], bool], None],
+    chosen: LogFilter | FiberFilter,
+    *,
+    limit: int | None,
+    cursor: str | None,
+    shape: Shape,
+) -> None:
+    """Print a page, or without a limit and in a pipe one after the other, and on stderr what was cut.
+
+    Args:
+        read: Reads the page of a size and a cursor.
+        show: Prints rows, and whether they are the first.
+        chosen: The options that choose rows; the cursor continues them with the same times.
+        limit: Most rows; None if none is given.
+        cursor: Where to begin.
+        shape: Of what is printed.
+    """
+    is_cut = limit is not None or shape == "table"
+    page = read(limit or DEFAULT_LIMIT, cursor)
+    show([*page.late, *page.items], True)
+    while page.next is not None and not is_cut:
+        page = read(DEFAULT_LIMIT, page.next)
+        show([*page.late, *page.items], False)
     if page.late:
         print_note(f"the first {len(page.late):,} were stored meanwhile; their place is on an earlier page")
     if page.next is not None:
-        print_note(f"there is more; the same command with --cursor {page.next} continues")
+        times = {"--start": chosen.start, "--end": chosen.end}
+        same = "".join(f"{name} {utc(time)} " for name, time in times.items() if time is not None)
+        print_note(
+            f"there is more; --limit N shows more, the same command with {same}--cursor {page.next} continues"
+        )

@@ -16,6 +16,7 @@ from fiberstore.cli.commands import (  # noqa: F401
     logs,
     prune,
     redact,
+    rules,
     stats,
     tail,
     timeline,

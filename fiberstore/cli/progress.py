@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from fiberstore.cli.console import make_console
-from fiberstore.cli.render import counted
+from fiberstore.cli.tables import counted
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from uuid import UUID
 
 import typer
 
-from fiberstore.cli.units import parse_duration
+from fiberstore.cli.times import parse_time
 from fiberstore.contract.columns import (
     Activity,
     Attribute,
@@ -41,7 +41,7 @@ from fiberstore.contract.columns import (
     TimeColumn,
 )
 from fiberstore.contract.conditions import And, Condition, Flag, Or
-from fiberstore.records import FiberRecord, StoredLog, parse_instant
+from fiberstore.records import FiberRecord, StoredLog, parse_duration
 
 R = TypeVar("R", StoredLog, FiberRecord)
 T = TypeVar("T")
@@ -100,21 +100,6 @@ def parse_log_condition(text: str) -> Condition[StoredLog]:
 def parse_fiber_condition(text: str) -> Condition[FiberRecord]:
     """Do for fibers what ``parse_log_condition`` does for logs."""
     return _parse(text, FiberRecord)
-
-
-def parse_time(text: str) -> datetime:
-    """Return the instant that a text names in ISO 8601.
-
-    Raises:
-        typer.BadParameter: It names none.
-    """
-    try:
-        parsed = parse_instant(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    if parsed.tzinfo is None:
-        raise typer.BadParameter(f"{text!r} has no time zone; for UTC, write {parsed.isoformat()}Z")
-    return parsed
 
 
 def _parse(text: str, record: type[R]) -> Condition[R]:
@@ -338,7 +323,7 @@ def _how_to_use(column: object) -> str:
 
 def _time(value: object) -> datetime:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.100} is no time; write one such as '2024-12-10T06:55:46Z'")
+        raise TypeError(f"{value!r:.100} is no time; write one such as '2024-12-10T06:55:46Z' or '1h'")
     return parse_time(value)
 
 

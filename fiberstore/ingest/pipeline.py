@@ -8,7 +8,7 @@ from fiberstore.ingest.correlator import CorrelationCounts, Correlator
 from fiberstore.ingest.known_files import KnownFiles
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import LogReader, SourceCounts
-from fiberstore.ingest.rules import Rules, require_files
+from fiberstore.ingest.rules import Rules, Source, require_files
 from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.sql.correlation import forget_firsts
@@ -40,7 +40,11 @@ class IngestReport:
     def warnings(self, rules: Rules) -> list[str]:
         """Return sentences on what the rules may have got wrong, and on lines that were left out."""
         return [
-            *(text for name, counts in self.sources.items() for text in _source_warnings(name, counts)),
+            *(
+                text
+                for name, counts in self.sources.items()
+                for text in _source_warnings(name, rules.sources[name], counts)
+            ),
             *(self._pattern_warnings(rules) if self.logs_read else ()),
         ]
 
@@ -140,7 +144,7 @@ class _FileCorrelator(Correlator):
         return self._write_after(prepare, batch)
 
 
-def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[IngestReport, dict[str, str]]:
+def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> IngestReport:
     """Read all files of the rules and search them, and store nothing.
 
     Args:
@@ -148,7 +152,7 @@ def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[
         on_bytes: Called with the number of bytes read since its last call.
 
     Returns:
-        What was read; and the first record of each source in which no pattern found a key.
+        What was read; ``sources`` also have the first records in which no pattern found a key.
 
     Raises:
         RulesError: The rules name no file for a source; nothing was read.
@@ -156,14 +160,13 @@ def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[
     """
     require_files(rules)
     reader, patterns = LogReader(rules, on_bytes=on_bytes), PatternSearch(rules)
-    keyless: dict[str, str] = {}
     for log in reader.records():
         if not patterns.find(log.source_id, log.raw_text):
-            keyless.setdefault(log.source_id, log.raw_text)
+            reader.counts[log.source_id].keep("keyless", log.raw_text)
     for name, counts in reader.counts.items():
         counts.keyless = patterns.keyless[name]
     records = sum(counts.records for counts in reader.counts.values())
-    return IngestReport(records, sources=reader.counts, matches=patterns.matches), keyless
+    return IngestReport(records, sources=reader.counts, matches=patterns.matches)
 
 
 def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]:
@@ -202,8 +205,8 @@ def _delete_tails(
             forget_firsts(transaction.session, set(fiber_ids).difference(empty), tail.log_id)
 
 
-def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
-    if counts.unstamped * 2 > counts.lines:
+def _source_warnings(name: str, source: Source, counts: SourceCounts) -> Iterator[str]:
+    if counts.unstamped * 2 > counts.lines and source.record_start is None:
         yield (
             f"{name}: {counts.unstamped:,} of {counts.lines:,} lines have no stamp, and were joined to the "
             f"line before; if they have one, correct sources.{name}.timestamp"

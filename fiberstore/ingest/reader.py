@@ -4,7 +4,7 @@ import heapq
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
@@ -18,6 +18,8 @@ from fiberstore.ingest.stamps import Clock, NoZoneError, format_has
 from fiberstore.records import LogRecord
 
 _MAX_UNSTAMPED = 1 << 26
+_FIRST_LINES = 3
+_FIRST_CHARACTERS = 500
 _CRI_LINE = re.compile(r"(\S+ (stdout|stderr)) ([FP])(?::\S*)? (.*)", re.DOTALL)
 
 
@@ -41,6 +43,8 @@ class SourceCounts:
         guessed_years: Files whose year was taken from their own time, or from lines before them.
         nul_bytes: NUL bytes left out at the beginning of lines.
         keyless: Records in which no pattern found a key; they are in no fiber.
+        first_lines: The first lines that were counted as unstamped, dropped, bad_stamps, and keyless in a
+            check, each with file and number where they are known.
     """
 
     files: int = 0
@@ -54,6 +58,13 @@ class SourceCounts:
     guessed_years: int = 0
     nul_bytes: int = 0
     keyless: int = 0
+    first_lines: dict[str, list[str]] = field(default_factory=dict)
+
+    def keep(self, kind: str, text: str, place: str = "") -> None:
+        """Keep the beginning of a line if it is among the first of its kind."""
+        first = self.first_lines.setdefault(kind, [])
+        if len(first) < _FIRST_LINES:
+            first.append(f"{place}{text[:_FIRST_CHARACTERS]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,10 +329,12 @@ class _SourceReader:
             begins = stamp is not None or self._begins(line.text)
             if (is_dropping and not begins) or (self._source.drop and self._is_dropped(line.text)):
                 self.counts.dropped += 1
+                self.counts.keep("dropped", line.text, f"{file.path.name}:{line.number}: ")
                 is_dropping = is_dropping or begins
                 continue
             if not begins:
                 self.counts.unstamped += 1
+                self.counts.keep("unstamped", line.text, f"{file.path.name}:{line.number}: ")
                 draft.lines.append(line.text)
                 draft.is_begun = False
                 undated += 0 if is_dated else len(line.text) + 1
@@ -368,6 +381,7 @@ class _SourceReader:
         except (ValueError, OverflowError) as error:
             if self._source.on_bad_stamp == "previous":
                 self.counts.bad_stamps += 1
+                self.counts.keep("bad_stamps", stamp, f"{file.path.name}:{number}: ")
                 return None
             shown = self._formats[0] if len(self._formats) == 1 else list(self._formats)
             fix = f"change sources.{name}.format or sources.{name}.timestamp"

@@ -29,13 +29,21 @@ from pydantic_core import ErrorDetails
 from fiberstore.escaping import escape_controls
 from fiberstore.ingest.files import STANDARD_INPUT, LogFileError, find_files
 from fiberstore.ingest.stamps import check_format, has_year, has_zone
-from fiberstore.records import Text, VersionNumber
+from fiberstore.records import Text, VersionNumber, parse_duration
 from fiberstore.versioning import config_version
 
 _Place: TypeAlias = tuple[str | int, ...]
 
-_DURATIONS = "one such as '500ms', '60s', '5m', '2h' or '1d'"
-_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_FIXES = {  # by pydantic's name of the problem, and the key, "" for any other
+    ("bool_type", ""): "write true or false, without quotes",
+    ("dict_type", "normalize"): 'write a spelling for each group, such as { request = "lower" }',
+    ("dict_type", ""): "write a table, such as [sources.web]",
+    ("model_type", ""): "write a table, such as [sources.web]",
+    ("list_type", "patterns"): "write [[fibers.NAME.patterns]], with two brackets, before each pattern",
+    ("too_short", "patterns"): "add [[fibers.NAME.patterns]], with a regex",
+    ("int_type", ""): "write a number, without quotes",
+    ("string_type", ""): "write a text, in quotes",
+}
 
 
 class RulesError(ValueError):
@@ -124,38 +132,36 @@ def _check_encoding(value: str) -> str:
 def _duration(value: object) -> timedelta | None:
     if value is None or isinstance(value, timedelta):
         return value
-    duration = _parse_duration(str(value))
-    if duration is None:
-        raise ValueError(f"{value!r} is no duration; give {_DURATIONS}")
+    duration = parse_duration(str(value))
+    if duration < timedelta():
+        raise ValueError(f"{value!r} is negative; give the duration without a sign")
     return duration
 
 
 def _gap(value: object) -> timedelta | None:
+    if value == "infinite":
+        return None
     try:
-        return None if value == "infinite" else _duration(value)
+        gap = _duration(value)
     except ValueError as error:
         raise ValueError(f"{error}; or 'infinite'") from error
+    if gap == timedelta():
+        raise ValueError(f"{value!r} joins only lines of the very same time; give a longer one")
+    return gap
 
 
 def _offset(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     text = str(value)
-    duration = _parse_duration(text[1:]) if text[:1] in {"+", "-"} else None
-    if duration is None:
+    try:
+        duration = parse_duration(text[1:] if text[:1] in {"+", "-"} else "")
+    except ValueError:
         raise ValueError(
             f"{value!r} is no offset; give sign, number and unit: '+5m' for a clock that is 5 minutes ahead, "
             "'-30s' for one that is 30 seconds behind"
-        )
+        ) from None
     return -duration if text[0] == "-" else duration
-
-
-def _parse_duration(text: str) -> timedelta | None:
-    parts = re.fullmatch("([0-9]+)(ms|[smhd])", text)
-    try:
-        return timedelta(**{_UNITS[parts[2]]: int(parts[1])}) if parts else None
-    except (ValueError, OverflowError):
-        return None
 
 
 _Names: TypeAlias = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
@@ -476,8 +482,9 @@ def _explain(problem: ErrorDetails) -> list[tuple[_Place, str]]:
             what = "missing; add it"
         case "extra_forbidden":
             what = "unknown key; correct its spelling, or remove it"
-        case _:
-            what = f"{problem['msg']}, got {problem['input']!r:.80}; correct it"
+        case kind:
+            fix = _FIXES.get((kind, str(place[-1])), _FIXES.get((kind, ""), "correct it"))
+            what = f"{problem['msg']}, got {problem['input']!r:.80}; {fix}"
     return [(place, what)]
 
 

@@ -342,7 +342,7 @@ def test_tail_prints_what_others_store_and_nothing_twice(
 ) -> None:
     with PostgresStorage(postgres_url) as storage, open_read_only(postgres_url) as reader:
         storage.init_schema()
-        following = TailFollower(LogFilter(), ServerStore(reader), LogLines(as_json=False), threading.Event())
+        following = TailFollower(LogFilter(), ServerStore(reader), LogLines("tsv"), threading.Event())
         with storage.transaction() as slow:  # what comes after it is not in its place yet
             slow.logs.write_logs([log(1, text="slow")])
             storage.write_logs([log(2, text="quick")])

@@ -292,7 +292,7 @@ def test_grep_highlights_what_matches_on_a_terminal(store: Path) -> None:
     )
     matches = re.findall(r"\x1b\[1;31m(.*?)\x1b\[0m", output)
     assert matches == ["timeout", "Time out", "timeout", "timeout"]
-    assert r"\x1b[31mred\x07 [bold]timeout[/bold] \u202eback" in plain(output)
+    assert r"\x1b[31mred\x07 [bold]timeout[/bold]" in plain(output)
     assert "…" + "a" * 20 in "".join(plain(output).split())
     assert "\x1b[1;31m" not in others
     assert re.findall(r"\x1b\[1;31m(.*?)\x1b\[0m", fixed) == ["a+b ("]
@@ -333,7 +333,7 @@ def test_context_has_the_neighbours(
 
 
 def test_context_of_a_log_that_is_not_there(run: Run, store: Path) -> None:
-    assert_refused(run("context", str(uid(99))), f"no log has the id {uid(99)}; fiberstore logs --json lists")
+    assert_refused(run("context", str(uid(99))), f"no log has the id {uid(99)}; fiberstore logs lists")
 
 
 def test_context_marks_the_log_on_a_terminal(store: Path) -> None:
@@ -341,7 +341,7 @@ def test_context_marks_the_log_on_a_terminal(store: Path) -> None:
     lines = plain(output).splitlines()
     marked = [line for line in lines if line.startswith("> ")]
     assert len(marked) == 1
-    assert marked[0].startswith("> 2024-02-29T12:00:03Z  db")
+    assert marked[0].split()[:3] == [">", "2024-02-29T12:00:03Z", "db"]
     assert r"\x1b[31mred\x07" in marked[0]
     assert sum(line.startswith("  2024-02-29T12:00:0") for line in lines) == 2
     assert max(map(len, lines)) <= 60
@@ -611,7 +611,7 @@ def test_a_store_is_opened_only_when_it_has_changed_and_waiting_is_told_once(
     db_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(db_file)
-    following = TailFollower(LogFilter(), FileStore(str(db_file)), LogLines(as_json=True), threading.Event())
+    following = TailFollower(LogFilter(), FileStore(str(db_file)), LogLines("json"), threading.Event())
     following.begin(0)
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, db_file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from fiberstore.cli.render import duration, utc
+from fiberstore.cli.tables import duration
+from fiberstore.cli.times import utc
 from fiberstore.escaping import escape_controls
 
 

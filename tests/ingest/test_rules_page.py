@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
-from fiberstore import DuckDBStorage, Fiber, Membership
-from fiberstore.ingest import Rules, ingest, load_rules, read_sources
+from fiberstore import DuckDBStorage
+from fiberstore.ingest import Rules, load_rules, read_sources
 from fiberstore.ingest.rules import FiberType, Pattern, Source
+from tests.support.correlation import numbered_fibers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
 (BASE,) = re.findall(r"is meant:\n\n```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -28,23 +28,6 @@ def store() -> DuckDBStorage:
     return storage
 
 
-def fibers(storage: DuckDBStorage, rules: Rules) -> str:
-    """Each fiber as its type and the numbers of its records."""
-    ingest(storage, rules)
-    numbers = {log.log_id: number for number, log in enumerate(read_sources(rules), 1)}
-    with storage.session() as session:
-        statement = sa.select(Fiber.fiber_type, Fiber.fiber_id, Membership.log_id).join(
-            Membership, Membership.fiber_id == Fiber.fiber_id
-        )
-        found: dict[tuple[str, object], list[int]] = {}
-        for name, fiber_id, log_id in session.execute(
-            statement.where(Fiber.config_version == rules.config_version)
-        ):
-            found.setdefault((name, fiber_id), []).append(numbers[log_id])
-    lines = sorted((sorted(members), name) for (name, _), members in found.items())
-    return "".join(f"{name}: {' '.join(map(str, members))}\n" for members, name in lines)
-
-
 def logs(rules: Rules) -> str:
     return "".join(
         f"{log.timestamp.isoformat().replace('+00:00', 'Z')} {log.raw_text}".replace("\n", "⏎") + "\n"
@@ -59,7 +42,7 @@ def test_the_example_gives_what_stands_below_it(
     (tmp_path / "app.log").write_text(lines)
     (tmp_path / "rules.toml").write_text(text if "[sources." in text else BASE + text)
     rules = load_rules(tmp_path / "rules.toml")
-    assert (fibers(store, rules) if rules.fibers else logs(rules)) == shown
+    assert (numbered_fibers(store, rules) if rules.fibers else logs(rules)) == shown
 
 
 def test_every_key_of_the_models_has_its_place_on_the_page() -> None:

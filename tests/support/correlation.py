@@ -6,6 +6,10 @@ from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+import sqlalchemy as sa
+
+from fiberstore import DuckDBStorage, Fiber, Membership
+from fiberstore.ingest import Rules, ingest, read_sources
 from fiberstore.ingest.correlate import Changes, FiberStore, OpenedFiber, Use, correlate
 from fiberstore.ingest.occurrences import Key, Occurrence
 from fiberstore.ingest.sweep import Cut, StoredFiber, line_item
@@ -256,3 +260,20 @@ def disjoint(fibers: Iterable[StoredFiber], max_gap_us: int | None) -> bool:
         for spans in uses.values()
         for (_, reach), (following, _) in zip(sorted(spans), sorted(spans)[1:], strict=False)
     )
+
+
+def numbered_fibers(storage: DuckDBStorage, rules: Rules) -> str:
+    """Ingest files; return a line for each fiber: its type, and the numbers of its logs in order of time."""
+    ingest(storage, rules)
+    numbers = {log.log_id: number for number, log in enumerate(read_sources(rules), 1)}
+    with storage.session() as session:
+        statement = sa.select(Fiber.fiber_type, Fiber.fiber_id, Membership.log_id).join(
+            Membership, Membership.fiber_id == Fiber.fiber_id
+        )
+        found: dict[tuple[str, object], list[int]] = {}
+        for name, fiber_id, log_id in session.execute(
+            statement.where(Fiber.config_version == rules.config_version)
+        ):
+            found.setdefault((name, fiber_id), []).append(numbers[log_id])
+    lines = sorted((sorted(members), name) for (name, _), members in found.items())
+    return "".join(f"{name}: {' '.join(map(str, members))}\n" for members, name in lines)

@@ -11,7 +11,7 @@ import typer
 from fiberstore.cli.app import app
 from fiberstore.cli.changing import open_to_change, working
 from fiberstore.cli.console import print_json, print_line
-from fiberstore.cli.lookup import find_fiber_id
+from fiberstore.cli.lookup import find_fiber_id, find_log_id
 from fiberstore.cli.options import (
     Db,
     DryRun,
@@ -22,7 +22,7 @@ from fiberstore.cli.options import (
     parse_log_id,
     with_filter,
 )
-from fiberstore.cli.render import counted
+from fiberstore.cli.tables import counted
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import StorageError
@@ -30,9 +30,12 @@ from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.storage import SqlStorage
 
 LogIds = Annotated[
-    list[UUID] | None,
+    list[str] | None,
     typer.Option(
-        "--log", parser=parse_log_id, metavar="LOG_ID", help="This log, instead of fibers; may be repeated."
+        "--log",
+        parser=parse_log_id,
+        metavar="LOG_ID",
+        help="This log, by its id or the beginning, instead of fibers; may be repeated.",
     ),
 ]
 
@@ -196,7 +199,7 @@ def _change_fibers(
 
 def _change_logs(
     chosen: ChosenFibers,
-    log_ids: Sequence[UUID],
+    digits: Sequence[str],
     db: str,
     unlike: Condition[StoredLog],
     change: Callable[[Logs], int],
@@ -209,15 +212,10 @@ def _change_logs(
             "chooses logs; leave it out, or the ids and options that choose fibers", param_hint="'--log'"
         )
     with open_to_change(db) as storage, working(outcome.verb):
-        _check_logs(storage, log_ids)
+        log_ids = [find_log_id(storage, beginning) for beginning in digits]
         logs = storage.logs.where(Logs.c.log_id.in_(log_ids), unlike)
         changed = logs.count() if outcome.dry_run else change(logs)
     outcome.report(changed, "logs")
-
-
-def _check_logs(storage: SqlStorage, log_ids: Sequence[UUID]) -> None:
-    if missing := storage.logs.get_many(log_ids).missing:
-        raise StorageError(f"no log has the id {missing[0]}; fiberstore logs --json lists them")
 
 
 def _found(storage: SqlStorage, beginnings: Sequence[str]) -> list[UUID]:

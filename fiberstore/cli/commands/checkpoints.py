@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from fiberstore.cli.app import app, print_note
+from fiberstore.cli.app import Commands, app, print_note
 from fiberstore.cli.changing import db_option, open_to_change
 from fiberstore.cli.console import print_json, print_text
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.lookup import has_lifecycle
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import checkpoint_json, print_checkpoints
+from fiberstore.cli.render import checkpoint_record, print_checkpoints, shape_of_output
 from fiberstore.cli.stores import open_to_read
 from fiberstore.errors import StorageError
 
-checkpoint_app = typer.Typer(
+checkpoint_app = Commands(
     cls=ListsByDefault,
     help="Named positions, such as the last line that a program has read; without a command, list them.",
     epilog="Example: fiberstore checkpoint --db store.duckdb",
@@ -30,7 +30,7 @@ def list_checkpoints(db: Db, as_json: Json = False) -> None:
     """Print the checkpoints, by name."""
     with open_to_read(db) as storage:
         found = storage.checkpoints.all() if has_lifecycle(storage) else []
-    print_checkpoints(found, as_json=as_json)
+    print_checkpoints(found, shape_of_output(as_json=as_json))
 
 
 @checkpoint_app.command("get", epilog="Example: fiberstore checkpoint get mail-import --db store.duckdb")
@@ -41,7 +41,7 @@ def get(name: Name, db: Db, as_json: Json = False) -> None:
     if found is None:
         raise StorageError(f"no checkpoint has the name {name!r}; fiberstore checkpoint lists them")
     if as_json:
-        print_json(checkpoint_json(found))
+        print_json(checkpoint_record(found))
     else:
         print_text(f"{found.value}\n")
 
@@ -87,7 +87,7 @@ def delete(name: Name, db: Db, as_json: Json = False) -> None:
         found = storage.checkpoints.get(name)
         deleted = storage.checkpoints.delete(name)
     if as_json:
-        print_json({"deleted": deleted, "checkpoint": None if found is None else checkpoint_json(found)})
+        print_json({"deleted": deleted, "checkpoint": None if found is None else checkpoint_record(found)})
     elif found is None:
         print_text(f"nothing deleted; no checkpoint has the name {name!r}\n")
     else:

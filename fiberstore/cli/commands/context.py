@@ -1,12 +1,12 @@
 """``context``: a log and its neighbours."""
 
 from typing import Annotated, Literal
-from uuid import UUID
 
 import typer
 
 from fiberstore.cli.app import app
-from fiberstore.cli.options import Db, Json, LogFilter, parse_log_id, with_filter
+from fiberstore.cli.lookup import find_log_id
+from fiberstore.cli.options import Db, Json, LogFilter, LogShape, chosen_shape, parse_log_id, with_filter
 from fiberstore.cli.render import print_context
 from fiberstore.cli.stores import open_to_read
 from fiberstore.errors import StorageError
@@ -14,16 +14,16 @@ from fiberstore.errors import StorageError
 _NEIGHBOURS = 10
 
 
-@app.command(epilog="Example: fiberstore context 0193af35-b650-7000-8000-000000000000 --db store.duckdb -C 3")
+@app.command(epilog="Example: fiberstore context 0193af35b650 --db store.duckdb -C 3")
 @with_filter
 def context(
     chosen: LogFilter,
     log_id: Annotated[
-        UUID,
+        str,
         typer.Argument(
             parser=parse_log_id,
             metavar="LOG_ID",
-            help="The log; pipes and --json have ids.",
+            help="The log: its id, or the beginning of it, as logs and grep show it.",
         ),
     ],
     *,
@@ -38,19 +38,21 @@ def context(
         Literal["source", "fibers"] | None,
         typer.Option(help="Only neighbours of its own source, or that share a fiber with it."),
     ] = None,
+    form: LogShape = None,
     as_json: Json = False,
 ) -> None:
     """Print a log and its neighbours in time; the log itself is marked, and need not fit the filters.
 
     In a pipe and in JSON, `offset` is 0 for the log, -1 for the one before it, 1 for the one after it.
     """
+    shape = chosen_shape(form, as_json=as_json)
     with open_to_read(db) as storage:
         found = chosen.of(storage).context(
-            log_id,
+            whole_id := find_log_id(storage, log_id),
             both if before is None else before,
             both if after is None else after,
             within=within,
         )
     if found is None:
-        raise StorageError(f"no log has the id {log_id}; fiberstore logs --json lists them")
-    print_context(found, as_json=as_json)
+        raise StorageError(f"log {whole_id} was deleted meanwhile; fiberstore logs lists those there are")
+    print_context(found, shape)

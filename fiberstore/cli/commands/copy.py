@@ -12,8 +12,9 @@ from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import check_revision
 from fiberstore.cli.options import Json
 from fiberstore.cli.progress import counting_bars
-from fiberstore.cli.render import counted, print_copied
+from fiberstore.cli.render import print_copied, shape_of_output
 from fiberstore.cli.stores import has_tables, open_to_read, shown_target
+from fiberstore.cli.tables import counted
 from fiberstore.copying.copy import Copied, TableDifference, copy_store
 from fiberstore.errors import DatabaseError
 from fiberstore.opening import create_engine, open_storage
@@ -47,7 +48,7 @@ def copy(
             print_note("interrupted; the same command resumes from there")
             raise typer.Exit(INTERRUPTED) from None
         seconds = time.monotonic() - begin
-    print_copied(copied, seconds, as_json=as_json)
+    print_copied(copied, seconds, shape_of_output(as_json=as_json))
     deleted = ", ".join(
         f"{counted(rows, 'rows')} of {table}" for table, rows in copied.deleted.items() if rows
     )

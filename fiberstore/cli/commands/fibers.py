@@ -13,17 +13,18 @@ from fiberstore.cli.options import (
     FiberOrderName,
     Generation,
     Json,
-    Limit,
+    LogShape,
+    PageLimit,
+    chosen_shape,
     fiber_order,
     parse_fiber,
-    tell_more,
+    print_pages,
     with_filter,
 )
-from fiberstore.cli.render import print_fiber, print_fibers
+from fiberstore.cli.render import print_fiber, print_fibers, shape_of_output
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.conditions import KeyExists, KeyIn
-from fiberstore.contract.queries import Logs
-from fiberstore.contract.storage import DEFAULT_LIMIT
+from fiberstore.contract.queries import FiberSummary, Logs
 
 
 @app.command(epilog="Example: fiberstore fibers --db store.duckdb --key user=root --open --order longest")
@@ -33,17 +34,20 @@ def fibers(
     *,
     db: Db,
     order: Annotated[FiberOrderName, typer.Option(help="Which come first.")] = "oldest",
-    limit: Limit = DEFAULT_LIMIT,
+    limit: PageLimit = None,
     cursor: Cursor = None,
     as_json: Json = False,
 ) -> None:
     """Print fibers, oldest first: all of them, or those that fit what is given."""
+    shape = shape_of_output(as_json=as_json)
     with open_to_read(db) as storage:
-        page = chosen.of(storage).order_by(fiber_order(order)).summaries(limit, cursor)
-        listed = [*page.late, *page.items]
-        keys = lookup.keys_of(storage, [item.fiber.fiber_id for item in listed])
-    print_fibers(listed, keys, as_json=as_json)
-    tell_more(page)
+
+        def show_page(listed: list[FiberSummary], with_names: bool) -> None:
+            keys = lookup.keys_of(storage, [item.fiber.fiber_id for item in listed])
+            print_fibers(listed, keys, shape, with_names=with_names)
+
+        summaries = chosen.of(storage).order_by(fiber_order(order)).summaries
+        print_pages(summaries, show_page, chosen, limit=limit, cursor=cursor, shape=shape)
 
 
 @app.command(epilog="Example: fiberstore show request=7f3a --db store.duckdb")
@@ -58,9 +62,11 @@ def show(
     ],
     db: Db,
     version: Generation = None,
+    form: LogShape = None,
     as_json: Json = False,
 ) -> None:
     """Print a fiber, or all that have a key: its keys, attributes, and lines in the order of time."""
+    shape = chosen_shape(form, as_json=as_json)
     with open_to_read(db) as storage:
         if isinstance(fiber, KeyIn | KeyExists):
             lookup.check_keys(storage)
@@ -70,4 +76,4 @@ def show(
         for number, one in enumerate(found):
             its_logs = storage.logs.where(Logs.c.fibers.contains(one.fiber.fiber_id))
             keys = lookup.keys_of(storage, [one.fiber.fiber_id])
-            print_fiber(one, keys, list(its_logs.iter_records()), as_json=as_json, is_first=number == 0)
+            print_fiber(one, keys, list(its_logs.iter_records()), shape, is_first=number == 0)

@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from pydantic import JsonValue
 
 from fiberstore.cli import INTERRUPTED, lookup
-from fiberstore.cli.app import app, print_note
+from fiberstore.cli.app import Commands, app, print_note
 from fiberstore.cli.changing import db_option, open_to_change, working
 from fiberstore.cli.console import print_json, print_line, print_text
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.lookup import shown_version
 from fiberstore.cli.options import Db, Json, Limit, LogCondition, Version, parse_version
 from fiberstore.cli.progress import counting_bars, rate
-from fiberstore.cli.render import counted, generation_json, print_diff, print_generations, version_json
+from fiberstore.cli.render import (
+    generation_record,
+    print_diff,
+    print_generations,
+    shape_of_output,
+    version_or_none,
+)
 from fiberstore.cli.stores import open_to_read
+from fiberstore.cli.tables import counted
 from fiberstore.contract.lifecycle import ChangeKind, GenerationDiff
 from fiberstore.contract.queries import Fibers
 from fiberstore.contract.storage import DEFAULT_LIMIT
@@ -29,7 +35,7 @@ from fiberstore.ingest.reprocess import reprocess as reprocess_logs
 from fiberstore.ingest.rules import load_rules
 from fiberstore.repositories.storage import SqlStorage
 
-versions_app = typer.Typer(
+versions_app = Commands(
     cls=ListsByDefault,
     help="Config versions, and the generations of fibers made by them; without a command, list them.",
     epilog="Example: fiberstore versions --db store.duckdb",
@@ -42,7 +48,7 @@ def list_versions(db: Db, as_json: Json = False) -> None:
     """Print the config versions: those that are registered, by time, then those that only fibers have."""
     with open_to_read(db) as storage:
         found = lookup.collect_generations(storage)
-    print_generations(found, as_json=as_json)
+    print_generations(found, shape_of_output(as_json=as_json))
 
 
 @versions_app.command("show", epilog="Example: fiberstore versions show 1f3a --db store.duckdb > rules.toml")
@@ -53,7 +59,7 @@ def show(version: Version, db: Db, as_json: Json = False) -> None:
         (found,) = (item for item in lookup.collect_generations(storage) if item.config_version == number)
     content = None if found.registered is None else found.registered.content
     if as_json:
-        print_json({**generation_json(found), "content": content})
+        print_json({**generation_record(found), "content": content})
     elif content is None:
         raise StorageError(
             f"the rules of {shown_version(number)} are not known: they were not ingested by this release; "
@@ -87,7 +93,7 @@ def drop(
             fibers, memberships = deleted.fibers, deleted.memberships
     if as_json:
         counts = {"fibers": fibers, "memberships": memberships}
-        print_json({**version_json(number), "dry_run": dry_run, **counts})
+        print_json({"config_version": shown_version(number), "dry_run": dry_run, **counts})
     else:
         counted_both = f"{counted(fibers, 'fibers')} and {counted(memberships, 'memberships')}"
         would = "would be deleted" if dry_run else "deleted"
@@ -116,7 +122,7 @@ def activate(
         is_empty = number is not None and not _has_fibers(storage, number)
     old = None if before is None else before.config_version
     if as_json:
-        print_json({"active": _or_none(number), "before": _or_none(old)})
+        print_json({"active": version_or_none(number), "before": version_or_none(old)})
     else:
         print_line(f"{'no config version' if number is None else shown_version(number)} is active")
     if old == number:
@@ -213,7 +219,7 @@ def diff(
         old, new = _old_and_new(storage, versions)
         with working("diff"):
             found = _differences(storage, old, new, kind, limit)
-    print_diff(old, new, found, as_json=as_json)
+    print_diff(old, new, found, shape_of_output(as_json=as_json))
     there = sum(count for name, count in found.counts.items() if not kind or name in kind)
     if there > len(found.changes):
         print_note(f"{len(found.changes):,} of {counted(there, 'changes')}; --limit {there} shows all")
@@ -233,10 +239,6 @@ def tell_unless_active(storage: SqlStorage, version: int, db: str) -> None:
         print_note(f"these fibers are of config version {name}; {shown_version(active)} is active, and shown")
         print_note(f"{_command('diff', name, db)} compares them")
     print_note(f"{_command('activate', name, db)} lets these be shown")
-
-
-def _or_none(version: int | None) -> dict[str, JsonValue] | None:
-    return None if version is None else version_json(version)
 
 
 def _tell_way_back(before: int | None, db: str) -> None:
@@ -306,7 +308,7 @@ def _progress(logs: int) -> Iterator[Callable[[ReprocessReport], None]]:
 def _print_report(version: int, report: ReprocessReport, seconds: float, *, as_json: bool) -> None:
     if as_json:
         times = {"seconds": round(seconds, 3), "logs_per_second": round(report.logs_read / seconds)}
-        print_json({**version_json(version), **asdict(report), **times})
+        print_json({"config_version": shown_version(version), **asdict(report), **times})
     else:
         kept = f"{counted(report.fibers_kept, 'fibers')} kept, " if report.fibers_kept else ""
         print_line(

@@ -16,12 +16,13 @@ from fiberstore.cli.options import (
     Generation,
     Json,
     LogFilter,
+    Since,
     Sources,
-    Time,
     Types,
+    Until,
     parse_span,
 )
-from fiberstore.cli.render import print_histogram
+from fiberstore.cli.render import print_histogram, shape_of_output
 from fiberstore.cli.stores import open_to_read
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
 from fiberstore.contract.queries import Fibers, Logs
@@ -61,8 +62,8 @@ def histogram(
     fibers: Annotated[
         bool, typer.Option("--fibers", help="Count fibers, where they begin, instead of logs.")
     ] = False,
-    start: Time = None,
-    end: Time = None,
+    start: Since = None,
+    end: Until = None,
     source: Sources = None,
     contains: Contains = None,
     fiber: FiberId = None,
@@ -76,6 +77,7 @@ def histogram(
     as_json: Json = False,
 ) -> None:
     """Count logs in steps of time, those without any too; with `--fibers`, count fibers."""
+    shape = shape_of_output(as_json=as_json)
     if fibers:
         _refuse("is of logs; leave it out, or --fibers", source=source, contains=contains, fiber=fiber)
         _refuse("must be type for fibers, if it is given", by=by == "source")
@@ -90,12 +92,14 @@ def histogram(
                 end or _first_activity(chosen_fibers.order_by("newest")),
             )
             buckets = chosen_fibers.histogram(width, by=group, start=start, end=end)
-        print_histogram(buckets, group, as_json=as_json)
+        print_histogram(buckets, group, shape)
     else:
-        _refuse("is of fibers; leave it out, or add --fibers", type=types, version=version)
+        _refuse("is of fibers; leave it out, or add --fibers", type=types)
         _refuse("must be source for logs, if it is given", by=by == "type")
         condition = _parsed(where, parse_log_condition)
-        of_logs = LogFilter(source=source, contains=contains, fiber=fiber, key=key, where=condition)
+        of_logs = LogFilter(
+            source=source, contains=contains, fiber=fiber, key=key, version=version, where=condition
+        )
         with open_to_read(db) as storage:
             source_id: Literal["source_id"] | None = "source_id" if by else None
             chosen_logs = of_logs.of(storage)
@@ -104,7 +108,7 @@ def histogram(
                 end or _timestamp(chosen_logs.order_by("newest")),
             )
             buckets = chosen_logs.histogram(width, by=source_id, start=start, end=end)
-        print_histogram(buckets, source_id, as_json=as_json)
+        print_histogram(buckets, source_id, shape)
 
 
 def _timestamp(logs: Logs) -> datetime | None:

@@ -16,9 +16,11 @@ from fiberstore.cli import INTERRUPTED, lookup
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.commands.generations import tell_unless_active
-from fiberstore.cli.console import make_console, print_json, print_line
-from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import counted, print_fiber, print_fibers, print_statistics, utc
+from fiberstore.cli.console import make_console, print_cut, print_json, print_line
+from fiberstore.cli.options import DbIfAny, Json
+from fiberstore.cli.render import print_fiber, print_fibers, print_statistics, shape_of_output
+from fiberstore.cli.tables import counted
+from fiberstore.cli.times import utc
 from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.demo import write_demo
 from fiberstore.ingest.files import STANDARD_INPUT, find_files
@@ -30,6 +32,13 @@ from fiberstore.keys import key_words
 from fiberstore.repositories.storage import SqlStorage
 
 _DEMO_FIBERS = 2
+_KINDS = {
+    "unstamped": ("lines", "without a stamp"),
+    "dropped": ("lines", "dropped"),
+    "bad_stamps": ("logs", "with a bad stamp"),
+    "late": ("logs", "earlier than the one before"),
+    "keyless": ("logs", "without a key"),
+}
 _UNPAID = """fiber_type == "request" and logs.any(raw_text.contains("not charged"))"""
 
 
@@ -65,7 +74,7 @@ def ingest(
         Path,
         typer.Option(metavar="FILE", help="The rules file: log files, and the patterns that join lines."),
     ],
-    db: Db,
+    db: DbIfAny = None,
     paths: Annotated[
         list[str] | None,
         typer.Argument(
@@ -74,7 +83,11 @@ def ingest(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Read and search the files, and store nothing.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Read and search the files, store nothing, and show the first lines that fit no rule.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -84,6 +97,8 @@ def ingest(
     if check:
         _check(loaded, as_json=as_json)
         return
+    if db is None:
+        raise typer.BadParameter("name the store, or add --check to store nothing", param_hint="'--db'")
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
@@ -96,33 +111,25 @@ def ingest(
 
 def _check(rules: Rules, *, as_json: bool) -> None:
     with _progress(rules) as (on_bytes, _):
-        report, keyless = check_files(rules, on_bytes)
+        report = check_files(rules, on_bytes)
     if as_json:
-        print_json({**asdict(report), "without_key": {**keyless}})
+        print_json(asdict(report))
     else:
         print_line(f"{counted(report.logs_read, 'logs')} read, none stored")
-        _print_counts(report, rules)
-        for name, text in keyless.items():
-            print_line(f"{name}: the first without a key: {text}")
+        _print_counts(report, rules, with_lines=True)
     for warning in report.warnings(rules):
         print_note(warning)
 
 
-def _print_counts(report: IngestReport, rules: Rules) -> None:
+def _print_counts(report: IngestReport, rules: Rules, *, with_lines: bool = False) -> None:
     for name, counts in report.sources.items():
+        found = {kind: number for kind in _KINDS if (number := getattr(counts, kind))}
         parts = [counted(counts.lines, "lines"), counted(counts.records, "logs")]
-        parts += [
-            f"{counted(number, things)} {what}"
-            for number, things, what in (
-                (counts.unstamped, "lines", "without a stamp"),
-                (counts.dropped, "lines", "dropped"),
-                (counts.bad_stamps, "logs", "with a bad stamp"),
-                (counts.late, "logs", "earlier than the one before"),
-                (counts.keyless, "logs", "without a key"),
-            )
-            if number
-        ]
+        parts += [f"{counted(number, _KINDS[kind][0])} {_KINDS[kind][1]}" for kind, number in found.items()]
         print_line(f"{name}: {', '.join(parts)}")
+        for kind in found if with_lines else ():
+            for text in counts.first_lines.get(kind, ()):
+                print_cut(f"  {_KINDS[kind][1]}: {text}")
     for name, fiber_type in rules.fibers.items():
         for pattern, matches in zip(fiber_type.patterns, report.matches.get(name, ()), strict=False):
             print_line(
@@ -204,8 +211,9 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
         print_line(what, bold=True)
         _echo_command(f"{command} {store}")
 
+    shape = shape_of_output(as_json=False)
     announce("What the store holds", "stats")
-    print_statistics(lookup.collect_statistics(storage), as_json=False)
+    print_statistics(lookup.collect_statistics(storage), shape)
 
     announce("A few requests, and jobs of the order service's threads", "fibers")
     listed = [
@@ -213,7 +221,7 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
         for fiber_type in ("request", "job")
         for found in _of_type(storage, fiber_type).summaries(_DEMO_FIBERS).items
     ]
-    print_fibers(listed, storage.get_keys([one.fiber.fiber_id for one in listed]), as_json=False)
+    print_fibers(listed, storage.get_keys([one.fiber.fiber_id for one in listed]), shape)
 
     widest = lookup.find_widest(storage, "request")
     if widest is None:
@@ -222,7 +230,7 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
     keys = storage.get_keys([fiber_id])
     words = key_words(keys[fiber_id]) or [str(fiber_id)]
     announce("One request, through all three services", f"show {words[0]}")
-    print_fiber(widest, keys, storage.get_fiber_logs(fiber_id), as_json=False)
+    print_fiber(widest, keys, storage.get_fiber_logs(fiber_id), shape)
 
     print_line()
     print_line("Try next (the last reads the same files again, and adds nothing)", bold=True)

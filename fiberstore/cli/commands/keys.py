@@ -7,7 +7,7 @@ import typer
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.lookup import check_keys
 from fiberstore.cli.options import Db, FiberFilter, Json, Limit, with_filter
-from fiberstore.cli.render import print_value_counts
+from fiberstore.cli.render import print_value_counts, shape_of_output
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.storage import DEFAULT_LIMIT
 
@@ -35,6 +35,6 @@ def keys(
         check_keys(storage)
         query = chosen.of(storage)
         found = query.key_names() if name is None else query.key_values(name, prefix, limit + 1)
-    print_value_counts(found[:limit], "name" if name is None else "value", as_json=as_json)
+    print_value_counts(found[:limit], "name" if name is None else "value", shape_of_output(as_json=as_json))
     if len(found) > limit:
         print_note("there is more; --limit N shows more")

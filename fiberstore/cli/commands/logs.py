@@ -1,37 +1,53 @@
 """``logs`` and ``grep``: logs in pages."""
 
 import re
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from fiberstore.cli.app import app
 from fiberstore.cli.console import print_json, print_line
-from fiberstore.cli.options import Cursor, Db, Json, Limit, LogFilter, Order, tell_more, with_filter
-from fiberstore.cli.render import print_logs
+from fiberstore.cli.options import (
+    Cursor,
+    Db,
+    Json,
+    LogFilter,
+    LogShape,
+    Order,
+    PageLimit,
+    chosen_shape,
+    print_pages,
+    with_filter,
+)
+from fiberstore.cli.render import Shape, print_logs
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Logs
-from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import StoredLog
 
 
-@app.command(epilog="Example: fiberstore logs --db store.duckdb --source web --start 2024-12-10T07:00Z")
+@app.command(epilog="Example: fiberstore logs --db store.duckdb --source web --since yesterday")
 @with_filter
 def logs(
     chosen: LogFilter,
     *,
     db: Db,
     order: Order = "oldest",
-    limit: Limit = DEFAULT_LIMIT,
+    limit: PageLimit = None,
     cursor: Cursor = None,
+    form: LogShape = None,
     as_json: Json = False,
 ) -> None:
     """Print logs, oldest first: all of them, or those that fit what is given."""
+    shape = chosen_shape(form, as_json=as_json)
     with open_to_read(db) as storage:
-        page = chosen.of(storage).order_by(order).page(limit, cursor)
-    print_logs([*page.late, *page.items], as_json=as_json)
-    tell_more(page)
+        page = chosen.of(storage).order_by(order).page
+        print_pages(page, partial(_show, shape, None), chosen, limit=limit, cursor=cursor, shape=shape)
+
+
+def _show(shape: Shape, highlight: str | None, found: list[StoredLog], with_names: bool) -> None:
+    print_logs(found, shape, highlight=highlight, with_names=with_names)
 
 
 @app.command(epilog="Example: fiberstore grep --db store.duckdb -i 'time ?out' --source web")
@@ -48,8 +64,9 @@ def grep(  # as grep has them
     invert_match: Annotated[bool, typer.Option("--invert-match", "-v", help="Print the others.")] = False,
     count: Annotated[bool, typer.Option("--count", "-c", help="Print only their number.")] = False,
     order: Order = "oldest",
-    limit: Limit = DEFAULT_LIMIT,
+    limit: PageLimit = None,
     cursor: Cursor = None,
+    form: LogShape = None,
     as_json: Json = False,
 ) -> None:
     """Print the logs whose text a pattern matches somewhere; on a terminal it is highlighted.
@@ -60,17 +77,15 @@ def grep(  # as grep has them
     if ignore_case:
         expression = f"(?i){expression}"
     matches = _matching(expression)
+    shape = chosen_shape(form, as_json=as_json)
     with open_to_read(db) as storage:
         query = chosen.of(storage).where(~matches if invert_match else matches).order_by(order)
         if count:
             number = query.count()
+            print_json({"count": number}) if shape == "json" else print_line(str(number))
         else:
-            page = query.page(limit, cursor)
-    if count:
-        print_json({"count": number}) if as_json else print_line(str(number))
-    else:
-        print_logs([*page.late, *page.items], as_json=as_json, highlight=None if invert_match else expression)
-        tell_more(page)
+            show = partial(_show, shape, None if invert_match else expression)
+            print_pages(query.page, show, chosen, limit=limit, cursor=cursor, shape=shape)
 
 
 def _matching(expression: str) -> Condition[StoredLog]:

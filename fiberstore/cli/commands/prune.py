@@ -19,7 +19,7 @@ from fiberstore.cli.changing import compact_store, db_option, open_to_change, sh
 from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.options import Db, DryRun, FiberCondition, Json, LogCondition, parse_ago
 from fiberstore.cli.progress import progress_bars
-from fiberstore.cli.render import counted
+from fiberstore.cli.tables import counted
 from fiberstore.cli.units import parse_size
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import Pruned

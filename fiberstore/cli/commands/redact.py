@@ -14,7 +14,7 @@ from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
-from fiberstore.cli.render import counted
+from fiberstore.cli.tables import counted
 from fiberstore.contract.lifecycle import Compacted
 from fiberstore.contract.patterns import check_redaction
 from fiberstore.contract.queries import Logs

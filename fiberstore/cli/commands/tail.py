@@ -14,7 +14,7 @@ import typer
 
 from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.app import app, print_note
-from fiberstore.cli.options import Db, Json, LogFilter, with_filter
+from fiberstore.cli.options import Db, Json, LogFilter, LogShape, chosen_shape, with_filter
 from fiberstore.cli.render import LogLines
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.queries import LogTail
@@ -50,6 +50,7 @@ def tail(
             help="Begin after this position (printed at the end of each run); '' is the store's beginning.",
         ),
     ] = None,
+    form: LogShape = None,
     as_json: Json = False,
 ) -> None:
     """Print the newest logs, then with `-f` those that are stored, in the order they are; nothing twice.
@@ -64,8 +65,9 @@ def tail(
     """
     if position is not None and lines is not None:
         raise typer.BadParameter("--position says where to begin; leave this out", param_hint="'--lines'")
+    shape = chosen_shape(form, as_json=as_json)
     with _until_interrupted() as stop, _opened(db) as store:
-        follower = TailFollower(chosen, store, LogLines(as_json=as_json), stop)
+        follower = TailFollower(chosen, store, LogLines(shape), stop)
         if position is None:
             follower.begin(_LOGS if lines is None else lines)
         else:

@@ -2,22 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from itertools import cycle, groupby
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter
+from rich.console import Group
 from rich.filesize import decimal
 from rich.text import Text
 
 from fiberstore.cli.app import app, print_note
-from fiberstore.cli.console import make_console, print_json, print_line, print_rows
+from fiberstore.cli.console import make_console, print_line
 from fiberstore.cli.lookup import keys_of
 from fiberstore.cli.options import Db, FiberFilter, FiberOrderName, Json, fiber_order, with_filter
-from fiberstore.cli.render import Keys, counted, duration, fiber_json, keys_json, utc
+from fiberstore.cli.render import Keys, Record, fiber_record, print_records, shape_of_output
 from fiberstore.cli.stores import open_to_read
+from fiberstore.cli.tables import counted, duration
+from fiberstore.cli.times import shown_time
 from fiberstore.contract.queries import Timeline, TimelinePoint
 from fiberstore.escaping import escape_controls
 from fiberstore.records import FiberRecord
@@ -31,7 +34,6 @@ _LEAST_TRACK = 20
 _TICK_COLUMNS = 18
 _LEGEND_SOURCES = 12
 _MICROSECOND = timedelta(microseconds=1)
-_POINTS = TypeAdapter(list[TimelinePoint])
 
 
 @app.command(epilog="Example: fiberstore timeline --db store.duckdb --order longest --html timeline.html")
@@ -91,21 +93,19 @@ def _write_page(storage: SqlStorage, found: Timeline, keys: Keys, path: Path) ->
 
 
 def _print_timeline(found: Timeline, keys: Keys, *, as_json: bool) -> None:
-    console = make_console()
-    if as_json:
-        for fiber, points in _by_fiber(found):
-            found_points = _POINTS.dump_python(points, mode="json", exclude={"__all__": {"fiber_id"}})
-            its_keys = keys_json(keys.get(fiber.fiber_id, ()))
-            print_json({**fiber_json(fiber), "keys": its_keys, "points": found_points})
-    elif console.is_terminal:
-        for line in _lanes(found, keys, console.width):
-            console.print(line, overflow="fold")
-    else:
-        print_rows([("fiber_id", "timestamp", "source_id", "log_id")])
-        print_rows(
-            (str(point.fiber_id), utc(point.timestamp), point.source_id, str(point.log_id))
-            for point in found.points
-        )
+    records = (
+        {**fiber_record(fiber, keys), "points": [_without_fiber(point) for point in points]}
+        for fiber, points in _by_fiber(found)
+    )
+    columns = ("fiber_id", "timestamp", "source_id", "log_id")
+    shape, width = shape_of_output(as_json=as_json), make_console().width
+    print_records(
+        records, columns, lambda: Group(*_lanes(found, keys, width)), shape, rows=map(asdict, found.points)
+    )
+
+
+def _without_fiber(point: TimelinePoint) -> Record:
+    return {name: value for name, value in asdict(point).items() if name != "fiber_id"}
 
 
 def _by_fiber(found: Timeline) -> Iterator[tuple[FiberRecord, list[TimelinePoint]]]:
@@ -186,7 +186,7 @@ def _headline(found: Timeline, first: datetime, last: datetime) -> str:
     if shown != there:
         logs = f"{shown:,} of {logs}, evenly chosen"
     fibers = f"{counted(len(found.fibers), 'fibers')}, {logs}"
-    return f"{utc(first)} to {utc(last)}, {duration(last - first)}: {fibers}"
+    return f"{shown_time(first)} to {shown_time(last)}, {duration(last - first)}: {fibers}"
 
 
 def _track(

@@ -16,8 +16,8 @@ from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.lookup import active_version, check_keys, shown_version
 from fiberstore.cli.options import ConfigVersion, Db, FiberFilter, Json, LogFilter, with_filter
 from fiberstore.cli.progress import counting_bars
-from fiberstore.cli.render import counted
 from fiberstore.cli.stores import open_to_read
+from fiberstore.cli.tables import counted
 from fiberstore.contract.queries import Fibers, Partition, Query
 from fiberstore.errors import StorageError
 from fiberstore.repositories.storage import SqlStorage
