@@ -40,12 +40,12 @@ class KnownFiles:
     Attributes:
         files: The files, at most 1,000, those last read at the end.
         last: Time of the latest record read so far.
-        replaced: Ids of tails that have grown, by the id of the record that has the whole text.
+        replaced: Ids of tails that have grown, by the 128 bits of the id of the one that has the whole text.
     """
 
     files: list[KnownFile] = field(default_factory=list)
     last: datetime | None = None
-    replaced: dict[UUID, UUID] = field(default_factory=dict)
+    replaced: dict[int, UUID] = field(default_factory=dict)
 
     @classmethod
     def from_text(cls, text: str) -> Self:

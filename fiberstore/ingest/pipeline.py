@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ingest.correlator import CorrelationCounts, Correlator
@@ -9,8 +10,8 @@ from fiberstore.ingest.known_files import KnownFiles
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, require_files
-from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage, Transaction
+from fiberstore.sql.bulk import NewLog, insert_new_logs
 from fiberstore.sql.correlation import forget_firsts
 
 DEFAULT_BATCH_ROWS = 10_000
@@ -103,7 +104,7 @@ def ingest(
         known = _load_known(transaction, rules)
     reader = LogReader(rules, known, on_bytes)
     report = IngestReport(sources=reader.counts)
-    for batch in _batches(reader.records(), batch_rows):
+    for batch in _batches(reader.logs(), batch_rows):
         counts = correlator.write_files(batch, known)
         report = IngestReport(
             report.logs_read + len(batch),
@@ -130,14 +131,17 @@ class _FileCorrelator(Correlator):
     def patterns(self) -> PatternSearch:
         return self._joiner.patterns
 
-    def write_files(self, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]) -> CorrelationCounts:
-        """Write records of files, together with what is known of the files by then."""
+    def write_files(self, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> CorrelationCounts:
+        """Write logs of files, together with what is known of the files by then."""
 
         def prepare(transaction: Transaction) -> None:
             _save_known(transaction, known)
             _delete_tails(transaction, batch, known)
 
-        return self._write_after(prepare, batch)
+        def store(transaction: Transaction) -> int:
+            return insert_new_logs(transaction.session, batch, self._config_version, datetime.now(UTC))
+
+        return self._write(self._joiner.search(batch), store, prepare)
 
 
 def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[IngestReport, dict[str, str]]:
@@ -157,7 +161,7 @@ def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[
     require_files(rules)
     reader, patterns = LogReader(rules, on_bytes=on_bytes), PatternSearch(rules)
     keyless: dict[str, str] = {}
-    for log in reader.records():
+    for log in reader.logs():
         if not patterns.find(log.source_id, log.raw_text):
             keyless.setdefault(log.source_id, log.raw_text)
     for name, counts in reader.counts.items():
@@ -180,9 +184,7 @@ def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles]) -> No
             transaction.checkpoints.set(f"ingest {name}", files.to_text())
 
 
-def _delete_tails(
-    transaction: Transaction, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]
-) -> None:
+def _delete_tails(transaction: Transaction, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> None:
     """Delete records that stood last in their files and have grown since, and fibers that had no others.
 
     The batch has them whole, by other ids. So fibers that one of them began or ended are to be made anew.
@@ -199,7 +201,8 @@ def _delete_tails(
             transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
             empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]
             transaction.fibers.where(Fibers.c.fiber_id.in_(empty)).delete()
-            forget_firsts(transaction.session, set(fiber_ids).difference(empty), tail.log_id)
+            left = [id_.int for id_ in fiber_ids if id_ not in empty]
+            forget_firsts(transaction.session, left, tail.log_id.int)
 
 
 def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
@@ -219,15 +222,15 @@ def _source_warnings(name: str, counts: SourceCounts) -> Iterator[str]:
             yield f"{name}: {what}: {number:,}"
 
 
-def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:
+def _batches(logs: Iterable[NewLog], batch_rows: int) -> Iterator[list[NewLog]]:
     """Yield records in batches; each is yielded once it is known whether its last one ended its file."""
-    batch: list[LogRecord] = []
+    batch: list[NewLog] = []
     characters = 0
     for log in logs:
         if len(batch) >= batch_rows or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
         batch.append(log)
-        characters += len(log.raw_text)
+        characters += len(log[3])
     if batch:
         yield batch

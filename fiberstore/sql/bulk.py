@@ -11,17 +11,18 @@ first.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from fiberstore.contract.lifecycle import Merged
-from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
     batch_of,
     booleans,
+    epoch_times,
     fetch_with_batch,
     insert_new,
     integers,
@@ -36,7 +37,7 @@ from fiberstore.sql.arrow import (
     write_with_batch,
 )
 from fiberstore.sql.conditions import KEYS
-from fiberstore.sql.connection import ARROW_TABLE, Row
+from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.key_rows import insert_key_columns, move_to_survivors
 from fiberstore.sql.models import BELONGINGS
 from fiberstore.sql.prepared import connection_of
@@ -46,6 +47,24 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", LogRecord, FiberRecord, FiberMembership, FiberKey)
 T = TypeVar("T")
+
+
+class NewLog(NamedTuple):
+    """A log to be stored, as its columns: µs since 1970, the 128 bits of its id, and its texts."""
+
+    time_us: int
+    log_id: int
+    source_id: str
+    raw_text: str
+
+
+def new_logs(logs: Sequence[LogRecord]) -> list[NewLog]:
+    """Return records as columns."""
+    ids = integers(values_of(logs, "log_id"))
+    return [
+        NewLog(to_epoch_us(log.timestamp), log_id, log.source_id, log.raw_text)
+        for log, log_id in zip(logs, ids, strict=True)
+    ]
 
 
 def checked(records: Iterable[R], kind: type[R]) -> list[R]:
@@ -80,6 +99,24 @@ def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int
     else:
         columns["ingestion_time"] = repeated(timestamps([now]), len(logs))
         columns["config_version"] = repeated(unsigned([config_version]), len(logs))
+    return insert_new(session, "raw_logs", columns)
+
+
+def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: int, now: datetime) -> int:
+    """Do the same with logs whose texts and times were checked."""
+    if not logs:
+        return 0
+    times_us, ids, source_ids, raw_texts = zip(*logs, strict=True)
+    if len(set(ids)) < len(ids):
+        return insert_new_logs(session, _first_of_each(logs, ids), config_version, now)
+    columns = {
+        "log_id": uuids(ids),
+        "timestamp": epoch_times(times_us),
+        "source_id": texts(source_ids),
+        "raw_text": texts(raw_texts),
+        "ingestion_time": repeated(timestamps([now]), len(logs)),
+        "config_version": repeated(unsigned([config_version]), len(logs)),
+    }
     return insert_new(session, "raw_logs", columns)
 
 
@@ -212,15 +249,6 @@ def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:
         "WHERE raw_logs.log_id = batch.log_id",
         columns,
     )
-
-
-def memberships_among(session: Session, log_ids: Collection[UUID]) -> list[Row]:
-    """Return log id, fiber type and config version of every membership of these logs in stored fibers."""
-    sql = (
-        "SELECT m.log_id, f.fiber_type, m.config_version FROM fiber_memberships AS m "
-        f"JOIN {ARROW_TABLE} USING (log_id) JOIN fibers AS f ON f.fiber_id = m.fiber_id"
-    )
-    return list(fetch_with_batch(session, sql, {"log_id": uuids(integers(log_ids))}))
 
 
 def insert_batch(session: Session, table: str, batch: "pa.RecordBatch") -> int:
