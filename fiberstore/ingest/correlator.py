@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple
 
 from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.correlate import correlate
-from fiberstore.ingest.occurrences import Occurrence, PatternSearch
+from fiberstore.ingest.occurrences import Found, PatternSearch
 from fiberstore.ingest.rules import Rules
 from fiberstore.ingest.stored_fibers import StoredFibers
 from fiberstore.ingest.sweep import Item, line_item
@@ -16,12 +16,21 @@ from fiberstore.records import EARLIEST_US, LogRecord, to_epoch_us
 from fiberstore.repositories import LogRepository
 from fiberstore.repositories.access import retried
 from fiberstore.repositories.storage import SqlStorage, Transaction
-from fiberstore.sql.bulk import NewLog, checked, new_logs
+from fiberstore.sql.bulk import NewLog, checked, first_of_each, new_logs
 from fiberstore.sql.correlation import MICROSECOND, FiberKind, joined_logs
 from fiberstore.sql.translate import translate_errors
 
-Searched: TypeAlias = list[tuple[NewLog, list[tuple[str, Occurrence]]]]
-"""Logs that have keys, each with its occurrences and their fiber types."""
+
+class Searched(NamedTuple):
+    """Logs that have keys.
+
+    Attributes:
+        logs: The logs, each once.
+        found: The occurrences of each.
+    """
+
+    logs: Sequence[NewLog]
+    found: Sequence[Found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +65,14 @@ class FiberJoiner:
 
     def search(self, logs: Sequence[NewLog]) -> Searched:
         """Find the keys of logs; of several of one id, of the first."""
-        find = self.patterns.find
-        first = {log.log_id: log for log in reversed(logs)}
-        if len(first) < len(logs):
-            logs = [log for log in logs if first[log.log_id] is log]
-        return [(log, found) for log in logs if (found := find(log[2], log[3]))]
+        ids = [log_id for _, log_id, _, _ in logs]
+        if len(set(ids)) < len(ids):
+            logs = first_of_each(logs, ids)
+        found = [self.patterns.find(source_id, raw_text) for _, _, source_id, raw_text in logs]
+        if not all(found):
+            logs = [log for log, occurrences in zip(logs, found, strict=True) if occurrences]
+            found = [occurrences for occurrences in found if occurrences]
+        return Searched(logs, found)
 
     def join(
         self, transaction: Transaction, searched: Searched, *, renew: bool = False, complete: bool = False
@@ -74,21 +86,20 @@ class FiberJoiner:
             complete: Join also logs that may be in some of several fibers of a type.
         """
         version = self._rules.config_version
-        known = joined_logs(transaction.session, [log.log_id for log, _ in searched], version)
+        known = joined_logs(transaction.session, [log_id for _, log_id, _, _ in searched.logs], version)
         new: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         now_us = to_epoch_us(datetime.now(UTC))
         log_time_us = EARLIEST_US
-        for log, found in searched:
-            time_us = log.time_us
+        for (time_us, log_id, _, _), found in zip(searched.logs, searched.found, strict=True):
             if log_time_us < time_us <= now_us:
                 log_time_us = time_us
             for name, occurrence in found:
-                is_known = (log.log_id, name) in known
+                is_known = (log_id, name) in known
                 if is_known and complete:
                     is_known = [other for other, _ in found].count(name) == 1
                 lines = old if is_known else new
-                lines[name].append(line_item(time_us, log.log_id, occurrence))
+                lines[name].append(line_item(time_us, log_id, occurrence))
         stores = {
             name: StoredFibers(
                 transaction.session,

@@ -161,9 +161,9 @@ def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> tuple[
     require_files(rules)
     reader, patterns = LogReader(rules, on_bytes=on_bytes), PatternSearch(rules)
     keyless: dict[str, str] = {}
-    for log in reader.logs():
-        if not patterns.find(log.source_id, log.raw_text):
-            keyless.setdefault(log.source_id, log.raw_text)
+    for _, _, source_id, raw_text in reader.logs():
+        if not patterns.find(source_id, raw_text):
+            keyless.setdefault(source_id, raw_text)
     for name, counts in reader.counts.items():
         counts.keyless = patterns.keyless[name]
     records = sum(counts.records for counts in reader.counts.values())
@@ -191,12 +191,10 @@ def _delete_tails(transaction: Transaction, batch: Sequence[NewLog], known: Mapp
     """
     if not any(files.replaced for files in known.values()):
         return
-    for log in batch:
-        tail_id = known[log.source_id].replaced.get(log.log_id)
+    for _, log_id, source_id, raw_text in batch:
+        tail_id = known[source_id].replaced.get(log_id)
         tail = None if tail_id is None else transaction.logs.get_log(tail_id)
-        if tail is not None and (
-            log.raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(log.raw_text)
-        ):
+        if tail is not None and (raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(raw_text)):
             fiber_ids = transaction.memberships.get_log_fibers(tail.log_id)
             transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
             empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]

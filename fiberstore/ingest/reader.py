@@ -307,7 +307,7 @@ class _SourceReader:
                 log_id = ids.number(number, text, last_us)
                 if number == tail_line:
                     self._note_tail(known, log_id)
-                yield NewLog(last_us, log_id, name, text)
+                yield last_us, log_id, name, text
             if undated:
                 undated.clear()
         if known is not None and file.head.is_growing:

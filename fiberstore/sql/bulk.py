@@ -11,7 +11,7 @@ first.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -49,20 +49,19 @@ R = TypeVar("R", LogRecord, FiberRecord, FiberMembership, FiberKey)
 T = TypeVar("T")
 
 
-class NewLog(NamedTuple):
-    """A log to be stored, as its columns: µs since 1970, the 128 bits of its id, and its texts."""
+NewLog: TypeAlias = tuple[int, int, str, str]
+"""A log to be stored: its time in µs since 1970, the 128 bits of its id, its source and its text.
 
-    time_us: int
-    log_id: int
-    source_id: str
-    raw_text: str
+It is a plain tuple, which Python's garbage collector soon leaves alone: to look through millions of records
+again and again would take as long as to store them.
+"""
 
 
 def new_logs(logs: Sequence[LogRecord]) -> list[NewLog]:
     """Return records as columns."""
     ids = integers(values_of(logs, "log_id"))
     return [
-        NewLog(to_epoch_us(log.timestamp), log_id, log.source_id, log.raw_text)
+        (to_epoch_us(log.timestamp), log_id, log.source_id, log.raw_text)
         for log, log_id in zip(logs, ids, strict=True)
     ]
 
@@ -84,7 +83,7 @@ def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
     ids = integers(values_of(logs, "log_id"))
     if len(set(ids)) < len(ids):
-        return insert_logs(session, _first_of_each(logs, ids), config_version, now)
+        return insert_logs(session, first_of_each(logs, ids), config_version, now)
     columns = {
         "log_id": uuids(ids),
         "timestamp": timestamps(values_of(logs, "timestamp")),
@@ -108,7 +107,7 @@ def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: in
         return 0
     times_us, ids, source_ids, raw_texts = zip(*logs, strict=True)
     if len(set(ids)) < len(ids):
-        return insert_new_logs(session, _first_of_each(logs, ids), config_version, now)
+        return insert_new_logs(session, first_of_each(logs, ids), config_version, now)
     columns = {
         "log_id": uuids(ids),
         "timestamp": epoch_times(times_us),
@@ -126,7 +125,7 @@ def insert_memberships(session: Session, memberships: Sequence[FiberMembership])
     fiber_ids = integers(values_of(memberships, "fiber_id"))
     pairs = [log_id << 128 | fiber_id for log_id, fiber_id in zip(log_ids, fiber_ids, strict=True)]
     if len(set(pairs)) < len(pairs):
-        return insert_memberships(session, _first_of_each(memberships, pairs))
+        return insert_memberships(session, first_of_each(memberships, pairs))
     columns = {
         "log_id": uuids(log_ids),
         "fiber_id": uuids(fiber_ids),
@@ -264,7 +263,8 @@ def write_ids(session: Session, table: str, column: str, ids: bytes) -> None:
     connection_of(session).write_with_batch(sql, batch_of({column: joined_uuids(ids)}))
 
 
-def _first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
+def first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
+    """Return the first record of each key."""
     first: dict[int, T] = {}
     for key, record in zip(keys, records, strict=True):
         first.setdefault(key, record)
