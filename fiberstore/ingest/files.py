@@ -42,13 +42,15 @@ class Block(NamedTuple):
     Attributes:
         number: Number of the first, from 1 on.
         texts: The lines.
-        size: Bytes read for them.
+        byte: Bytes before the first, decompressed; None in an encoding of which a line feed is several bytes.
+        sizes: Bytes of each line with its end, or of all.
         is_whole: False if the last one is the last of the file, and does not end with a line feed.
     """
 
     number: int
     texts: list[str]
-    size: int
+    byte: int | None
+    sizes: list[int]
     is_whole: bool = True
 
 
@@ -100,7 +102,13 @@ def read_head(path: Path) -> Head:
 
 
 def read_blocks(
-    path: Path, encoding: str, errors: str, on_bytes: Callable[[int], None] | None = None
+    path: Path,
+    encoding: str,
+    errors: str,
+    on_bytes: Callable[[int], None] | None = None,
+    *,
+    number: int = 1,
+    byte: int = 0,
 ) -> Iterator[Block]:
     """Read the lines of a file in blocks of 64 KiB.
 
@@ -112,6 +120,8 @@ def read_blocks(
         errors: Error handler of the encoding.
         on_bytes: Called after each block with the number of bytes of the file, as it lies on disk, that were
             read since its last call.
+        number: Number of the line to begin with.
+        byte: Number of bytes before it, decompressed. Nothing is read if no line begins there.
 
     Raises:
         UnicodeDecodeError: A byte is not in the encoding; its line follows those that were yielded.
@@ -121,7 +131,7 @@ def read_blocks(
         try:
             raw = sys.stdin.buffer if path == STANDARD_INPUT else stack.enter_context(path.open("rb"))
             stream, _ = _decompressed(raw)
-            blocks = decoded(stream, encoding, errors)
+            blocks = decoded(stream, encoding, errors, number=number, byte=byte)
             yield from blocks if on_bytes is None else _counted(blocks, raw, on_bytes)
         except UnicodeDecodeError:
             raise
@@ -135,7 +145,7 @@ def _counted(blocks: Iterator[Block], raw: BinaryIO, on_bytes: Callable[[int], N
     told = 0
     for block in blocks:
         yield block
-        place = raw.tell() if can_tell else told + block.size
+        place = raw.tell() if can_tell else told + sum(block.sizes)
         if place > told:
             on_bytes(place - told)
         told = place
@@ -186,21 +196,39 @@ def _decompressed(raw: BinaryIO) -> tuple[BinaryIO, str | None]:
     return raw, None
 
 
-def decoded(stream: BinaryIO, encoding: str, errors: str) -> Iterator[Block]:
-    """Yield the lines of a stream; a byte order mark outdoes ``encoding``."""
+def decoded(
+    stream: BinaryIO, encoding: str, errors: str, *, number: int = 1, byte: int = 0
+) -> Iterator[Block]:
+    """Yield the lines of a stream; a byte order mark outdoes ``encoding``.
+
+    Args:
+        stream: The stream, at its beginning.
+        encoding: Encoding of its text.
+        errors: Error handler of the encoding.
+        number: Number of the line to begin with.
+        byte: Number of bytes before it. Nothing is read if no line begins there.
+    """
     first = stream.readline()
+    begin = 0
     for mark, marked in _MARKS:
         if first.startswith(mark):
             encoding = marked
             if marked == "utf-8":
-                first = first[len(mark) :]
+                begin = len(mark)
             break
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         yield from _wide(first, stream, encoding, errors)
         return
-    number, lines = 1, [first, *stream.readlines(_BLOCK_BYTES)] if first else []
+    if not byte:
+        byte = begin
+        lines = [first[begin:], *stream.readlines(_BLOCK_BYTES)] if len(first) > begin else []
+    elif stream.seekable() and stream.seek(byte - 1) and stream.read(1) == b"\n":
+        lines = stream.readlines(_BLOCK_BYTES)
+    else:
+        return
     while lines:
         texts: list[str] = []
+        sizes = [*map(len, lines)]
         last = lines[-1]
         is_whole = last.endswith(b"\n")
         try:
@@ -211,10 +239,11 @@ def decoded(stream: BinaryIO, encoding: str, errors: str) -> Iterator[Block]:
             if not is_whole:  # its last character may be cut
                 texts.append(codecs.getincrementaldecoder(encoding)(errors).decode(last))
         except UnicodeDecodeError:
-            yield Block(number, texts, sum(map(len, lines[: len(texts)])))
+            yield Block(number, texts, byte, sizes)
             raise
-        yield Block(number, texts, sum(map(len, lines)), is_whole)
+        yield Block(number, texts, byte, sizes, is_whole)
         number += len(lines)
+        byte += sum(sizes)
         lines = stream.readlines(_BLOCK_BYTES)
 
 
@@ -226,13 +255,13 @@ def _wide(first: bytes, stream: BinaryIO, encoding: str, errors: str) -> Iterato
         rest += decoder.decode(raw)
         *lines, rest = rest.split("\n")
         if lines:
-            yield Block(number, [text.removesuffix("\r") for text in lines], len(raw))
+            yield Block(number, [text.removesuffix("\r") for text in lines], None, [len(raw)])
             number += len(lines)
         if not raw:
             break
         raw = stream.read(_BLOCK_BYTES)
     if rest:
-        yield Block(number, [rest], 0, is_whole=False)
+        yield Block(number, [rest], None, [], is_whole=False)
 
 
 def _unreadable(path: Path, error: Exception) -> LogFileError:

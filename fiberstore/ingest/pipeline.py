@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from uuid import UUID
 
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ingest.correlator import CorrelationCounts, Correlator
-from fiberstore.ingest.known_files import KnownFiles
+from fiberstore.ingest.known_files import KnownFiles, places_from_text, places_to_text
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, require_files
 from fiberstore.repositories.storage import SqlStorage, Transaction
+from fiberstore.repositories.versions import read_checkpoint
 from fiberstore.sql.bulk import NewLog, insert_new_logs
 from fiberstore.sql.correlation import forget_firsts
 
@@ -49,7 +51,9 @@ class IngestReport:
         for name, fiber_type in rules.fibers.items():
             for pattern, matches in zip(fiber_type.patterns, self.matches.get(name, ()), strict=False):
                 read = [
-                    name for name, counts in self.sources.items() if counts.records and pattern.reads(name)
+                    name
+                    for name, counts in self.sources.items()
+                    if counts.records and not counts.continued and pattern.reads(name)
                 ]
                 if read and not matches:
                     sources = ", ".join(read)
@@ -74,8 +78,12 @@ def ingest(
     adds nothing. The fibers do not depend on the order in which files and runs bring the lines:
     ``Correlator`` says what else they depend on. A run that was killed and started again ends in the same
     state as one that was not. A file that has grown, the next one of a rotated log, and one of an earlier
-    time are added. A record that stood last in its file and has grown since is replaced by the whole one. The
-    checkpoint ``ingest SOURCE`` holds how the files of a source begin, which tells them from each other.
+    time are added. A record that stood last in its file and has grown since is replaced by the whole one.
+
+    Only what is new in a file is read. The checkpoint ``ingest SOURCE`` holds how the files of a source
+    begin, which tells them from each other; ``read VERSION SOURCE`` holds how far these rules have read them.
+    A file is read whole if the log that stood last is not stored any more, or another line stands in its
+    place. To restore other logs or fibers that were deleted, delete the second checkpoint.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
@@ -105,6 +113,7 @@ def ingest(
     reader = LogReader(rules, known, on_bytes)
     report = IngestReport(sources=reader.counts)
     for batch in _batches(reader.logs(), batch_rows):
+        reader.note_places()
         counts = correlator.write_files(batch, known)
         report = IngestReport(
             report.logs_read + len(batch),
@@ -121,8 +130,9 @@ def ingest(
             on_batch(report)
     if not report.logs_read:
         correlator.write([])  # registers the rules
+    reader.note_places()
     with storage.transaction() as transaction:
-        _save_known(transaction, known)
+        _save_known(transaction, known, rules.config_version)
     return report
 
 
@@ -135,7 +145,7 @@ class _FileCorrelator(Correlator):
         """Write logs of files, together with what is known of the files by then."""
 
         def prepare(transaction: Transaction) -> None:
-            _save_known(transaction, known)
+            _save_known(transaction, known, self._config_version)
             _delete_tails(transaction, batch, known)
 
         def store(transaction: Transaction) -> int:
@@ -175,13 +185,20 @@ def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]
     for name, source in rules.sources.items():
         checkpoint = transaction.checkpoints.get(f"ingest {name}") if source.path else None
         known[name] = KnownFiles() if checkpoint is None else KnownFiles.from_text(checkpoint.value)
+        read = transaction.checkpoints.get(read_checkpoint(rules.config_version, name))
+        places = {} if read is None else places_from_text(read.value)
+        ids = [UUID(place.log_id) for place in places.values()]
+        stored = {log.log_id for log in transaction.logs.where(Logs.c.log_id.in_(ids)).iter_records()}
+        known[name].places = {file: place for file, place in places.items() if UUID(place.log_id) in stored}
     return known
 
 
-def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles]) -> None:
+def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles], config_version: int) -> None:
     for name, files in known.items():
         if files.files:
             transaction.checkpoints.set(f"ingest {name}", files.to_text())
+        if files.places:
+            transaction.checkpoints.set(read_checkpoint(config_version, name), places_to_text(files.places))
 
 
 def _delete_tails(transaction: Transaction, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> None:

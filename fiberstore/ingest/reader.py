@@ -6,9 +6,11 @@ the rest.
 
 import heapq
 import io
+import itertools
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -17,9 +19,9 @@ from uuid import UUID
 
 from fiberstore.ids import StableLogIds
 from fiberstore.ingest.files import Block, Head, LogFileError, decoded, find_files, read_blocks, read_head
-from fiberstore.ingest.known_files import KnownFile, KnownFiles
+from fiberstore.ingest.known_files import KnownFile, KnownFiles, Place, digest_of
 from fiberstore.ingest.rules import Rules, Source
-from fiberstore.ingest.stamps import Clock, NoZoneError, format_has
+from fiberstore.ingest.stamps import Clock, ClockState, NoZoneError, format_has
 from fiberstore.records import LogRecord, from_epoch_us, trusted
 from fiberstore.sql.bulk import NewLog
 
@@ -37,6 +39,7 @@ class SourceCounts:
 
     Attributes:
         files: Files read.
+        continued: Files of which only the end was read, as the rest is stored.
         lines: Lines read.
         records: Records made of them.
         unstamped: Lines without a stamp, joined to the record before them.
@@ -50,6 +53,7 @@ class SourceCounts:
     """
 
     files: int = 0
+    continued: int = 0
     lines: int = 0
     records: int = 0
     unstamped: int = 0
@@ -77,13 +81,21 @@ class _File:
 _Line: TypeAlias = tuple[int, str, bool]
 """Number of a line, the line, and False if it is the last one of its file and not whole."""
 
-_Draft: TypeAlias = tuple[int, Sequence[str], int | None]
-"""Number of a log's first line, its lines, and its time; None if it has no stamp, or one that is no time."""
+_Draft: TypeAlias = tuple[int, Sequence[str], int | None, ClockState | None]
+"""Number of a log's first line, its lines, its time, and the state of the clock before it.
+
+The time is None if it has no stamp, or one that is no time; the state, if lines before it are not read yet.
+"""
 
 
-def _joined_parts(lines: Iterator[_Line], counts: SourceCounts, *, is_growing: bool) -> Iterator[_Line]:
+_Parts: TypeAlias = dict[str, tuple[int, str, list[str]]]
+"""Number, head and parts of the line of each stream that has not come to its end."""
+
+
+def _joined_parts(
+    lines: Iterator[_Line], counts: SourceCounts, parts: _Parts, *, is_growing: bool
+) -> Iterator[_Line]:
     """Join the parts of lines that a container runtime has cut: tags P up to F, of one stream each."""
-    parts: dict[str, tuple[int, str, list[str]]] = {}
     for line in lines:
         match = _CRI_LINE.fullmatch(line[1])
         if match is None:
@@ -103,6 +115,44 @@ def _joined_parts(lines: Iterator[_Line], counts: SourceCounts, *, is_growing: b
             counts.held_back += 1
         else:
             yield number, f"{head} P {''.join(contents)}", False
+
+
+@dataclass(slots=True)
+class _Reading:
+    """State of a file that is being read.
+
+    Attributes:
+        clock: Dates its stamps.
+        name: Its name among the known files, if it has one.
+        last: The log that was taken last: number of its first line, the line, its time and id, and the state
+            of the clock before it.
+        blocks: Number of the first line, place and sizes of the lines of each block since then.
+        parts: Lines that are being joined.
+        continued_us: Time of the log from which it was read, if it was read before.
+    """
+
+    clock: Clock
+    name: str | None
+    last: tuple[int, str, int, int, ClockState] | None = None
+    blocks: deque[tuple[int, int | None, list[int]]] = field(default_factory=deque)
+    parts: _Parts = field(default_factory=dict)
+    continued_us: int | None = None
+
+    def continue_at(self, place: Place) -> None:
+        """Let the clock, and lines without a stamp, continue from there."""
+        self.clock.state = place.clock
+        self.continued_us = place.time_us
+
+    def is_behind(self, first: int, following: int) -> bool:
+        """Return True if a line before a log, or before the one after it, is not read yet."""
+        return bool(self.parts) or following < first
+
+    def byte_of(self, number: int) -> int | None:
+        """Return the number of bytes before a line, and forget all before it; None if it is not known."""
+        while len(self.blocks) > 1 and self.blocks[1][0] <= number:
+            self.blocks.popleft()
+        begin, byte, sizes = self.blocks[0]
+        return None if byte is None else byte + sum(sizes[: number - begin])
 
 
 class LogReader:
@@ -134,6 +184,11 @@ class LogReader:
                 reader = _SourceReader(name, source, files, on_bytes)
                 self.counts[name] = reader.counts
                 self._sources.append(reader)
+
+    def note_places(self) -> None:
+        """Take note, in what is known of each source, of how far its logs were taken from ``logs()``."""
+        for source in self._sources:
+            source.note_place()
 
     def logs(self) -> Iterator[NewLog]:
         """Yield all logs, those of several sources merged by time.
@@ -211,6 +266,7 @@ class _SourceReader:
         self._regex = source.timestamp
         self._group: str | int = "ts" if "ts" in self._regex.groupindex else min(self._regex.groups, 1)
         self._known = known
+        self._reading: _Reading | None = None
         self._on_bytes = on_bytes
         try:
             self._files = self._plan(find_files(source.path))
@@ -290,47 +346,73 @@ class _SourceReader:
         return Clock(self._formats, self._source.timezone, self._source.clock_offset)
 
     def _read_file(self, file: _File) -> Iterator[NewLog]:
-        clock = self._clock()
-        clock.begin(file.year, file.head.modified if self._source.year is None else None)
-        ids, name, known = StableLogIds(self._name, file.twin), self._name, file.known
+        known, name, ids = file.known, self._name, StableLogIds(self._name, file.twin)
+        reading = self._reading = _Reading(self._clock(), None if known is None else known.name)
+        reading.clock.begin(file.year, file.head.modified if self._source.year is None else None)
         tail_line = 0 if known is None or known.tail is None else known.tail_line
         undated: list[_Draft] = []
         last_us: int | None = None
         number = log_id = 0
-        for draft in self._drafts(file, clock):
-            last_us = last_us if draft[2] is None else draft[2]
+        for draft in self._drafts(file, reading):
+            if draft[2] is not None:
+                last_us = draft[2]
+            elif last_us is None:
+                last_us = reading.continued_us
             if last_us is None:
                 undated.append(draft)
                 continue
-            for number, lines, _ in (*undated, draft) if undated else (draft,):
+            for number, lines, _, state in (*undated, draft) if undated else (draft,):
                 text = "\n".join(lines)
                 log_id = ids.number(number, text, last_us)
                 if number == tail_line:
                     self._note_tail(known, log_id)
                 yield last_us, log_id, name, text
+                if state is not None:
+                    reading.last = number, lines[0], last_us, log_id, state
             if undated:
                 undated.clear()
-        if known is not None and file.head.is_growing:
-            known.tail = None if last_us is None else str(UUID(int=log_id))
-            known.tail_line = 0 if last_us is None else number
+        self._note_end(file, number, log_id)
         if undated:
             raise self._no_stamp(file.path, undated[0][1])
+
+    def _note_end(self, file: _File, number: int, log_id: int) -> None:
+        """Take note of the log that stands last, as it may grow; its number is 0 if there is none."""
+        self.note_place()
+        self._reading = None
+        if file.known is not None and file.head.is_growing:
+            file.known.tail = str(UUID(int=log_id)) if number else None
+            file.known.tail_line = number
+
+    def note_place(self) -> None:
+        """Take note of how far the file was read whose logs are being taken."""
+        reading = self._reading
+        if reading is None or reading.name is None or reading.last is None:
+            return
+        number, line, time_us, log_id, state = reading.last
+        byte = reading.byte_of(number)
+        if byte is not None:
+            digest = digest_of(line.encode(errors="surrogatepass"))
+            place = Place(byte, number, len(line), digest, str(UUID(int=log_id)), time_us, state)
+            self._known.places.pop(reading.name, None)
+            self._known.places[reading.name] = place
 
     def _note_tail(self, known: KnownFile | None, log_id: int) -> None:
         """Take note of the id of the log that stood last when its file was read before."""
         if known is not None and known.tail is not None and (tail := UUID(known.tail)).int != log_id:
             self._known.replaced[log_id] = tail
 
-    def _drafts(self, file: _File, clock: Clock) -> Iterator[_Draft]:
+    def _drafts(self, file: _File, reading: _Reading) -> Iterator[_Draft]:
+        clock = reading.clock
         search, group, drop = self._regex.search, self._group, self._source.drop
         record_start = self._source.record_start
         is_growing = file.head.is_growing
-        first, lines, time_us = 1, list[str](), None
+        given = self._lines(file, reading)
+        first, lines, time_us, state = 1, list[str](), None, clock.state
         has_stamp = False  # the log whose lines are being read has one
         is_begun = False  # and all these lines are such that begin one
-        is_dropping = is_dated = False
+        is_dropping, is_dated = False, reading.continued_us is not None
         undated = 0
-        for number, text, is_whole in self._lines(file):
+        for number, text, is_whole in given:
             match = search(text)
             stamp = match and match[group]
             if not is_whole and is_growing and self._is_cut(stamp, is_dated=is_dated):
@@ -350,18 +432,20 @@ class _SourceReader:
                     raise self._no_stamp(file.path, lines)
                 continue
             is_dropping = False
+            before = clock.state if stamp is None else None
             stamp_us = None if stamp is None else self._read_stamp(clock, stamp, file, number)
             if is_begun and (stamp is None or not has_stamp):
                 lines.append(text)
             else:
                 if has_stamp or any(map(str.strip, lines)):
-                    yield first, lines, time_us
+                    yield first, lines, time_us, None if reading.is_behind(first, number) else state
                 first, lines, time_us, has_stamp, is_begun = number, [text], None, False, True
+                state = before or clock.before
             if stamp is not None:
                 has_stamp, time_us = True, stamp_us
                 is_dated = is_dated or stamp_us is not None
         if has_stamp or any(map(str.strip, lines)):
-            yield first, lines, time_us
+            yield first, lines, time_us, None if reading.is_behind(first, first) else state
 
     def _is_cut(self, stamp: str | None, *, is_dated: bool) -> bool:
         """Return whether a last line ends before it says what time it is."""
@@ -392,34 +476,47 @@ class _SourceReader:
                 f'before it: sources.{name}.on_bad_stamp = "previous"'
             ) from error
 
-    def _lines(self, file: _File) -> Iterator[_Line]:
-        lines = self._whole_lines(file)
+    def _lines(self, file: _File, reading: _Reading) -> Iterator[_Line]:
+        """Read the lines from the known place on, or all if the line there is another one now."""
+        place = None if reading.name is None else self._known.places.get(reading.name)
+        lines = None if place is None else self._lines_from(place, file, reading)
+        if lines is None:
+            lines = self._whole_lines(file, reading)
         if self._source.join is None:
             return lines
-        return _joined_parts(lines, self.counts, is_growing=file.head.is_growing)
+        return _joined_parts(lines, self.counts, reading.parts, is_growing=file.head.is_growing)
 
-    def _whole_lines(self, file: _File) -> Iterator[_Line]:
-        number = 0
-        for block in self._blocks(file):
+    def _lines_from(self, place: Place, file: _File, reading: _Reading) -> Iterator[_Line] | None:
+        counted = self.counts.lines
+        lines = self._whole_lines(file, reading, place.line, place.byte)
+        first = next(lines, None)
+        if first is None or not place.is_at(first[1]):
+            self.counts.lines = counted
+            return None
+        self.counts.continued += 1
+        reading.continue_at(place)
+        return itertools.chain((first,), lines)
+
+    def _whole_lines(self, file: _File, reading: _Reading, number: int = 1, byte: int = 0) -> Iterator[_Line]:
+        reading.blocks.clear()
+        for block in self._blocks(file, number, byte):
             self.counts.lines += len(block.texts)
+            reading.blocks.append((block.number, block.byte, block.sizes))
             last = block.number + len(block.texts) - (0 if block.is_whole else 1)
-            for number, text in enumerate(block.texts, block.number):
-                yield (
-                    number,
-                    text if "\0" not in text else self._without_nuls(number, text, file),
-                    number != last,
-                )
+            for at, text in enumerate(block.texts, block.number):
+                yield at, text if "\0" not in text else self._without_nuls(at, text, file), at != last
 
-    def _blocks(self, file: _File) -> Iterator[Block]:
-        name, source, number = self._name, self._source, 1
+    def _blocks(self, file: _File, number: int, byte: int) -> Iterator[Block]:
+        name, source = self._name, self._source
+        encoding, errors = source.encoding, source.encoding_errors
         try:
-            for block in read_blocks(file.path, source.encoding, source.encoding_errors, self._on_bytes):
+            for block in read_blocks(file.path, encoding, errors, self._on_bytes, number=number, byte=byte):
                 yield block
                 number = block.number + len(block.texts)
         except UnicodeDecodeError as error:
-            byte = f"byte {error.object[error.start]:#04x} at column {error.start + 1}"
+            wrong = f"byte {error.object[error.start]:#04x} at column {error.start + 1}"
             raise IngestError(
-                f"{file.path}:{number}: {byte} is not {error.encoding}; set sources.{name}.encoding "
+                f"{file.path}:{number}: {wrong} is not {error.encoding}; set sources.{name}.encoding "
                 '(for example "latin-1"), or encoding_errors = "backslashreplace"'
             ) from error
         except LogFileError as error:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from fiberstore.checks import as_utc
 from fiberstore.records import EARLIEST_US, LATEST_US, to_epoch_us
@@ -67,6 +67,10 @@ _ISO8601 = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _SECONDS = re.compile(r"([0-5]\d)(?:[.,](\d+))?((?!\d).*)", re.ASCII | re.DOTALL)
+
+
+ClockState: TypeAlias = tuple[int | None, int | None, int | None]
+"""What a clock has learned from the stamps before; times in µs since 1970."""
 
 
 class NoZoneError(ValueError):
@@ -155,6 +159,9 @@ class Clock:
         formats: Tried one after the other.
         zone: Zone of stamps without one.
         offset: How far the clock that wrote the stamps is ahead.
+
+    Attributes:
+        before: Its state before the last stamp that was read.
     """
 
     def __init__(self, formats: Sequence[str], zone: tzinfo | None, offset: timedelta = timedelta(0)) -> None:
@@ -165,6 +172,7 @@ class Clock:
         self._years = _Years(None)
         self._last: str | None = None
         self._last_us = 0
+        self.before: ClockState = (None, None, None)
         self._before, self._after = "\0", ""  # what stands before and after the seconds of the last minute
         self._minute, self._has_fraction = _UNIX_EPOCH, False
         self._begins = lru_cache(maxsize=1024)(self._begins_uncached)
@@ -178,6 +186,17 @@ class Clock:
         """
         self._years = _Years(year, until)
         self._last = None
+
+    @property
+    def state(self) -> ClockState:
+        """State to continue from."""
+        return self._mark_us, *self._years.state
+
+    @state.setter
+    def state(self, state: ClockState) -> None:
+        self._mark_us, *years = state
+        self._years.state = years[0], years[1]
+        self._last, self.before = None, state
 
     def first_year(self, stamp: str, near: datetime | None, until: datetime | None = None) -> int | None:
         """Return the year of a stamp that begins a file, None if the stamp carries it.
@@ -209,6 +228,7 @@ class Clock:
         return self._last_us
 
     def _find(self, stamp: str) -> int:
+        self.before = self.state
         minute, rest_us = self._parse(stamp)
         year = (
             minute.local.year
@@ -312,6 +332,15 @@ class _Years:
     def is_moving(self) -> bool:
         """True if an equal stamp would confirm a jump ahead."""
         return self._ahead_us is not None
+
+    @property
+    def state(self) -> tuple[int | None, int | None]:
+        """Latest time that counts, and the one to which the last stamp has jumped."""
+        return self._reached_us, self._ahead_us
+
+    @state.setter
+    def state(self, state: tuple[int | None, int | None]) -> None:
+        self._reached_us, self._ahead_us = state
 
     def choose(self, instant: Callable[[int], int]) -> int:
         """Return the year of the next stamp, given its instant in any year, in µs since 1970.
