@@ -11,5 +11,7 @@
 | ``runtime_bench`` | tasks against threads; memory; import, open, recovery |
 | ``report`` | the table, the JSON file and the plots |
 
+``python -m benchmarks.ingest`` measures log files into a store beside a plain program.
+
 Everything is compared within one run, in turn, on the same data, and reported as medians and ratios.
 """

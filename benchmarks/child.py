@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import sqlalchemy as sa
 
+from benchmarks.clock import peak_mb
 from benchmarks.data import Generator
 from fiberstore import DuckDBStorage
 
@@ -29,7 +29,7 @@ def memory(way: str, size: str) -> None:
         storage.init_schema()
         generator = Generator("v7")
         storage.write_logs(generator.logs(1000))  # everything is imported, every buffer is made
-        before_mb = _peak_mb()
+        before_mb = peak_mb()
         logs = generator.logs(int(size))
         with _watched(storage) as held_mb:
             if way == "one call":
@@ -37,7 +37,7 @@ def memory(way: str, size: str) -> None:
             else:
                 while batch := list(islice(logs, _BATCH_ROWS)):
                     storage.write_logs(batch)
-    print(json.dumps({"before_mb": before_mb, "peak_mb": _peak_mb()} | held_mb))
+    print(json.dumps({"before_mb": before_mb, "peak_mb": peak_mb()} | held_mb))
 
 
 @contextmanager
@@ -98,12 +98,6 @@ def kill(path: str, wal_bytes: str) -> None:
         logs += storage.write_logs(list(generator.logs(_SMALL_BATCH_ROWS)))
     print(logs, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _peak_mb() -> float:
-    """Return the most memory this process has had; getrusage() would count what its parent had too."""
-    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    return int(peak) * 1024 / _MB
 
 
 if __name__ == "__main__":

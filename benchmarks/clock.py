@@ -1,9 +1,13 @@
-"""Times of things that take turns."""
+"""Times of things that take turns, and the memory of a process."""
 
 import gc
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+_MB = 1_000_000
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -29,3 +33,9 @@ def medians_s(ways: Mapping[str, Callable[[int], object]], rounds: int) -> dict[
             found_s[name].append(time.perf_counter() - start_s)
     gc.unfreeze()
     return {name: statistics.median(times_s) for name, times_s in found_s.items()}
+
+
+def peak_mb() -> float:
+    """Return the most memory this process has had; getrusage() would count what its parent had too."""
+    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) * 1024 / _MB

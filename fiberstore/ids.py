@@ -35,7 +35,7 @@ def new_log_id(timestamp: datetime) -> UUID:
     Args:
         timestamp: Timezone-aware.
     """
-    return _uuid7(timestamp, next(_counter), secrets.randbits(_TAIL_BITS))
+    return UUID(int=_uuid7(_epoch_us(timestamp), next(_counter), secrets.randbits(_TAIL_BITS)))
 
 
 def stable_log_id(source_id: str, position: int, raw_text: str, timestamp: datetime, twin: int = 0) -> UUID:
@@ -56,13 +56,34 @@ def stable_log_id(source_id: str, position: int, raw_text: str, timestamp: datet
     """
     if position < 0:
         raise ValueError(f"position must not be negative, got {position}")
-    digest = hashlib.blake2b(digest_size=_TAIL_BITS // 8)
-    for part in (source_id.encode(), str(position).encode(), raw_text.encode()):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    if twin:
-        digest.update(b"%d" % twin)
-    return _uuid7(timestamp, position, int.from_bytes(digest.digest(), "big"))
+    return UUID(int=StableLogIds(source_id, twin).number(position, raw_text, _epoch_us(timestamp)))
+
+
+class StableLogIds:
+    """The ids that ``stable_log_id`` makes of the lines of one file.
+
+    Args:
+        source_id: Where they were logged.
+        twin: Tells the file from others that begin with the same line.
+    """
+
+    def __init__(self, source_id: str, twin: int = 0) -> None:
+        self._head = _with_size(source_id.encode())
+        self._end = b"%d" % twin if twin else b""
+
+    def number(self, position: int, raw_text: str, time_us: int) -> int:
+        """Return the 128 bits of the id of a line.
+
+        Args:
+            position: Its number in the source, >= 0.
+            raw_text: The line.
+            time_us: When it was logged, in µs since 1970.
+        """
+        content = b"".join(
+            (self._head, _with_size(b"%d" % position), _with_size(raw_text.encode()), self._end)
+        )
+        digest = hashlib.blake2b(content, digest_size=_TAIL_BITS // 8).digest()
+        return _uuid7(time_us, position, int.from_bytes(digest, "big"))
 
 
 def stable_fiber_id(fiber_type: str, config_version: int, first_log_id: UUID, match: int = 0) -> UUID:
@@ -76,14 +97,19 @@ def stable_fiber_id(fiber_type: str, config_version: int, first_log_id: UUID, ma
         first_log_id: Id of the line.
         match: Number of the match of a pattern that finds several fibers in one line; 0 for other patterns.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(config_version.to_bytes(8, "big"))
-    digest.update(first_log_id.bytes)
-    digest.update(fiber_type.encode())
-    if match:
-        digest.update(b"\0%d" % match)
-    time_bits = first_log_id.int >> 66 << 66
-    return UUID(int=time_bits | 2 << 62 | int.from_bytes(digest.digest(), "big") >> 2)
+    return UUID(int=stable_fiber_number(fiber_type, config_version, first_log_id.int, match))
+
+
+def stable_fiber_number(fiber_type: str, config_version: int, first_log_id: int, match: int = 0) -> int:
+    """Return the 128 bits of the id that ``stable_fiber_id`` makes, given those of the log id."""
+    content = b"%b%b%b%b" % (
+        config_version.to_bytes(8, "big"),
+        first_log_id.to_bytes(16, "big"),
+        fiber_type.encode(),
+        b"\0%d" % match if match else b"",
+    )
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return first_log_id >> 66 << 66 | 2 << 62 | int.from_bytes(digest, "big") >> 2
 
 
 def key_hash(name: str, value: str) -> int:
@@ -100,8 +126,15 @@ def key_hash(name: str, value: str) -> int:
     return int.from_bytes(hashlib.md5(joined, usedforsecurity=False).digest()[:8], "big") >> 4
 
 
-def _uuid7(timestamp: datetime, position: int, tail: int) -> UUID:
-    milliseconds, microseconds = divmod(max((timestamp - _EPOCH) // _MICROSECOND, 0), 1000)
+def _with_size(content: bytes) -> bytes:
+    return len(content).to_bytes(8, "big") + content
+
+
+def _epoch_us(timestamp: datetime) -> int:
+    return (timestamp - _EPOCH) // _MICROSECOND
+
+
+def _uuid7(time_us: int, position: int, tail: int) -> int:
+    milliseconds, microseconds = divmod(max(time_us, 0), 1000)
     low = (microseconds << _POSITION_BITS | position & (1 << _POSITION_BITS) - 1) << _TAIL_BITS | tail
-    rand_a, rand_b = divmod(low, 1 << 62)
-    return UUID(int=milliseconds << 80 | 7 << 76 | rand_a << 64 | 2 << 62 | rand_b)
+    return (milliseconds << 16 | 7 << 12 | low >> 62) << 64 | 2 << 62 | low & (1 << 62) - 1

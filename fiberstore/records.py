@@ -31,6 +31,10 @@ from fiberstore.json_text import dump_json
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MICROSECOND = timedelta(microseconds=1)
+EARLIEST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
+"""The first µs of the year 1, in µs since 1970."""
+LATEST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
+"""The last µs of the year 9999."""
 _set = object.__setattr__  # past the models' own, which are frozen
 _BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
 _UNITS_US = {

@@ -792,9 +792,6 @@ class AsyncMembershipRepository(AsyncMemberships):
             StorageError: The database failed.
         """
 
-    async def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[tuple[UUID, str]]:
-        """Return the logs and types of the stored fibers that they are in by memberships of a version."""
-
 class AsyncTransaction(Face):
     """``Transaction`` in coroutines; use it from one task at a time."""
 

@@ -4,6 +4,8 @@ The fibers are those that ``sweep`` makes of all lines, the stored and the new o
 fibers are loaded that use a key of a new line at its time, without their lines; what results may use a key
 longer than before, and then those that it meets are loaded too. Lines of a stored fiber are read only if a
 cut falls into it. ``docs/correlation.md`` proves that nothing else has to be looked at.
+
+Ids of logs and fibers are numbers here, their 128 bits: sets of them are what most of the time goes into.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
-from uuid import UUID
 
 from pydantic import JsonValue
 
@@ -26,12 +27,10 @@ from fiberstore.ingest.sweep import (
     stored_items,
     sweep,
 )
+from fiberstore.records import LATEST_US
 
 Use: TypeAlias = tuple[Key, int, int]
 """A key, and the first and the last time that are asked for, in µs since 1970."""
-
-LATEST_US = 253_402_300_799_999_999
-"""The last µs of the year 9999."""
 
 _Place: TypeAlias = tuple[Position, int]
 _PLACE: Callable[[Item], _Place] = itemgetter(0, 1)
@@ -46,7 +45,7 @@ class OpenedFiber(NamedTuple):
     """
 
     lines: list[Item]
-    former_ids: list[UUID]
+    former_ids: list[int]
 
 
 class FiberStore(ABC):
@@ -59,11 +58,11 @@ class FiberStore(ABC):
     max_gap_us: int | None
 
     @abstractmethod
-    def new_id(self, log_id: UUID, match: int) -> UUID:
+    def new_id(self, log_id: int, match: int) -> int:
         """Return the id of a fiber that begins with an occurrence."""
 
     @abstractmethod
-    def taken(self, fiber_ids: Collection[UUID]) -> Collection[UUID]:
+    def taken(self, fiber_ids: Collection[int]) -> Collection[int]:
         """Return those of the ids that are stored fibers."""
 
     @property
@@ -72,11 +71,11 @@ class FiberStore(ABC):
         """Time of the last line of all fibers, in µs since 1970."""
 
     @abstractmethod
-    def find(self, uses: Sequence[Use], known: Collection[UUID]) -> list[StoredFiber]:
+    def find(self, uses: Sequence[Use], known: Collection[int]) -> list[StoredFiber]:
         """Return the fibers that use one of the keys at one of the times, but for known ones."""
 
     @abstractmethod
-    def open(self, fibers: Sequence[StoredFiber]) -> dict[UUID, OpenedFiber]:
+    def open(self, fibers: Sequence[StoredFiber]) -> dict[int, OpenedFiber]:
         """Read the lines of fibers."""
 
 
@@ -95,7 +94,7 @@ class FiberChange:
         is_end_new: Its end is not the stored one, or those of fibers merged into it are to be deleted.
     """
 
-    fiber_id: UUID
+    fiber_id: int
     fiber: SweptFiber
     is_new: bool
     attributes: dict[str, JsonValue] | None
@@ -117,11 +116,11 @@ class Changes:
         resolved: Ids of former fibers that resolve to another fiber than before.
     """
 
-    merged: dict[UUID, UUID] = field(default_factory=dict)
+    merged: dict[int, int] = field(default_factory=dict)
     fibers: list[FiberChange] = field(default_factory=list)
-    left: list[tuple[UUID, UUID]] = field(default_factory=list)
-    joined: list[tuple[UUID, UUID]] = field(default_factory=list)
-    resolved: dict[UUID, UUID] = field(default_factory=dict)
+    left: list[tuple[int, int]] = field(default_factory=list)
+    joined: list[tuple[int, int]] = field(default_factory=list)
+    resolved: dict[int, int] = field(default_factory=dict)
 
 
 def correlate(store: FiberStore, lines: Iterable[Item], known: Iterable[Item] = ()) -> Changes:
@@ -143,11 +142,11 @@ class _Batch:
         self._max_gap_us = store.max_gap_us
         self._lines = {_PLACE(line): line for line in lines}
         self._looked_up: dict[Key, list[tuple[int, int]]] = {}
-        self._stored: dict[UUID, StoredFiber] = {}
-        self._opened: dict[UUID, StoredFiber] = {}
-        self._emptied: dict[UUID, StoredFiber] = {}
-        self._ids: dict[_Place, list[tuple[UUID, bool]]] = {}
-        self._elsewhere: dict[UUID, list[Item]] = {}
+        self._stored: dict[int, StoredFiber] = {}
+        self._opened: dict[int, StoredFiber] = {}
+        self._emptied: dict[int, StoredFiber] = {}
+        self._ids: dict[_Place, list[tuple[int, bool]]] = {}
+        self._elsewhere: dict[int, list[Item]] = {}
 
     def look_up(self, lines: Iterable[Item]) -> None:
         """Load the fibers that use a key of one of the lines at its time."""
@@ -207,7 +206,7 @@ class _Batch:
         self.look_up(unknown)
         return True
 
-    def _place_ids(self, stored: StoredFiber, lines: Sequence[Item], former_ids: Collection[UUID]) -> None:
+    def _place_ids(self, stored: StoredFiber, lines: Sequence[Item], former_ids: Collection[int]) -> None:
         """Find the occurrence that each id was made from; the fiber's own id stays with its first line."""
         own = _PLACE(min(lines, key=_PLACE))
         wanted = {stored.fiber_id, *former_ids}
@@ -270,8 +269,8 @@ class _Batch:
     def changes(self, fibers: Iterable[SweptFiber]) -> Changes:
         """Compare the fibers with the stored ones."""
         changes = Changes()
-        before: set[tuple[UUID, StoredFiber]] = set()
-        after: set[tuple[UUID, UUID]] = set()
+        before: set[tuple[int, StoredFiber]] = set()
+        after: set[tuple[int, int]] = set()
         changed = [
             (fiber, *self._take_id(fiber, changes))
             for fiber in fibers
@@ -310,21 +309,21 @@ class _Batch:
             changes.joined = list(dict.fromkeys(changes.joined))
         return changes
 
-    def _free_ids(self, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
+    def _free_ids(self, fiber_ids: Collection[int]) -> dict[int, int]:
         """Return an id for each new fiber: another one if its own is stored, made from a deleted log."""
         free = {fiber_id: fiber_id for fiber_id in fiber_ids}
         while free and (taken := self._store.taken(free.values())):
             free = {made: self._store.new_id(id_, 0) if id_ in taken else id_ for made, id_ in free.items()}
         return free
 
-    def _take_id(self, fiber: SweptFiber, changes: Changes) -> tuple[UUID, list[StoredFiber]]:
+    def _take_id(self, fiber: SweptFiber, changes: Changes) -> tuple[int, list[StoredFiber]]:
         """Choose the id of a fiber, and note what becomes of the others.
 
         Returns:
             The id; and the stored fibers that the fiber continues, the one of this id first.
         """
         living = [(stored.first, stored.fiber_id) for stored in fiber.stored]
-        former: list[tuple[Position, UUID]] = []
+        former: list[tuple[Position, int]] = []
         for line in fiber.lines if self._ids else ():
             for id_, is_living in self._ids.get(_PLACE(line), ()):
                 (living if is_living else former).append((line.position, id_))
@@ -339,7 +338,7 @@ class _Batch:
         return chosen, parts
 
 
-def _change(fiber_id: UUID, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> FiberChange:
+def _change(fiber_id: int, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> FiberChange:
     """Compare a fiber with the stored ones that it continues, the one whose id it keeps first."""
     before: dict[Key, First] = {}
     for part in parts:
@@ -397,7 +396,7 @@ def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, Js
     return {**kept, **{name: [*texts] for name, texts in by_name.items()}}
 
 
-def _log_id(line: Item) -> UUID:
+def _log_id(line: Item) -> int:
     if line.log_id is None:
         raise ValueError(f"{line} stands for a stored fiber, and is no line")
     return line.log_id

@@ -4,27 +4,33 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import NamedTuple
 
 from fiberstore.contract.queries import Fibers
 from fiberstore.ingest.correlate import correlate
-from fiberstore.ingest.occurrences import Occurrence, PatternSearch
+from fiberstore.ingest.occurrences import Found, PatternSearch
 from fiberstore.ingest.rules import Rules
 from fiberstore.ingest.stored_fibers import StoredFibers
 from fiberstore.ingest.sweep import Item, line_item
-from fiberstore.records import LogRecord, to_epoch_us
+from fiberstore.records import EARLIEST_US, LogRecord, to_epoch_us
 from fiberstore.repositories import LogRepository
 from fiberstore.repositories.access import retried
 from fiberstore.repositories.storage import SqlStorage, Transaction
-from fiberstore.sql.bulk import checked
-from fiberstore.sql.correlation import EARLIEST_US, MICROSECOND, FiberKind
+from fiberstore.sql.bulk import NewLog, checked, first_of_each, new_logs
+from fiberstore.sql.correlation import MICROSECOND, FiberKind, joined_logs
 from fiberstore.sql.translate import translate_errors
 
-if TYPE_CHECKING:
-    from uuid import UUID
 
-Searched: TypeAlias = list[tuple[LogRecord, list[tuple[str, Occurrence]]]]
-"""Logs that have keys, each with its occurrences and their fiber types."""
+class Searched(NamedTuple):
+    """Logs that have keys.
+
+    Attributes:
+        logs: The logs, each once.
+        found: The occurrences of each.
+    """
+
+    logs: Sequence[NewLog]
+    found: Sequence[Found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +63,16 @@ class FiberJoiner:
         self.patterns = PatternSearch(rules)
         self._uncounted = PatternSearch(rules)
 
-    def search(self, logs: Iterable[LogRecord]) -> Searched:
+    def search(self, logs: Sequence[NewLog]) -> Searched:
         """Find the keys of logs; of several of one id, of the first."""
-        find = self.patterns.find
-        first: dict[UUID, LogRecord] = {}
-        for log in logs:
-            first.setdefault(log.log_id, log)
-        return [(log, found) for log in first.values() if (found := find(log.source_id, log.raw_text))]
+        ids = [log_id for _, log_id, _, _ in logs]
+        if len(set(ids)) < len(ids):
+            logs = first_of_each(logs, ids)
+        found = [self.patterns.find(source_id, raw_text) for _, _, source_id, raw_text in logs]
+        if not all(found):
+            logs = [log for log, occurrences in zip(logs, found, strict=True) if occurrences]
+            found = [occurrences for occurrences in found if occurrences]
+        return Searched(logs, found)
 
     def join(
         self, transaction: Transaction, searched: Searched, *, renew: bool = False, complete: bool = False
@@ -77,21 +86,20 @@ class FiberJoiner:
             complete: Join also logs that may be in some of several fibers of a type.
         """
         version = self._rules.config_version
-        known = transaction.memberships.joined((log.log_id for log, _ in searched), version)
+        known = joined_logs(transaction.session, [log_id for _, log_id, _, _ in searched.logs], version)
         new: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         now_us = to_epoch_us(datetime.now(UTC))
         log_time_us = EARLIEST_US
-        for log, found in searched:
-            time_us = to_epoch_us(log.timestamp)
+        for (time_us, log_id, _, _), found in zip(searched.logs, searched.found, strict=True):
             if log_time_us < time_us <= now_us:
                 log_time_us = time_us
             for name, occurrence in found:
-                is_known = (log.log_id, name) in known
+                is_known = (log_id, name) in known
                 if is_known and complete:
                     is_known = [other for other, _ in found].count(name) == 1
                 lines = old if is_known else new
-                lines[name].append(line_item(time_us, log.log_id, occurrence))
+                lines[name].append(line_item(time_us, log_id, occurrence))
         stores = {
             name: StoredFibers(
                 transaction.session,
@@ -165,20 +173,26 @@ class Correlator:
             ConflictError: Others kept the store, or wrote the same logs, for too long.
             StorageError: The database failed.
         """
-        return self._write_after(None, logs)
-
-    def _write_after(
-        self, prepare: Callable[[Transaction], None] | None, logs: Iterable[LogRecord]
-    ) -> CorrelationCounts:
-        """Write logs; ``prepare`` is called first in their transaction, again whenever it is repeated."""
         batch = checked(logs, LogRecord)
-        searched = self._joiner.search(batch)
-        return retried("correlate", partial(self._write, batch, searched, prepare))
+
+        def store(transaction: Transaction) -> int:
+            return LogRepository(transaction.session, config_version=self._config_version).write_logs(batch)
+
+        return self._write(self._joiner.search(new_logs(batch)), store)
 
     def _write(
         self,
-        batch: Sequence[LogRecord],
         searched: Searched,
+        store: Callable[[Transaction], int],
+        prepare: Callable[[Transaction], None] | None = None,
+    ) -> CorrelationCounts:
+        """Store and join logs in a transaction, which ``prepare`` begins; all is repeated at a conflict."""
+        return retried("correlate", partial(self._write_once, searched, store, prepare))
+
+    def _write_once(
+        self,
+        searched: Searched,
+        store: Callable[[Transaction], int],
         prepare: Callable[[Transaction], None] | None,
     ) -> CorrelationCounts:
         with self._storage.transaction() as transaction, translate_errors():
@@ -186,8 +200,7 @@ class Correlator:
                 prepare(transaction)
             if not self._is_registered:
                 self._joiner.register(transaction)
-            logs = LogRepository(transaction.session, config_version=self._config_version)
             counts = self._joiner.join(transaction, searched)
-            logs_new = logs.write_logs(batch)
+            logs_new = store(transaction)
         self._is_registered = True
         return replace(counts, logs_new=logs_new)

@@ -4,7 +4,6 @@ import bz2
 import codecs
 import gzip
 import io
-import itertools
 import lzma
 import os
 import stat
@@ -19,7 +18,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 STANDARD_INPUT = Path("-")
 
-_PROGRESS_STEP_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 16
 _HEAD_BYTES = 1024
 _GLOB_SIGNS = "*?["
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -37,20 +36,22 @@ class LogFileError(ValueError):
     """A log file that cannot be found or read; the message names it."""
 
 
-class Line(NamedTuple):
-    """A line of a file, without its end.
+class Block(NamedTuple):
+    """Lines of a file that follow one another, without their ends.
 
     Attributes:
-        number: From 1 on.
-        text: The line.
-        is_whole: False for a last line that does not end with a line feed.
-        size: Bytes read for it.
+        number: Number of the first, from 1 on.
+        texts: The lines.
+        byte: Bytes before the first, decompressed; None in an encoding of which a line feed is several bytes.
+        sizes: Bytes of each line with its end, or of all.
+        is_whole: False if the last one is the last of the file, and does not end with a line feed.
     """
 
     number: int
-    text: str
+    texts: list[str]
+    byte: int | None
+    sizes: list[int]
     is_whole: bool = True
-    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,16 @@ def read_head(path: Path) -> Head:
     return Head(content[:end], modified, is_growing=compression is None)
 
 
-def read_lines(
-    path: Path, encoding: str, errors: str, on_bytes: Callable[[int], None] | None = None
-) -> Iterator[Line]:
-    """Read the lines of a file, holding one of them.
+def read_blocks(
+    path: Path,
+    encoding: str,
+    errors: str,
+    on_bytes: Callable[[int], None] | None = None,
+    *,
+    number: int = 1,
+    byte: int = 0,
+) -> Iterator[Block]:
+    """Read the lines of a file in blocks of 64 KiB.
 
     Lines end at LF or CRLF. A byte order mark comes before ``encoding``.
 
@@ -111,8 +118,10 @@ def read_lines(
         path: The file; ``-`` is standard input.
         encoding: Encoding of its text.
         errors: Error handler of the encoding.
-        on_bytes: Called with the number of bytes of the file, as it lies on disk, that were read since its
-            last call: every 64 KiB and at the end.
+        on_bytes: Called after each block with the number of bytes of the file, as it lies on disk, that were
+            read since its last call.
+        number: Number of the line to begin with.
+        byte: Number of bytes before it, decompressed. Nothing is read if no line begins there.
 
     Raises:
         UnicodeDecodeError: A byte is not in the encoding; its line follows those that were yielded.
@@ -122,28 +131,24 @@ def read_lines(
         try:
             raw = sys.stdin.buffer if path == STANDARD_INPUT else stack.enter_context(path.open("rb"))
             stream, _ = _decompressed(raw)
-            lines = decoded(stream, encoding, errors)
-            yield from lines if on_bytes is None else _counted(lines, raw, on_bytes)
+            blocks = decoded(stream, encoding, errors, number=number, byte=byte)
+            yield from blocks if on_bytes is None else _counted(blocks, raw, on_bytes)
         except UnicodeDecodeError:
             raise
         except (OSError, *_DAMAGED) as error:
             raise _unreadable(path, error) from error
 
 
-def _counted(lines: Iterator[Line], raw: BinaryIO, on_bytes: Callable[[int], None]) -> Iterator[Line]:
-    """Pass lines on, and tell how much of the file, as it lies on disk, was read for them."""
+def _counted(blocks: Iterator[Block], raw: BinaryIO, on_bytes: Callable[[int], None]) -> Iterator[Block]:
+    """Pass blocks on, and tell how much of the file, as it lies on disk, was read for them."""
     can_tell = raw.seekable()
-    read = told = 0
-    for line in lines:
-        yield line
-        read += line.size
-        if read >= _PROGRESS_STEP_BYTES:
-            place = raw.tell() if can_tell else told + read
+    told = 0
+    for block in blocks:
+        yield block
+        place = raw.tell() if can_tell else told + sum(block.sizes)
+        if place > told:
             on_bytes(place - told)
-            read, told = 0, place
-    place = raw.tell() if can_tell else told + read
-    if place > told:
-        on_bytes(place - told)
+        told = place
 
 
 def _find(path: Path) -> list[Path]:
@@ -179,11 +184,11 @@ def _decompressed(raw: BinaryIO) -> tuple[BinaryIO, str | None]:
         if begin.startswith(magic):
             match compression:
                 case "gzip":
-                    return cast("BinaryIO", gzip.open(raw)), compression
+                    return io.BufferedReader(cast("io.RawIOBase", gzip.open(raw))), compression
                 case "bzip2":
-                    return cast("BinaryIO", bz2.open(raw)), compression
+                    return io.BufferedReader(cast("io.RawIOBase", bz2.open(raw))), compression
                 case "xz":
-                    return cast("BinaryIO", lzma.open(raw)), compression
+                    return io.BufferedReader(cast("io.RawIOBase", lzma.open(raw))), compression
                 case _:
                     import pyarrow as pa
 
@@ -191,44 +196,72 @@ def _decompressed(raw: BinaryIO) -> tuple[BinaryIO, str | None]:
     return raw, None
 
 
-def decoded(stream: BinaryIO, encoding: str, errors: str) -> Iterator[Line]:
-    """Yield the lines of a stream; a byte order mark outdoes ``encoding``."""
+def decoded(
+    stream: BinaryIO, encoding: str, errors: str, *, number: int = 1, byte: int = 0
+) -> Iterator[Block]:
+    """Yield the lines of a stream; a byte order mark outdoes ``encoding``.
+
+    Args:
+        stream: The stream, at its beginning.
+        encoding: Encoding of its text.
+        errors: Error handler of the encoding.
+        number: Number of the line to begin with.
+        byte: Number of bytes before it. Nothing is read if no line begins there.
+    """
     first = stream.readline()
+    begin = 0
     for mark, marked in _MARKS:
         if first.startswith(mark):
             encoding = marked
             if marked == "utf-8":
-                first = first[len(mark) :]
+                begin = len(mark)
             break
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         yield from _wide(first, stream, encoding, errors)
         return
-    for number, raw in enumerate(itertools.chain((first,) if first else (), stream), 1):
-        if raw.endswith(b"\n"):
-            text = raw.removesuffix(b"\n").removesuffix(b"\r").decode(encoding, errors)
-            yield Line(number, text, True, len(raw))
-        else:  # its last character may be cut
-            text = codecs.getincrementaldecoder(encoding)(errors).decode(raw)
-            yield Line(number, text, is_whole=False, size=len(raw))
+    if not byte:
+        byte = begin
+        lines = [first[begin:], *stream.readlines(_BLOCK_BYTES)] if len(first) > begin else []
+    elif stream.seekable() and stream.seek(byte - 1) and stream.read(1) == b"\n":
+        lines = stream.readlines(_BLOCK_BYTES)
+    else:
+        return
+    while lines:
+        texts: list[str] = []
+        sizes = [*map(len, lines)]
+        last = lines[-1]
+        is_whole = last.endswith(b"\n")
+        try:
+            texts.extend(
+                (line[:-2] if line[-2:] == b"\r\n" else line[:-1]).decode(encoding, errors)
+                for line in (lines if is_whole else lines[:-1])
+            )
+            if not is_whole:  # its last character may be cut
+                texts.append(codecs.getincrementaldecoder(encoding)(errors).decode(last))
+        except UnicodeDecodeError:
+            yield Block(number, texts, byte, sizes)
+            raise
+        yield Block(number, texts, byte, sizes, is_whole)
+        number += len(lines)
+        byte += sum(sizes)
+        lines = stream.readlines(_BLOCK_BYTES)
 
 
-def _wide(first: bytes, stream: BinaryIO, encoding: str, errors: str) -> Iterator[Line]:
+def _wide(first: bytes, stream: BinaryIO, encoding: str, errors: str) -> Iterator[Block]:
     """Yield lines of an encoding that writes a line feed as several bytes."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
-    number, rest, raw = 0, "", first
+    number, rest, raw = 1, "", first
     while True:
         rest += decoder.decode(raw)
-        size = len(raw)
         *lines, rest = rest.split("\n")
-        for text in lines:
-            number += 1
-            yield Line(number, text.removesuffix("\r"), size=size)
-            size = 0
+        if lines:
+            yield Block(number, [text.removesuffix("\r") for text in lines], None, [len(raw)])
+            number += len(lines)
         if not raw:
             break
-        raw = stream.read(_PROGRESS_STEP_BYTES)
+        raw = stream.read(_BLOCK_BYTES)
     if rest:
-        yield Line(number + 1, rest, is_whole=False)
+        yield Block(number, [rest], None, [], is_whole=False)
 
 
 def _unreadable(path: Path, error: Exception) -> LogFileError:

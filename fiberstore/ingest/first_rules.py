@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from fiberstore.ingest.files import STANDARD_INPUT, find_files, read_head, read_lines
+from fiberstore.ingest.files import STANDARD_INPUT, find_files, read_blocks, read_head
 from fiberstore.ingest.rules import RulesError
 from fiberstore.ingest.stamps import Clock, has_year
 
@@ -220,8 +220,8 @@ def _sample(paths: Sequence[Path]) -> tuple[list[str], bool]:
     """Return the first lines of files, and whether they hold bytes that a strict reading refuses."""
     lines = list[str]()
     for path in paths:
-        read = read_lines(path, "utf-8", "surrogateescape")
-        lines += (line.text.lstrip("\0") for line in islice(read, _SAMPLE_LINES))
+        read = (text for block in read_blocks(path, "utf-8", "surrogateescape") for text in block.texts)
+        lines += (text.lstrip("\0") for text in islice(read, _SAMPLE_LINES))
     return lines, any(re.search("[\0\udc80-\udcff]", line) for line in lines)
 
 

@@ -1,13 +1,59 @@
-"""The files of a source that were read before, known by how they begin, whatever they are called now."""
+"""The files of a source that were read before, known by how they begin, whatever they are called now.
+
+How far each was read depends on the rules, too, by which its lines were read: places are kept apart.
+"""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime
-from typing import Self
+from itertools import islice
+from typing import NamedTuple, Self
 from uuid import UUID
 
+from fiberstore.ingest.stamps import ClockState
+
 _MAX_FILES = 1_000
+
+
+class Place(NamedTuple):
+    """Place to continue in a file: at the first line of the log that was stored last, as that may have grown.
+
+    Attributes:
+        byte: Number of bytes before the line, decompressed.
+        line: Number of the line.
+        characters: Length of the line.
+        digest: Hash of the line.
+        log_id: Id of the log.
+        time_us: Time of the log, in µs since 1970.
+        clock: State of the clock before the line.
+    """
+
+    byte: int
+    line: int
+    characters: int
+    digest: str
+    log_id: str
+    time_us: int
+    clock: ClockState
+
+    def is_at(self, line: str) -> bool:
+        """Return True if a line is the one of this place, which may have been cut then."""
+        return digest_of(line[: self.characters].encode(errors="surrogatepass")) == self.digest
+
+
+def places_from_text(text: str) -> dict[str, Place]:
+    """Read the text of ``places_to_text``."""
+    return {
+        name: Place(*values)._replace(clock=tuple(values[-1])) for name, values in json.loads(text).items()
+    }
+
+
+def places_to_text(places: Mapping[str, Place]) -> str:
+    """Return places by the names of their files as a text for a checkpoint: the last 1,000."""
+    kept = dict(islice(places.items(), max(len(places) - _MAX_FILES, 0), None))
+    return json.dumps(kept, separators=(",", ":"))
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +78,11 @@ class KnownFile:
     tail: str | None = None
     tail_line: int = 0
 
+    @property
+    def name(self) -> str:
+        """Name that no other file of the source has, however much it grows."""
+        return f"{self.first_line} {self.twin}"
+
 
 @dataclass(slots=True)
 class KnownFiles:
@@ -40,12 +91,14 @@ class KnownFiles:
     Attributes:
         files: The files, at most 1,000, those last read at the end.
         last: Time of the latest record read so far.
-        replaced: Ids of tails that have grown, by the id of the record that has the whole text.
+        replaced: Ids of tails that have grown, by the 128 bits of the id of the one that has the whole text.
+        places: How far files were read by the present rules, by their names.
     """
 
     files: list[KnownFile] = field(default_factory=list)
     last: datetime | None = None
-    replaced: dict[UUID, UUID] = field(default_factory=dict)
+    replaced: dict[int, UUID] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -65,7 +118,7 @@ class KnownFiles:
         found = [
             known
             for known in self.files
-            if known.size <= len(content) and _digest(content[: known.size]) == known.digest
+            if known.size <= len(content) and digest_of(content[: known.size]) == known.digest
         ]
         return max(found, key=lambda known: known.size, default=None)
 
@@ -77,22 +130,23 @@ class KnownFiles:
             before: What ``find`` found.
             year: Year of its first stamp, if stamps have none.
         """
-        first_line = _digest(content.partition(b"\n")[0])
+        first_line = digest_of(content.partition(b"\n")[0])
         if before is not None:
             self.files.remove(before)
             known = replace(
                 before,
                 size=len(content),
-                digest=_digest(content),
+                digest=digest_of(content),
                 first_line=first_line,
                 year=before.year or year,
             )
         else:
             twins = [known.twin for known in self.files if known.first_line == first_line]
-            known = KnownFile(len(content), _digest(content), first_line, max(twins, default=-1) + 1, year)
+            known = KnownFile(len(content), digest_of(content), first_line, max(twins, default=-1) + 1, year)
         self.files.append(known)
         return known
 
 
-def _digest(content: bytes) -> str:
+def digest_of(content: bytes) -> str:
+    """Return a hash of a beginning."""
     return hashlib.blake2b(content, digest_size=8).hexdigest()

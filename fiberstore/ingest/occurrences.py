@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from re import Match
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from fiberstore.ingest.rules import FiberType, Pattern, Rules
@@ -39,9 +39,17 @@ class Occurrence(NamedTuple):
 _Group: TypeAlias = tuple[str, int, Callable[[str], str] | None]
 _Cut: TypeAlias = tuple[bool, bool, timedelta | None]
 
+_Texts: TypeAlias = tuple[str | None, ...]
+"""Texts of the groups of a match, in their order."""
+
+Found: TypeAlias = tuple[tuple[str, Occurrence], ...]
+"""The occurrences of a line, each with its fiber type, in the order of the rules."""
+
 _T = TypeVar("_T")
 
 _NO_CUT: _Cut = (False, False, None)
+_KNOWN_TEXTS = 1024
+_LONGEST_KNOWN = 4096
 
 
 class PatternSearch:
@@ -62,66 +70,73 @@ class PatternSearch:
     def __init__(self, rules: Rules) -> None:
         self.keyless = dict.fromkeys(rules.sources, 0)
         self._types = [(name, _compile(fiber_type)) for name, fiber_type in rules.fibers.items()]
-        self._by_source = {source: self._plan(source) for source in rules.sources}
-        self._undeclared = self._plan(None)
+        self._by_source = {source: _SourceSearch(self._types, source) for source in rules.sources}
+        self._undeclared = _SourceSearch(self._types, None)
 
     @property
     def matches(self) -> dict[str, list[int]]:
         """Number of matches so far, for each fiber type and each of its patterns in their order."""
         return {name: [pattern.matches for pattern in patterns] for name, patterns in self._types}
 
-    def find(self, source_id: str, raw_text: str) -> list[tuple[str, Occurrence]]:
+    def find(self, source_id: str, raw_text: str) -> Found:
         """Return the occurrences of a line, each with its fiber type, in the order of the rules.
 
         Args:
             source_id: Source of the line; patterns without ``source`` also search undeclared ones.
             raw_text: The line.
         """
-        found: list[tuple[str, Occurrence]] = []
-        for name, plain, each in self._by_source.get(source_id, self._undeclared):
-            keys: tuple[Key, ...] = ()
-            attributes: tuple[tuple[str, str], ...] = ()
-            cut = _NO_CUT
-            for pattern in plain:
-                match = pattern.search(raw_text)
-                if match is None:
-                    continue
-                pattern.matches += 1
-                found_keys = pattern.keys(match)
-                keys = _united(keys, found_keys) if keys else found_keys
-                if pattern.attribute_groups:
-                    attributes = _united(attributes, pattern.attributes(match))
-                if pattern.cut is not _NO_CUT:
-                    cut = _joint_cut(cut, pattern.cut)
-            if keys:
-                found.append((name, Occurrence(keys, attributes, 0, *cut)))
-            if each:
-                _find_each(name, each, raw_text, found)
+        found = self._by_source.get(source_id, self._undeclared).find(raw_text)
         if not found and source_id in self.keyless:
             self.keyless[source_id] += 1
         return found
 
-    def _plan(self, source: str | None) -> list[tuple[str, list["_Compiled"], list["_Compiled"]]]:
-        plan = []
-        for name, patterns in self._types:
+
+class _SourceSearch:
+    """Searches the lines of one source.
+
+    Lines in which the patterns find the same texts have equal occurrences, so those of recent lines are kept.
+    """
+
+    def __init__(self, types: Sequence[tuple[str, Sequence["_Compiled"]]], source: str | None) -> None:
+        self._plan = []
+        self._patterns: list[_Compiled] = []
+        for name, patterns in types:
             read = [pattern for pattern in patterns if pattern.reads(source)]
+            plain = [pattern for pattern in read if not pattern.is_each]
             each = [pattern for pattern in read if pattern.is_each]
-            if read:
-                plan.append((name, [pattern for pattern in read if not pattern.is_each], each))
-        return plan
+            self._plan.append((name, plain, each))
+            self._patterns += [*plain, *each]
+        self._known = lru_cache(maxsize=_KNOWN_TEXTS)(self._occurrences)
 
+    def find(self, raw_text: str) -> Found:
+        texts = tuple([pattern.find(raw_text) for pattern in self._patterns])
+        return self._known(texts) if len(raw_text) <= _LONGEST_KNOWN else self._occurrences(texts)
 
-def _find_each(
-    name: str, patterns: Sequence["_Compiled"], raw_text: str, found: list[tuple[str, Occurrence]]
-) -> None:
-    number = 0
-    for pattern in patterns:
-        for match in pattern.find_all(raw_text):
-            pattern.matches += 1
-            number += 1
-            keys = pattern.keys(match)
+    def _occurrences(self, texts: tuple[tuple[_Texts, ...], ...]) -> Found:
+        """Return the occurrences of a line, given the texts of all matches of each pattern."""
+        found = []
+        matches = iter(texts)
+        for name, plain, each in self._plan:
+            keys: tuple[Key, ...] = ()
+            attributes: tuple[tuple[str, str], ...] = ()
+            cut = _NO_CUT
+            for pattern in plain:
+                for match in next(matches):
+                    keys = _united(keys, pattern.keys(match))
+                    attributes = _united(attributes, pattern.attributes(match))
+                    cut = _joint_cut(cut, pattern.cut)
             if keys:
-                found.append((name, Occurrence(keys, pattern.attributes(match), number, *pattern.cut)))
+                found.append((name, Occurrence(keys, attributes, 0, *cut)))
+            number = 0
+            for pattern in each:
+                for match in next(matches):
+                    number += 1
+                    keys = pattern.keys(match)
+                    if keys:
+                        found.append(
+                            (name, Occurrence(keys, pattern.attributes(match), number, *pattern.cut))
+                        )
+        return tuple(found)
 
 
 class _Compiled:
@@ -131,14 +146,13 @@ class _Compiled:
         self._pattern = pattern
         self.matches = 0
         self.is_each = pattern.each
-        self.search = pattern.regex.search
-        self.find_all = pattern.regex.finditer
-        cut = (pattern.start, pattern.close, pattern.close_grace)
-        self.cut = _NO_CUT if cut == _NO_CUT else cut
+        self.cut: _Cut = (pattern.start, pattern.close, pattern.close_grace)
+        self._search = pattern.regex.search
+        self._find_all = pattern.regex.finditer
         self._single = [self._group(names[0]) for names in pattern.keys if len(names) == 1]
         self._joint = [self._group(name) for names in pattern.keys if len(names) > 1 for name in names]
         in_keys = {name for names in pattern.keys for name in names}
-        self.attribute_groups = [
+        self._attribute_groups = [
             self._group(name) for name in pattern.regex.groupindex if name not in in_keys
         ]
 
@@ -146,10 +160,23 @@ class _Compiled:
         """Return True if lines of the source are searched; None stands for one that is not declared."""
         return self._pattern.source is None if source is None else self._pattern.reads(source)
 
-    def keys(self, match: Match[str]) -> tuple[Key, ...]:
+    def find(self, raw_text: str) -> tuple[_Texts, ...]:
+        """Return the texts of the first match, or of all, and count them."""
+        if self.is_each:
+            found = tuple([match.groups() for match in self._find_all(raw_text)])
+            self.matches += len(found)
+            return found
+        match = self._search(raw_text)
+        if match is None:
+            return ()
+        self.matches += 1
+        return (match.groups(),)
+
+    def keys(self, match: _Texts) -> tuple[Key, ...]:
+        """Return the keys of a match."""
         keys = []
-        for name, number, normalize in self._single:
-            text = match[number]
+        for name, place, normalize in self._single:
+            text = match[place]
             if text and normalize is not None:
                 text = normalize(text)
             if text:
@@ -160,14 +187,16 @@ class _Compiled:
                 keys.append(_joint_key(self._joint, texts))
         return tuple(keys)
 
-    def attributes(self, match: Match[str]) -> tuple[tuple[str, str], ...]:
-        groups = self.attribute_groups
+    def attributes(self, match: _Texts) -> tuple[tuple[str, str], ...]:
+        """Return the other texts of a match."""
+        groups = self._attribute_groups
         return tuple(
             (group[0], text) for group, text in zip(groups, _texts(match, groups), strict=True) if text
         )
 
     def _group(self, name: str) -> _Group:
-        return name, self._pattern.regex.groupindex[name], _SPELLINGS.get(self._pattern.normalize.get(name))
+        place = self._pattern.regex.groupindex[name] - 1
+        return name, place, _SPELLINGS.get(self._pattern.normalize.get(name))
 
 
 def _compile(fiber_type: FiberType) -> list[_Compiled]:
@@ -181,11 +210,11 @@ def _to_hex(text: str) -> str:
 _SPELLINGS: dict[str | None, Callable[[str], str]] = {"lower": str.lower, "hex": _to_hex}
 
 
-def _texts(match: Match[str], groups: Sequence[_Group]) -> list[str]:
+def _texts(match: _Texts, groups: Sequence[_Group]) -> list[str]:
     return [
         text if normalize is None else normalize(text)
-        for _, number, normalize in groups
-        for text in (match[number] or "",)
+        for _, place, normalize in groups
+        for text in (match[place] or "",)
     ]
 
 

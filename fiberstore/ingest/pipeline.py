@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
 
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.ingest.correlator import CorrelationCounts, Correlator
-from fiberstore.ingest.known_files import KnownFiles
+from fiberstore.ingest.known_files import KnownFiles, places_from_text, places_to_text
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, Source, require_files
-from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage, Transaction
+from fiberstore.repositories.versions import read_checkpoint
+from fiberstore.sql.bulk import NewLog, insert_new_logs
 from fiberstore.sql.correlation import forget_firsts
 
 DEFAULT_BATCH_ROWS = 10_000
@@ -52,7 +55,9 @@ class IngestReport:
         for name, fiber_type in rules.fibers.items():
             for pattern, matches in zip(fiber_type.patterns, self.matches.get(name, ()), strict=False):
                 read = [
-                    name for name, counts in self.sources.items() if counts.records and pattern.reads(name)
+                    name
+                    for name, counts in self.sources.items()
+                    if counts.records and not counts.continued and pattern.reads(name)
                 ]
                 if read and not matches:
                     sources = ", ".join(read)
@@ -77,8 +82,12 @@ def ingest(
     adds nothing. The fibers do not depend on the order in which files and runs bring the lines:
     ``Correlator`` says what else they depend on. A run that was killed and started again ends in the same
     state as one that was not. A file that has grown, the next one of a rotated log, and one of an earlier
-    time are added. A record that stood last in its file and has grown since is replaced by the whole one. The
-    checkpoint ``ingest SOURCE`` holds how the files of a source begin, which tells them from each other.
+    time are added. A record that stood last in its file and has grown since is replaced by the whole one.
+
+    Only what is new in a file is read. The checkpoint ``ingest SOURCE`` holds how the files of a source
+    begin, which tells them from each other; ``read VERSION SOURCE`` holds how far these rules have read them.
+    A file is read whole if the log that stood last is not stored any more, or another line stands in its
+    place. To restore other logs or fibers that were deleted, delete the second checkpoint.
 
     The rules are registered with the first batch (see ``storage.versions``). Their version becomes the active
     one if none is, and no fibers of another are stored. So changed rules do not take over by themselves:
@@ -107,7 +116,8 @@ def ingest(
         known = _load_known(transaction, rules)
     reader = LogReader(rules, known, on_bytes)
     report = IngestReport(sources=reader.counts)
-    for batch in _batches(reader.records(), batch_rows):
+    for batch in _batches(reader.logs(), batch_rows):
+        reader.note_places()
         counts = correlator.write_files(batch, known)
         report = IngestReport(
             report.logs_read + len(batch),
@@ -124,8 +134,9 @@ def ingest(
             on_batch(report)
     if not report.logs_read:
         correlator.write([])  # registers the rules
+    reader.note_places()
     with storage.transaction() as transaction:
-        _save_known(transaction, known)
+        _save_known(transaction, known, rules.config_version)
     return report
 
 
@@ -134,14 +145,17 @@ class _FileCorrelator(Correlator):
     def patterns(self) -> PatternSearch:
         return self._joiner.patterns
 
-    def write_files(self, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]) -> CorrelationCounts:
-        """Write records of files, together with what is known of the files by then."""
+    def write_files(self, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> CorrelationCounts:
+        """Write logs of files, together with what is known of the files by then."""
 
         def prepare(transaction: Transaction) -> None:
-            _save_known(transaction, known)
+            _save_known(transaction, known, self._config_version)
             _delete_tails(transaction, batch, known)
 
-        return self._write_after(prepare, batch)
+        def store(transaction: Transaction) -> int:
+            return insert_new_logs(transaction.session, batch, self._config_version, datetime.now(UTC))
+
+        return self._write(self._joiner.search(batch), store, prepare)
 
 
 def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> IngestReport:
@@ -160,9 +174,9 @@ def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> Ingest
     """
     require_files(rules)
     reader, patterns = LogReader(rules, on_bytes=on_bytes), PatternSearch(rules)
-    for log in reader.records():
-        if not patterns.find(log.source_id, log.raw_text):
-            reader.counts[log.source_id].keep("keyless", log.raw_text)
+    for _, _, source_id, raw_text in reader.logs():
+        if not patterns.find(source_id, raw_text):
+            reader.counts[source_id].keep("keyless", raw_text)
     for name, counts in reader.counts.items():
         counts.keyless = patterns.keyless[name]
     records = sum(counts.records for counts in reader.counts.values())
@@ -174,35 +188,39 @@ def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]
     for name, source in rules.sources.items():
         checkpoint = transaction.checkpoints.get(f"ingest {name}") if source.path else None
         known[name] = KnownFiles() if checkpoint is None else KnownFiles.from_text(checkpoint.value)
+        read = transaction.checkpoints.get(read_checkpoint(rules.config_version, name))
+        places = {} if read is None else places_from_text(read.value)
+        ids = [UUID(place.log_id) for place in places.values()]
+        stored = {log.log_id for log in transaction.logs.where(Logs.c.log_id.in_(ids)).iter_records()}
+        known[name].places = {file: place for file, place in places.items() if UUID(place.log_id) in stored}
     return known
 
 
-def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles]) -> None:
+def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles], config_version: int) -> None:
     for name, files in known.items():
         if files.files:
             transaction.checkpoints.set(f"ingest {name}", files.to_text())
+        if files.places:
+            transaction.checkpoints.set(read_checkpoint(config_version, name), places_to_text(files.places))
 
 
-def _delete_tails(
-    transaction: Transaction, batch: Sequence[LogRecord], known: Mapping[str, KnownFiles]
-) -> None:
+def _delete_tails(transaction: Transaction, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> None:
     """Delete records that stood last in their files and have grown since, and fibers that had no others.
 
     The batch has them whole, by other ids. So fibers that one of them began or ended are to be made anew.
     """
     if not any(files.replaced for files in known.values()):
         return
-    for log in batch:
-        tail_id = known[log.source_id].replaced.get(log.log_id)
+    for _, log_id, source_id, raw_text in batch:
+        tail_id = known[source_id].replaced.get(log_id)
         tail = None if tail_id is None else transaction.logs.get_log(tail_id)
-        if tail is not None and (
-            log.raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(log.raw_text)
-        ):
+        if tail is not None and (raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(raw_text)):
             fiber_ids = transaction.memberships.get_log_fibers(tail.log_id)
             transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
             empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]
             transaction.fibers.where(Fibers.c.fiber_id.in_(empty)).delete()
-            forget_firsts(transaction.session, set(fiber_ids).difference(empty), tail.log_id)
+            left = [id_.int for id_ in fiber_ids if id_ not in empty]
+            forget_firsts(transaction.session, left, tail.log_id.int)
 
 
 def _source_warnings(name: str, source: Source, counts: SourceCounts) -> Iterator[str]:
@@ -222,15 +240,15 @@ def _source_warnings(name: str, source: Source, counts: SourceCounts) -> Iterato
             yield f"{name}: {what}: {number:,}"
 
 
-def _batches(logs: Iterable[LogRecord], batch_rows: int) -> Iterator[list[LogRecord]]:
+def _batches(logs: Iterable[NewLog], batch_rows: int) -> Iterator[list[NewLog]]:
     """Yield records in batches; each is yielded once it is known whether its last one ended its file."""
-    batch: list[LogRecord] = []
+    batch: list[NewLog] = []
     characters = 0
     for log in logs:
         if len(batch) >= batch_rows or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
         batch.append(log)
-        characters += len(log.raw_text)
+        characters += len(log[3])
     if batch:
         yield batch

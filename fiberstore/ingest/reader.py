@@ -1,21 +1,29 @@
-"""Log files read as streams of records: the files of a source one after the other, sources merged by time."""
+"""Log files read as streams of logs: the files of a source one after the other, sources merged by time.
+
+A log is a plain ``NewLog`` until a user sees it: of many lines, a validated record would cost more than all
+the rest.
+"""
 
 import heapq
 import io
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
+from typing import TypeAlias
 from uuid import UUID
 
-from fiberstore.ids import stable_log_id
-from fiberstore.ingest.files import Head, Line, LogFileError, decoded, find_files, read_head, read_lines
-from fiberstore.ingest.known_files import KnownFile, KnownFiles
+from fiberstore.ids import StableLogIds
+from fiberstore.ingest.files import Block, Head, LogFileError, decoded, find_files, read_blocks, read_head
+from fiberstore.ingest.known_files import KnownFile, KnownFiles, Place, digest_of
 from fiberstore.ingest.rules import Rules, Source
-from fiberstore.ingest.stamps import Clock, NoZoneError, format_has
-from fiberstore.records import LogRecord
+from fiberstore.ingest.stamps import Clock, ClockState, NoZoneError, format_has
+from fiberstore.records import LogRecord, construct_unvalidated, from_epoch_us
+from fiberstore.sql.bulk import NewLog
 
 _MAX_UNSTAMPED = 1 << 26
 _FIRST_LINES = 3
@@ -33,6 +41,7 @@ class SourceCounts:
 
     Attributes:
         files: Files read.
+        continued: Files of which only the end was read, as the rest is stored.
         lines: Lines read.
         records: Records made of them.
         unstamped: Lines without a stamp, joined to the record before them.
@@ -48,6 +57,7 @@ class SourceCounts:
     """
 
     files: int = 0
+    continued: int = 0
     lines: int = 0
     records: int = 0
     unstamped: int = 0
@@ -79,44 +89,81 @@ class _File:
         return 0 if self.known is None else self.known.twin
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A record whose lines are being read.
+_Line: TypeAlias = tuple[int, str, bool]
+"""Number of a line, the line, and False if it is the last one of its file and not whole."""
 
-    Attributes:
-        number: Number of its first line.
-        lines: Its lines.
-        time: Its time; None if it has no stamp, or one that is no time.
-        has_stamp: True if it has a stamp.
-        is_begun: True as long as all its lines are such that begin a record.
-    """
+_Draft: TypeAlias = tuple[int, Sequence[str], int | None, ClockState | None]
+"""Number of a log's first line, its lines, its time, and the state of the clock before it.
 
-    number: int
-    lines: list[str]
-    time: datetime | None = None
-    has_stamp: bool = False
-    is_begun: bool = False
+The time is None if it has no stamp, or one that is no time; the state, if lines before it are not read yet.
+"""
 
 
-def _joined_parts(lines: Iterator[Line], counts: SourceCounts, *, is_growing: bool) -> Iterator[Line]:
+_Parts: TypeAlias = dict[str, tuple[int, str, list[str]]]
+"""Number, head and parts of the line of each stream that has not come to its end."""
+
+
+def _joined_parts(
+    lines: Iterator[_Line], counts: SourceCounts, parts: _Parts, *, is_growing: bool
+) -> Iterator[_Line]:
     """Join the parts of lines that a container runtime has cut: tags P up to F, of one stream each."""
-    parts: dict[str, tuple[int, str, list[str]]] = {}
     for line in lines:
-        match = _CRI_LINE.fullmatch(line.text)
+        match = _CRI_LINE.fullmatch(line[1])
         if match is None:
             yield line
             continue
         head, stream, tag, content = match.groups()
-        number, head, contents = parts.setdefault(stream, (line.number, head, []))
+        if tag == "F" and stream not in parts:
+            yield line[0], f"{head} F {content}", True
+            continue
+        number, head, contents = parts.setdefault(stream, (line[0], head, []))
         contents.append(content)
         if tag == "F":
             del parts[stream]
-            yield Line(number, f"{head} F {''.join(contents)}")
+            yield number, f"{head} F {''.join(contents)}", True
     for number, head, contents in parts.values():
         if is_growing:
             counts.held_back += 1
         else:
-            yield Line(number, f"{head} P {''.join(contents)}", is_whole=False)
+            yield number, f"{head} P {''.join(contents)}", False
+
+
+@dataclass(slots=True)
+class _Reading:
+    """State of a file that is being read.
+
+    Attributes:
+        clock: Dates its stamps.
+        name: Its name among the known files, if it has one.
+        last: The log that was taken last: number of its first line, the line, its time and id, and the state
+            of the clock before it.
+        blocks: Number of the first line, place and sizes of the lines of each block since then.
+        parts: Lines that are being joined.
+        continued_us: Time of the log from which it was read, if it was read before.
+    """
+
+    clock: Clock
+    name: str | None
+    last: tuple[int, str, int, int, ClockState] | None = None
+    blocks: deque[tuple[int, int | None, list[int]]] = field(default_factory=deque)
+    parts: _Parts = field(default_factory=dict)
+    continued_us: int | None = None
+
+    def continue_at(self, place: Place) -> None:
+        """Let the clock, and lines without a stamp, continue from there."""
+        self.clock.state = place.clock
+        self.continued_us = place.time_us
+
+    def is_behind(self, first: int, following: int) -> bool:
+        """Return True if a line before a log, or before the one after it, is not read yet."""
+        return bool(self.parts) or following < first
+
+    def byte_of(self, number: int) -> int | None:
+        """Return the number of bytes before a line, and forget all before it; None if it is not known."""
+        while len(self.blocks) > 1 and self.blocks[1][0] <= number:
+            self.blocks.popleft()
+        begin, byte, sizes = self.blocks[0]
+        return None if byte is None else byte + sum(sizes[: number - begin])
 
 
 class LogReader:
@@ -149,8 +196,13 @@ class LogReader:
                 self.counts[name] = reader.counts
                 self._sources.append(reader)
 
-    def records(self) -> Iterator[LogRecord]:
-        """Yield all records, those of several sources merged by time.
+    def note_places(self) -> None:
+        """Take note, in what is known of each source, of how far its logs were taken from ``logs()``."""
+        for source in self._sources:
+            source.note_place()
+
+    def logs(self) -> Iterator[NewLog]:
+        """Yield all logs, those of several sources merged by time.
 
         Equal times come in the order of the sources in the rules. A file's own order is never
         changed, nor that of a source's files: where their times run backwards, so do the merged ones.
@@ -159,8 +211,8 @@ class LogReader:
             IngestError: A file cannot be read by its rules.
         """
         if len(self._sources) == 1:
-            return self._sources[0].records()
-        return heapq.merge(*(source.records() for source in self._sources), key=attrgetter("timestamp"))
+            return self._sources[0].logs()
+        return heapq.merge(*(source.logs() for source in self._sources), key=itemgetter(0))
 
 
 def read_sources(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> Iterator[LogRecord]:
@@ -173,7 +225,7 @@ def read_sources(rules: Rules, on_bytes: Callable[[int], None] | None = None) ->
     Raises:
         IngestError: A file cannot be read by its rules.
     """
-    yield from LogReader(rules, on_bytes=on_bytes).records()
+    yield from map(_to_record, LogReader(rules, on_bytes=on_bytes).logs())
 
 
 def read_source(
@@ -201,7 +253,13 @@ def read_source(
             (unless ``encoding_errors`` is ``"backslashreplace"``), a stamp that does not fit the format, or
             text but no stamp (in its first 64 MiB).
     """
-    yield from _SourceReader(name, source, KnownFiles(), on_bytes).records()
+    yield from map(_to_record, _SourceReader(name, source, KnownFiles(), on_bytes).logs())
+
+
+def _to_record(log: NewLog) -> LogRecord:
+    time_us, log_id, source_id, raw_text = log
+    values = {"timestamp": from_epoch_us(time_us), "source_id": source_id, "raw_text": raw_text}
+    return construct_unvalidated(LogRecord, {**values, "log_id": UUID(int=log_id)})
 
 
 class _SourceReader:
@@ -219,22 +277,27 @@ class _SourceReader:
         self._regex = source.timestamp
         self._group: str | int = "ts" if "ts" in self._regex.groupindex else min(self._regex.groups, 1)
         self._known = known
+        self._reading: _Reading | None = None
         self._on_bytes = on_bytes
         try:
             self._files = self._plan(find_files(source.path))
         except LogFileError as error:
             raise self._wrong_path(error) from error
 
-    def records(self) -> Iterator[LogRecord]:
-        before: datetime | None = None
+    def logs(self) -> Iterator[NewLog]:
+        counts = self.counts
+        before_us: int | None = None
         for file in self._files:
-            self.counts.files += 1
-            for record in self._read_file(file):
-                self.counts.records += 1
-                self.counts.late += before is not None and record.timestamp < before
-                before = record.timestamp
-                yield record
-            if before is not None:
+            counts.files += 1
+            for log in self._read_file(file):
+                time_us = log[0]
+                counts.records += 1
+                if before_us is not None and time_us < before_us:
+                    counts.late += 1
+                before_us = time_us
+                yield log
+            if before_us is not None:
+                before = from_epoch_us(before_us)
                 self._known.last = max(self._known.last or before, before)
 
     def _plan(self, paths: list[Path]) -> list[_File]:
@@ -260,9 +323,9 @@ class _SourceReader:
         return files
 
     def _first_stamp(self, head: Head) -> str | None:
-        lines = decoded(io.BytesIO(head.content), self._source.encoding, "backslashreplace")
-        for line in lines:
-            match = self._regex.search(line.text.lstrip("\0"))
+        blocks = decoded(io.BytesIO(head.content), self._source.encoding, "backslashreplace")
+        for line in (line for block in blocks for line in block.texts):
+            match = self._regex.search(line.lstrip("\0"))
             if match and match[self._group] is not None:
                 return match[self._group]
         return None
@@ -271,7 +334,7 @@ class _SourceReader:
         clock = self._clock()
         clock.begin(year)
         try:
-            return None if stamp is None else clock.read(stamp)
+            return None if stamp is None else from_epoch_us(clock.read(stamp))
         except (ValueError, OverflowError):
             return None
 
@@ -293,88 +356,122 @@ class _SourceReader:
     def _clock(self) -> Clock:
         return Clock(self._formats, self._source.timezone, self._source.clock_offset)
 
-    def _read_file(self, file: _File) -> Iterator[LogRecord]:
-        clock = self._clock()
-        clock.begin(file.year, file.head.modified if self._source.year is None else None)
+    def _read_file(self, file: _File) -> Iterator[NewLog]:
+        known, name, ids = file.known, self._name, StableLogIds(self._name, file.twin)
+        reading = self._reading = _Reading(self._clock(), None if known is None else known.name)
+        reading.clock.begin(file.year, file.head.modified if self._source.year is None else None)
+        tail_line = 0 if known is None or known.tail is None else known.tail_line
         undated: list[_Draft] = []
-        last: datetime | None = None
-        record: LogRecord | None = None
-        tail_line = 0
-        for draft in self._drafts(file, clock):
-            draft.time = draft.time or last
-            if draft.time is None:
+        last_us: int | None = None
+        number = log_id = 0
+        for draft in self._drafts(file, reading):
+            if draft[2] is not None:
+                last_us = draft[2]
+            elif last_us is None:
+                last_us = reading.continued_us
+            if last_us is None:
                 undated.append(draft)
                 continue
-            last = draft.time
-            for early in (*undated, draft) if undated else (draft,):
-                record = self._make_record(file, early, last)
-                yield record
-            tail_line = draft.number
-            undated.clear()
-        if file.known is not None and file.head.is_growing:
-            file.known.tail = None if record is None else str(record.log_id)
-            file.known.tail_line = tail_line
+            for number, lines, _, state in (*undated, draft) if undated else (draft,):
+                text = "\n".join(lines)
+                log_id = ids.number(number, text, last_us)
+                if number == tail_line:
+                    self._note_tail(known, log_id)
+                yield last_us, log_id, name, text
+                if state is not None:
+                    reading.last = number, lines[0], last_us, log_id, state
+            if undated:
+                undated.clear()
+        self._note_end(file, number, log_id)
         if undated:
-            raise self._no_stamp(file.path, undated[0].lines)
+            raise self._no_stamp(file.path, undated[0][1])
 
-    def _drafts(self, file: _File, clock: Clock) -> Iterator[_Draft]:
-        draft = _Draft(1, [])
-        is_dropping = False
-        is_dated, undated = False, 0
-        for line in self._lines(file):
-            stamp = self._stamp(line.text)
-            if not line.is_whole and file.head.is_growing and self._is_cut(stamp, is_dated=is_dated):
+    def _note_end(self, file: _File, number: int, log_id: int) -> None:
+        """Take note of the log that stands last, as it may grow; its number is 0 if there is none."""
+        self.note_place()
+        self._reading = None
+        if file.known is not None and file.head.is_growing:
+            file.known.tail = str(UUID(int=log_id)) if number else None
+            file.known.tail_line = number
+
+    def note_place(self) -> None:
+        """Take note of how far the file was read whose logs are being taken."""
+        reading = self._reading
+        if reading is None or reading.name is None or reading.last is None:
+            return
+        number, line, time_us, log_id, state = reading.last
+        byte = reading.byte_of(number)
+        if byte is not None:
+            digest = digest_of(line.encode(errors="surrogatepass"))
+            place = Place(byte, number, len(line), digest, str(UUID(int=log_id)), time_us, state)
+            self._known.places.pop(reading.name, None)
+            self._known.places[reading.name] = place
+
+    def _note_tail(self, known: KnownFile | None, log_id: int) -> None:
+        """Take note of the id of the log that stood last when its file was read before."""
+        if known is not None and known.tail is not None and (tail := UUID(known.tail)).int != log_id:
+            self._known.replaced[log_id] = tail
+
+    def _drafts(self, file: _File, reading: _Reading) -> Iterator[_Draft]:
+        clock = reading.clock
+        search, group, drop = self._regex.search, self._group, self._source.drop
+        record_start = self._source.record_start
+        is_growing = file.head.is_growing
+        given = self._lines(file, reading)
+        first, lines, time_us, state = 1, list[str](), None, clock.state
+        has_stamp = False  # the log whose lines are being read has one
+        is_begun = False  # and all these lines are such that begin one
+        is_dropping, is_dated = False, reading.continued_us is not None
+        undated = 0
+        for number, text, is_whole in given:
+            match = search(text)
+            stamp = match and match[group]
+            if not is_whole and is_growing and self._is_cut(stamp, is_dated=is_dated):
                 self.counts.held_back += 1
                 continue
-            begins = stamp is not None or self._begins(line.text)
-            if (is_dropping and not begins) or (self._source.drop and self._is_dropped(line.text)):
+            begins = stamp is not None or (record_start is not None and bool(record_start.search(text)))
+            if (is_dropping and not begins) or (drop and self._is_dropped(text)):
                 self.counts.dropped += 1
-                self.counts.keep("dropped", line.text, f"{file.path.name}:{line.number}: ")
+                self.counts.keep("dropped", text, f"{file.path.name}:{number}: ")
                 is_dropping = is_dropping or begins
                 continue
             if not begins:
                 self.counts.unstamped += 1
-                self.counts.keep("unstamped", line.text, f"{file.path.name}:{line.number}: ")
-                draft.lines.append(line.text)
-                draft.is_begun = False
-                undated += 0 if is_dated else len(line.text) + 1
+                self.counts.keep("unstamped", text, f"{file.path.name}:{number}: ")
+                lines.append(text)
+                is_begun = False
+                undated += 0 if is_dated else len(text) + 1
                 if undated > _MAX_UNSTAMPED:
-                    raise self._no_stamp(file.path, draft.lines)
+                    raise self._no_stamp(file.path, lines)
                 continue
             is_dropping = False
-            time = None if stamp is None else self._read_stamp(clock, stamp, file, line.number)
-            if draft.is_begun and not (stamp is not None and draft.has_stamp):
-                draft.lines.append(line.text)
+            before = clock.state if stamp is None else None
+            stamp_us = None if stamp is None else self._read_stamp(clock, stamp, file, number)
+            if is_begun and (stamp is None or not has_stamp):
+                lines.append(text)
             else:
-                if draft.has_stamp or any(map(str.strip, draft.lines)):
-                    yield draft
-                draft = _Draft(line.number, [line.text], None, has_stamp=False, is_begun=True)
+                if has_stamp or any(map(str.strip, lines)):
+                    yield first, lines, time_us, None if reading.is_behind(first, number) else state
+                first, lines, time_us, has_stamp, is_begun = number, [text], None, False, True
+                state = before or clock.before
             if stamp is not None:
-                draft.has_stamp = True
-                draft.time = time
-                is_dated = is_dated or time is not None
-        if draft.has_stamp or any(map(str.strip, draft.lines)):
-            yield draft
-
-    def _stamp(self, text: str) -> str | None:
-        match = self._regex.search(text)
-        return match and match[self._group]
+                has_stamp, time_us = True, stamp_us
+                is_dated = is_dated or stamp_us is not None
+        if has_stamp or any(map(str.strip, lines)):
+            yield first, lines, time_us, None if reading.is_behind(first, first) else state
 
     def _is_cut(self, stamp: str | None, *, is_dated: bool) -> bool:
         """Return whether a last line ends before it says what time it is."""
         return not is_dated if stamp is None else self._first_time(stamp) is None
 
-    def _begins(self, text: str) -> bool:
-        return self._source.record_start is not None and bool(self._source.record_start.search(text))
-
     def _is_dropped(self, text: str) -> bool:
         return any(regex.search(text) for regex in self._source.drop)
 
-    def _read_stamp(self, clock: Clock, stamp: str, file: _File, number: int) -> datetime | None:
-        name, place = self._name, f"{file.path}:{number}: stamp {stamp!r:.80}"
+    def _read_stamp(self, clock: Clock, stamp: str, file: _File, number: int) -> int | None:
         try:
             return clock.read(stamp)
         except NoZoneError as error:
+            name, place = self._name, f"{file.path}:{number}: stamp {stamp!r:.80}"
             raise IngestError(
                 f'{place} has no zone; set sources.{name}.timezone, for example timezone = "UTC"'
             ) from error
@@ -383,6 +480,7 @@ class _SourceReader:
                 self.counts.bad_stamps += 1
                 self.counts.keep("bad_stamps", stamp, f"{file.path.name}:{number}: ")
                 return None
+            name, place = self._name, f"{file.path}:{number}: stamp {stamp!r:.80}"
             shown = self._formats[0] if len(self._formats) == 1 else list(self._formats)
             fix = f"change sources.{name}.format or sources.{name}.timestamp"
             if any(format_has(each, "bB") for each in self._formats) and not stamp.isascii():
@@ -392,48 +490,64 @@ class _SourceReader:
                 f'before it: sources.{name}.on_bad_stamp = "previous"'
             ) from error
 
-    def _lines(self, file: _File) -> Iterator[Line]:
-        lines = self._whole_lines(file)
+    def _lines(self, file: _File, reading: _Reading) -> Iterator[_Line]:
+        """Read the lines from the known place on, or all if the line there is another one now."""
+        place = None if reading.name is None else self._known.places.get(reading.name)
+        lines = None if place is None else self._lines_from(place, file, reading)
+        if lines is None:
+            lines = self._whole_lines(file, reading)
         if self._source.join is None:
             return lines
-        return _joined_parts(lines, self.counts, is_growing=file.head.is_growing)
+        return _joined_parts(lines, self.counts, reading.parts, is_growing=file.head.is_growing)
 
-    def _whole_lines(self, file: _File) -> Iterator[Line]:
-        name, source, number = self._name, self._source, 0
+    def _lines_from(self, place: Place, file: _File, reading: _Reading) -> Iterator[_Line] | None:
+        counted = self.counts.lines
+        lines = self._whole_lines(file, reading, place.line, place.byte)
+        first = next(lines, None)
+        if first is None or not place.is_at(first[1]):
+            self.counts.lines = counted
+            return None
+        self.counts.continued += 1
+        reading.continue_at(place)
+        return itertools.chain((first,), lines)
+
+    def _whole_lines(self, file: _File, reading: _Reading, number: int = 1, byte: int = 0) -> Iterator[_Line]:
+        reading.blocks.clear()
+        for block in self._blocks(file, number, byte):
+            self.counts.lines += len(block.texts)
+            reading.blocks.append((block.number, block.byte, block.sizes))
+            last = block.number + len(block.texts) - (0 if block.is_whole else 1)
+            for at, text in enumerate(block.texts, block.number):
+                yield at, text if "\0" not in text else self._without_nuls(at, text, file), at != last
+
+    def _blocks(self, file: _File, number: int, byte: int) -> Iterator[Block]:
+        name, source = self._name, self._source
+        encoding, errors = source.encoding, source.encoding_errors
         try:
-            for line in read_lines(file.path, source.encoding, source.encoding_errors, self._on_bytes):
-                number = line.number
-                self.counts.lines += 1
-                yield line if "\0" not in line.text else self._without_nuls(line, file)
+            for block in read_blocks(file.path, encoding, errors, self._on_bytes, number=number, byte=byte):
+                yield block
+                number = block.number + len(block.texts)
         except UnicodeDecodeError as error:
-            byte = f"byte {error.object[error.start]:#04x} at column {error.start + 1}"
+            wrong = f"byte {error.object[error.start]:#04x} at column {error.start + 1}"
             raise IngestError(
-                f"{file.path}:{number + 1}: {byte} is not {error.encoding}; set sources.{name}.encoding "
+                f"{file.path}:{number}: {wrong} is not {error.encoding}; set sources.{name}.encoding "
                 '(for example "latin-1"), or encoding_errors = "backslashreplace"'
             ) from error
         except LogFileError as error:
             raise self._wrong_path(error) from error
 
-    def _without_nuls(self, line: Line, file: _File) -> Line:
+    def _without_nuls(self, number: int, line: str, file: _File) -> str:
         """Leave out the NULs before a line, the hole that a truncated file has, and escape others."""
-        text = line.text.lstrip("\0")
-        self.counts.nul_bytes += len(line.text) - len(text)
+        text = line.lstrip("\0")
+        self.counts.nul_bytes += len(line) - len(text)
         if "\0" in text and self._source.encoding_errors == "strict":
             raise IngestError(
-                f"{file.path}:{line.number}: NUL at character {line.text.rindex(chr(0)) + 1}; "
+                f"{file.path}:{number}: NUL at character {line.rindex(chr(0)) + 1}; "
                 f'remove it, or set sources.{self._name}.encoding_errors = "backslashreplace"'
             )
-        return line._replace(text=text.replace("\0", r"\x00"))
+        return text.replace("\0", r"\x00")
 
-    def _make_record(self, file: _File, draft: _Draft, time: datetime) -> LogRecord:
-        text = "\n".join(draft.lines)
-        log_id = stable_log_id(self._name, draft.number, text, time, file.twin)
-        known = file.known
-        if known is not None and known.tail_line == draft.number and known.tail != str(log_id):
-            self._known.replaced[log_id] = UUID(known.tail)
-        return LogRecord(timestamp=time, source_id=self._name, raw_text=text, log_id=log_id)
-
-    def _no_stamp(self, path: Path, lines: list[str]) -> IngestError:
+    def _no_stamp(self, path: Path, lines: Sequence[str]) -> IngestError:
         first = next(filter(str.strip, lines), "")
         return IngestError(
             f"{path}: no line has a stamp that '{self._regex.pattern}' finds; the first is "

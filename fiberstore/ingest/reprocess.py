@@ -15,6 +15,7 @@ from fiberstore.ingest.rules import Rules
 from fiberstore.records import StoredLog
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import reprocess_checkpoint
+from fiberstore.sql.bulk import new_logs
 from fiberstore.sql.correlation import has_unknown_firsts, settle_unknown_firsts
 from fiberstore.sql.translate import translate_errors
 
@@ -210,7 +211,7 @@ class _Run:
             page = self._logs.page(batch_rows)
         logs = [*page.late, *page.items]
         following = place if page.next is None else page.next
-        searched = self._joiner.search(logs)
+        searched = self._joiner.search(new_logs(logs))
         with self._storage.transaction() as transaction, translate_errors():
             if not _are_stored(transaction, logs):
                 return before  # some were deleted since: read the page again

@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from fiberstore.checks import as_utc
+from fiberstore.records import EARLIEST_US, LATEST_US, to_epoch_us
 
 EPOCH_DIGITS = {"epoch_s": 0, "epoch_ms": 3, "epoch_us": 6, "epoch_ns": 9}
 NAMED_FORMATS = ("iso8601", *EPOCH_DIGITS)
@@ -27,9 +28,14 @@ _TWELVE = 12
 _LEAP_YEAR = 2024
 _LEAP_YEARS_APART = 8
 
-_JITTER = timedelta(seconds=10)
-_LATE_WITHIN_HOURS = timedelta(hours=3)
-_LATE = timedelta(days=31)
+_MICROSECOND = timedelta(microseconds=1)
+_SECOND_US = 1_000_000
+_DAY_US = 24 * 3600 * _SECOND_US
+_JITTER_US = 10 * _SECOND_US
+_LATE_HOURS_US = 3 * 3600 * _SECOND_US
+_LATE_US = 31 * _DAY_US
+_LAST_OF_MINUTE = timedelta(seconds=59)
+_LAST_OF_MINUTE_US = 59 * _SECOND_US
 _MODIFIED_EARLY = timedelta(days=1)
 
 _MONTHS = ["january", "february", "march", "april", "may", "june"]
@@ -60,7 +66,11 @@ _ISO8601 = re.compile(
     rf" ?(?P<z>{_OFFSET}|UTC|GMT)?",
     re.ASCII | re.IGNORECASE,
 )
-_SECOND_FRACTION = re.compile(r"(?<=\d:\d\d:\d\d)[.,](\d+)", re.ASCII)
+_SECONDS = re.compile(r"([0-5]\d)(?:[.,](\d+))?((?!\d).*)", re.ASCII | re.DOTALL)
+
+
+ClockState: TypeAlias = tuple[int | None, int | None, int | None]
+"""What a clock has learned from the stamps before; times in µs since 1970."""
 
 
 class NoZoneError(ValueError):
@@ -114,7 +124,25 @@ class _Time(NamedTuple):
     has_year: bool
     offset: timedelta | None = None
     zone_name: str | None = None
-    is_leap_second: bool = False
+
+
+_UNIX_EPOCH = _Time(datetime(1970, 1, 1), has_year=True, offset=timedelta(0))  # noqa: DTZ001 - local time
+
+
+class _Parsed(NamedTuple):
+    """A stamp that was read.
+
+    Attributes:
+        minute: The minute of its time.
+        rest_us: What its time is after the minute, in µs.
+        place: Where its seconds stand, if they are two digits after a colon; else -1.
+        has_fraction: The seconds have a fraction right after them.
+    """
+
+    minute: _Time
+    rest_us: int
+    place: int = -1
+    has_fraction: bool = False
 
 
 class Clock:
@@ -125,23 +153,29 @@ class Clock:
     it, so one odd stamp does not move the lines after it. Where the zone has an hour twice, a step back of
     more than 10 s means its second pass. A time that the zone skips counts on from before the gap.
 
+    Most stamps are like the one before: only those of another minute are parsed.
+
     Args:
         formats: Tried one after the other.
         zone: Zone of stamps without one.
         offset: How far the clock that wrote the stamps is ahead.
+
+    Attributes:
+        before: Its state before the last stamp that was read.
     """
 
     def __init__(self, formats: Sequence[str], zone: tzinfo | None, offset: timedelta = timedelta(0)) -> None:
         self._parsers = [_parser(stamp_format) for stamp_format in formats]
         self._zone = zone
-        self._offset = offset
-        self._cuts_fraction = all(map(_may_end_in_fraction, formats))
-        self._mark: datetime | None = None
+        self._offset_us = offset // _MICROSECOND
+        self._mark_us: int | None = None
         self._years = _Years(None)
-        self._last_whole: str | None = None
-        self._last: tuple[_Time, datetime, datetime | None] = (_Time(_EPOCH, has_year=True), _EPOCH, None)
-        self._parse = lru_cache(maxsize=256)(self._parse_uncached)
-        self._instants = lru_cache(maxsize=1024)(self._instants_uncached)
+        self._last: str | None = None
+        self._last_us = 0
+        self.before: ClockState = (None, None, None)
+        self._before, self._after = "\0", ""  # what stands before and after the seconds of the last minute
+        self._minute, self._has_fraction = _UNIX_EPOCH, False
+        self._begins = lru_cache(maxsize=1024)(self._begins_uncached)
 
     def begin(self, year: int | None, until: datetime | None = None) -> None:
         """Say of what year the first stamp without a year is.
@@ -151,7 +185,18 @@ class Clock:
             until: The latest time that may be: when the file was last written.
         """
         self._years = _Years(year, until)
-        self._last_whole = None
+        self._last = None
+
+    @property
+    def state(self) -> ClockState:
+        """State to continue from."""
+        return self._mark_us, *self._years.state
+
+    @state.setter
+    def state(self, state: ClockState) -> None:
+        self._mark_us, *years = state
+        self._years.state = years[0], years[1]
+        self._last, self.before = None, state
 
     def first_year(self, stamp: str, near: datetime | None, until: datetime | None = None) -> int | None:
         """Return the year of a stamp that begins a file, None if the stamp carries it.
@@ -165,73 +210,99 @@ class Clock:
         Raises:
             ValueError: It fits no format, or is no time.
         """
-        time = self._parse(self._whole(stamp)[0])
-        if time.has_year:
+        minute, rest_us = self._parse(stamp)
+        if minute.has_year:
             return None
-        return _Years(None, until, near).choose_first(lambda year: self._instants(time, year)[0])
+        return _Years(None, until, near).choose_first(lambda year: self._instants(minute, rest_us, year)[0])
 
-    def read(self, stamp: str) -> datetime:
-        """Return the time of the next stamp, in UTC.
+    def read(self, stamp: str) -> int:
+        """Return the time of the next stamp, in µs since 1970.
 
         Raises:
             NoZoneError: It has no zone, and there is none for it.
             ValueError: It fits no format, or is no time.
         """
-        whole, fraction = self._whole(stamp)
-        if whole != self._last_whole or self._years.is_moving:
-            self._last = self._find(whole)
-            self._last_whole = whole
-        time, first, second = self._last
-        if fraction and not time.is_leap_second:
-            fine = timedelta(microseconds=_microseconds(fraction))
-            first, second = first + fine, second and second + fine
-        return self._advance(first, second) - self._offset
+        if stamp != self._last or self._years.is_moving:
+            self._last_us = self._find(stamp)
+            self._last = stamp
+        return self._last_us
 
-    def _find(self, whole: str) -> tuple[_Time, datetime, datetime | None]:
-        time = self._parse(whole)
-        if time.has_year:
-            return time, *self._instants(time, time.local.year)
-        year = self._years.choose(lambda year: self._instants(time, year)[0])
-        return time, *self._instants(time, year)
+    def _find(self, stamp: str) -> int:
+        self.before = self.state
+        minute, rest_us = self._parse(stamp)
+        year = (
+            minute.local.year
+            if minute.has_year
+            else self._years.choose(lambda year: self._instants(minute, rest_us, year)[0])
+        )
+        time_us = self._advance(*self._instants(minute, rest_us, year)) - self._offset_us
+        if not EARLIEST_US <= time_us <= LATEST_US:
+            raise ValueError("is outside the years 1 to 9999")
+        return time_us
 
-    def _advance(self, first: datetime, second: datetime | None) -> datetime:
-        mark = self._mark
-        time = first
-        if second is not None and mark is not None and _JITTER < mark - first < _LATE_WITHIN_HOURS:
-            time = second
-        if mark is None or not mark - _LATE_WITHIN_HOURS < time < mark:
-            self._mark = time
-        return time
+    def _advance(self, first_us: int, second_us: int | None) -> int:
+        mark_us = self._mark_us
+        time_us = first_us
+        if second_us is not None and mark_us is not None and _JITTER_US < mark_us - first_us < _LATE_HOURS_US:
+            time_us = second_us
+        if mark_us is None or not mark_us - _LATE_HOURS_US < time_us < mark_us:
+            self._mark_us = time_us
+        return time_us
 
-    def _whole(self, stamp: str) -> tuple[str, str]:
-        """Cut off the fraction, so that what is left is the same for all stamps of a second."""
-        if self._cuts_fraction:
-            found = _SECOND_FRACTION.search(stamp)
-            if found:
-                return stamp[: found.start()] + stamp[found.end() :], found[1]
-        return stamp, ""
+    def _parse(self, stamp: str) -> tuple[_Time, int]:
+        """Return the minute of a stamp, and what its time is after it in µs."""
+        if stamp.startswith(self._before):
+            found = _SECONDS.fullmatch(stamp, len(self._before))
+            if found and found[3] == self._after and (found[2] is not None) == self._has_fraction:
+                return self._minute, int(found[1]) * _SECOND_US + _microseconds(found[2] or "")
+        parsed = self._parse_all(stamp)
+        place = parsed.place
+        if place >= 0 and (found := _SECONDS.fullmatch(stamp, place)):
+            self._before, self._after = stamp[:place], found[3]
+            self._minute, self._has_fraction = parsed.minute, parsed.has_fraction
+        return parsed.minute, parsed.rest_us
 
-    def _parse_uncached(self, whole: str) -> _Time:
+    def _parse_all(self, stamp: str) -> _Parsed:
         for parse in self._parsers[:-1]:
             try:
-                return parse(whole)
+                return parse(stamp)
             except ValueError:
                 continue
-        return self._parsers[-1](whole)
+        return self._parsers[-1](stamp)
 
-    def _instants_uncached(self, time: _Time, year: int) -> tuple[datetime, datetime | None]:
+    def _instants(self, minute: _Time, rest_us: int, year: int) -> tuple[int, int | None]:
         """Return the instant of a time in a year, and the second one if the zone has that time twice."""
+        first_us, second_us, is_whole = self._begins(minute, year)
+        if not is_whole:  # the zone's clocks were changed within the minute
+            fine = timedelta(microseconds=rest_us)
+            first_us, second_us = self._of_local(minute._replace(local=minute.local + fine), year)
+            return first_us, second_us
+        return first_us + rest_us, None if second_us is None else second_us + rest_us
+
+    def _begins_uncached(self, minute: _Time, year: int) -> tuple[int, int | None, bool]:
+        """Return the instants at which a minute begins, and True if it is as long as all others."""
+        first_us, second_us = self._of_local(minute, year)
+        last = minute._replace(local=minute.local + _LAST_OF_MINUTE)
+        try:
+            first_last_us, second_last_us = self._of_local(last, year)
+        except ValueError:
+            return first_us, second_us, False
+        is_whole = first_last_us - first_us == _LAST_OF_MINUTE_US
+        if second_us is None or second_last_us is None:
+            return first_us, second_us, is_whole and second_us == second_last_us
+        return first_us, second_us, is_whole and second_last_us - second_us == _LAST_OF_MINUTE_US
+
+    def _of_local(self, time: _Time, year: int) -> tuple[int, int | None]:
         local = time.local if time.has_year else time.local.replace(year=year)
         if time.offset is not None:
-            return as_utc(local.replace(tzinfo=timezone(time.offset))), None
+            return to_epoch_us(as_utc(local.replace(tzinfo=timezone(time.offset)))), None
         if self._zone is None:
             raise NoZoneError("has no zone")
         first = local.replace(tzinfo=self._zone)
         if time.zone_name is not None:
-            return self._named(first, time.zone_name), None
-        second = first.replace(fold=1)
-        earlier, later = as_utc(first), as_utc(second)
-        return earlier, later if later > earlier else None
+            return to_epoch_us(self._named(first, time.zone_name)), None
+        earlier_us, later_us = to_epoch_us(as_utc(first)), to_epoch_us(as_utc(first.replace(fold=1)))
+        return earlier_us, later_us if later_us > earlier_us else None
 
     def _named(self, local: datetime, name: str) -> datetime:
         if name in {"UTC", "GMT", "Z"}:
@@ -253,31 +324,40 @@ class _Years:
     def __init__(self, year: int | None, until: datetime | None = None, near: datetime | None = None) -> None:
         self._year = year
         self._near_first = near
-        self._reached: datetime | None = None
-        self._until = until + _MODIFIED_EARLY if until is not None else None
-        self._ahead: datetime | None = None
+        self._reached_us: int | None = None
+        self._until_us = None if until is None else to_epoch_us(until + _MODIFIED_EARLY)
+        self._ahead_us: int | None = None
 
     @property
     def is_moving(self) -> bool:
         """True if an equal stamp would confirm a jump ahead."""
-        return self._ahead is not None
+        return self._ahead_us is not None
 
-    def choose(self, instant: Callable[[int], datetime]) -> int:
-        """Return the year of the next stamp, given its instant in any year.
+    @property
+    def state(self) -> tuple[int | None, int | None]:
+        """Latest time that counts, and the one to which the last stamp has jumped."""
+        return self._reached_us, self._ahead_us
+
+    @state.setter
+    def state(self, state: tuple[int | None, int | None]) -> None:
+        self._reached_us, self._ahead_us = state
+
+    def choose(self, instant: Callable[[int], int]) -> int:
+        """Return the year of the next stamp, given its instant in any year, in µs since 1970.
 
         Raises:
             ValueError: The stamp is no date in the years that might be meant.
         """
-        reached = self._reached
-        if reached is None:
+        reached_us = self._reached_us
+        if reached_us is None:
             year = self.choose_first(instant)
-            self._reached = instant(year)
+            self._reached_us = instant(year)
             return year
-        year = self._near(instant, reached)
-        self._move(instant(year), reached)
+        year = self._near(instant, reached_us)
+        self._move(instant(year), reached_us)
         return year
 
-    def choose_first(self, instant: Callable[[int], datetime]) -> int:
+    def choose_first(self, instant: Callable[[int], int]) -> int:
         """Return the year of the first stamp.
 
         Raises:
@@ -285,55 +365,62 @@ class _Years:
         """
         if self._year is not None:
             return self._year
-        near = self._near_first
+        near, until_us = self._near_first, self._until_us
         if near is not None:
+            near_us = to_epoch_us(near)
             around: list[int] = sorted(
-                range(near.year - 1, near.year + 2), key=lambda year: abs(_middle(year, instant) - near)
+                range(near.year - 1, near.year + 2), key=lambda year: abs(_middle(year, instant) - near_us)
             )
-            return _possible(instant, around, lambda time: self._until is None or time <= self._until)
-        until = self._until or datetime.now(UTC) + _MODIFIED_EARLY
-        years = range(until.year, until.year - _LEAP_YEARS_APART - 1, -1)
-        return _possible(instant, years, lambda time: time <= until)
+            return _possible(instant, around, lambda time_us: until_us is None or time_us <= until_us)
+        if until_us is None:
+            until_us = to_epoch_us(datetime.now(UTC) + _MODIFIED_EARLY)
+        last = _year_of(until_us // _DAY_US)
+        years = range(last, last - _LEAP_YEARS_APART - 1, -1)
+        return _possible(instant, years, lambda time_us: time_us <= until_us)
 
-    def _near(self, instant: Callable[[int], datetime], reached: datetime) -> int:
-        begin, until = reached - _LATE, self._until
-        years = range(begin.year, begin.year + 2)
-        year = _possible(instant, years, lambda time: time >= begin)
-        if until is not None and instant(year) > until:
+    def _near(self, instant: Callable[[int], int], reached_us: int) -> int:
+        begin_us, until_us = reached_us - _LATE_US, self._until_us
+        begin_year = _year_of(begin_us // _DAY_US)
+        year = _possible(instant, (begin_year, begin_year + 1), lambda time_us: time_us >= begin_us)
+        if until_us is not None and instant(year) > until_us:
             return _possible(instant, (year - 1, year), lambda _: True)
         return year
 
-    def _move(self, time: datetime, reached: datetime) -> None:
-        ahead = self._ahead
-        if time - reached <= _LATE:
-            self._reached, self._ahead = max(time, reached), None
-        elif ahead is None or time < ahead - _LATE:
-            self._ahead = time
-        elif time <= ahead + _LATE:
-            self._reached, self._ahead = max(time, ahead), None
+    def _move(self, time_us: int, reached_us: int) -> None:
+        ahead_us = self._ahead_us
+        if time_us - reached_us <= _LATE_US:
+            self._reached_us, self._ahead_us = max(time_us, reached_us), None
+        elif ahead_us is None or time_us < ahead_us - _LATE_US:
+            self._ahead_us = time_us
+        elif time_us <= ahead_us + _LATE_US:
+            self._reached_us, self._ahead_us = max(time_us, ahead_us), None
         else:
-            self._reached, self._ahead = ahead, time
+            self._reached_us, self._ahead_us = ahead_us, time_us
 
 
-def _middle(year: int, instant: Callable[[int], datetime]) -> datetime:
+@lru_cache(maxsize=64)
+def _year_of(day: int) -> int:
+    """Return the year of a day, given as their number since 1970."""
+    return (_EPOCH + timedelta(days=day)).year
+
+
+def _middle(year: int, instant: Callable[[int], int]) -> int:
     """Return the instant in the year, or the middle of the year if there is none."""
     try:
         return instant(year)
     except ValueError:
-        return datetime(year, 7, 1, tzinfo=UTC)
+        return to_epoch_us(datetime(year, 7, 1, tzinfo=UTC))
 
 
-def _possible(
-    instant: Callable[[int], datetime], years: Sequence[int], fits: Callable[[datetime], bool]
-) -> int:
+def _possible(instant: Callable[[int], int], years: Sequence[int], fits: Callable[[int], bool]) -> int:
     """Return the first year in which the instant is one and fits; else any in which it is one."""
     possible = []
     for year in years:
         try:
-            time = instant(year)
+            time_us = instant(year)
         except ValueError:
             continue
-        if fits(time):
+        if fits(time_us):
             return year
         possible.append(year)
     if possible:
@@ -341,7 +428,7 @@ def _possible(
     raise ValueError(f"no such day in {' or '.join(map(str, sorted(years)))}")
 
 
-def _parser(stamp_format: str) -> Callable[[str], _Time]:
+def _parser(stamp_format: str) -> Callable[[str], _Parsed]:
     if stamp_format in EPOCH_DIGITS:
         digits = EPOCH_DIGITS[stamp_format]
         return lambda stamp: _parse_epoch(stamp, digits)
@@ -357,7 +444,8 @@ def _regex(stamp_format: str) -> str:
     parts = []
     for sign, directive, space, other in re.findall(r"([.,:]?)%(.)|(\s+)|(.)", stamp_format, re.DOTALL):
         if directive == "f":
-            parts.append(f"(?:{re.escape(sign)}(?P<f>[0-9]+))?" if sign else "(?P<f>[0-9]+)")
+            point = "[.,]" if sign in {".", ","} else re.escape(sign)
+            parts.append(f"(?:{point}(?P<f>[0-9]+))?" if sign else "(?P<f>[0-9]+)")
         elif directive:
             parts.append(re.escape(sign) + _DIRECTIVES[directive])
         else:
@@ -365,12 +453,7 @@ def _regex(stamp_format: str) -> str:
     return "".join(parts)
 
 
-def _may_end_in_fraction(stamp_format: str) -> bool:
-    """Return whether the fraction stands after ``H:MM:SS``."""
-    return stamp_format == "iso8601" or bool(re.search("%H:%M:%S[.,]%f", stamp_format))
-
-
-def _from_match(match: re.Match[str] | None) -> _Time:
+def _from_match(match: re.Match[str] | None) -> _Parsed:
     if match is None:
         raise ValueError("its form differs")
     found = {name: text for name, text in match.groupdict().items() if text is not None}
@@ -381,15 +464,19 @@ def _from_match(match: re.Match[str] | None) -> _Time:
         month, day = date.month, date.day
     else:
         month, day = _month(found), int(found["d"])
-    second, fine = int(found.get("S", 0)), _microseconds(found.get("f", ""))
-    is_leap_second = second >= _LEAP_SECOND and int(found.get("M", 0)) == _LEAP_MINUTE
-    if is_leap_second:
+    minute, second, fine = int(found.get("M", 0)), int(found.get("S", 0)), _microseconds(found.get("f", ""))
+    if second >= _LEAP_SECOND:
+        if minute != _LEAP_MINUTE:
+            raise ValueError("second must be in 0..59")
         second, fine = _LEAP_SECOND - 1, _LAST_MICROSECOND
-    local = datetime(year, month, day, _hour(found), int(found.get("M", 0)), second, fine)  # noqa: DTZ001
+    local = datetime(year, month, day, _hour(found), minute)  # noqa: DTZ001
     offset, name = found.get("z"), found.get("Z")
-    return _Time(
-        local, has_year, None if offset is None else _offset(offset), name and name.upper(), is_leap_second
-    )
+    time = _Time(local, has_year, None if offset is None else _offset(offset), name and name.upper())
+    place = match.start("S") if "S" in found else -1
+    has_fraction = "f" in found and match.string[match.end("S") : match.start("f")] in {".", ","}
+    if place < 1 or match.string[place - 1] != ":" or (has_fraction != ("f" in found)):
+        place = -1
+    return _Parsed(time, second * _SECOND_US + fine, place, has_fraction)
 
 
 def _month(found: Mapping[str, str]) -> int:
@@ -421,23 +508,23 @@ def _microseconds(fraction: str) -> int:
     return int(fraction[:_MICROSECOND_DIGITS].ljust(_MICROSECOND_DIGITS, "0"))
 
 
-def _parse_epoch(stamp: str, digits: int) -> _Time:
+def _parse_epoch(stamp: str, digits: int) -> _Parsed:
     number = re.fullmatch(r"(-?[0-9]+)(?:\.([0-9]+))?", stamp)
     if number is None:
         raise ValueError("is no number")
     fine = (number[2] or "").ljust(_MICROSECOND_DIGITS, "0")
     scaled = int(number[1] + fine)
     exponent = _MICROSECOND_DIGITS - digits - len(fine)
-    microseconds = scaled * 10**exponent if exponent >= 0 else scaled // 10**-exponent
-    try:
-        local = (_EPOCH + timedelta(microseconds=microseconds)).replace(tzinfo=None)
-    except OverflowError:
-        raise ValueError("is outside the years 1 to 9999") from None
-    return _Time(local, has_year=True, offset=timedelta(0))
+    time_us = scaled * 10**exponent if exponent >= 0 else scaled // 10**-exponent
+    if not EARLIEST_US <= time_us <= LATEST_US:
+        raise ValueError("is outside the years 1 to 9999")
+    return _Parsed(_UNIX_EPOCH, time_us)
 
 
-def _parse_strptime(stamp: str, stamp_format: str) -> _Time:
+def _parse_strptime(stamp: str, stamp_format: str) -> _Parsed:
     is_full = has_year(stamp_format)
     full = stamp_format if is_full else f"%Y {stamp_format}"
     time = datetime.strptime(stamp if is_full else f"{_LEAP_YEAR} {stamp}", full)  # noqa: DTZ007 - local
-    return _Time(time.replace(tzinfo=None), is_full, time.utcoffset())
+    minute = time.replace(tzinfo=None, second=0, microsecond=0)
+    rest_us = time.second * _SECOND_US + time.microsecond
+    return _Parsed(_Time(minute, is_full, time.utcoffset()), rest_us)

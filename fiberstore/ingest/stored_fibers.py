@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from fiberstore.ids import stable_fiber_id
+from fiberstore.ids import stable_fiber_number
 from fiberstore.ingest.correlate import Changes, FiberChange, FiberStore, OpenedFiber, Use
 from fiberstore.ingest.occurrences import Key, PatternSearch
 from fiberstore.ingest.sweep import END_OF_TIMESTAMP, Cut, First, StoredFiber, line_item
@@ -43,24 +43,24 @@ class StoredFibers(FiberStore):
             else sql.latest_us(self._session, self._kind, until_us)
         )
 
-    def new_id(self, log_id: UUID, match: int) -> UUID:
-        return stable_fiber_id(self._kind.fiber_type, self._kind.config_version, log_id, match)
+    def new_id(self, log_id: int, match: int) -> int:
+        return stable_fiber_number(self._kind.fiber_type, self._kind.config_version, log_id, match)
 
-    def taken(self, fiber_ids: Collection[UUID]) -> Collection[UUID]:
-        return bulk.versions_of(self._session, fiber_ids)
+    def taken(self, fiber_ids: Collection[int]) -> Collection[int]:
+        return sql.stored_among(self._session, fiber_ids)
 
-    def find(self, uses: Sequence[Use], known: Collection[UUID]) -> list[StoredFiber]:
+    def find(self, uses: Sequence[Use], known: Collection[int]) -> list[StoredFiber]:
         found = set(sql.using_fibers(self._session, self._kind, uses)).difference(known)
         if not found:
             return []
-        keys: dict[UUID, dict[Key, First]] = {fiber_id: {} for fiber_id in found}
+        keys: dict[int, dict[Key, First]] = {fiber_id: {} for fiber_id in found}
         unknown = set()
         for row in sql.load_keys(self._session, found):
             place = 0
             if row.first_log_id is None:
                 unknown.add(row.fiber_id)
             else:
-                place = row.first_log_id.int << 1
+                place = row.first_log_id << 1
             keys[row.fiber_id][Key(row.name, row.value)] = First((row.first_us, place), row.starts)
         return [
             StoredFiber(
@@ -74,7 +74,7 @@ class StoredFibers(FiberStore):
             for row in sql.load_fibers(self._session, found)
         ]
 
-    def open(self, fibers: Sequence[StoredFiber]) -> dict[UUID, OpenedFiber]:
+    def open(self, fibers: Sequence[StoredFiber]) -> dict[int, OpenedFiber]:
         by_id = {fiber.fiber_id: fiber for fiber in fibers}
         opened = {fiber_id: OpenedFiber([], []) for fiber_id in by_id}
         for row in sql.load_lines(self._session, by_id.keys()):
@@ -99,9 +99,11 @@ class StoredFibers(FiberStore):
         """
         session, kind = self._session, self._kind
         if changes.merged:
-            bulk.merge_fibers(session, changes.merged)
+            bulk.merge_fibers(
+                session, {UUID(int=one): UUID(int=other) for one, other in changes.merged.items()}
+            )
         new = [change for change in changes.fibers if change.is_new]
-        sql.forget_former(session, [change.fiber_id.int for change in new])
+        sql.forget_former(session, [change.fiber_id for change in new])
         if new:
             sql.insert_fibers(session, kind, [self._row(change, log_time_us) for change in new])
         sql.update_fibers(
@@ -110,11 +112,7 @@ class StoredFibers(FiberStore):
         self._write_keys(changes.fibers)
         sql.replace_ends(
             session,
-            [
-                (change.fiber_id.int, *_end(change.fiber.end))
-                for change in changes.fibers
-                if change.is_end_new
-            ],
+            [(change.fiber_id, *_end(change.fiber.end)) for change in changes.fibers if change.is_end_new],
         )
         sql.delete_memberships(session, changes.left)
         memberships_new = sql.insert_memberships(session, changes.joined, kind.config_version)
@@ -129,7 +127,7 @@ class StoredFibers(FiberStore):
     def _row(self, change: FiberChange, log_time_us: int) -> FiberRow:
         fiber = change.fiber
         return FiberRow(
-            change.fiber_id.int,
+            change.fiber_id,
             None if change.attributes is None else dump_json(change.attributes),
             fiber.first[0],
             fiber.last_us,
@@ -139,7 +137,7 @@ class StoredFibers(FiberStore):
     def _write_keys(self, fibers: Sequence[FiberChange]) -> None:
         gone, moved, new = [], [], []
         for change in fibers:
-            fiber_id = change.fiber_id.int
+            fiber_id = change.fiber_id
             gone += [(fiber_id, key.name, key.value) for key in change.keys_gone]
             moved += [_key_row(fiber_id, key, first) for key, first in change.keys_moved.items()]
             new += [_key_row(fiber_id, key, first) for key, first in change.keys_new.items()]
@@ -152,10 +150,10 @@ def _key_row(fiber_id: int, key: Key, first: First) -> KeyRow:
     return KeyRow(fiber_id, key.name, key.value, first.position[0], first.position[1] >> 1, first.starts)
 
 
-def _cut(time_us: int | None, before_log_id: UUID | None) -> Cut | None:
+def _cut(time_us: int | None, before_log_id: int | None) -> Cut | None:
     if time_us is None:
         return None
-    return time_us, END_OF_TIMESTAMP if before_log_id is None else (before_log_id.int << 1) - 1
+    return time_us, END_OF_TIMESTAMP if before_log_id is None else (before_log_id << 1) - 1
 
 
 def _end(cut: Cut | None) -> tuple[int | None, int | None]:

@@ -11,7 +11,6 @@ from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
-from uuid import UUID
 
 from pydantic import JsonValue
 
@@ -54,7 +53,7 @@ class StoredFiber:
         is_known: False if a release before wrote it, which did not store where the use of a key begins.
     """
 
-    fiber_id: UUID
+    fiber_id: int
     last_us: int
     keys: dict[Key, First]
     attributes: JsonValue
@@ -97,7 +96,7 @@ class Item(NamedTuple):
     keys: tuple[Key, ...]
     starts: tuple[Key, ...] = ()
     end: Cut | None = None
-    log_id: UUID | None = None
+    log_id: int | None = None
     attributes: tuple[tuple[str, str], ...] = ()
     origin: StoredFiber | None = None
 
@@ -173,10 +172,10 @@ class SweptFiber:
         ]
 
 
-def line_item(time_us: int, log_id: UUID, occurrence: Occurrence, origin: StoredFiber | None = None) -> Item:
+def line_item(time_us: int, log_id: int, occurrence: Occurrence, origin: StoredFiber | None = None) -> Item:
     """Return the item of an occurrence."""
     keys, attributes, match, start, close, close_grace = occurrence
-    place = log_id.int << 1
+    place = log_id << 1
     end = None
     if close:
         end = (

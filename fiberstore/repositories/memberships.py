@@ -90,9 +90,3 @@ class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Members
 
     def _sort_keys(self) -> "Sequence[SortKey]":
         return [("log_id", "ascending"), ("fiber_id", "ascending")]
-
-    def joined(self, log_ids: Iterable[UUID], config_version: int) -> set[tuple[UUID, str]]:
-        """Return the logs and types of the stored fibers that they are in by memberships of a version."""
-        with self._read("joined") as session:
-            found = bulk.memberships_among(session, set(log_ids))
-        return {(log_id, kind) for log_id, kind, version in found if version == config_version}

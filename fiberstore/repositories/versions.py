@@ -146,6 +146,11 @@ def reprocess_checkpoint(config_version: int) -> str:
     return f"reprocess {config_version:016x}"
 
 
+def read_checkpoint(config_version: int, source_id: str = "") -> str:
+    """Return the name of the checkpoint that tells how far files of a source were read for a version."""
+    return f"read {config_version:016x} {source_id}"
+
+
 def _checked_content(content: bytes | str | Path) -> str:
     data = content.read_bytes() if isinstance(content, Path) else content
     if not isinstance(data, bytes):
@@ -217,8 +222,11 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
             f"config version {version:016x} ({version}) is the active one, which readers use; activate "
             "another first, or none by `fiberstore activate --none` or versions.activate(None)"
         )
-    name = reprocess_checkpoint(version)
-    execute_write(session, sa.delete(NamedCheckpoint).where(NamedCheckpoint.name == name))
+    is_of_version = sa.or_(
+        NamedCheckpoint.name == reprocess_checkpoint(version),
+        NamedCheckpoint.name.startswith(read_checkpoint(version)),
+    )
+    execute_write(session, sa.delete(NamedCheckpoint).where(is_of_version))
     with temp_id_table(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
         delete_belongings(session, ids)
         others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)

@@ -105,6 +105,13 @@ def timestamps(times: Sequence[datetime]) -> "pa.Array":
     return pa.array(since_epoch, pa.duration("us")).view(pa.int64()).view(pa.timestamp("us", "UTC"))
 
 
+def epoch_times(times_us: Sequence[int]) -> "pa.Array":
+    """Return a column of times, given in µs since 1970."""
+    import pyarrow as pa
+
+    return pa.array(times_us, pa.int64()).view(pa.timestamp("us", "UTC"))
+
+
 def texts(values: Sequence[str]) -> "pa.Array":
     """Return a column of texts."""
     import pyarrow as pa

@@ -11,17 +11,18 @@ first.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from fiberstore.contract.lifecycle import Merged
-from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
+from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
     batch_of,
     column_of,
+    epoch_times,
     fetch_with_batch,
     insert_new,
     integers,
@@ -35,7 +36,7 @@ from fiberstore.sql.arrow import (
     write_with_batch,
 )
 from fiberstore.sql.conditions import FIBERS, KEYS
-from fiberstore.sql.connection import ARROW_TABLE, Row
+from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.key_rows import insert_key_columns, move_to_survivors
 from fiberstore.sql.models import BELONGINGS
 from fiberstore.sql.prepared import connection_of
@@ -45,6 +46,23 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", LogRecord, FiberRecord, FiberMembership, FiberKey)
 T = TypeVar("T")
+
+
+NewLog: TypeAlias = tuple[int, int, str, str]
+"""A log to be stored: its time in µs since 1970, the 128 bits of its id, its source and its text.
+
+It is a plain tuple, which Python's garbage collector soon leaves alone: to look through millions of records
+again and again would take as long as to store them.
+"""
+
+
+def new_logs(logs: Sequence[LogRecord]) -> list[NewLog]:
+    """Return records as columns."""
+    ids = integers(values_of(logs, "log_id"))
+    return [
+        (to_epoch_us(log.timestamp), log_id, log.source_id, log.raw_text)
+        for log, log_id in zip(logs, ids, strict=True)
+    ]
 
 
 def checked(records: Iterable[R], kind: type[R]) -> list[R]:
@@ -64,7 +82,7 @@ def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
     ids = integers(values_of(logs, "log_id"))
     if len(set(ids)) < len(ids):
-        return insert_logs(session, _first_of_each(logs, ids), config_version, now)
+        return insert_logs(session, first_of_each(logs, ids), config_version, now)
     columns = {
         "log_id": uuids(ids),
         "timestamp": timestamps(values_of(logs, "timestamp")),
@@ -82,13 +100,31 @@ def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int
     return insert_new(session, "raw_logs", columns)
 
 
+def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: int, now: datetime) -> int:
+    """Do the same with logs whose texts and times were checked."""
+    if not logs:
+        return 0
+    times_us, ids, source_ids, raw_texts = zip(*logs, strict=True)
+    if len(set(ids)) < len(ids):
+        return insert_new_logs(session, first_of_each(logs, ids), config_version, now)
+    columns = {
+        "log_id": uuids(ids),
+        "timestamp": epoch_times(times_us),
+        "source_id": texts(source_ids),
+        "raw_text": texts(raw_texts),
+        "ingestion_time": repeated(timestamps([now]), len(logs)),
+        "config_version": repeated(unsigned([config_version]), len(logs)),
+    }
+    return insert_new(session, "raw_logs", columns)
+
+
 def insert_memberships(session: Session, memberships: Sequence[FiberMembership]) -> int:
     """Insert the memberships whose pair of ids is new, the first of equal ones. Return their number."""
     log_ids = integers(values_of(memberships, "log_id"))
     fiber_ids = integers(values_of(memberships, "fiber_id"))
     pairs = [log_id << 128 | fiber_id for log_id, fiber_id in zip(log_ids, fiber_ids, strict=True)]
     if len(set(pairs)) < len(pairs):
-        return insert_memberships(session, _first_of_each(memberships, pairs))
+        return insert_memberships(session, first_of_each(memberships, pairs))
     columns = {
         "log_id": uuids(log_ids),
         "fiber_id": uuids(fiber_ids),
@@ -213,15 +249,6 @@ def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:
     )
 
 
-def memberships_among(session: Session, log_ids: Collection[UUID]) -> list[Row]:
-    """Return log id, fiber type and config version of every membership of these logs in stored fibers."""
-    sql = (
-        "SELECT m.log_id, f.fiber_type, m.config_version FROM fiber_memberships AS m "
-        f"JOIN {ARROW_TABLE} USING (log_id) JOIN fibers AS f ON f.fiber_id = m.fiber_id"
-    )
-    return list(fetch_with_batch(session, sql, {"log_id": uuids(integers(log_ids))}))
-
-
 def insert_batch(session: Session, table: str, batch: "pa.RecordBatch") -> int:
     """Insert the rows of a batch without equal keys whose key is new. Return how many there were."""
     if table == KEYS.name:
@@ -235,7 +262,8 @@ def write_ids(session: Session, table: str, column: str, ids: bytes) -> None:
     connection_of(session).write_with_batch(sql, batch_of({column: joined_uuids(ids)}))
 
 
-def _first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
+def first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
+    """Return the first record of each key."""
     first: dict[int, T] = {}
     for key, record in zip(keys, records, strict=True):
         first.setdefault(key, record)

@@ -4,22 +4,21 @@ Times are µs since 1970 here, and ids of a batch are numbers, as correlation co
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID
+from datetime import timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from fiberstore.json_text import load_json
-from fiberstore.records import to_epoch_us
+from fiberstore.records import EARLIEST_US, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
     booleans,
+    epoch_times,
     fetch_with_batch,
     insert_new,
-    integers,
     repeated,
     texts,
     unsigned,
@@ -32,13 +31,7 @@ from fiberstore.sql.key_rows import SAME_KEY, key_hash_sql
 from fiberstore.sql.models import stored_time
 from fiberstore.sql.prepared import connection_of
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
 MICROSECOND = timedelta(microseconds=1)
-EARLIEST_US = to_epoch_us(datetime.min.replace(tzinfo=UTC))
-"""The first µs of the year 1."""
 
 
 class FiberKind(NamedTuple):
@@ -58,29 +51,29 @@ class FiberKind(NamedTuple):
 class LoadedFiber(NamedTuple):
     """The columns of ``fibers`` that correlation needs, and the end of the fiber."""
 
-    fiber_id: UUID
+    fiber_id: int
     attributes: JsonValue
     last_us: int
     end_us: int | None
-    before_log_id: UUID | None
+    before_log_id: int | None
 
 
 class LoadedKey(NamedTuple):
     """A row of ``fiber_keys``."""
 
-    fiber_id: UUID
+    fiber_id: int
     name: str
     value: str
     first_us: int
-    first_log_id: UUID | None
+    first_log_id: int | None
     starts: bool
 
 
 class LoadedLine(NamedTuple):
     """A log of a fiber."""
 
-    fiber_id: UUID
-    log_id: UUID
+    fiber_id: int
+    log_id: int
     time_us: int
     source_id: str
     raw_text: str
@@ -109,7 +102,7 @@ class KeyRow(NamedTuple):
 
 def using_fibers(
     session: Session, kind: FiberKind, uses: Sequence[tuple[tuple[str, str], int, int]]
-) -> list[UUID]:
+) -> list[int]:
     """Return the fibers that use one of the keys within its times, bounds included."""
     earliest = [
         EARLIEST_US if kind.max_gap_us is None else max(from_us - kind.max_gap_us, EARLIEST_US)
@@ -127,16 +120,16 @@ def using_fibers(
         {
             "name": texts([key[0] for key, _, _ in uses]),
             "value": texts([key[1] for key, _, _ in uses]),
-            "from_time": _times([from_us for _, from_us, _ in uses]),
-            "until_time": _times([until_us for _, _, until_us in uses]),
-            "earliest": _times(earliest),
+            "from_time": epoch_times([from_us for _, from_us, _ in uses]),
+            "until_time": epoch_times([until_us for _, _, until_us in uses]),
+            "earliest": epoch_times(earliest),
             **_kind(kind, len(uses)),
         },
     )
-    return [row[0] for row in rows]
+    return [row[0].int for row in rows]
 
 
-def load_fibers(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedFiber]:
+def load_fibers(session: Session, fiber_ids: Collection[int]) -> list[LoadedFiber]:
     """Return stored fibers."""
     rows = fetch_with_batch(
         session,
@@ -147,13 +140,17 @@ def load_fibers(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedFib
     )
     return [
         LoadedFiber(
-            row[0], load_json(row[1]), _as_us(row[2]), None if row[3] is None else _as_us(row[3]), row[4]
+            row[0].int,
+            load_json(row[1]),
+            _as_us(row[2]),
+            None if row[3] is None else _as_us(row[3]),
+            None if row[4] is None else row[4].int,
         )
         for row in rows
     ]
 
 
-def load_keys(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedKey]:
+def load_keys(session: Session, fiber_ids: Collection[int]) -> list[LoadedKey]:
     """Return the keys of fibers."""
     rows = fetch_with_batch(
         session,
@@ -161,10 +158,13 @@ def load_keys(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedKey]:
         f"FROM {ARROW_TABLE} AS batch JOIN fiber_keys AS k ON k.fiber_id = batch.fiber_id",
         _ids(fiber_ids),
     )
-    return [LoadedKey(row[0], row[1], row[2], _as_us(row[3]), row[4], row[5]) for row in rows]
+    return [
+        LoadedKey(row[0].int, row[1], row[2], _as_us(row[3]), None if row[4] is None else row[4].int, row[5])
+        for row in rows
+    ]
 
 
-def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine]:
+def load_lines(session: Session, fiber_ids: Collection[int]) -> list[LoadedLine]:
     """Return the logs of fibers, once for each fiber."""
     rows = fetch_with_batch(
         session,
@@ -173,10 +173,10 @@ def load_lines(session: Session, fiber_ids: Collection[UUID]) -> list[LoadedLine
         "JOIN raw_logs AS l ON l.log_id = m.log_id",
         _ids(fiber_ids),
     )
-    return [LoadedLine(row[0], row[1], _as_us(row[2]), row[3], row[4]) for row in rows]
+    return [LoadedLine(row[0].int, row[1].int, _as_us(row[2]), row[3], row[4]) for row in rows]
 
 
-def former_ids(session: Session, fiber_ids: Collection[UUID]) -> list[tuple[UUID, UUID]]:
+def former_ids(session: Session, fiber_ids: Collection[int]) -> list[tuple[int, int]]:
     """Return the ids that fibers had before they became part of one of these, each with that one."""
     rows = fetch_with_batch(
         session,
@@ -184,7 +184,7 @@ def former_ids(session: Session, fiber_ids: Collection[UUID]) -> list[tuple[UUID
         "JOIN fiber_merges AS m ON m.survivor_id = batch.fiber_id",
         _ids(fiber_ids),
     )
-    return [(row[0], row[1]) for row in rows]
+    return [(row[0].int, row[1].int) for row in rows]
 
 
 def latest_us(session: Session, kind: FiberKind, until_us: int | None = None) -> int:
@@ -198,7 +198,7 @@ def latest_us(session: Session, kind: FiberKind, until_us: int | None = None) ->
     columns = _kind(kind, 1)
     if until_us is not None:
         conditions += " AND f.last_activity <= batch.until_time"
-        columns["until_time"] = _times([until_us])
+        columns["until_time"] = epoch_times([until_us])
     rows = fetch_with_batch(
         session,
         " UNION ALL ".join(
@@ -209,6 +209,31 @@ def latest_us(session: Session, kind: FiberKind, until_us: int | None = None) ->
         columns,
     )
     return max((_as_us(row[0]) for row in rows if row[0] is not None), default=EARLIEST_US)
+
+
+def joined_logs(session: Session, log_ids: Collection[int], config_version: int) -> set[tuple[int, str]]:
+    """Return the logs and types of the stored fibers that they are in by memberships of a version."""
+    rows = fetch_with_batch(
+        session,
+        f"SELECT m.log_id, f.fiber_type FROM {ARROW_TABLE} AS batch "
+        "JOIN fiber_memberships AS m ON m.log_id = batch.log_id AND m.config_version = batch.config_version "
+        "JOIN fibers AS f ON f.fiber_id = m.fiber_id",
+        {
+            "log_id": uuids(log_ids),
+            "config_version": repeated(unsigned([config_version]), len(log_ids)),
+        },
+    )
+    return {(row[0].int, row[1]) for row in rows}
+
+
+def stored_among(session: Session, fiber_ids: Collection[int]) -> set[int]:
+    """Return those of the ids that are stored fibers."""
+    rows = fetch_with_batch(
+        session,
+        f"SELECT f.fiber_id FROM {ARROW_TABLE} AS batch JOIN fibers AS f ON f.fiber_id = batch.fiber_id",
+        _ids(fiber_ids),
+    )
+    return {row[0].int for row in rows}
 
 
 def has_unknown_firsts(session: Session, config_version: int) -> bool:
@@ -233,7 +258,7 @@ def settle_unknown_firsts(session: Session, config_version: int) -> None:
     )
 
 
-def forget_firsts(session: Session, fiber_ids: Collection[UUID], log_id: UUID) -> None:
+def forget_firsts(session: Session, fiber_ids: Collection[int], log_id: int) -> None:
     """Have fibers made anew of their lines by the next batch that meets them, if a line may matter to them.
 
     It does if a key begins with it, or if the fiber has an end.
@@ -244,7 +269,7 @@ def forget_firsts(session: Session, fiber_ids: Collection[UUID], log_id: UUID) -
             f"UPDATE fiber_keys SET first_log_id = NULL FROM {ARROW_TABLE} AS batch "
             "WHERE fiber_keys.fiber_id = batch.fiber_id AND (fiber_keys.first_log_id = batch.log_id "
             "OR batch.fiber_id IN (SELECT e.fiber_id FROM fiber_ends AS e))",
-            {**_ids(fiber_ids), "log_id": repeated(uuids([log_id.int]), len(fiber_ids))},
+            {**_ids(fiber_ids), "log_id": repeated(uuids([log_id]), len(fiber_ids))},
         )
 
 
@@ -289,7 +314,7 @@ def close_silent(session: Session, kind: FiberKind, before_us: int) -> None:
         f"UPDATE fibers SET closed = true FROM {ARROW_TABLE} AS batch "
         "WHERE fibers.config_version = batch.config_version AND fibers.fiber_type = batch.fiber_type "
         "AND fibers.closed = false AND fibers.last_activity < batch.before_time",
-        {**_kind(kind, 1), "before_time": _times([before_us])},
+        {**_kind(kind, 1), "before_time": epoch_times([before_us])},
     )
 
 
@@ -345,14 +370,14 @@ def replace_ends(session: Session, ends: Sequence[tuple[int, int | None, int | N
         if rows:
             columns = {
                 "fiber_id": uuids([fiber_id for fiber_id, _, _ in rows]),
-                "timestamp": _times([time_us or 0 for _, time_us, _ in rows]),
+                "timestamp": epoch_times([time_us or 0 for _, time_us, _ in rows]),
             }
             if not is_whole:
                 columns["before_log_id"] = uuids([before or 0 for _, _, before in rows])
             insert_new(session, "fiber_ends", columns)
 
 
-def insert_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]], config_version: int) -> int:
+def insert_memberships(session: Session, pairs: Sequence[tuple[int, int]], config_version: int) -> int:
     """Insert the pairs of a log and a fiber that are new. Return how many there were."""
     if not pairs:
         return 0
@@ -363,7 +388,7 @@ def insert_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]], con
     )
 
 
-def delete_memberships(session: Session, pairs: Sequence[tuple[UUID, UUID]]) -> None:
+def delete_memberships(session: Session, pairs: Sequence[tuple[int, int]]) -> None:
     """Delete pairs of a log and a fiber."""
     if pairs:
         write_with_batch(
@@ -384,7 +409,7 @@ def forget_former(session: Session, fiber_ids: Sequence[int]) -> None:
         )
 
 
-def resolve_otherwise(session: Session, survivors: Sequence[tuple[UUID, UUID]]) -> None:
+def resolve_otherwise(session: Session, survivors: Sequence[tuple[int, int]]) -> None:
     """Let former ids stand for other fibers."""
     if survivors:
         write_with_batch(
@@ -392,8 +417,8 @@ def resolve_otherwise(session: Session, survivors: Sequence[tuple[UUID, UUID]]) 
             f"UPDATE fiber_merges SET survivor_id = batch.survivor FROM {ARROW_TABLE} AS batch "
             "WHERE fiber_merges.fiber_id = batch.former",
             {
-                "former": uuids([former.int for former, _ in survivors]),
-                "survivor": uuids([survivor.int for _, survivor in survivors]),
+                "former": uuids([former for former, _ in survivors]),
+                "survivor": uuids([survivor for _, survivor in survivors]),
             },
         )
 
@@ -405,22 +430,22 @@ def _kind(kind: FiberKind, rows: int) -> Columns:
     }
 
 
-def _ids(fiber_ids: Collection[UUID]) -> Columns:
-    return {"fiber_id": uuids(integers(fiber_ids))}
+def _ids(fiber_ids: Collection[int]) -> Columns:
+    return {"fiber_id": uuids(fiber_ids)}
 
 
-def _pairs(pairs: Sequence[tuple[UUID, UUID]]) -> Columns:
+def _pairs(pairs: Sequence[tuple[int, int]]) -> Columns:
     return {
-        "log_id": uuids([log_id.int for log_id, _ in pairs]),
-        "fiber_id": uuids([fiber_id.int for _, fiber_id in pairs]),
+        "log_id": uuids([log_id for log_id, _ in pairs]),
+        "fiber_id": uuids([fiber_id for _, fiber_id in pairs]),
     }
 
 
 def _fiber_columns(fibers: Sequence[FiberRow]) -> Columns:
     return {
         "fiber_id": uuids([fiber.fiber_id for fiber in fibers]),
-        "first_activity": _times([fiber.first_us for fiber in fibers]),
-        "last_activity": _times([fiber.last_us for fiber in fibers]),
+        "first_activity": epoch_times([fiber.first_us for fiber in fibers]),
+        "last_activity": epoch_times([fiber.last_us for fiber in fibers]),
         "closed": booleans([fiber.closed for fiber in fibers]),
     }
 
@@ -430,16 +455,10 @@ def _key_columns(keys: Sequence[KeyRow]) -> Columns:
         "fiber_id": uuids([key.fiber_id for key in keys]),
         "name": texts([key.name for key in keys]),
         "value": texts([key.value for key in keys]),
-        "first_timestamp": _times([key.first_us for key in keys]),
+        "first_timestamp": epoch_times([key.first_us for key in keys]),
         "first_log_id": uuids([key.first_log_id for key in keys]),
         "starts": booleans([key.starts for key in keys]),
     }
-
-
-def _times(times_us: Sequence[int]) -> "pa.Array":
-    import pyarrow as pa
-
-    return pa.array(times_us, pa.int64()).view(pa.timestamp("us", "UTC"))
 
 
 def _hashed(session: Session) -> str:

@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -24,7 +23,7 @@ from tests.support.correlation import (
 GAP = 60
 
 
-def swept(lines: Sequence[Line], max_gap: int | None = GAP) -> set[frozenset[UUID]]:
+def swept(lines: Sequence[Line], max_gap: int | None = GAP) -> set[frozenset[int]]:
     """The fibers of the sweep, as sets of lines."""
     items = [
         line_item(line.second * SECOND, line.log_id, found) for line in lines for found in line.occurrences
@@ -35,7 +34,7 @@ def swept(lines: Sequence[Line], max_gap: int | None = GAP) -> set[frozenset[UUI
     return set(found)
 
 
-def seconds(lines: Sequence[Line], fibers: set[frozenset[UUID]]) -> list[list[int]]:
+def seconds(lines: Sequence[Line], fibers: set[frozenset[int]]) -> list[list[int]]:
     by_id = {line.log_id: line.second for line in lines}
     return sorted(sorted(by_id[log_id] for log_id in fiber) for fiber in fibers)
 
@@ -80,7 +79,7 @@ def test_sweep_reads_the_definition(given: tuple[list[Line], int | None, list[li
     assert swept(lines, max_gap) == {fiber.log_ids for fiber in plain_fibers(lines, max_gap)}
 
 
-def check(store: MemoryStore, ids: dict[UUID, UUID]) -> None:
+def check(store: MemoryStore, ids: dict[int, int]) -> None:
     """Compare a store with the plain reading of its lines, and look whether every id resolves."""
     expected = {
         frozenset((line.log_id, one.match) for line, one in fiber.occurrences): fiber
@@ -95,7 +94,7 @@ def check(store: MemoryStore, ids: dict[UUID, UUID]) -> None:
             for one in store.lines[log_id].occurrences
             if all(
                 key in fiber.keys
-                and fiber.keys[key].position <= (store.lines[log_id].second * SECOND, log_id.int * 2)
+                and fiber.keys[key].position <= (store.lines[log_id].second * SECOND, log_id * 2)
                 for key in one.keys
             )
         )
@@ -121,7 +120,7 @@ def test_batches_in_any_order_give_the_fibers_of_the_definition(
 ) -> None:
     _, max_gap, batches = given
     store = MemoryStore(max_gap)
-    ids: dict[UUID, UUID] = {}
+    ids: dict[int, int] = {}
     for batch in batches:
         store.write(batch)
         check(store, ids)
@@ -155,7 +154,7 @@ def random_case(seed: int) -> None:
         dice.shuffle(order)
     order += [dice.choice(lines) for _ in range(dice.randrange(3))]
     store = MemoryStore(max_gap)
-    ids: dict[UUID, UUID] = {}
+    ids: dict[int, int] = {}
     for batch in batches_of(order, [dice.randrange(100) for _ in range(dice.randrange(6))]):
         store.write(batch)
         check(store, ids)
@@ -180,7 +179,7 @@ def test_a_part_of_a_split_fiber_lasts_as_long_as_its_own_end() -> None:
     ]  # fmt: skip
     store.write(found[:4])
     store.write(found[4:])
-    assert sorted(sorted(log.int for log in store.logs_of(fiber)) for fiber in store.fibers) == [
+    assert sorted(sorted(log for log in store.logs_of(fiber)) for fiber in store.fibers) == [
         [1, 5], [2, 4], [3],
     ]  # fmt: skip
 

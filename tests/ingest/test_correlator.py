@@ -79,11 +79,11 @@ def log(second: int, text: str, number: int) -> LogRecord:
     )  # fmt: skip
 
 
-def fibers_of(storage: CorrelatingStorage, rules: Rules = RULES) -> dict[str, Counter[frozenset[UUID]]]:
+def fibers_of(storage: CorrelatingStorage, rules: Rules = RULES) -> dict[str, Counter[frozenset[int]]]:
     """The fibers of each type, as sets of logs."""
     return {
         name: Counter(
-            frozenset(found.log_id for found in storage.get_fiber_logs(fiber.fiber_id))
+            frozenset(found.log_id.int for found in storage.get_fiber_logs(fiber.fiber_id))
             for fiber in storage.query_fibers_by_type(name)
         )
         for name in rules.fibers
@@ -93,13 +93,13 @@ def fibers_of(storage: CorrelatingStorage, rules: Rules = RULES) -> dict[str, Co
 def plain_lines(logs: Sequence[LogRecord], name: str, rules: Rules = RULES) -> list[Line]:
     search = PatternSearch(rules)
     return [
-        Line((log.timestamp - NOON) // timedelta(seconds=1), log.log_id, tuple(found))
+        Line((log.timestamp - NOON) // timedelta(seconds=1), log.log_id.int, tuple(found))
         for log in logs
         if (found := [one for kind, one in search.find(log.source_id, log.raw_text) if kind == name])
     ]
 
 
-def expected(logs: Sequence[LogRecord], rules: Rules = RULES) -> dict[str, Counter[frozenset[UUID]]]:
+def expected(logs: Sequence[LogRecord], rules: Rules = RULES) -> dict[str, Counter[frozenset[int]]]:
     """The fibers of the definition."""
     found = {}
     for name, rule in rules.fibers.items():
@@ -144,7 +144,7 @@ def check(storage: CorrelatingStorage, logs: Sequence[LogRecord]) -> None:
         max_gap = None if rule.max_gap is None else rule.max_gap // timedelta(seconds=1)
         plain = plain_fibers(plain_lines(logs, name), max_gap)
         for fiber in storage.query_fibers_by_type(name):
-            members = frozenset(found.log_id for found in storage.get_fiber_logs(fiber.fiber_id))
+            members = frozenset(found.log_id.int for found in storage.get_fiber_logs(fiber.fiber_id))
             assert any(described(one, log_time, rule.max_gap) == record(fiber) for one in plain
                        if one.log_ids == members)  # fmt: skip
 

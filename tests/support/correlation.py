@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
-from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -22,7 +21,7 @@ class Line(NamedTuple):
     """A line by its second and its log id, with its occurrences."""
 
     second: int
-    log_id: UUID
+    log_id: int
     occurrences: tuple[Occurrence, ...]
 
 
@@ -32,7 +31,7 @@ def line(second: int, number: int, *occurrences: str | Occurrence) -> Line:
         one if isinstance(one, Occurrence) else occurrence(one, match if len(occurrences) > 1 else 0)
         for match, one in enumerate(occurrences, 1)
     ]
-    return Line(second, UUID(int=number), tuple(found))
+    return Line(second, number, tuple(found))
 
 
 def occurrence(words: str, match: int = 0) -> Occurrence:
@@ -65,7 +64,7 @@ class PlainFiber:
         """Return True if the fiber's use of the key covers the position of the line."""
         if self.gone or not any(key in occurrence.keys for _, occurrence in self.occurrences):
             return False
-        if self.end is not None and (line.second, line.log_id.int) >= self.end:
+        if self.end is not None and (line.second, line.log_id) >= self.end:
             return False
         last = max(other.second for other, _ in self.occurrences)
         return max_gap is None or line.second <= last + max_gap
@@ -74,7 +73,7 @@ class PlainFiber:
         self.end = end if self.end is None else min(self.end, end)
 
     @property
-    def log_ids(self) -> frozenset[UUID]:
+    def log_ids(self) -> frozenset[int]:
         return frozenset(line.log_id for line, _ in self.occurrences)
 
 
@@ -82,7 +81,7 @@ def plain_fibers(lines: Iterable[Line], max_gap: int | None) -> list[PlainFiber]
     """Return the fibers of lines: the definition word by word, looking at every fiber for every line."""
     fibers: list[PlainFiber] = []
     for line in sorted(set(lines)):
-        here = (line.second, line.log_id.int)
+        here = (line.second, line.log_id)
         starting = [key for occurrence in line.occurrences if occurrence.start for key in occurrence.keys]
         for fiber in fibers:
             if any(fiber.covers(key, line, max_gap) for key in starting):
@@ -124,26 +123,26 @@ class MemoryStore(FiberStore):
     """
 
     max_gap: int | None
-    fibers: dict[UUID, StoredFiber] = field(default_factory=dict)
-    memberships: set[tuple[UUID, UUID]] = field(default_factory=set)
-    merges: dict[UUID, UUID] = field(default_factory=dict)
-    lines: dict[UUID, Line] = field(default_factory=dict)
+    fibers: dict[int, StoredFiber] = field(default_factory=dict)
+    memberships: set[tuple[int, int]] = field(default_factory=set)
+    merges: dict[int, int] = field(default_factory=dict)
+    lines: dict[int, Line] = field(default_factory=dict)
     opened: int = 0
 
     def __post_init__(self) -> None:
         self.max_gap_us = None if self.max_gap is None else self.max_gap * SECOND
 
-    def new_id(self, log_id: UUID, match: int) -> UUID:
+    def new_id(self, log_id: int, match: int) -> int:
         return new_id(log_id, match)
 
     @property
     def latest_us(self) -> int:
         return max((fiber.last_us for fiber in self.fibers.values()), default=-1)
 
-    def taken(self, fiber_ids: Collection[UUID]) -> Collection[UUID]:
+    def taken(self, fiber_ids: Collection[int]) -> Collection[int]:
         return self.fibers.keys() & set(fiber_ids)
 
-    def find(self, uses: Sequence[Use], known: Collection[UUID]) -> list[StoredFiber]:
+    def find(self, uses: Sequence[Use], known: Collection[int]) -> list[StoredFiber]:
         return [
             fiber
             for fiber_id, fiber in self.fibers.items()
@@ -156,7 +155,7 @@ class MemoryStore(FiberStore):
             )
         ]
 
-    def open(self, fibers: Sequence[StoredFiber]) -> dict[UUID, OpenedFiber]:
+    def open(self, fibers: Sequence[StoredFiber]) -> dict[int, OpenedFiber]:
         self.opened += len(fibers)
         return {
             fiber.fiber_id: OpenedFiber(
@@ -225,11 +224,11 @@ class MemoryStore(FiberStore):
         self.merges.update(changes.resolved)
         assert not self.fibers.keys() & self.merges.keys()
 
-    def resolve(self, fiber_id: UUID) -> UUID:
+    def resolve(self, fiber_id: int) -> int:
         """Return the fiber that an id once given stands for."""
         return self.merges.get(fiber_id, fiber_id)
 
-    def logs_of(self, fiber_id: UUID) -> frozenset[UUID]:
+    def logs_of(self, fiber_id: int) -> frozenset[int]:
         return frozenset(log_id for log_id, other in self.memberships if other == fiber_id)
 
 
@@ -244,9 +243,9 @@ def shown(fiber: FiberRecord) -> set[tuple[str, str]]:
     return set(pairs)
 
 
-def new_id(log_id: UUID, match: int) -> UUID:
+def new_id(log_id: int, match: int) -> int:
     """Return the id of a fiber that begins with an occurrence."""
-    return UUID(int=log_id.int * 100 + match)
+    return log_id * 100 + match
 
 
 def disjoint(fibers: Iterable[StoredFiber], max_gap_us: int | None) -> bool:
