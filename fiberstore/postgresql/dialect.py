@@ -1,6 +1,7 @@
 """The SQLAlchemy dialect ``postgresql+fiberstore``: psycopg's, with connections for the repositories."""
 
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGExecutionContext_psycopg
@@ -16,8 +17,10 @@ from fiberstore.sql.models import Json
 # locks of a client whose machine is gone are not to be kept for hours. A temporary table that an application
 # leaves on a connection is not to hide one of ours: pg_temp comes first unless it is named. (Not where it
 # would be the only schema there is, or tables would be made in it.)
+READ_ONLY = "-c default_transaction_read_only=on"
 _SETTINGS = """
-SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
+SELECT pg_backend_pid(), current_setting('default_transaction_read_only') = 'on',
+  set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
   set_config('search_path', concat_ws(', ', current_setting('search_path'),
     CASE WHEN current_schema() <> '' THEN 'pg_temp' END), false),
   set_config('tcp_keepalives_idle', '60', false), set_config('tcp_keepalives_interval', '10', false),
@@ -25,6 +28,9 @@ SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', f
   set_config('synchronous_commit', CASE current_setting('synchronous_commit')
     WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
+_MARK = "SELECT set_config('fiberstore.client', %s, false)"
+_MARKED = "SELECT current_setting('fiberstore.client', true)"
+_LOOKS_AT_POOLER = 10
 
 
 class _ExecutionContext(PGExecutionContext_psycopg):
@@ -39,14 +45,15 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
     driver = "fiberstore"
     supports_statement_cache = True
     execution_ctx_cls = _ExecutionContext
+    _has_sessions = False  # a pooler before the server was seen to keep a session for each connection
     colspecs = {**PGDialect_psycopg.colspecs, Json: Json}  # noqa: RUF012  # our JSON is text to the driver
 
     def connect(self, *arguments: Any, **options: Any) -> PostgresConnection:  # type: ignore[override]  # noqa: ANN401  # as SQLAlchemy has them
         """Open a connection in UTC.
 
         Raises:
-            DatabaseError: The server cannot be reached or refuses the connection, is too old, or does not
-                keep its text in UTF-8.
+            DatabaseError: The server cannot be reached or refuses the connection, is too old, does not keep
+                its text in UTF-8, or is behind a pooler that shares sessions or ignores ``read_only``.
         """
         target = target_of(options)
         try:
@@ -56,8 +63,17 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
         try:
             _check_server(connection, target)
             loaders.register(connection)
-            connection.execute(_SETTINGS)
+            backend_pid, is_read_only, *_ = connection.execute(_SETTINGS).fetchone() or ()
             connection.commit()
+            if READ_ONLY in str(options.get("options")) and not is_read_only:
+                raise DatabaseError(
+                    f"{target} would take changes, though it was opened with read_only=True: a pooler before "
+                    "the server has ignored the parameter options; connect to the server itself"
+                )
+            if backend_pid != connection.info.backend_pid and not self._has_sessions:
+                with PostgresConnection.connect(*arguments, **options) as other:
+                    _check_sessions(connection, other, target)
+                self._has_sessions = True
         except BaseException:
             connection.close()
             raise
@@ -70,6 +86,28 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
     def do_ping(self, dbapi_connection: Any) -> bool:  # noqa: ANN401  # as SQLAlchemy has it
         """Return whether a connection of a pool can be used, without asking the server."""
         return not dbapi_connection.is_lost
+
+
+def _check_sessions(
+    connection: psycopg.Connection[Any], other: psycopg.Connection[Any], target: Target
+) -> None:
+    """Refuse a pooler that shares sessions between clients, as PgBouncer does in transaction mode.
+
+    Then a client loses what it has set, or another sees it, sooner or later: at once in a pool that is quiet.
+    """
+    for _ in range(_LOOKS_AT_POOLER):
+        mark = uuid4().hex
+        connection.execute(_MARK, (mark,))
+        connection.commit()
+        seen = [each.execute(_MARKED).fetchone() for each in (other, connection)]
+        other.commit()
+        connection.commit()
+        if seen[0] == (mark,) or seen[1] != (mark,):
+            raise DatabaseError(
+                f"a pooler before {target} shares its sessions, which locks, settings and prepared "
+                "statements do not survive; let it pool sessions (pool_mode=session), or connect to the "
+                "server itself"
+            )
 
 
 def _check_server(connection: psycopg.Connection[Any], target: Target) -> None:

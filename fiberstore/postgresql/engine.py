@@ -7,6 +7,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
 from fiberstore.checks import check_least, check_seconds
+from fiberstore.postgresql.dialect import READ_ONLY
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, leave_pool_to_parent, made_url
 from fiberstore.sql.pool import StorePool
 
@@ -45,7 +46,7 @@ def create_engine(
     arguments: dict[str, object] = {name: value for name, value in parsed.query.items() if name not in _PLACE}
     arguments.setdefault("connect_timeout", str(_CONNECT_TIMEOUT_S))
     if read_only:
-        arguments["options"] = f"{arguments.get('options', '')} -c default_transaction_read_only=on".strip()
+        arguments["options"] = f"{arguments.get('options', '')} {READ_ONLY}".strip()
     try:
         engine = sa.create_engine(
             parsed.difference_update_query(arguments),
