@@ -230,9 +230,7 @@ class AttributeFiltersContract:
                     expected.append(len(_NUMBERS))
                 assert found(storage, compare(attribute, value)) == expected, (compare, value)
 
-    def test_numbers_beyond_those_that_can_be_asked_for_are_compared_exactly(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_numbers_beyond_what_can_be_asked_for_are_compared_exactly(self, storage: QueryStorage) -> None:
         stored = [-(10**400), -1e300, -(2**63) - 1, -(2**63), 2**64 - 1, 2**64, 1e300, 10**400]
         self._store(storage, list(stored))
         attribute = Fibers.c.attributes["/v"]

@@ -117,9 +117,7 @@ class FiltersContract:
         assert numbers(some.iter_records()) == [2, 3]
         assert numbers(everything.iter_records()) == [1, 2, 3]
 
-    def test_where_of_several_conditions_and_where_after_where_take_those_of_which_all_are_true(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_where_of_several_conditions_or_after_where_wants_all(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number) for number in range(6)])
         low, high = Logs.c.timestamp > at(1), Logs.c.timestamp < at(4)
         assert where(storage.logs, low, high) == where(storage.logs, low & high) == [2, 3]
@@ -193,9 +191,7 @@ class FiltersContract:
             ]
             assert where(storage.logs, column.in_(texts[3:6])) == [3, 4, 5]
 
-    def test_where_a_text_holds_or_begins_with_another_whatever_its_characters(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_where_a_text_holds_or_begins_with_any_other(self, storage: QueryStorage) -> None:
         texts = list(dict.fromkeys(_SPECIAL))
         storage.write_logs([log(number, NOON, text=text) for number, text in enumerate(texts)])
         column = Logs.c.raw_text
@@ -301,9 +297,7 @@ class FiltersContract:
             condition |= Logs.c.log_id == uid(number)
         assert where(storage.logs, condition) == list(range(0, 40, 2))
 
-    def test_where_the_activity_of_a_fiber_overlaps_a_span_both_ends_included(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_where_an_activity_overlaps_a_span_both_ends_included(self, storage: QueryStorage) -> None:
         storage.write_fiber(fiber(1, first=at(10), last=at(20)))
         storage.write_fiber(fiber(2, first=at(15)))
         overlaps = Fibers.c.activity.overlaps
