@@ -181,18 +181,8 @@ class BatchesContract:
         storage.write_fiber(fiber(1, first=at(5), last=at(7)))
         storage.write_fiber(fiber(3, first=at(5), last=at(6)))
         memberships = [
-            (1, 7),
-            (1, 2),
-            (1, 1),
-            (1, 3),
-            (1, 99),
-            (2, 2),
-            (3, 2),
-            (4, 99),
-            (8, 1),
-            (2, 3),
-            (8, 3),
-        ]
+            (1, 7), (1, 2), (1, 1), (1, 3), (1, 99), (2, 2), (3, 2), (4, 99), (8, 1), (2, 3), (8, 3),
+        ]  # fmt: skip
         storage.write_memberships([member(*pair) for pair in memberships])
         wanted = _ids([8, 1, 4, 5, 1, 2])
         groups = storage.fibers.by_log(wanted)

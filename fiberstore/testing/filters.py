@@ -29,24 +29,9 @@ from fiberstore.testing.examples import (
 
 _VERSIONS = [0, 1, 2**53, 2**53 + 1, 2**63, 2**64 - 1]
 _SPECIAL = [
-    *TEXTS,
-    "50%",
-    "50",
-    "_",
-    "\\",
-    "\\d+",
-    "a.c",
-    "abc",
-    "(",
-    "[x]",
-    "^a$",
-    "a|b",
-    "*",
-    "\n",
-    "🚀",
-    "'",
+    *TEXTS, "50%", "50", "_", "\\", "\\d+", "a.c", "abc", "(", "[x]", "^a$", "a|b", "*", "\n", "🚀", "'",
     '"',
-]
+]  # fmt: skip
 
 
 def numbers(records: Iterable[StoredLog | FiberRecord]) -> list[int]:
@@ -206,34 +191,14 @@ class FiltersContract:
 
     def test_where_a_text_matches_a_regular_expression_somewhere(self, storage: QueryStorage) -> None:
         texts = [
-            "GET /a",
-            "get /b",
-            "",
-            "50% off",
-            "line one\nline two",
-            "caf\u00e9 \U0001f680",
-            "aab",
-            "it's",
-        ]
+            "GET /a", "get /b", "", "50% off", "line one\nline two", "caf\u00e9 \U0001f680", "aab", "it's",
+        ]  # fmt: skip
         storage.write_logs([log(number, NOON, text=text) for number, text in enumerate(texts)])
         expected = {
-            "": list(range(8)),
-            "GET": [0],
-            "(?i)^get": [0, 1],
-            "^get|off$": [1, 3],
-            "^$": [2],
-            r"\d+%": [3],
-            "one.line": [],
-            "(?s)one.line": [4],
-            "^line two": [],
-            "(?m)^line two$": [4],
-            "two$": [4],
-            "caf. .$": [5],
-            "^a{2}b$": [6],
-            "(a)(a)b": [6],
-            "'": [7],
-            r"\.": [],
-        }
+            "": list(range(8)), "GET": [0], "(?i)^get": [0, 1], "^get|off$": [1, 3], "^$": [2],
+            r"\d+%": [3], "one.line": [], "(?s)one.line": [4], "^line two": [], "(?m)^line two$": [4],
+            "two$": [4], "caf. .$": [5], "^a{2}b$": [6], "(a)(a)b": [6], "'": [7], r"\.": [],
+        }  # fmt: skip
         for pattern, found in expected.items():
             assert where(storage.logs, Logs.c.raw_text.regexp_match(pattern)) == found, pattern
 

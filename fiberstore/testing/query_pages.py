@@ -194,20 +194,8 @@ class QueryPagesContract:
         middle = len(cursor) // 2
         turned = "B" if cursor[middle] == "A" else "A"
         for damaged in (
-            *(
-                "",
-                " ",
-                "None",
-                "x",
-                "A" * 40,
-                "é",
-                "\ud800",
-                cursor.upper(),
-                cursor[1:],
-                cursor[:-1],
-                cursor * 2,
-            ),
-            *(cursor + "A", f" {cursor}", cursor[:middle] + turned + cursor[middle + 1 :]),
+            *("", " ", "None", "x", "A" * 40, "é", "\ud800", cursor.upper(), cursor[1:], cursor[:-1]),
+            *(cursor * 2, cursor + "A", f" {cursor}", cursor[:middle] + turned + cursor[middle + 1 :]),
         ):
             with pytest.raises(CursorError) as raised:
                 storage.logs.page(2, damaged)
