@@ -81,7 +81,6 @@ class AsyncQuery(Face, Generic[R]):
 
         Raises:
             ValueError: ``at_most`` is negative.
-            StorageError: The database failed.
         """
 
     async def export(

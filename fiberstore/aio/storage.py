@@ -142,7 +142,7 @@ class AsyncTransaction(Face, of=Transaction):
     """``Transaction`` in coroutines; use it from one task at a time."""
 
 
-class AsyncSqlStorage(AsyncLifecycleStorage):
+class AsyncSqlStorage(AsyncLifecycleStorage, of=SqlStorage):
     """A ``SqlStorage`` in coroutines.
 
     A cancelled ``transaction()`` is rolled back, unless it was committing already.
@@ -176,7 +176,6 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
         self._wrapped.__getstate__()
 
     def stats(self) -> StorageStats:
-        """Return counts since the storage was opened: calls, rows, conflicts, WAL checkpoints."""
         return self._wrapped.stats()
 
     def on_call(self, hook: Callable[[Call], None]) -> None:
@@ -193,16 +192,6 @@ class AsyncSqlStorage(AsyncLifecycleStorage):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
-        """Begin a unit of work; commit it at the end of the block, roll it back if the block raises.
-
-        It may change anything without a conflict over changed rows: it has waited until no other transaction
-        changes any, and others wait for it. So keep it short, and use only its repositories inside the block:
-        the storage's own methods would wait for it too. Two units that write the same new key still conflict.
-
-        Raises:
-            ConflictError: Another transaction kept the store for too long, or wrote the same new key first;
-                run the block again.
-        """
         worker = await self._workers.next()
         stack = ExitStack()
         try:

@@ -172,7 +172,6 @@ class AsyncStorage(Face):
         Raises:
             TypeError: An item is not a ``FiberMembership``.
             ConflictError: Another transaction has written one of the pairs while an iterator was read.
-            StorageError: The database failed.
         """
 
     async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
@@ -199,7 +198,6 @@ class AsyncStorage(Face):
         Raises:
             ValueError: limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
         """
 
     async def write_fiber(self, fiber: FiberRecord) -> None:
@@ -208,7 +206,6 @@ class AsyncStorage(Face):
         Raises:
             DuplicateError: A fiber of that id is stored already; it stays as it is.
             SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
         """
 
     async def update_fiber(self, fiber: FiberRecord) -> None:
@@ -217,7 +214,6 @@ class AsyncStorage(Face):
         Raises:
             NotFoundError: There is no fiber of that id.
             SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
         """
 
     async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
@@ -244,7 +240,6 @@ class AsyncStorage(Face):
         Raises:
             ValueError: limit or offset is negative, or the type cannot be stored as text.
             TypeError: ``after`` is neither a fiber nor such a pair.
-            StorageError: The database failed.
         """
 
     async def write_logs(self, logs: Iterable[LogRecord]) -> int:
@@ -263,7 +258,6 @@ class AsyncStorage(Face):
         Raises:
             TypeError: An item is not a ``LogRecord``.
             ConflictError: Another transaction has written one of the ids while an iterator was read.
-            StorageError: The database failed.
         """
 
     async def get_log(self, log_id: UUID) -> StoredLog | None:
@@ -292,7 +286,6 @@ class AsyncStorage(Face):
         Raises:
             ValueError: A bound is naive, or limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
         """
 
     async def init_schema(self) -> None:
@@ -343,7 +336,6 @@ class AsyncQueryStorage(AsyncStorage):
             ValueError: A column is missing, unknown, or holds a value that cannot be stored; the message
                 names the file.
             OSError: A file cannot be read.
-            StorageError: The database failed.
         """
 
     async def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
@@ -527,7 +519,6 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
             ValueError: Two fibers have one id.
             CheckpointError: The checkpoint has another value than expected.
             NotFoundError: The fiber of a key is neither stored nor in the batch.
-            StorageError: The database failed.
         """
 
     @property
@@ -568,7 +559,6 @@ class AsyncLogRepository(AsyncLogs):
         Raises:
             TypeError: An item is not a ``LogRecord``.
             ConflictError: Another transaction has written one of the ids while an iterator was read.
-            StorageError: The database failed.
         """
 
     async def get_log(self, log_id: UUID) -> StoredLog | None:
@@ -597,7 +587,6 @@ class AsyncLogRepository(AsyncLogs):
         Raises:
             ValueError: A bound is naive, or limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
         """
 
 class AsyncFiberRepository(AsyncFibers):
@@ -609,7 +598,6 @@ class AsyncFiberRepository(AsyncFibers):
         Raises:
             DuplicateError: A fiber of that id is stored already; it stays as it is.
             SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
         """
 
     async def update_fiber(self, fiber: FiberRecord) -> None:
@@ -618,7 +606,6 @@ class AsyncFiberRepository(AsyncFibers):
         Raises:
             NotFoundError: There is no fiber of that id.
             SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
         """
 
     async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
@@ -645,7 +632,6 @@ class AsyncFiberRepository(AsyncFibers):
         Raises:
             ValueError: limit or offset is negative, or the type cannot be stored as text.
             TypeError: ``after`` is neither a fiber nor such a pair.
-            StorageError: The database failed.
         """
 
     async def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
@@ -762,7 +748,6 @@ class AsyncMembershipRepository(AsyncMemberships):
         Raises:
             TypeError: An item is not a ``FiberMembership``.
             ConflictError: Another transaction has written one of the pairs while an iterator was read.
-            StorageError: The database failed.
         """
 
     async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
@@ -789,7 +774,6 @@ class AsyncMembershipRepository(AsyncMemberships):
         Raises:
             ValueError: limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
         """
 
 class AsyncTransaction(Face):
@@ -809,7 +793,6 @@ class AsyncTransaction(Face):
         Raises:
             TypeError: An item is not a ``FiberMembership``.
             ConflictError: Another transaction has written one of the pairs while an iterator was read.
-            StorageError: The database failed.
         """
 
     async def get_log_fibers(self, log_id: UUID) -> list[UUID]:
@@ -836,7 +819,6 @@ class AsyncTransaction(Face):
         Raises:
             ValueError: limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
         """
 
     async def write_fiber(self, fiber: FiberRecord) -> None:
@@ -845,7 +827,6 @@ class AsyncTransaction(Face):
         Raises:
             DuplicateError: A fiber of that id is stored already; it stays as it is.
             SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
         """
 
     async def update_fiber(self, fiber: FiberRecord) -> None:
@@ -854,7 +835,6 @@ class AsyncTransaction(Face):
         Raises:
             NotFoundError: There is no fiber of that id.
             SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
         """
 
     async def get_fiber(self, fiber_id: UUID) -> FiberRecord | None:
@@ -881,7 +861,6 @@ class AsyncTransaction(Face):
         Raises:
             ValueError: limit or offset is negative, or the type cannot be stored as text.
             TypeError: ``after`` is neither a fiber nor such a pair.
-            StorageError: The database failed.
         """
 
     async def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
@@ -988,7 +967,6 @@ class AsyncTransaction(Face):
         Raises:
             TypeError: An item is not a ``LogRecord``.
             ConflictError: Another transaction has written one of the ids while an iterator was read.
-            StorageError: The database failed.
         """
 
     async def get_log(self, log_id: UUID) -> StoredLog | None:
@@ -1017,7 +995,6 @@ class AsyncTransaction(Face):
         Raises:
             ValueError: A bound is naive, or limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
         """
 
     async def write_batch(
@@ -1046,7 +1023,6 @@ class AsyncTransaction(Face):
             ValueError: Two fibers have one id.
             CheckpointError: The checkpoint has another value than expected.
             NotFoundError: The fiber of a key is neither stored nor in the batch.
-            StorageError: The database failed.
         """
 
     @property

@@ -436,7 +436,6 @@ class BatchStorage(LogStorage, FiberBatchStorage, MembershipStorage):
             ValueError: Two fibers have one id.
             CheckpointError: The checkpoint has another value than expected.
             NotFoundError: The fiber of a key is neither stored nor in the batch.
-            StorageError: The database failed.
         """
 
 

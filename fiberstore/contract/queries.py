@@ -215,7 +215,6 @@ class Query(ABC, Generic[R]):
 
         Raises:
             ValueError: ``at_most`` is negative.
-            StorageError: The database failed.
         """
 
     @abstractmethod
@@ -561,7 +560,6 @@ class QueryStorage(Storage):
             ValueError: A column is missing, unknown, or holds a value that cannot be stored; the message
                 names the file.
             OSError: A file cannot be read.
-            StorageError: The database failed.
         """
 
     @abstractmethod

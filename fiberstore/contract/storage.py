@@ -30,7 +30,6 @@ class LogStorage(ABC):
         Raises:
             TypeError: An item is not a ``LogRecord``.
             ConflictError: Another transaction has written one of the ids while an iterator was read.
-            StorageError: The database failed.
         """
 
     @abstractmethod
@@ -61,7 +60,6 @@ class LogStorage(ABC):
         Raises:
             ValueError: A bound is naive, or limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
         """
 
 
@@ -75,7 +73,6 @@ class FiberStorage(ABC):
         Raises:
             DuplicateError: A fiber of that id is stored already; it stays as it is.
             SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
         """
 
     @abstractmethod
@@ -85,7 +82,6 @@ class FiberStorage(ABC):
         Raises:
             NotFoundError: There is no fiber of that id.
             SerializationError: ``attributes`` was changed into something that is not JSON.
-            StorageError: The database failed.
         """
 
     @abstractmethod
@@ -114,7 +110,6 @@ class FiberStorage(ABC):
         Raises:
             ValueError: limit or offset is negative, or the type cannot be stored as text.
             TypeError: ``after`` is neither a fiber nor such a pair.
-            StorageError: The database failed.
         """
 
 
@@ -136,7 +131,6 @@ class MembershipStorage(ABC):
         Raises:
             TypeError: An item is not a ``FiberMembership``.
             ConflictError: Another transaction has written one of the pairs while an iterator was read.
-            StorageError: The database failed.
         """
 
     @abstractmethod
@@ -165,7 +159,6 @@ class MembershipStorage(ABC):
         Raises:
             ValueError: limit or offset is negative.
             TypeError: ``after`` is neither a log nor such a pair.
-            StorageError: The database failed.
         """
 
 

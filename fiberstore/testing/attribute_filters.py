@@ -16,46 +16,13 @@ from fiberstore.testing.filters import numbers, where
 _MISSING = "missing"
 # In the order of their code points, which is not that of UTF-16.
 _ORDERED_TEXTS = [
-    "",
-    " ",
-    "1",
-    "A",
-    "B",
-    "a",
-    "a\n",
-    "aa",
-    "b",
-    "caf\u00e9",
-    "\uffff",
-    "\U00010000",
-    "\U0001f680",
-]
+    "", " ", "1", "A", "B", "a", "a\n", "aa", "b", "caf\u00e9", "\uffff", "\U00010000", "\U0001f680",
+]  # fmt: skip
 _NUMBERS: list[int | float] = [
-    -(2**63),
-    -(2**63) + 1,
-    -(2**62) - 1,
-    -(2**53) - 1,
-    -(2**53),
-    -1.5,
-    -1,
-    -0.0,
-    5e-324,
-    0.1,
-    1,
-    1.0000000000000002,
-    2**31,
-    2**53 - 1,
-    2**53,
-    2**53 + 1,
-    2.0**53 + 2,
-    2**60 + 1,
-    2.0**62,
-    2**63 - 1,
-    2**63,
-    2**63 + 1,
-    2**64 - 2048,
-    2**64 - 1,
-]
+    -(2**63), -(2**63) + 1, -(2**62) - 1, -(2**53) - 1, -(2**53), -1.5, -1, -0.0, 5e-324, 0.1, 1,
+    1.0000000000000002, 2**31, 2**53 - 1, 2**53, 2**53 + 1, 2.0**53 + 2, 2**60 + 1, 2.0**62, 2**63 - 1,
+    2**63, 2**63 + 1, 2**64 - 2048, 2**64 - 1,
+]  # fmt: skip
 _COMPARISONS: list[Callable[[Any, Any], Any]] = [eq, ne, le, lt, gt, ge]
 _EVERY_KIND: list[JsonValue] = [None, True, False, 1, 1.5, "1", "true", "null", "", [], [1], {}, {"a": 1}]
 
@@ -75,56 +42,22 @@ class AttributeFiltersContract:
 
     def test_a_pointer_leads_into_objects_and_lists(self, storage: QueryStorage) -> None:
         attributes: JsonValue = {
-            "user": {"name": "root", "tags": ["a", {"b": ["x", "y"]}]},
-            "0": "a digit",
-            "": {"": "empty keys"},
-            "a/b": "slash",
-            "m~n": "tilde",
-            "~1": "a tilde and a 1",
-            "$": "dollar",
-            "*": "star",
-            "a*": "a star",
-            "$.user": "no path",
-            "#": "hash",
-            "[0]": "brackets",
-            "user.name": "dot",
-            'q"uote': "quote",
-            "it's": "apostrophe",
-            "\\": "backslash",
-            "50%": "percent",
-            "caf\u00e9": "one",
-            "cafe\u0301": "two",
-            "\U0001f680": "rocket",
-            " ": "blank",
+            "user": {"name": "root", "tags": ["a", {"b": ["x", "y"]}]}, "0": "a digit",
+            "": {"": "empty keys"}, "a/b": "slash", "m~n": "tilde", "~1": "a tilde and a 1", "$": "dollar",
+            "*": "star", "a*": "a star", "$.user": "no path", "#": "hash", "[0]": "brackets",
+            "user.name": "dot", 'q"uote': "quote", "it's": "apostrophe", "\\": "backslash",
+            "50%": "percent", "caf\u00e9": "one", "cafe\u0301": "two", "\U0001f680": "rocket", " ": "blank",
             "line\nbreak": "line",
-        }
+        }  # fmt: skip
         storage.write_fiber(fiber(1, attributes=attributes))
         there = {
-            "/user/name": "root",
-            "/user/tags/0": "a",
-            "/user/tags/1/b/1": "y",
-            "/0": "a digit",
-            "//": "empty keys",
-            "/a~1b": "slash",
-            "/m~0n": "tilde",
-            "/~01": "a tilde and a 1",
-            "/$": "dollar",
-            "/*": "star",
-            "/a*": "a star",
-            "/$.user": "no path",
-            "/#": "hash",
-            "/[0]": "brackets",
-            "/user.name": "dot",
-            '/q"uote': "quote",
-            "/it's": "apostrophe",
-            "/\\": "backslash",
-            "/50%": "percent",
-            "/caf\u00e9": "one",
-            "/cafe\u0301": "two",
-            "/\U0001f680": "rocket",
-            "/ ": "blank",
-            "/line\nbreak": "line",
-        }
+            "/user/name": "root", "/user/tags/0": "a", "/user/tags/1/b/1": "y", "/0": "a digit",
+            "//": "empty keys", "/a~1b": "slash", "/m~0n": "tilde", "/~01": "a tilde and a 1",
+            "/$": "dollar", "/*": "star", "/a*": "a star", "/$.user": "no path", "/#": "hash",
+            "/[0]": "brackets", "/user.name": "dot", '/q"uote': "quote", "/it's": "apostrophe",
+            "/\\": "backslash", "/50%": "percent", "/caf\u00e9": "one", "/cafe\u0301": "two",
+            "/\U0001f680": "rocket", "/ ": "blank", "/line\nbreak": "line",
+        }  # fmt: skip
         for pointer, value in there.items():
             attribute = Fibers.c.attributes[pointer]
             is_there = attribute.exists() & (attribute == value) & ~(attribute == "another")
@@ -168,21 +101,9 @@ class AttributeFiltersContract:
         self._store(storage, _EVERY_KIND)
         attribute = Fibers.c.attributes["/v"]
         equal: list[tuple[JsonValue, list[int]]] = [
-            (None, [0]),
-            (True, [1]),
-            (False, [2]),
-            (1, [3]),
-            (1.0, [3]),
-            (0, []),
-            (1.5, [4]),
-            ("1", [5]),
-            ("true", [6]),
-            ("null", [7]),
-            ("", [8]),
-            ("1.5", []),
-            ("[]", []),
-            ("{}", []),
-        ]
+            (None, [0]), (True, [1]), (False, [2]), (1, [3]), (1.0, [3]), (0, []), (1.5, [4]), ("1", [5]),
+            ("true", [6]), ("null", [7]), ("", [8]), ("1.5", []), ("[]", []), ("{}", []),
+        ]  # fmt: skip
         everyone = list(range(len(_EVERY_KIND) + 1))
         for asked, those in equal:
             value = cast("Any", asked)
@@ -228,9 +149,7 @@ class AttributeFiltersContract:
                     expected.append(len(_NUMBERS))
                 assert found(storage, compare(attribute, value)) == expected, (compare, value)
 
-    def test_numbers_beyond_those_that_can_be_asked_for_are_compared_exactly(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_numbers_beyond_what_can_be_asked_for_are_compared_exactly(self, storage: QueryStorage) -> None:
         stored = [-(10**400), -1e300, -(2**63) - 1, -(2**63), 2**64 - 1, 2**64, 1e300, 10**400]
         self._store(storage, list(stored))
         attribute = Fibers.c.attributes["/v"]

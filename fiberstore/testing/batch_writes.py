@@ -103,9 +103,7 @@ class BatchWritesContract:
         assert everything(storage) == before
         assert storage.write_batch(logs=[log(9)], fibers=[fiber(9)]).logs == 1
 
-    def test_write_batch_stores_nothing_when_what_is_read_ends_in_an_error(
-        self, storage: LifecycleStorage
-    ) -> None:
+    def test_write_batch_stores_nothing_when_its_reader_fails(self, storage: LifecycleStorage) -> None:
         def logs() -> Iterator[LogRecord]:
             yield log(1)
             raise OSError("the file is gone")

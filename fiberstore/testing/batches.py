@@ -51,9 +51,7 @@ class BatchesContract:
         for fiber_order in ("oldest", "newest", "longest", "most_logs"):
             assert _numbers(storage.fibers.order_by(fiber_order).get_many(wanted).items) == [4, 1, 5]
 
-    def test_get_many_repeats_what_was_asked_twice_and_names_what_is_missing_once(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_get_many_gives_an_id_twice_and_names_a_missing_one_once(self, storage: QueryStorage) -> None:
         storage.write_logs([log(1), log(2)])
         storage.write_fiber(fiber(1))
         storage.write_fiber(fiber(2))
@@ -183,18 +181,8 @@ class BatchesContract:
         storage.write_fiber(fiber(1, first=at(5), last=at(7)))
         storage.write_fiber(fiber(3, first=at(5), last=at(6)))
         memberships = [
-            (1, 7),
-            (1, 2),
-            (1, 1),
-            (1, 3),
-            (1, 99),
-            (2, 2),
-            (3, 2),
-            (4, 99),
-            (8, 1),
-            (2, 3),
-            (8, 3),
-        ]
+            (1, 7), (1, 2), (1, 1), (1, 3), (1, 99), (2, 2), (3, 2), (4, 99), (8, 1), (2, 3), (8, 3),
+        ]  # fmt: skip
         storage.write_memberships([member(*pair) for pair in memberships])
         wanted = _ids([8, 1, 4, 5, 1, 2])
         groups = storage.fibers.by_log(wanted)

@@ -22,15 +22,8 @@ from fiberstore.testing.examples import (
 from fiberstore.testing.invalid_arguments import check_number, check_refusal
 
 _OBJECTS_AND_OTHERS: tuple[JsonValue, ...] = (
-    None,
-    {},
-    [],
-    ["a", {"b": 1}],
-    "text",
-    1,
-    True,
-    {"list": [{"in": {"it": 1}}]},
-)
+    None, {}, [], ["a", {"b": 1}], "text", 1, True, {"list": [{"in": {"it": 1}}]},
+)  # fmt: skip
 _WHOLE_ATTRIBUTES: tuple[JsonValue, ...] = (None, "a", None, {"a": 1}, ["a"], 7)
 
 

@@ -105,40 +105,14 @@ TEXTS: tuple[str, ...] = (
 LONG_TEXT = "a long line, \u2026 " * 65_536  # more than 1 MB, whichever way it is counted
 
 ATTRIBUTES: tuple[JsonValue, ...] = (
-    None,
-    {},
-    [],
-    "",
-    "null",
-    '{"a": 1}',
-    0,
-    1,
-    -1,
-    2**31,
-    2**53 + 1,
-    2**63,
-    2**64,
-    -(10**40),
-    True,
-    False,
-    1.0,
-    -0.0,
-    0.1,
-    1e16,
-    5e-324,
-    1.7976931348623157e308,
-    [None],
-    [1, 1.0, True, "1", [[]], {}],
-    {"": None, " ": "", "a": {"b": {"c": [{"d": []}]}}},
-    {"z": 1, "a": 2, "A": 3},
+    None, {}, [], "", "null", '{"a": 1}', 0, 1, -1, 2**31, 2**53 + 1, 2**63, 2**64, -(10**40), True, False,
+    1.0, -0.0, 0.1, 1e16, 5e-324, 1.7976931348623157e308, [None], [1, 1.0, True, "1", [[]], {}],
+    {"": None, " ": "", "a": {"b": {"c": [{"d": []}]}}}, {"z": 1, "a": 2, "A": 3},
     {"$": 1, "$.a": 2, "/": 3, "/a/b": 4, "a.b": 5, 'quo"te': 6, "it's": 7, "[0]": 8, "*": 9, "\\": 10},
-    {"é": 1, "e\u0301": 2},
-    {"escapes": '\b\f\n\r\t"\\/\x1f\x7f\u2028', "not an escape": "\\u0000 \\n"},
-    list(TEXTS),
-    {text: text for text in TEXTS},
-    {"long": LONG_TEXT},
+    {"é": 1, "e\u0301": 2}, {"escapes": '\b\f\n\r\t"\\/\x1f\x7f\u2028', "not an escape": "\\u0000 \\n"},
+    list(TEXTS), {text: text for text in TEXTS}, {"long": LONG_TEXT},
     {f"key {number}": number for number in range(1_000)},
-)
+)  # fmt: skip
 
 
 def nested(depth: int) -> JsonValue:

@@ -70,17 +70,10 @@ class FibersContract:
         storage.write_fiber(fiber(2))
         storage.write_fiber(row)
         changes: list[dict[str, object]] = [
-            {"fiber_type": "login"},
-            {"config_version": 2**64 - 1},
-            {"attributes": None},
-            {"attributes": {}},
-            {"first_activity": NOON},
-            {"last_activity": END_OF_TIME},
-            {"closed": True},
-            {"fiber_type": "request"},
-            {"closed": False},
-            {},
-        ]
+            {"fiber_type": "login"}, {"config_version": 2**64 - 1}, {"attributes": None},
+            {"attributes": {}}, {"first_activity": NOON}, {"last_activity": END_OF_TIME}, {"closed": True},
+            {"fiber_type": "request"}, {"closed": False}, {},
+        ]  # fmt: skip
         for change in changes:
             row = row.model_copy(update=change)
             storage.update_fiber(row)

@@ -20,20 +20,9 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
 _TEXTS = [
-    "",
-    "a",
-    "a+b",
-    "a%",
-    "A",
-    "caf\u00e9",
-    "cafe\u0301",
-    "\U0001f680",
-    "it's",
-    '"',
-    "\\",
-    "line\nbreak",
+    "", "a", "a+b", "a%", "A", "caf\u00e9", "cafe\u0301", "\U0001f680", "it's", '"', "\\", "line\nbreak",
     "1:a",
-]
+]  # fmt: skip
 
 
 def key(

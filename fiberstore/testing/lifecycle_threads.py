@@ -47,9 +47,7 @@ class LifecycleThreadsContract:
         together([partial(count, thread) for thread in range(4)])
         assert checkpoint(storage, "count") == "16"
 
-    def test_of_threads_that_write_a_batch_from_one_checkpoint_one_is_stored(
-        self, storage: LifecycleStorage
-    ) -> None:
+    def test_of_threads_that_write_from_one_checkpoint_one_is_stored(self, storage: LifecycleStorage) -> None:
         def write(thread: int) -> bool:
             try:
                 storage.write_batch(
@@ -69,9 +67,7 @@ class LifecycleThreadsContract:
         assert list(storage.fibers.iter_records()) == [fiber(winner), fiber(99, attributes=winner)]
         assert joins(storage) == [(winner, winner)]
 
-    def test_threads_that_write_over_fibers_and_close_them_lose_neither(
-        self, storage: LifecycleStorage
-    ) -> None:
+    def test_threads_that_replace_and_close_fibers_lose_neither(self, storage: LifecycleStorage) -> None:
         storage.write_fibers([fiber(number) for number in range(10 * _THREADS)])
 
         def change(thread: int) -> int:
@@ -179,9 +175,7 @@ class LifecycleThreadsContract:
             assert len(storage.get_fiber_logs(uid(1))) == 300
             storage.logs.delete()
 
-    def test_logs_that_are_redacted_while_others_are_written_are_all_there(
-        self, storage: LifecycleStorage
-    ) -> None:
+    def test_logs_redacted_while_others_are_written_are_all_there(self, storage: LifecycleStorage) -> None:
         storage.write_logs([log(number, text="secret") for number in range(100)])
 
         def write(thread: int) -> int:

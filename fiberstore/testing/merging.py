@@ -58,9 +58,7 @@ class MergingContract:
         assert storage.merge_fibers(_into(_2=1)) == Merged(1, 0)
         assert list(storage.memberships.iter_records()) == [member(7, 1, 9)]
 
-    def test_activity_of_the_survivor_covers_theirs_and_all_else_stays(
-        self, storage: LifecycleStorage
-    ) -> None:
+    def test_activity_of_the_survivor_covers_theirs(self, storage: LifecycleStorage) -> None:
         survivor = fiber(1, "login", {"user": "ada"}, first=at(10), last=at(20), closed=True)
         storage.write_fibers(
             [
@@ -121,9 +119,7 @@ class MergingContract:
         assert fibers.merge_fibers({}) == Merged(0, 0)
         assert everything(fibers) == before
 
-    def test_fibers_that_are_not_stored_are_refused_and_nothing_merged(
-        self, fibers: LifecycleStorage
-    ) -> None:
+    def test_fibers_not_stored_are_refused_and_nothing_merged(self, fibers: LifecycleStorage) -> None:
         fibers.write_memberships([member(1, 77)])
         before = everything(fibers)
         for survivors in (_into(_2=1, _77=1), _into(_2=1, _3=77)):
@@ -133,9 +129,7 @@ class MergingContract:
         assert everything(fibers) == before
         assert _places(fibers, 2, 3) == {2: 2, 3: 3}
 
-    def test_a_survivor_that_ends_itself_is_refused_and_nothing_merged(
-        self, fibers: LifecycleStorage
-    ) -> None:
+    def test_a_survivor_that_ends_is_refused_and_nothing_merged(self, fibers: LifecycleStorage) -> None:
         before = everything(fibers)
         for survivors in (_into(_4=5, _2=2), _into(_4=5, _2=1, _1=3), _into(_1=2, _2=1)):
             with pytest.raises(ValueError, match=r"ends? (itself|themselves)"):

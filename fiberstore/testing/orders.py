@@ -22,9 +22,7 @@ class OrdersContract:
         assert numbers(storage.logs.order_by("newest").iter_records()) == oldest[::-1]
         assert numbers(storage.logs.order_by("newest").order_by("oldest").iter_records()) == oldest
 
-    def test_fibers_are_ordered_by_first_activity_then_by_the_128_bits_of_the_id(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_fibers_are_ordered_by_first_activity_then_by_id(self, storage: QueryStorage) -> None:
         write_fibers(
             storage,
             [fiber(id_.int, first=NOON, last=at(id_.int % 7)) for id_ in [*IDS[::2], *reversed(IDS[1::2])]],
@@ -42,9 +40,7 @@ class OrdersContract:
         )
         assert numbers(storage.fibers.order_by("longest").iter_records()) == [3, 5, 4, 2, 1]
 
-    def test_the_fibers_of_most_stored_logs_come_first_then_those_of_the_larger_id(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_fibers_of_most_stored_logs_come_first_then_larger_ids(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number) for number in range(4)])
         write_fibers(storage, [fiber(number) for number in range(1, 6)])
         pairs = [(0, 2), (1, 2), (0, 3), (1, 3), (2, 4), (90, 5), (91, 5), (92, 5), (0, 77), (1, 77)]
@@ -75,9 +71,7 @@ class OrdersContract:
         everything.order_by("newest")
         assert numbers(everything.iter_records()) == [1, 2]
 
-    def test_an_order_that_does_not_exist_raises_value_error_that_names_those_that_do(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_an_order_that_is_none_raises_an_error_that_names_all(self, storage: QueryStorage) -> None:
         orders = ("", "Oldest", "timestamp", "timestamp DESC", "most_logs", "longest", None)
         check_refusal(storage.logs.order_by, ValueError, "oldest, newest", *orders)
         names = "oldest, newest, longest, most_logs"
@@ -106,9 +100,7 @@ class OrdersContract:
     def test_count_at_most_of_a_wrong_number_raises(self, storage: QueryStorage) -> None:
         check_number(storage.logs.count, "at_most", may_be_none=True)
 
-    def test_iter_records_gives_more_than_fit_in_one_answer_of_the_database(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_iter_records_gives_more_than_fit_in_one_answer(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number, 0) for number in range(5_000)])
         records = storage.logs.order_by("newest").iter_records()
         assert iter(records) is records

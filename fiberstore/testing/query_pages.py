@@ -148,9 +148,7 @@ class QueryPagesContract:
         assert numbers(storage.logs.page(cursor=page.next).items) == [DEFAULT_LIMIT]
         assert storage.logs.page(DEFAULT_LIMIT + 1).next is None
 
-    def test_a_cursor_goes_on_in_another_object_of_the_same_query_with_another_limit(
-        self, storage: QueryStorage
-    ) -> None:
+    def test_a_cursor_goes_on_in_an_equal_query_with_another_limit(self, storage: QueryStorage) -> None:
         storage.write_logs([log(number, source="web" if number % 2 else "db") for number in range(20)])
 
         def query() -> Logs:
@@ -197,20 +195,8 @@ class QueryPagesContract:
         middle = len(cursor) // 2
         turned = "B" if cursor[middle] == "A" else "A"
         for damaged in (
-            *(
-                "",
-                " ",
-                "None",
-                "x",
-                "A" * 40,
-                "é",
-                "\ud800",
-                cursor.upper(),
-                cursor[1:],
-                cursor[:-1],
-                cursor * 2,
-            ),
-            *(cursor + "A", f" {cursor}", cursor[:middle] + turned + cursor[middle + 1 :]),
+            *("", " ", "None", "x", "A" * 40, "é", "\ud800", cursor.upper(), cursor[1:], cursor[:-1]),
+            *(cursor * 2, cursor + "A", f" {cursor}", cursor[:middle] + turned + cursor[middle + 1 :]),
         ):
             with pytest.raises(CursorError) as raised:
                 storage.logs.page(2, damaged)
@@ -226,9 +212,7 @@ class QueryPagesContract:
         for page in walk(storage.logs, 1):
             assert page.next is None or page.next.replace("-", "").replace("_", "").isalnum()
 
-    def test_records_that_are_stored_meanwhile_ahead_of_the_place_come_in_their_turn(
-        self, listing: Listing
-    ) -> None:
+    def test_records_stored_meanwhile_ahead_of_the_place_come_in_turn(self, listing: Listing) -> None:
         listing.add(_TIES)
         first: Page[Any] = listing.query.page(4)
         seen = numbers(first.items)
@@ -262,9 +246,7 @@ class QueryPagesContract:
             assert numbers(cast("Logs", listing.query).page(4, cursor).late) == [200]
 
     @pytest.mark.parametrize("limit", [1, 6])
-    def test_more_late_records_than_the_limit_come_page_by_page_each_once(
-        self, listing: Listing, limit: int
-    ) -> None:
+    def test_more_late_records_than_the_limit_come_in_pages(self, listing: Listing, limit: int) -> None:
         listing.add(_TIES)
         first: Page[Any] = listing.query.page(8)
         order = [204, 200, 203, 201, 202, 205]

@@ -104,7 +104,7 @@ class RedactionContract:
     @pytest.mark.parametrize(
         "pattern", ["", "a*", "^", "(a|)", "x?$", r"\b", r"x|\b", r"\w|\b", "a(?=b)", "(", "\0", "\ud800"]
     )
-    def test_redact_refuses_what_is_no_pattern_or_matches_everywhere(
+    def test_redact_refuses_no_pattern_or_one_that_is_everywhere(
         self, storage: LifecycleStorage, pattern: str
     ) -> None:
         storage.write_logs([log(1, text="aab")])

@@ -210,9 +210,7 @@ class ValuesContract:
 
     # Ownership
 
-    def test_ownership_changing_what_was_returned_changes_nothing_in_the_store(
-        self, storage: Storage
-    ) -> None:
+    def test_ownership_changing_what_was_returned_changes_no_row(self, storage: Storage) -> None:
         written = fiber(1, attributes={"user": "ada", "ids": [1, 2]})
         storage.write_fiber(written)
         storage.write_logs([log(1)])
@@ -237,7 +235,7 @@ class ValuesContract:
                 assert [row.log_id for row in logs] == [uid(1)]
                 logs.clear()
 
-    def test_ownership_changing_what_was_written_changes_nothing_in_the_store(self, storage: Storage) -> None:
+    def test_ownership_changing_what_was_written_changes_no_row(self, storage: Storage) -> None:
         inner: list[object] = [1, 2]
         first = fiber(1, attributes={"ids": [1, 2]})
         second = fiber(2, attributes={"ids": "replaced"})

@@ -86,9 +86,7 @@ class VersionsContract:
                 storage.versions.register(RULES, parent=cast("Any", parent))
         assert storage.versions.all() == []
 
-    def test_the_parent_of_a_version_is_the_active_one_or_what_is_given(
-        self, storage: LifecycleStorage
-    ) -> None:
+    def test_the_parent_of_a_version_is_the_active_one_or_given(self, storage: LifecycleStorage) -> None:
         first = storage.versions.register("1")
         assert storage.versions.register("2").parent is None
         storage.versions.activate(first.config_version)
@@ -134,7 +132,7 @@ class VersionsContract:
         assert [one.active for one in storage.versions.all()] == [False]
         assert storage.versions.activate(None) is None
 
-    def test_a_version_that_is_known_by_its_fibers_only_is_registered_when_it_is_activated(
+    def test_a_version_that_only_fibers_know_is_registered_when_activated(
         self, storage: LifecycleStorage
     ) -> None:
         first = storage.versions.register(RULES).config_version
@@ -166,9 +164,7 @@ class VersionsContract:
         assert caught.value.config_version == 5
         assert everything(storage) == before
 
-    def test_is_active_is_true_of_the_fibers_and_memberships_of_the_active_version(
-        self, generations: LifecycleStorage
-    ) -> None:
+    def test_is_active_is_true_of_rows_of_the_active_version(self, generations: LifecycleStorage) -> None:
         is_active = Fibers.c.config_version.is_active()
         active_joins = generations.memberships.where(Memberships.c.config_version.is_active())
         assert where(generations.fibers, is_active) == []
@@ -194,9 +190,7 @@ class VersionsContract:
         assert generations.fibers.where(is_active).close() == 2
         assert where(generations.fibers, Fibers.c.closed) == [1, 2]
 
-    def test_drop_deletes_the_fibers_and_memberships_of_a_version(
-        self, generations: LifecycleStorage
-    ) -> None:
+    def test_drop_deletes_fibers_and_memberships_of_a_version(self, generations: LifecycleStorage) -> None:
         generations.fibers.pin()
         generations.write_memberships([member(1, 77, 2), member(77, 3, 9), member(1, 78, 1)])
         assert generations.versions.drop(2) == Deleted(0, 2, 5)
@@ -212,9 +206,7 @@ class VersionsContract:
         assert storage.versions.all() == [registered]
         assert storage.versions.drop(registered.config_version) == Deleted(0, 0, 0)
 
-    def test_a_version_that_only_fibers_know_may_be_dropped_again(
-        self, generations: LifecycleStorage
-    ) -> None:
+    def test_a_version_only_fibers_know_may_be_dropped_again(self, generations: LifecycleStorage) -> None:
         assert generations.versions.drop(1) == Deleted(0, 2, 2)
         assert generations.versions.drop(1) == Deleted(0, 0, 0)
         dropped = generations.versions.get(1)

@@ -4,13 +4,15 @@ It is not thread-safe: its users serialize their calls.
 """
 
 import logging
+import os
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from pydantic import JsonValue
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 BufferedRecord: TypeAlias = LogRecord | FiberRecord | FiberMembership
 WhenFull: TypeAlias = Literal["block", "raise", "drop"]
+S = TypeVar("S")
 F = TypeVar("F")
 
 DEFAULT_FLUSH_ROWS = 10_000
@@ -31,7 +34,7 @@ DEFAULT_FLUSH_INTERVAL_S = 1.0
 DEFAULT_BUFFER_BYTES = 64 << 20
 DEFAULT_CLOSE_TIMEOUT_S = 30.0
 
-FORKED = "the writer belongs to the parent process; make one in this process, for a storage opened here"
+_FORKED = "the writer belongs to the parent process; make one in this process, for a storage opened here"
 RECORD_BYTES = 2_500
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
@@ -97,14 +100,8 @@ class _Entry(NamedTuple, Generic[F]):
 class Buffer(Generic[F]):
     """Records in the order they came, each with the future of whoever wrote it and asked for one.
 
-    They stay until they are known to be stored, so what is on its way counts too.
-
-    Args:
-        flush_rows: See ``BufferedWriter``, as for the others.
-        flush_bytes: See there.
-        flush_interval_s: See there.
-        buffer_bytes: See there.
-        when_full: See there.
+    They stay until they are known to be stored, so what is on its way counts too. The arguments are those of
+    ``BufferedWriter``.
 
     Attributes:
         when_full: As given.
@@ -168,11 +165,6 @@ class Buffer(Generic[F]):
         """Return the error of a record without room; count the record if such are dropped."""
         self.dropped += self.when_full == "drop"
         return BufferFullError(len(self._entries), self._bytes)
-
-    def check_log(self, record: BufferedRecord) -> None:
-        """Raise ``TypeError`` if it is no log, for who takes nothing else."""
-        if not isinstance(record, LogRecord):
-            raise TypeError(f"expected a LogRecord, as the fibers are found by rules, got {record!r:.200}")
 
     def check_open(self) -> None:
         """Raise ``DatabaseError`` if it takes no more records."""
@@ -284,6 +276,62 @@ class Buffer(Generic[F]):
         entries = [self._entries.popleft() for _ in range(count)]
         self._bytes -= sum(entry.size_bytes for entry in entries)
         return entries
+
+
+class Writer(ABC, Generic[S, F]):
+    """The part of a buffered writer that is the same with a thread and with a task."""
+
+    _storage_kind: ClassVar[type]
+    _in_coroutines: ClassVar[bool]
+
+    def __init__(
+        self,
+        storage: S,
+        *,
+        flush_rows: int = DEFAULT_FLUSH_ROWS,
+        flush_bytes: int = DEFAULT_FLUSH_BYTES,
+        flush_interval_s: float = DEFAULT_FLUSH_INTERVAL_S,
+        buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        when_full: WhenFull = "block",
+    ) -> None:
+        self._storage = storage
+        self._takes_logs_only = not isinstance(storage, self._storage_kind)
+        if self._takes_logs_only:
+            check_sink(storage, coroutine=self._in_coroutines)
+        self._buffer = Buffer[F](flush_rows, flush_bytes, flush_interval_s, buffer_bytes, when_full)
+        self._has_ended = False
+        self._pid = os.getpid()
+        self._prepare()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make what it waits by."""
+
+    @property
+    def last_error(self) -> Exception | None:
+        """Error of the last flush; None if it succeeded."""
+        return self._buffer.last_error
+
+    @property
+    def dropped(self) -> int:
+        """Number of records that were dropped because the buffer was full."""
+        return self._buffer.dropped
+
+    def _checked(self, record: BufferedRecord) -> tuple[BufferedRecord, int]:
+        copy, size_bytes = checked(record)
+        if self._takes_logs_only and not isinstance(copy, LogRecord):
+            raise TypeError(f"expected a LogRecord, as the fibers are found by rules, got {record!r:.200}")
+        return copy, size_bytes
+
+    def _may_wait_for_room(self) -> bool:
+        """Return whether to wait for room, or raise ``BufferFullError``, as ``when_full`` says."""
+        if self._buffer.when_full == "raise":
+            raise self._buffer.full()
+        return self._buffer.when_full == "block"
+
+    def _refuse_fork(self) -> None:
+        if self._pid != os.getpid():  # the lock may be held for ever
+            raise DatabaseError(_FORKED)
 
 
 def checked(record: BufferedRecord) -> tuple[BufferedRecord, int]:

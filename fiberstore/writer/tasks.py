@@ -8,79 +8,36 @@ from types import TracebackType
 from typing import Self
 
 from fiberstore.aio.storage import AsyncLifecycleStorage
-from fiberstore.errors import DatabaseError
 from fiberstore.writer.buffer import (
-    DEFAULT_BUFFER_BYTES,
     DEFAULT_CLOSE_TIMEOUT_S,
-    DEFAULT_FLUSH_BYTES,
-    DEFAULT_FLUSH_INTERVAL_S,
-    DEFAULT_FLUSH_ROWS,
-    FORKED,
     AsyncLogSink,
     Batch,
-    Buffer,
     BufferedRecord,
-    WhenFull,
-    check_sink,
-    checked,
+    Writer,
     warn_of,
 )
 
 _logger = logging.getLogger(__name__)
 
 
-class AsyncBufferedWriter:
+class AsyncBufferedWriter(Writer[AsyncLifecycleStorage | AsyncLogSink, asyncio.Future[None]]):
     """``BufferedWriter`` in coroutines: same arguments, same contract, for use in one event loop.
 
     Use it as an asynchronous context manager, or call ``close()``, before the storage is closed and before
     the loop ends: what is not stored when the loop ends is lost, and an error is logged.
 
-    Args:
-        storage: Where to: a storage, of which only ``write_batch`` is called; or what finds the fibers of
-            logs by rules and takes nothing else, of which only ``write`` is called.
-        flush_rows: Most records of a batch, >= 1.
-        flush_bytes: Most bytes of a batch, >= 1; one record may be more.
-        flush_interval_s: Seconds that a record waits at most for others, >= 0.
-        buffer_bytes: Most bytes of all records that are not stored yet, >= 1.
-        when_full: What ``write`` does when there is no room.
-
     Raises:
-        TypeError: ``storage`` is neither.
+        TypeError: ``storage`` is neither an ``AsyncLifecycleStorage`` nor an ``AsyncLogSink``.
         ValueError: An argument is out of bounds.
     """
 
-    def __init__(
-        self,
-        storage: AsyncLifecycleStorage | AsyncLogSink,
-        *,
-        flush_rows: int = DEFAULT_FLUSH_ROWS,
-        flush_bytes: int = DEFAULT_FLUSH_BYTES,
-        flush_interval_s: float = DEFAULT_FLUSH_INTERVAL_S,
-        buffer_bytes: int = DEFAULT_BUFFER_BYTES,
-        when_full: WhenFull = "block",
-    ) -> None:
-        self._storage = storage
-        self._takes_logs_only = not isinstance(storage, AsyncLifecycleStorage)
-        if self._takes_logs_only:
-            check_sink(storage, coroutine=True)
-        self._buffer = Buffer[asyncio.Future[None]](
-            flush_rows, flush_bytes, flush_interval_s, buffer_bytes, when_full
-        )
+    _storage_kind = AsyncLifecycleStorage
+    _in_coroutines = True
+
+    def _prepare(self) -> None:
         self._due = asyncio.Event()
         self._progress = asyncio.Event()  # a new one after each progress
         self._task: asyncio.Task[None] | None = None
-        self._has_ended = False
-        self._pid = os.getpid()
-
-    @property
-    def last_error(self) -> Exception | None:
-        """Error of the last flush; None if it succeeded."""
-        return self._buffer.last_error
-
-    @property
-    def dropped(self) -> int:
-        """Number of records that were dropped because the buffer was full."""
-        return self._buffer.dropped
 
     async def write(self, record: BufferedRecord) -> asyncio.Future[None]:
         """Take a record. If the call is cancelled, the record is not taken.
@@ -99,9 +56,7 @@ class AsyncBufferedWriter:
             BufferFullError: There is no room, and ``when_full`` is ``"raise"``.
             DatabaseError: The writer is closed, or belongs to a parent process.
         """
-        copy, size_bytes = checked(record)
-        if self._takes_logs_only:
-            self._buffer.check_log(copy)
+        copy, size_bytes = self._checked(record)
         self._start()
         future = asyncio.get_running_loop().create_future()
         if self._buffer.is_full:
@@ -172,10 +127,8 @@ class AsyncBufferedWriter:
     async def _get_room(self, size_bytes: int) -> bool:
         """Wait for room, or return that there is none."""
         buffer = self._buffer
-        if buffer.when_full == "drop":
+        if not self._may_wait_for_room():
             return False
-        if buffer.when_full == "raise":
-            raise buffer.full()
         buffer.waiting += 1
         self._due.set()
         try:
@@ -185,10 +138,6 @@ class AsyncBufferedWriter:
             buffer.waiting -= 1
         buffer.check_open()
         return True
-
-    def _refuse_fork(self) -> None:
-        if self._pid != os.getpid():
-            raise DatabaseError(FORKED)
 
     def _tell(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()

@@ -10,22 +10,13 @@ from types import TracebackType
 from typing import Self
 
 from fiberstore.contract.lifecycle import LifecycleStorage
-from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord
 from fiberstore.writer.buffer import (
-    DEFAULT_BUFFER_BYTES,
     DEFAULT_CLOSE_TIMEOUT_S,
-    DEFAULT_FLUSH_BYTES,
-    DEFAULT_FLUSH_INTERVAL_S,
-    DEFAULT_FLUSH_ROWS,
-    FORKED,
     Batch,
-    Buffer,
     BufferedRecord,
     LogSink,
-    WhenFull,
-    check_sink,
-    checked,
+    Writer,
     log_bytes,
     warn_of,
 )
@@ -35,7 +26,7 @@ _EXIT_TIMEOUT_S = 10.0
 _logger = logging.getLogger(__name__)
 
 
-class BufferedWriter:
+class BufferedWriter(Writer[LifecycleStorage | LogSink, Future[None]]):
     """Takes single records, from any number of threads, and writes them in batches, in their order.
 
     Use it as a context manager, or call ``close()``, before the storage is closed. A thread of its own writes
@@ -67,41 +58,16 @@ class BufferedWriter:
         ValueError: An argument is out of bounds.
     """
 
-    def __init__(
-        self,
-        storage: LifecycleStorage | LogSink,
-        *,
-        flush_rows: int = DEFAULT_FLUSH_ROWS,
-        flush_bytes: int = DEFAULT_FLUSH_BYTES,
-        flush_interval_s: float = DEFAULT_FLUSH_INTERVAL_S,
-        buffer_bytes: int = DEFAULT_BUFFER_BYTES,
-        when_full: WhenFull = "block",
-    ) -> None:
-        self._storage = storage
-        self._takes_logs_only = not isinstance(storage, LifecycleStorage)
-        if self._takes_logs_only:
-            check_sink(storage, coroutine=False)
-        self._buffer = Buffer[Future[None]](
-            flush_rows, flush_bytes, flush_interval_s, buffer_bytes, when_full
-        )
+    _storage_kind = LifecycleStorage
+    _in_coroutines = False
+
+    def _prepare(self) -> None:
         self._lock = threading.Lock()
         self._due = threading.Condition(self._lock)
         self._progress = threading.Condition(self._lock)
-        self._has_ended = False
-        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="fiberstore-writer", daemon=True)
         self._thread.start()
         atexit.register(self._close_at_exit)
-
-    @property
-    def last_error(self) -> Exception | None:
-        """Error of the last flush; None if it succeeded."""
-        return self._buffer.last_error
-
-    @property
-    def dropped(self) -> int:
-        """Number of records that were dropped because the buffer was full."""
-        return self._buffer.dropped
 
     def write(self, record: BufferedRecord, timeout_s: float | None = None) -> Future[None]:
         """Take a record.
@@ -124,9 +90,7 @@ class BufferedWriter:
             BufferFullError: There is no room, and ``when_full`` is ``"raise"``; or there is none in time.
             DatabaseError: The writer is closed, or belongs to a parent process.
         """
-        copy, size_bytes = checked(record)
-        if self._takes_logs_only:
-            self._buffer.check_log(copy)
+        copy, size_bytes = self._checked(record)
         future = Future[None]()
         future.set_running_or_notify_cancel()
         if not self._add(copy, size_bytes, timeout_s, future):
@@ -215,10 +179,8 @@ class BufferedWriter:
     def _get_room(self, size_bytes: int, timeout_s: float | None) -> bool:
         """Wait for room, or return that there is none."""
         buffer = self._buffer
-        if buffer.when_full == "drop":
+        if not self._may_wait_for_room():
             return False
-        if buffer.when_full == "raise":
-            raise buffer.full()
         self._refuse_own_thread()
         buffer.waiting += 1
         self._due.notify()
@@ -232,10 +194,6 @@ class BufferedWriter:
         if not found:
             raise buffer.full()
         return True
-
-    def _refuse_fork(self) -> None:
-        if self._pid != os.getpid():  # the lock may be held for ever
-            raise DatabaseError(FORKED)
 
     def _refuse_own_thread(self) -> None:
         if self.is_own_thread():
