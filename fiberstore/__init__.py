@@ -66,6 +66,7 @@ _HOMES = {
     "config_version": "versioning",
     "copy_store": "copying.copy",
     "create_engine": "duckdb.engine",
+    "is_host_object": "sql.migrate",
     "new_log_id": "ids",
     "open_async_storage": "opening",
     "open_storage": "opening",

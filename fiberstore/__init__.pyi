@@ -57,6 +57,7 @@ from fiberstore.repositories.logs import LogRepository as LogRepository
 from fiberstore.repositories.memberships import MembershipRepository as MembershipRepository
 from fiberstore.repositories.storage import SqlStorage as SqlStorage
 from fiberstore.repositories.versions import VersionRepository as VersionRepository
+from fiberstore.sql.migrate import is_host_object as is_host_object
 from fiberstore.sql.models import Base as Base
 from fiberstore.sql.models import Fiber as Fiber
 from fiberstore.sql.models import KeyedFiber as KeyedFiber
@@ -129,6 +130,7 @@ __all__ = [
     "config_version",
     "copy_store",
     "create_engine",
+    "is_host_object",
     "new_log_id",
     "open_async_storage",
     "open_storage",

@@ -7,7 +7,7 @@ engines stay as they are. When upstream closes a gap, delete its part here:
 | part | gap it closes |
 |---|---|
 | ``connect`` | all cursors share one result (duckdb-engine #1087); see ``duckdb.connection`` for the rest |
-| ``preparer`` | leaves a connection of DuckDB's open, which makes a forked child crash at its exit |
+| ``preparer`` | leaves a connection open, which makes a forked child crash at its exit; forgets words |
 | ``supports_statement_cache`` | every statement is compiled anew |
 | ``supports_sane_rowcount`` | row counts are called unreliable, so a stale ORM update passes silently |
 | ``supports_constraint_comments`` | comments on constraints are written, which DuckDB has not |
@@ -20,6 +20,7 @@ engines stay as they are. When upstream closes a gap, delete its part here:
 not, it can take the place of duckdb-engine and of the last three parts.
 """
 
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, Never, TypedDict, Unpack
@@ -83,7 +84,8 @@ class _Preparer(duckdb_engine.DuckDBIdentifierPreparer):  # type: ignore[misc]  
 
 @cache
 def _reserved_words() -> list[str]:
-    words = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
+    categories = "('reserved', 'type_function')"  # the others may be names of tables and columns
+    words = f"SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category IN {categories}"  # noqa: S608
     with duckdb.connect(":memory:") as connection:
         return [str(word) for (word,) in connection.execute(words).fetchall()]
 
@@ -117,8 +119,13 @@ class FiberstoreDialect(CatalogReflection, duckdb_engine.Dialect):  # type: igno
         sa.JSON.JSONStrIndexType: JsonKey,
     }
 
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401  # upstream's
+        super().__init__(**arguments)
+        _support_alembic()
+
     def connect(self, **arguments: Unpack[_ConnectArguments]) -> DuckDBConnection:
         """Open a connection in UTC; settings come from the URL's query or as ``config``."""
+        _support_alembic()
         try:
             return self._connect(arguments)
         except Exception as error:
@@ -188,6 +195,12 @@ class FiberstoreDialect(CatalogReflection, duckdb_engine.Dialect):  # type: igno
     def do_rollback(self, dbapi_connection: DuckDBConnection) -> None:
         """Roll back; ``DuckDBConnection`` knows whether there is something to."""
         dbapi_connection.rollback()
+
+
+def _support_alembic() -> None:
+    """Let Alembic know DuckDB, if a program has imported it; to import it takes longer than all the rest."""
+    if "alembic.ddl.impl" in sys.modules:
+        from fiberstore.sql import alembic_impl  # noqa: F401  # it registers itself
 
 
 def _join_logs(database: str, config: dict[str, Any]) -> None:

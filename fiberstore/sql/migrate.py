@@ -11,43 +11,43 @@ from typing import Any, cast
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.ddl.impl import DefaultImpl
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from fiberstore.errors import DatabaseError, SchemaVersionError
+from fiberstore.sql import alembic_impl  # noqa: F401  # it registers itself
 from fiberstore.sql.models import Base
 
 VERSION_TABLE = "fiberstore_alembic_version"
 
-_OLD_BOOLEANS = {"CAST('f' AS BOOLEAN)": "false", "CAST('t' AS BOOLEAN)": "true"}
 _alembic_lock = threading.Lock()
 _logger = logging.getLogger(__name__)
-
-
-class DuckDBImpl(DefaultImpl):
-    """DuckDB for Alembic, which has none of its own: DDL is transactional."""
-
-    __dialect__ = "duckdb"
-    transactional_ddl = True
-
-    def compare_server_default(
-        self,
-        inspector_column: sa.Column[Any],  # noqa: ARG002
-        metadata_column: sa.Column[Any],  # noqa: ARG002
-        rendered_metadata_default: str | None,
-        rendered_inspector_default: str | None,
-    ) -> bool:
-        """Tell whether two defaults differ; DuckDB 1.x has written ``false`` in another way."""
-        found = _OLD_BOOLEANS.get(rendered_inspector_default or "", rendered_inspector_default)
-        return found != rendered_metadata_default
 
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
     """Tell Alembic to leave alone the tables that an application keeps beside ours."""
     return kind != "table" or name in Base.metadata.tables
+
+
+def is_host_object(
+    thing: sa.schema.SchemaItem, name: str | None, kind: str, *_comparison: object
+) -> bool:  # fmt: skip
+    """Tell Alembic to leave the store's tables out of an application's migrations.
+
+    It stands in the application's ``env.py``, as ``context.configure(…, include_object=is_host_object)``.
+
+    Args:
+        thing: A table, a column or another part of the database or of the metadata.
+        name: Its name.
+        kind: ``"table"``, ``"column"``, …
+
+    Returns:
+        False for the store's tables, and that of its revision; True for everything else.
+    """
+    del thing
+    return kind != "table" or (name not in Base.metadata.tables and name != VERSION_TABLE)
 
 
 def is_of_engine(name: str) -> Callable[..., bool]:
