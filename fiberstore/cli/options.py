@@ -23,6 +23,7 @@ from fiberstore.repositories.storage import SqlStorage
 
 T = TypeVar("T")
 
+_PAGE_ROWS = 10_000  # of those that follow one another in a pipe
 _FIRST_TIME, _LAST_TIME = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
 
 
@@ -370,14 +371,15 @@ def print_pages(
         cursor: Where to begin.
         shape: Of what is printed.
     """
-    is_cut = limit is not None or shape == "table"
     page = read(limit or DEFAULT_LIMIT, cursor)
     show([*page.late, *page.items], True)
-    while page.next is not None and not is_cut:
-        page = read(DEFAULT_LIMIT, page.next)
+    late = len(page.late)
+    while page.next is not None and limit is None and shape != "table":
+        page = read(_PAGE_ROWS, page.next)
         show([*page.late, *page.items], False)
-    if page.late:
-        print_note(f"the first {len(page.late):,} were stored meanwhile; their place is on an earlier page")
+        late += len(page.late)
+    if late:
+        print_note(f"{late:,} were stored meanwhile, and begin a page; their place is on an earlier page")
     if page.next is not None:
         times = {"--start": chosen.start, "--end": chosen.end}
         same = "".join(f"{name} {utc(time)} " for name, time in times.items() if time is not None)

@@ -70,8 +70,7 @@ def print_records(
             for record in records:
                 print_json(record)
         case "raw":
-            for record in records:
-                print_text(f"{record['raw_text']}\n")
+            print_text("".join(f"{record['raw_text']}\n" for record in records))
         case "table":
             make_console().print(table())
         case "tsv":
@@ -94,13 +93,13 @@ def _cell(value: object) -> str:
 
 def log_record(log: StoredLog) -> Record:
     """Return a log, with its config version as ``--version`` takes it."""
-    return {**log.model_dump(), "config_version": shown_version(log.config_version)}
+    return {**vars(log), "config_version": shown_version(log.config_version)}
 
 
 def fiber_record(fiber: FiberRecord, keys: Keys) -> Record:
     """Return a fiber with its keys; those of its attributes sorted: not every database keeps their order."""
     return {
-        **fiber.model_dump(),
+        **vars(fiber),
         "config_version": shown_version(fiber.config_version),
         "attributes": json.loads(json.dumps(fiber.attributes, sort_keys=True)),
         "keys": key_values(keys.get(fiber.fiber_id, ())),

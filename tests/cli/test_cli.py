@@ -29,6 +29,7 @@ from tests.support.small_store import RULES, WEB, row_counts, write_files
 COMMANDS = [
     "demo",
     "ingest",
+    "rules init",
     "logs",
     "grep",
     "context",
