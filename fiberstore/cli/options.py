@@ -135,7 +135,13 @@ Cursor = Annotated[
 ]
 Since = Annotated[
     datetime | None,
-    typer.Option("--start", "--since", parser=parse_time, metavar="TIME", help=f"Only from then on: {HELP}"),
+    typer.Option(
+        "--start",
+        "--since",
+        parser=parse_time,
+        metavar="TIME",
+        help=f"Only logs from then on, or fibers active then or later: {HELP}",
+    ),
 ]
 Until = Annotated[
     datetime | None,
@@ -152,25 +158,7 @@ FiberId = Annotated[
     str | None,
     typer.Option(parser=parse_id, metavar="ID", help="Only logs of this fiber: its id, or the beginning."),
 ]
-FiberKeys = Annotated[
-    list[Any] | None,
-    typer.Option(
-        "--key",
-        parser=parse_key,
-        metavar="NAME=VALUE",
-        help="Only fibers with this key; NAME alone is of any value; if repeated, with all of them.",
-    ),
-]
-LogKeys = Annotated[
-    list[Any] | None,
-    typer.Option(
-        "--key",
-        parser=parse_key,
-        metavar="NAME=VALUE",
-        help="Only logs of fibers with this key; NAME alone is of any value; if repeated, with all of them.",
-    ),
-]
-EitherKeys = Annotated[
+Keys = Annotated[
     list[Any] | None,
     typer.Option(
         "--key",
@@ -235,7 +223,7 @@ class LogFilter:
     source: Sources = None
     contains: Contains = None
     fiber: FiberId = None
-    key: LogKeys = None
+    key: Keys = None
     version: Generation = None
     where: LogCondition = None
 
@@ -275,24 +263,10 @@ class FiberFilter:
     closed: Annotated[
         bool | None, typer.Option("--closed/--open", help="Only those that are closed, or open.")
     ] = None
-    start: Annotated[
-        datetime | None,
-        typer.Option(
-            "--start",
-            "--since",
-            parser=parse_time,
-            metavar="TIME",
-            help=f"Only those active then or later: {HELP}",
-        ),
-    ] = None
-    end: Annotated[
-        datetime | None,
-        typer.Option(
-            "--end", "--until", parser=parse_time, metavar="TIME", help="Only those active then or before."
-        ),
-    ] = None
+    start: Since = None
+    end: Until = None
     version: Generation = None
-    key: FiberKeys = None
+    key: Keys = None
     where: FiberCondition = None
 
     def of(self, storage: SqlStorage) -> Fibers:
