@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -26,7 +26,6 @@ _ID_DIGITS = 32
 _VERSION_DIGITS = 16
 _MOST_CANDIDATES = 5
 
-K = TypeVar("K")
 Key: TypeAlias = KeyIn | KeyExists
 """What ``--key`` asks for: a value of a name, or any."""
 
@@ -336,52 +335,41 @@ def collect_statistics(storage: SqlStorage) -> Statistics:
     from fiberstore.sql import migrate
 
     active = active_version(storage)
+    sources = sorted(storage.logs.sources(), key=lambda source: source.value)
+    still_open, closed = (
+        {one.value: one.count for one in storage.fibers.where(condition).types()}
+        for condition in (~Fibers.c.closed, Fibers.c.closed)
+    )
     with translate_errors(), storage.session() as session:
-        first, last = session.execute(
-            sa.select(sa.func.min(RawLog.timestamp), sa.func.max(RawLog.timestamp))
-        ).one()
+        logs, fibers = (_counts(session, table.config_version) for table in (RawLog, Fiber))
         file, file_bytes = _file(storage, session)
-        return Statistics(
-            file=file,
-            file_bytes=file_bytes,
-            revision=migrate.current(session.connection()),
-            tables={
-                table.name: session.scalars(sa.select(sa.func.count()).select_from(table)).one()
-                for table in (RawLog.__table__, Fiber.__table__, Membership.__table__)
-                if isinstance(table, sa.Table)
-            },
-            first=first,
-            last=last,
-            sources=_counts(session, RawLog.source_id),
-            fiber_types=_fiber_counts(session),
-            config_versions=_version_counts(session, active),
-        )
+        revision = migrate.current(session.connection())
+    return Statistics(
+        file=file,
+        file_bytes=file_bytes,
+        revision=revision,
+        tables={
+            RawLog.__tablename__: storage.logs.count(),
+            Fiber.__tablename__: storage.fibers.count(),
+            Membership.__tablename__: storage.memberships.count(),
+        },
+        first=min((source.first_seen for source in sources), default=None),
+        last=max((source.last_seen for source in sources), default=None),
+        sources={source.value: source.count for source in sources},
+        fiber_types=[
+            FiberCount(name, still_open.get(name, 0), closed.get(name, 0))
+            for name in sorted(still_open.keys() | closed.keys())
+        ],
+        config_versions=[
+            VersionCount(shown_version(one), one == active, logs.get(one, 0), fibers.get(one, 0))
+            for one in sorted(logs.keys() | fibers.keys() | ({active} if active is not None else set()))
+        ],
+    )
 
 
-def _counts(session: Session, column: InstrumentedAttribute[K]) -> dict[K, int]:
+def _counts(session: Session, column: InstrumentedAttribute[int]) -> dict[int, int]:
     rows = session.execute(sa.select(column, sa.func.count()).group_by(column).order_by(column))
     return {row[0]: row[1] for row in rows}
-
-
-def _fiber_counts(session: Session) -> list[FiberCount]:
-    rows = session.execute(
-        sa.select(
-            Fiber.fiber_type,
-            sa.func.count().filter(~Fiber.closed),
-            sa.func.count().filter(Fiber.closed),
-        )
-        .group_by(Fiber.fiber_type)
-        .order_by(Fiber.fiber_type)
-    )
-    return [FiberCount(fiber_type, still_open, closed) for fiber_type, still_open, closed in rows]
-
-
-def _version_counts(session: Session, active: int | None) -> list[VersionCount]:
-    logs, fibers = _counts(session, RawLog.config_version), _counts(session, Fiber.config_version)
-    return [
-        VersionCount(shown_version(version), version == active, logs.get(version, 0), fibers.get(version, 0))
-        for version in sorted(logs.keys() | fibers.keys() | ({active} if active is not None else set()))
-    ]
 
 
 def _file(storage: SqlStorage, session: Session) -> tuple[str | None, int]:

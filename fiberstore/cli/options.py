@@ -23,6 +23,7 @@ from fiberstore.repositories.storage import SqlStorage
 
 T = TypeVar("T")
 
+_PAGE_ROWS = 10_000  # of those that follow one another in a pipe
 _FIRST_TIME, _LAST_TIME = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
 
 
@@ -134,7 +135,13 @@ Cursor = Annotated[
 ]
 Since = Annotated[
     datetime | None,
-    typer.Option("--start", "--since", parser=parse_time, metavar="TIME", help=f"Only from then on: {HELP}"),
+    typer.Option(
+        "--start",
+        "--since",
+        parser=parse_time,
+        metavar="TIME",
+        help=f"Only logs from then on, or fibers active then or later: {HELP}",
+    ),
 ]
 Until = Annotated[
     datetime | None,
@@ -151,25 +158,7 @@ FiberId = Annotated[
     str | None,
     typer.Option(parser=parse_id, metavar="ID", help="Only logs of this fiber: its id, or the beginning."),
 ]
-FiberKeys = Annotated[
-    list[Any] | None,
-    typer.Option(
-        "--key",
-        parser=parse_key,
-        metavar="NAME=VALUE",
-        help="Only fibers with this key; NAME alone is of any value; if repeated, with all of them.",
-    ),
-]
-LogKeys = Annotated[
-    list[Any] | None,
-    typer.Option(
-        "--key",
-        parser=parse_key,
-        metavar="NAME=VALUE",
-        help="Only logs of fibers with this key; NAME alone is of any value; if repeated, with all of them.",
-    ),
-]
-EitherKeys = Annotated[
+Keys = Annotated[
     list[Any] | None,
     typer.Option(
         "--key",
@@ -234,7 +223,7 @@ class LogFilter:
     source: Sources = None
     contains: Contains = None
     fiber: FiberId = None
-    key: LogKeys = None
+    key: Keys = None
     version: Generation = None
     where: LogCondition = None
 
@@ -274,24 +263,10 @@ class FiberFilter:
     closed: Annotated[
         bool | None, typer.Option("--closed/--open", help="Only those that are closed, or open.")
     ] = None
-    start: Annotated[
-        datetime | None,
-        typer.Option(
-            "--start",
-            "--since",
-            parser=parse_time,
-            metavar="TIME",
-            help=f"Only those active then or later: {HELP}",
-        ),
-    ] = None
-    end: Annotated[
-        datetime | None,
-        typer.Option(
-            "--end", "--until", parser=parse_time, metavar="TIME", help="Only those active then or before."
-        ),
-    ] = None
+    start: Since = None
+    end: Until = None
     version: Generation = None
-    key: FiberKeys = None
+    key: Keys = None
     where: FiberCondition = None
 
     def of(self, storage: SqlStorage) -> Fibers:
@@ -370,14 +345,15 @@ def print_pages(
         cursor: Where to begin.
         shape: Of what is printed.
     """
-    is_cut = limit is not None or shape == "table"
     page = read(limit or DEFAULT_LIMIT, cursor)
     show([*page.late, *page.items], True)
-    while page.next is not None and not is_cut:
-        page = read(DEFAULT_LIMIT, page.next)
+    late = len(page.late)
+    while page.next is not None and limit is None and shape != "table":
+        page = read(_PAGE_ROWS, page.next)
         show([*page.late, *page.items], False)
-    if page.late:
-        print_note(f"the first {len(page.late):,} were stored meanwhile; their place is on an earlier page")
+        late += len(page.late)
+    if late:
+        print_note(f"{late:,} were stored meanwhile, and begin a page; their place is on an earlier page")
     if page.next is not None:
         times = {"--start": chosen.start, "--end": chosen.end}
         same = "".join(f"{name} {utc(time)} " for name, time in times.items() if time is not None)

@@ -70,8 +70,7 @@ def print_records(
             for record in records:
                 print_json(record)
         case "raw":
-            for record in records:
-                print_text(f"{record['raw_text']}\n")
+            print_text("".join(f"{record['raw_text']}\n" for record in records))
         case "table":
             make_console().print(table())
         case "tsv":
@@ -94,13 +93,13 @@ def _cell(value: object) -> str:
 
 def log_record(log: StoredLog) -> Record:
     """Return a log, with its config version as ``--version`` takes it."""
-    return {**log.model_dump(), "config_version": shown_version(log.config_version)}
+    return {**vars(log), "config_version": shown_version(log.config_version)}
 
 
 def fiber_record(fiber: FiberRecord, keys: Keys) -> Record:
     """Return a fiber with its keys; those of its attributes sorted: not every database keeps their order."""
     return {
-        **fiber.model_dump(),
+        **vars(fiber),
         "config_version": shown_version(fiber.config_version),
         "attributes": json.loads(json.dumps(fiber.attributes, sort_keys=True)),
         "keys": key_values(keys.get(fiber.fiber_id, ())),
@@ -117,11 +116,6 @@ def _summary_record(listed: FiberSummary, keys: Keys) -> Record:
         "first_log": listed.first_log,
         "last_log": listed.last_log,
     }
-
-
-def checkpoint_record(checkpoint: Checkpoint) -> Record:
-    """Return a checkpoint."""
-    return {"name": checkpoint.name, "updated_at": checkpoint.updated_at, "value": checkpoint.value}
 
 
 def version_or_none(config_version: int | None) -> str | None:
@@ -147,12 +141,8 @@ def print_logs(
 ) -> None:
     """Print logs, on a terminal the beginning of each; ``print_fiber`` and a pipe get the whole.
 
-    Args:
-        logs: The logs.
-        shape: What is printed of them.
-        highlight: A regular expression of RE2; where it matches is highlighted on a terminal, and of a long
-            text, the part around the first match is shown.
-        with_names: As for ``print_records``.
+    Where ``highlight``, an expression of RE2, matches, the text is highlighted on a terminal; of a long text,
+    the part around the first match is shown.
     """
     print_records(
         map(log_record, logs), _LOG, lambda: tables.logs(logs, highlight), shape, with_names=with_names
@@ -167,11 +157,7 @@ def print_context(found: LogContext, shape: Shape) -> None:
 
 
 class LogLines:
-    """Prints logs one by one, as they come: on a terminal a line each, with a colour for each source.
-
-    Args:
-        shape: What is printed of each.
-    """
+    """Prints logs one by one, as they come: on a terminal a line each, with a colour for each source."""
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
@@ -196,14 +182,7 @@ class LogLines:
 def print_fibers(
     listed: Sequence[FiberSummary], keys: Keys, shape: Shape, *, with_names: bool = True
 ) -> None:
-    """Print fibers, on a terminal each as two lines: what it is, and how to find it.
-
-    Args:
-        listed: The fibers.
-        keys: The keys of each that has some.
-        shape: What is printed of them.
-        with_names: As for ``print_records``.
-    """
+    """Print fibers, on a terminal each as two lines: what it is, and how to find it."""
     records = (_summary_record(item, keys) for item in listed)
     print_records(records, _FIBER, lambda: tables.fibers(listed, keys), shape, with_names=with_names)
 
@@ -211,15 +190,7 @@ def print_fibers(
 def print_fiber(
     listed: FiberSummary, keys: Keys, logs: Sequence[StoredLog], shape: Shape, *, is_first: bool = True
 ) -> None:
-    """Print one fiber and its logs, on a terminal with a colour for each source.
-
-    Args:
-        listed: The fiber.
-        keys: Its keys.
-        logs: Its logs.
-        shape: What is printed of them.
-        is_first: No other was printed before it.
-    """
+    """Print one fiber and its logs, on a terminal with a colour for each source."""
     record = _summary_record(listed, keys)
     if not is_first and shape in ("table", "tsv"):
         print_line()
@@ -237,34 +208,18 @@ def print_fiber(
 
 
 def print_histogram(buckets: Sequence[Bucket], group: str | None, shape: Shape) -> None:
-    """Print counts over time, on a terminal as bars.
-
-    Args:
-        buckets: The counts.
-        group: Column by which they are counted, too.
-        shape: What is printed of them.
-    """
-    records = [
-        {"start": bucket.start, **({group: bucket.group} if group else {}), "count": bucket.count}
-        for bucket in buckets
-    ]
-    columns = ("start", *((group,) if group else ()), "count")
+    """Print counts over time, on a terminal as bars, by the column ``group`` if there is one."""
+    columns = ("start", group, "count") if group else ("start", "count")
+    rows = ((one.start, one.group, one.count) if group else (one.start, one.count) for one in buckets)
+    records = (dict(zip(columns, row, strict=True)) for row in rows)
     print_records(records, columns, lambda: tables.bars(buckets, group), shape)
 
 
 def print_value_counts(found: Sequence[ValueCount[str]], name: str, shape: Shape) -> None:
-    """Print values and the number of fibers that have each.
-
-    Args:
-        found: The values.
-        name: Of the values.
-        shape: What is printed of them.
-    """
-    records = [
-        {name: one.value, "fibers": one.count, "first_seen": one.first_seen, "last_seen": one.last_seen}
-        for one in found
-    ]
+    """Print values, called so, and the number of fibers that have each."""
     columns = (name, "fibers", "first_seen", "last_seen")
+    rows = ((one.value, one.count, one.first_seen, one.last_seen) for one in found)
+    records = (dict(zip(columns, row, strict=True)) for row in rows)
     print_records(records, columns, lambda: tables.value_counts(found, name), shape)
 
 
@@ -307,9 +262,7 @@ def print_diff(old: int, new: int, found: GenerationDiff, shape: Shape) -> None:
 def print_checkpoints(checkpoints: Sequence[Checkpoint], shape: Shape) -> None:
     """Print named checkpoints."""
     columns = ("name", "updated_at", "value")
-    print_records(
-        map(checkpoint_record, checkpoints), columns, lambda: tables.checkpoints(checkpoints), shape
-    )
+    print_records(map(asdict, checkpoints), columns, lambda: tables.checkpoints(checkpoints), shape)
 
 
 def print_copied(copied: Copied, seconds: float, shape: Shape) -> None:

@@ -31,6 +31,7 @@ from tests.support.small_store import RULES, WEB, row_counts, write_files
 COMMANDS = [
     "demo",
     "ingest",
+    "rules init",
     "logs",
     "grep",
     "context",

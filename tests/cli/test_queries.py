@@ -189,7 +189,8 @@ def test_what_was_stored_behind_the_page_is_told_with_the_next(run: Run, db_file
         storage.write_logs([log(20, 0)])
     result = run("logs", "--limit", "3", "--db", db_file, "--cursor", cursor, "--json")
     assert [found["log_id"] for found in result.objects] == [str(uid(number)) for number in (20, 4, 5, 6)]
-    assert result.err == "fiberstore: the first 1 were stored meanwhile; their place is on an earlier page\n"
+    told = "1 were stored meanwhile, and begin a page; their place is on an earlier page"
+    assert result.err == f"fiberstore: {told}\n"
 
 
 def test_an_unknown_whole_id_is_told_as_an_unknown_beginning_is(run: Run, store: Path) -> None:

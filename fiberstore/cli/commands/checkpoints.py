@@ -1,6 +1,7 @@
 """``checkpoint``: named positions of an application, such as the number of lines read."""
 
 import shlex
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from fiberstore.cli.console import print_json, print_text
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.lookup import has_lifecycle
 from fiberstore.cli.options import Db, Json
-from fiberstore.cli.render import checkpoint_record, print_checkpoints, shape_of_output
+from fiberstore.cli.render import print_checkpoints, shape_of_output
 from fiberstore.cli.stores import open_to_read
 from fiberstore.errors import StorageError
 
@@ -41,7 +42,7 @@ def get(name: Name, db: Db, as_json: Json = False) -> None:
     if found is None:
         raise StorageError(f"no checkpoint has the name {name!r}; fiberstore checkpoint lists them")
     if as_json:
-        print_json(checkpoint_record(found))
+        print_json(asdict(found))
     else:
         print_text(f"{found.value}\n")
 
@@ -87,7 +88,7 @@ def delete(name: Name, db: Db, as_json: Json = False) -> None:
         found = storage.checkpoints.get(name)
         deleted = storage.checkpoints.delete(name)
     if as_json:
-        print_json({"deleted": deleted, "checkpoint": None if found is None else checkpoint_record(found)})
+        print_json({"deleted": deleted, "checkpoint": None if found is None else asdict(found)})
     elif found is None:
         print_text(f"nothing deleted; no checkpoint has the name {name!r}\n")
     else:

@@ -10,11 +10,11 @@ from fiberstore.cli.app import app
 from fiberstore.cli.options import (
     Contains,
     Db,
-    EitherKeys,
     FiberFilter,
     FiberId,
     Generation,
     Json,
+    Keys,
     LogFilter,
     Since,
     Sources,
@@ -69,7 +69,7 @@ def histogram(
     fiber: FiberId = None,
     types: Types = None,
     version: Generation = None,
-    key: EitherKeys = None,
+    key: Keys = None,
     where: Annotated[
         str | None,
         typer.Option(metavar="EXPR", help="Only those of which a condition on logs, or fibers, is true."),

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn
 from sqlalchemy.engine import make_url
 
 from fiberstore.cli import INTERRUPTED, lookup
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.commands.generations import tell_unless_active
-from fiberstore.cli.console import make_console, print_cut, print_json, print_line
+from fiberstore.cli.console import print_cut, print_json, print_line
 from fiberstore.cli.options import DbIfAny, Json
+from fiberstore.cli.progress import progress_bars, rate
 from fiberstore.cli.render import print_fiber, print_fibers, print_statistics, shape_of_output
 from fiberstore.cli.tables import counted
 from fiberstore.cli.times import utc
@@ -170,9 +171,7 @@ def _ingest(storage: SqlStorage, rules: Rules) -> tuple[IngestReport, float]:
 @contextmanager
 def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[IngestReport], None]]]:
     """Show a bar on a terminal; yield its callbacks: for bytes that were read, and for stored batches."""
-    console = make_console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bars(BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}")) as progress:
         total = sum(
             file.stat().st_size
             for source in rules.sources.values()
@@ -183,25 +182,21 @@ def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[I
         begin = time.monotonic()
 
         def on_batch(report: IngestReport) -> None:
-            progress.update(bar, rate=_rate(report, time.monotonic() - begin))
+            progress.update(bar, rate=rate(report.logs_read, time.monotonic() - begin, "logs"))
 
         yield lambda size: progress.advance(bar, size), on_batch
 
 
-def _rate(report: IngestReport, seconds: float) -> str:
-    return f"{report.logs_read / seconds:,.0f} logs/s"
-
-
 def _print_report(report: IngestReport, seconds: float, *, as_json: bool) -> None:
     if as_json:
-        rate = round(report.logs_read / seconds)
-        print_json({**asdict(report), "seconds": round(seconds, 3), "logs_per_second": rate})
+        per_second = round(report.logs_read / seconds)
+        print_json({**asdict(report), "seconds": round(seconds, 3), "logs_per_second": per_second})
     else:
         print_line(
             f"{counted(report.logs_read, 'logs')} read, {report.logs_new:,} new; "
             f"{counted(report.fibers_new, 'new fibers')}, "
             f"{counted(report.memberships_new, 'new memberships')}; "
-            f"{seconds:.2f} s, {_rate(report, seconds)}"
+            f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}"
         )
 
 
