@@ -47,8 +47,9 @@ def test_a_second_process_is_told_who_holds_the_file(
 
 
 def test_the_lock_error_names_file_and_owner(db_file: Path) -> None:
+    program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('open', flush=True); input()"
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"{OPEN}; print('open', flush=True); input()", str(db_file), "False"],
+        [sys.executable, "-c", program, str(db_file)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert holder.stdout is not None
