@@ -131,8 +131,8 @@ def test_ingest_prints_what_it_did_in_its_first_line(run: Run, rules_file: Path,
     assert row_counts(db_file) == (5, 5, 8)
 
 
-def test_ingest_prints_one_json_object(run: Run, rules_file: Path, db_file: Path) -> None:
-    (report,) = run("ingest", "--rules", rules_file, "--db", db_file, "--json").objects
+def test_ingest_prints_one_json_object(run: Run, rules_file: Path, store_file: Path) -> None:
+    (report,) = run("ingest", "--rules", rules_file, "--db", store_file, "--json").objects
     assert report.pop("seconds") > 0
     assert report.pop("logs_per_second") > 0
     assert report.pop("matches") == {"client": [3], "request": [3, 2]}
@@ -140,8 +140,8 @@ def test_ingest_prints_one_json_object(run: Run, rules_file: Path, db_file: Path
     assert report == {"logs_read": 5, "logs_new": 5, "fibers_new": 5, "memberships_new": 8}
 
 
-def test_ingest_counts_by_source_and_pattern(run: Run, rules_file: Path, db_file: Path) -> None:
-    result = run("ingest", "--rules", rules_file, "--db", db_file)
+def test_ingest_counts_by_source_and_pattern(run: Run, rules_file: Path, store_file: Path) -> None:
+    result = run("ingest", "--rules", rules_file, "--db", store_file)
     assert "web: 4 lines, 3 logs, 1 line without a stamp" in result.out.splitlines()
     assert r"request: 3 matches of 'request=(?P<request>\w+)'" in result.out.splitlines()
 
@@ -176,39 +176,39 @@ def test_ingest_check_stores_nothing_and_shows_the_first_lines_of_each_kind(
     assert not db_file.exists()
 
 
-def test_ingest_tells_what_it_left_out(run: Run, rules_file: Path, db_file: Path) -> None:
+def test_ingest_tells_what_it_left_out(run: Run, rules_file: Path, store_file: Path) -> None:
     rules_file.write_text(rules_file.read_text().replace("[sources.db]", "drop = 'request'\n\n[sources.db]"))
-    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    result = run("ingest", "--rules", rules_file, "--db", store_file)
     assert "web: lines left out by drop: 4" in result.err
 
 
-def test_several_files_of_a_source(run: Run, rules_file: Path, db_file: Path, tmp_path: Path) -> None:
+def test_several_files_of_a_source(run: Run, rules_file: Path, store_file: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f"part{number}.log").write_text(f"2024-05-01T11:00:0{number}Z request=z from zoe\n")
     for given in ([tmp_path / "part1.log", tmp_path / "part2.log"], [tmp_path / "part*.log"]):
-        run("ingest", "--rules", rules_file, "--db", db_file, *(f"web={path}" for path in given))
-        assert row_counts(db_file) == (4, 3, 6)
+        run("ingest", "--rules", rules_file, "--db", store_file, *(f"web={path}" for path in given))
+        assert row_counts(store_file) == (4, 3, 6)
 
 
-def test_ingesting_again_adds_nothing(run: Run, rules_file: Path, db_file: Path) -> None:
-    run("ingest", "--rules", rules_file, "--db", db_file)
-    result = run("ingest", "--rules", rules_file, "--db", db_file)
+def test_ingesting_again_adds_nothing(run: Run, rules_file: Path, store_file: Path) -> None:
+    run("ingest", "--rules", rules_file, "--db", store_file)
+    result = run("ingest", "--rules", rules_file, "--db", store_file)
     assert result.out.startswith("5 logs read, 0 new; 0 new fibers, 0 new memberships; ")
-    assert row_counts(db_file) == (5, 5, 8)
+    assert row_counts(store_file) == (5, 5, 8)
 
 
 def test_files_on_the_command_line_replace_those_of_the_rules(
-    run: Run, rules_file: Path, db_file: Path, tmp_path: Path
+    run: Run, rules_file: Path, store_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a=b.log").write_text("2024-05-01T11:00:00Z request=z from zoe\n")
-    run("ingest", "--rules", rules_file, "--db", db_file, f"web={tmp_path / 'a=b.log'}")
-    assert row_counts(db_file) == (3, 3, 4)
+    run("ingest", "--rules", rules_file, "--db", store_file, f"web={tmp_path / 'a=b.log'}")
+    assert row_counts(store_file) == (3, 3, 4)
 
 
 def test_the_store_may_be_named_by_the_environment(
-    run: Run, rules_file: Path, db_file: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, rules_file: Path, store_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FIBERSTORE_URL", f"duckdb:///{db_file}")
+    monkeypatch.setenv("FIBERSTORE_URL", f"duckdb:///{store_file}")
     assert run("ingest", "--rules", rules_file).code == 0
     assert len(run("logs", "--json").objects) == 5
 
@@ -226,22 +226,26 @@ def test_an_import_of_what_is_not_there_makes_no_store(
     assert not db_file.exists()
 
 
-def test_one_of_a_thing_is_told_in_the_singular(run: Run, store: Path, db_file: Path, tmp_path: Path) -> None:
+def test_one_of_a_thing_is_told_in_the_singular(
+    run: Run, store: Path, store_file: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "logs.jsonl"
     assert ": 1 row; " in run("export", "logs", path, "--db", store, "--contains", "continued").out
-    assert run("import", "logs", path, "--db", db_file).out.startswith("1 new log; ")
-    assert run("import", "logs", path, "--db", db_file).out.startswith("0 new logs; ")
+    assert run("import", "logs", path, "--db", store_file).out.startswith("1 new log; ")
+    assert run("import", "logs", path, "--db", store_file).out.startswith("0 new logs; ")
 
 
-def test_imported_logs_get_the_config_version_that_is_given(run: Run, db_file: Path, tmp_path: Path) -> None:
+def test_imported_logs_get_the_config_version_that_is_given(
+    run: Run, store_file: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "logs.jsonl"
     text = '"log_id": "%s", "timestamp": "2024-02-29T12:00:00Z", "source_id": "web", "raw_text": "GET /"'
     path.write_text(f"{{{text % UUID(int=1)}}}\n")
-    result = run("import", "logs", path, "--db", db_file, "--config-version", "00000000000000ff")
+    result = run("import", "logs", path, "--db", store_file, "--config-version", "00000000000000ff")
     assert result.out.startswith("1 new log; ")
-    with DuckDBStorage(db_file) as storage:
+    with DuckDBStorage(store_file) as storage:
         assert [row.config_version for row in storage.logs.iter_records()] == [255]
-    assert run("import", "logs", path, "--db", db_file, "--config-version", "ff").code == 2
+    assert run("import", "logs", path, "--db", store_file, "--config-version", "ff").code == 2
 
 
 def test_logs_in_a_pipe_are_tab_separated_and_whole(run: Run, store: Path) -> None:
@@ -341,26 +345,25 @@ def test_fibers_of_one_type_and_of_a_page(run: Run, store: Path) -> None:
     assert run("fibers", "--db", store, "--type", "reques", "--json").out == ""
 
 
-def test_a_pipe_gets_all_pages_and_a_limit_is_told_with_a_cursor(run: Run, db_file: Path) -> None:
+def test_a_pipe_gets_all_pages_and_a_limit_is_told_with_a_cursor(run: Run, store_file: Path) -> None:
     start = datetime(2024, 5, 1, tzinfo=UTC)
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(
             LogRecord(timestamp=start + timedelta(seconds=number), source_id="s", raw_text=f"line {number}")
             for number in range(1_001)
         )
-    whole = run("logs", "--db", db_file)
+    whole = run("logs", "--db", store_file)
     assert [row[-1] for row in whole.rows] == [f"line {number}" for number in range(1_001)]
     assert whole.err == ""
-    assert run("grep", "line", "--db", db_file, "--format", "raw").out.splitlines()[1_000] == "line 1000"
-    shown, found = on_a_terminal([["logs", "--db", db_file], ["logs", "--db", db_file, "--format", "raw"]])
+    assert run("grep", "line", "--db", store_file, "--format", "raw").out.splitlines()[1_000] == "line 1000"
+    shown, found = on_a_terminal([["logs", "--db", store_file], ["logs", "--db", store_file, "--format", "raw"]])
     assert "fiberstore: there is more; --limit N shows more," in plain(shown)
     assert len(found.splitlines()) == 1_001
-    result = run("logs", "--db", db_file, "--json", "--limit", "1000", "--since", "2024-05-01")
+    result = run("logs", "--db", store_file, "--json", "--limit", "1000", "--since", "2024-05-01")
     assert len(result.objects) == 1_000
     assert "the same command with --start 2024-05-01T00:00:00Z --cursor " in result.err
     rest = run(
-        *("logs", "--db", db_file, "--json"),
+        *("logs", "--db", store_file, "--json"),
         *("--start", "2024-05-01T00:00:00Z", "--cursor", told_cursor(result)),
     )
     assert ([log["raw_text"] for log in rest.objects], rest.err) == (["line 1000"], "")
@@ -409,10 +412,9 @@ def test_show_takes_the_beginning_of_an_id(run: Run, store: Path) -> None:
     )
 
 
-def test_more_candidates_than_fit_in_a_line_are_cut(run: Run, db_file: Path) -> None:
+def test_more_candidates_than_fit_in_a_line_are_cut(run: Run, store_file: Path) -> None:
     now = datetime(2024, 5, 1, tzinfo=UTC)
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         for number in range(7):
             storage.write_fiber(
                 FiberRecord(
@@ -423,12 +425,12 @@ def test_more_candidates_than_fit_in_a_line_are_cut(run: Run, db_file: Path) -> 
                     last_activity=now,
                 )
             )
-    result = run("show", "0000", "--db", db_file)
+    result = run("show", "0000", "--db", store_file)
     assert_refused(result, "0000-000000000004 and more")
     assert len(re.findall(r"[\w-]{36}", result.err)) == 5
 
 
-def test_show_prints_every_line_of_a_long_fiber(run: Run, db_file: Path) -> None:
+def test_show_prints_every_line_of_a_long_fiber(run: Run, store_file: Path) -> None:
     start = datetime(2024, 5, 1, tzinfo=UTC)
     logs = [
         LogRecord(timestamp=start + timedelta(seconds=number), source_id="s", raw_text=f"line {number}")
@@ -437,14 +439,13 @@ def test_show_prints_every_line_of_a_long_fiber(run: Run, db_file: Path) -> None
     fiber = FiberRecord(
         fiber_id=UUID(int=1), fiber_type="t", config_version=0, first_activity=start, last_activity=start
     )
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(logs)
         storage.write_fiber(fiber)
         storage.write_memberships(
             FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=0) for log in logs
         )
-    (shown,) = run("show", str(fiber.fiber_id), "--db", db_file, "--json").objects
+    (shown,) = run("show", str(fiber.fiber_id), "--db", store_file, "--json").objects
     assert [log["raw_text"] for log in shown["logs"]] == [log.raw_text for log in logs]
     assert shown["attributes"] is None
 
@@ -474,12 +475,11 @@ def test_stats_count_what_is_there(run: Run, store: Path) -> None:
     assert ["time", "last", "2024-05-01T10:05:00Z"] in rows
 
 
-def test_stats_of_an_empty_store(run: Run, db_file: Path) -> None:
-    run("db", "upgrade", "--db", db_file)
-    (found,) = run("stats", "--db", db_file, "--json").objects
+def test_stats_of_an_empty_store(run: Run, store_file: Path) -> None:
+    (found,) = run("stats", "--db", store_file, "--json").objects
     assert (found["first"], found["last"], found["sources"]) == (None, None, {})
-    assert run("stats", "--db", db_file).code == 0
-    assert run("logs", "--db", db_file).out == "log_id\ttimestamp\tsource_id\traw_text\n"
+    assert run("stats", "--db", store_file).code == 0
+    assert run("logs", "--db", store_file).out == "log_id\ttimestamp\tsource_id\traw_text\n"
 
 
 # ---------------------------------------------------------------- db
@@ -497,15 +497,14 @@ def test_db_upgrade_builds_the_tables(run: Run, db_file: Path) -> None:
     assert run("db", "check", "--db", db_file, "--json").objects == [{"ok": True, "differences": []}]
 
 
-def test_db_check_names_what_differs(run: Run, db_file: Path) -> None:
-    run("db", "upgrade", "--db", db_file)
-    with DuckDBStorage(db_file) as storage, storage.engine.begin() as connection:
+def test_db_check_names_what_differs(run: Run, store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage, storage.engine.begin() as connection:
         connection.execute(sa.text("DROP INDEX idx_fibers_type"))
-    result = run("db", "check", "--db", db_file)
+    result = run("db", "check", "--db", store_file)
     assert (result.code, result.err) == (1, "")
     assert result.out.count("\n") == 1
     assert "idx_fibers_type" in result.out
-    result = run("db", "check", "--db", db_file, "--json")
+    result = run("db", "check", "--db", store_file, "--json")
     assert result.code == 1
     assert result.objects[0]["ok"] is False
 
@@ -517,14 +516,13 @@ def test_a_database_without_the_tables(run: Run, db_file: Path) -> None:
     assert run("db", "check", "--db", db_file).code == 1
 
 
-def test_a_database_of_a_later_release(run: Run, db_file: Path, rules_file: Path) -> None:
-    run("db", "upgrade", "--db", db_file)
-    with DuckDBStorage(db_file) as storage, storage.engine.begin() as connection:
+def test_a_database_of_a_later_release(run: Run, store_file: Path, rules_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage, storage.engine.begin() as connection:
         connection.execute(sa.text("UPDATE fiberstore_alembic_version SET version_num = '9999'"))
-    assert run("db", "current", "--db", db_file).out == "9999 (head is 0004)\n"
-    assert_refused(run("db", "upgrade", "--db", db_file), "9999", "install the release")
-    assert_refused(run("ingest", "--rules", rules_file, "--db", db_file), "9999")
-    assert row_counts(db_file) == (0, 0, 0)
+    assert run("db", "current", "--db", store_file).out == "9999 (head is 0004)\n"
+    assert_refused(run("db", "upgrade", "--db", store_file), "9999", "install the release")
+    assert_refused(run("ingest", "--rules", rules_file, "--db", store_file), "9999")
+    assert row_counts(store_file) == (0, 0, 0)
 
 
 def test_db_backup_copies_a_store(run: Run, alone: Path, tmp_path: Path) -> None:
@@ -639,8 +637,6 @@ def test_rules_that_cannot_be_used(
     rules_file.write_text(RULES.replace(old, new, 1))
     assert_refused(run("ingest", "--rules", rules_file, "--db", db_file), str(rules_file), *words)
     assert not db_file.exists()
-    rules_file.write_text(RULES)
-    assert run("ingest", "--rules", rules_file, "--db", db_file).code == 0
 
 
 def test_every_problem_of_the_rules_has_its_line(run: Run, rules_file: Path, db_file: Path) -> None:
@@ -671,43 +667,42 @@ def test_a_file_for_an_unknown_source(run: Run, rules_file: Path, db_file: Path)
         (b"2024-05-01T11:00:00Z a\x1b[2J\0b\n", ("web.log:5", "NUL")),
         (b"\x1b[2J request=d4\n", (r"\x1b[2J",)),
     ],
-    quick=2,
 )
 def test_a_log_file_that_cannot_be_read(
-    run: Run, rules_file: Path, db_file: Path, line: bytes, words: tuple[str, ...]
+    run: Run, rules_file: Path, store_file: Path, line: bytes, words: tuple[str, ...]
 ) -> None:
     (rules_file.parent / "web.log").write_bytes(WEB.encode() + line)
-    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    result = run("ingest", "--rules", rules_file, "--db", store_file)
     assert_refused(result, *words)
     assert "\x1b" not in result.err
-    assert row_counts(db_file) == (0, 0, 0)
+    assert row_counts(store_file) == (0, 0, 0)
     write_files(rules_file.parent)
-    assert run("ingest", "--rules", rules_file, "--db", db_file).code == 0
-    assert row_counts(db_file) == (5, 5, 8)
+    assert run("ingest", "--rules", rules_file, "--db", store_file).code == 0
+    assert row_counts(store_file) == (5, 5, 8)
 
 
 @pytest.mark.slow
-def test_crlf_a_lone_cr_and_a_line_of_ten_megabytes(run: Run, rules_file: Path, db_file: Path) -> None:
+def test_crlf_a_lone_cr_and_a_line_of_ten_megabytes(run: Run, rules_file: Path, store_file: Path) -> None:
     long = "2024-05-01T11:00:00Z request=d4 " + "x" * 10_000_000
     text = f"2024-05-01T10:00:00Z request=a1 from ann\r\n2024-05-01T10:00:01Z a\rb from bob\r\n{long}\r\n"
     (rules_file.parent / "web.log").write_bytes(text.encode())
-    assert run("ingest", "--rules", rules_file, "--db", db_file, "--json").objects[0]["logs_new"] == 5
-    texts = [log["raw_text"] for log in run("logs", "--db", db_file, "--json").objects]
+    assert run("ingest", "--rules", rules_file, "--db", store_file, "--json").objects[0]["logs_new"] == 5
+    texts = [log["raw_text"] for log in run("logs", "--db", store_file, "--json").objects]
     assert "2024-05-01T10:00:00Z request=a1 from ann" in texts
     assert "2024-05-01T10:00:01Z a\rb from bob" in texts
     assert texts[-1] == long
-    out = run("logs", "--db", db_file).out
+    out = run("logs", "--db", store_file).out
     assert r"a\rb from bob" in out
     assert out.endswith(f"{long}\n")
 
 
-def test_empty_log_files(run: Run, rules_file: Path, db_file: Path) -> None:
+def test_empty_log_files(run: Run, rules_file: Path, store_file: Path) -> None:
     for name in ("web.log", "db.log"):
         (rules_file.parent / name).write_text("")
-    result = run("ingest", "--rules", rules_file, "--db", db_file)
+    result = run("ingest", "--rules", rules_file, "--db", store_file)
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("0 logs read, 0 new; ")
-    assert row_counts(db_file) == (0, 0, 0)
+    assert row_counts(store_file) == (0, 0, 0)
 
 
 def test_a_limit_that_no_database_can_count_to(run: Run, store: Path) -> None:

@@ -97,7 +97,7 @@ def test_the_demo_shows_a_fiber_that_crosses_all_services(
 
 def test_the_commands_to_try_next_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["demo", "--db", str(tmp_path / "the shop.duckdb"), "--lines", "500"])
+        main(["demo", "--db", str(tmp_path / "the shop.duckdb"), "--lines", "400"])
     commands = re.findall(r"^\$ fiberstore (.*)", capsys.readouterr().out, re.MULTILINE)
     shown = ["ingest", "stats", "fibers", "show"]
     to_try = ["timeline", "histogram", "grep", "fibers", "logs", "ingest"]

@@ -17,6 +17,7 @@ import duckdb
 import pytest
 
 from fiberstore import DuckDBStorage, Fibers, config_version
+from fiberstore.cli import main
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from tests.support.command_line import (
     Run,
@@ -55,6 +56,12 @@ A, B = (f"{config_version(rules):016x}" for rules in (RULES, BY_USER))
 OLD, NEW, OTHER = (f"{number:016x}" for number in (0x1111_0000_0000_0001, 0x2222_0000_0000_0002, 3))
 
 
+def write_files(folder: Path) -> None:
+    (folder / "web.log").write_text(LOGS)
+    (folder / "a.toml").write_bytes(RULES.encode())
+    (folder / "b.toml").write_bytes(BY_USER.encode())
+
+
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
@@ -70,12 +77,27 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: a log file, two rules files, and the name of a store that is not there yet."""
-    (tmp_path / "web.log").write_text(LOGS)
-    (tmp_path / "a.toml").write_bytes(RULES.encode())
-    (tmp_path / "b.toml").write_bytes(BY_USER.encode())
+    write_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FIBERSTORE_URL", "store.duckdb")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def made_by_ingest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the log file, read by the rules ``a.toml``, for copies."""
+    folder = tmp_path_factory.mktemp("ingested")
+    write_files(folder)
+    with pytest.raises(SystemExit):
+        main(["ingest", "--rules", str(folder / "a.toml"), "--db", str(folder / "store.duckdb")])
+    return folder / "store.duckdb"
+
+
+@pytest.fixture
+def ingested(made_by_ingest: Path, folder: Path) -> Path:
+    """The working directory, with the store that the rules ``a.toml`` have made of the log file."""
+    shutil.copy(made_by_ingest, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +223,7 @@ def test_new_rules_are_tried_compared_switched_to_and_back_and_dropped(run: Run,
     assert run("versions", "show", B).out == BY_USER
 
 
-def test_an_ingest_by_other_rules_tells_that_its_fibers_are_not_shown(run: Run, folder: Path) -> None:
-    run("ingest", "--rules", "a.toml")
+def test_an_ingest_by_other_rules_tells_that_its_fibers_are_not_shown(run: Run, ingested: Path) -> None:
     result = run("ingest", "--rules", "b.toml", "--json")
     assert (result.code, len(result.objects)) == (0, 1)
     assert result.err.splitlines()[1:] == [
@@ -219,8 +240,7 @@ def test_an_ingest_by_other_rules_tells_that_its_fibers_are_not_shown(run: Run, 
     ]
 
 
-def test_a_reprocessing_may_activate_its_version(run: Run, folder: Path) -> None:
-    run("ingest", "--rules", "a.toml")
+def test_a_reprocessing_may_activate_its_version(run: Run, ingested: Path) -> None:
     assert run("export", "fibers", "all.jsonl").err == ""
     result = run("reprocess", "--rules", "b.toml", "--activate", "--json")
     assert result.code == 0
@@ -240,10 +260,12 @@ def test_a_reprocessing_may_activate_its_version(run: Run, folder: Path) -> None
     assert keys(run) == ["ann", "bob", "cid", "dan"]
 
 
-def test_a_reprocessing_needs_a_store_and_one_generation_to_be_shown(run: Run, folder: Path) -> None:
+def test_a_reprocessing_needs_a_store(run: Run, folder: Path) -> None:
     assert_refused(run("reprocess", "--rules", "b.toml"), "store.duckdb does not exist", "ingest")
     assert not (folder / "store.duckdb").exists()
-    run("ingest", "--rules", "a.toml")
+
+
+def test_a_reprocessing_needs_one_generation_to_be_shown(run: Run, ingested: Path) -> None:
     run("activate", "--none")
     assert_refused(run("reprocess", "--rules", "b.toml"), A, "no version is active", "fiberstore activate")
     assert [found["config_version"] for found in run("versions", "--json").objects] == [A]
@@ -494,8 +516,10 @@ def test_stats_mark_the_active_version(run: Run, only_read: None) -> None:
     assert ["config_version_fibers", NEW, "2"] in rows
 
 
-def test_an_active_version_that_has_nothing_is_in_the_stats(run: Run, folder: Path) -> None:
-    run("db", "upgrade")
+def test_an_active_version_that_has_nothing_is_in_the_stats(
+    run: Run, folder: Path, empty_store: Path
+) -> None:
+    shutil.copy(empty_store, folder)
     with DuckDBStorage(folder / "store.duckdb") as storage:
         storage.versions.activate(storage.versions.register(RULES).config_version)
     (found,) = run("stats", "--json").objects[0]["config_versions"]

@@ -1,5 +1,6 @@
 """Fibers by their keys on the command line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -9,7 +10,7 @@ from fiberstore import DuckDBStorage, FiberKey, config_version
 from fiberstore.cli import main
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
 from fiberstore.testing.keys import key
-from tests.support.command_line import Run, on_a_terminal, plain, runner
+from tests.support.command_line import Run, on_a_terminal, plain
 
 GOLDEN = Path(__file__).parents[1] / "duckdb" / "golden"
 RULES = """
@@ -29,21 +30,12 @@ OTHER_RULES = RULES.replace("req=(?P<req>", "req=(?P<request>")
 LINES = "2024-05-01 12:00:00 req=a order=1\n2024-05-01 12:00:01 req=a order=2\n"
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
-
-
 @pytest.fixture(scope="module")
-def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a request of two orders, which tests only read."""
-    return ingested_by(tmp_path_factory.mktemp("ingested"), RULES)
-
-
-@pytest.fixture(scope="module")
-def generations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, and by rules that are not active, which tests only read."""
-    return ingested_by(tmp_path_factory.mktemp("generations"), RULES, OTHER_RULES)
+def generations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store with a request of two orders, and the same by rules that are not active; tests only read it."""
+    path = ingested_by(tmp_path_factory.mktemp("generations"), RULES, OTHER_RULES)
+    with DuckDBStorage(path, read_only=True):
+        yield path
 
 
 def ingested_by(folder: Path, *rules: str) -> Path:
@@ -57,7 +49,7 @@ def ingested_by(folder: Path, *rules: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two fibers of one composite key, and one without keys, which tests only read."""
     path = tmp_path_factory.mktemp("keys") / "store.duckdb"
     with DuckDBStorage(path) as storage:
@@ -73,7 +65,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 FiberKey(fiber_id=uid(2), name="user", value="root", first_timestamp=NOON),
             ]
         )
-    return path
+    with DuckDBStorage(path, read_only=True):
+        yield path
 
 
 @pytest.mark.parametrize(
@@ -87,20 +80,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_an_ingested_fiber_is_found_by_any_of_its_keys(
-    run: Run, ingested: Path, options: tuple[str, ...]
+    run: Run, generations: Path, options: tuple[str, ...]
 ) -> None:
-    (found,) = run("fibers", "--db", ingested, "--json", *options).objects
+    (found,) = run("fibers", "--db", generations, "--json", *options).objects
     assert found["keys"] == {"req": ["a"], "order": ["1", "2"]}
-    (shown,) = run("show", "order=2", "--db", ingested, "--json").objects
+
+
+def test_a_key_leads_to_the_lines_of_its_fibers(run: Run, generations: Path) -> None:
+    (shown,) = run("show", "order=2", "--db", generations, "--json").objects
     assert [line["raw_text"] for line in shown["logs"]] == LINES.splitlines()
-    assert run("fibers", "--db", ingested, "--key", "order=1", "--key", "order=3").rows == []
+    assert run("fibers", "--db", generations, "--key", "order=1", "--key", "order=3").rows == []
 
 
-def test_a_histogram_takes_a_key(run: Run, ingested: Path) -> None:
+def test_a_histogram_takes_a_key(run: Run, generations: Path) -> None:
     for options in ([], ["--fibers"]):
         counts = {
             given: sum(
-                int(row[-1]) for row in run("histogram", *options, "--key", given, "--db", ingested).rows
+                int(row[-1]) for row in run("histogram", *options, "--key", given, "--db", generations).rows
             )
             for given in ("order=2", "order=3")
         }
@@ -108,18 +104,18 @@ def test_a_histogram_takes_a_key(run: Run, ingested: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["fibers", "logs", "grep req", "tail"])
-def test_every_list_takes_a_key(run: Run, ingested: Path, command: str) -> None:
-    assert run(*command.split(), "--db", ingested, "--key", "order=2").rows
-    assert run(*command.split(), "--db", ingested, "--key", "order=3").rows == []
+def test_every_list_takes_a_key(run: Run, generations: Path, command: str) -> None:
+    assert run(*command.split(), "--db", generations, "--key", "order=2").rows
+    assert run(*command.split(), "--db", generations, "--key", "order=3").rows == []
 
 
-def test_a_list_that_is_compared_with_a_value_is_told(run: Run, ingested: Path) -> None:
+def test_a_list_that_is_compared_with_a_value_is_told(run: Run, generations: Path) -> None:
     for options in (
         ("fibers", "--where", 'attributes["/order"] == "2"'),
         ("fibers", "--where", 'fiber_type == "request" and attributes["/order"].in_(["2"])'),
         ("logs", "--where", 'fibers.any(attributes["/order"] < "2")'),
     ):
-        result = run(*options, "--db", ingested)
+        result = run(*options, "--db", generations)
         assert result.rows == []
         assert "write attributes['/order'].contains(…) for an item of a list, keys[…] ==" in result.err
     for condition in (
@@ -128,7 +124,7 @@ def test_a_list_that_is_compared_with_a_value_is_told(run: Run, ingested: Path) 
         'attributes["/absent"] == "2"',
         'attributes["/order"] == "2" and fiber_type == "other"',
     ):
-        assert run("fibers", "--where", condition, "--db", ingested).err == ""
+        assert run("fibers", "--where", condition, "--db", generations).err == ""
 
 
 def test_all_fibers_of_a_key_are_shown(run: Run, store: Path) -> None:
@@ -156,6 +152,9 @@ def test_a_key_that_no_fiber_has_is_told(run: Run, generations: Path, command: s
         result = run(*command.split(), *option, given, "--db", generations)
         assert result.rows == []
         assert said in result.err
+
+
+def test_a_key_that_a_fiber_has_is_not_told(run: Run, generations: Path) -> None:
     assert run("fibers", "--key", "req=a", "--db", generations).err == ""
     assert (
         "no fiber has" not in run("fibers", "--key", "request=a", "--version", "all", "--db", generations).err
@@ -199,8 +198,9 @@ def test_a_store_of_an_older_release_is_read_without_keys(run: Run, db_file: Pat
         assert "of an older release, without keys; fiberstore db upgrade" in result.err
 
 
-def test_an_upgrade_tells_which_fibers_depend_on_the_order_of_reading(run: Run, ingested: Path) -> None:
+def test_an_upgrade_tells_which_fibers_depend_on_the_order_of_reading(run: Run, tmp_path: Path) -> None:
     """Keys that the migration has taken from attributes have no first line until ``reprocess`` finds it."""
+    ingested = ingested_by(tmp_path, RULES)
     rules = ingested.with_name("rules.toml")
     with duckdb.connect(ingested) as connection:
         connection.execute("UPDATE fiber_keys SET first_log_id = NULL")

@@ -107,7 +107,8 @@ def both(tmp_path_factory: pytest.TempPathFactory, postgres_server_url: URL) -> 
             with pytest.raises(SystemExit) as ended:
                 main(["ingest", "--rules", str(rules), "--db", target])
             assert not ended.value.code
-        yield stores
+        with DuckDBStorage(stores.targets[0], read_only=True):
+            yield stores
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -41,24 +40,17 @@ def a_log() -> LogRecord:
     return LogRecord(timestamp=NOON, source_id="s", raw_text="t")
 
 
-@asynccontextmanager
-async def a_storage() -> AsyncIterator[AsyncDuckDBStorage]:
-    async with AsyncDuckDBStorage(":memory:", pool_size=POOL_SIZE) as storage:
-        await storage.init_schema()
-        yield storage
-
-
 def in_a_loop(
     test: Callable[[AsyncDuckDBStorage], Awaitable[None]],
-) -> Callable[[], None]:
+) -> Callable[[Path], None]:
     """Run a coroutine as a test, on a storage of its own."""
 
-    async def body() -> None:
-        async with a_storage() as storage:
+    async def body(store_file: Path) -> None:
+        async with AsyncDuckDBStorage(store_file, pool_size=POOL_SIZE) as storage:
             await test(storage)
 
-    def run() -> None:
-        asyncio.run(body())
+    def run(store_file: Path) -> None:
+        asyncio.run(body(store_file))
 
     run.__name__ = test.__name__
     run.__doc__ = test.__doc__

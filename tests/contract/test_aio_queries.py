@@ -4,6 +4,9 @@ import asyncio
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from fiberstore import (
     AsyncDuckDBStorage,
     DatabaseError,
+    DuckDBStorage,
     Fibers,
     LogRecord,
     Logs,
@@ -37,12 +41,24 @@ def batches(query: AsyncQuery[StoredLog]) -> Stream:
 STREAMS = pytest.mark.parametrize("streamed", [records, batches])
 
 
+@cache
+def filled() -> bytes:
+    """Return a file with logs, for copies: to make and to fill it takes four times as long as to open it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "store.duckdb")
+        with DuckDBStorage(path) as storage:
+            storage.init_schema()
+            storage.write_logs([log(number) for number in range(LOGS)])
+        return path.read_bytes()
+
+
 @asynccontextmanager
 async def a_storage(pool_size: int = 1) -> AsyncIterator[AsyncDuckDBStorage]:
-    async with AsyncDuckDBStorage(":memory:", pool_size=pool_size) as storage:
-        await storage.init_schema()
-        await storage.write_logs([log(number) for number in range(LOGS)])
-        yield storage
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "store.duckdb")
+        path.write_bytes(filled())
+        async with AsyncDuckDBStorage(path, pool_size=pool_size) as storage:
+            yield storage
 
 
 async def count(storage: AsyncDuckDBStorage) -> int:

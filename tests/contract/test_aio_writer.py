@@ -70,7 +70,6 @@ class GatedStorage(AsyncDuckDBStorage):
 @asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[GatedStorage]:
     async with GatedStorage(path) as storage:
-        await storage.init_schema()
         yield storage
 
 
@@ -82,7 +81,7 @@ def run(path: Path, body: Callable[[GatedStorage], Coroutine[Any, Any, None]]) -
     asyncio.run(in_loop())
 
 
-def test_it_flushes_by_rows_by_bytes_and_by_time(db_file: Path) -> None:
+def test_it_flushes_by_rows_by_bytes_and_by_time(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         async with AsyncBufferedWriter(storage, flush_rows=3, flush_interval_s=NEVER_S) as writer:
             await asyncio.gather(*[await writer.write(log(number)) for number in range(3)])
@@ -99,10 +98,10 @@ def test_it_flushes_by_rows_by_bytes_and_by_time(db_file: Path) -> None:
             await (await writer.write(log(8)))
         assert [len(batch) for batch in storage.batches] == [3, 1, 2, 1, 1, 1]
 
-    run(db_file, body)
+    run(store_file, body)
 
 
-def test_all_kinds_of_records_are_stored_and_flush_waits_for_them(db_file: Path) -> None:
+def test_all_kinds_of_records_are_stored_and_flush_waits_for_them(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         threads = threading.active_count()
         async with AsyncBufferedWriter(storage, flush_interval_s=NEVER_S) as writer:
@@ -123,10 +122,10 @@ def test_all_kinds_of_records_are_stored_and_flush_waits_for_them(db_file: Path)
         assert late.done()
         assert threading.active_count() <= threads + 1  # the storage's own, when it works first
 
-    run(db_file, body)
+    run(store_file, body)
 
 
-def test_block_waits_for_room_and_a_cancelled_write_is_not_taken(db_file: Path) -> None:
+def test_block_waits_for_room_and_a_cancelled_write_is_not_taken(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         storage.gate.clear()
         async with AsyncBufferedWriter(
@@ -144,10 +143,10 @@ def test_block_waits_for_room_and_a_cancelled_write_is_not_taken(db_file: Path) 
         assert all(future.done() for future in futures)
         assert await storage.numbers() == [0, 1, 2, 3, *range(10, 100)]
 
-    run(db_file, body)
+    run(store_file, body)
 
 
-def test_raise_and_drop_refuse_what_has_no_room(db_file: Path) -> None:
+def test_raise_and_drop_refuse_what_has_no_room(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         storage.gate.clear()
         async with AsyncBufferedWriter(
@@ -168,11 +167,11 @@ def test_raise_and_drop_refuse_what_has_no_room(db_file: Path) -> None:
             storage.gate.set()
         assert await storage.numbers() == [0, 1, 10, 11]
 
-    run(db_file, body)
+    run(store_file, body)
 
 
 def test_a_failed_flush_loses_nothing_and_keeps_the_order(
-    db_file: Path, caplog: pytest.LogCaptureFixture
+    store_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def body(storage: GatedStorage) -> None:
         storage.errors = [DatabaseError("no space for 'secret'"), ConflictError("once more")]
@@ -188,12 +187,12 @@ def test_a_failed_flush_loses_nothing_and_keeps_the_order(
         assert written == [log(number, text="secret") for number in range(5)]
 
     with caplog.at_level(logging.WARNING, "fiberstore"):
-        run(db_file, body)
+        run(store_file, body)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert "secret" not in caplog.text
 
 
-def test_close_gives_back_what_could_not_be_stored(db_file: Path) -> None:
+def test_close_gives_back_what_could_not_be_stored(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         writer = AsyncBufferedWriter(storage, flush_interval_s=NEVER_S)
         futures = [await writer.write(log(number)) for number in range(3)]
@@ -207,10 +206,10 @@ def test_close_gives_back_what_could_not_be_stored(db_file: Path) -> None:
         with pytest.raises(DatabaseError, match="writer is closed"):
             await writer.write(log(4))
 
-    run(db_file, body)
+    run(store_file, body)
 
 
-def test_one_who_waits_for_a_flush_is_told_that_it_was_given_up(db_file: Path) -> None:
+def test_one_who_waits_for_a_flush_is_told_that_it_was_given_up(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         storage.gate.clear()
         storage.errors = [DatabaseError("not today")]
@@ -227,10 +226,10 @@ def test_one_who_waits_for_a_flush_is_told_that_it_was_given_up(db_file: Path) -
         with pytest.raises(DatabaseError, match="not today"):
             await future
 
-    run(db_file, body)
+    run(store_file, body)
 
 
-def test_a_cancelled_future_changes_nothing(db_file: Path) -> None:
+def test_a_cancelled_future_changes_nothing(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         async with AsyncBufferedWriter(storage, flush_interval_s=NEVER_S) as writer:
             futures = [await writer.write(log(number)) for number in range(3)]
@@ -239,10 +238,10 @@ def test_a_cancelled_future_changes_nothing(db_file: Path) -> None:
             assert futures[2].result() is None
         assert await storage.numbers() == [0, 1, 2]
 
-    run(db_file, body)
+    run(store_file, body)
 
 
-def test_close_under_load_keeps_what_it_has_taken(db_file: Path) -> None:
+def test_close_under_load_keeps_what_it_has_taken(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         writer = AsyncBufferedWriter(storage, flush_rows=20, buffer_bytes=60 * LOG_BYTES)
         taken: list[tuple[int, asyncio.Future[None]]] = []
@@ -265,12 +264,12 @@ def test_close_under_load_keeps_what_it_has_taken(db_file: Path) -> None:
         assert all(future.done() and future.exception() is None for _, future in taken)
         assert await storage.numbers() == sorted(number for number, _ in taken)
 
-    run(db_file, body)
+    run(store_file, body)
 
 
-def test_a_loop_that_ends_first_says_what_is_lost(db_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_ends_first_says_what_is_lost(store_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
-        storage = AsyncDuckDBStorage(db_file)
+        storage = AsyncDuckDBStorage(store_file)
         writer = AsyncBufferedWriter(storage, flush_interval_s=NEVER_S)
         for number in range(3):
             await writer.write(log(number))
@@ -281,7 +280,7 @@ def test_a_loop_that_ends_first_says_what_is_lost(db_file: Path, caplog: pytest.
     assert "3 records are not stored" in caplog.text
 
 
-def test_a_writer_that_was_not_used_closes(db_file: Path) -> None:
+def test_a_writer_that_was_not_used_closes(store_file: Path) -> None:
     async def body(storage: GatedStorage) -> None:
         async with AsyncBufferedWriter(storage) as writer:
             await writer.flush()
@@ -289,4 +288,4 @@ def test_a_writer_that_was_not_used_closes(db_file: Path) -> None:
         with pytest.raises(ValueError, match="when_full"):
             AsyncBufferedWriter(storage, when_full="wait")  # type: ignore[arg-type]
 
-    run(db_file, body)
+    run(store_file, body)

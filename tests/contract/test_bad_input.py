@@ -159,7 +159,7 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("opener", FACES)
-@parametrize_mostly_slow(("target", "error", "says"), TARGETS, quick=12)
+@parametrize_mostly_slow(("target", "error", "says"), TARGETS, quick=6)
 def test_a_target_is_refused(
     *, folder: Path, opener: str, target: object, error: type[Exception] | str, says: str
 ) -> None:
@@ -170,7 +170,7 @@ def test_a_target_is_refused(
     assert_nothing_is_left(folder)
 
 
-@parametrize_mostly_slow(("opener", "name", "value", "error", "says"), NUMBERS_TO_OPEN, quick=24)
+@parametrize_mostly_slow(("opener", "name", "value", "error", "says"), NUMBERS_TO_OPEN, quick=12)
 def test_an_argument_of_opening_is_refused(
     *, folder: Path, opener: str, name: str, value: object, error: type[Exception], says: str
 ) -> None:

@@ -169,12 +169,12 @@ def test_threads_that_register_and_activate_meet_no_conflict(storage: DuckDBStor
     write_generations(storage)
 
     def switch(version: int | None) -> None:
-        for _ in range(15):
+        for _ in range(8):
             storage.versions.register("same")
             storage.versions.activate(version)
 
     def read() -> None:
-        for _ in range(30):
+        for _ in range(16):
             assert sum(found.active for found in storage.versions.all()) <= 1
 
     together(

@@ -5,7 +5,6 @@ import gc
 import logging
 import logging.config
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -383,13 +382,6 @@ FORK = """
 """
 
 
-@pytest.fixture
-def file(empty_store: Path, db_file: Path) -> Path:
-    """A file with the tables, which no process has open."""
-    shutil.copy(empty_store, db_file)
-    return db_file
-
-
 def run(program: str, db_file: Path) -> tuple[list[str], str]:
     command = [sys.executable, "-c", textwrap.dedent(program), str(db_file)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
@@ -398,15 +390,15 @@ def run(program: str, db_file: Path) -> tuple[list[str], str]:
 
 
 @pytest.mark.slow
-def test_records_are_stored_when_the_program_ends(file: Path) -> None:
-    texts, told = run(PROGRAM, file)
+def test_records_are_stored_when_the_program_ends(store_file: Path) -> None:
+    texts, told = run(PROGRAM, store_file)
     assert texts == ["WARNING root: in the parent"]
     assert "fiberstore.logging" not in told
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_records_of_a_forked_child_are_told_of(file: Path) -> None:
-    texts, told = run(textwrap.dedent(PROGRAM) + textwrap.dedent(FORK), file)
+def test_records_of_a_forked_child_are_told_of(store_file: Path) -> None:
+    texts, told = run(textwrap.dedent(PROGRAM) + textwrap.dedent(FORK), store_file)
     assert texts == ["WARNING root: in the parent", "WARNING root: after the child"]
     assert "the writer belongs to the parent process" in told
     assert "records dropped: 1" in told

@@ -395,11 +395,10 @@ def test_max_bytes_in_memory_is_refused(memory: DuckDBStorage, dry_run: bool) ->
         memory.prune(max_bytes=1, dry_run=dry_run)
 
 
-def test_a_store_that_is_only_read_can_be_asked_what_would_go(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_a_store_that_is_only_read_can_be_asked_what_would_go(store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(1)])
-    with DuckDBStorage(db_file, read_only=True) as storage:
+    with DuckDBStorage(store_file, read_only=True) as storage:
         assert storage.prune(logs=EVERY_LOG, dry_run=True).logs == 1
         assert storage.prune(max_bytes=1, dry_run=True).logs == 1
         with pytest.raises(DatabaseError, match="read-only"):

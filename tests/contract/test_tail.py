@@ -20,10 +20,9 @@ def _written_by(storage: DuckDBStorage, writer: int, batch_rows: int, batches: i
 
 
 @pytest.mark.slow
-def test_nothing_is_missed_or_repeated_while_many_threads_write(db_file: Path) -> None:
+def test_nothing_is_missed_or_repeated_while_many_threads_write(store_file: Path) -> None:
     """Commits of these sizes overtake one another: DuckDB shows larger rowids before smaller ones."""
-    with DuckDBStorage(db_file, pool_size=8) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file, pool_size=8) as storage:
         tail = storage.logs.tail(timeout_s=60)
         sizes = [(1, 100), (3, 100), (10, 60), (1_000, 10), (30_000, 1)]
         total = sum(rows * batches for rows, batches in sizes)
@@ -62,9 +61,8 @@ def test_a_write_ends_the_wait(storage: DuckDBStorage) -> None:
     assert met == all_logs(storage)
 
 
-def test_a_tail_holds_no_connection_while_it_waits(db_file: Path) -> None:
-    with DuckDBStorage(db_file, pool_size=1) as storage:
-        storage.init_schema()
+def test_a_tail_holds_no_connection_while_it_waits(store_file: Path) -> None:
+    with DuckDBStorage(store_file, pool_size=1) as storage:
         tail = storage.logs.tail(timeout_s=60)
         storage.write_logs([log(1), log(2)])
         assert next(tail).log_id == uid(1)
@@ -72,14 +70,13 @@ def test_a_tail_holds_no_connection_while_it_waits(db_file: Path) -> None:
         assert [row.log_id for row in islice(tail, 2)] == [uid(2), uid(3)]
 
 
-def test_a_position_survives_the_file_being_closed_and_copied(db_file: Path, tmp_path: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_a_position_survives_the_file_being_closed_and_copied(store_file: Path, tmp_path: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(number) for number in range(10)])
         tail = storage.logs.tail("", timeout_s=0)
         met = [next(tail) for _ in range(4)]
         storage.backup(tmp_path / "copy.duckdb")
-    for path in (db_file, tmp_path / "copy.duckdb"):
+    for path in (store_file, tmp_path / "copy.duckdb"):
         with DuckDBStorage(path) as storage:
             rest = list(storage.logs.tail(tail.position, timeout_s=0))
             assert sorted(met + rest, key=lambda row: row.log_id) == all_logs(storage)

@@ -39,9 +39,9 @@ SECRET = "password=hunter2"  # noqa: S105  # what must not be in a log
 
 
 @pytest.fixture
-def storage(db_file: Path) -> Iterator[DuckDBStorage]:
-    """A storage that has made its tables itself."""
-    with DuckDBStorage(db_file) as storage:
+def storage(store_file: Path) -> Iterator[DuckDBStorage]:
+    """A storage whose first call was ``init_schema``."""
+    with DuckDBStorage(store_file) as storage:
         storage.init_schema()
         yield storage
 
@@ -212,7 +212,7 @@ def test_checkpoints_and_migrations_are_logged(db_file: Path, caplog: pytest.Log
 
 def test_growing_is_no_checkpoint(storage: DuckDBStorage) -> None:
     def write() -> None:
-        for log in some_logs(40):
+        for log in some_logs(20):
             storage.write_logs([log])
 
     together([write] * 8)
@@ -220,6 +220,7 @@ def test_growing_is_no_checkpoint(storage: DuckDBStorage) -> None:
 
 
 def test_a_log_that_cannot_be_looked_at_spoils_no_call(storage: DuckDBStorage, db_file: Path) -> None:
+    storage.write_logs(some_logs(1))
     folder = db_file.parent
     folder.rename(folder.with_name("moved"))
     folder.touch()

@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -461,12 +460,12 @@ def test_many_threads_write(gated: GatedStorage) -> None:
     with BufferedWriter(gated, flush_rows=50, buffer_bytes=100 * LOG_BYTES) as writer:
 
         def write(thread: int) -> list[Future[None]]:
-            return [writer.write(log(thread * 1_000 + number)) for number in range(500)]
+            return [writer.write(log(thread * 1_000 + number)) for number in range(200)]
 
         with ThreadPoolExecutor(8) as threads:
             futures = [future for found in threads.map(write, range(8)) for future in found]
         results(futures)
-    expected = [thread * 1_000 + number for thread in range(8) for number in range(500)]
+    expected = [thread * 1_000 + number for thread in range(8) for number in range(200)]
     assert numbers(gated) == expected
     written = [
         record.log_id.int for batch in gated.batches for record in batch if isinstance(record, LogRecord)
@@ -606,12 +605,11 @@ def test_a_full_disk_loses_nothing(db_file: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_writer_that_nobody_closes_is_closed_in_the_end(empty_store: Path, db_file: Path) -> None:
-    shutil.copy(empty_store, db_file)
-    finished = run("end_without_close", db_file)
+def test_a_writer_that_nobody_closes_is_closed_in_the_end(store_file: Path) -> None:
+    finished = run("end_without_close", store_file)
     assert finished.returncode == 0
     assert "Error" not in finished.stderr  # DuckDB's binding may complain of leaks
-    with DuckDBStorage(db_file) as storage:
+    with DuckDBStorage(store_file) as storage:
         assert numbers(storage) == [1, 2]
 
 

@@ -180,15 +180,14 @@ def assert_whole(path: Path, logs: int) -> None:
 
 
 def test_a_store_opened_for_reading_can_be_backed_up_and_stays_as_it_is(
-    db_file: Path, tmp_path: Path
+    store_file: Path, tmp_path: Path
 ) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(some_logs(5))
-    before = db_file.read_bytes()
-    with DuckDBStorage(db_file, read_only=True) as storage:
+    before = store_file.read_bytes()
+    with DuckDBStorage(store_file, read_only=True) as storage:
         storage.backup(tmp_path / "copy.duckdb")
-    assert db_file.read_bytes() == before
+    assert store_file.read_bytes() == before
     with DuckDBStorage(tmp_path / "copy.duckdb") as copy:
         assert len(copy.query_logs_by_time(*DAY)) == 5
 
@@ -277,19 +276,18 @@ except fiberstore.DatabaseError as error:
 
 
 @pytest.mark.slow
-def test_without_room_there_is_no_backup_and_the_store_goes_on(db_file: Path, tmp_path: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_without_room_there_is_no_backup_and_the_store_goes_on(store_file: Path, tmp_path: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(
             log.model_copy(update={"raw_text": os.urandom(400).hex()}) for log in some_logs(5_000)
         )
     answer = subprocess.run(
-        [sys.executable, "-c", BACK_UP_WITHOUT_ROOM, str(db_file), str(tmp_path / "copy.duckdb")],
+        [sys.executable, "-c", BACK_UP_WITHOUT_ROOM, str(store_file), str(tmp_path / "copy.duckdb")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert answer.stdout == "refused\n1\n", answer.stderr
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("store.duckdb")] == []
-    with DuckDBStorage(db_file) as storage:
+    with DuckDBStorage(store_file) as storage:
         assert len(storage.query_logs_by_time(*DAY, limit=10_000)) == 5_000
 
 
@@ -303,15 +301,14 @@ for number in itertools.count():
 
 
 @pytest.mark.slow
-def test_a_backup_that_is_killed_has_no_name(db_file: Path, tmp_path: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_a_backup_that_is_killed_has_no_name(store_file: Path, tmp_path: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(some_logs(20_000))
     copies = tmp_path / "copies"
     for round_ in range(3):
         (copies / str(round_)).mkdir(parents=True)
         process = subprocess.Popen(
-            [sys.executable, "-c", BACK_UP_FOR_EVER, str(db_file), str(copies / str(round_))],
+            [sys.executable, "-c", BACK_UP_FOR_EVER, str(store_file), str(copies / str(round_))],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdout is not None

@@ -40,10 +40,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def plain(db_file: Path) -> Iterator[DuckDBStorage]:
+def plain(store_file: Path) -> Iterator[DuckDBStorage]:
     """A storage whose texts stand in the file as they are."""
-    with DuckDBStorage(f"duckdb:///{db_file}?force_compression=uncompressed") as storage:
-        storage.init_schema()
+    with DuckDBStorage(f"duckdb:///{store_file}?force_compression=uncompressed") as storage:
         yield storage
 
 
@@ -107,15 +106,14 @@ def test_the_file_is_smaller_and_holds_the_same(storage: DuckDBStorage, db_file:
     assert storage.stats().calls["compact"].calls == 1
 
 
-def test_what_is_written_afterwards_is_there_when_it_is_opened_again(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_what_is_written_afterwards_is_there_when_it_is_opened_again(store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(1)])
         storage.compact()
         storage.write_logs([log(2)])
         storage.compact()
         storage.write_logs([log(3)])
-    with DuckDBStorage(db_file) as storage:
+    with DuckDBStorage(store_file) as storage:
         assert [found.log_id for found in all_logs(storage)] == [uid(1), uid(2), uid(3)]
 
 
@@ -232,10 +230,9 @@ def test_a_refused_compaction_keeps_the_lock(storage: DuckDBStorage, db_file: Pa
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_connection_of_duckdbs_own_is_noticed(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-        raw = duckdb.connect(db_file, config={**_CONFIG, "checkpoint_threshold": f"{2**27}B"})
+def test_a_connection_of_duckdbs_own_is_noticed(store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
+        raw = duckdb.connect(store_file, config={**_CONFIG, "checkpoint_threshold": f"{2**27}B"})
         with pytest.raises(DatabaseError, match="of this process has it open"):
             storage.compact()
         storage.write_logs([log(1)])
@@ -322,10 +319,9 @@ def press_ctrl_c() -> None:
     [(fail, DatabaseError), pytest.param(press_ctrl_c, KeyboardInterrupt, marks=pytest.mark.slow)],
 )
 def test_a_compaction_that_ends_at_any_step_leaves_a_store_that_goes_on(
-    db_file: Path, action: Callable[[], None], expected: type[BaseException]
+    store_file: Path, action: Callable[[], None], expected: type[BaseException]
 ) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(n) for n in range(100)])
         for at in itertools.count(1):
             with pytest.MonkeyPatch.context() as patched:
@@ -337,14 +333,14 @@ def test_a_compaction_that_ends_at_any_step_leaves_a_store_that_goes_on(
             if steps.seen < at:
                 break
             assert storage.logs.count() == 100, at
-            assert [path.name for path in db_file.parent.glob(".*")] == [], at
-            storage.backup(copy := db_file.with_name("copy.duckdb"))
+            assert [path.name for path in store_file.parent.glob(".*")] == [], at
+            storage.backup(copy := store_file.with_name("copy.duckdb"))
             assert count_alone(copy) == 100, at
             copy.unlink()
         assert at > 20
         storage.write_logs([log(1_000)])
         storage.compact()
-    assert count_alone(db_file) == 101
+    assert count_alone(store_file) == 101
 
 
 def count_alone(path: Path) -> int:
@@ -406,11 +402,10 @@ while True:
 
 
 @pytest.mark.slow
-def test_ctrl_c_at_random_moments_empties_no_store(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_ctrl_c_at_random_moments_empties_no_store(store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(n) for n in range(2_000)])
-    command = [sys.executable, "-c", INTERRUPTED_FOR_EVER, str(db_file)]
+    command = [sys.executable, "-c", INTERRUPTED_FOR_EVER, str(store_file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
@@ -419,7 +414,7 @@ def test_ctrl_c_at_random_moments_empties_no_store(db_file: Path) -> None:
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "2000\n"
         process.kill()
-    assert count_alone(db_file) == 2_000
+    assert count_alone(store_file) == 2_000
 
 
 KILLED = """
@@ -434,27 +429,26 @@ DuckDBStorage(sys.argv[1]).compact()
 
 @pytest.mark.slow
 def test_what_a_kill_leaves_is_named_and_removed_and_what_lives_stays(
-    db_file: Path, capsys: pytest.CaptureFixture[str]
+    store_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(1)])
-    subprocess.run([sys.executable, "-c", KILLED, str(db_file)], check=False)
-    with hidden_folder(db_file.parent) as living:
-        assert leftovers(db_file.parent) == []  # making a new one has removed what was dead
-        subprocess.run([sys.executable, "-c", KILLED, str(db_file)], check=False)
-        (dead,) = set(db_file.parent.glob(".*")) - {living}
+    subprocess.run([sys.executable, "-c", KILLED, str(store_file)], check=False)
+    with hidden_folder(store_file.parent) as living:
+        assert leftovers(store_file.parent) == []  # making a new one has removed what was dead
+        subprocess.run([sys.executable, "-c", KILLED, str(store_file)], check=False)
+        (dead,) = set(store_file.parent.glob(".*")) - {living}
         assert dead.stat().st_mode & 0o777 == 0o700
         run = runner(capsys)
-        result = run("doctor", "--db", db_file)
+        result = run("doctor", "--db", store_file)
         assert (result.code, str(dead) in result.out, str(living) in result.out) == (0, True, False)
-        with DuckDBStorage(db_file, read_only=True):
+        with DuckDBStorage(store_file, read_only=True):
             assert dead.exists()
-        result = run("redact", "nothing", "--db", db_file)
+        result = run("redact", "nothing", "--db", store_file)
         assert not dead.exists()
         assert f"{living} may hold the old text" in result.err
         (living / "mine").touch()
-    assert [path.name for path in db_file.parent.iterdir()] == ["store.duckdb"]
+    assert [path.name for path in store_file.parent.iterdir()] == ["store.duckdb"]
 
 
 OTHER = """
@@ -584,11 +578,10 @@ async def compacted_beside_reads(db_file: Path) -> list[bool]:
         return [await read is not None for read in reads]
 
 
-def test_the_async_face_waits_too(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_the_async_face_waits_too(store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(1)])
-    assert asyncio.run(compacted_beside_reads(db_file)) == [True] * 30
+    assert asyncio.run(compacted_beside_reads(store_file)) == [True] * 30
 
 
 def test_in_memory_it_does_nothing() -> None:
@@ -599,10 +592,8 @@ def test_in_memory_it_does_nothing() -> None:
         assert storage.logs.count() == 1
 
 
-def test_a_store_that_is_only_read_is_refused(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-    with DuckDBStorage(db_file, read_only=True) as storage:
+def test_a_store_that_is_only_read_is_refused(store_file: Path) -> None:
+    with DuckDBStorage(store_file, read_only=True) as storage:
         with pytest.raises(DatabaseError, match="reading only"):
             storage.compact()
         assert storage.logs.count() == 0

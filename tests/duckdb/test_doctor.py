@@ -23,10 +23,10 @@ def member(log: LogRecord, fiber: FiberRecord) -> FiberMembership:
 
 @pytest.fixture
 def sound(storage: DuckDBStorage) -> DuckDBStorage:
-    """A store in order: 2,500 logs, so that keys are looked up in several chunks, and their fiber."""
+    """A store in order: 1,100 logs, so that keys are looked up in several chunks, and their fiber."""
     logs = [
         log.model_copy(update={"source_id": f"source {number % 3}"})
-        for number, log in enumerate(some_logs(2_500))
+        for number, log in enumerate(some_logs(1_100))
     ]
     storage.write_logs(logs)
     fiber = a_fiber(first_activity=logs[0].timestamp, last_activity=logs[-1].timestamp)

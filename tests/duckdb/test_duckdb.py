@@ -113,11 +113,10 @@ def test_attributes_changed_into_no_json_are_refused_before_anything_is_written(
     assert storage.get_fiber(fiber.fiber_id) is None
 
 
-def test_rows_of_other_clients_that_are_no_records_are_named(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_rows_of_other_clients_that_are_no_records_are_named(store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(some_logs(1))
-    with duckdb.connect(db_file) as other:
+    with duckdb.connect(store_file) as other:
         other.execute("SET TimeZone = 'UTC'")
         other.execute(
             "INSERT INTO fibers VALUES ('00000000-0000-0000-0000-000000000001', 'nan', 0, '{\"a\": NaN}', "
@@ -134,7 +133,7 @@ def test_rows_of_other_clients_that_are_no_records_are_named(db_file: Path) -> N
             "INSERT INTO raw_logs "
             "VALUES ('00000000-0000-0000-0000-000000000002', '12000-01-01', 's', 't', now(), 0)"
         )
-    with DuckDBStorage(db_file) as storage:
+    with DuckDBStorage(store_file) as storage:
         with pytest.raises(SerializationError, match="NaN"):
             storage.get_fiber(UUID(int=1))
         with pytest.raises(SerializationError, match="years 1 to 9999"):

@@ -47,8 +47,9 @@ def test_a_second_process_is_told_who_holds_the_file(
 
 
 def test_the_lock_error_names_file_and_owner(db_file: Path) -> None:
+    program = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('open', flush=True); input()"
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"{OPEN}; print('open', flush=True); input()", str(db_file), "False"],
+        [sys.executable, "-c", program, str(db_file)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert holder.stdout is not None
@@ -98,11 +99,9 @@ def test_what_was_acknowledged_survives_kill_9_and_nothing_else_does(db_file: Pa
 
 
 @pytest.mark.slow
-def test_several_processes_may_read_one_file(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-    with DuckDBStorage(db_file, read_only=True) as storage:
-        assert in_another_process(OPEN, db_file, True).returncode == 0
+def test_several_processes_may_read_one_file(store_file: Path) -> None:
+    with DuckDBStorage(store_file, read_only=True) as storage:
+        assert in_another_process(OPEN, store_file, True).returncode == 0
         assert storage.query_logs_by_time(NOON, NOON) == []
 
 
@@ -339,26 +338,23 @@ def modes_beside(path: Path) -> dict[str, int]:
     }
 
 
-def test_who_may_not_read_a_store_may_not_read_what_lies_beside_it(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-    db_file.chmod(0o600)
-    with DuckDBStorage(db_file) as storage:
+def test_who_may_not_read_a_store_may_not_read_what_lies_beside_it(store_file: Path) -> None:
+    store_file.chmod(0o600)
+    with DuckDBStorage(store_file) as storage:
         for logs in (some_logs(1), some_logs(1)):
             storage.write_logs(logs)
-            assert modes_beside(db_file) == {".wal": 0o600, ".tmp": 0o700}
+            assert modes_beside(store_file) == {".wal": 0o600, ".tmp": 0o700}
             with storage.engine.connect() as connection:
                 connection.exec_driver_sql("CHECKPOINT")
         with storage.transaction() as transaction:
             transaction.fibers.write_fiber(a_fiber())
-        assert modes_beside(db_file) == {".wal": 0o600, ".tmp": 0o700}
-    assert modes_beside(db_file) == {}
+        assert modes_beside(store_file) == {".wal": 0o600, ".tmp": 0o700}
+    assert modes_beside(store_file) == {}
 
 
-def test_a_log_that_others_may_read_is_closed_to_them_by_the_next_write(db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_a_log_that_others_may_read_is_closed_to_them_by_the_next_write(store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(some_logs(1))
-        db_file.chmod(0o640)
+        store_file.chmod(0o640)
         storage.write_logs(some_logs(1))
-        assert modes_beside(db_file)[".wal"] == 0o640
+        assert modes_beside(store_file)[".wal"] == 0o640

@@ -21,10 +21,11 @@ from fiberstore import DatabaseError, DuckDBStorage, FiberMembership, FiberRecor
 from fiberstore.records import FiberKey
 from fiberstore.sql import key_rows, migrate
 from tests.support.factories import NOON, a_fiber, some_logs
+from tests.support.parameters import parametrize_mostly_slow
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
-REVISIONS = [script.revision for script in ScriptDirectory(str(ROOT / "migrations")).walk_revisions()]
+REVISIONS = [script.revision for script in ScriptDirectory(str(ROOT / "migrations")).walk_revisions()][::-1]
 MAX_VERSION = 2**64 - 1
 
 AT = NOON + timedelta(microseconds=123456)
@@ -82,10 +83,14 @@ def assert_old_rows(storage: DuckDBStorage) -> None:
     assert storage.get_log_fibers(UUID("018f3406-9e00-7001-9bc3-ffffffffffff")) == [NOT_STORED]
 
 
-@pytest.fixture(params=REVISIONS)
-def golden(request: pytest.FixtureRequest, db_file: Path) -> Path:
+# The first goes through every migration.
+of_each_revision = parametrize_mostly_slow("revision", REVISIONS)
+
+
+@pytest.fixture
+def golden(revision: str, db_file: Path) -> Path:
     """A database at an earlier revision, with rows."""
-    build(request.param, db_file)
+    build(revision, db_file)
     return db_file
 
 
@@ -93,7 +98,7 @@ def test_every_revision_has_its_golden_database() -> None:
     assert sorted(path.stem for path in GOLDEN.glob("*.sql")) == sorted(REVISIONS)
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
+@of_each_revision
 def test_the_golden_database_is_what_the_migrations_build(
     revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +119,7 @@ def test_keys_of_a_golden_database_are_still_there(db_file: Path) -> None:
         ]  # fmt: skip
 
 
+@of_each_revision
 def test_a_golden_database_is_upgraded_read_and_written(golden: Path) -> None:
     with DuckDBStorage(golden) as storage:
         storage.init_schema()

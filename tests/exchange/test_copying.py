@@ -171,13 +171,12 @@ def test_every_value_of_every_table_is_copied(
 
 @pytest.mark.slow
 def test_a_copy_of_a_copy_is_equal_and_has_no_progress_of_the_first(
-    source: DuckDBStorage, destination: DuckDBStorage, db_file: Path
+    source: DuckDBStorage, destination: DuckDBStorage, store_file: Path
 ) -> None:
     fill(source)
     copy_store(source, destination, batch_rows=20)
     assert len(progress_of(destination)) == 1
-    with DuckDBStorage(db_file) as third:
-        third.init_schema()
+    with DuckDBStorage(store_file) as third:
         assert copy_store(destination, third, batch_rows=20).is_equal
         assert rows_of(third) == rows_of(source)
         assert len(progress_of(third)) == 1

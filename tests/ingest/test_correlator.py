@@ -215,6 +215,7 @@ def some_logs() -> list[LogRecord]:
     return [log(n // 5, f"{'abc'[n % 3]} {'abc'[n // 7 % 3]} x{n % 4}", n + 1) for n in range(200)]
 
 
+@pytest.mark.slow
 def test_producers_in_processes_equal_one(
     postgresql_storage: PostgresStorage, postgres_tables_url: str
 ) -> None:
