@@ -68,8 +68,10 @@ class StableLogIds:
     """
 
     def __init__(self, source_id: str, twin: int = 0) -> None:
-        self._head = _with_size(source_id.encode())
+        source = source_id.encode()
+        self._head = len(source).to_bytes(8, "big") + source
         self._end = b"%d" % twin if twin else b""
+        self._time_us, self._of_time = 0, _uuid7(0, 0, 0)
 
     def number(self, position: int, raw_text: str, time_us: int) -> int:
         """Return the 128 bits of the id of a line.
@@ -79,11 +81,13 @@ class StableLogIds:
             raw_text: The line.
             time_us: When it was logged, in µs since 1970.
         """
-        content = b"".join(
-            (self._head, _with_size(b"%d" % position), _with_size(raw_text.encode()), self._end)
-        )
+        if time_us != self._time_us:
+            self._time_us, self._of_time = time_us, _uuid7(time_us, 0, 0)
+        place, text = b"%d" % position, raw_text.encode()
+        size, place_size = len(text).to_bytes(8, "big"), len(place).to_bytes(8, "big")
+        content = b"".join((self._head, place_size, place, size, text, self._end))
         digest = hashlib.blake2b(content, digest_size=_TAIL_BITS // 8).digest()
-        return _uuid7(time_us, position, int.from_bytes(digest, "big"))
+        return self._of_time | _position_bits(position) | int.from_bytes(digest, "big")
 
 
 def stable_fiber_id(fiber_type: str, config_version: int, first_log_id: UUID, match: int = 0) -> UUID:
@@ -126,15 +130,17 @@ def key_hash(name: str, value: str) -> int:
     return int.from_bytes(hashlib.md5(joined, usedforsecurity=False).digest()[:8], "big") >> 4
 
 
-def _with_size(content: bytes) -> bytes:
-    return len(content).to_bytes(8, "big") + content
-
-
 def _epoch_us(timestamp: datetime) -> int:
     return (timestamp - _EPOCH) // _MICROSECOND
 
 
 def _uuid7(time_us: int, position: int, tail: int) -> int:
     milliseconds, microseconds = divmod(max(time_us, 0), 1000)
-    low = (microseconds << _POSITION_BITS | position & (1 << _POSITION_BITS) - 1) << _TAIL_BITS | tail
-    return (milliseconds << 16 | 7 << 12 | low >> 62) << 64 | 2 << 62 | low & (1 << 62) - 1
+    return (
+        (milliseconds << 16 | 7 << 12 | microseconds << 2) << 64 | 2 << 62 | _position_bits(position) | tail
+    )
+
+
+def _position_bits(position: int) -> int:
+    """Return the bits of a position: two stand before those of the variant, the others after them."""
+    return (position >> 22 & 3) << 64 | (position & (1 << 22) - 1) << _TAIL_BITS

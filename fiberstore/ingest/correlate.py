@@ -27,6 +27,7 @@ from fiberstore.ingest.sweep import (
     stored_items,
     sweep,
 )
+from fiberstore.json_text import dump_json, dump_texts
 from fiberstore.records import LATEST_US
 
 Use: TypeAlias = tuple[Key, int, int]
@@ -87,7 +88,7 @@ class FiberChange:
         fiber_id: Its id.
         fiber: The fiber as it is now.
         is_new: No fiber of this id is stored.
-        attributes: Its attributes; None if they are stored.
+        attributes: Its attributes as JSON; None if they are stored.
         keys_new: Keys that are stored neither with it nor with fibers merged into it.
         keys_moved: Keys that are stored so, with another first line.
         keys_gone: Keys that are stored so, and are none of its own any more.
@@ -97,7 +98,7 @@ class FiberChange:
     fiber_id: int
     fiber: SweptFiber
     is_new: bool
-    attributes: dict[str, JsonValue] | None
+    attributes: str | None
     keys_new: dict[Key, First]
     keys_moved: dict[Key, First]
     keys_gone: list[Key]
@@ -156,7 +157,7 @@ class _Batch:
         """Sweep, load what the result meets, and repeat until it meets nothing else."""
         self.look_up(self._lines.values())
         while True:
-            items = sorted(self._lines.values(), key=_PLACE)
+            items = [line for _, line in sorted(self._lines.items())]
             earliest_us = items[0].position[0] if items else LATEST_US
             if self._stored:
                 for stored in self._stored.values():
@@ -193,7 +194,7 @@ class _Batch:
                 if stored.has(line, self._max_gap_us):
                     own.append(line)
                 else:
-                    self._elsewhere.setdefault(_log_id(line), []).append(line)
+                    self._elsewhere.setdefault(line.log_id, []).append(line)
             if not own:
                 self._emptied[stored.fiber_id] = stored
                 continue
@@ -211,7 +212,7 @@ class _Batch:
         own = _PLACE(min(lines, key=_PLACE))
         wanted = {stored.fiber_id, *former_ids}
         for line in lines:
-            made = self._store.new_id(_log_id(line), line.match)
+            made = self._store.new_id(line.log_id, line.match)
             if made == stored.fiber_id:
                 own = _PLACE(line)
             elif made in wanted:
@@ -269,8 +270,6 @@ class _Batch:
     def changes(self, fibers: Iterable[SweptFiber]) -> Changes:
         """Compare the fibers with the stored ones."""
         changes = Changes()
-        before: set[tuple[int, StoredFiber]] = set()
-        after: set[tuple[int, int]] = set()
         changed = [
             (fiber, *self._take_id(fiber, changes))
             for fiber in fibers
@@ -280,34 +279,35 @@ class _Batch:
         for fiber, chosen, parts in changed:
             fiber_id = chosen if parts else free[chosen]
             changes.fibers.append(_change(fiber_id, fiber, parts))
-            for line in fiber.lines:
-                pair = (_log_id(line), fiber_id)
-                after.add(pair)
-                if line.origin is None:
-                    changes.joined.append(pair)
-                else:
-                    before.add((pair[0], line.origin))
+            changes.joined += [(line.log_id, fiber_id) for line in fiber.lines]
+        changes.joined = list(dict.fromkeys(changes.joined))
         changes.fibers += [
             _emptied(stored, self._max_gap_us) for stored in self._emptied.values() if stored.is_known
         ]
-        if before:
-            stored = {
-                (log_id, changes.merged.get(origin.fiber_id, origin.fiber_id)) for log_id, origin in before
-            }
-            whole = {change.fiber_id: change.fiber.stored for change in changes.fibers}
-            changes.left = sorted(
-                (log_id, fiber_id)
-                for log_id, fiber_id in stored - after
-                if not any(
-                    part.has(line, self._max_gap_us)
-                    for line in self._elsewhere.get(log_id, ())
-                    for part in whole[fiber_id]
-                )
-            )
-            changes.joined = sorted(after - stored)
-        else:
-            changes.joined = list(dict.fromkeys(changes.joined))
+        if self._opened:
+            self._compare_memberships(changes)
         return changes
+
+    def _compare_memberships(self, changes: Changes) -> None:
+        """Leave out of what has joined what is stored, and tell what is stored and has not."""
+        stored = {
+            (line.log_id, changes.merged.get(line.origin.fiber_id, line.origin.fiber_id))
+            for change in changes.fibers
+            for line in change.fiber.lines
+            if line.origin is not None
+        }
+        joined = {*changes.joined}
+        whole = {change.fiber_id: change.fiber.stored for change in changes.fibers}
+        changes.left = sorted(
+            (log_id, fiber_id)
+            for log_id, fiber_id in stored - joined
+            if not any(
+                part.has(line, self._max_gap_us)
+                for line in self._elsewhere.get(log_id, ())
+                for part in whole[fiber_id]
+            )
+        )
+        changes.joined = sorted(joined - stored)
 
     def _free_ids(self, fiber_ids: Collection[int]) -> dict[int, int]:
         """Return an id for each new fiber: another one if its own is stored, made from a deleted log."""
@@ -330,7 +330,7 @@ class _Batch:
         ids = [id_ for _, id_ in [*sorted(living), *sorted(former)]]
         if not ids:
             first = min(fiber.lines, key=_PLACE)
-            return self._store.new_id(_log_id(first), first.match), []
+            return self._store.new_id(first.log_id, first.match), []
         chosen = ids[0]
         changes.merged.update((id_, chosen) for _, id_ in living if id_ != chosen)
         changes.resolved.update((id_, chosen) for _, id_ in former if id_ != chosen)
@@ -340,6 +340,10 @@ class _Batch:
 
 def _change(fiber_id: int, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> FiberChange:
     """Compare a fiber with the stored ones that it continues, the one whose id it keeps first."""
+    if not parts:
+        texts = _texts(fiber)
+        is_ended = fiber.end is not None
+        return FiberChange(fiber_id, fiber, True, dump_texts(texts), fiber.keys, {}, [], is_ended)
     before: dict[Key, First] = {}
     for part in parts:
         for key, first in part.keys.items():
@@ -355,11 +359,10 @@ def _change(fiber_id: int, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> F
     gone = [key for key in before if key not in fiber.keys]
     attributes = None
     if new or moved or gone or len(parts) != 1 or any(line.attributes for line in fiber.lines):
-        attributes = _attributes(fiber, parts)
-        if parts and parts[0].attributes == attributes:
-            attributes = None
-    is_end_new = fiber.end is not None if not parts else {part.end for part in parts} != {fiber.end}
-    return FiberChange(fiber_id, fiber, not parts, attributes, new, moved, gone, is_end_new)
+        found = _attributes(fiber, parts)
+        attributes = None if parts[0].attributes == found else dump_json(found)
+    is_end_new = {part.end for part in parts} != {fiber.end}
+    return FiberChange(fiber_id, fiber, False, attributes, new, moved, gone, is_end_new)
 
 
 def _emptied(stored: StoredFiber, max_gap_us: int | None) -> FiberChange:
@@ -368,19 +371,30 @@ def _emptied(stored: StoredFiber, max_gap_us: int | None) -> FiberChange:
     return _change(stored.fiber_id, fiber, [stored])
 
 
-def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, JsonValue]:
-    """Return the texts of a fiber by their names.
+def _texts(fiber: SweptFiber, others: Iterable[tuple[str, str]] = ()) -> dict[str, list[str]]:
+    """Return the texts of a fiber by their names: its keys by the lines that have them first, others sorted.
 
-    Those of keys come in the order of the lines that have them first, then others, sorted. Of the first of
-    the stored fibers, what ``ingest`` has not written stays.
+    Args:
+        fiber: The fiber.
+        others: Pairs of a name and a text, besides those of its lines.
     """
-    others = {pair for line in fiber.lines for pair in line.attributes}
-    if not parts and not others and len(fiber.keys) == 1:
-        ((name, value),) = fiber.keys
-        return {name: [value]}
+    keys = fiber.keys
+    in_order = keys if len(keys) == 1 else sorted(keys, key=lambda key: (keys[key].position, key))
     by_name: dict[str, dict[str, None]] = {}
-    for key in sorted(fiber.keys, key=lambda key: (fiber.keys[key].position, key)):
-        by_name.setdefault(key.name, {})[key.value] = None
+    for name, value in (
+        *in_order,
+        *sorted({*others, *(pair for line in fiber.lines for pair in line.attributes)}),
+    ):
+        by_name.setdefault(name, {})[value] = None
+    return {name: [*texts] for name, texts in by_name.items()}
+
+
+def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, JsonValue]:
+    """Return the texts of a fiber that continues stored ones.
+
+    Of the first of these, what ``ingest`` has not written stays.
+    """
+    others: list[tuple[str, str]] = []
     kept: dict[str, JsonValue] = {}
     for part in parts:
         if not isinstance(part.attributes, dict):
@@ -388,15 +402,8 @@ def _attributes(fiber: SweptFiber, parts: Sequence[StoredFiber]) -> dict[str, Js
         for name, texts in part.attributes.items():
             if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
                 if part in fiber.stored:
-                    others.update((name, str(text)) for text in texts)
+                    others += [(name, str(text)) for text in texts]
             elif part is parts[0]:
                 kept[name] = texts
-    for name, text in sorted(others):
-        by_name.setdefault(name, {})[text] = None
-    return {**kept, **{name: [*texts] for name, texts in by_name.items()}}
-
-
-def _log_id(line: Item) -> int:
-    if line.log_id is None:
-        raise ValueError(f"{line} stands for a stored fiber, and is no line")
-    return line.log_id
+    kept.update(_texts(fiber, others))  # type: ignore[arg-type]
+    return kept

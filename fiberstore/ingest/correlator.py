@@ -1,6 +1,8 @@
 """Logs into a store together with their fibers."""
 
-from collections.abc import Callable, Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -46,6 +48,21 @@ class CorrelationCounts:
     logs_new: int = 0
     fibers_new: int = 0
     memberships_new: int = 0
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python's garbage collector off for a block that makes many objects without cycles.
+
+    It would look through all of them again and again: a quarter of the time that an ingest takes.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class FiberJoiner:
@@ -187,7 +204,8 @@ class Correlator:
         prepare: Callable[[Transaction], None] | None = None,
     ) -> CorrelationCounts:
         """Store and join logs in a transaction, which ``prepare`` begins; all is repeated at a conflict."""
-        return retried("correlate", partial(self._write_once, searched, store, prepare))
+        with uncollected():
+            return retried("correlate", partial(self._write_once, searched, store, prepare))
 
     def _write_once(
         self,

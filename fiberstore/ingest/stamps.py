@@ -353,8 +353,8 @@ class _Years:
             year = self.choose_first(instant)
             self._reached_us = instant(year)
             return year
-        year = self._near(instant, reached_us)
-        self._move(instant(year), reached_us)
+        year, time_us = self._near(instant, reached_us)
+        self._move(time_us, reached_us)
         return year
 
     def choose_first(self, instant: Callable[[int], int]) -> int:
@@ -371,20 +371,20 @@ class _Years:
             around: list[int] = sorted(
                 range(near.year - 1, near.year + 2), key=lambda year: abs(_middle(year, instant) - near_us)
             )
-            return _possible(instant, around, lambda time_us: until_us is None or time_us <= until_us)
+            return _possible(instant, around, lambda time_us: until_us is None or time_us <= until_us)[0]
         if until_us is None:
             until_us = to_epoch_us(datetime.now(UTC) + _MODIFIED_EARLY)
         last = _year_of(until_us // _DAY_US)
         years = range(last, last - _LEAP_YEARS_APART - 1, -1)
-        return _possible(instant, years, lambda time_us: time_us <= until_us)
+        return _possible(instant, years, lambda time_us: time_us <= until_us)[0]
 
-    def _near(self, instant: Callable[[int], int], reached_us: int) -> int:
+    def _near(self, instant: Callable[[int], int], reached_us: int) -> tuple[int, int]:
         begin_us, until_us = reached_us - _LATE_US, self._until_us
         begin_year = _year_of(begin_us // _DAY_US)
-        year = _possible(instant, (begin_year, begin_year + 1), lambda time_us: time_us >= begin_us)
-        if until_us is not None and instant(year) > until_us:
+        year, time_us = _possible(instant, (begin_year, begin_year + 1), lambda time_us: time_us >= begin_us)
+        if until_us is not None and time_us > until_us:
             return _possible(instant, (year - 1, year), lambda _: True)
-        return year
+        return year, time_us
 
     def _move(self, time_us: int, reached_us: int) -> None:
         ahead_us = self._ahead_us
@@ -412,8 +412,10 @@ def _middle(year: int, instant: Callable[[int], int]) -> int:
         return to_epoch_us(datetime(year, 7, 1, tzinfo=UTC))
 
 
-def _possible(instant: Callable[[int], int], years: Sequence[int], fits: Callable[[int], bool]) -> int:
-    """Return the first year in which the instant is one and fits; else any in which it is one."""
+def _possible(
+    instant: Callable[[int], int], years: Sequence[int], fits: Callable[[int], bool]
+) -> tuple[int, int]:
+    """Return the first year in which the instant is one and fits, and it; else any in which it is one."""
     possible = []
     for year in years:
         try:
@@ -421,8 +423,8 @@ def _possible(instant: Callable[[int], int], years: Sequence[int], fits: Callabl
         except ValueError:
             continue
         if fits(time_us):
-            return year
-        possible.append(year)
+            return year, time_us
+        possible.append((year, time_us))
     if possible:
         return possible[-1]
     raise ValueError(f"no such day in {' or '.join(map(str, sorted(years)))}")

@@ -10,7 +10,6 @@ from fiberstore.ids import stable_fiber_number
 from fiberstore.ingest.correlate import Changes, FiberChange, FiberStore, OpenedFiber, Use
 from fiberstore.ingest.occurrences import Key, PatternSearch
 from fiberstore.ingest.sweep import END_OF_TIMESTAMP, Cut, First, StoredFiber, line_item
-from fiberstore.json_text import dump_json
 from fiberstore.sql import bulk
 from fiberstore.sql import correlation as sql
 from fiberstore.sql.correlation import FiberKind, FiberRow, KeyRow
@@ -128,7 +127,7 @@ class StoredFibers(FiberStore):
         fiber = change.fiber
         return FiberRow(
             change.fiber_id,
-            None if change.attributes is None else dump_json(change.attributes),
+            change.attributes,
             fiber.first[0],
             fiber.last_us,
             fiber.end is not None or fiber.reach[0] < log_time_us,

@@ -5,7 +5,7 @@ what it makes of them is right unless a cut falls between their first and their 
 tells.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby
@@ -24,6 +24,7 @@ Position: TypeAlias = tuple[int, int]
 Cut: TypeAlias = tuple[int, int]
 """Where a fiber ends: between two positions, so that it equals none."""
 
+NO_LOG = -1
 END_OF_TIMESTAMP = 1 << 130
 END_OF_TIME: Cut = (1 << 62, END_OF_TIMESTAMP)
 
@@ -86,7 +87,7 @@ class Item(NamedTuple):
         keys: Its keys.
         starts: Those of them that a ``start`` occurrence has.
         end: Where its fiber ends by it.
-        log_id: Its line; None for a stored fiber.
+        log_id: Its line; ``NO_LOG`` for a stored fiber.
         attributes: Texts that join nothing.
         origin: The stored fiber that it is, or that the occurrence was part of.
     """
@@ -96,7 +97,7 @@ class Item(NamedTuple):
     keys: tuple[Key, ...]
     starts: tuple[Key, ...] = ()
     end: Cut | None = None
-    log_id: int | None = None
+    log_id: int = NO_LOG
     attributes: tuple[tuple[str, str], ...] = ()
     origin: StoredFiber | None = None
 
@@ -208,7 +209,7 @@ def stored_items(stored: StoredFiber, earliest_us: int) -> list[Item]:
     ]  # fmt: skip
 
 
-def sweep(items: Iterable[Item], max_gap_us: int | None) -> list[SweptFiber]:
+def sweep(items: Sequence[Item], max_gap_us: int | None) -> list[SweptFiber]:
     """Read items in order of position, and return their fibers.
 
     At each position, first every ``start`` ends the fibers that use one of its keys; then each item joins the
@@ -220,6 +221,10 @@ def sweep(items: Iterable[Item], max_gap_us: int | None) -> list[SweptFiber]:
         max_gap_us: Longest silence within a fiber, in µs; None for any.
     """
     sweeping = _Sweeping(max_gap_us)
+    if not any(item.starts or item.end for item in items):
+        for item in items:
+            sweeping.join(item)
+        return sweeping.whole_fibers()
     for position, group in groupby(items, itemgetter(0)):
         here = list(group)
         for item in here:
@@ -229,7 +234,7 @@ def sweep(items: Iterable[Item], max_gap_us: int | None) -> list[SweptFiber]:
         for fiber, end in joined:
             if end is not None:
                 fiber.whole().cut(end)
-    return [fiber for fiber in sweeping.fibers if fiber.whole() is fiber]
+    return sweeping.whole_fibers()
 
 
 class _Sweeping:
@@ -239,6 +244,10 @@ class _Sweeping:
         self.fibers: list[SweptFiber] = []
         self._max_gap_us = max_gap_us
         self._users: dict[Key | StoredFiber, SweptFiber] = {}
+
+    def whole_fibers(self) -> list[SweptFiber]:
+        """Return the fibers that have not become part of others."""
+        return [fiber for fiber in self.fibers if fiber.whole() is fiber]
 
     def end_users(self, keys: Iterable[Key], position: Position) -> None:
         """End the fibers that use one of the keys just before a position."""
@@ -250,7 +259,7 @@ class _Sweeping:
     def join(self, item: Item) -> SweptFiber:
         """Make one of the fibers that use a key of an item, or begin one, and give it the item."""
         users, position = self._users, item.position
-        stored = item.origin if item.log_id is None else None
+        stored = item.origin if item.log_id == NO_LOG else None
         fiber = None
         joining: tuple[Key | StoredFiber, ...] = item.keys if stored is None else (*item.keys, stored)
         for key in joining:
@@ -275,11 +284,10 @@ class _Sweeping:
 
 
 def _add_line(fiber: SweptFiber, item: Item, max_gap_us: int | None) -> None:
-    position = item.position
-    keys = fiber.keys
+    position, keys, starts = item.position, fiber.keys, item.starts
     for key in item.keys:
-        if key not in keys or (item.starts and keys[key].position == position):
-            keys[key] = First(position, bool(item.starts))
+        if key not in keys or (starts and keys[key].position == position):
+            keys[key] = First(position, bool(starts))
     fiber.lines.append(item)
     if position[0] >= fiber.last_us:
         fiber.last_us = position[0]
