@@ -356,7 +356,9 @@ def test_a_pipe_gets_all_pages_and_a_limit_is_told_with_a_cursor(run: Run, store
     assert [row[-1] for row in whole.rows] == [f"line {number}" for number in range(1_001)]
     assert whole.err == ""
     assert run("grep", "line", "--db", store_file, "--format", "raw").out.splitlines()[1_000] == "line 1000"
-    shown, found = on_a_terminal([["logs", "--db", store_file], ["logs", "--db", store_file, "--format", "raw"]])
+    shown, found = on_a_terminal(
+        [["logs", "--db", store_file], ["logs", "--db", store_file, "--format", "raw"]]
+    )
     assert "fiberstore: there is more; --limit N shows more," in plain(shown)
     assert len(found.splitlines()) == 1_001
     result = run("logs", "--db", store_file, "--json", "--limit", "1000", "--since", "2024-05-01")
