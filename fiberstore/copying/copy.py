@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
@@ -36,7 +36,6 @@ from fiberstore.copying.checksums import (
     COPY_PREFIX,
     ENDS,
     FIBER_PINS,
-    KEYS,
     LIFECYCLE_TABLES,
     LOG_PINS,
     MERGES,
@@ -56,13 +55,9 @@ from fiberstore.records import FiberKey, FiberMembership, FiberRecord, from_epoc
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import key_rows
-from fiberstore.sql.models import (
-    Fiber,
-    Membership,
-    RawLog,
-    check_stored_version,
-    identity_of,
-)
+from fiberstore.sql.conditions import FIBERS, KEYS, LOGS, MEMBERSHIPS
+from fiberstore.sql.connection import Row
+from fiberstore.sql.models import check_stored_version, identity_of
 from fiberstore.sql.prepared import compiled, connection_of
 from fiberstore.sql.rows import columns_in_us, to_records
 from fiberstore.sql.translate import translate_errors
@@ -81,11 +76,8 @@ _KEYS_SHOWN = 5
 _Pair: TypeAlias = tuple[str, int]
 """The ids of a membership, one text after the other, and its config version."""
 
-_LOGS, _FIBERS, _MEMBERSHIPS = (
-    model.metadata.tables[model.__tablename__] for model in (RawLog, Fiber, Membership)
-)
 # Rows that hold others come first, so that a copy that is killed leaves none of them without the other.
-_TABLES = {table.name: table for table in (_MEMBERSHIPS, KEYS, ENDS, FIBER_PINS, LOG_PINS, _FIBERS, _LOGS)}
+_TABLES = {table.name: table for table in (MEMBERSHIPS, KEYS, ENDS, FIBER_PINS, LOG_PINS, FIBERS, LOGS)}
 _TABLES |= {table.name: table for table in LIFECYCLE_TABLES}
 
 
@@ -286,10 +278,10 @@ class _Copy:
             page = self._source.logs.page(self._batch_rows, self._cursor)
             for late in _batches(page.late, self._batch_rows):  # of which there may be more than of others
                 written = self._destination.write_logs(late)
-                self._note(RawLog.__tablename__, read=len(late), written=written)
+                self._note(LOGS.name, read=len(late), written=written)
             move = None if page.next is None else CheckpointMove(self._checkpoint, self._noted, page.next)
             counts = self._destination.write_batch(logs=page.items, checkpoint=move)
-            self._note(RawLog.__tablename__, read=len(page.items), written=counts.logs)
+            self._note(LOGS.name, read=len(page.items), written=counts.logs)
             if move is None:
                 return
             self._cursor = self._noted = move.value
@@ -301,7 +293,7 @@ class _Copy:
             changed = [fiber for fiber in some if held.get(fiber.fiber_id) != _values(fiber)]
             if changed:
                 self._destination.upsert_fibers(changed)
-            self._note(_FIBERS.name, read=len(some), written=len(changed))
+            self._note(FIBERS.name, read=len(some), written=len(changed))
 
     def _copy_keys(self, snapshot: Session) -> None:
         """Give the fibers of the source the keys that they have there; the other fibers keep theirs."""
@@ -315,7 +307,7 @@ class _Copy:
                 wanted = [new for _, new, _ in some if new is not None]
                 replaced = [key for key, new, old in some if new is not None and old is not None]
                 extra = [key for key, new, _ in some if new is None]
-                alive = _among(self._source, _FIBERS, {fiber_id for fiber_id, _, _ in extra})
+                alive = _among(self._source, FIBERS, {fiber_id for fiber_id, _, _ in extra})
                 gone = [key for key in extra if key[0] in alive]
                 if wanted or gone:
                     with self._destination.transaction() as transaction, translate_errors():
@@ -330,12 +322,12 @@ class _Copy:
         Most of their memberships have moved before; the last go with them, so that a copy that is killed
         leaves none without its fiber.
         """
-        is_ended = _FIBERS.c.fiber_id.is_(None).label("is_ended")
-        merged = sa.select(*MERGES.c, is_ended).outerjoin(_FIBERS, _FIBERS.c.fiber_id == MERGES.c.fiber_id)
+        is_ended = FIBERS.c.fiber_id.is_(None).label("is_ended")
+        merged = sa.select(*MERGES.c, is_ended).outerjoin(FIBERS, FIBERS.c.fiber_id == MERGES.c.fiber_id)
         for rows in partitions(snapshot.connection(), merged, _KEYS_AT_ONCE):
             survivors: dict[UUID, UUID] = {row.fiber_id: row.survivor_id for row in rows}
             ended = {row.fiber_id for row in rows if row.is_ended}
-            left = _among(self._destination, _FIBERS, ended)
+            left = _among(self._destination, FIBERS, ended)
             if left:
                 query = self._destination.memberships.where(Memberships.c.fiber_id.in_(list(left)))
                 rest = {_ids(old): _at(old, survivors[old.fiber_id]) for old in query.iter_records()}
@@ -347,11 +339,11 @@ class _Copy:
                         others = sa.update(MERGES).where(MERGES.c.survivor_id == loser)
                         transaction.session.execute(others.values(survivor_id=survivors[loser]))
                     written = transaction.memberships.write_memberships(kept)
-                    self._delete(transaction.session, _MEMBERSHIPS, list(moves))
+                    self._delete(transaction.session, MEMBERSHIPS, list(moves))
                     self._deleted[KEYS.name] += key_rows.delete_keys(transaction.session, left)
-                    for table in (ENDS, _FIBERS):
+                    for table in (ENDS, FIBERS):
                         self._delete(transaction.session, table, [(loser,) for loser in left])
-                self._note(_MEMBERSHIPS.name, read=0, written=written)
+                self._note(MEMBERSHIPS.name, read=0, written=written)
             self._move_pins(survivors, ended)
 
     def _move_pins(self, survivors: dict[UUID, UUID], ended: Collection[UUID]) -> None:
@@ -366,7 +358,7 @@ class _Copy:
                 self._delete(transaction.session, FIBER_PINS, [(loser,) for loser in moved])
 
     def _copy_memberships(self, snapshot: Session) -> None:
-        tell = partial(self._tell, "copy", _MEMBERSHIPS.name)
+        tell = partial(self._tell, "copy", MEMBERSHIPS.name)
         with (
             self._destination.session() as reader,
             closing(_pairs(snapshot, tell)) as pairs,
@@ -376,7 +368,7 @@ class _Copy:
                 lacking = [_membership(ids, new) for ids, new, old in some if new is not None and old is None]
                 if lacking:
                     written = self._destination.write_memberships(lacking)
-                    self._note(_MEMBERSHIPS.name, read=0, written=written)
+                    self._note(MEMBERSHIPS.name, read=0, written=written)
                 extra = [_membership(ids, old) for ids, new, old in some if old is not None and new is None]
                 for part in _batches(extra, _KEYS_AT_ONCE):
                     self._move_memberships(part)
@@ -387,7 +379,7 @@ class _Copy:
         They go to the survivor if only the destination has their log. Those of other fibers stay.
         """
         survivors = self._survivors({membership.fiber_id for membership in memberships})
-        stored = _among(self._destination, _FIBERS, set(survivors.values()))
+        stored = _among(self._destination, FIBERS, set(survivors.values()))
         moves = {
             _ids(old): _at(old, survivors[old.fiber_id])
             for old in memberships
@@ -395,7 +387,7 @@ class _Copy:
         }
         if not moves:
             return
-        alive = _among(self._source, _FIBERS, {fiber_id for _, fiber_id in moves})
+        alive = _among(self._source, FIBERS, {fiber_id for _, fiber_id in moves})
         held = self._held([_ids(new) for new in moves.values()])
         # The source has moved those of a fiber that is stored again if it holds them at the survivor.
         moved = {old: new for old, new in moves.items() if old[1] not in alive or _ids(new) in held}
@@ -403,13 +395,13 @@ class _Copy:
         if moved:
             with self._destination.transaction() as transaction, translate_errors():
                 written = transaction.memberships.write_memberships(kept)
-                self._delete(transaction.session, _MEMBERSHIPS, list(moved))
-            self._note(_MEMBERSHIPS.name, read=0, written=written)
+                self._delete(transaction.session, MEMBERSHIPS, list(moved))
+            self._note(MEMBERSHIPS.name, read=0, written=written)
 
     def _only_here(self, memberships: Collection[FiberMembership]) -> list[FiberMembership]:
         """Return the memberships that the source lacks, of logs that it lacks."""
         held = self._held(list(map(_ids, memberships)))
-        known = _among(self._source, _LOGS, {membership.log_id for membership in memberships})
+        known = _among(self._source, LOGS, {membership.log_id for membership in memberships})
         return [new for new in memberships if new.log_id not in known and _ids(new) not in held]
 
     def _survivors(self, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
@@ -474,11 +466,11 @@ class _Copy:
         """Delete and write rows, as far as a pass does not do it."""
         gone: list[Key] = []
         if mirror:
-            gone = [*extra, *changed] if table in (_LOGS, _MEMBERSHIPS) else extra
+            gone = [*extra, *changed] if table in (LOGS, MEMBERSHIPS) else extra
         elif table is MERGES:  # a fiber that is stored again, and is a survivor itself now
-            stored = _among(self._source, _FIBERS, [fiber_id for (fiber_id,) in extra])
+            stored = _among(self._source, FIBERS, [fiber_id for (fiber_id,) in extra])
             gone = [key for key in extra if key[0] in stored]
-        wanted = [*lacking, *(changed if mirror else [])] if table is _LOGS else []
+        wanted = [*lacking, *(changed if mirror else [])] if table is LOGS else []
         logs = self._source.logs.get_many([log_id for (log_id,) in wanted]).items if wanted else []
         if gone or logs:
             with self._destination.transaction() as transaction, translate_errors():
@@ -521,26 +513,31 @@ def _values(fiber: FiberRecord) -> tuple[object, ...]:
 
 def _pairs(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[_Pair]:
     """Yield memberships by ascending ids."""
-    ids = sa.cast(_MEMBERSHIPS.c.log_id, sa.String) + sa.cast(_MEMBERSHIPS.c.fiber_id, sa.String)
-    statement = sa.select(ids, _MEMBERSHIPS.c.config_version).order_by(*_MEMBERSHIPS.primary_key)
-    with translate_errors():
-        batches = connection_of(session).stream_rows(*compiled(session, statement), _ROWS_READ)
-        with closing(batches):
-            for rows in batches:
-                yield from rows
-                if on_rows is not None:
-                    on_rows(len(rows))
+    ids = sa.cast(MEMBERSHIPS.c.log_id, sa.String) + sa.cast(MEMBERSHIPS.c.fiber_id, sa.String)
+    statement = sa.select(ids, MEMBERSHIPS.c.config_version).order_by(*MEMBERSHIPS.primary_key)
+    with closing(_parts(session, statement, on_rows)) as parts:
+        for rows in parts:
+            yield from cast("list[_Pair]", rows)
 
 
 def _keys(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[tuple[Key, FiberKey]]:
     """Yield the keys of fibers by what identifies them, ascending."""
     statement = sa.select(*columns_in_us(FiberKey, KEYS)).order_by(*identity_of(KEYS))
+    with closing(_parts(session, statement, on_rows)) as parts:
+        for rows in parts:
+            for key in to_records(FiberKey, rows, from_epoch_us):
+                yield (key.fiber_id, key.name, key.value), key
+
+
+def _parts(
+    session: Session, statement: sa.Select[Any], on_rows: Callable[[int], None] | None
+) -> Generator[list[Row]]:
+    """Yield the rows of a statement in lists, and tell of each once the next is asked for."""
     with translate_errors():
         batches = connection_of(session).stream_rows(*compiled(session, statement), _ROWS_READ)
         with closing(batches):
             for rows in batches:
-                for key in to_records(FiberKey, rows, from_epoch_us):
-                    yield (key.fiber_id, key.name, key.value), key
+                yield rows
                 if on_rows is not None:
                     on_rows(len(rows))
 
