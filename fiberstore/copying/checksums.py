@@ -164,11 +164,7 @@ def _lifecycle_rows_of(storage: SqlStorage, table: sa.Table) -> Iterator[Sequenc
 
 
 def _queries(storage: SqlStorage) -> dict[str, Query[Any]]:
-    return {
-        LOGS.name: storage.logs,
-        FIBERS.name: storage.fibers,
-        MEMBERSHIPS.name: storage.memberships,
-    }
+    return {LOGS.name: storage.logs, FIBERS.name: storage.fibers, MEMBERSHIPS.name: storage.memberships}
 
 
 def _keys(batch: "pa.RecordBatch", names: Sequence[str]) -> list[Key]:

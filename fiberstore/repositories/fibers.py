@@ -57,14 +57,7 @@ from fiberstore.sql.conditions import (
     among,
 )
 from fiberstore.sql.connection import Lock, Row
-from fiberstore.sql.functions import (
-    HoldsChangeLock,
-    JsonKeys,
-    JsonType,
-    JsonValueAt,
-    StartsWith,
-    TimeUs,
-)
+from fiberstore.sql.functions import HoldsChangeLock, JsonKeys, JsonType, JsonValueAt, StartsWith, TimeUs
 from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of, expire
 from fiberstore.sql.rows import columns_in_us, columns_of, to_records

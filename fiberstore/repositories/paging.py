@@ -208,11 +208,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         )
 
     def _rows(
-        self,
-        session: Session,
-        limit: int,
-        *conditions: sa.ColumnElement[bool],
-        backwards: bool = False,
+        self, session: Session, limit: int, *conditions: sa.ColumnElement[bool], backwards: bool = False
     ) -> list[_Row[P]]:
         statement = self._keyed().where(*conditions).limit(limit)
         return self._keyed_rows(session, self._ordered(statement, backwards=backwards))

@@ -258,10 +258,7 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
     going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
     fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
     logs = b"".join(unit.log_ids for unit in going)
-    with (
-        given(session, "fiber_id", fibers) as fiber_ids,
-        given(session, "log_id", logs) as planned,
-    ):
+    with given(session, "fiber_id", fibers) as fiber_ids, given(session, "log_id", logs) as planned:
         held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
         may_go = sa.and_(LOGS.c.log_id.in_(planned), LOGS.c.log_id.not_in(held), UNPINNED_LOG)
         with temp_id_table(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:

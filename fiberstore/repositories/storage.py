@@ -147,12 +147,7 @@ class SqlStorage(StoreMethods, Pruning):
         return self._import("import_keys", path, FiberKey, "fiber_keys", on_rows)
 
     def _import(
-        self,
-        method: str,
-        path: str | Path,
-        kind: "Kind",
-        table: str,
-        on_rows: Callable[[int], None] | None,
+        self, method: str, path: str | Path, kind: "Kind", table: str, on_rows: Callable[[int], None] | None
     ) -> int:
         """Write the batches of files, which are read again after a conflict."""
         from fiberstore.exchange import Stamp, read_records
