@@ -68,7 +68,7 @@ def check_config_version(value: int) -> None:
 
 
 def check_number(name: str, value: int, *, least: int = 0) -> None:
-    """Check an argument that is a number of rows.
+    """Check an argument that is a number of rows, bytes, threads or connections.
 
     Raises:
         ValueError: It is less than ``least``, or does not fit in 63 bits.
@@ -76,8 +76,10 @@ def check_number(name: str, value: int, *, least: int = 0) -> None:
     """
     if type(value) is not int:
         raise TypeError(f"{name} must be an int, got {value!r}")
-    if not least <= value <= MAX_ROWS:
-        raise ValueError(f"{name} must be between {least} and 2**63 - 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value > MAX_ROWS:
+        raise ValueError(f"{name} must be at most 2**63 - 1, got {value}")
 
 
 def check_page(limit: int, offset: int) -> None:
@@ -114,11 +116,3 @@ def check_seconds(argument: str, value: float) -> None:
         raise TypeError(f"{argument} must be a number of seconds, got {value!r}")
     if not value >= 0:
         raise ValueError(f"{argument} must be at least 0, got {value}")
-
-
-def check_least(argument: str, value: int, least: int) -> None:
-    """Raise ``TypeError`` unless the value is an ``int``, ``ValueError`` if it is less than ``least``."""
-    if type(value) is not int:
-        raise TypeError(f"{argument} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{argument} must be at least {least}, got {value}")

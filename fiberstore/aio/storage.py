@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from fiberstore.aio.face import Face
 from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
 from fiberstore.aio.workers import OneWorker, Worker, Workers
-from fiberstore.checks import check_least
+from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, Checkpoints, LifecycleStorage, Pruned, Versions
 from fiberstore.contract.queries import QueryStorage
@@ -56,7 +56,7 @@ class AsyncStorage(Face, of=Storage):
     def __init__(self, storage: Storage, threads: int) -> None:
         if not isinstance(storage, self._contract):
             raise TypeError(f"expected a {self._contract.__name__}, got {storage!r:.200}")
-        check_least("threads", threads, 1)
+        check_number("threads", threads, least=1)
         self._workers = Workers(threads)
         super().__init__(storage, self._workers)
 

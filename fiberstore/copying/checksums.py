@@ -9,7 +9,7 @@ database may give ``1e16`` back as ``10000000000000000``, or ``-0.0`` as ``0.0``
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,17 +18,15 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from fiberstore.contract.queries import Query
+from fiberstore.records import to_epoch_us
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql.conditions import FIBERS, KEYS, LOGS, MEMBERSHIPS
 from fiberstore.sql.models import (
     EndedFiber,
-    Fiber,
-    KeyedFiber,
-    Membership,
     MergedFiber,
     NamedCheckpoint,
     PinnedFiber,
     PinnedLog,
-    RawLog,
     RegisteredVersion,
     identity_of,
 )
@@ -49,18 +47,16 @@ VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS, ENDS = (
     for model in (RegisteredVersion, NamedCheckpoint, MergedFiber, PinnedFiber, PinnedLog, EndedFiber)
 )
 LIFECYCLE_TABLES = (VERSIONS, CHECKPOINTS, MERGES, FIBER_PINS, LOG_PINS, ENDS)
-KEYS = KeyedFiber.metadata.tables[KeyedFiber.__tablename__]
 _PLAIN_TABLES = (*LIFECYCLE_TABLES, KEYS)  # of which no query makes records
 
 _ORDERS = {
-    RawLog.__tablename__: ("timestamp", "log_id"),
-    Fiber.__tablename__: ("first_activity", "fiber_id"),
-    Membership.__tablename__: ("log_id", "fiber_id"),
+    LOGS.name: ("timestamp", "log_id"),
+    FIBERS.name: ("first_activity", "fiber_id"),
+    MEMBERSHIPS.name: ("log_id", "fiber_id"),
 }
 _HASH_BYTES = 16
 _MODULUS = 2 ** (8 * _HASH_BYTES)
 _BATCH_ROWS = 4_096  # lines may be long
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_VALUE = "null"
 
 
@@ -168,11 +164,7 @@ def _lifecycle_rows_of(storage: SqlStorage, table: sa.Table) -> Iterator[Sequenc
 
 
 def _queries(storage: SqlStorage) -> dict[str, Query[Any]]:
-    return {
-        RawLog.__tablename__: storage.logs,
-        Fiber.__tablename__: storage.fibers,
-        Membership.__tablename__: storage.memberships,
-    }
+    return {LOGS.name: storage.logs, FIBERS.name: storage.fibers, MEMBERSHIPS.name: storage.memberships}
 
 
 def _keys(batch: "pa.RecordBatch", names: Sequence[str]) -> list[Key]:
@@ -230,5 +222,5 @@ def _canonical(value: UUID | datetime | str | int | None) -> str:
     if isinstance(value, str):
         return f"={value}"  # an empty text is not the same as none
     if isinstance(value, datetime):
-        value = (value - _EPOCH) // (datetime.resolution)
+        value = to_epoch_us(value)
     return str(value)

@@ -16,13 +16,12 @@ stays and is reported, unless the destination is to be a mirror.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
@@ -36,7 +35,6 @@ from fiberstore.copying.checksums import (
     COPY_PREFIX,
     ENDS,
     FIBER_PINS,
-    KEYS,
     LIFECYCLE_TABLES,
     LOG_PINS,
     MERGES,
@@ -50,42 +48,35 @@ from fiberstore.copying.checksums import (
     partitions,
     table_checksums,
 )
+from fiberstore.copying.side_by_side import (
+    KEYS_AT_ONCE,
+    as_membership,
+    differing,
+    ids_of,
+    in_batches,
+    key_pairs,
+    membership_pairs,
+    moved_to,
+    primary_key_of,
+    stored_among,
+)
 from fiberstore.errors import CursorError
 from fiberstore.json_text import dump_json
-from fiberstore.records import FiberKey, FiberMembership, FiberRecord, from_epoch_us
+from fiberstore.records import FiberMembership, FiberRecord
 from fiberstore.repositories import FiberRepository
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import key_rows
-from fiberstore.sql.models import (
-    Fiber,
-    Membership,
-    RawLog,
-    check_stored_version,
-    identity_of,
-)
-from fiberstore.sql.prepared import compiled, connection_of
-from fiberstore.sql.rows import columns_in_us, to_records
+from fiberstore.sql.conditions import FIBERS, KEYS, LOGS, MEMBERSHIPS
+from fiberstore.sql.models import identity_of
 from fiberstore.sql.translate import translate_errors
-
-K = TypeVar("K", str, Key)
-V = TypeVar("V")
-T = TypeVar("T")
 
 BATCH_ROWS = 4_096  # lines may be long
 MOST_PASSES = 10
-_KEYS_AT_ONCE = 1_000
-_ROWS_READ = 4_096
-_ID_CHARS = 36
 _NEW = "new_"
 _KEYS_SHOWN = 5
-_Pair: TypeAlias = tuple[str, int]
-"""The ids of a membership, one text after the other, and its config version."""
 
-_LOGS, _FIBERS, _MEMBERSHIPS = (
-    model.metadata.tables[model.__tablename__] for model in (RawLog, Fiber, Membership)
-)
 # Rows that hold others come first, so that a copy that is killed leaves none of them without the other.
-_TABLES = {table.name: table for table in (_MEMBERSHIPS, KEYS, ENDS, FIBER_PINS, LOG_PINS, _FIBERS, _LOGS)}
+_TABLES = {table.name: table for table in (MEMBERSHIPS, KEYS, ENDS, FIBER_PINS, LOG_PINS, FIBERS, LOGS)}
 _TABLES |= {table.name: table for table in LIFECYCLE_TABLES}
 
 
@@ -284,38 +275,38 @@ class _Copy:
         """Copy page by page, up to the last one, which the next pass reads again: more may come there."""
         while True:
             page = self._source.logs.page(self._batch_rows, self._cursor)
-            for late in _batches(page.late, self._batch_rows):  # of which there may be more than of others
+            for late in in_batches(page.late, self._batch_rows):  # of which there may be more than of others
                 written = self._destination.write_logs(late)
-                self._note(RawLog.__tablename__, read=len(late), written=written)
+                self._note(LOGS.name, read=len(late), written=written)
             move = None if page.next is None else CheckpointMove(self._checkpoint, self._noted, page.next)
             counts = self._destination.write_batch(logs=page.items, checkpoint=move)
-            self._note(RawLog.__tablename__, read=len(page.items), written=counts.logs)
+            self._note(LOGS.name, read=len(page.items), written=counts.logs)
             if move is None:
                 return
             self._cursor = self._noted = move.value
 
     def _copy_fibers(self, snapshot: Session) -> None:
-        for some in _batches(FiberRepository(snapshot).iter_records(), self._batch_rows):
+        for some in in_batches(FiberRepository(snapshot).iter_records(), self._batch_rows):
             found = self._destination.fibers.get_many([fiber.fiber_id for fiber in some]).items
             held = {fiber.fiber_id: _values(fiber) for fiber in found}
             changed = [fiber for fiber in some if held.get(fiber.fiber_id) != _values(fiber)]
             if changed:
                 self._destination.upsert_fibers(changed)
-            self._note(_FIBERS.name, read=len(some), written=len(changed))
+            self._note(FIBERS.name, read=len(some), written=len(changed))
 
     def _copy_keys(self, snapshot: Session) -> None:
         """Give the fibers of the source the keys that they have there; the other fibers keep theirs."""
         tell = partial(self._tell, "copy", KEYS.name)
         with (
             self._destination.session() as reader,
-            closing(_keys(snapshot, tell)) as keys,
-            closing(_keys(reader)) as held,
+            closing(key_pairs(snapshot, tell)) as keys,
+            closing(key_pairs(reader)) as held,
         ):
-            for some in _batches(_differing(keys, held), self._batch_rows):
+            for some in in_batches(differing(keys, held), self._batch_rows):
                 wanted = [new for _, new, _ in some if new is not None]
                 replaced = [key for key, new, old in some if new is not None and old is not None]
                 extra = [key for key, new, _ in some if new is None]
-                alive = _among(self._source, _FIBERS, {fiber_id for fiber_id, _, _ in extra})
+                alive = stored_among(self._source, FIBERS, {fiber_id for fiber_id, _, _ in extra})
                 gone = [key for key in extra if key[0] in alive]
                 if wanted or gone:
                     with self._destination.transaction() as transaction, translate_errors():
@@ -330,15 +321,15 @@ class _Copy:
         Most of their memberships have moved before; the last go with them, so that a copy that is killed
         leaves none without its fiber.
         """
-        is_ended = _FIBERS.c.fiber_id.is_(None).label("is_ended")
-        merged = sa.select(*MERGES.c, is_ended).outerjoin(_FIBERS, _FIBERS.c.fiber_id == MERGES.c.fiber_id)
-        for rows in partitions(snapshot.connection(), merged, _KEYS_AT_ONCE):
+        is_ended = FIBERS.c.fiber_id.is_(None).label("is_ended")
+        merged = sa.select(*MERGES.c, is_ended).outerjoin(FIBERS, FIBERS.c.fiber_id == MERGES.c.fiber_id)
+        for rows in partitions(snapshot.connection(), merged, KEYS_AT_ONCE):
             survivors: dict[UUID, UUID] = {row.fiber_id: row.survivor_id for row in rows}
             ended = {row.fiber_id for row in rows if row.is_ended}
-            left = _among(self._destination, _FIBERS, ended)
+            left = stored_among(self._destination, FIBERS, ended)
             if left:
                 query = self._destination.memberships.where(Memberships.c.fiber_id.in_(list(left)))
-                rest = {_ids(old): _at(old, survivors[old.fiber_id]) for old in query.iter_records()}
+                rest = {ids_of(old): moved_to(old, survivors[old.fiber_id]) for old in query.iter_records()}
                 held = self._held(rest)
                 moves = {old: new for old, new in rest.items() if old not in held}
                 kept = self._only_here(moves.values())
@@ -347,17 +338,17 @@ class _Copy:
                         others = sa.update(MERGES).where(MERGES.c.survivor_id == loser)
                         transaction.session.execute(others.values(survivor_id=survivors[loser]))
                     written = transaction.memberships.write_memberships(kept)
-                    self._delete(transaction.session, _MEMBERSHIPS, list(moves))
+                    self._delete(transaction.session, MEMBERSHIPS, list(moves))
                     self._deleted[KEYS.name] += key_rows.delete_keys(transaction.session, left)
-                    for table in (ENDS, _FIBERS):
+                    for table in (ENDS, FIBERS):
                         self._delete(transaction.session, table, [(loser,) for loser in left])
-                self._note(_MEMBERSHIPS.name, read=0, written=written)
+                self._note(MEMBERSHIPS.name, read=0, written=written)
             self._move_pins(survivors, ended)
 
     def _move_pins(self, survivors: dict[UUID, UUID], ended: Collection[UUID]) -> None:
         """Move pins to the survivors; of a fiber that is stored again, if its pin has moved in the source."""
-        pinned = _among(self._destination, FIBER_PINS, survivors)
-        there = _among(self._source, FIBER_PINS, [*pinned, *(survivors[loser] for loser in pinned)])
+        pinned = stored_among(self._destination, FIBER_PINS, survivors)
+        there = stored_among(self._source, FIBER_PINS, [*pinned, *(survivors[loser] for loser in pinned)])
         moved = [loser for loser in pinned - there if loser in ended or survivors[loser] in there]
         if moved:
             rows = [{"fiber_id": survivor} for survivor in {survivors[loser] for loser in moved}]
@@ -366,19 +357,21 @@ class _Copy:
                 self._delete(transaction.session, FIBER_PINS, [(loser,) for loser in moved])
 
     def _copy_memberships(self, snapshot: Session) -> None:
-        tell = partial(self._tell, "copy", _MEMBERSHIPS.name)
+        tell = partial(self._tell, "copy", MEMBERSHIPS.name)
         with (
             self._destination.session() as reader,
-            closing(_pairs(snapshot, tell)) as pairs,
-            closing(_pairs(reader)) as held,
+            closing(membership_pairs(snapshot, tell)) as pairs,
+            closing(membership_pairs(reader)) as held,
         ):
-            for some in _batches(_differing(pairs, held), self._batch_rows):
-                lacking = [_membership(ids, new) for ids, new, old in some if new is not None and old is None]
+            for some in in_batches(differing(pairs, held), self._batch_rows):
+                lacking = [
+                    as_membership(ids, new) for ids, new, old in some if new is not None and old is None
+                ]
                 if lacking:
                     written = self._destination.write_memberships(lacking)
-                    self._note(_MEMBERSHIPS.name, read=0, written=written)
-                extra = [_membership(ids, old) for ids, new, old in some if old is not None and new is None]
-                for part in _batches(extra, _KEYS_AT_ONCE):
+                    self._note(MEMBERSHIPS.name, read=0, written=written)
+                extra = [as_membership(ids, old) for ids, new, old in some if old is not None and new is None]
+                for part in in_batches(extra, KEYS_AT_ONCE):
                     self._move_memberships(part)
 
     def _move_memberships(self, memberships: list[FiberMembership]) -> None:
@@ -387,37 +380,37 @@ class _Copy:
         They go to the survivor if only the destination has their log. Those of other fibers stay.
         """
         survivors = self._survivors({membership.fiber_id for membership in memberships})
-        stored = _among(self._destination, _FIBERS, set(survivors.values()))
+        stored = stored_among(self._destination, FIBERS, set(survivors.values()))
         moves = {
-            _ids(old): _at(old, survivors[old.fiber_id])
+            ids_of(old): moved_to(old, survivors[old.fiber_id])
             for old in memberships
             if survivors.get(old.fiber_id) in stored
         }
         if not moves:
             return
-        alive = _among(self._source, _FIBERS, {fiber_id for _, fiber_id in moves})
-        held = self._held([_ids(new) for new in moves.values()])
+        alive = stored_among(self._source, FIBERS, {fiber_id for _, fiber_id in moves})
+        held = self._held([ids_of(new) for new in moves.values()])
         # The source has moved those of a fiber that is stored again if it holds them at the survivor.
-        moved = {old: new for old, new in moves.items() if old[1] not in alive or _ids(new) in held}
+        moved = {old: new for old, new in moves.items() if old[1] not in alive or ids_of(new) in held}
         kept = self._only_here(moved.values())
         if moved:
             with self._destination.transaction() as transaction, translate_errors():
                 written = transaction.memberships.write_memberships(kept)
-                self._delete(transaction.session, _MEMBERSHIPS, list(moved))
-            self._note(_MEMBERSHIPS.name, read=0, written=written)
+                self._delete(transaction.session, MEMBERSHIPS, list(moved))
+            self._note(MEMBERSHIPS.name, read=0, written=written)
 
     def _only_here(self, memberships: Collection[FiberMembership]) -> list[FiberMembership]:
         """Return the memberships that the source lacks, of logs that it lacks."""
-        held = self._held(list(map(_ids, memberships)))
-        known = _among(self._source, _LOGS, {membership.log_id for membership in memberships})
-        return [new for new in memberships if new.log_id not in known and _ids(new) not in held]
+        held = self._held(list(map(ids_of, memberships)))
+        known = stored_among(self._source, LOGS, {membership.log_id for membership in memberships})
+        return [new for new in memberships if new.log_id not in known and ids_of(new) not in held]
 
     def _survivors(self, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
         """Return where fibers have gone in the source; those that were never merged are left out."""
         statement = sa.select(MERGES.c.fiber_id, MERGES.c.survivor_id)
         found: dict[UUID, UUID] = {}
         with translate_errors(), self._source.engine.connect() as connection:
-            for some in _batches(fiber_ids, _KEYS_AT_ONCE):
+            for some in in_batches(fiber_ids, KEYS_AT_ONCE):
                 rows = connection.execute(statement.where(MERGES.c.fiber_id.in_(some)))
                 found.update((loser, survivor) for loser, survivor in rows)
         return found
@@ -430,12 +423,12 @@ class _Copy:
         query = self._source.memberships.where(
             Memberships.c.fiber_id.in_(fiber_ids), Memberships.c.log_id.in_(log_ids)
         )
-        return set(map(_ids, query.iter_records())).intersection(pairs)
+        return set(map(ids_of, query.iter_records())).intersection(pairs)
 
     def _copy_rows(self, snapshot: Session, table: sa.Table) -> None:
         """Write the rows of a table of the lifecycle that the destination lacks or has otherwise."""
         (key,) = table.primary_key
-        for rows in lifecycle_rows(snapshot.connection(), table, _KEYS_AT_ONCE):
+        for rows in lifecycle_rows(snapshot.connection(), table, KEYS_AT_ONCE):
             with self._destination.transaction() as transaction, translate_errors():
                 session = transaction.session
                 found = session.execute(sa.select(table).where(key.in_([row[0] for row in rows])))
@@ -458,8 +451,8 @@ class _Copy:
             closing(keyed_rows(self._source, table.name, on_rows=tell)) as rows,
             closing(keyed_rows(self._destination, table.name, on_rows=tell)) as held,
         ):
-            for some in _batches(_differing(rows, held), _KEYS_AT_ONCE):
-                keys = [_primary_key(table, key) for key, _, _ in some]
+            for some in in_batches(differing(rows, held), KEYS_AT_ONCE):
+                keys = [primary_key_of(table, key) for key, _, _ in some]
                 new = [key for key, row in zip(keys, some, strict=True) if row[2] is None]
                 old = [key for key, row in zip(keys, some, strict=True) if row[1] is None]
                 other = [key for key, row in zip(keys, some, strict=True) if None not in row]
@@ -474,11 +467,11 @@ class _Copy:
         """Delete and write rows, as far as a pass does not do it."""
         gone: list[Key] = []
         if mirror:
-            gone = [*extra, *changed] if table in (_LOGS, _MEMBERSHIPS) else extra
+            gone = [*extra, *changed] if table in (LOGS, MEMBERSHIPS) else extra
         elif table is MERGES:  # a fiber that is stored again, and is a survivor itself now
-            stored = _among(self._source, _FIBERS, [fiber_id for (fiber_id,) in extra])
+            stored = stored_among(self._source, FIBERS, [fiber_id for (fiber_id,) in extra])
             gone = [key for key in extra if key[0] in stored]
-        wanted = [*lacking, *(changed if mirror else [])] if table is _LOGS else []
+        wanted = [*lacking, *(changed if mirror else [])] if table is LOGS else []
         logs = self._source.logs.get_many([log_id for (log_id,) in wanted]).items if wanted else []
         if gone or logs:
             with self._destination.transaction() as transaction, translate_errors():
@@ -489,7 +482,7 @@ class _Copy:
     def _delete(self, session: Session, table: sa.Table, keys: list[Key]) -> None:
         """Delete rows of one table by their primary keys."""
         columns = sa.tuple_(*identity_of(table))
-        for some in _batches(keys, _KEYS_AT_ONCE):
+        for some in in_batches(keys, KEYS_AT_ONCE):
             deleted = session.connection().execute(sa.delete(table).where(columns.in_(some)))
             self._deleted[table.name] += deleted.rowcount
 
@@ -509,99 +502,9 @@ def _identity(storage: SqlStorage) -> str:
     return sha256(url.render_as_string().encode()).hexdigest()[:16]
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    return iter(lambda: list(islice(rest, size)), [])
-
-
 def _values(fiber: FiberRecord) -> tuple[object, ...]:
     """Return the values by which fibers are compared; JSON as text, in which 1 and true differ."""
     return tuple({**dict(fiber), "attributes": canonical_json(dump_json(fiber.attributes))}.values())
-
-
-def _pairs(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[_Pair]:
-    """Yield memberships by ascending ids."""
-    ids = sa.cast(_MEMBERSHIPS.c.log_id, sa.String) + sa.cast(_MEMBERSHIPS.c.fiber_id, sa.String)
-    statement = sa.select(ids, _MEMBERSHIPS.c.config_version).order_by(*_MEMBERSHIPS.primary_key)
-    with translate_errors():
-        batches = connection_of(session).stream_rows(*compiled(session, statement), _ROWS_READ)
-        with closing(batches):
-            for rows in batches:
-                yield from rows
-                if on_rows is not None:
-                    on_rows(len(rows))
-
-
-def _keys(session: Session, on_rows: Callable[[int], None] | None = None) -> Generator[tuple[Key, FiberKey]]:
-    """Yield the keys of fibers by what identifies them, ascending."""
-    statement = sa.select(*columns_in_us(FiberKey, KEYS)).order_by(*identity_of(KEYS))
-    with translate_errors():
-        batches = connection_of(session).stream_rows(*compiled(session, statement), _ROWS_READ)
-        with closing(batches):
-            for rows in batches:
-                for key in to_records(FiberKey, rows, from_epoch_us):
-                    yield (key.fiber_id, key.name, key.value), key
-                if on_rows is not None:
-                    on_rows(len(rows))
-
-
-def _differing(
-    source: Iterator[tuple[K, V]], destination: Iterator[tuple[K, V]]
-) -> Iterator[tuple[K, V | None, V | None]]:
-    """Yield each key whose values differ in the two, None for a missing key; both are ascending."""
-    one, other = next(source, None), next(destination, None)
-    while one is not None and other is not None:
-        if one[0] < other[0]:
-            yield one[0], one[1], None
-            one = next(source, None)
-        elif other[0] < one[0]:
-            yield other[0], None, other[1]
-            other = next(destination, None)
-        else:
-            if one[1] != other[1]:
-                yield one[0], one[1], other[1]
-            one, other = next(source, None), next(destination, None)
-    while one is not None:
-        yield one[0], one[1], None
-        one = next(source, None)
-    while other is not None:
-        yield other[0], None, other[1]
-        other = next(destination, None)
-
-
-def _among(storage: SqlStorage, table: sa.Table, ids: Collection[Any]) -> set[Any]:
-    """Return those of the ids that are keys of rows of a table."""
-    (key,) = table.primary_key
-    found: set[Any] = set()
-    with translate_errors(), storage.engine.connect() as connection:
-        for some in _batches(ids, _KEYS_AT_ONCE):
-            found.update(connection.scalars(sa.select(key).where(key.in_(some))))
-    return found
-
-
-def _primary_key(table: sa.Table, key: Key) -> Key:
-    """Return the primary key at the end of what a row is ordered by."""
-    columns = list(identity_of(table))
-    return tuple(
-        UUID(value) if isinstance(column.type, sa.Uuid) and isinstance(value, str) else value
-        for column, value in zip(columns, key[-len(columns) :], strict=True)
-    )
-
-
-def _membership(ids: str, version: int) -> FiberMembership:
-    return FiberMembership.model_construct(
-        log_id=UUID(ids[:_ID_CHARS]),
-        fiber_id=UUID(ids[_ID_CHARS:]),
-        config_version=check_stored_version(version),
-    )
-
-
-def _at(membership: FiberMembership, fiber_id: UUID) -> FiberMembership:
-    return membership.model_copy(update={"fiber_id": fiber_id})
-
-
-def _ids(membership: FiberMembership) -> tuple[UUID, UUID]:
-    return membership.log_id, membership.fiber_id
 
 
 def _update(table: sa.Table) -> sa.Update:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL
 
-from fiberstore.checks import check_least, check_seconds, check_text
+from fiberstore.checks import check_number, check_seconds, check_text
 from fiberstore.errors import DatabaseError
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, leave_pool_to_parent, made_url
 from fiberstore.sql.pool import StorePool
@@ -51,7 +51,7 @@ def create_engine(
             with a file is said by the first connection.
     """
     url = _url(target)
-    check_least("pool_size", pool_size, 1)
+    check_number("pool_size", pool_size, least=1)
     check_seconds("pool_timeout_s", pool_timeout_s)
     in_memory = (url.database or "").startswith(":memory:")
     if in_memory and read_only:
@@ -132,7 +132,7 @@ def _settings(
     for argument, (setting, value, least, unit) in given.items():
         if value is None:
             continue
-        check_least(argument, value, least)
+        check_number(argument, value, least=least)
         settings[setting] = f"{value}{unit}"
     return settings
 

@@ -16,10 +16,7 @@ _ADVICE = [
             r"Connection refused|No such file|failed to resolve host|'idna' codec|timeout expired|No route",
             "check the host and the port, and that the server runs and can be reached from here",
         ),
-        (
-            r"password authentication failed|no password supplied",
-            "check the user and the password",
-        ),
+        (r"password authentication failed|no password supplied", "check the user and the password"),
         (r'database ".*" does not exist', "check its name, or make it: CREATE DATABASE … TEMPLATE template0"),
         (r'role ".*" does not exist', "check the user, or make it: CREATE ROLE … LOGIN"),
         (r'role ".*" is not permitted to log in', "allow it: ALTER ROLE … LOGIN"),

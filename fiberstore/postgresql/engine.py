@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
-from fiberstore.checks import check_least, check_seconds
+from fiberstore.checks import check_number, check_seconds
 from fiberstore.postgresql.dialect import READ_ONLY
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, leave_pool_to_parent, made_url
 from fiberstore.sql.pool import StorePool
@@ -38,7 +38,7 @@ def create_engine(
         ValueError: It is no such URL, or a number is out of bounds.
         TypeError: It is neither text nor a URL.
     """
-    check_least("pool_size", pool_size, 1)
+    check_number("pool_size", pool_size, least=1)
     check_seconds("pool_timeout_s", pool_timeout_s)
     parsed = _parsed(url)
     # Of the query, the engine's URL keeps what says where the server is: it is shown, and what else is in

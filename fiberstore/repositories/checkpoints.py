@@ -19,11 +19,7 @@ from fiberstore.sql.models import NamedCheckpoint
 
 T = TypeVar("T")
 
-_COLUMNS: list[Any] = [
-    NamedCheckpoint.name,
-    NamedCheckpoint.value,
-    TimeUs(NamedCheckpoint.updated_at),
-]
+_COLUMNS: list[Any] = [NamedCheckpoint.name, NamedCheckpoint.value, TimeUs(NamedCheckpoint.updated_at)]
 _ROWS = sa.select(*_COLUMNS).order_by(NamedCheckpoint.name)
 
 

@@ -1,7 +1,7 @@
 """Fibers."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
 from heapq import nsmallest
@@ -25,7 +25,6 @@ from fiberstore.contract.queries import (
     FiberSummary,
     Page,
     Timeline,
-    TimelinePoint,
     ValueCount,
 )
 from fiberstore.contract.storage import DEFAULT_LIMIT
@@ -34,6 +33,7 @@ from fiberstore.ids import key_hash
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.fiber_logs import LOG_COUNT, WITH_LOG_COUNT, summaries_of, timeline_points
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
     as_arrow,
@@ -52,23 +52,12 @@ from fiberstore.sql.conditions import (
     FIBERS,
     FIBERS_WITH_KEY,
     KEYS,
-    LOGS,
     MEMBERSHIPS,
     all_of,
     among,
 )
 from fiberstore.sql.connection import Lock, Row
-from fiberstore.sql.functions import (
-    HoldsChangeLock,
-    JsonKeys,
-    JsonType,
-    JsonValueAt,
-    Quotient,
-    StartsWith,
-    TimeUs,
-    array_value,
-    sorted_array,
-)
+from fiberstore.sql.functions import HoldsChangeLock, JsonKeys, JsonType, JsonValueAt, StartsWith, TimeUs
 from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of, expire
 from fiberstore.sql.rows import columns_in_us, columns_of, to_records
@@ -101,13 +90,6 @@ _UPDATE = Prepared[Row](
     .values({name: value for name, value in _VALUES.items() if name != "fiber_id"})
 )
 _BEGAN_US = TimeUs(FIBERS.c.first_activity)
-_COUNTS = (
-    sa.select(MEMBERSHIPS.c.fiber_id, sa.func.count().label("logs"))
-    .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
-    .group_by(MEMBERSHIPS.c.fiber_id)
-    .subquery("log_counts")
-)
-_LOG_COUNT: sa.ColumnElement[int] = sa.func.coalesce(_COUNTS.c.logs, 0)
 
 
 class FiberMethods(FiberBatchStorage):
@@ -238,13 +220,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         "oldest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=False),
         "newest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=True),
         "longest": Order(DURATION_US, DURATION_US, int, descending=True),
-        "most_logs": Order(
-            _LOG_COUNT,
-            _LOG_COUNT,
-            int,
-            descending=True,
-            source=FIBERS.outerjoin(_COUNTS, _COUNTS.c.fiber_id == FIBERS.c.fiber_id),
-        ),
+        "most_logs": Order(LOG_COUNT, LOG_COUNT, int, descending=True, source=WITH_LOG_COUNT),
     }
 
     def close(self) -> int:
@@ -295,15 +271,9 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
 
     def summaries(self, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page[FiberSummary]:
         with self._read("summaries") as session, self._paging(session, limit, cursor) as page:
-            fiber_ids = [fiber.fiber_id for fiber in (*page.items, *page.late)]
-            rows = list(select_rows(session, _log_spans(fiber_ids))) if fiber_ids else []
-        spans = {fiber_id: span for fiber_id, *span in rows}
-        return Page(
-            [_summary(fiber, spans.get(fiber.fiber_id)) for fiber in page.items],
-            page.next,
-            page.previous,
-            [_summary(fiber, spans.get(fiber.fiber_id)) for fiber in page.late],
-        )
+            found = summaries_of(session, [*page.items, *page.late])
+        items = len(page.items)
+        return Page(found[:items], page.next, page.previous, found[items:])
 
     def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
         wanted = checked_ids(log_ids)
@@ -388,10 +358,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         first = self._ordered(self._select(*self._columns())).limit(fibers)
         with self._read("timeline") as session, one_snapshot(session):
             chosen = self._records(select_rows(session, first))
-            ids = [fiber.fiber_id for fiber in chosen]
-            rows = list(select_rows(session, _timeline_points(ids, points))) if ids else []
-        found = [TimelinePoint(row[0], from_epoch_us(row[1]), row[2], row[3]) for row in rows]
-        return Timeline(chosen, found if points else [], rows[0][4] if rows else 0)
+            return Timeline(chosen, *timeline_points(session, [fiber.fiber_id for fiber in chosen], points))
 
 
 def _place(row: Row) -> tuple[int, int]:
@@ -448,59 +415,6 @@ def _check_mergeable(loser: UUID, survivor: UUID, versions: Mapping[UUID, int]) 
 
 def _driver_values(fiber: FiberRecord) -> dict[str, object]:
     return {**dict(fiber), "attributes": dump_json(fiber.attributes)}
-
-
-def _timeline_points(fiber_ids: list[UUID], most: int) -> sa.Select[Any]:
-    """Select evenly chosen logs of fibers, with the number of all; of none, the last one tells the number."""
-    listed = array_value(fiber_ids, FIBERS.c.fiber_id.type)
-    chosen = sa.select(
-        sa.func.unnest(listed).label("fiber_id"), sa.func.generate_subscripts(listed, 1).label("place")
-    ).subquery("chosen")
-    in_order = sa.func.row_number().over(order_by=(chosen.c.place, LOGS.c.timestamp, LOGS.c.log_id))
-    points = (
-        sa.select(
-            chosen.c.fiber_id,
-            TimeUs(LOGS.c.timestamp).label("time_us"),
-            LOGS.c.source_id,
-            LOGS.c.log_id,
-            in_order.label("number"),
-            sa.func.count().over().label("total"),
-        )
-        .select_from(chosen)
-        .join(MEMBERSHIPS, MEMBERSHIPS.c.fiber_id == chosen.c.fiber_id)
-        .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
-        .subquery("points")
-    )
-    number, total = points.c.number, points.c.total
-    wanted = sa.func.least(most, total)
-    is_chosen = Quotient(number * wanted, total) != Quotient((number - 1) * wanted, total)
-    return (
-        sa.select(points.c.fiber_id, points.c.time_us, points.c.source_id, points.c.log_id, total)
-        .where(sa.or_(is_chosen, number == total))
-        .order_by(number)
-    )
-
-
-def _log_spans(fiber_ids: Sequence[UUID]) -> sa.Select[Any]:
-    return (
-        sa.select(
-            MEMBERSHIPS.c.fiber_id,
-            sa.func.count(),
-            sorted_array(LOGS.c.source_id),
-            TimeUs(sa.func.min(LOGS.c.timestamp)),
-            TimeUs(sa.func.max(LOGS.c.timestamp)),
-        )
-        .join(LOGS, LOGS.c.log_id == MEMBERSHIPS.c.log_id)
-        .where(among(MEMBERSHIPS.c.fiber_id, fiber_ids))
-        .group_by(MEMBERSHIPS.c.fiber_id)
-    )
-
-
-def _summary(fiber: FiberRecord, span: Sequence[Any] | None) -> FiberSummary:
-    if span is None:
-        return FiberSummary(fiber, 0, [], None, None)
-    log_count, source_ids, first_us, last_us = span
-    return FiberSummary(fiber, log_count, source_ids, from_epoch_us(first_us), from_epoch_us(last_us))
 
 
 def _scalar(text: str) -> Scalar:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
@@ -114,19 +113,12 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         query._order_name = order
         return query
 
-    def export(
-        self,
-        path: str | Path,
-        *,
-        partition_by: Partition | None = None,
-        on_rows: Callable[[int], None] | None = None,
-    ) -> int:
+    def _check_partition(self, partition_by: Partition | None) -> None:
         if partition_by is not None and self._order_name not in _BY_TIME:
             raise ValueError(
                 f"what is split by {partition_by} must be ordered by time, not {self._order_name}; use "
                 f"order_by({' or '.join(map(repr, _BY_TIME))})"
             )
-        return super().export(path, partition_by=partition_by, on_rows=on_rows)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}.order_by({self._order_name!r})"
@@ -216,11 +208,7 @@ class PagedQuery(SqlQuery[P], TimedQuery[P, OrderName, Group], Generic[P, OrderN
         )
 
     def _rows(
-        self,
-        session: Session,
-        limit: int,
-        *conditions: sa.ColumnElement[bool],
-        backwards: bool = False,
+        self, session: Session, limit: int, *conditions: sa.ColumnElement[bool], backwards: bool = False
     ) -> list[_Row[P]]:
         statement = self._keyed().where(*conditions).limit(limit)
         return self._keyed_rows(session, self._ordered(statement, backwards=backwards))

@@ -194,6 +194,7 @@ class SqlQuery(Query[R], Generic[R]):
     ) -> int:
         from fiberstore.exchange import write_records
 
+        self._check_partition(partition_by)
         batches = self._batches("export", _EXPORT_BATCH_ROWS)
         with closing(batches):
             return write_records(
@@ -204,6 +205,9 @@ class SqlQuery(Query[R], Generic[R]):
                 partition_by=partition_by,
                 on_rows=on_rows,
             )
+
+    def _check_partition(self, partition_by: Partition | None) -> None:
+        """Raise ``ValueError`` unless the query has an order by which its file can be split."""
 
     def delete(self) -> Deleted:
         return self._change("delete", self._delete)

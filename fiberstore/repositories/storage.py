@@ -24,6 +24,7 @@ from fiberstore.repositories.retention import Pruning
 from fiberstore.sql import bulk
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.rows import MODELS
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import Call, StorageStats, Telemetry
 
@@ -135,24 +136,19 @@ class SqlStorage(StoreMethods, Pruning):
             migrate.upgrade(self.engine, self._before_migrations)
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        return self._import("import_logs", path, StoredLog, "raw_logs", on_rows)
+        return self._import("import_logs", path, StoredLog, on_rows)
 
     def import_fibers(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        return self._import("import_fibers", path, FiberRecord, "fibers", on_rows)
+        return self._import("import_fibers", path, FiberRecord, on_rows)
 
     def import_memberships(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        return self._import("import_memberships", path, FiberMembership, "fiber_memberships", on_rows)
+        return self._import("import_memberships", path, FiberMembership, on_rows)
 
     def import_keys(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:
-        return self._import("import_keys", path, FiberKey, "fiber_keys", on_rows)
+        return self._import("import_keys", path, FiberKey, on_rows)
 
     def _import(
-        self,
-        method: str,
-        path: str | Path,
-        kind: "Kind",
-        table: str,
-        on_rows: Callable[[int], None] | None,
+        self, method: str, path: str | Path, kind: "Kind", on_rows: Callable[[int], None] | None
     ) -> int:
         """Write the batches of files, which are read again after a conflict."""
         from fiberstore.exchange import Stamp, read_records
@@ -161,7 +157,7 @@ class SqlStorage(StoreMethods, Pruning):
         return self._sessions.write_batches(
             method,
             lambda: read_records(path, kind, stamp, on_rows=on_rows),
-            lambda session, batch: bulk.insert_batch(session, table, batch),
+            lambda session, batch: bulk.insert_batch(session, MODELS[kind].__tablename__, batch),
         )
 
 

@@ -26,12 +26,7 @@ from fiberstore.repositories.query import (
     temp_id_table,
 )
 from fiberstore.sql.functions import TimeUs
-from fiberstore.sql.models import (
-    Fiber,
-    Membership,
-    NamedCheckpoint,
-    RegisteredVersion,
-)
+from fiberstore.sql.models import Fiber, Membership, NamedCheckpoint, RegisteredVersion
 from fiberstore.sql.prepared import connection_of
 from fiberstore.versioning import config_version as version_of
 
@@ -67,11 +62,7 @@ class VersionRepository(Versions):
 
         def work(session: Session) -> ConfigVersion:
             return _register(
-                session,
-                version_of(data),
-                content=text,
-                content_hash=sha256(data).hexdigest(),
-                parent=parent,
+                session, version_of(data), content=text, content_hash=sha256(data).hexdigest(), parent=parent
             )
 
         return self._change("register", work)

@@ -169,7 +169,7 @@ _TO_ARRAY: dict[type[sa.types.TypeEngine[Any]], Callable[[Any], "pa.Array"]] = {
 }
 
 
-def column_of(column: sa.Column[Any], values: Sequence[Any]) -> "pa.Array":
+def column_of(column: sa.ColumnElement[Any], values: Sequence[Any]) -> "pa.Array":
     """Return values as a column of the type that a column of a table has, null for None."""
     import pyarrow as pa
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import singledispatch
 from operator import eq, ge, gt, le, lt
 from typing import Any, TypeAlias, TypeGuard
 from uuid import UUID
@@ -94,56 +93,28 @@ def all_of(conditions: Sequence[Condition[Any]]) -> list[sa.ColumnElement[bool]]
     return [to_sql(condition) for condition in conditions]
 
 
-@singledispatch
 def to_sql(condition: Condition[Any]) -> sa.ColumnElement[bool]:
     """Return a condition as an expression on the table of its records."""
-    raise TypeError(f"{condition!r:.200} cannot be asked of a database")
+    sql_of = _SQL_OF.get(type(condition))
+    if sql_of is None:
+        raise TypeError(f"{condition!r:.200} cannot be asked of a database")
+    return sql_of(condition)
 
 
-@to_sql.register
-def _(condition: And) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]  # also below: dispatched by the class
-    return sa.and_(sa.true(), *all_of(condition.conditions))
+def _column(condition: Compare[Any] | In[Any] | Match[Any] | Flag[Any]) -> Expression:
+    return _COLUMNS[condition.record][condition.column]
 
 
-@to_sql.register
-def _(condition: Or) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
-    return sa.or_(sa.false(), *all_of(condition.conditions))
+def _compare(condition: Compare[Any]) -> sa.ColumnElement[bool]:
+    compare = _OPERATORS[condition.operator]
+    return _known(compare(_column(condition), _driver_value(condition.value)), condition.column)
 
 
-@to_sql.register
-def _(condition: Not) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
-    return sa.not_(to_sql(condition.condition))
+def _in(condition: In[Any]) -> sa.ColumnElement[bool]:
+    return _known(among(_column(condition), list(map(_driver_value, condition.values))), condition.column)
 
 
-@to_sql.register
-def _(condition: Compare) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
-    column = _COLUMNS[condition.record][condition.column]
-    return _known(_OPERATORS[condition.operator](column, _driver_value(condition.value)), condition.column)
-
-
-@to_sql.register
-def _(condition: In) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
-    column = _COLUMNS[condition.record][condition.column]
-    return _known(among(column, [_driver_value(value) for value in condition.values]), condition.column)
-
-
-@to_sql.register
-def _(condition: Match) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
-    return _TEXT_FUNCTIONS[condition.kind](_COLUMNS[condition.record][condition.column], condition.text)
-
-
-@to_sql.register
-def _(condition: Flag) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
-    return _COLUMNS[condition.record][condition.column].is_(True)
-
-
-@to_sql.register
-def _(condition: IsActive) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
-    return _COLUMNS[condition.record]["config_version"].in_(ACTIVE_VERSION)
-
-
-@to_sql.register
-def _(condition: Joined) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
+def _joined_to(condition: Joined[Any]) -> sa.ColumnElement[bool]:
     if condition.relation == "logs":
         fibers = _joined(MEMBERSHIPS.c.fiber_id, among(MEMBERSHIPS.c.log_id, condition.ids))
         return FIBERS.c.fiber_id.in_(fibers)
@@ -151,34 +122,29 @@ def _(condition: Joined) -> sa.ColumnElement[bool]:  # type: ignore[type-arg]
     return LOGS.c.log_id.in_(logs)
 
 
-@to_sql.register
-def _(condition: HasLog) -> sa.ColumnElement[bool]:
+def _has_log(condition: HasLog) -> sa.ColumnElement[bool]:
     same = MEMBERSHIPS.c.log_id == LOGS.c.log_id
     return FIBERS.c.fiber_id.in_(_joined(MEMBERSHIPS.c.fiber_id, same, to_sql(condition.condition)))
 
 
-@to_sql.register
-def _(condition: HasFiber) -> sa.ColumnElement[bool]:
+def _has_fiber(condition: HasFiber) -> sa.ColumnElement[bool]:
     same = MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id
     return LOGS.c.log_id.in_(_joined(MEMBERSHIPS.c.log_id, same, to_sql(condition.condition)))
 
 
-@to_sql.register
-def _(condition: AttributeExists) -> sa.ColumnElement[bool]:
+def _attribute_exists(condition: AttributeExists) -> sa.ColumnElement[bool]:
     if condition.pointer == "":
         return sa.true()
     return sa.func.coalesce(_json(JsonExists, condition.pointer), sa.false())
 
 
-@to_sql.register
-def _(condition: AttributeCompare) -> sa.ColumnElement[bool]:
+def _attribute_compare(condition: AttributeCompare) -> sa.ColumnElement[bool]:
     document = _document(condition.pointer)
     compared = _compared(document, condition.pointer, condition.operator, condition.value)
     return sa.func.coalesce(compared, sa.false())
 
 
-@to_sql.register
-def _(condition: AttributeIn) -> sa.ColumnElement[bool]:
+def _attribute_in(condition: AttributeIn) -> sa.ColumnElement[bool]:
     pointer = condition.pointer
     texts = [value for value in condition.values if isinstance(value, str)]
     floats = [float(value) for value in condition.values if _is_exact_as_float(value)]
@@ -193,32 +159,37 @@ def _(condition: AttributeIn) -> sa.ColumnElement[bool]:
     return sa.func.coalesce(sa.or_(sa.false(), *found), sa.false())
 
 
-@to_sql.register
-def _(condition: AttributeContains) -> sa.ColumnElement[bool]:
+def _attribute_contains(condition: AttributeContains) -> sa.ColumnElement[bool]:
     items = JsonItems(_document(condition.pointer), condition.pointer)
     item = items.table_valued(sa.column("item", sa.JSON)).render_derived().c.item
     return sa.exists().where(sa.func.coalesce(_compared(item, "", "==", condition.value), sa.false()))
 
 
-@to_sql.register
-def _(condition: AttributeIsList) -> sa.ColumnElement[bool]:
-    return sa.func.coalesce(_json(JsonType, condition.pointer) == "ARRAY", sa.false())
+def _has_key(name: str, *conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return FIBERS.c.fiber_id.in_(sa.select(KEYS.c.fiber_id).where(KEYS.c.name == name, *conditions))
 
 
-@to_sql.register
-def _(condition: KeyExists) -> sa.ColumnElement[bool]:
-    return FIBERS.c.fiber_id.in_(sa.select(KEYS.c.fiber_id).where(KEYS.c.name == condition.name))
-
-
-@to_sql.register
-def _(condition: KeyStartsWith) -> sa.ColumnElement[bool]:
-    has_prefix = StartsWith(KEYS.c.value, condition.prefix)
-    return FIBERS.c.fiber_id.in_(sa.select(KEYS.c.fiber_id).where(KEYS.c.name == condition.name, has_prefix))
-
-
-@to_sql.register
-def _(condition: KeyIn) -> sa.ColumnElement[bool]:
-    return FIBERS.c.fiber_id.in_(fibers_with_keys(condition.name, condition.values))
+_SQL_OF: dict[type[Condition[Any]], Callable[[Any], sa.ColumnElement[bool]]] = {
+    And: lambda both: sa.and_(sa.true(), *all_of(both.conditions)),
+    Or: lambda either: sa.or_(sa.false(), *all_of(either.conditions)),
+    Not: lambda negated: sa.not_(to_sql(negated.condition)),
+    Compare: _compare,
+    In: _in,
+    Match: lambda match: _TEXT_FUNCTIONS[match.kind](_column(match), match.text),
+    Flag: lambda flag: _column(flag).is_(True),
+    IsActive: lambda active: _COLUMNS[active.record]["config_version"].in_(ACTIVE_VERSION),
+    Joined: _joined_to,
+    HasLog: _has_log,
+    HasFiber: _has_fiber,
+    AttributeExists: _attribute_exists,
+    AttributeCompare: _attribute_compare,
+    AttributeIn: _attribute_in,
+    AttributeContains: _attribute_contains,
+    AttributeIsList: lambda at: sa.func.coalesce(_json(JsonType, at.pointer) == "ARRAY", sa.false()),
+    KeyExists: lambda key: _has_key(key.name),
+    KeyStartsWith: lambda key: _has_key(key.name, StartsWith(KEYS.c.value, key.prefix)),
+    KeyIn: lambda key: FIBERS.c.fiber_id.in_(fibers_with_keys(key.name, key.values)),
+}
 
 
 def fibers_with_keys(name: str, values: Sequence[str]) -> sa.Select[UUID] | sa.CompoundSelect[UUID]:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
+from pydantic import BaseModel
 
 from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
@@ -34,10 +35,10 @@ from fiberstore.sql.models import (
 )
 
 _ToTime: TypeAlias = Callable[[Any], datetime]
-_MODELS = {StoredLog: RawLog, FiberRecord: Fiber, FiberMembership: Membership, FiberKey: KeyedFiber}
+MODELS = {StoredLog: RawLog, FiberRecord: Fiber, FiberMembership: Membership, FiberKey: KeyedFiber}
 
 
-def columns_of(kind: type[Record], rows: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+def columns_of(kind: type[BaseModel], rows: sa.FromClause) -> list[sa.ColumnElement[Any]]:
     """Return the columns that ``to_records`` needs, as they are stored.
 
     Args:
@@ -47,7 +48,7 @@ def columns_of(kind: type[Record], rows: sa.FromClause) -> list[sa.ColumnElement
     return [rows.c[name] for name in kind.model_fields]
 
 
-def columns_in_us(kind: type[Record], rows: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+def columns_in_us(kind: type[BaseModel], rows: sa.FromClause) -> list[sa.ColumnElement[Any]]:
     """Return the columns of ``columns_of``, with times as numbers of µs since 1970."""
     columns = columns_of(kind, rows)
     return [TimeUs(column) if isinstance(column.type, Timestamp) else column for column in columns]
@@ -82,7 +83,7 @@ def _readers(kind: type[Record], to_time: _ToTime) -> dict[str, Callable[[Any], 
         UnsignedBigInt: check_stored_version,
         Json: load_json,
     }
-    columns = {column.key: type(column.type) for column in columns_of(kind, _MODELS[kind].__table__)}
+    columns = {column.key: type(column.type) for column in columns_of(kind, MODELS[kind].__table__)}
     return {str(name): readers[type_] for name, type_ in columns.items() if type_ in readers}
 
 

@@ -98,10 +98,7 @@ class DiffsContract:
 
     def test_fibers_may_be_split_and_merged_at_once(self, storage: LifecycleStorage) -> None:
         store(storage, {1: [1, 2], 2: [3]}, {11: [1], 12: [2, 3]})
-        assert _found(storage).changes == [
-            _change("split", [1], [11, 12]),
-            _change("merged", [1, 2], [12]),
-        ]
+        assert _found(storage).changes == [_change("split", [1], [11, 12]), _change("merged", [1, 2], [12])]
 
     def test_a_log_may_be_in_several_fibers_of_each_version(self, storage: LifecycleStorage) -> None:
         store(storage, {1: [1, 2], 2: [2, 3]}, {11: [1, 2], 12: [2, 3, 4], 13: [4]})

@@ -195,10 +195,7 @@ class KeysContract:
     def test_names_and_values_are_counted(self, keyed: LifecycleStorage) -> None:
         assert _counts(keyed.fibers.key_names()) == [("user", 3), ("request", 2)]
         assert _counts(keyed.fibers.key_values("request")) == [("7f3b", 2), ("7f3a", 1)]
-        assert _counts(keyed.fibers.key_values("user", prefix="roo")) == [
-            ("rooster", 1),
-            ("root", 1),
-        ]
+        assert _counts(keyed.fibers.key_values("user", prefix="roo")) == [("rooster", 1), ("root", 1)]
         assert _counts(keyed.fibers.key_values("user", limit=1)) == [("7f3a", 1)]
         assert keyed.fibers.key_values("user", limit=0) == keyed.fibers.key_values("absent") == []
         some = keyed.fibers.where(Fibers.c.keys["request"] == "7f3a")

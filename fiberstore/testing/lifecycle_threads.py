@@ -107,8 +107,7 @@ class LifecycleThreadsContract:
 
     def test_of_threads_that_merge_one_fiber_into_others_one_wins(self, storage: LifecycleStorage) -> None:
         storage.write_batch(
-            fibers=[fiber(number) for number in range(_THREADS + 1)],
-            memberships=[member(1, _THREADS)],
+            fibers=[fiber(number) for number in range(_THREADS + 1)], memberships=[member(1, _THREADS)]
         )
 
         def merge(thread: int) -> bool:

@@ -19,11 +19,7 @@ class TimelinesContract:
 
     def test_timeline_has_the_logs_of_each_fiber_oldest_first(self, storage: QueryStorage) -> None:
         fibers = [fiber(1, last=at(9), attributes={"a": [1]}), fiber(2, "login", closed=True), fiber(3)]
-        _write(
-            storage,
-            fibers,
-            {1: [(4, 8), (5, 3), (6, 3), (2, 8)], 3: [(1, 7)]},
-        )
+        _write(storage, fibers, {1: [(4, 8), (5, 3), (6, 3), (2, 8)], 3: [(1, 7)]})
         storage.write_logs([log(90, 1)])
         storage.write_memberships([member(91, 1), member(90, 92)])  # no such log, no such fiber
         points = [_point(1, 5, 3), _point(1, 6, 3), _point(1, 2, 8), _point(1, 4, 8), _point(3, 1, 7)]

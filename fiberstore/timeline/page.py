@@ -137,9 +137,7 @@ def _headlines(timeline: Timeline) -> list[str]:
     if len(points) < timeline.log_count:
         logs = f"{len(points):,} of {logs} shown, evenly chosen"
     state = f" ({still_open:,} open, with \u25b7 at the end)" if still_open else ""
-    return [
-        f"{count(len(fibers), 'fiber')}{state}, {logs}, {exact(min(times))} to {exact(max(times))}",
-    ]
+    return [f"{count(len(fibers), 'fiber')}{state}, {logs}, {exact(min(times))} to {exact(max(times))}"]
 
 
 def count(number: int, what: str) -> str:

@@ -260,9 +260,7 @@ def _add_points(
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=_POINT_TOOLTIP, attachment="below", limit=_TOOLTIPS))
 
 
-def _groups(
-    points: Sequence[TimelinePoint],
-) -> Iterator[tuple[str, tuple[str, str], list[TimelinePoint]]]:
+def _groups(points: Sequence[TimelinePoint]) -> Iterator[tuple[str, tuple[str, str], list[TimelinePoint]]]:
     """Yield a name, a colour with a marker, and points: for each frequent source, and for all the others."""
     by_source: dict[str, list[TimelinePoint]] = {}
     for point in points:

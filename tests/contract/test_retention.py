@@ -16,7 +16,7 @@ from fiberstore import DatabaseError, DuckDBStorage, Fibers, LogRecord, Logs
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.lifecycle import Pruned
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.repositories import retention
+from fiberstore.repositories import prune_plan
 from fiberstore.sql.models import MergedFiber, RawLog
 from fiberstore.testing.examples import NOON, at, fiber, log, member, uid
 from tests.support.parameters import parametrize_mostly_slow
@@ -423,7 +423,7 @@ def test_a_full_temporary_folder_is_told_and_nothing_goes(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write_logs([log(1)])
-    monkeypatch.setattr(retention, "SpooledTemporaryFile", partial(Path("/dev/full").open, "r+b"))
+    monkeypatch.setattr(prune_plan, "SpooledTemporaryFile", partial(Path("/dev/full").open, "r+b"))
     with pytest.raises(DatabaseError, match=r"No space left on device.*TMPDIR"):
         storage.prune(logs=EVERY_LOG)
     assert storage.logs.count() == 1

@@ -17,8 +17,8 @@ _LIMITS = [
         (value, 2, "Invalid value for '--limit'")
         for value in ("0", "-1", "-9999999999999999999", *_NO_NUMBERS)
     ),
-    (str(2**63), 1, "limit must be between 1 and 2**63 - 1, got 9223372036854775808"),
-    (str(10**30), 1, "limit must be between 1 and 2**63 - 1, got 1000"),
+    (str(2**63), 1, "limit must be at most 2**63 - 1, got 9223372036854775808"),
+    (str(10**30), 1, "limit must be at most 2**63 - 1, got 1000"),
 ]
 _CURSORS = [
     ("''", 1, "'' is no cursor, or not the whole of one"),

@@ -305,9 +305,9 @@ _NUMBERS: list[tuple[object, type[Exception], str]] = [
     (float("nan"), TypeError, "must be an int, got nan"),
     ("1", TypeError, "must be an int, got '1'"),
     ([1], TypeError, "must be an int, got [1]"),
-    (-1, ValueError, "must be between 0 and 2**63 - 1, got -1"),
-    (2**63, ValueError, "must be between 0 and 2**63 - 1, got 9223372036854775808"),
-    (-(10**30), ValueError, "must be between 0 and 2**63 - 1, got -1000"),
+    (-1, ValueError, "must be at least 0, got -1"),
+    (2**63, ValueError, "must be at most 2**63 - 1, got 9223372036854775808"),
+    (-(10**30), ValueError, "must be at least 0, got -1000"),
 ]
 _KEYS: list[tuple[object, type[Exception], str]] = [
     (uid(1), TypeError, "after must be a "),

@@ -31,6 +31,11 @@ from fiberstore import (
     stable_fiber_id,
     stable_log_id,
 )
+from fiberstore.exchange.schemas import Kind, schema_of
+from fiberstore.records import FiberKey, StoredLog
+from fiberstore.sql.arrow import column_of
+from fiberstore.sql.models import KeyedFiber, RegisteredVersion
+from fiberstore.sql.rows import MODELS, columns_of
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 FINE = pd.Timestamp("2024-05-01T12:00:00.123456789Z")
@@ -239,3 +244,16 @@ def test_a_time_in_json_is_taken_whole_or_refused() -> None:
     assert LogRecord.model_validate_json(log.model_dump_json()) == log
     with pytest.raises(ValidationError, match="more than 6 digits"):
         LogRecord.model_validate_json(text % "789")
+
+
+@pytest.mark.parametrize("kind", [StoredLog, FiberRecord, FiberMembership, FiberKey])
+def test_a_field_of_a_record_is_a_column_of_its_table_and_of_its_files(kind: Kind) -> None:
+    assert [column.key for column in columns_of(kind, MODELS[kind].__table__)] == list(kind.model_fields)
+    assert set(schema_of(kind).names) == set(kind.model_fields)
+
+
+def test_a_column_that_may_be_null_holds_none_of_any_type() -> None:
+    columns, id_ = RegisteredVersion.__table__.c, UUID(int=7)
+    assert column_of(columns.content, ["a", None]).to_pylist() == ["a", None]
+    assert column_of(columns.parent, [None, 3]).to_pylist() == [None, 3]
+    assert column_of(KeyedFiber.__table__.c.first_log_id, [id_, None]).to_pylist() == [id_, None]
