@@ -65,7 +65,7 @@ class DuckDBImpl(DefaultImpl):
             batch.drop_column(column.name)
 
     def drop_index(self, index: sa.Index, **options: Any) -> None:
-        """Drop an index; DuckDB goes on refusing changes of its columns until the end of the transaction."""
+        """Drop an index; DuckDB refuses changes of its columns until the end of the transaction."""
         super().drop_index(index, **options)
         if index.table is not None:
             self._unindexed.add((index.table.schema, index.table.name))

@@ -108,7 +108,14 @@ def upgrade(engine: sa.Engine, before: Callable[[sa.Connection], object] | None 
         try:
             with connection.begin():
                 _keep_others_out(connection)
+                adopts = found is None and not Base.metadata.tables.keys().isdisjoint(
+                    sa.inspect(connection).get_table_names()
+                )
                 _run_migrations(connection, scripts)
+                if adopts and (others := _differences(connection)):
+                    raise DatabaseError(
+                        f"tables that were there before are others: {'; '.join(others)}; rename or drop them"
+                    )
         except CommandError as error:
             raise DatabaseError(str(error)) from error
         _logger.info("the database is migrated from revision %s to %s", found, newest)
@@ -148,20 +155,24 @@ def rewrites_rows(connection: sa.Connection) -> bool:
 def differences(engine: sa.Engine) -> list[str]:
     """Return how the database differs from the models, a sentence each; empty if it does not."""
     with engine.connect() as connection:
-        context = MigrationContext.configure(
-            connection,
-            opts={
-                "version_table": VERSION_TABLE,
-                "compare_server_default": True,
-                "include_name": is_ours,
-                "include_object": is_of_engine(engine.dialect.name),
-            },
-        )
-        return [
-            _sentence(difference)
-            for found in compare_metadata(context, Base.metadata)
-            for difference in (found if isinstance(found, list) else [found])
-        ]
+        return _differences(connection)
+
+
+def _differences(connection: sa.Connection) -> list[str]:
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "version_table": VERSION_TABLE,
+            "compare_server_default": True,
+            "include_name": is_ours,
+            "include_object": is_of_engine(connection.dialect.name),
+        },
+    )
+    return [
+        _sentence(difference)
+        for found in compare_metadata(context, Base.metadata)
+        for difference in (found if isinstance(found, list) else [found])
+    ]
 
 
 def _sentence(difference: tuple[Any, ...]) -> str:

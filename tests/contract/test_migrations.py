@@ -443,6 +443,25 @@ def test_a_failed_migration_leaves_no_trace(
         assert migrate.current(session.connection()) is None
 
 
+def test_tables_that_are_there_are_adopted_with_their_rows(target: str) -> None:
+    with open_storage(target) as storage:
+        Base.metadata.create_all(storage.engine)
+        registered = storage.versions.register("rules")
+        storage.init_schema()
+        assert storage.versions.get(registered.config_version) == registered
+        assert migrate.differences(storage.engine) == []
+        Base.metadata.create_all(storage.engine)  # and the other way round
+
+
+def test_tables_that_are_others_are_left_alone(target: str) -> None:
+    with open_storage(target) as storage:
+        with storage.engine.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE fiber_pins (own INTEGER)"))
+        with pytest.raises(DatabaseError, match=r"column fiber_pins\.own is not fiberstore's"):
+            storage.init_schema()
+        assert tables(storage.engine) == {"fiber_pins"}
+
+
 def test_alembic_of_a_host_application_does_not_collide(target: str) -> None:
     with open_storage(target) as storage:
         with storage.engine.begin() as connection:
