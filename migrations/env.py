@@ -9,10 +9,12 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.util import CommandError
 
 from fiberstore.duckdb.migrate import back_up_before_rewrite
+from fiberstore.errors import StorageError
 from fiberstore.opening import create_engine
 from fiberstore.sql import models
 from fiberstore.sql.engine import is_postgresql
 from fiberstore.sql.migrate import VERSION_TABLE, is_of_engine, is_ours
+from fiberstore.sql.translate import translate_errors
 
 # A migration must not import fiberstore: its types are written as the ones below them.
 _RENDERED = {
@@ -83,11 +85,14 @@ def run(connection: sa.Connection | None) -> None:
 if context.is_offline_mode():
     run(None)
 else:
-    engine = create_engine(database_url())
     try:
-        with engine.connect() as opened:
-            if opened.dialect.name == "duckdb" and moves_the_database():
-                back_up_before_rewrite(opened)
-            run(opened)
-    finally:
-        engine.dispose()
+        engine = create_engine(database_url())
+        try:
+            with translate_errors(), engine.connect() as opened:
+                if opened.dialect.name == "duckdb" and moves_the_database():
+                    back_up_before_rewrite(opened)
+                run(opened)
+        finally:
+            engine.dispose()
+    except StorageError as error:
+        raise CommandError(str(error)) from error  # which the command line prints in a line

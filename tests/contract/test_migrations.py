@@ -182,6 +182,16 @@ def test_the_command_line_takes_the_database_from_x(target: str) -> None:
         assert migrate.differences(storage.engine) == []
 
 
+def test_a_database_that_cannot_be_opened_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    (tmp_path / "text.duckdb").write_text("no database" * 1_000)
+    for name, trouble in (("text.duckdb", "text.duckdb"), ("nowhere/x.duckdb", "nowhere does not exist")):
+        monkeypatch.setenv("FIBERSTORE_URL", str(tmp_path / name))
+        with pytest.raises(CommandError, match=trouble):
+            command.current(Config(ROOT / "alembic.ini", stdout=StringIO()))
+
+
 def test_history_and_offline_sql(config: Config) -> None:
     command.history(config)
     assert "0001" in printed(config)
