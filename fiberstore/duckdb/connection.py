@@ -1,4 +1,4 @@
-"""DuckDB connections and cursors as SQLAlchemy expects a DBAPI to have them.
+"""DuckDB connections as SQLAlchemy expects a DBAPI to have them.
 
 They differ from duckdb-engine's in four things: a result belongs to its cursor, a transaction that DuckDB has
 aborted takes no more statements and no commit, transactions that change rows wait for each other
@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Never
 from uuid import uuid4
@@ -19,6 +19,7 @@ from sqlalchemy.engine import Dialect
 
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.change_lock import ChangeLock, LockHold
+from fiberstore.duckdb.cursor import Cursor
 from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
 from fiberstore.duckdb.shadows import place, undo_shadows
@@ -99,7 +100,7 @@ class DuckDBConnection(StoreConnection):
         """True inside an explicit transaction; False in autocommit mode."""
         return self._begun is not _Begun.NO
 
-    def cursor(self) -> "Cursor":
+    def cursor(self) -> Cursor:
         """Return a new cursor with a result of its own."""
         return Cursor(self)
 
@@ -316,7 +317,7 @@ class DuckDBConnection(StoreConnection):
                     raise duckdb.DatabaseError(str(error)) from error
             yield batch
 
-    def run(self, cursor: "Cursor", sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
+    def run(self, cursor: Cursor, sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
         """Execute a statement for a cursor, which becomes the reader of its result."""
         with self._statement(sql):
             if many:
@@ -341,7 +342,7 @@ class DuckDBConnection(StoreConnection):
             with self._driver():
                 undo_shadows(self._raw.execute, self._home)
 
-    def is_read_by(self, cursor: "Cursor") -> bool:
+    def is_read_by(self, cursor: Cursor) -> bool:
         """Tell whether the open result is that cursor's."""
         return self._reader is cursor
 
@@ -350,7 +351,7 @@ class DuckDBConnection(StoreConnection):
         with self._driver():
             return self._raw.fetchall() if size is None else self._raw.fetchmany(size)
 
-    def done_with(self, cursor: "Cursor") -> None:
+    def done_with(self, cursor: Cursor) -> None:
         """Forget a cursor that has read or dropped its result."""
         if self._reader is cursor:
             self._reader = None
@@ -504,70 +505,3 @@ class _Inherited:
 
     def close(self) -> None:
         """Do nothing: the connection is the parent's."""
-
-
-class Cursor:
-    """A DBAPI cursor with a result of its own.
-
-    Rows are fetched from DuckDB as they are asked for; when the connection is needed for something else, the
-    rest of them is kept here first.
-    """
-
-    arraysize = 1
-
-    def __init__(self, connection: DuckDBConnection) -> None:
-        self.connection = connection
-        self.description: Sequence[Row] | None = None
-        self.rowcount = -1
-        self._rest: Iterator[Row] | None = None
-
-    def execute(self, statement: str, parameters: Sequence[object] | None = None) -> None:
-        """Execute a statement."""
-        self._run(statement, parameters, many=False)
-
-    def executemany(self, statement: str, parameters: Sequence[object]) -> None:
-        """Execute a statement once for each set of parameters."""
-        self._run(statement, list(parameters), many=True)
-
-    def fetchone(self) -> Row | None:
-        """Return the next row, or None."""
-        rows = self.fetchmany(1)
-        return rows[0] if rows else None
-
-    def fetchmany(self, size: int | None = None) -> list[Row]:
-        """Return the next ``size`` rows, or what is left of them."""
-        size = self.arraysize if size is None else size
-        if self.connection.is_read_by(self):
-            return self.connection.fetch(size)
-        return list(islice(self._kept(), size))
-
-    def fetchall(self) -> list[Row]:
-        """Return the rows that are left."""
-        if not self.connection.is_read_by(self):
-            return list(self._kept())
-        self.connection.done_with(self)
-        self._rest = iter(())
-        return self.connection.fetch(None)
-
-    def keep_rest(self) -> None:
-        """Fetch what is left, so that the connection can run another statement."""
-        self._rest = iter(self.fetchall())
-
-    def close(self) -> None:
-        """Drop the result."""
-        self.connection.done_with(self)
-        self._rest = None
-
-    def _run(self, statement: str, parameters: Sequence[object] | None, *, many: bool) -> None:
-        self.close()
-        self.connection.run(self, statement, parameters, many=many)
-        self.rowcount, self.description = self.connection.result()
-        if self.rowcount >= 0:  # a count of changed rows, which DuckDB also offers as a result
-            self.description = None
-            self.close()
-        self.connection.refuse_shadows(statement)
-
-    def _kept(self) -> Iterator[Row]:
-        if self._rest is None:
-            raise duckdb.InvalidInputException("this result was closed by a rollback or by the cursor")
-        return self._rest

@@ -32,7 +32,8 @@ from fiberstore import (
     StoredLog,
     create_engine,
 )
-from fiberstore.duckdb.connection import Cursor, DuckDBConnection
+from fiberstore.duckdb.connection import DuckDBConnection
+from fiberstore.duckdb.cursor import Cursor
 from fiberstore.sql.pool import StorePool
 from tests.support.factories import NOON, a_fiber, some_logs
 
