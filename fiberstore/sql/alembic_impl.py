@@ -15,6 +15,7 @@ from alembic.ddl.impl import DefaultImpl
 from alembic.operations import BatchOperations, Operations
 from alembic.operations.batch import ApplyBatchImpl
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import quoted_name
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
@@ -69,6 +70,38 @@ class DuckDBImpl(DefaultImpl):
         super().drop_index(index, **options)
         if index.table is not None:
             self._unindexed.add((index.table.schema, index.table.name))
+
+    def add_constraint(self, const: Any, **options: Any) -> None:
+        """Add a constraint, for which DuckDB has no statement."""
+        if self.as_sql:
+            super().add_constraint(const, **options)
+            return
+        const.name = const.name or f"of_{'_'.join(const.columns.keys())}"  # DuckDB gives it another
+        with self._made_anew(const.table.name, const.table.schema) as batch:
+            batch.impl.add_constraint(const)
+
+    def drop_constraint(self, const: sa.Constraint, **options: Any) -> None:
+        """Drop a constraint, by the name that DuckDB has given it."""
+        if self.as_sql:
+            super().drop_constraint(const, **options)
+            return
+        with self._made_anew(const.table.name, const.table.schema) as batch:
+            batch.impl.drop_constraint(const)
+
+    def rename_table(
+        self, old_table_name: str, new_table_name: str | quoted_name, schema: str | quoted_name | None = None
+    ) -> None:
+        """Rename a table, with its indexes on it."""
+        indexes: set[sa.Index] = set()
+        if not self.as_sql:
+            table = sa.Table(old_table_name, sa.MetaData(), schema=schema, autoload_with=self._bound)
+            indexes = set(table.indexes)
+            for index in indexes:
+                self.drop_index(index)
+            table.name = new_table_name
+        super().rename_table(old_table_name, new_table_name, schema)
+        for index in indexes:
+            self.create_index(index)
 
     def prep_table_for_batch(self, batch_impl: ApplyBatchImpl, table: sa.Table) -> None:
         """Hand the comment and the sequences of a table on to the one that takes its place."""
