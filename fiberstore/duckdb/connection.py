@@ -7,7 +7,6 @@ aborted takes no more statements and no commit, transactions that change rows wa
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from enum import Enum
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,8 +22,9 @@ from fiberstore.duckdb.cursor import Cursor
 from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
 from fiberstore.duckdb.shadows import place, undo_shadows
-from fiberstore.duckdb.statements import effects_of
+from fiberstore.duckdb.statements import ParsedStatements, effects_of
 from fiberstore.duckdb.support import SUPPORT
+from fiberstore.duckdb.transaction_state import Begun, TransactionState
 from fiberstore.duckdb.write_signal import WriteSignal
 from fiberstore.errors import ConflictError
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
@@ -34,15 +34,7 @@ from fiberstore.sql.support import BackendSupport
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_STATEMENTS_KEPT = 256
-_LONGEST_KEPT_CHARS = 10_000
 _ROWS_AT_ONCE = 512
-
-
-class _Begun(Enum):
-    NO = 0
-    YES = 1  # no snapshot yet: DuckDB takes it at the first statement
-    SNAPSHOT = 2
 
 
 class DuckDBConnection(StoreConnection):
@@ -78,16 +70,11 @@ class DuckDBConnection(StoreConnection):
         ).fetchall()
         self._view = None if scans_variables else f"fiberstore_{uuid4().hex}"
         self._home = place(raw.execute)
-        self._statements: dict[str, duckdb.Statement] = {}
+        self._parsed = ParsedStatements()
         self.write_signal = WriteSignal.of(database)
         self._change_lock = ChangeLock.of(database)
         self._lock_hold: LockHold | None = None
-        self._changes_at_snapshot = 0
-        self._begun = _Begun.NO
-        self._changed = False
-        self._appended = False
-        self._writes = False
-        self._failed = False
+        self._transaction = TransactionState()
         self._reader: Cursor | None = None
         self._unread = False
         self._stream: pa.RecordBatchReader | None = None
@@ -98,7 +85,7 @@ class DuckDBConnection(StoreConnection):
     @property
     def in_transaction(self) -> bool:
         """True inside an explicit transaction; False in autocommit mode."""
-        return self._begun is not _Begun.NO
+        return self._transaction.is_open
 
     def cursor(self) -> Cursor:
         """Return a new cursor with a result of its own."""
@@ -116,8 +103,7 @@ class DuckDBConnection(StoreConnection):
         """Begin a transaction; DuckDB takes its snapshot at the first statement, also for appends."""
         del only_appends
         self._keep_open_result()
-        self._begun, self._changed, self._appended, self._failed = _Begun.YES, False, False, False
-        self._writes = False
+        self._transaction = TransactionState(Begun.YES)
         with self._driver():
             self._raw.begin()
 
@@ -128,14 +114,14 @@ class DuckDBConnection(StoreConnection):
             duckdb.InvalidInputException: A statement of the transaction failed; it was rolled back. DuckDB
                 itself would commit, keep nothing, and say nothing.
         """
-        if self._begun is _Begun.NO:
+        if not self._transaction.is_open:
             return
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            with self._logging(self._writes), self._driver():
+            with self._logging(self._transaction.writes), self._driver():
                 self._raw.commit()
-            self._begun = _Begun.NO
+            self._transaction.begun = Begun.NO
         finally:
             self._end()
 
@@ -173,7 +159,8 @@ class DuckDBConnection(StoreConnection):
         if self._lock_hold is not None:
             return
         self._lock_hold = self._change_lock.acquire()
-        if self._begun is _Begun.SNAPSHOT and self._changes_at_snapshot != self._change_lock.changes:
+        transaction, changes = self._transaction, self._change_lock.changes
+        if transaction.begun is Begun.SNAPSHOT and transaction.changes_at_snapshot != changes:
             self._end_lock_hold(changed=False)
             raise duckdb.TransactionException(
                 "rows were changed by another transaction after this one had begun to read; roll back and "
@@ -192,9 +179,9 @@ class DuckDBConnection(StoreConnection):
     def abandon(self) -> None:
         """Leave the database to the parent process; for a forked child."""
         fork_guard.keep_forever(self._raw)
-        fork_guard.keep_forever(self._statements)
+        fork_guard.keep_forever(self._parsed)
         fork_guard.keep_forever(self._stream)
-        self._raw, self._statements = _Inherited(), {}
+        self._raw, self._parsed = _Inherited(), ParsedStatements()
         self._lock_hold = self._reader = self._stream = None
         self._unread = False
 
@@ -212,7 +199,9 @@ class DuckDBConnection(StoreConnection):
     def _execute_with_batch(self, sql: str, batch: object) -> None:
         if self._view is not None:  # which takes 1 ms longer
             self._raw.register(self._view, batch)
-            self._raw.execute(self._parsed(sql.replace(ARROW_TABLE, f"temp.main.{self._view}")))
+            self._raw.execute(
+                self._parsed.get(self._raw, sql.replace(ARROW_TABLE, f"temp.main.{self._view}"))
+            )
             return
         # DuckDB looks for a variable of that name because no table has it ("replacement scan"), and none ever
         # will have: nobody can create anything in the catalog "system".
@@ -220,7 +209,7 @@ class DuckDBConnection(StoreConnection):
         sql = sql.replace(ARROW_TABLE, table)
         fiberstore_arrow_batch = batch
         try:
-            self._raw.execute(self._parsed(sql))
+            self._raw.execute(self._parsed.get(self._raw, sql))
         except duckdb.CatalogException as error:
             if ARROW_TABLE not in str(error).partition("\n")[0]:
                 raise  # about another table
@@ -255,7 +244,7 @@ class DuckDBConnection(StoreConnection):
         if (cursor := self._observed(sql, values)) is not None:
             return chain.from_iterable(iter(partial(cursor.fetchmany, _ROWS_AT_ONCE), []))
         with self._statement(sql):
-            self._raw.execute(self._parsed(sql), values)
+            self._raw.execute(self._parsed.get(self._raw, sql), values)
         self._unread = True
         return self._unread_rows()
 
@@ -328,7 +317,7 @@ class DuckDBConnection(StoreConnection):
             elif parameters and ARROW_TABLE in sql:
                 self._execute_with_batch(sql, parameters[0])
             else:
-                self._raw.execute(self._parsed(sql), parameters)
+                self._raw.execute(self._parsed.get(self._raw, sql), parameters)
         self._reader, self._unread = cursor, True
 
     def result(self) -> tuple[int, Sequence[Row] | None]:
@@ -357,14 +346,14 @@ class DuckDBConnection(StoreConnection):
             self._reader = None
 
     def _end(self) -> None:
-        changed = self._changed  # a commit that raised (Ctrl-C) may have happened
+        changed = self._transaction.changes_rows  # a commit that raised (Ctrl-C) may have happened
         if self._reader is not None:
             self._reader.close()
         if self._stream is not None:
             self._stream.close()
             self._stream = None
         try:
-            if self._begun is not _Begun.NO:
+            if self._transaction.is_open:
                 with self._driver():
                     self._raw.rollback()
                 changed = False
@@ -376,24 +365,7 @@ class DuckDBConnection(StoreConnection):
             pass  # a COMMIT that failed has ended the transaction already
         finally:
             self._end_owned(changed=changed)
-        self._begun = _Begun.NO
-
-    def _parsed(self, sql: str) -> "duckdb.Statement | str":
-        """Return the statement as DuckDB has parsed it before, which saves a quarter of a read by key.
-
-        Settings of the parser, such as ``integer_division``, count as they were then.
-        """
-        statement = self._statements.get(sql)
-        if statement is None:
-            if len(sql) > _LONGEST_KEPT_CHARS:
-                return sql
-            found = self._raw.extract_statements(sql)
-            if len(found) != 1:
-                return sql
-            if len(self._statements) == _STATEMENTS_KEPT:
-                self._statements.clear()
-            statement = self._statements[sql] = found[0]
-        return statement
+        self._transaction.begun = Begun.NO
 
     @contextmanager
     def _statement(self, sql: str) -> Iterator[None]:
@@ -402,23 +374,18 @@ class DuckDBConnection(StoreConnection):
         effects = effects_of(sql)
         if effects.changes_rows:
             self.lock_changes()
-            self._changed = True
-        if self._begun is _Begun.YES:
-            self._changes_at_snapshot = self._change_lock.changes
-            self._begun = _Begun.SNAPSHOT
-        self._appended |= effects.appends_rows
-        writes = self._appended or effects.changes_rows or sql.lstrip()[:6].lower() == "create"
-        self._writes |= writes
+        creates = sql.lstrip()[:6].lower() == "create"
+        writes = self._transaction.note(effects, creates=creates, changes=self._change_lock.changes)
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            with self._logging(writes and self._begun is _Begun.NO), self._driver():
+            with self._logging(writes and not self._transaction.is_open), self._driver():
                 yield
             self.rows_written += max(self._raw.rowcount, 0)
         except duckdb.Error:
             changed = False
             raise
         finally:
-            if self._begun is _Begun.NO:  # it was a transaction of its own
+            if not self._transaction.is_open:  # it was a transaction of its own
                 self._end_owned(changed=changed)
 
     @contextmanager
@@ -427,11 +394,11 @@ class DuckDBConnection(StoreConnection):
         try:
             yield
         except BaseException as error:
-            self._failed = True
+            self._transaction.is_aborted = True
             if is_interrupt(error):
                 raise KeyboardInterrupt from error
-            if isinstance(error, duckdb.Error) and self._begun is not _Begun.NO:
-                self._failed = self._is_aborted()
+            if isinstance(error, duckdb.Error) and self._transaction.is_open:
+                self._transaction.is_aborted = self._is_aborted()
             raise
 
     def _is_aborted(self) -> bool:
@@ -455,7 +422,7 @@ class DuckDBConnection(StoreConnection):
             limit_log_modes(self.database_key)
 
     def _refuse_if_failed(self) -> None:
-        if self._failed and self._begun is not _Begun.NO:
+        if self._transaction.is_aborted and self._transaction.is_open:
             raise duckdb.InvalidInputException(
                 "a statement of this transaction failed, so nothing of it can be kept; roll back first"
             )
@@ -466,8 +433,8 @@ class DuckDBConnection(StoreConnection):
 
     def _end_owned(self, *, changed: bool) -> None:
         """End the lock hold and the write; after an interrupt the pool's rollback does, or its own end."""
-        if self._appended:
-            self._appended = False
+        if self._transaction.appends_rows:
+            self._transaction.appends_rows = False
             self.write_signal.note_end()
         self._end_lock_hold(changed=changed)
 
@@ -475,7 +442,7 @@ class DuckDBConnection(StoreConnection):
         if self._lock_hold is not None:
             self._lock_hold.end(changed=changed)
             self._lock_hold = None
-        self._changed = False
+        self._transaction.changes_rows = False
 
 
 @contextmanager
