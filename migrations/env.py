@@ -13,7 +13,7 @@ from fiberstore.errors import StorageError
 from fiberstore.opening import create_engine
 from fiberstore.sql import models
 from fiberstore.sql.engine import is_postgresql
-from fiberstore.sql.migrate import VERSION_TABLE, is_of_engine, is_ours
+from fiberstore.sql.migrate import VERSION_TABLE, is_of_engine, is_ours, note_usable
 from fiberstore.sql.translate import translate_errors
 
 # A migration must not import fiberstore: its types are written as the ones below them.
@@ -77,6 +77,7 @@ def run(connection: sa.Connection | None) -> None:
         include_object=is_of_engine(connection.dialect.name if connection else offline_dialect()),
         compare_server_default=True,
         transaction_per_migration=False,
+        on_version_apply=note_usable,
     )
     with context.begin_transaction():
         context.run_migrations()

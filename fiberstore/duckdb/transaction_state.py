@@ -7,7 +7,7 @@ from fiberstore.duckdb.statements import Effects
 
 
 class Begun(Enum):
-    """How far a transaction has come."""
+    """Progress of a transaction."""
 
     NO = 0
     YES = 1  # no snapshot yet: DuckDB takes it at the first statement

@@ -437,6 +437,31 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, target: s
         command.upgrade(config, "head")
 
 
+@pytest.mark.parametrize("is_additive", [True, False])
+def test_a_newer_revision_is_tolerated_if_it_only_adds(
+    target: str, is_additive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = tmp_path / "migrations"
+    copytree(ROOT / "migrations", newer)
+    for number, earlier, additive in (("9000", "0004", True), ("9001", "9000", is_additive)):
+        (newer / "versions" / f"{number}_newer.py").write_text(
+            f"from alembic import op\nadditive = {additive}\n"
+            f"revision, down_revision = '{number}', '{earlier}'\n"
+            f"def upgrade():\n    op.execute('CREATE TABLE of_{number} (a INTEGER)')\n"
+        )
+    with monkeypatch.context() as patch, open_storage(target) as storage:
+        patch.setattr(migrate, "_migrations", lambda: newer)
+        storage.init_schema()
+    with open_storage(target) as storage:
+        if is_additive:
+            storage.init_schema()
+            storage.write_logs([log(1)])
+        else:
+            with pytest.raises(SchemaVersionError):
+                storage.init_schema()
+        assert {"of_9000", "of_9001"} <= tables(storage.engine)
+
+
 def test_a_failed_migration_leaves_no_trace(
     unmade: SqlStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
