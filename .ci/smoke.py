@@ -1,7 +1,11 @@
 """Write and read a store with the installed package."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
 
 import fiberstore
 
@@ -21,3 +25,9 @@ try:
 except fiberstore.DatabaseError as error:  # its driver is an extra
     said = str(error)
 assert "pip install 'fiberstore[postgresql]'" in said, said
+os.environ["FIBERSTORE_URL"] = "migrated.duckdb"
+config = Config()
+config.set_main_option("script_location", "fiberstore:migrations")
+config.set_main_option("path_separator", "os")
+command.upgrade(config, "head")
+command.check(config)

@@ -9,10 +9,12 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.util import CommandError
 
 from fiberstore.duckdb.migrate import back_up_before_rewrite
+from fiberstore.errors import StorageError
 from fiberstore.opening import create_engine
 from fiberstore.sql import models
 from fiberstore.sql.engine import is_postgresql
-from fiberstore.sql.migrate import VERSION_TABLE, is_of_engine, is_ours
+from fiberstore.sql.migrate import VERSION_TABLE, is_of_engine, is_ours, note_usable
+from fiberstore.sql.translate import translate_errors
 
 # A migration must not import fiberstore: its types are written as the ones below them.
 _RENDERED = {
@@ -75,6 +77,7 @@ def run(connection: sa.Connection | None) -> None:
         include_object=is_of_engine(connection.dialect.name if connection else offline_dialect()),
         compare_server_default=True,
         transaction_per_migration=False,
+        on_version_apply=note_usable,
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -83,11 +86,14 @@ def run(connection: sa.Connection | None) -> None:
 if context.is_offline_mode():
     run(None)
 else:
-    engine = create_engine(database_url())
     try:
-        with engine.connect() as opened:
-            if opened.dialect.name == "duckdb" and moves_the_database():
-                back_up_before_rewrite(opened)
-            run(opened)
-    finally:
-        engine.dispose()
+        engine = create_engine(database_url())
+        try:
+            with translate_errors(), engine.connect() as opened:
+                if opened.dialect.name == "duckdb" and moves_the_database():
+                    back_up_before_rewrite(opened)
+                run(opened)
+        finally:
+            engine.dispose()
+    except StorageError as error:
+        raise CommandError(str(error)) from error  # which the command line prints in a line

@@ -15,6 +15,7 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+additive = False  # True if releases without it can read and write beside what it adds
 rewrites_data = False  # True if it changes or drops what is stored: a backup is taken first
 
 

@@ -69,8 +69,9 @@ def check_revision(storage: SqlStorage, db: str) -> None:
 
     with translate_errors(), storage.session() as session:
         found = migrate.current(session.connection())
+        is_usable = found is not None and migrate.is_usable(session.connection(), found)
     head = migrate.head()
-    if found == head:
+    if is_usable:
         return
     if not migrate.is_known(found):
         raise SchemaVersionError(str(found), head)

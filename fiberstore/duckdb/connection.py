@@ -1,4 +1,4 @@
-"""DuckDB connections and cursors as SQLAlchemy expects a DBAPI to have them.
+"""DuckDB connections as SQLAlchemy expects a DBAPI to have them.
 
 They differ from duckdb-engine's in four things: a result belongs to its cursor, a transaction that DuckDB has
 aborted takes no more statements and no commit, transactions that change rows wait for each other
@@ -7,9 +7,8 @@ aborted takes no more statements and no commit, transactions that change rows wa
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from enum import Enum
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Never
 from uuid import uuid4
@@ -19,11 +18,13 @@ from sqlalchemy.engine import Dialect
 
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.change_lock import ChangeLock, LockHold
+from fiberstore.duckdb.cursor import Cursor
 from fiberstore.duckdb.errors import is_duplicate_key, is_interrupt
 from fiberstore.duckdb.modes import limit_log_modes, make_log, remove_temporary_folder
 from fiberstore.duckdb.shadows import place, undo_shadows
-from fiberstore.duckdb.statements import effects_of
+from fiberstore.duckdb.statements import ParsedStatements, effects_of
 from fiberstore.duckdb.support import SUPPORT
+from fiberstore.duckdb.transaction_state import Begun, TransactionState
 from fiberstore.duckdb.write_signal import WriteSignal
 from fiberstore.errors import ConflictError
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
@@ -33,15 +34,7 @@ from fiberstore.sql.support import BackendSupport
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_STATEMENTS_KEPT = 256
-_LONGEST_KEPT_CHARS = 10_000
 _ROWS_AT_ONCE = 512
-
-
-class _Begun(Enum):
-    NO = 0
-    YES = 1  # no snapshot yet: DuckDB takes it at the first statement
-    SNAPSHOT = 2
 
 
 class DuckDBConnection(StoreConnection):
@@ -77,16 +70,11 @@ class DuckDBConnection(StoreConnection):
         ).fetchall()
         self._view = None if scans_variables else f"fiberstore_{uuid4().hex}"
         self._home = place(raw.execute)
-        self._statements: dict[str, duckdb.Statement] = {}
+        self._parsed = ParsedStatements()
         self.write_signal = WriteSignal.of(database)
         self._change_lock = ChangeLock.of(database)
         self._lock_hold: LockHold | None = None
-        self._changes_at_snapshot = 0
-        self._begun = _Begun.NO
-        self._changed = False
-        self._appended = False
-        self._writes = False
-        self._failed = False
+        self._transaction = TransactionState()
         self._reader: Cursor | None = None
         self._unread = False
         self._stream: pa.RecordBatchReader | None = None
@@ -97,9 +85,9 @@ class DuckDBConnection(StoreConnection):
     @property
     def in_transaction(self) -> bool:
         """True inside an explicit transaction; False in autocommit mode."""
-        return self._begun is not _Begun.NO
+        return self._transaction.is_open
 
-    def cursor(self) -> "Cursor":
+    def cursor(self) -> Cursor:
         """Return a new cursor with a result of its own."""
         return Cursor(self)
 
@@ -115,8 +103,7 @@ class DuckDBConnection(StoreConnection):
         """Begin a transaction; DuckDB takes its snapshot at the first statement, also for appends."""
         del only_appends
         self._keep_open_result()
-        self._begun, self._changed, self._appended, self._failed = _Begun.YES, False, False, False
-        self._writes = False
+        self._transaction = TransactionState(Begun.YES)
         with self._driver():
             self._raw.begin()
 
@@ -127,14 +114,14 @@ class DuckDBConnection(StoreConnection):
             duckdb.InvalidInputException: A statement of the transaction failed; it was rolled back. DuckDB
                 itself would commit, keep nothing, and say nothing.
         """
-        if self._begun is _Begun.NO:
+        if not self._transaction.is_open:
             return
         try:
             self._keep_open_result()
             self._refuse_if_failed()
-            with self._logging(self._writes), self._driver():
+            with self._logging(self._transaction.writes), self._driver():
                 self._raw.commit()
-            self._begun = _Begun.NO
+            self._transaction.begun = Begun.NO
         finally:
             self._end()
 
@@ -172,7 +159,8 @@ class DuckDBConnection(StoreConnection):
         if self._lock_hold is not None:
             return
         self._lock_hold = self._change_lock.acquire()
-        if self._begun is _Begun.SNAPSHOT and self._changes_at_snapshot != self._change_lock.changes:
+        transaction, changes = self._transaction, self._change_lock.changes
+        if transaction.begun is Begun.SNAPSHOT and transaction.changes_at_snapshot != changes:
             self._end_lock_hold(changed=False)
             raise duckdb.TransactionException(
                 "rows were changed by another transaction after this one had begun to read; roll back and "
@@ -191,9 +179,9 @@ class DuckDBConnection(StoreConnection):
     def abandon(self) -> None:
         """Leave the database to the parent process; for a forked child."""
         fork_guard.keep_forever(self._raw)
-        fork_guard.keep_forever(self._statements)
+        fork_guard.keep_forever(self._parsed)
         fork_guard.keep_forever(self._stream)
-        self._raw, self._statements = _Inherited(), {}
+        self._raw, self._parsed = _Inherited(), ParsedStatements()
         self._lock_hold = self._reader = self._stream = None
         self._unread = False
 
@@ -211,7 +199,9 @@ class DuckDBConnection(StoreConnection):
     def _execute_with_batch(self, sql: str, batch: object) -> None:
         if self._view is not None:  # which takes 1 ms longer
             self._raw.register(self._view, batch)
-            self._raw.execute(self._parsed(sql.replace(ARROW_TABLE, f"temp.main.{self._view}")))
+            self._raw.execute(
+                self._parsed.get(self._raw, sql.replace(ARROW_TABLE, f"temp.main.{self._view}"))
+            )
             return
         # DuckDB looks for a variable of that name because no table has it ("replacement scan"), and none ever
         # will have: nobody can create anything in the catalog "system".
@@ -219,7 +209,7 @@ class DuckDBConnection(StoreConnection):
         sql = sql.replace(ARROW_TABLE, table)
         fiberstore_arrow_batch = batch
         try:
-            self._raw.execute(self._parsed(sql))
+            self._raw.execute(self._parsed.get(self._raw, sql))
         except duckdb.CatalogException as error:
             if ARROW_TABLE not in str(error).partition("\n")[0]:
                 raise  # about another table
@@ -254,7 +244,7 @@ class DuckDBConnection(StoreConnection):
         if (cursor := self._observed(sql, values)) is not None:
             return chain.from_iterable(iter(partial(cursor.fetchmany, _ROWS_AT_ONCE), []))
         with self._statement(sql):
-            self._raw.execute(self._parsed(sql), values)
+            self._raw.execute(self._parsed.get(self._raw, sql), values)
         self._unread = True
         return self._unread_rows()
 
@@ -316,7 +306,7 @@ class DuckDBConnection(StoreConnection):
                     raise duckdb.DatabaseError(str(error)) from error
             yield batch
 
-    def run(self, cursor: "Cursor", sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
+    def run(self, cursor: Cursor, sql: str, parameters: Sequence[object] | None, *, many: bool) -> None:
         """Execute a statement for a cursor, which becomes the reader of its result."""
         with self._statement(sql):
             if many:
@@ -327,7 +317,7 @@ class DuckDBConnection(StoreConnection):
             elif parameters and ARROW_TABLE in sql:
                 self._execute_with_batch(sql, parameters[0])
             else:
-                self._raw.execute(self._parsed(sql), parameters)
+                self._raw.execute(self._parsed.get(self._raw, sql), parameters)
         self._reader, self._unread = cursor, True
 
     def result(self) -> tuple[int, Sequence[Row] | None]:
@@ -341,7 +331,7 @@ class DuckDBConnection(StoreConnection):
             with self._driver():
                 undo_shadows(self._raw.execute, self._home)
 
-    def is_read_by(self, cursor: "Cursor") -> bool:
+    def is_read_by(self, cursor: Cursor) -> bool:
         """Tell whether the open result is that cursor's."""
         return self._reader is cursor
 
@@ -350,20 +340,20 @@ class DuckDBConnection(StoreConnection):
         with self._driver():
             return self._raw.fetchall() if size is None else self._raw.fetchmany(size)
 
-    def done_with(self, cursor: "Cursor") -> None:
+    def done_with(self, cursor: Cursor) -> None:
         """Forget a cursor that has read or dropped its result."""
         if self._reader is cursor:
             self._reader = None
 
     def _end(self) -> None:
-        changed = self._changed  # a commit that raised (Ctrl-C) may have happened
+        changed = self._transaction.changes_rows  # a commit that raised (Ctrl-C) may have happened
         if self._reader is not None:
             self._reader.close()
         if self._stream is not None:
             self._stream.close()
             self._stream = None
         try:
-            if self._begun is not _Begun.NO:
+            if self._transaction.is_open:
                 with self._driver():
                     self._raw.rollback()
                 changed = False
@@ -375,24 +365,7 @@ class DuckDBConnection(StoreConnection):
             pass  # a COMMIT that failed has ended the transaction already
         finally:
             self._end_owned(changed=changed)
-        self._begun = _Begun.NO
-
-    def _parsed(self, sql: str) -> "duckdb.Statement | str":
-        """Return the statement as DuckDB has parsed it before, which saves a quarter of a read by key.
-
-        Settings of the parser, such as ``integer_division``, count as they were then.
-        """
-        statement = self._statements.get(sql)
-        if statement is None:
-            if len(sql) > _LONGEST_KEPT_CHARS:
-                return sql
-            found = self._raw.extract_statements(sql)
-            if len(found) != 1:
-                return sql
-            if len(self._statements) == _STATEMENTS_KEPT:
-                self._statements.clear()
-            statement = self._statements[sql] = found[0]
-        return statement
+        self._transaction.begun = Begun.NO
 
     @contextmanager
     def _statement(self, sql: str) -> Iterator[None]:
@@ -401,23 +374,18 @@ class DuckDBConnection(StoreConnection):
         effects = effects_of(sql)
         if effects.changes_rows:
             self.lock_changes()
-            self._changed = True
-        if self._begun is _Begun.YES:
-            self._changes_at_snapshot = self._change_lock.changes
-            self._begun = _Begun.SNAPSHOT
-        self._appended |= effects.appends_rows
-        writes = self._appended or effects.changes_rows or sql.lstrip()[:6].lower() == "create"
-        self._writes |= writes
+        creates = sql.lstrip()[:6].lower() == "create"
+        writes = self._transaction.note(effects, creates=creates, changes=self._change_lock.changes)
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
         try:
-            with self._logging(writes and self._begun is _Begun.NO), self._driver():
+            with self._logging(writes and not self._transaction.is_open), self._driver():
                 yield
             self.rows_written += max(self._raw.rowcount, 0)
         except duckdb.Error:
             changed = False
             raise
         finally:
-            if self._begun is _Begun.NO:  # it was a transaction of its own
+            if not self._transaction.is_open:  # it was a transaction of its own
                 self._end_owned(changed=changed)
 
     @contextmanager
@@ -426,11 +394,11 @@ class DuckDBConnection(StoreConnection):
         try:
             yield
         except BaseException as error:
-            self._failed = True
+            self._transaction.is_aborted = True
             if is_interrupt(error):
                 raise KeyboardInterrupt from error
-            if isinstance(error, duckdb.Error) and self._begun is not _Begun.NO:
-                self._failed = self._is_aborted()
+            if isinstance(error, duckdb.Error) and self._transaction.is_open:
+                self._transaction.is_aborted = self._is_aborted()
             raise
 
     def _is_aborted(self) -> bool:
@@ -454,7 +422,7 @@ class DuckDBConnection(StoreConnection):
             limit_log_modes(self.database_key)
 
     def _refuse_if_failed(self) -> None:
-        if self._failed and self._begun is not _Begun.NO:
+        if self._transaction.is_aborted and self._transaction.is_open:
             raise duckdb.InvalidInputException(
                 "a statement of this transaction failed, so nothing of it can be kept; roll back first"
             )
@@ -465,8 +433,8 @@ class DuckDBConnection(StoreConnection):
 
     def _end_owned(self, *, changed: bool) -> None:
         """End the lock hold and the write; after an interrupt the pool's rollback does, or its own end."""
-        if self._appended:
-            self._appended = False
+        if self._transaction.appends_rows:
+            self._transaction.appends_rows = False
             self.write_signal.note_end()
         self._end_lock_hold(changed=changed)
 
@@ -474,7 +442,7 @@ class DuckDBConnection(StoreConnection):
         if self._lock_hold is not None:
             self._lock_hold.end(changed=changed)
             self._lock_hold = None
-        self._changed = False
+        self._transaction.changes_rows = False
 
 
 @contextmanager
@@ -504,70 +472,3 @@ class _Inherited:
 
     def close(self) -> None:
         """Do nothing: the connection is the parent's."""
-
-
-class Cursor:
-    """A DBAPI cursor with a result of its own.
-
-    Rows are fetched from DuckDB as they are asked for; when the connection is needed for something else, the
-    rest of them is kept here first.
-    """
-
-    arraysize = 1
-
-    def __init__(self, connection: DuckDBConnection) -> None:
-        self.connection = connection
-        self.description: Sequence[Row] | None = None
-        self.rowcount = -1
-        self._rest: Iterator[Row] | None = None
-
-    def execute(self, statement: str, parameters: Sequence[object] | None = None) -> None:
-        """Execute a statement."""
-        self._run(statement, parameters, many=False)
-
-    def executemany(self, statement: str, parameters: Sequence[object]) -> None:
-        """Execute a statement once for each set of parameters."""
-        self._run(statement, list(parameters), many=True)
-
-    def fetchone(self) -> Row | None:
-        """Return the next row, or None."""
-        rows = self.fetchmany(1)
-        return rows[0] if rows else None
-
-    def fetchmany(self, size: int | None = None) -> list[Row]:
-        """Return the next ``size`` rows, or what is left of them."""
-        size = self.arraysize if size is None else size
-        if self.connection.is_read_by(self):
-            return self.connection.fetch(size)
-        return list(islice(self._kept(), size))
-
-    def fetchall(self) -> list[Row]:
-        """Return the rows that are left."""
-        if not self.connection.is_read_by(self):
-            return list(self._kept())
-        self.connection.done_with(self)
-        self._rest = iter(())
-        return self.connection.fetch(None)
-
-    def keep_rest(self) -> None:
-        """Fetch what is left, so that the connection can run another statement."""
-        self._rest = iter(self.fetchall())
-
-    def close(self) -> None:
-        """Drop the result."""
-        self.connection.done_with(self)
-        self._rest = None
-
-    def _run(self, statement: str, parameters: Sequence[object] | None, *, many: bool) -> None:
-        self.close()
-        self.connection.run(self, statement, parameters, many=many)
-        self.rowcount, self.description = self.connection.result()
-        if self.rowcount >= 0:  # a count of changed rows, which DuckDB also offers as a result
-            self.description = None
-            self.close()
-        self.connection.refuse_shadows(statement)
-
-    def _kept(self) -> Iterator[Row]:
-        if self._rest is None:
-            raise duckdb.InvalidInputException("this result was closed by a rollback or by the cursor")
-        return self._rest

@@ -24,6 +24,11 @@ _NO_TABLE = re.compile(
     "Table with name (raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges"
     "|fiber_pins|log_pins|fiber_keys|fiber_ends) does not exist"
 )
+_REFERRED = re.compile(r"(?<=is still referenced by a foreign key in a different table\.) If this is .*")
+_REFERRED_ADVICE = (
+    " DuckDB neither deletes a row to which a table of the application refers, nor changes an indexed column "
+    "of it, such as fiber_type; delete the rows that refer to it in an earlier transaction"
+)
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = re.compile(r'(Could not|Cannot|Failed to) [^"]*file ""')
 _DAMAGE = re.compile(
@@ -53,7 +58,7 @@ def _storage_error(error: BaseException) -> StorageError:
         case duckdb.ConversionException():
             return SerializationError(message)
         case duckdb.ConstraintException():  # it quotes values, which may look like any error
-            return DatabaseError(message)
+            return DatabaseError(_REFERRED.sub(_REFERRED_ADVICE, message))
         case duckdb.TransactionException() if "duplicate key" in message:
             return ConflictError(message)
     advice = ""

@@ -84,10 +84,14 @@ _BY_KEY = Prepared[Row](
 )
 _VALUES: dict[str, sa.BindParameter[object]] = {column.name: sa.bindparam(column.name) for column in FIBERS.c}
 _INSERT = Prepared[Row](insert(FIBERS).values(_VALUES).on_conflict_do_nothing())
-_UPDATE = Prepared[Row](
-    sa.update(FIBERS)
-    .where(FIBERS.c.fiber_id == _VALUES["fiber_id"], HoldsChangeLock())
-    .values({name: value for name, value in _VALUES.items() if name != "fiber_id"})
+_FIELDS = {name: value for name, value in _VALUES.items() if name != "fiber_id"}
+_UPDATE_ANY = sa.update(FIBERS).where(FIBERS.c.fiber_id == _VALUES["fiber_id"], HoldsChangeLock())
+_UPDATE = Prepared[Row](_UPDATE_ANY.values(_FIELDS))
+# To set an indexed column, even to what it is, DuckDB deletes the row, to which another may refer.
+_UPDATE_OF_SAME_TYPE = Prepared[Row](
+    _UPDATE_ANY.where(FIBERS.c.fiber_type == _VALUES["fiber_type"]).values(
+        {name: value for name, value in _FIELDS.items() if name != "fiber_type"}
+    )
 )
 _BEGAN_US = TimeUs(FIBERS.c.first_activity)
 
@@ -110,7 +114,8 @@ class FiberMethods(FiberBatchStorage):
 
     def update_fiber(self, fiber: FiberRecord) -> None:
         def update(session: Session) -> None:
-            if not _UPDATE.write(session, _driver_values(_validated(fiber))):
+            values = _driver_values(_validated(fiber))
+            if not (_UPDATE_OF_SAME_TYPE.write(session, values) or _UPDATE.write(session, values)):
                 raise NotFoundError(fiber.fiber_id)
             expire(session)
 

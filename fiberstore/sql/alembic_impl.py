@@ -3,7 +3,6 @@
 The dialect registers it once Alembic is there, unless the application has one already.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -15,6 +14,7 @@ from alembic.ddl.impl import DefaultImpl
 from alembic.operations import BatchOperations, Operations
 from alembic.operations.batch import ApplyBatchImpl
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import quoted_name
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
@@ -65,10 +65,42 @@ class DuckDBImpl(DefaultImpl):
             batch.drop_column(column.name)
 
     def drop_index(self, index: sa.Index, **options: Any) -> None:
-        """Drop an index; DuckDB goes on refusing changes of its columns until the end of the transaction."""
+        """Drop an index; DuckDB refuses changes of its columns until the end of the transaction."""
         super().drop_index(index, **options)
         if index.table is not None:
             self._unindexed.add((index.table.schema, index.table.name))
+
+    def add_constraint(self, const: Any, **options: Any) -> None:
+        """Add a constraint, for which DuckDB has no statement."""
+        if self.as_sql:
+            super().add_constraint(const, **options)
+            return
+        const.name = const.name or f"of_{'_'.join(const.columns.keys())}"  # DuckDB gives it another
+        with self._made_anew(const.table.name, const.table.schema) as batch:
+            batch.impl.add_constraint(const)
+
+    def drop_constraint(self, const: sa.Constraint, **options: Any) -> None:
+        """Drop a constraint, by the name that DuckDB has given it."""
+        if self.as_sql:
+            super().drop_constraint(const, **options)
+            return
+        with self._made_anew(const.table.name, const.table.schema) as batch:
+            batch.impl.drop_constraint(const)
+
+    def rename_table(
+        self, old_table_name: str, new_table_name: str | quoted_name, schema: str | quoted_name | None = None
+    ) -> None:
+        """Rename a table, with its indexes on it."""
+        indexes: set[sa.Index] = set()
+        if not self.as_sql:
+            table = sa.Table(old_table_name, sa.MetaData(), schema=schema, autoload_with=self._bound)
+            indexes = set(table.indexes)
+            for index in indexes:
+                self.drop_index(index)
+            table.name = new_table_name
+        super().rename_table(old_table_name, new_table_name, schema)
+        for index in indexes:
+            self.create_index(index)
 
     def prep_table_for_batch(self, batch_impl: ApplyBatchImpl, table: sa.Table) -> None:
         """Hand the comment and the sequences of a table on to the one that takes its place."""
@@ -77,10 +109,9 @@ class DuckDBImpl(DefaultImpl):
         if self.as_sql:
             return
         for found in sa.inspect(self._bound).get_columns(table.name, table.schema):
-            for columns in (table.c, batch_impl.columns) if found.get("autoincrement") else ():
+            for columns in (table.c, batch_impl.columns) if _is_counter(found["default"]) else ():
                 if found["name"] in columns:
                     column = columns[found["name"]]
-                    column.identity = None
                     column.server_default = sa.DefaultClause(sa.text(str(found["default"])))
 
     def compare_type(self, inspector_column: sa.Column[Any], metadata_column: sa.Column[Any]) -> bool:
@@ -99,26 +130,25 @@ class DuckDBImpl(DefaultImpl):
         found = _OLD_BOOLEANS.get(rendered_inspector_default or "", rendered_inspector_default)
         compiler = self.dialect.ddl_compiler(self.dialect, None)  # type: ignore[arg-type]  # nothing to compile
         expected = compiler.get_column_default_string(metadata_column)
+        if found is None:
+            found = self._counted_by(metadata_column)
         if found is None or expected is None or found == expected:
             return found != expected
         return found != self._default_as_kept(self._type_sql(metadata_column), expected)
 
     def autogen_column_reflect(
-        self, _inspector: sa.Inspector, table: sa.Table, column_info: dict[str, Any]
+        self, _inspector: sa.Inspector, _table: sa.Table, column_info: dict[str, Any]
     ) -> None:
-        """Take a column that counts by a sequence of its own for an identity, as DuckDB has none."""
-        default = column_info.get("default") or ""
-        if re.search(
-            rf"\bnextval\('.*\b{re.escape(table.name)}_{re.escape(column_info['name'])}_seq\b", default
-        ):
-            del column_info["default"]
-            column_info["identity"] = {}
+        """Leave out the sequence that a column counts by: neither a plain key nor an identity names it."""
+        if _is_counter(column_info["default"]):
+            column_info["default"] = None
 
     def _compare_identity_default(
-        self, metadata_identity: sa.Identity | None, inspector_identity: sa.Identity | None
+        self, metadata_identity: sa.Identity | None, _inspector_identity: object
     ) -> tuple[set[str], set[str], bool]:
-        """Tell whether a column that should count does not; the options of a sequence are not compared."""
-        return set(), set(), metadata_identity is not None and inspector_identity is None
+        """Tell whether a column that should count does not; the options of its sequence are not compared."""
+        column = None if metadata_identity is None else metadata_identity.column
+        return set(), set(), column is not None and self._counted_by(column) is None
 
     def correct_for_autogen_constraints(
         self,
@@ -156,6 +186,13 @@ class DuckDBImpl(DefaultImpl):
         with operations.batch_alter_table(table_name, schema, recreate="always") as batch:
             yield batch
 
+    def _counted_by(self, column: sa.Column[Any]) -> str | None:
+        """Return the default by which a column of the database counts; None if it does not."""
+        for found in sa.inspect(self._bound).get_columns(column.table.name, column.table.schema):
+            if found["name"] == column.name and _is_counter(found["default"]):
+                return found["default"]
+        return None
+
     def _type_sql(self, column: sa.Column[Any]) -> str:
         type_ = column.type.dialect_impl(self.dialect)
         if isinstance(type_, sa.TypeDecorator):
@@ -175,6 +212,10 @@ class DuckDBImpl(DefaultImpl):
         finally:
             self._bound.execute(sa.text(f"DROP TABLE {table}"))
         return columns[0]["default"]
+
+
+def _is_counter(default: str | None) -> bool:
+    return default is not None and default.startswith("nextval(")
 
 
 @compiles(RenameTable, "duckdb")

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +22,7 @@ from fiberstore.sql.models import Base
 
 VERSION_TABLE = "fiberstore_alembic_version"
 
+_USABLE = "revision {revision}: releases with revision {oldest} can use it"
 _alembic_lock = threading.Lock()
 _logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def current(connection: sa.Connection) -> str | None:
 
 
 def upgrade(engine: sa.Engine, before: Callable[[sa.Connection], object] | None = None) -> None:
-    """Bring the database to the newest revision, in one transaction; do nothing if it is there.
+    """Bring the database to the newest revision, in one transaction; do nothing if it is there or newer.
 
     Alembic keeps the migration that runs in globals of its modules: it must not run in other threads of the
     process meanwhile.
@@ -92,7 +93,8 @@ def upgrade(engine: sa.Engine, before: Callable[[sa.Connection], object] | None 
         before: Called with a connection outside a transaction, before the first migration runs.
 
     Raises:
-        SchemaVersionError: The database is at a revision this release does not know; it is left alone.
+        SchemaVersionError: The database is at a revision that this release does not know, and that has done
+            more than add to it; it is left alone.
         DatabaseError: Tables or indexes of the same names are others; they are left alone.
     """
     with _alembic_lock, _connected(engine) as connection:
@@ -101,6 +103,8 @@ def upgrade(engine: sa.Engine, before: Callable[[sa.Connection], object] | None 
         if found == newest:
             return
         if not is_known(found):
+            if is_usable(connection, found):
+                return
             raise SchemaVersionError(str(found), newest)
         connection.rollback()
         if before is not None:
@@ -108,7 +112,14 @@ def upgrade(engine: sa.Engine, before: Callable[[sa.Connection], object] | None 
         try:
             with connection.begin():
                 _keep_others_out(connection)
+                adopts = found is None and not Base.metadata.tables.keys().isdisjoint(
+                    sa.inspect(connection).get_table_names()
+                )
                 _run_migrations(connection, scripts)
+                if adopts and (others := _differences(connection)):
+                    raise DatabaseError(
+                        f"tables that were there before are others: {'; '.join(others)}; rename or drop them"
+                    )
         except CommandError as error:
             raise DatabaseError(str(error)) from error
         _logger.info("the database is migrated from revision %s to %s", found, newest)
@@ -148,20 +159,24 @@ def rewrites_rows(connection: sa.Connection) -> bool:
 def differences(engine: sa.Engine) -> list[str]:
     """Return how the database differs from the models, a sentence each; empty if it does not."""
     with engine.connect() as connection:
-        context = MigrationContext.configure(
-            connection,
-            opts={
-                "version_table": VERSION_TABLE,
-                "compare_server_default": True,
-                "include_name": is_ours,
-                "include_object": is_of_engine(engine.dialect.name),
-            },
-        )
-        return [
-            _sentence(difference)
-            for found in compare_metadata(context, Base.metadata)
-            for difference in (found if isinstance(found, list) else [found])
-        ]
+        return _differences(connection)
+
+
+def _differences(connection: sa.Connection) -> list[str]:
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "version_table": VERSION_TABLE,
+            "compare_server_default": True,
+            "include_name": is_ours,
+            "include_object": is_of_engine(connection.dialect.name),
+        },
+    )
+    return [
+        _sentence(difference)
+        for found in compare_metadata(context, Base.metadata)
+        for difference in (found if isinstance(found, list) else [found])
+    ]
 
 
 def _sentence(difference: tuple[Any, ...]) -> str:
@@ -206,12 +221,38 @@ def _run_migrations(connection: sa.Connection, scripts: ScriptDirectory) -> None
         return scripts._upgrade_revs("head", cast("str", found))  # Alembic has no public way
 
     with EnvironmentContext(Config(), scripts, fn=pending) as environment:
-        environment.configure(connection, version_table=VERSION_TABLE)
+        environment.configure(connection, version_table=VERSION_TABLE, on_version_apply=note_usable)
         environment.run_migrations()
 
 
 def _scripts() -> ScriptDirectory:
     return _scripts_in(_migrations())
+
+
+def note_usable(ctx: MigrationContext, step: object, heads: Collection[str], run_args: object) -> None:
+    """Note beside a revision from which one on releases can use it, as migrations say by ``additive = True``.
+
+    It is for releases that do not know the revision; see ``is_usable``. Alembic calls it after each step.
+    """
+    del step, run_args
+    assert ctx.script is not None  # noqa: S101  # a migration has come from it
+    for head in heads:
+        script = ctx.script.get_revision(head)
+        while getattr(script.module, "additive", False):
+            script = ctx.script.get_revision(cast("str", script.down_revision))
+        comment = _USABLE.format(revision=head, oldest=script.revision)
+        ctx.impl.execute(sa.text(f"COMMENT ON TABLE {VERSION_TABLE} IS '{comment}'"))
+
+
+def is_usable(connection: sa.Connection, revision: str | None) -> bool:
+    """Tell whether this release can read and write a database, though it may be at a newer revision."""
+    if is_known(revision):
+        return revision in (None, head())
+    comment = sa.inspect(connection).get_table_comment(VERSION_TABLE)["text"] or ""
+    known = (
+        _USABLE.format(revision=revision, oldest=script.revision) for script in _scripts().walk_revisions()
+    )
+    return comment in known
 
 
 @cache

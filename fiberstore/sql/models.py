@@ -13,6 +13,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -348,6 +349,15 @@ class EndedFiber(Base):
     fiber_id: Mapped[UUID] = mapped_column(sa.Uuid, primary_key=True)
     timestamp: Mapped[datetime] = mapped_column(Timestamp)
     before_log_id: Mapped[UUID | None] = mapped_column(sa.Uuid)
+
+
+@sa.event.listens_for(Fiber.logs, "append")
+@sa.event.listens_for(Fiber.logs, "remove")
+@sa.event.listens_for(RawLog.fibers, "append")
+@sa.event.listens_for(RawLog.fibers, "remove")
+def _refuse_change(*_arguments: object) -> None:
+    """Refuse a change that the session would drop."""
+    raise InvalidRequestError("Fiber.logs and RawLog.fibers are for reading; add or delete a Membership")
 
 
 BELONGINGS = tuple(

@@ -1,4 +1,4 @@
-"""The tables of the lifecycle: config versions, checkpoints, merged fibers, pins.
+"""The tables of the lifecycle: config versions, checkpoints, merged fibers, pins; those that are there stay.
 
 Revision: 0002
 Revises: 0001
@@ -32,20 +32,23 @@ def upgrade() -> None:
         # At most one is active: true is there once, NULL as often as needed, false never.
         sa.UniqueConstraint("active"),
         sa.CheckConstraint("active"),
+        if_not_exists=True,
     )
     op.create_table(
         "fiber_checkpoints",
         sa.Column("name", TEXT, primary_key=True),
         sa.Column("value", TEXT, nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
+        if_not_exists=True,
     )
     op.create_table(
         "fiber_merges",
         sa.Column("fiber_id", sa.Uuid(), primary_key=True),
         sa.Column("survivor_id", sa.Uuid(), nullable=False),
+        if_not_exists=True,
     )
-    op.create_table("fiber_pins", sa.Column("fiber_id", sa.Uuid(), primary_key=True))
-    op.create_table("log_pins", sa.Column("log_id", sa.Uuid(), primary_key=True))
+    op.create_table("fiber_pins", sa.Column("fiber_id", sa.Uuid(), primary_key=True), if_not_exists=True)
+    op.create_table("log_pins", sa.Column("log_id", sa.Uuid(), primary_key=True), if_not_exists=True)
 
 
 def downgrade() -> None:

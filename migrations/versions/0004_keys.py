@@ -2,6 +2,7 @@
 
 Those are an object whose values are all lists of texts. Where the use of a key begins is not in them: the
 first line is left open, and the time is that of the fiber's first line, until ``reprocess`` writes both.
+Tables that are there stay, with their rows.
 
 Revision: 0004
 Revises: 0003
@@ -31,6 +32,7 @@ SELECT DISTINCT fiber_id, name, value,
   CAST('0x' || substr(md5(strlen(name) || ':' || name || value), 1, 15) AS BIGINT),
   first_activity, CAST(NULL AS UUID), false
 FROM texts WHERE name <> '' AND fiber_id NOT IN (SELECT fiber_id FROM texts WHERE is_key IS NOT true)
+  AND NOT EXISTS (SELECT 1 FROM fiber_keys)
 """,
     "postgresql": """
 INSERT INTO fiber_keys (fiber_id, name, value, hash, first_timestamp, first_log_id, starts)
@@ -47,6 +49,7 @@ SELECT DISTINCT fiber_id, name, value,
   CAST(CAST('x' || substr(md5(octet_length(name) || ':' || name || value), 1, 15) AS bit(60)) AS bigint),
   first_activity, CAST(NULL AS uuid), false
 FROM texts WHERE name <> '' AND fiber_id NOT IN (SELECT fiber_id FROM texts WHERE is_key IS NOT true)
+  AND NOT EXISTS (SELECT 1 FROM fiber_keys)
 """,
 }
 
@@ -62,19 +65,24 @@ def upgrade() -> None:
         sa.Column("first_timestamp", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("first_log_id", sa.Uuid()),
         sa.Column("starts", sa.Boolean(), nullable=False),
+        if_not_exists=True,
     )
     op.execute(sa.text(FILL[op.get_context().dialect.name].replace(":", "\\:")))
-    op.create_index("idx_fiber_keys_hash", "fiber_keys", ["hash"])
+    op.create_index("idx_fiber_keys_hash", "fiber_keys", ["hash"], if_not_exists=True)
     op.create_table(
         "fiber_ends",
         sa.Column("fiber_id", sa.Uuid(), primary_key=True),
         sa.Column("timestamp", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("before_log_id", sa.Uuid()),
+        if_not_exists=True,
     )
     if op.get_context().dialect.name == "postgresql":
-        op.create_index("idx_fiber_keys_fiber", "fiber_keys", ["fiber_id"])
+        op.create_index("idx_fiber_keys_fiber", "fiber_keys", ["fiber_id"], if_not_exists=True)
         op.create_index(
-            "idx_fibers_activity", "fibers", ["config_version", "fiber_type", "closed", "last_activity"]
+            "idx_fibers_activity",
+            "fibers",
+            ["config_version", "fiber_type", "closed", "last_activity"],
+            if_not_exists=True,
         )
 
 

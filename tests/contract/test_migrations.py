@@ -182,6 +182,16 @@ def test_the_command_line_takes_the_database_from_x(target: str) -> None:
         assert migrate.differences(storage.engine) == []
 
 
+def test_a_database_that_cannot_be_opened_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    (tmp_path / "text.duckdb").write_text("no database" * 1_000)
+    for name, trouble in (("text.duckdb", "text.duckdb"), ("nowhere/x.duckdb", "nowhere does not exist")):
+        monkeypatch.setenv("FIBERSTORE_URL", str(tmp_path / name))
+        with pytest.raises(CommandError, match=trouble):
+            command.current(Config(ROOT / "alembic.ini", stdout=StringIO()))
+
+
 def test_history_and_offline_sql(config: Config) -> None:
     command.history(config)
     assert "0001" in printed(config)
@@ -427,6 +437,31 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, target: s
         command.upgrade(config, "head")
 
 
+@pytest.mark.parametrize("is_additive", [True, False])
+def test_a_newer_revision_is_tolerated_if_it_only_adds(
+    target: str, is_additive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = tmp_path / "migrations"
+    copytree(ROOT / "migrations", newer)
+    for number, earlier, additive in (("9000", "0004", True), ("9001", "9000", is_additive)):
+        (newer / "versions" / f"{number}_newer.py").write_text(
+            f"from alembic import op\nadditive = {additive}\n"
+            f"revision, down_revision = '{number}', '{earlier}'\n"
+            f"def upgrade():\n    op.execute('CREATE TABLE of_{number} (a INTEGER)')\n"
+        )
+    with monkeypatch.context() as patch, open_storage(target) as storage:
+        patch.setattr(migrate, "_migrations", lambda: newer)
+        storage.init_schema()
+    with open_storage(target) as storage:
+        if is_additive:
+            storage.init_schema()
+            storage.write_logs([log(1)])
+        else:
+            with pytest.raises(SchemaVersionError):
+                storage.init_schema()
+        assert {"of_9000", "of_9001"} <= tables(storage.engine)
+
+
 def test_a_failed_migration_leaves_no_trace(
     unmade: SqlStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -441,6 +476,25 @@ def test_a_failed_migration_leaves_no_trace(
     assert tables(unmade.engine) == set()
     with unmade.session() as session:
         assert migrate.current(session.connection()) is None
+
+
+def test_tables_that_are_there_are_adopted_with_their_rows(target: str) -> None:
+    with open_storage(target) as storage:
+        Base.metadata.create_all(storage.engine)
+        registered = storage.versions.register("rules")
+        storage.init_schema()
+        assert storage.versions.get(registered.config_version) == registered
+        assert migrate.differences(storage.engine) == []
+        Base.metadata.create_all(storage.engine)  # and the other way round
+
+
+def test_tables_that_are_others_are_left_alone(target: str) -> None:
+    with open_storage(target) as storage:
+        with storage.engine.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE fiber_pins (own INTEGER)"))
+        with pytest.raises(DatabaseError, match=r"column fiber_pins\.own is not fiberstore's"):
+            storage.init_schema()
+        assert tables(storage.engine) == {"fiber_pins"}
 
 
 def test_alembic_of_a_host_application_does_not_collide(target: str) -> None:

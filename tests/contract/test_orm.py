@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 from pydantic import JsonValue
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import InvalidRequestError, StatementError
 from sqlalchemy.orm import Session, selectinload
 
 from fiberstore import (
@@ -89,6 +89,13 @@ def test_relationships_lead_both_ways_in_time_order(session: Session) -> None:
     assert [log.timestamp for log in fiber.logs] == sorted(log.timestamp for log in fiber.logs)
     assert fiber.logs[0].fibers == [fiber]
     assert session.scalars(sa.select(RawLog).where(RawLog.source_id == "noise")).one().fibers == []
+
+
+def test_relationships_are_for_reading(session: Session) -> None:
+    fiber = session.get_one(Fiber, UUID(int=2))
+    for change in (fiber.logs.pop, lambda: fiber.logs[0].fibers.append(fiber)):
+        with pytest.raises(InvalidRequestError, match="add or delete a Membership"):
+            change()
 
 
 def test_relationships_load_eagerly_in_one_more_statement(session: Session) -> None:

@@ -33,7 +33,8 @@ from fiberstore import (
     create_engine,
 )
 from fiberstore.contract.lifecycle import Upserted
-from fiberstore.duckdb.connection import Cursor, DuckDBConnection
+from fiberstore.duckdb.connection import DuckDBConnection
+from fiberstore.duckdb.cursor import Cursor
 from fiberstore.sql.pool import StorePool
 from tests.support.factories import NOON, a_fiber, some_logs
 
@@ -290,9 +291,9 @@ def test_a_statement_is_parsed_once_and_sees_a_schema_that_has_changed(storage: 
         assert row._mapping == {"b": 2}
         driver: object = connection.connection.dbapi_connection
         assert isinstance(driver, DuckDBConnection)
-        parsed = driver._parsed("SELECT * FROM t")
+        parsed = driver._parsed.get(driver._raw, "SELECT * FROM t")
         assert not isinstance(parsed, str)
-        assert driver._parsed("SELECT * FROM t") is parsed
+        assert driver._parsed.get(driver._raw, "SELECT * FROM t") is parsed
         connection.exec_driver_sql(
             "CREATE TABLE u (a INTEGER); INSERT INTO u VALUES (1); INSERT INTO t VALUES (3)"
         )
