@@ -16,6 +16,7 @@ from fiberstore.ingest.rules import RulesError
 from fiberstore.ingest.stamps import Clock, has_year
 
 _SAMPLE_LINES = 10_000
+_MOST_LINES_OF_A_LOG = 100  # on average; a form of stamps on fewer lines is no find
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = r"\d\d:\d\d:\d\d(?:[.,]\d+)?"
 _ISO = rf"{_DATE}[T ]{_TIME}(?:Z|[+-]\d\d| ?(?:UTC|GMT|[+-]\d\d:?\d\d))?\b"
@@ -208,10 +209,10 @@ def _find_source(name: str, paths: tuple[Path, ...]) -> FirstSource:
     best = max(found, key=lambda fit: fit.stamped)
     if not best.stamped:
         best = _fit(_ANYWHERE, lines, paths[0])
-    if not best.stamped:
+    if best.stamped * _MOST_LINES_OF_A_LOG < len(lines):
         raise RulesError(
-            f"{paths[0]}: no well-known stamp in {len(lines):,} lines, the first is {lines[0][:80]!r}; "
-            "write timestamp and format yourself, as docs/rules.md says"
+            f"{paths[0]}: no stamp of a well-known form in {len(lines):,} lines, "
+            f"the first is {lines[0][:80]!r}; write timestamp and format yourself, as docs/rules.md says"
         )
     return FirstSource(name, paths, *best, len(lines), is_binary, tuple(_find_keys(lines)))
 

@@ -106,7 +106,10 @@ def test_rules_init_writes_a_new_file_or_stdout(
     ("text", "says"),
     [
         ("", "has no lines; give a file that has some"),
-        ("no time\n", "no well-known stamp in 1 lines, the first is 'no time'; write timestamp and format"),
+        (
+            "no time\n",
+            "no stamp of a well-known form in 1 lines, the first is 'no time'; write timestamp and format",
+        ),
     ],
 )
 def test_rules_init_of_a_file_that_it_cannot_read(run: Run, tmp_path: Path, text: str, says: str) -> None:
@@ -115,8 +118,13 @@ def test_rules_init_of_a_file_that_it_cannot_read(run: Run, tmp_path: Path, text
     assert_refused(run("rules", "init", tmp_path / "none.log"), "none.log: No such file")
 
 
-def test_the_page_names_every_example() -> None:
+def test_the_page_names_every_example_and_its_command_works(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert [name for name in FORMATS if f"]({name}/rules.toml)" not in PAGE] == []
+    monkeypatch.chdir(EXAMPLES)
+    (command,) = re.findall(r"`fiberstore (ingest .*?)`", PAGE)
+    assert run(*command.split()).out.startswith("4 logs read, none stored\n")
 
 
 if __name__ == "__main__":

@@ -93,13 +93,13 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Read log files into a store, join their lines into fibers, and resume where the last run stopped."""
+    if db is None and not check:
+        raise typer.BadParameter("name the store, or add --check to store nothing", param_hint="'--db'")
     loaded = load_rules(rules, _parse_paths(paths or []))
     require_files(loaded)
-    if check:
+    if db is None or check:
         _check(loaded, as_json=as_json)
         return
-    if db is None:
-        raise typer.BadParameter("name the store, or add --check to store nothing", param_hint="'--db'")
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
