@@ -218,7 +218,8 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
     ]
     print_fibers(listed, storage.get_keys([one.fiber.fiber_id for one in listed]), shape)
 
-    widest = lookup.find_widest(storage, "request")
+    requests = _of_type(storage, "request").summaries().items
+    widest = max(requests, key=lambda one: len(one.source_ids), default=None)
     if widest is None:
         return
     fiber_id = widest.fiber.fiber_id
