@@ -19,8 +19,8 @@ _SAMPLE_LINES = 10_000
 _MOST_LINES_OF_A_LOG = 100  # on average; a form of stamps on fewer lines is no find
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = r"\d\d:\d\d:\d\d(?:[.,]\d+)?"
-_ISO = rf"{_DATE}[T ]{_TIME}(?:Z|[+-]\d\d| ?(?:UTC|GMT|[+-]\d\d:?\d\d))?\b"
-_JSON_KEY = '"(?:timestamp|time|ts|t|asctime)": ?'
+_ISO = rf"{_DATE}[T ]{_TIME}(?: ?(?:UTC|GMT|[+-]\d\d:?\d\d)|Z|[+-]\d\d)?\b"
+_JSON_KEY = '"(?:timestamp|time|ts|t|@t|asctime)": ?'
 
 
 class WellKnownStamp(NamedTuple):
@@ -87,6 +87,7 @@ _STAMPS = (  # of those that fit equally many lines, the first is taken
     WellKnownStamp("HDFS", r"^\d{6} \d{6}\b", "%y%m%d %H%M%S"),
     WellKnownStamp("seconds at the beginning", r"^\d{10}(?:\.\d+)?\b", "epoch_s"),
     WellKnownStamp("log4j", rf"^\d\d \w{{3}} \d{{4}} {_TIME}", "%d %b %Y %H:%M:%S,%f"),
+    WellKnownStamp("Tomcat", rf"^\d\d-\w{{3}}-\d{{4}} {_TIME}", "%d-%b-%Y %H:%M:%S.%f"),
 )
 _ANYWHERE = WellKnownStamp("ISO 8601", _ISO, "iso8601")  # if none of the others fits
 _ZONES = (  # whose abbreviations are tried where stamps have some
@@ -212,7 +213,8 @@ def _find_source(name: str, paths: tuple[Path, ...]) -> FirstSource:
     if best.stamped * _MOST_LINES_OF_A_LOG < len(lines):
         raise RulesError(
             f"{paths[0]}: no stamp of a well-known form in {len(lines):,} lines, "
-            f"the first is {lines[0][:80]!r}; write timestamp and format yourself, as docs/rules.md says"
+            f"the first is {next(filter(str.strip, lines), '')[:80]!r}; "
+            "write timestamp and format yourself, as docs/rules.md says"
         )
     return FirstSource(name, paths, *best, len(lines), is_binary, tuple(_find_keys(lines)))
 
