@@ -16,6 +16,7 @@ from fiberstore.ingest.rules import RulesError
 from fiberstore.ingest.stamps import Clock, has_year
 
 _SAMPLE_LINES = 10_000
+_SAMPLE_CHARACTERS = 1 << 25
 _MOST_LINES_OF_A_LOG = 100  # on average; a form of stamps on fewer lines is no find
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = r"\d\d:\d\d:\d\d(?:[.,]\d+)?"
@@ -221,10 +222,13 @@ def _find_source(name: str, paths: tuple[Path, ...]) -> FirstSource:
 
 def _sample(paths: Sequence[Path]) -> tuple[list[str], bool]:
     """Return the first lines of files, and whether they hold bytes that a strict reading refuses."""
-    lines = list[str]()
+    lines, characters = list[str](), 0
     for path in paths:
-        read = read_lines(path, "utf-8", "surrogateescape")
-        lines += (line.text.lstrip("\0") for line in islice(read, _SAMPLE_LINES))
+        for line in islice(read_lines(path, "utf-8", "surrogateescape"), _SAMPLE_LINES):
+            lines.append(line.text.lstrip("\0"))
+            characters += len(line.text)
+            if characters > _SAMPLE_CHARACTERS:
+                break
     return lines, any(re.search("[\0\udc80-\udcff]", line) for line in lines)
 
 

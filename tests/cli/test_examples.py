@@ -95,7 +95,7 @@ def test_rules_init_writes_a_new_file_or_stdout(
     made = run("rules", "init", "logs/app.log.*", "--output", "logs/rules.toml")
     assert (made.code, made.out) == (0, "")
     assert made.err.splitlines() == [
-        "fiberstore: app: ISO 8601 at the beginning; 2 of 2 lines have a stamp; 1 candidate key",
+        "fiberstore: app: ISO 8601 at the beginning, stamps on 2 of 2 lines; 1 candidate key",
         "fiberstore: next: fiberstore ingest --check --rules logs/rules.toml",
     ]
     rules = (tmp_path / "logs" / "rules.toml").read_text()
