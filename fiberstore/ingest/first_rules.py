@@ -5,11 +5,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, tzinfo
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from fiberstore.ingest.files import STANDARD_INPUT, find_files, read_head, read_lines
 from fiberstore.ingest.rules import RulesError
@@ -249,11 +249,15 @@ def _fit(stamp: WellKnownStamp, lines: Sequence[str], path: Path) -> _Fit:
     texts = [match[group] for line in lines if (match := regex.search(line))]
     modified = read_head(path).modified
     fits = []
-    for zone in (None, "UTC", *(_ZONES if "%Z" in stamp.format else ())):
-        clock = Clock((stamp.format,), UTC if zone == "UTC" else zone and ZoneInfo(zone))
+    zones: list[tuple[str | None, tzinfo | None]] = [(None, None), ("UTC", UTC)]
+    if texts and "%Z" in stamp.format:
+        known = available_timezones()
+        zones += [(name, ZoneInfo(name)) for name in _ZONES if name in known]
+    for name, zone in zones:
+        clock = Clock((stamp.format,), zone)
         clock.begin(None, modified)
         stamped = sum(_is_time(clock, text) for text in texts)
-        fits.append(_Fit(stamp, zone, stamped, len(texts) - stamped))
+        fits.append(_Fit(stamp, name, stamped, len(texts) - stamped))
     return max(fits, key=lambda fit: fit.stamped)
 
 
