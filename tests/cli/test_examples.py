@@ -100,7 +100,8 @@ def test_rules_init_writes_a_new_file_or_stdout(
     ]
     rules = (tmp_path / "logs" / "rules.toml").read_text()
     assert 'path = ["app.log.1", "app.log.2"]' in rules
-    assert run("ingest", "--check", "--rules", "logs/rules.toml").out.startswith("2 logs read")
+    checked = run("ingest", "--check", "--rules", "logs/rules.toml").out
+    assert checked == "2 logs read, none stored\napp: 2 lines, 2 logs\n"
     assert_refused(
         run("rules", "init", "logs/app.log.1", "--output", "logs/rules.toml"), "exists; give another"
     )

@@ -125,6 +125,8 @@ def _check(rules: Rules, *, as_json: bool) -> None:
 def _print_counts(report: IngestReport, rules: Rules, *, with_lines: bool = False) -> None:
     for name, counts in report.sources.items():
         found = {kind: number for kind in _KINDS if (number := getattr(counts, kind))}
+        if not rules.fibers:
+            found.pop("keyless", None)
         parts = [counted(counts.lines, "lines"), counted(counts.records, "logs")]
         parts += [f"{counted(number, _KINDS[kind][0])} {_KINDS[kind][1]}" for kind, number in found.items()]
         print_line(f"{name}: {', '.join(parts)}")
