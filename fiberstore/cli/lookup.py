@@ -314,22 +314,6 @@ def count_memberships(storage: SqlStorage, version: int) -> int:
         return session.scalars(sa.select(sa.func.count()).select_from(Membership).where(its_own)).one()
 
 
-def find_widest(storage: SqlStorage, fiber_type: str) -> FiberSummary | None:
-    """Return the first of those fibers whose logs come from the most sources."""
-    sources = sa.func.count(RawLog.source_id.distinct())
-    widest = (
-        sa.select(Fiber.fiber_id)
-        .join(Fiber.logs)
-        .where(Fiber.fiber_type == fiber_type)
-        .group_by(Fiber.fiber_id, Fiber.first_activity)
-        .order_by(sources.desc(), Fiber.first_activity, Fiber.fiber_id)
-        .limit(1)
-    )
-    with translate_errors(), storage.session() as session:
-        found = session.scalars(widest).one_or_none()
-    return None if found is None else find_fiber(storage, found.hex)
-
-
 def collect_statistics(storage: SqlStorage) -> Statistics:
     """Count what the store holds."""
     from fiberstore.sql import migrate

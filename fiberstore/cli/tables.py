@@ -88,7 +88,7 @@ def _log_table(
     indent = "" if middle is None else "  "
     times = [f"{'> ' if log is middle else indent}{shown_time(log.timestamp)}" for log in found]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    width = max(len(indent) + min(digits, _ID_WIDTH), *map(len, times))
+    width = max([len(indent) + min(digits, _ID_WIDTH), *map(len, times)])
     table.add_column(f"{indent}timestamp, log_id", overflow="fold", max_width=width, min_width=width)
     table.add_column("source_id", no_wrap=True, overflow="ellipsis", max_width=_SOURCE_WIDTH)
     table.add_column("raw_text", overflow="fold")

@@ -15,6 +15,7 @@ HELP = "2024-05-01T12:00Z, 2024-05-01, 14:30, yesterday, or 1h for an hour ago."
 _zone: ContextVar[tzinfo] = ContextVar("zone", default=UTC)
 
 _CLOCK = re.compile(r"\d\d?:\d\d(?::\d\d(?:\.\d{1,6})?)?", re.ASCII)
+_AGO = re.compile(r"-?[0-9.]+ ?[a-z]+")
 _DAYS = {"today": timedelta(0), "yesterday": timedelta(days=1)}
 
 
@@ -36,9 +37,10 @@ def parse_time(text: str) -> datetime:
         return datetime.combine(now.date() - _DAYS[text], time(), zone)
     try:
         if _CLOCK.fullmatch(text):
-            return datetime.combine(now.date(), time.fromisoformat(text.rjust(5, "0")), zone)
-        if text[-1:].isalpha() and text[:1] in "-0123456789" and text[-1:] not in "zZ":
-            return now - abs(parse_duration(text))
+            padded = text if text[1] != ":" else f"0{text}"
+            return datetime.combine(now.date(), time.fromisoformat(padded), zone)
+        if _AGO.fullmatch(text):
+            return now.astimezone(UTC) - abs(parse_duration(text))  # the clock may have been set meanwhile
         parsed = parse_instant(text)
     except ValueError as error:
         raise typer.BadParameter(f"{error}; a time is {HELP}") from error
@@ -55,7 +57,12 @@ def utc(instant: datetime) -> str:
 def shown_time(instant: datetime) -> str:
     """Return a time as it is shown, in the zone of ``--tz``."""
     zone = _zone.get()
-    return utc(instant) if zone is UTC else _iso(instant.astimezone(zone))
+    if zone is UTC:
+        return utc(instant)
+    try:
+        return _iso(instant.astimezone(zone))
+    except OverflowError:  # near the first time or the last, which that zone does not have
+        return utc(instant)
 
 
 def shown_second(instant: datetime) -> str:

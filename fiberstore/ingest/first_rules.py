@@ -5,21 +5,23 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, tzinfo
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from fiberstore.ingest.files import STANDARD_INPUT, find_files, read_blocks, read_head
 from fiberstore.ingest.rules import RulesError
 from fiberstore.ingest.stamps import Clock, has_year
 
 _SAMPLE_LINES = 10_000
+_SAMPLE_CHARACTERS = 1 << 25
+_MOST_LINES_OF_A_LOG = 100  # on average; a form of stamps on fewer lines is no find
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = r"\d\d:\d\d:\d\d(?:[.,]\d+)?"
-_ISO = rf"{_DATE}[T ]{_TIME}(?:Z|[+-]\d\d| ?(?:UTC|GMT|[+-]\d\d:?\d\d))?\b"
-_JSON_KEY = '"(?:timestamp|time|ts|t|asctime)": ?'
+_ISO = rf"{_DATE}[T ]{_TIME}(?: ?(?:UTC|GMT|[+-]\d\d:?\d\d)|Z|[+-]\d\d)?\b"
+_JSON_KEY = '"(?:timestamp|time|ts|t|@t|asctime)": ?'
 
 
 class WellKnownStamp(NamedTuple):
@@ -86,6 +88,7 @@ _STAMPS = (  # of those that fit equally many lines, the first is taken
     WellKnownStamp("HDFS", r"^\d{6} \d{6}\b", "%y%m%d %H%M%S"),
     WellKnownStamp("seconds at the beginning", r"^\d{10}(?:\.\d+)?\b", "epoch_s"),
     WellKnownStamp("log4j", rf"^\d\d \w{{3}} \d{{4}} {_TIME}", "%d %b %Y %H:%M:%S,%f"),
+    WellKnownStamp("Tomcat", rf"^\d\d-\w{{3}}-\d{{4}} {_TIME}", "%d-%b-%Y %H:%M:%S.%f"),
 )
 _ANYWHERE = WellKnownStamp("ISO 8601", _ISO, "iso8601")  # if none of the others fits
 _ZONES = (  # whose abbreviations are tried where stamps have some
@@ -208,9 +211,10 @@ def _find_source(name: str, paths: tuple[Path, ...]) -> FirstSource:
     best = max(found, key=lambda fit: fit.stamped)
     if not best.stamped:
         best = _fit(_ANYWHERE, lines, paths[0])
-    if not best.stamped:
+    if best.stamped * _MOST_LINES_OF_A_LOG < len(lines):
         raise RulesError(
-            f"{paths[0]}: no well-known stamp in {len(lines):,} lines, the first is {lines[0][:80]!r}; "
+            f"{paths[0]}: no stamp of a well-known form in {len(lines):,} lines, "
+            f"the first is {next(filter(str.strip, lines), '')[:80]!r}; "
             "write timestamp and format yourself, as docs/rules.md says"
         )
     return FirstSource(name, paths, *best, len(lines), is_binary, tuple(_find_keys(lines)))
@@ -218,10 +222,14 @@ def _find_source(name: str, paths: tuple[Path, ...]) -> FirstSource:
 
 def _sample(paths: Sequence[Path]) -> tuple[list[str], bool]:
     """Return the first lines of files, and whether they hold bytes that a strict reading refuses."""
-    lines = list[str]()
+    lines, characters = list[str](), 0
     for path in paths:
         read = (text for block in read_blocks(path, "utf-8", "surrogateescape") for text in block.texts)
-        lines += (text.lstrip("\0") for text in islice(read, _SAMPLE_LINES))
+        for text in islice(read, _SAMPLE_LINES):
+            lines.append(text.lstrip("\0"))
+            characters += len(text)
+            if characters > _SAMPLE_CHARACTERS:
+                break
     return lines, any(re.search("[\0\udc80-\udcff]", line) for line in lines)
 
 
@@ -242,11 +250,15 @@ def _fit(stamp: WellKnownStamp, lines: Sequence[str], path: Path) -> _Fit:
     texts = [match[group] for line in lines if (match := regex.search(line))]
     modified = read_head(path).modified
     fits = []
-    for zone in (None, "UTC", *(_ZONES if "%Z" in stamp.format else ())):
-        clock = Clock((stamp.format,), UTC if zone == "UTC" else zone and ZoneInfo(zone))
+    zones: list[tuple[str | None, tzinfo | None]] = [(None, None), ("UTC", UTC)]
+    if texts and "%Z" in stamp.format:
+        known = available_timezones()
+        zones += [(name, ZoneInfo(name)) for name in _ZONES if name in known]
+    for name, zone in zones:
+        clock = Clock((stamp.format,), zone)
         clock.begin(None, modified)
         stamped = sum(_is_time(clock, text) for text in texts)
-        fits.append(_Fit(stamp, zone, stamped, len(texts) - stamped))
+        fits.append(_Fit(stamp, name, stamped, len(texts) - stamped))
     return max(fits, key=lambda fit: fit.stamped)
 
 

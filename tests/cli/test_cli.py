@@ -756,6 +756,25 @@ def test_on_a_terminal_tables_fit_and_sources_have_colours(run: Run, store: Path
     assert len(colours) == 2
 
 
+def test_a_fiber_without_logs_is_shown(db_file: Path) -> None:
+    at = datetime(2024, 5, 1, tzinfo=UTC)
+    with DuckDBStorage(db_file) as storage:
+        storage.init_schema()
+        storage.write_fiber(
+            FiberRecord(
+                fiber_id=UUID(int=1),
+                fiber_type="request",
+                config_version=0,
+                attributes=None,
+                first_activity=at,
+                last_activity=at,
+                closed=False,
+            )
+        )
+    (shown,) = on_a_terminal([["show", "00000000", "--db", db_file]])
+    assert "request, open" in plain(shown)
+
+
 # ---------------------------------------------------------------- times, ids, shapes
 
 

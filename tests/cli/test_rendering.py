@@ -2,12 +2,14 @@
 
 import sys
 import unicodedata
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Iterator
+from datetime import UTC, datetime, time, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from fiberstore.cli.tables import duration
-from fiberstore.cli.times import utc
+from fiberstore.cli.times import parse_time, shown_time, use_zone, utc
 from fiberstore.escaping import escape_controls
 
 
@@ -17,6 +19,20 @@ def test_times_are_shown_in_utc_with_the_decimals_they_have() -> None:
     assert utc(datetime(2024, 5, 1, 2, 0, 0, 120_000, tzinfo=UTC)) == "2024-05-01T02:00:00.120Z"
     assert utc(datetime(2024, 5, 1, 2, 0, 0, 120_001, tzinfo=UTC)) == "2024-05-01T02:00:00.120001Z"
     assert utc(datetime.min.replace(tzinfo=UTC)) == "0001-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def new_york() -> Iterator[ZoneInfo]:
+    use_zone("America/New_York")
+    yield ZoneInfo("America/New_York")
+    use_zone(None)
+
+
+def test_times_are_shown_and_read_in_the_zone_that_is_used(new_york: ZoneInfo) -> None:
+    assert shown_time(datetime(2024, 5, 1, 2, 0, tzinfo=UTC)) == "2024-04-30T22:00:00-04:00"
+    assert parse_time("2024-05-01") == datetime(2024, 5, 1, 4, tzinfo=UTC)
+    assert parse_time("9:30:15.5").astimezone(new_york).time() == time(9, 30, 15, 500_000)
+    assert shown_time(datetime.min.replace(tzinfo=UTC)) == "0001-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize(

@@ -171,10 +171,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("db upgrade more --db {db}", 2, "unexpected extra argument"),
     ("show 0193 0194 --db {db}", 2, "unexpected extra argument"),
     ("show --db {db}", 2, "Missing argument 'FIBER'"),
-    *(
-        (f"{command}", 2, "Missing option '--db'")
-        for command in [*_READERS, "db upgrade", "ingest --rules x"]
-    ),
+    *((f"{command}", 2, "Missing option '--db'") for command in [*_READERS, "db upgrade"]),
     *((f"{command} --db", 2, "'--db' requires an argument") for command in [*_READERS, "db upgrade", "demo"]),
     *((f"{command} --limit", 2, "'--limit' requires") for command in ("logs --db {db}", "fibers --db {db}")),
     ("logs --db {db} --offset 1", 2, "No such option: --offset"),
@@ -407,7 +404,20 @@ COMMANDS: list[tuple[str, int, str]] = [
     *((f"demo --db {{none}} --lines {value}", 2, "'--lines'") for value in ("0", "-5", *_NO_NUMBERS)),
     # ingest
     ("ingest --db {db}", 2, "Missing option '--rules'"),
-    ("ingest --rules --db {db}", 2, "Missing option '--db'"),
+    ("ingest --rules x", 2, "'--db': name the store, or add --check to store nothing"),
+    ("ingest --rules --db {db}", 2, "'--db': name the store, or add --check to store nothing"),
+    ("logs --tz Mars --db {db}", 2, "'Mars' is no time zone that this machine knows; give one such as"),
+    ("logs --tz '' --db {db}", 2, "'' is no time zone that this machine knows"),
+    ("logs --format csv --db {db}", 2, "'csv' is not one of"),
+    ("logs --json --format tsv --db {db}", 2, "'--json': contradicts --format tsv; leave one of them out"),
+    (
+        "logs --version ffff --db {db}",
+        1,
+        "no config version begins with ffff; fiberstore versions lists them",
+    ),
+    ("rules init", 2, "Missing argument 'FILE'"),
+    ("rules init {none}", 1, "none: No such file or directory"),
+    ("rules init {db}", 1, "no stamp of a well-known form in"),
     ("ingest --rules {none} --db {db}", 1, "none: No such file or directory; give the path of a rules file"),
     ("ingest --rules {folder} --db {db}", 1, "Is a directory; give the path of a rules file"),
     ("ingest --rules {rules}/x --db {db}", 1, "Not a directory; give the path of a rules file"),

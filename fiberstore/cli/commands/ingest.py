@@ -93,13 +93,13 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Read log files into a store, join their lines into fibers, and resume where the last run stopped."""
+    if db is None and not check:
+        raise typer.BadParameter("name the store, or add --check to store nothing", param_hint="'--db'")
     loaded = load_rules(rules, _parse_paths(paths or []))
     require_files(loaded)
-    if check:
+    if db is None or check:
         _check(loaded, as_json=as_json)
         return
-    if db is None:
-        raise typer.BadParameter("name the store, or add --check to store nothing", param_hint="'--db'")
     with open_or_make(db) as storage:
         report, seconds = _ingest(storage, loaded)
         _print_report(report, seconds, as_json=as_json)
@@ -125,6 +125,8 @@ def _check(rules: Rules, *, as_json: bool) -> None:
 def _print_counts(report: IngestReport, rules: Rules, *, with_lines: bool = False) -> None:
     for name, counts in report.sources.items():
         found = {kind: number for kind in _KINDS if (number := getattr(counts, kind))}
+        if not rules.fibers:
+            found.pop("keyless", None)
         parts = [counted(counts.lines, "lines"), counted(counts.records, "logs")]
         parts += [f"{counted(number, _KINDS[kind][0])} {_KINDS[kind][1]}" for kind, number in found.items()]
         print_line(f"{name}: {', '.join(parts)}")
@@ -218,7 +220,8 @@ def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:
     ]
     print_fibers(listed, storage.get_keys([one.fiber.fiber_id for one in listed]), shape)
 
-    widest = lookup.find_widest(storage, "request")
+    requests = _of_type(storage, "request").summaries().items
+    widest = max(requests, key=lambda one: len(one.source_ids), default=None)
     if widest is None:
         return
     fiber_id = widest.fiber.fiber_id

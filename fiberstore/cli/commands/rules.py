@@ -41,9 +41,8 @@ def init(
         except FileExistsError:
             raise RulesError(f"{output} exists; give another --output, or remove it") from None
     for source in sources:
-        share = f"{source.stamped:,} of {counted(source.lines, 'lines')} have a stamp"
-        print_note(
-            f"{source.name}: {source.stamp.name}; {share}; {counted(len(source.keys), 'candidate keys')}"
-        )
+        share = f"stamps on {source.stamped:,} of {counted(source.lines, 'lines')}"
+        keys = counted(len(source.keys), "candidate keys")
+        print_note(f"{source.name}: {source.stamp.name}, {share}; {keys}")
     if output is not None:
         print_note(f"next: fiberstore ingest --check --rules {output}")
