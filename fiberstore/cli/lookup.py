@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from fiberstore.cli.stores import store_name
+from fiberstore.cli.stores import has_table, store_name
 from fiberstore.contract.conditions import Condition, KeyExists, KeyIn
 from fiberstore.contract.lifecycle import ConfigVersion
 from fiberstore.contract.queries import Fibers, FiberSummary
@@ -202,9 +202,8 @@ def _with_key(key: Key, version: int | None) -> list[Condition[FiberRecord]]:
 
 
 def has_keys(storage: SqlStorage) -> bool:
-    """Return whether the store has the table of keys: one that is only read is not upgraded."""
-    with translate_errors():
-        return sa.inspect(storage.engine).has_table(KeyedFiber.__tablename__)
+    """Return whether the store has the table of keys."""
+    return has_table(storage, KeyedFiber)
 
 
 def check_keys(storage: SqlStorage) -> None:
@@ -233,9 +232,8 @@ def shown_version(config_version: int) -> str:
 
 
 def has_lifecycle(storage: SqlStorage) -> bool:
-    """Return whether the store has the tables of the lifecycle: one that is only read is not upgraded."""
-    with translate_errors():
-        return sa.inspect(storage.engine).has_table(RegisteredVersion.__tablename__)
+    """Return whether the store has the tables of the lifecycle."""
+    return has_table(storage, RegisteredVersion)
 
 
 def find_version(storage: SqlStorage, digits: str) -> int:

@@ -12,10 +12,9 @@ from fiberstore.errors import DatabaseError
 from fiberstore.opening import open_storage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.engine import is_postgresql
-from fiberstore.sql.models import RawLog
+from fiberstore.sql.models import Base, RawLog
 from fiberstore.sql.translate import translate_errors
 
-_FIND_TABLE = sa.text("SELECT 1 FROM raw_logs LIMIT 0")
 _SECRETS = ("password", "sslpassword")
 
 
@@ -56,12 +55,17 @@ def check_tables(storage: SqlStorage) -> None:
 
 def has_tables(storage: SqlStorage) -> bool:
     """Return whether the store has the tables, of whatever release."""
+    return has_table(storage, RawLog)
+
+
+def has_table(storage: SqlStorage, model: type[Base]) -> bool:
+    """Return whether the store has a table: one that is only read is not upgraded."""
     with translate_errors():
         try:
             with storage.engine.connect() as connection:
-                connection.execute(_FIND_TABLE)
-        except ProgrammingError:  # only the catalog says why, but DuckDB's takes three times as long
-            return sa.inspect(storage.engine).has_table(RawLog.__tablename__)
+                connection.execute(sa.select(sa.literal_column("1")).select_from(model).limit(0))
+        except ProgrammingError:  # only the catalog says why, but DuckDB's takes ten times as long
+            return sa.inspect(storage.engine).has_table(model.__tablename__)
         return True
 
 

@@ -17,7 +17,8 @@ _CHANGES = re.compile(
 )
 _APPENDS = re.compile(r"\b(insert|copy|merge|update|execute|import)\b", re.IGNORECASE)
 _MAY_SHADOW = re.compile(
-    r"(?:^|;|\n|\*/)\s*(?:create\b.*\btemp(?:orary)?|alter|use|set)\b", re.IGNORECASE | re.DOTALL
+    r"(?:^|;|\n|\*/)\s*(?:create\b.*\btemp(?:orary)?|alter|use|set(?!\s+enable_external_access))\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 

@@ -198,16 +198,15 @@ def test_an_unknown_whole_id_is_told_as_an_unknown_beginning_is(run: Run, store:
         assert_refused(run("logs", "--fiber", text), f"no fiber has the id {uid(99)};")
 
 
-def test_the_beginning_of_the_id_of_a_fiber_is_enough(run: Run, db_file: Path) -> None:
+def test_the_beginning_of_the_id_of_a_fiber_is_enough(run: Run, store_file: Path) -> None:
     long_id = 0x0193_AF35 << 96
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(LOGS)
         storage.write_fiber(fiber(long_id, first=NOON))
         storage.write_memberships([member(2, long_id)])
-    assert numbers(run, "logs", "--db", str(db_file), "--fiber", "0193-AF") == [2]
+    assert numbers(run, "logs", "--db", str(store_file), "--fiber", "0193-AF") == [2]
     assert_refused(
-        run("logs", "--db", db_file, "--fiber", "0193b"), "no fiber has an id that begins with 0193b"
+        run("logs", "--db", store_file, "--fiber", "0193b"), "no fiber has an id that begins with 0193b"
     )
 
 
@@ -271,14 +270,13 @@ PLAIN_TEXTS = [
 ]
 
 
-def test_fixed_strings_mean_themselves(run: Run, db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_fixed_strings_mean_themselves(run: Run, store_file: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(log(number, text=f"<{text}>") for number, text in enumerate(PLAIN_TEXTS))
-    with DuckDBStorage(db_file, read_only=True):  # to open it each time takes longer than to search it
+    with DuckDBStorage(store_file, read_only=True):  # to open it each time takes longer than to search it
         for number, text in enumerate(PLAIN_TEXTS):
             for options in (("-F",), ("-F", "-i")):
-                assert numbers(run, "grep", *options, "--db", str(db_file), "--", f"<{text}>") == [number]
+                assert numbers(run, "grep", *options, "--db", str(store_file), "--", f"<{text}>") == [number]
 
 
 def test_grep_highlights_what_matches_on_a_terminal(store: Path) -> None:
@@ -441,27 +439,28 @@ def test_too_many_steps_are_refused(run: Run, store: Path) -> None:
 )
 @parametrize_mostly_slow("what", [(), ("--fibers",)])
 def test_the_steps_of_a_histogram_are_as_wide_as_the_time_needs(
-    run: Run, db_file: Path, span: timedelta, width: timedelta | None, what: tuple[str, ...]
+    run: Run, store_file: Path, span: timedelta, width: timedelta | None, what: tuple[str, ...]
 ) -> None:
     first = datetime(1970, 1, 1, tzinfo=UTC)
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(1, first), log(2, first + span)])
         for number, time in ((1, first), (2, first + span)):
             storage.write_fiber(fiber(number, first=time, last=time + timedelta(days=365)))
-    result = run("histogram", "--db", db_file, *what, "--json")
+    result = run("histogram", "--db", store_file, *what, "--json")
     starts = [datetime.fromisoformat(found["start"]) for found in result.objects]
     assert len(starts) <= 60
     assert sum(found["count"] for found in result.objects) == 2
     assert {after - before for before, after in itertools.pairwise(starts)} == ({width} if width else set())
     bounds = ("--start", "1990-01-01T00:00Z", "--end", "1990-01-01T00:00:30Z")
-    assert len(run("histogram", "--db", db_file, *what, *bounds).rows) == 31
+    assert len(run("histogram", "--db", store_file, *what, *bounds).rows) == 31
 
 
-def test_a_histogram_of_nothing_has_no_steps(run: Run, db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-    assert run("histogram", "--db", db_file).rows == run("histogram", "--db", db_file, "--fibers").rows == []
+def test_a_histogram_of_nothing_has_no_steps(run: Run, store_file: Path) -> None:
+    assert (
+        run("histogram", "--db", store_file).rows
+        == run("histogram", "--db", store_file, "--fibers").rows
+        == []
+    )
 
 
 @pytest.mark.parametrize("columns", [40, 200])
@@ -580,12 +579,11 @@ def test_tail_waits_while_another_process_holds_the_store(db_file: Path) -> None
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_the_middle_loses_nothing_and_repeats_nothing(run: Run, db_file: Path) -> None:
+def test_ctrl_c_in_the_middle_loses_nothing_and_repeats_nothing(run: Run, store_file: Path) -> None:
     rows = 20_000  # more than fits in a pipe
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs(log(number) for number in range(rows))
-    with following(db_file, "--position", "", "--json") as process:
+    with following(store_file, "--position", "", "--json") as process:
         assert next_numbers(process, 1) == [0]
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
@@ -593,7 +591,7 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_repeats_nothing(run: Run, db_fil
         out, err = process.stdout.read(), process.stderr.read()  # communicate() forgets what is buffered
         assert process.wait(timeout=30) == 130
     printed = [UUID(json.loads(line)["log_id"]).int for line in out.splitlines()]
-    rest = numbers(run, "tail", "--db", str(db_file), "--position", position_of(err))
+    rest = numbers(run, "tail", "--db", str(store_file), "--position", position_of(err))
     assert [0, *printed, *rest] == list(range(rows))
     assert rest
 
@@ -658,10 +656,8 @@ def test_tail_on_a_terminal_prints_a_line_each(db_file: Path, monkeypatch: pytes
     assert len(set(re.findall(r"\x1b\[(3\d)m(?:web|db|mail|new)", seen))) == 4
 
 
-def test_tail_of_a_store_without_logs(run: Run, db_file: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-    position = position_of(run("tail", "--db", db_file).err)
-    with DuckDBStorage(db_file) as storage:
+def test_tail_of_a_store_without_logs(run: Run, store_file: Path) -> None:
+    position = position_of(run("tail", "--db", store_file).err)
+    with DuckDBStorage(store_file) as storage:
         storage.write_logs([log(1, NOON - timedelta(1))])
-    assert numbers(run, "tail", "--db", str(db_file), "--position", position) == [1]
+    assert numbers(run, "tail", "--db", str(store_file), "--position", position) == [1]

@@ -100,7 +100,7 @@ def test_a_unit_of_work_is_told_of_a_conflict_at_once(storage: DuckDBStorage, re
 
 def test_logs_that_all_write_at_once_are_no_conflict(storage: DuckDBStorage) -> None:
     """They meet at the commit, where DuckDB refuses the second."""
-    rounds = [some_logs(50) for _ in range(15)]
+    rounds = [some_logs(50) for _ in range(8)]
     barrier = threading.Barrier(8)
 
     def write(_: int) -> int:
@@ -115,13 +115,12 @@ def test_logs_that_all_write_at_once_are_no_conflict(storage: DuckDBStorage) -> 
         return written
 
     with ThreadPoolExecutor(8) as threads:
-        assert sum(threads.map(write, range(8))) == 15 * 50
+        assert sum(threads.map(write, range(8))) == 8 * 50
 
 
-def test_transactions_that_fail_give_their_connections_and_their_turn_back(db_file: Path) -> None:
+def test_transactions_that_fail_give_their_connections_and_their_turn_back(store_file: Path) -> None:
     """Sixteen threads at two connections."""
-    with DuckDBStorage(db_file, pool_size=2) as storage:
-        storage.init_schema()
+    with DuckDBStorage(store_file, pool_size=2) as storage:
         fiber = a_fiber()
         storage.write_fiber(fiber)
 
@@ -132,7 +131,7 @@ def test_transactions_that_fail_give_their_connections_and_their_turn_back(db_fi
                 raise ZeroDivisionError
 
         with ThreadPoolExecutor(16) as threads:
-            for one in [threads.submit(fail, number) for number in range(64)]:
+            for one in [threads.submit(fail, number) for number in range(32)]:
                 one.result(timeout=60)
         assert storage.get_fiber(fiber.fiber_id) == fiber
         assert "Current Checked out connections: 0" in storage.engine.pool.status()

@@ -252,9 +252,10 @@ def evil_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.init_schema()
         texts = [*ESCAPES, *CODE]
         store.write_logs([log(n, source=text, text=text) for n, text in enumerate(texts)])
-        for number, text in enumerate(texts):
-            store.write_fiber(fiber(number, text, {text: [text]}))
-            store.checkpoints.set(text, text)
+        store.write_fibers([fiber(number, text, {text: [text]}) for number, text in enumerate(texts)])
+        with store.transaction() as unit:
+            for text in texts:
+                unit.checkpoints.set(text, text)
         store.write_memberships([member(number, 0) for number in range(len(texts))])
         text = ESCAPES[1]
         store.write_fiber(fiber(10_000, text, {text: [text]}, config_version=1))

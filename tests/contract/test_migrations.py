@@ -225,6 +225,9 @@ def test_without_a_database_alembic_says_how_to_name_one(
         command.current(config)
 
 
+@pytest.mark.parametrize(
+    "target", ["duckdb", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_autogenerate_writes_a_migration_that_imports_nothing_of_fiberstore(
     config: Config, target: str, tmp_path: Path
 ) -> None:

@@ -10,10 +10,10 @@ from hypothesis import given
 import fiberstore.duckdb.change_lock
 from fiberstore import CheckpointMove, DuckDBStorage, FiberRecord
 from fiberstore.contract.lifecycle import BatchCounts, Upserted
-from fiberstore.errors import CheckpointError, DatabaseError
-from fiberstore.records import FiberMembership, LogRecord
+from fiberstore.errors import DatabaseError
+from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.testing.examples import NOON, all_rows, at, fiber, log, member, stored, uid
+from fiberstore.testing.examples import NOON, at, fiber, log, member, stored, uid
 
 
 @pytest.fixture
@@ -37,32 +37,6 @@ def test_a_batch_is_stored_with_its_checkpoint(storage: SqlStorage) -> None:
     assert [(found.name, found.value) for found in storage.checkpoints.all()] == [("web.log", "2")]
     again = storage.write_batch(logs=[log(1)], memberships=[member(1, 1)])
     assert again == storage.write_batch() == BatchCounts(0, Upserted(0, 0), 0)
-
-
-@pytest.mark.parametrize(
-    ("fibers", "memberships", "checkpoint", "error"),
-    [
-        ([fiber(8)], [member(8, 8)], CheckpointMove("web.log", "1", "2"), CheckpointError),
-        ([fiber(8), fiber(8)], [member(8, 8)], CheckpointMove("web.log", None, "2"), ValueError),
-        ([fiber(8)], [member(8, 8), "8"], CheckpointMove("web.log", None, "2"), TypeError),
-    ],
-)
-def test_a_batch_that_is_refused_stores_nothing(
-    storage: SqlStorage,
-    fibers: list[FiberRecord],
-    memberships: list[FiberMembership],
-    checkpoint: CheckpointMove,
-    error: type[Exception],
-) -> None:
-    storage.write_batch(logs=[log(1)], fibers=[fiber(1)], memberships=[member(1, 1)])
-    before = all_rows(storage)
-    with pytest.raises(error):
-        storage.write_batch(
-            logs=[log(2)], fibers=[fiber(1, "login"), *fibers], memberships=memberships, checkpoint=checkpoint
-        )
-    assert all_rows(storage) == before
-    assert storage.checkpoints.all() == []
-    assert storage.write_batch(logs=[log(2)]).logs == 1
 
 
 def test_a_batch_that_conflicts_is_written_again(

@@ -362,8 +362,10 @@ def test_flush_raises_why_it_is_not_durable(storage: DuckDBStorage, monkeypatch:
     with BufferedWriter(storage, flush_rows=1) as writer:
         with storage.transaction():
             future = writer.write(fiber(1))
+            while writer.last_error is None:
+                time.sleep(0.001)
             with pytest.raises(ConflictError, match="another open transaction"):
-                writer.flush(timeout_s=2)
+                writer.flush(timeout_s=0.01)
             assert isinstance(writer.last_error, ConflictError)
             assert not future.done()
         writer.flush()

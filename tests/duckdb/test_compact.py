@@ -135,7 +135,7 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
     storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write_logs([log(n) for n in range(1_000)])
-    monkeypatch.setattr(change_lock, "LOCK_TIMEOUT_S", 2.0)  # they do not even begin to wait for it
+    monkeypatch.setattr(change_lock, "LOCK_TIMEOUT_S", 0.1)  # they do not even begin to wait for it
     begun, errors, found = threading.Event(), [], []
 
     def call(number: int) -> None:
@@ -156,9 +156,10 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
     def copy_slowly(connection: DuckDBConnection, target: Path) -> None:
         begun.set()
         for thread in threads:
-            thread.join(0.15)
+            thread.join(0.02)
         assert found == []
         assert errors == []
+        monkeypatch.undo()
         write_backup(connection, target)
 
     monkeypatch.setattr(compact, "write_backup", copy_slowly)

@@ -242,6 +242,12 @@ def test_statements_that_only_append_or_read_are_too(sql: str) -> None:
     assert not effects_of(sql).changes_rows
 
 
+def test_a_setting_leads_names_to_other_tables_unless_it_cannot() -> None:
+    assert effects_of("SET schema = 'other'").may_shadow
+    assert not effects_of("SET enable_external_access = false").may_shadow
+    assert effects_of("SET enable_external_access = false; SET schema = 'other'").may_shadow
+
+
 def test_a_plain_duckdb_client_of_this_process_is_kept_out(tmp_path: Path) -> None:
     engine = create_engine(tmp_path / "store.duckdb")
     with engine.connect(), pytest.raises(duckdb.ConnectionException, match="different configuration"):

