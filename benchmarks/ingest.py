@@ -226,14 +226,15 @@ def _read(arguments: list[str]) -> Reading:
 
 def _child(way: str, source: str, target: str) -> None:
     """Read a file in this process, and print what it cost."""
+    import pyarrow as pa
+
+    pa.array([0])  # imports pandas, if it is there: start-up, too
     if way == "plain":
         from benchmarks import plain_ingest
 
         begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
         logs, fibers = plain_ingest.ingest(Path(source), Path(target), _YEAR)
     else:
-        import pyarrow as pa  # noqa: F401  # start-up, which is not measured
-
         from fiberstore import open_storage
         from fiberstore.ingest.pipeline import ingest
         from fiberstore.ingest.rules import load_rules

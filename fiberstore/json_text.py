@@ -59,7 +59,7 @@ def dump_json(value: JsonValue) -> str | None:
 
 
 def dump_texts(texts: Mapping[str, Sequence[str]]) -> str:
-    """Return what ``dump_json`` returns of checked texts by their names, in half the time."""
+    """Return checked texts by their names as ``dump_json`` does, in half the time."""
     pairs = [f"{_quote(name)}: [{', '.join(map(_quote, found))}]" for name, found in texts.items()]
     return f"{{{', '.join(pairs)}}}"
 

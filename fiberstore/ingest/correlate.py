@@ -322,6 +322,8 @@ class _Batch:
         Returns:
             The id; and the stored fibers that the fiber continues, the one of this id first.
         """
+        if not (fiber.stored or self._ids):
+            return self._new_id(fiber), []
         living = [(stored.first, stored.fiber_id) for stored in fiber.stored]
         former: list[tuple[Position, int]] = []
         for line in fiber.lines if self._ids else ():
@@ -329,13 +331,16 @@ class _Batch:
                 (living if is_living else former).append((line.position, id_))
         ids = [id_ for _, id_ in [*sorted(living), *sorted(former)]]
         if not ids:
-            first = min(fiber.lines, key=_PLACE)
-            return self._store.new_id(first.log_id, first.match), []
+            return self._new_id(fiber), []
         chosen = ids[0]
         changes.merged.update((id_, chosen) for _, id_ in living if id_ != chosen)
         changes.resolved.update((id_, chosen) for _, id_ in former if id_ != chosen)
         parts = [self._stored.get(id_) or self._opened[id_] for id_ in ids[: len(living)]]
         return chosen, parts
+
+    def _new_id(self, fiber: SweptFiber) -> int:
+        first = min(fiber.lines, key=_PLACE)
+        return self._store.new_id(first.log_id, first.match)
 
 
 def _change(fiber_id: int, fiber: SweptFiber, parts: Sequence[StoredFiber]) -> FiberChange:
@@ -380,11 +385,9 @@ def _texts(fiber: SweptFiber, others: Iterable[tuple[str, str]] = ()) -> dict[st
     """
     keys = fiber.keys
     in_order = keys if len(keys) == 1 else sorted(keys, key=lambda key: (keys[key].position, key))
+    extra = {pair for line in fiber.lines for pair in line.attributes}.union(others)
     by_name: dict[str, dict[str, None]] = {}
-    for name, value in (
-        *in_order,
-        *sorted({*others, *(pair for line in fiber.lines for pair in line.attributes)}),
-    ):
+    for name, value in (*in_order, *sorted(extra)) if extra else in_order:
         by_name.setdefault(name, {})[value] = None
     return {name: [*texts] for name, texts in by_name.items()}
 

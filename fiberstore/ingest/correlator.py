@@ -112,7 +112,7 @@ class FiberJoiner:
             if log_time_us < time_us <= now_us:
                 log_time_us = time_us
             for name, occurrence in found:
-                is_known = (log_id, name) in known
+                is_known = bool(known) and (log_id, name) in known
                 if is_known and complete:
                     is_known = [other for other, _ in found].count(name) == 1
                 lines = old if is_known else new

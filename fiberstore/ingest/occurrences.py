@@ -85,34 +85,36 @@ class PatternSearch:
             source_id: Source of the line; patterns without ``source`` also search undeclared ones.
             raw_text: The line.
         """
-        found = self._by_source.get(source_id, self._undeclared).find(raw_text)
+        search = self._by_source.get(source_id, self._undeclared)
+        texts = tuple([pattern.find(raw_text) for pattern in search.patterns])
+        found = (search.known if len(raw_text) <= _LONGEST_KNOWN else search.occurrences)(texts)
         if not found and source_id in self.keyless:
             self.keyless[source_id] += 1
         return found
 
 
 class _SourceSearch:
-    """Searches the lines of one source.
+    """Patterns that search the lines of one source.
 
-    Lines in which the patterns find the same texts have equal occurrences, so those of recent lines are kept.
+    Lines in which they find the same texts have equal occurrences, so those of recent lines are kept.
+
+    Attributes:
+        patterns: The patterns, in the order of the texts that they find.
+        known: Does what ``occurrences`` does, and keeps the results.
     """
 
     def __init__(self, types: Sequence[tuple[str, Sequence["_Compiled"]]], source: str | None) -> None:
         self._plan = []
-        self._patterns: list[_Compiled] = []
+        self.patterns: list[_Compiled] = []
         for name, patterns in types:
             read = [pattern for pattern in patterns if pattern.reads(source)]
             plain = [pattern for pattern in read if not pattern.is_each]
             each = [pattern for pattern in read if pattern.is_each]
             self._plan.append((name, plain, each))
-            self._patterns += [*plain, *each]
-        self._known = lru_cache(maxsize=_KNOWN_TEXTS)(self._occurrences)
+            self.patterns += [*plain, *each]
+        self.known = lru_cache(maxsize=_KNOWN_TEXTS)(self.occurrences)
 
-    def find(self, raw_text: str) -> Found:
-        texts = tuple([pattern.find(raw_text) for pattern in self._patterns])
-        return self._known(texts) if len(raw_text) <= _LONGEST_KNOWN else self._occurrences(texts)
-
-    def _occurrences(self, texts: tuple[tuple[_Texts, ...], ...]) -> Found:
+    def occurrences(self, texts: tuple[tuple[_Texts, ...], ...]) -> Found:
         """Return the occurrences of a line, given the texts of all matches of each pattern."""
         found = []
         matches = iter(texts)
@@ -124,7 +126,7 @@ class _SourceSearch:
                 for match in next(matches):
                     keys = _united(keys, pattern.keys(match))
                     attributes = _united(attributes, pattern.attributes(match))
-                    cut = _joint_cut(cut, pattern.cut)
+                    cut = cut if pattern.cut == _NO_CUT else _joint_cut(cut, pattern.cut)
             if keys:
                 found.append((name, Occurrence(keys, attributes, 0, *cut)))
             number = 0
@@ -224,7 +226,7 @@ def _joint_key(groups: Sequence[_Group], texts: Sequence[str]) -> Key:
 
 
 def _united(first: tuple[_T, ...], second: tuple[_T, ...]) -> tuple[_T, ...]:
-    return tuple(dict.fromkeys(first + second))
+    return tuple(dict.fromkeys(first + second)) if first and second else first or second
 
 
 def _joint_cut(first: _Cut, second: _Cut) -> _Cut:

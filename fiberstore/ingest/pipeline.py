@@ -16,7 +16,7 @@ from fiberstore.repositories.versions import read_checkpoint
 from fiberstore.sql.bulk import NewLog, insert_new_logs
 from fiberstore.sql.correlation import forget_firsts
 
-DEFAULT_BATCH_ROWS = 10_000
+DEFAULT_BATCH_ROWS = 20_000
 _BATCH_CHARACTERS = 1 << 25
 
 

@@ -290,11 +290,10 @@ class _SourceReader:
         for file in self._files:
             counts.files += 1
             for log in self._read_file(file):
-                time_us = log[0]
                 counts.records += 1
-                if before_us is not None and time_us < before_us:
+                if before_us is not None and log[0] < before_us:
                     counts.late += 1
-                before_us = time_us
+                before_us = log[0]
                 yield log
             if before_us is not None:
                 before = from_epoch_us(before_us)

@@ -327,6 +327,7 @@ class _Years:
         self._reached_us: int | None = None
         self._until_us = None if until is None else to_epoch_us(until + _MODIFIED_EARLY)
         self._ahead_us: int | None = None
+        self._last_year: int | None = None
 
     @property
     def is_moving(self) -> bool:
@@ -353,9 +354,30 @@ class _Years:
             year = self.choose_first(instant)
             self._reached_us = instant(year)
             return year
+        if self._last_year is not None and self._goes_on(instant, reached_us, self._last_year):
+            return self._last_year
         year, time_us = self._near(instant, reached_us)
         self._move(time_us, reached_us)
+        self._last_year = year
         return year
+
+    def _goes_on(self, instant: Callable[[int], int], reached_us: int, year: int) -> bool:
+        """Return True if no other year than the last one is near, and take note of the instant in it."""
+        try:
+            time_us = instant(year)
+        except ValueError:
+            return False
+        until_us = self._until_us
+        if (
+            self._ahead_us is not None
+            or not -_LATE_US <= time_us - reached_us <= _LATE_US
+            or (until_us is not None and time_us > until_us)
+            or not 0 <= year - _year_of((reached_us - _LATE_US) // _DAY_US) <= 1
+        ):
+            return False
+        if time_us > reached_us:
+            self._reached_us = time_us
+        return True
 
     def choose_first(self, instant: Callable[[int], int]) -> int:
         """Return the year of the first stamp.

@@ -110,13 +110,15 @@ def using_fibers(
     ]
     rows = fetch_with_batch(
         session,
-        "SELECT DISTINCT k.fiber_id "
+        # Keys first, by OFFSET: PostgreSQL, which knows little of a batch, may join it with all fibers else.
+        "SELECT DISTINCT found.fiber_id "
+        "FROM (SELECT k.fiber_id, batch.fiber_type, batch.config_version, batch.earliest, batch.from_time "
         f"FROM {_hashed(session)} "
-        "JOIN fiber_keys AS k ON k.hash = batch.hash AND k.first_timestamp <= batch.until_time "
-        "JOIN fibers AS f ON f.fiber_id = k.fiber_id AND f.last_activity >= batch.earliest "
-        "AND f.fiber_type = batch.fiber_type AND f.config_version = batch.config_version "
-        "LEFT JOIN fiber_ends AS e ON e.fiber_id = k.fiber_id "
-        "WHERE e.timestamp IS NULL OR e.timestamp >= batch.from_time",
+        "JOIN fiber_keys AS k ON k.hash = batch.hash AND k.first_timestamp <= batch.until_time OFFSET 0) "
+        "AS found JOIN fibers AS f ON f.fiber_id = found.fiber_id AND f.last_activity >= found.earliest "
+        "AND f.fiber_type = found.fiber_type AND f.config_version = found.config_version "
+        "LEFT JOIN fiber_ends AS e ON e.fiber_id = found.fiber_id "
+        "WHERE e.timestamp IS NULL OR e.timestamp >= found.from_time",
         {
             "name": texts([key[0] for key, _, _ in uses]),
             "value": texts([key[1] for key, _, _ in uses]),
@@ -215,15 +217,12 @@ def joined_logs(session: Session, log_ids: Collection[int], config_version: int)
     """Return the logs and types of the stored fibers that they are in by memberships of a version."""
     rows = fetch_with_batch(
         session,
-        f"SELECT m.log_id, f.fiber_type FROM {ARROW_TABLE} AS batch "
-        "JOIN fiber_memberships AS m ON m.log_id = batch.log_id AND m.config_version = batch.config_version "
+        f"SELECT m.log_id, f.fiber_type, m.config_version FROM {ARROW_TABLE} AS batch "
+        "JOIN fiber_memberships AS m ON m.log_id = batch.log_id "
         "JOIN fibers AS f ON f.fiber_id = m.fiber_id",
-        {
-            "log_id": uuids(log_ids),
-            "config_version": repeated(unsigned([config_version]), len(log_ids)),
-        },
+        {"log_id": uuids(log_ids)},
     )
-    return {(row[0].int, row[1]) for row in rows}
+    return {(row[0].int, row[1]) for row in rows if row[2] == config_version}
 
 
 def stored_among(session: Session, fiber_ids: Collection[int]) -> set[int]:

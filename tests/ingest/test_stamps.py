@@ -1,5 +1,6 @@
 """Stamps: what each format reads, and how those are dated that leave something open."""
 
+import random
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -232,3 +233,31 @@ def test_the_29th_of_february_is_of_a_leap_year() -> None:
     assert dates("Feb 29", None, datetime(2026, 1, 1, tzinfo=UTC)) == ["2024-02-29"]
     with pytest.raises(ValueError, match="day is out of range"):
         dates("Feb 29", 2023)
+
+
+@pytest.mark.parametrize(
+    "stamp_format", ["%b %d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%d/%b/%Y:%H:%M:%S %z", "iso8601"]
+)
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Africa/Monrovia"])
+def test_what_a_clock_remembers_of_a_stamp_changes_nothing(stamp_format: str, zone: str) -> None:
+    """Most stamps are read by what the one before was; another clock reads each for itself."""
+    for seed in range(12):
+        dice = random.Random(f"{stamp_format} {zone} {seed}")
+        clock = Clock([stamp_format], ZoneInfo(zone))
+        clock.begin(1971)
+        time = datetime(1971, 10, 20, tzinfo=UTC)
+        step_s = dice.choice([2, 60, 4000, 29 * 86_400])
+        for _ in range(80):
+            time += timedelta(seconds=dice.randrange(-step_s // 4, step_s), microseconds=dice.randrange(999))
+            local = time.astimezone(ZoneInfo(zone))
+            stamp = local.isoformat() if stamp_format == "iso8601" else local.strftime(stamp_format)
+            plain = Clock([stamp_format], ZoneInfo(zone))
+            plain.begin(1971)
+            plain.state = clock.state
+            assert clock.read(stamp) == plain.read(stamp), (seed, stamp)
+
+
+def test_the_minute_in_which_a_zone_changed_its_clocks() -> None:
+    """Liberia left out 44 minutes and 30 seconds."""
+    stamps = ["1972-01-07 00:44:10", "1972-01-07 00:44:50"]
+    assert read(*stamps, zone="Africa/Monrovia") == ["1972-01-07T01:28:40Z", "1972-01-07T00:44:50Z"]
