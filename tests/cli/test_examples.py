@@ -10,7 +10,6 @@ import pytest
 
 from fiberstore import DuckDBStorage
 from fiberstore.ingest import load_rules, read_sources
-from fiberstore.ingest.pipeline import check
 from fiberstore.ingest.first_rules import find_first_rules, write_first_rules
 from fiberstore.ingest.pipeline import check
 from tests.support.command_line import Run, assert_refused
