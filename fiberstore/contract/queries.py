@@ -67,9 +67,8 @@ class Page(Generic[T]):
         next: Cursor of the following page; None on the last page.
         previous: Cursor of the preceding page; None on the first page.
         late: Late rows: stored since the first page was read, with a place before this page. They come in the
-            order they were stored, each once. A fiber counts as stored when it is written, when
-            ``update_fiber`` changes it, and when its type changes; ``upsert_fibers`` of the same type makes
-            nothing late.
+            order they were stored, each once. A fiber counts as stored when it is written, and when its type
+            changes.
     """
 
     items: list[T]

@@ -114,7 +114,6 @@ patterns = st.sampled_from(
         "(?m)^line",
         "é",
         "(a|b)+?",
-        r"\pL",
     ]
 ) | texts.map(lambda text: r"\Q" + text.replace(r"\E", "") + r"\E")
 

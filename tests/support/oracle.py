@@ -365,8 +365,10 @@ class MemoryStorage(LifecycleStorage):
             )
 
     def _put(self, row: FiberRecord) -> None:
+        before = self._stored.fibers.get(row.fiber_id)
         self._stored.fibers[row.fiber_id] = row
-        self._arrive(FiberRecord, row.fiber_id)
+        if before is None or before.fiber_type != row.fiber_type:
+            self._arrive(FiberRecord, row.fiber_id)
 
     def _arrive(self, kind: type, id_: UUID) -> None:
         self._stored.arrivals[kind, id_] = next(self._numbers)
