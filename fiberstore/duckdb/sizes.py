@@ -11,7 +11,7 @@ from fiberstore.duckdb.session_connection import duckdb_connection
 from fiberstore.repositories.query import select_rows
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.prepared import connection_of
-from fiberstore.sql.sizes import StoreSize
+from fiberstore.sql.support import StoreSize
 
 _SIZES = sa.func.pragma_database_size().table_valued(
     *(sa.column(name) for name in ("database_name", "block_size", "total_blocks", "free_blocks"))

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.repositories.query import select_rows
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
-from fiberstore.sql.sizes import StoreSize
+from fiberstore.sql.support import StoreSize
 
 _BLOCK_BYTES = 8_192
 _TABLES = (LOGS, FIBERS, MEMBERSHIPS)

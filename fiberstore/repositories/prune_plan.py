@@ -20,8 +20,9 @@ from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import EpochMicroseconds, TextBytes
 from fiberstore.sql.models import PinnedFiber, PinnedLog, Timestamp
 from fiberstore.sql.prepared import compiled, connection_of
-from fiberstore.sql.sizes import ROW_BYTES
 
+# About what a row takes beside the text of a log: its ids and times, and its places in indexes.
+ROW_BYTES = 100
 _ROWS_AT_ONCE = 2_048
 _MOST_BYTES_IN_MEMORY = 2**20
 

@@ -18,6 +18,7 @@ from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.prune_plan import (
     FIBER_FIELDS,
+    ROW_BYTES,
     TEXT_BYTES,
     UNPINNED_FIBER,
     UNPINNED_LOG,
@@ -40,7 +41,7 @@ from fiberstore.repositories.query import (
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
 from fiberstore.sql.prepared import connection_of
-from fiberstore.sql.sizes import ROW_BYTES, StoreSize
+from fiberstore.sql.support import StoreSize
 from fiberstore.telemetry import Telemetry
 
 # Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.

@@ -8,7 +8,23 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.sql.arrival_order import CommitOrder
-from fiberstore.sql.sizes import StoreSize
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSize:
+    """Size of a store on disk; zeros in memory.
+
+    Attributes:
+        file_bytes: All of it.
+        used_bytes: What is in use.
+        free_bytes: What new rows can take.
+        block_bytes: The least that is taken at once.
+    """
+
+    file_bytes: int
+    used_bytes: int
+    free_bytes: int
+    block_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
