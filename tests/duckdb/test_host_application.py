@@ -182,6 +182,9 @@ def test_columns_of_an_indexed_table_are_altered_and_dropped(host: _Host) -> Non
         logins.append_column(sa.Column("host", sa.BigInteger, nullable=False, comment="its number"))
         logins.append_column(sa.Column("kind", sa.String, server_default="web", nullable=False))
         logins.c.came.nullable = True
+        plain = metadata.tables["plain"]
+        plain.c.code.type = sa.BigInteger()  # its primary key
+        plain.c.size.nullable = False
         logins.indexes.clear()
         sa.Index("ix_logins_host", logins.c.host)
 
