@@ -405,7 +405,9 @@ class DuckDBConnection(StoreConnection):
         """Ask DuckDB after an error: a value that its driver cannot take, for example, ends nothing."""
         try:
             self._raw.execute("SELECT 1").fetchall()
-        except duckdb.Error:
+        except (duckdb.Error, RuntimeError) as error:
+            if is_interrupt(error):
+                raise KeyboardInterrupt from error
             return True
         return False
 

@@ -24,8 +24,8 @@ _OLD_BOOLEANS = {"CAST('f' AS BOOLEAN)": "false", "CAST('t' AS BOOLEAN)": "true"
 class DuckDBImpl(DefaultImpl):
     """DuckDB: DDL is transactional, and an index keeps most of it from its table.
 
-    What DuckDB refuses to alter, because of an index, is made anew with all its rows, as Alembic's batch mode
-    does it; a script in SQL text has the plain statements.
+    What DuckDB refuses to alter is made anew with all its rows, as Alembic's batch mode does it, unless other
+    tables refer to it. A script in SQL text has the plain statements.
     """
 
     transactional_ddl = True
@@ -34,8 +34,8 @@ class DuckDBImpl(DefaultImpl):
         self, table_name: str, column_name: str, *, schema: str | None = None, **changes: Any
     ) -> None:
         """Change a column."""
-        is_blocked = any(changes.get(change) is not None for change in ("nullable", "name", "type_"))
-        if not (is_blocked and self._has_index(table_name, schema)):
+        alters = any(changes.get(change) is not None for change in ("nullable", "name", "type_"))
+        if not (alters and self._is_blocked(table_name, schema, column_name)):
             super().alter_column(table_name, column_name, schema=schema, **changes)
             return
         with self._made_anew(table_name, schema) as batch:
@@ -45,7 +45,7 @@ class DuckDBImpl(DefaultImpl):
         self, table_name: str, column: sa.Column[Any], *, schema: str | None = None, **options: Any
     ) -> None:
         """Add a column."""
-        if column.nullable or not self._has_index(table_name, schema):
+        if column.nullable or not self._is_blocked(table_name, schema):
             super().add_column(table_name, column, schema=schema, **options)
             return
         with self._made_anew(table_name, schema) as batch:
@@ -55,7 +55,7 @@ class DuckDBImpl(DefaultImpl):
         self, table_name: str, column: sa.Column[Any], *, schema: str | None = None, **options: Any
     ) -> None:
         """Drop a column, and the indexes on it."""
-        if not self._has_index(table_name, schema):
+        if not self._is_blocked(table_name, schema, column.name):
             super().drop_column(table_name, column, schema=schema, **options)
             return
         with self._made_anew(table_name, schema) as batch:
@@ -174,11 +174,19 @@ class DuckDBImpl(DefaultImpl):
         """Tables of which the transaction has dropped an index."""
         return cast("set[tuple[str | None, str]]", self.__dict__.setdefault("unindexed", set()))
 
-    def _has_index(self, table_name: str, schema: str | None) -> bool:
+    def _is_blocked(self, table_name: str, schema: str | None, column_name: str = "") -> bool:
+        """Tell whether DuckDB alters no column because of an index, or not this one for a constraint."""
         if self.as_sql:
             return False
-        dropped = (schema, table_name) in self._unindexed
-        return dropped or bool(sa.inspect(self._bound).get_indexes(table_name, schema))
+        inspector = sa.inspect(self._bound)
+        if (schema, table_name) in self._unindexed or inspector.get_indexes(table_name, schema):
+            return True
+        constrained = [
+            inspector.get_pk_constraint(table_name, schema)["constrained_columns"],
+            *(unique["column_names"] for unique in inspector.get_unique_constraints(table_name, schema)),
+            *(key["constrained_columns"] for key in inspector.get_foreign_keys(table_name, schema)),
+        ]
+        return any(column_name in columns for columns in constrained)
 
     @contextmanager
     def _made_anew(self, table_name: str, schema: str | None) -> Iterator[BatchOperations]:
