@@ -137,7 +137,7 @@ def generation_record(generation: Generation) -> Record:
 
 
 def print_logs(
-    logs: Sequence[StoredLog], shape: Shape, *, highlight: str | None = None, with_names: bool = True
+    shape: Shape, logs: Sequence[StoredLog], with_names: bool = True, *, highlight: str | None = None
 ) -> None:
     """Print logs, on a terminal the beginning of each; ``print_fiber`` and a pipe get the whole.
 
@@ -202,9 +202,9 @@ def print_fiber(
         case "tsv":
             print_records([record], _FIBER, Group, shape)
             print_line()
-            print_logs(logs, shape)
+            print_logs(shape, logs)
         case "raw":
-            print_logs(logs, shape)
+            print_logs(shape, logs)
 
 
 def print_histogram(buckets: Sequence[Bucket], group: str | None, shape: Shape) -> None:

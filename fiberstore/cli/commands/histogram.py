@@ -26,6 +26,7 @@ from fiberstore.cli.render import print_histogram, shape_of_output
 from fiberstore.cli.stores import open_to_read
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
 from fiberstore.contract.queries import Fibers, Logs
+from fiberstore.records import StoredLog
 
 T = TypeVar("T")
 
@@ -87,10 +88,7 @@ def histogram(
         with open_to_read(db) as storage:
             group: Literal["fiber_type"] | None = "fiber_type" if by else None
             chosen_fibers = of_fibers.of(storage)
-            width = bucket or _width(
-                start or _first_activity(chosen_fibers.order_by("oldest")),
-                end or _first_activity(chosen_fibers.order_by("newest")),
-            )
+            width = bucket or _width(chosen_fibers, start, end)
             buckets = chosen_fibers.histogram(width, by=group, start=start, end=end)
         print_histogram(buckets, group, shape)
     else:
@@ -103,32 +101,27 @@ def histogram(
         with open_to_read(db) as storage:
             source_id: Literal["source_id"] | None = "source_id" if by else None
             chosen_logs = of_logs.of(storage)
-            width = bucket or _width(
-                start or _timestamp(chosen_logs.order_by("oldest")),
-                end or _timestamp(chosen_logs.order_by("newest")),
-            )
+            width = bucket or _width(chosen_logs, start, end)
             buckets = chosen_logs.histogram(width, by=source_id, start=start, end=end)
         print_histogram(buckets, source_id, shape)
 
 
-def _timestamp(logs: Logs) -> datetime | None:
-    first = logs.page(1).items
-    return first[0].timestamp if first else None
-
-
-def _first_activity(fibers: Fibers) -> datetime | None:
-    first = fibers.page(1).items
-    return first[0].first_activity if first else None
-
-
-def _width(first: datetime | None, last: datetime | None) -> timedelta:
-    """Return the smallest round width whose steps from one time to another are not too many."""
+def _width(query: Logs | Fibers, start: datetime | None, end: datetime | None) -> timedelta:
+    """Return the smallest round width whose steps between two times, or those there are, are not too many."""
+    first = start or _first_time(query.order_by("oldest"))
+    last = end or _first_time(query.order_by("newest"))
     if first is None or last is None:
         return _WIDTHS[0]
     for width in _WIDTHS:
         if (last - _EPOCH) // width - (first - _EPOCH) // width < _MOST_STEPS:
             return width
     return _WIDTHS[-1]
+
+
+def _first_time(query: Logs | Fibers) -> datetime | None:
+    for found in query.page(1).items:
+        return found.timestamp if isinstance(found, StoredLog) else found.first_activity
+    return None
 
 
 def _refuse(why: str, **given: object) -> None:

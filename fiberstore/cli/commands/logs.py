@@ -20,7 +20,7 @@ from fiberstore.cli.options import (
     print_pages,
     with_filter,
 )
-from fiberstore.cli.render import Shape, print_logs
+from fiberstore.cli.render import print_logs
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Logs
@@ -43,11 +43,7 @@ def logs(
     shape = chosen_shape(form, as_json=as_json)
     with open_to_read(db) as storage:
         page = chosen.of(storage).order_by(order).page
-        print_pages(page, partial(_show, shape, None), chosen, limit=limit, cursor=cursor, shape=shape)
-
-
-def _show(shape: Shape, highlight: str | None, found: list[StoredLog], with_names: bool) -> None:
-    print_logs(found, shape, highlight=highlight, with_names=with_names)
+        print_pages(page, partial(print_logs, shape), chosen, limit=limit, cursor=cursor, shape=shape)
 
 
 @app.command(epilog="Example: fiberstore grep --db store.duckdb -i 'time ?out' --source web")
@@ -84,7 +80,7 @@ def grep(  # as grep has them
             number = query.count()
             print_json({"count": number}) if shape == "json" else print_line(str(number))
         else:
-            show = partial(_show, shape, None if invert_match else expression)
+            show = partial(print_logs, shape, highlight=None if invert_match else expression)
             print_pages(query.page, show, chosen, limit=limit, cursor=cursor, shape=shape)
 
 
