@@ -31,6 +31,7 @@ from fiberstore.cli import main
 from fiberstore.exchange import Stamp, read_records
 from fiberstore.records import StoredLog
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 ID = "00000000-0000-0000-0000-000000000001"
 TIME = "2024-02-29T12:00:00Z"
@@ -250,7 +251,7 @@ BAD_LOGS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "text", "message"), BAD_LOGS.values(), ids=list(BAD_LOGS))
+@parametrize_mostly_slow(("name", "text", "message"), BAD_LOGS.values(), quick=18, ids=list(BAD_LOGS))
 def test_bad_logs_are_refused_with_file_row_and_column(
     *, storage: DuckDBStorage, tmp_path: Path, name: str, text: str, message: str
 ) -> None:
