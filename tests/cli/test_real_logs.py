@@ -48,6 +48,7 @@ def grep_lines(pattern: str, name: str) -> int:
     return int(subprocess.check_output(["grep", "-cE", pattern, LOGHUB / name]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LOGHUB.is_dir(), reason=f"needs the sample log files in {LOGHUB}")
 def test_real_logs_give_the_fibers_that_grep_counts(run: Run, tmp_path: Path, db_file: Path) -> None:
     rules = tmp_path / "rules.toml"

@@ -121,7 +121,7 @@ def test_a_call_is_refused(stores: dict[str, tuple[Storage, sa.Engine]], face: s
 
 
 @pytest.mark.parametrize("face", ["sync", "postgresql"])
-@pytest.mark.parametrize("row", IN_TRANSACTION, ids=[row.name for row in IN_TRANSACTION])
+@parametrize_mostly_slow("row", IN_TRANSACTION, quick=6, ids=[row.name for row in IN_TRANSACTION])
 def test_a_call_of_a_repository_is_refused_and_rolls_its_transaction_back(
     stores: dict[str, tuple[Storage, sa.Engine]], row: InTransaction, face: str
 ) -> None:

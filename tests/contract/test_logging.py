@@ -396,6 +396,7 @@ def test_records_are_stored_when_the_program_ends(store_file: Path) -> None:
     assert "fiberstore.logging" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_records_of_a_forked_child_are_told_of(store_file: Path) -> None:
     texts, told = run(textwrap.dedent(PROGRAM) + textwrap.dedent(FORK), store_file)

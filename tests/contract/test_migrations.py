@@ -315,7 +315,6 @@ def test_a_database_made_by_plain_ddl_is_adopted_with_its_rows(unmade: SqlStorag
         ("ALTER TABLE fibers ALTER closed DROP NOT NULL", "closed"),
         ("DROP TABLE fibers; CREATE TABLE fibers (fiber_id UUID)", "fibers"),
     ],
-    quick=2,
 )
 def test_tables_of_another_shape_are_left_alone(unmade: SqlStorage, change: str, complaint: str) -> None:
     run(unmade.engine, plain_ddl(unmade.engine) + change)
@@ -367,7 +366,6 @@ def test_tables_without_their_primary_key_are_left_alone(unmade: SqlStorage) -> 
         ("", "", "CREATE UNIQUE INDEX idx_fibers_type ON fibers (fiber_type)", "idx_fibers_type"),
         ("", "", "CREATE INDEX idx_fibers_type ON sources (name)", "idx_fibers_type"),
     ],
-    quick=3,
 )
 def test_constraints_and_indexes_of_another_make_are_refused(
     *, unmade: SqlStorage, replaced: str, by: str, more: str, complaint: str
@@ -390,7 +388,6 @@ def test_constraints_and_indexes_of_another_make_are_refused(
             "index idx_raw_logs_timestamp .* drop it",
         ),
     ],
-    quick=3,
 )
 def test_collations_and_spellings_of_another_make_are_refused(
     db_file: Path, replaced: str, by: str, complaint: str

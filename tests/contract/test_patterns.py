@@ -278,7 +278,7 @@ def test_redact_replaces_what_re2_replaces(any_storage: SqlStorage, long: bool, 
         patterns=st.lists(GRAMMAR, min_size=10, max_size=20), texts=st.lists(TEXT, min_size=5, max_size=15)
     )
     @settings(
-        max_examples=1_000 if long and long_form else 20 if long else 3,
+        max_examples=1_000 if long and long_form else 20 if long else 2,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -37,6 +37,7 @@ from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.cursor import Cursor
 from fiberstore.sql.pool import StorePool
 from tests.support.factories import NOON, a_fiber, some_logs
+from tests.support.parameters import parametrize_mostly_slow
 
 
 def test_a_batch_with_a_bad_record_stores_nothing(storage: DuckDBStorage) -> None:
@@ -48,7 +49,7 @@ def test_a_batch_with_a_bad_record_stores_nothing(storage: DuckDBStorage) -> Non
     assert storage.write_logs(logs[:4999]) == 4999
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("fields", "error", "complaint"),
     [
         ({"timestamp": NOON.replace(tzinfo=None)}, ValueError, "naive"),
@@ -63,6 +64,7 @@ def test_a_batch_with_a_bad_record_stores_nothing(storage: DuckDBStorage) -> Non
         ({"config_version": 2**64}, ValueError, "18446744073709551616"),
         ({"ingestion_time": None}, TypeError, "None"),
     ],
+    quick=5,
 )
 def test_logs_that_skipped_their_validation_are_refused(
     storage: DuckDBStorage, fields: dict[str, object], error: type[Exception], complaint: str

@@ -231,6 +231,7 @@ def test_a_process_waits_for_the_file_as_long_as_it_is_told(db_file: Path) -> No
     waiter.stdout.close()
 
 
+@pytest.mark.slow
 def test_after_kill_9_of_the_owner_the_next_open_works_at_once(db_file: Path) -> None:
     holder = a_holder(db_file)
     holder.send_signal(signal.SIGKILL)

@@ -153,7 +153,7 @@ def test_nothing_is_copied_as_nothing(source: DuckDBStorage, destination: DuckDB
     assert {held.rows for held in copied.source.values()} == {0}
 
 
-@pytest.mark.parametrize("batch_rows", [7, 10_000])
+@parametrize_mostly_slow("batch_rows", [7, 10_000])
 def test_every_value_of_every_table_is_copied(
     source: DuckDBStorage, destination: DuckDBStorage, batch_rows: int
 ) -> None:

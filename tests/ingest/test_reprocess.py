@@ -123,10 +123,10 @@ def fresh(stores: Callable[[], DuckDBStorage], rules: Rules) -> State:
 @pytest.mark.parametrize(
     ("text", "max_gap"),
     [
-        pytest.param(HADOOP, "60s", id="Hadoop-60s"),
         *(
             pytest.param(text, max_gap, id=f"{name}-{max_gap}", marks=pytest.mark.slow)
             for name, text, max_gap in (
+                ("Hadoop", HADOOP, "60s"),
                 ("OpenSSH", SSHD, "infinite"),
                 ("OpenSSH", SSHD, "60s"),
                 ("Hadoop", HADOOP, "infinite"),

@@ -33,10 +33,17 @@ def rules(max_gap: str) -> Rules:
 OLD, NEW, OTHER = rules("60s"), rules("500ms"), rules("400ms")
 
 
+# Which logs are chosen is decided above the statements that the correlator has for each engine.
+@pytest.fixture(params=["duckdb", pytest.param("postgresql", marks=pytest.mark.slow)])
+def unfilled(request: pytest.FixtureRequest) -> CorrelatingStorage:
+    storage: CorrelatingStorage = request.getfixturevalue(f"{request.param}_storage")
+    return storage
+
+
 @pytest.fixture
-def storage(any_storage: CorrelatingStorage) -> CorrelatingStorage:
-    write(any_storage, LINES)
-    return any_storage
+def storage(unfilled: CorrelatingStorage) -> CorrelatingStorage:
+    write(unfilled, LINES)
+    return unfilled
 
 
 def write(storage: CorrelatingStorage, lines: list[tuple[int, str, str]]) -> None:
@@ -99,10 +106,10 @@ each = true
 """
 
 
-def test_a_log_of_a_kept_and_of_another_fiber_is_in_both(any_storage: CorrelatingStorage) -> None:
+def test_a_log_of_a_kept_and_of_another_fiber_is_in_both(unfilled: CorrelatingStorage) -> None:
     old, new = (parse_rules(SEVERAL.format(max_gap=max_gap)) for max_gap in ("60s", "61s"))
     texts = ["key=a blk_1", "key=a session=s", "session=s", "blk_1 blk_2", "blk_2"]
-    any_storage.correlate(old).write(
+    unfilled.correlate(old).write(
         LogRecord(
             timestamp=NOON + timedelta(seconds=second),
             source_id="web" if second else "api",
@@ -112,10 +119,10 @@ def test_a_log_of_a_kept_and_of_another_fiber_is_in_both(any_storage: Correlatin
         for second, text in enumerate(texts)
     )
     for _run in range(2):
-        reprocess(any_storage, new, logs=IS_API)
+        reprocess(unfilled, new, logs=IS_API)
         expected = {frozenset({0, 1}), frozenset({1, 2}), frozenset({0, 3}), frozenset({3, 4})}
-        assert fibers(any_storage, new.config_version) == expected
-        assert any_storage.fibers.where(Fibers.c.config_version == new.config_version).count() == 4
+        assert fibers(unfilled, new.config_version) == expected
+        assert unfilled.fibers.where(Fibers.c.config_version == new.config_version).count() == 4
 
 
 def test_a_later_log_joins_a_kept_fiber(storage: CorrelatingStorage) -> None:

@@ -20,6 +20,7 @@ from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import all_rows, fiber, log, member
 from tests.support import postgres_server
+from tests.support.parameters import parametrize_mostly_slow
 
 SECRET = "s3cr3t"  # noqa: S105
 PASSWORD = f"{SECRET}-Pässword@:/"
@@ -440,7 +441,7 @@ def owned(server: Server) -> Iterator[PostgresStorage]:
         yield storage
 
 
-@pytest.mark.parametrize("rights", RIGHTS, ids=[rights.name for rights in RIGHTS])
+@parametrize_mostly_slow("rights", RIGHTS, quick=8, ids=[rights.name for rights in RIGHTS])
 def test_a_call_without_rights_is_refused(
     server: Server, owned: PostgresStorage, rights: Rights, caplog: pytest.LogCaptureFixture
 ) -> None:
