@@ -48,7 +48,7 @@ Found: TypeAlias = tuple[tuple[str, Occurrence], ...]
 _T = TypeVar("_T")
 
 _NO_CUT: _Cut = (False, False, None)
-_KNOWN_TEXTS = 1024
+_KNOWN_TEXTS = 256
 _LONGEST_KNOWN = 4096
 
 
