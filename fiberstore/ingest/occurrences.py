@@ -192,6 +192,8 @@ class _Compiled:
     def attributes(self, match: _Texts) -> tuple[tuple[str, str], ...]:
         """Return the other texts of a match."""
         groups = self._attribute_groups
+        if not groups:
+            return ()
         return tuple(
             (group[0], text) for group, text in zip(groups, _texts(match, groups), strict=True) if text
         )
