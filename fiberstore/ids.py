@@ -87,7 +87,7 @@ class StableLogIds:
         size, place_size = len(text).to_bytes(8, "big"), len(place).to_bytes(8, "big")
         content = b"".join((self._head, place_size, place, size, text, self._end))
         digest = hashlib.blake2b(content, digest_size=_TAIL_BITS // 8).digest()
-        return self._of_time | _position_bits(position) | int.from_bytes(digest, "big")
+        return self._of_time + _position_bits(position) + int.from_bytes(digest, "big")
 
 
 def stable_fiber_id(fiber_type: str, config_version: int, first_log_id: UUID, match: int = 0) -> UUID:

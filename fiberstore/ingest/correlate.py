@@ -230,12 +230,12 @@ class _Batch:
             found.sort()
             first_us = last_us = found[0]
             spans = []
-            for time_us in found:
+            for time_us in found if found[-1] > self._after(first_us) else ():
                 if time_us > self._after(last_us):
                     spans.append((first_us, self._after(last_us)))
                     first_us = time_us
                 last_us = time_us
-            spans.append((first_us, self._after(last_us)))
+            spans.append((first_us, self._after(found[-1])))
             self._looked_up.setdefault(key, []).extend(spans)
             uses += [(key, *span) for span in spans]
         return uses

@@ -48,7 +48,7 @@ Found: TypeAlias = tuple[tuple[str, Occurrence], ...]
 _T = TypeVar("_T")
 
 _NO_CUT: _Cut = (False, False, None)
-_KNOWN_TEXTS = 1024
+_KNOWN_TEXTS = 256
 _LONGEST_KNOWN = 4096
 
 
@@ -192,6 +192,8 @@ class _Compiled:
     def attributes(self, match: _Texts) -> tuple[tuple[str, str], ...]:
         """Return the other texts of a match."""
         groups = self._attribute_groups
+        if not groups:
+            return ()
         return tuple(
             (group[0], text) for group, text in zip(groups, _texts(match, groups), strict=True) if text
         )

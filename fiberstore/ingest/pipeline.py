@@ -1,12 +1,12 @@
 """Log files into a store: read, correlate, write, one transaction for each batch of lines."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
 from fiberstore.contract.queries import Fibers, Logs
-from fiberstore.ingest.correlator import CorrelationCounts, Correlator
+from fiberstore.ingest.correlator import CorrelationCounts, Correlator, uncollected
 from fiberstore.ingest.known_files import KnownFiles, places_from_text, places_to_text
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import LogReader, SourceCounts
@@ -240,15 +240,15 @@ def _source_warnings(name: str, source: Source, counts: SourceCounts) -> Iterato
             yield f"{name}: {what}: {number:,}"
 
 
-def _batches(logs: Iterable[NewLog], batch_rows: int) -> Iterator[list[NewLog]]:
-    """Yield records in batches; each is yielded once it is known whether its last one ended its file."""
-    batch: list[NewLog] = []
-    characters = 0
-    for log in logs:
-        if len(batch) >= batch_rows or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-        batch.append(log)
-        characters += len(log[3])
-    if batch:
+def _batches(logs: Iterator[NewLog], batch_rows: int) -> Iterator[list[NewLog]]:
+    """Yield logs in batches; each is yielded once it is known whether its last one ended its file."""
+    following = next(logs, None)
+    while following is not None:
+        batch: list[NewLog] = []
+        characters = 0
+        with uncollected():
+            while following is not None and len(batch) < batch_rows and characters < _BATCH_CHARACTERS:
+                batch.append(following)
+                characters += len(following[3])
+                following = next(logs, None)
         yield batch

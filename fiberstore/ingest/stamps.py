@@ -190,12 +190,11 @@ class Clock:
     @property
     def state(self) -> ClockState:
         """State to continue from."""
-        return self._mark_us, *self._years.state
+        return self._mark_us, self._years.reached_us, self._years.ahead_us
 
     @state.setter
     def state(self, state: ClockState) -> None:
-        self._mark_us, *years = state
-        self._years.state = years[0], years[1]
+        self._mark_us, self._years.reached_us, self._years.ahead_us = state
         self._last, self.before = None, state
 
     def first_year(self, stamp: str, near: datetime | None, until: datetime | None = None) -> int | None:
@@ -230,11 +229,10 @@ class Clock:
     def _find(self, stamp: str) -> int:
         self.before = self.state
         minute, rest_us = self._parse(stamp)
-        year = (
-            minute.local.year
-            if minute.has_year
-            else self._years.choose(lambda year: self._instants(minute, rest_us, year)[0])
-        )
+        if minute.has_year:
+            year = minute.local.year
+        else:
+            year = self._years.choose(lambda year: self._instants(minute, rest_us, year)[0])
         time_us = self._advance(*self._instants(minute, rest_us, year)) - self._offset_us
         if not EARLIEST_US <= time_us <= LATEST_US:
             raise ValueError("is outside the years 1 to 9999")
@@ -254,7 +252,7 @@ class Clock:
         if stamp.startswith(self._before):
             found = _SECONDS.fullmatch(stamp, len(self._before))
             if found and found[3] == self._after and (found[2] is not None) == self._has_fraction:
-                return self._minute, int(found[1]) * _SECOND_US + _microseconds(found[2] or "")
+                return self._minute, int(found[1]) * _SECOND_US + _microseconds(found[2])
         parsed = self._parse_all(stamp)
         place = parsed.place
         if place >= 0 and (found := _SECONDS.fullmatch(stamp, place)):
@@ -319,29 +317,25 @@ class Clock:
 
 
 class _Years:
-    """Chooses the years of stamps that have none; the class ``Clock`` says how."""
+    """Chooses the years of stamps that have none; the class ``Clock`` says how.
+
+    Attributes:
+        reached_us: Latest time that counts, in µs since 1970.
+        ahead_us: Time to which the last stamp has jumped.
+    """
 
     def __init__(self, year: int | None, until: datetime | None = None, near: datetime | None = None) -> None:
         self._year = year
         self._near_first = near
-        self._reached_us: int | None = None
+        self.reached_us: int | None = None
         self._until_us = None if until is None else to_epoch_us(until + _MODIFIED_EARLY)
-        self._ahead_us: int | None = None
+        self.ahead_us: int | None = None
         self._last_year: int | None = None
 
     @property
     def is_moving(self) -> bool:
         """True if an equal stamp would confirm a jump ahead."""
-        return self._ahead_us is not None
-
-    @property
-    def state(self) -> tuple[int | None, int | None]:
-        """Latest time that counts, and the one to which the last stamp has jumped."""
-        return self._reached_us, self._ahead_us
-
-    @state.setter
-    def state(self, state: tuple[int | None, int | None]) -> None:
-        self._reached_us, self._ahead_us = state
+        return self.ahead_us is not None
 
     def choose(self, instant: Callable[[int], int]) -> int:
         """Return the year of the next stamp, given its instant in any year, in µs since 1970.
@@ -349,10 +343,10 @@ class _Years:
         Raises:
             ValueError: The stamp is no date in the years that might be meant.
         """
-        reached_us = self._reached_us
+        reached_us = self.reached_us
         if reached_us is None:
             year = self.choose_first(instant)
-            self._reached_us = instant(year)
+            self.reached_us = instant(year)
             return year
         if self._last_year is not None and self._goes_on(instant, reached_us, self._last_year):
             return self._last_year
@@ -369,14 +363,14 @@ class _Years:
             return False
         until_us = self._until_us
         if (
-            self._ahead_us is not None
+            self.ahead_us is not None
             or not -_LATE_US <= time_us - reached_us <= _LATE_US
             or (until_us is not None and time_us > until_us)
             or not 0 <= year - _year_of((reached_us - _LATE_US) // _DAY_US) <= 1
         ):
             return False
         if time_us > reached_us:
-            self._reached_us = time_us
+            self.reached_us = time_us
         return True
 
     def choose_first(self, instant: Callable[[int], int]) -> int:
@@ -409,15 +403,15 @@ class _Years:
         return year, time_us
 
     def _move(self, time_us: int, reached_us: int) -> None:
-        ahead_us = self._ahead_us
+        ahead_us = self.ahead_us
         if time_us - reached_us <= _LATE_US:
-            self._reached_us, self._ahead_us = max(time_us, reached_us), None
+            self.reached_us, self.ahead_us = max(time_us, reached_us), None
         elif ahead_us is None or time_us < ahead_us - _LATE_US:
-            self._ahead_us = time_us
+            self.ahead_us = time_us
         elif time_us <= ahead_us + _LATE_US:
-            self._reached_us, self._ahead_us = max(time_us, ahead_us), None
+            self.reached_us, self.ahead_us = max(time_us, ahead_us), None
         else:
-            self._reached_us, self._ahead_us = ahead_us, time_us
+            self.reached_us, self.ahead_us = ahead_us, time_us
 
 
 @lru_cache(maxsize=64)
@@ -488,7 +482,7 @@ def _from_match(match: re.Match[str] | None) -> _Parsed:
         month, day = date.month, date.day
     else:
         month, day = _month(found), int(found["d"])
-    minute, second, fine = int(found.get("M", 0)), int(found.get("S", 0)), _microseconds(found.get("f", ""))
+    minute, second, fine = int(found.get("M", 0)), int(found.get("S", 0)), _microseconds(found.get("f"))
     if second >= _LEAP_SECOND:
         if minute != _LEAP_MINUTE:
             raise ValueError("second must be in 0..59")
@@ -528,8 +522,8 @@ def _offset(text: str) -> timedelta:
     return -size if text[0] == "-" else size
 
 
-def _microseconds(fraction: str) -> int:
-    return int(fraction[:_MICROSECOND_DIGITS].ljust(_MICROSECOND_DIGITS, "0"))
+def _microseconds(fraction: str | None) -> int:
+    return 0 if not fraction else int(fraction[:_MICROSECOND_DIGITS].ljust(_MICROSECOND_DIGITS, "0"))
 
 
 def _parse_epoch(stamp: str, digits: int) -> _Parsed:

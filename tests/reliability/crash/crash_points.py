@@ -4,7 +4,8 @@ import itertools
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ _KEYS_AT_ONCE = 500
 _KEYS_CHECKED = 2_000
 _RECORDS_READ = 20
 _LOG_LINES = 1_000
+_ALL_LOGS = 1_000_000  # more than there are
 _OLD_ROWS = 3_000
 
 _SELECTED = {
@@ -456,18 +458,17 @@ class IngestedFile:
         keep_files(self.path)
         self._strikes_left -= 1
         read = max((int(words[2]) for words in death.lines if words[:2] == ["end", "batch"]), default=0)
-        states = self._inputs.states
         with DuckDBStorage(self.path) as storage:
             found = state_of(storage)
             if len(found.logs) < read:
                 raise ViolationError(f"{len(found.logs)} logs, {read} were acknowledged")
-            if found != states.get(len(found.logs)):
+            if found != self._inputs.state_after(len(found.logs)):
                 raise ViolationError(
                     f"{len(found.logs)} logs, with fibers and memberships that do not belong to them"
                 )
             if self._strikes_left == 0:
                 self._inputs.ingest(storage)
-                if state_of(storage) != states[max(states)]:
+                if state_of(storage) != self._inputs.state_after(_ALL_LOGS):
                     raise ViolationError("the ingest ended otherwise than one that was not killed")
         return Strike(death, death.in_flight["batch"] > 0, ended=self._strikes_left == 0)
 
@@ -477,22 +478,33 @@ class IngestInputs:
 
     Attributes:
         rules_file: The rules.
-        states: The state after each batch, by the number of logs.
     """
 
     def __init__(self, folder: Path) -> None:
         self.rules_file = folder / "rules.toml"
         self.rules_file.write_text(RULES)
-        self.states: dict[int, State] = {}
+        self._states: dict[int, State] = {}
         write_log_files(folder, _LOG_LINES)
-        with DuckDBStorage(":memory:") as storage:
-            storage.init_schema()
-            self.states[0] = state_of(storage)
 
-            def keep(report: IngestReport) -> None:
-                self.states[report.logs_read] = state_of(storage)
+    def state_after(self, logs: int) -> State:
+        """Return the state of a store that has the first logs of the files."""
+        if logs not in self._states:
+            with DuckDBStorage(":memory:") as storage:
+                storage.init_schema()
+                if logs:
+                    with suppress(_EnoughError):
+                        ingest(storage, load_rules(self.rules_file), batch_rows=logs, on_batch=_stop)
+                self._states[logs] = state_of(storage)
+        return self._states[logs]
 
-            self.ingest(storage, keep)
+    def ingest(self, storage: DuckDBStorage) -> None:
+        """Ingest the files to their end."""
+        ingest(storage, load_rules(self.rules_file), batch_rows=INGEST_BATCH_ROWS)
 
-    def ingest(self, storage: DuckDBStorage, on_batch: Callable[[IngestReport], None] | None = None) -> None:
-        ingest(storage, load_rules(self.rules_file), batch_rows=INGEST_BATCH_ROWS, on_batch=on_batch)
+
+class _EnoughError(Exception):
+    """Ends an ingest after its first batch."""
+
+
+def _stop(report: IngestReport) -> None:
+    raise _EnoughError(report.logs_read)
