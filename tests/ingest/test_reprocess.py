@@ -448,7 +448,8 @@ def test_a_dropped_generation_can_be_made_again(
     reprocess(storage, new)
     made = generation(storage, new)
     assert storage.versions.drop(new.config_version).memberships == len(made.memberships)
-    assert [checkpoint.name for checkpoint in storage.checkpoints.all()] == ["ingest web"]
+    read = f"read {old.config_version:016x} web"
+    assert [checkpoint.name for checkpoint in storage.checkpoints.all()] == ["ingest web", read]
     reprocess(storage, new)
     assert generation(storage, new) == made
 
