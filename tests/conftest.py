@@ -139,9 +139,9 @@ def any_storage(request: pytest.FixtureRequest) -> SqlStorage:
 
 
 @pytest.fixture(scope="session")
-def postgres_server_url(testrun_uid: str) -> Iterator[URL]:
-    """The URL of a PostgreSQL server, on which databases can be made; the processes of xdist share it."""
-    with postgres_server.server(testrun_uid[:8]) as url:
+def postgres_server_url() -> Iterator[URL]:
+    """The URL of a PostgreSQL server, on which databases can be made."""
+    with postgres_server.server() as url:
         yield url
 
 

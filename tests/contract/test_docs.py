@@ -151,7 +151,7 @@ def _rewritten(path: Path, server_url: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    with postgres_server.server("docs") as started:
+    with postgres_server.server() as started:
         for written in PAGES:
             with (
                 postgres_server.database(started) as new_url,

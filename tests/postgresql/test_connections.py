@@ -81,6 +81,7 @@ def test_a_stream_that_outlives_its_transaction_ends_no_other(postgresql_storage
         assert sum(len(rows) for rows in read) == len(MANY) - 1
 
 
+@pytest.mark.usefixtures("postgresql_storage")  # which is empty
 def test_who_may_only_read_resolves_many_fibers(postgres_tables_url: str) -> None:
     with PostgresStorage(postgres_tables_url, read_only=True) as storage:
         assert storage.resolve_fibers([log(number).log_id for number in MANY]) == {}

@@ -4,7 +4,6 @@ The latter must let the user of the URL do everything, and ask others for their 
 """
 
 import atexit
-import fcntl
 import os
 import signal
 import subprocess
@@ -40,59 +39,41 @@ _FAST = "fsync = off\nfull_page_writes = off\nautovacuum = off\nmax_connections 
 
 
 @contextmanager
-def server(name: str) -> Iterator[URL]:
+def server() -> Iterator[URL]:
     """Give the URL of a server, on which databases can be made; start one if need be.
 
-    Args:
-        name: Of the run of tests. Its processes share one server, which the last of them stops.
+    Processes do not share it: the place of a tail depends on the transactions of all databases of a server.
     """
     given = os.environ.get(GIVEN)
     if given:
         yield make_url(given).set(drivername=DRIVER)
         return
     # Not below pytest's folder: where root runs the tests, the server is another user's, who cannot go there.
-    folder = Path(gettempdir(), PREFIX + name)
-    with _one_at_a_time():
-        started = _started(folder)
+    folder = Path(gettempdir(), new_name()[: len(PREFIX) + 8])
+    locales = folder / "locales"
+    locales.mkdir(parents=True)
     try:
-        yield make_url(started.get_uri()).set(drivername=DRIVER)
-    finally:
-        with _one_at_a_time():
-            started.cleanup()
-            if not started.pgdata.exists():
-                rmtree(folder)
-
-
-def _started(folder: Path) -> "PostgresServer":
-    """Return the server of a folder, which is started unless another process has done so."""
-    data, locales = folder / "data", folder / "locales"
-    is_new = not data.exists()
-    if is_new:
-        locales.mkdir(parents=True)
         if _make_locale(locales):
             os.environ["LOCPATH"] = str(locales)
-    try:
-        started = _wheels_server(data, cleanup_mode="delete")
-        if is_new:
-            started.ensure_pgdata_inited()
-            admitted, settings = data / "pg_hba.conf", data / "postgresql.conf"
-            admitted.write_text(_ASKED_FOR_PASSWORDS + admitted.read_text())
-            settings.write_text(settings.read_text() + _FAST)
-        started.start()
+        started = _started(folder / "data")
+        try:
+            yield make_url(started.get_uri()).set(drivername=DRIVER)
+        finally:
+            started.cleanup()
     finally:
         os.environ.pop("LOCPATH", None)
+        rmtree(folder)
+
+
+def _started(data: Path) -> "PostgresServer":
+    """Start a server whose settings are there before it starts, as the number of its connections must be."""
+    started = _wheels_server(data, cleanup_mode="delete")
+    started.ensure_pgdata_inited()
+    admitted, settings = data / "pg_hba.conf", data / "postgresql.conf"
+    admitted.write_text(_ASKED_FOR_PASSWORDS + admitted.read_text())
+    settings.write_text(settings.read_text() + _FAST)
+    started.start()
     return started
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Keep other processes out of this block."""
-    folder = os.open(gettempdir(), os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 @contextmanager
