@@ -16,24 +16,26 @@ from fiberstore.contract.columns import FiberColumns, LogColumns, MembershipColu
 from fiberstore.contract.conditions import Condition, Scalar
 from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
-    Bucket,
-    Deleted,
     FiberGroup,
     FiberOrder,
     Fibers,
-    FiberSummary,
-    Found,
     Group,
-    LogContext,
     LogGroup,
     LogOrder,
     Logs,
     OrderName,
     P,
-    Page,
     Partition,
     Query,
     R,
+)
+from fiberstore.contract.results import (
+    Bucket,
+    Deleted,
+    FiberSummary,
+    Found,
+    LogContext,
+    Page,
     Timeline,
     ValueCount,
 )

@@ -15,8 +15,9 @@ from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
 from fiberstore.aio.workers import OneWorker, Worker, Workers
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, Checkpoints, LifecycleStorage, Pruned, Versions
+from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, Checkpoints, LifecycleStorage, Versions
 from fiberstore.contract.queries import QueryStorage
+from fiberstore.contract.results import Pruned
 from fiberstore.contract.storage import Storage
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog

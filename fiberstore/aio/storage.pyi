@@ -17,20 +17,18 @@ from fiberstore.aio.face import Face
 from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
 from fiberstore.aio.workers import Workers
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import (
-    DEFAULT_STEP_ROWS,
+from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, CheckpointMove, LifecycleStorage
+from fiberstore.contract.results import (
     BatchCounts,
     Checkpoint,
-    CheckpointMove,
     Compacted,
     ConfigVersion,
+    Deleted,
     GenerationDiff,
-    LifecycleStorage,
     Merged,
     Pruned,
     Upserted,
 )
-from fiberstore.contract.queries import Deleted
 from fiberstore.contract.storage import DEFAULT_LIMIT, Storage
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
 from fiberstore.repositories.storage import SqlStorage

@@ -10,7 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from fiberstore.cli.console import make_console
 from fiberstore.cli.stores import check_tables, shown_target, store_name
-from fiberstore.contract.lifecycle import Compacted
+from fiberstore.contract.results import Compacted
 from fiberstore.duckdb.engine import create_engine
 from fiberstore.errors import DatabaseError, SchemaVersionError
 from fiberstore.opening import open_storage

@@ -12,8 +12,8 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fiberstore.cli.stores import has_table, store_name
 from fiberstore.contract.conditions import Condition, KeyExists, KeyIn
-from fiberstore.contract.lifecycle import ConfigVersion
-from fiberstore.contract.queries import Fibers, FiberSummary
+from fiberstore.contract.queries import Fibers
+from fiberstore.contract.results import ConfigVersion, FiberSummary
 from fiberstore.errors import DatabaseError, StorageError
 from fiberstore.records import FiberKey, FiberRecord
 from fiberstore.repositories.storage import SqlStorage

@@ -16,7 +16,8 @@ from fiberstore.cli.render import Shape, shape_of_output
 from fiberstore.cli.times import HELP, parse_time, utc
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
 from fiberstore.contract.conditions import And, Condition
-from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Page
+from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs
+from fiberstore.contract.results import Page
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberRecord, StoredLog, parse_duration
 from fiberstore.repositories.storage import SqlStorage

@@ -19,8 +19,14 @@ from fiberstore.cli import tables
 from fiberstore.cli.console import make_console, print_json, print_line, print_rows, print_text
 from fiberstore.cli.lookup import Generation, Statistics, shown_version
 from fiberstore.cli.times import shown_time
-from fiberstore.contract.lifecycle import Checkpoint, GenerationDiff
-from fiberstore.contract.queries import Bucket, FiberSummary, LogContext, ValueCount
+from fiberstore.contract.results import (
+    Bucket,
+    Checkpoint,
+    FiberSummary,
+    GenerationDiff,
+    LogContext,
+    ValueCount,
+)
 from fiberstore.copying.copy import Copied
 from fiberstore.keys import key_values
 from fiberstore.records import FiberKey, FiberRecord, StoredLog

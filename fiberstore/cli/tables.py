@@ -18,9 +18,15 @@ from rich.text import Text
 from fiberstore.cli.console import LAYOUT
 from fiberstore.cli.lookup import Generation, Statistics, shown_version
 from fiberstore.cli.times import shown_second, shown_time
-from fiberstore.contract.lifecycle import Checkpoint, FiberChange, GenerationDiff
 from fiberstore.contract.patterns import closed
-from fiberstore.contract.queries import Bucket, FiberSummary, ValueCount
+from fiberstore.contract.results import (
+    Bucket,
+    Checkpoint,
+    FiberChange,
+    FiberSummary,
+    GenerationDiff,
+    ValueCount,
+)
 from fiberstore.copying.copy import Copied
 from fiberstore.escaping import escape_controls
 from fiberstore.keys import key_label, key_values

@@ -1,30 +1,34 @@
-r"""Living with a store: what belongs together is written together; what is stored changes, ages and goes.
+r"""Abstract store-level operations: batches, checkpoints, config versions, retention, compaction; no logic.
 
-What is done to rows is an action on a query (see ``fiberstore.contract.queries``): the filter says to which.
+Rows are changed by actions on queries, after the filter that selects them (``fiberstore.contract.queries``):
 
 ```python
 storage.fibers.where(Fibers.c.last_activity < an_hour_ago).close()
 storage.logs.where(Logs.c.source_id == "vpn").redact(r"password=\S+", "password=***")
 ```
-
-What is done to the store as a whole is here: batches, checkpoints, generations of fibers, retention. It holds
-no logic.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeAlias
 from uuid import UUID
 
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.queries import Deleted, QueryStorage
+from fiberstore.contract.queries import QueryStorage
+from fiberstore.contract.results import (
+    BatchCounts,
+    Checkpoint,
+    Compacted,
+    ConfigVersion,
+    Deleted,
+    GenerationDiff,
+    Merged,
+    Pruned,
+    Upserted,
+)
 from fiberstore.contract.storage import DEFAULT_LIMIT, FiberStorage, LogStorage, MembershipStorage
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog
-
-ChangeKind: TypeAlias = Literal["split", "merged", "moved", "new", "gone"]
 
 DEFAULT_STEP_ROWS = 10_000
 
@@ -42,160 +46,6 @@ class CheckpointMove:
     name: str
     expected: str | None
     value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Upserted:
-    """Result of an upsert of fibers.
-
-    Attributes:
-        new: How many were not stored yet.
-        changed: How many were stored, and are replaced.
-    """
-
-    new: int
-    changed: int
-
-
-@dataclass(frozen=True, slots=True)
-class BatchCounts:
-    """Numbers of rows that a batch has stored.
-
-    Attributes:
-        logs: Logs that are new.
-        fibers: Fibers that are new or replaced.
-        memberships: Memberships that are new.
-        keys: Keys that are new to their fibers.
-    """
-
-    logs: int
-    fibers: Upserted
-    memberships: int
-    keys: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """Result of a merge of fibers.
-
-    Attributes:
-        fibers: How many are no more.
-        memberships: How many memberships the survivors have gained.
-    """
-
-    fibers: int
-    memberships: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """Rows that retention has deleted, or with ``dry_run`` would delete.
-
-    Attributes:
-        fibers: Fibers.
-        memberships: Memberships of those fibers and logs.
-        logs: Logs.
-        text_bytes: Bytes of UTF-8 in the text of those logs.
-        file_bytes: Size of the database file afterwards; 0 in memory.
-        free_bytes: How much of the file is unused: what is written next uses it first, and only
-            ``compact()`` gives it back to the disk.
-        is_complete: False if it ended because of ``max_steps``; call it again then.
-    """
-
-    fibers: int
-    memberships: int
-    logs: int
-    text_bytes: int
-    file_bytes: int
-    free_bytes: int
-    is_complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Compacted:
-    """Result of a compaction.
-
-    Attributes:
-        bytes_before: Size of the file before, with its write-ahead log.
-        bytes_after: Size of the file now.
-    """
-
-    bytes_before: int
-    bytes_after: int
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A named place that an application has come to.
-
-    Attributes:
-        name: Its name.
-        value: What the application has set: any text, for example JSON.
-        updated_at: When, in UTC.
-    """
-
-    name: str
-    value: str
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigVersion:
-    """A configuration by which fibers were made.
-
-    Attributes:
-        config_version: Its number, as ``fiberstore.config_version`` computes it and fibers have it.
-        content_hash: SHA-256 of its content, in hex; None if the content is not known.
-        content: Its content; None if it is not known, for fibers that no one has registered.
-        parent: The version that was active when it was registered, or that was given.
-        created_at: When it was registered, in UTC.
-        active: Whether it is the active one.
-    """
-
-    config_version: int
-    content_hash: str | None
-    content: str | None
-    parent: int | None
-    created_at: datetime
-    active: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FiberChange:
-    """A difference between the fibers of two versions, of one type, that hold the same logs.
-
-    Fibers that are unchanged are left out of the comparison.
-
-    Attributes:
-        kind: ``"split"``: the logs of one old fiber are in several new ones. ``"merged"``: one new fiber has
-            logs of several old ones. ``"moved"``: one old and one new fiber share logs with no other, but
-            logs came in or went. ``"new"``, ``"gone"``: a fiber that shares no log with one of the
-            other version.
-        fiber_type: Their type.
-        old: The old fibers, ascending.
-        new: The new fibers, ascending.
-    """
-
-    kind: ChangeKind
-    fiber_type: str
-    old: list[UUID]
-    new: list[UUID]
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationDiff:
-    """Differences between the fibers of two versions.
-
-    Attributes:
-        unchanged: How many old fibers have a new one with exactly the same logs.
-        counts: How many changes of each kind there are, those without any too.
-        changes: The first of them: by kind in the order split, merged, moved, new, gone, then by the first
-            old id (the first new id for those that have none). A fiber may be in several.
-    """
-
-    unchanged: int
-    counts: dict[ChangeKind, int]
-    changes: list[FiberChange]
 
 
 class Checkpoints(ABC):

@@ -12,7 +12,6 @@ ones and read nothing; every other method reads, in one transaction.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar
@@ -20,6 +19,16 @@ from uuid import UUID
 
 from fiberstore.contract.columns import FiberColumns, LogColumns, MembershipColumns
 from fiberstore.contract.conditions import Condition, Scalar
+from fiberstore.contract.results import (
+    Bucket,
+    Deleted,
+    FiberSummary,
+    Found,
+    LogContext,
+    Page,
+    Timeline,
+    ValueCount,
+)
 from fiberstore.contract.storage import DEFAULT_LIMIT, Storage
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 
@@ -41,144 +50,6 @@ Partition: TypeAlias = Literal["month", "day", "hour"]
 
 ARROW_BATCH_ROWS = 100_000
 MOST_BUCKETS = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """Numbers of deleted rows.
-
-    Attributes:
-        logs: Deleted logs.
-        fibers: Deleted fibers.
-        memberships: Deleted memberships, those of the deleted logs and fibers included.
-    """
-
-    logs: int
-    fibers: int
-    memberships: int
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """One page of a query, with the cursors of its neighbours.
-
-    Attributes:
-        items: Rows of the page, in the order of the query.
-        next: Cursor of the following page; None on the last page.
-        previous: Cursor of the preceding page; None on the first page.
-        late: Late rows: stored since the first page was read, with a place before this page. They come in the
-            order they were stored, each once. A fiber counts as stored when it is written, and when its type
-            changes.
-    """
-
-    items: list[T]
-    next: str | None
-    previous: str | None
-    late: list[T]
-
-
-@dataclass(frozen=True, slots=True)
-class Found(Generic[T]):
-    """Result of a lookup by ids.
-
-    Attributes:
-        items: Records in the order of their ids in the call; an id that was given twice has its record twice.
-        missing: Ids without a record, each once, in the order of the call.
-    """
-
-    items: list[T]
-    missing: list[UUID]
-
-
-@dataclass(frozen=True, slots=True)
-class ValueCount(Generic[V_co]):
-    """Frequency of one value.
-
-    Attributes:
-        value: The value.
-        count: Number of logs or fibers that have it.
-        first_seen: Earliest timestamp of these logs, or first activity of these fibers.
-        last_seen: Latest timestamp, or last activity.
-    """
-
-    value: V_co
-    count: int
-    first_seen: datetime
-    last_seen: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """One histogram bucket.
-
-    Attributes:
-        start: Beginning of the bucket, inclusive; its end is the beginning of the next.
-        group: Source or type that is counted; None if all are counted together.
-        count: Number of records in the bucket.
-    """
-
-    start: datetime
-    group: str | None
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class FiberSummary:
-    """A fiber with the number, sources and times of its stored logs.
-
-    Attributes:
-        fiber: The fiber.
-        log_count: How many stored logs it has.
-        source_ids: Where they were logged, ascending.
-        first_log: Time of the first; None without logs.
-        last_log: Time of the last.
-    """
-
-    fiber: FiberRecord
-    log_count: int
-    source_ids: list[str]
-    first_log: datetime | None
-    last_log: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class LogContext:
-    """A log and its neighbours, oldest first.
-
-    Attributes:
-        before: The logs right before it.
-        log: The log.
-        after: The logs right after it.
-    """
-
-    before: list[StoredLog]
-    log: StoredLog
-    after: list[StoredLog]
-
-
-@dataclass(frozen=True, slots=True)
-class TimelinePoint:
-    """A log as a point: when and where. The text is left out; ``logs.get_many`` gives it."""
-
-    fiber_id: UUID
-    timestamp: datetime
-    source_id: str
-    log_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """Fibers over time.
-
-    Attributes:
-        fibers: The fibers, in the order of the query.
-        points: Logs of them, fiber by fiber in that order, oldest first.
-        log_count: How many logs they have; if it is more than there are points, these are evenly chosen.
-    """
-
-    fibers: list[FiberRecord]
-    points: list[TimelinePoint]
-    log_count: int
 
 
 class LogTail(Iterator[StoredLog]):

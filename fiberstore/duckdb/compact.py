@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from fiberstore.atomic_files import hidden_folder, sync
-from fiberstore.contract.lifecycle import Compacted
+from fiberstore.contract.results import Compacted
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.backup import refuse_logs, write_backup
 from fiberstore.duckdb.connection import DuckDBConnection

@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from fiberstore.atomic_files import remove_leftovers
 from fiberstore.checks import check_config_version, check_seconds
-from fiberstore.contract.lifecycle import Compacted
+from fiberstore.contract.results import Compacted
 from fiberstore.duckdb.backup import write_backup
 from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.compact import Calls, compact

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from fiberstore.contract.lifecycle import BatchCounts, Upserted
+from fiberstore.contract.results import BatchCounts, Upserted
 from fiberstore.escaping import escape_unstorable
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, from_epoch_us
 from fiberstore.repositories.storage import SqlStorage

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL
 
 from fiberstore.checks import check_config_version, check_seconds
-from fiberstore.contract.lifecycle import Compacted
+from fiberstore.contract.results import Compacted
 from fiberstore.errors import DatabaseError
 from fiberstore.ingest.storage import AsyncCorrelatingStorage, CorrelatingStorage
 from fiberstore.postgresql.arrival_tables import renumber_restored

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from psycopg.errors import Diagnostic
 
-from fiberstore.contract.lifecycle import Compacted
+from fiberstore.contract.results import Compacted
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.arrival_tables import ARRIVALS
 from fiberstore.postgresql.connection import PostgresConnection

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.lifecycle import BatchCounts, BatchStorage, CheckpointMove
+from fiberstore.contract.lifecycle import BatchStorage, CheckpointMove
+from fiberstore.contract.results import BatchCounts
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord
 from fiberstore.repositories.access import session_access
 from fiberstore.repositories.checkpoints import CheckpointRepository

@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_text
-from fiberstore.contract.lifecycle import Checkpoint, Checkpoints
+from fiberstore.contract.lifecycle import Checkpoints
+from fiberstore.contract.results import Checkpoint
 from fiberstore.errors import CheckpointError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, array
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.lifecycle import ChangeKind, FiberChange, GenerationDiff
+from fiberstore.contract.results import ChangeKind, FiberChange, GenerationDiff
 from fiberstore.repositories.query import select_rows
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
 from fiberstore.sql.functions import array_of, sorted_array

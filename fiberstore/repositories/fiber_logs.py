@@ -7,7 +7,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.queries import FiberSummary, TimelinePoint
+from fiberstore.contract.results import FiberSummary, TimelinePoint
 from fiberstore.records import FiberRecord, from_epoch_us
 from fiberstore.repositories.query import select_rows
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, among

@@ -16,17 +16,9 @@ from sqlalchemy.orm import Session
 from fiberstore.checks import check_config_version, check_id, check_number, check_page, check_text
 from fiberstore.contract.columns import check_pointer
 from fiberstore.contract.conditions import Scalar
-from fiberstore.contract.lifecycle import FiberBatchStorage, Merged, Upserted
-from fiberstore.contract.queries import (
-    Deleted,
-    FiberGroup,
-    FiberOrder,
-    Fibers,
-    FiberSummary,
-    Page,
-    Timeline,
-    ValueCount,
-)
+from fiberstore.contract.lifecycle import FiberBatchStorage
+from fiberstore.contract.queries import FiberGroup, FiberOrder, Fibers
+from fiberstore.contract.results import Deleted, FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.ids import key_hash

@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from fiberstore.checks import as_utc, check_duration
-from fiberstore.contract.queries import MOST_BUCKETS, Bucket
+from fiberstore.contract.queries import MOST_BUCKETS
+from fiberstore.contract.results import Bucket
 from fiberstore.errors import SerializationError
 from fiberstore.records import from_epoch_us, to_epoch_us
 from fiberstore.sql.functions import EpochMicroseconds

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from fiberstore.checks import as_utc, check_id, check_number, check_page, check_text
 from fiberstore.contract.cursors import Watermark
 from fiberstore.contract.patterns import check_redaction
-from fiberstore.contract.queries import Deleted, LogContext, LogGroup, LogOrder, Logs, ValueCount
+from fiberstore.contract.queries import LogGroup, LogOrder, Logs
+from fiberstore.contract.results import Deleted, LogContext, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT, LogStorage
 from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key, to_epoch_us

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_id, check_page
-from fiberstore.contract.queries import Deleted, Memberships
+from fiberstore.contract.queries import Memberships
+from fiberstore.contract.results import Deleted
 from fiberstore.contract.storage import DEFAULT_LIMIT, MembershipStorage
 from fiberstore.records import FiberMembership, LogRecord, StoredLog, from_epoch_us, log_key
 from fiberstore.repositories.access import SessionAccess

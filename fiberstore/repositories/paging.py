@@ -16,17 +16,8 @@ from sqlalchemy.orm import Session
 from fiberstore.checks import MAX_ROWS, check_id, check_number
 from fiberstore.contract.conditions import depends_on_active
 from fiberstore.contract.cursors import PagePosition, Watermark, decode, encode
-from fiberstore.contract.queries import (
-    Bucket,
-    Found,
-    Group,
-    OrderName,
-    P,
-    Page,
-    Partition,
-    TimedQuery,
-    ValueCount,
-)
+from fiberstore.contract.queries import Group, OrderName, P, Partition, TimedQuery
+from fiberstore.contract.results import Bucket, Found, Page, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError, SerializationError
 from fiberstore.records import from_epoch_us

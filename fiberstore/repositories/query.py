@@ -15,7 +15,8 @@ from sqlalchemy.schema import CreateTable, DropTable
 
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition, compared_as_lists
-from fiberstore.contract.queries import ARROW_BATCH_ROWS, Deleted, Partition, Query, R
+from fiberstore.contract.queries import ARROW_BATCH_ROWS, Partition, Query, R
+from fiberstore.contract.results import Deleted
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.sql.bulk import write_ids

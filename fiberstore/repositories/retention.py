@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage, Pruned
+from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage
+from fiberstore.contract.results import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories.access import SessionAccess

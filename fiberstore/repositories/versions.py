@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_config_version, check_number, check_text
-from fiberstore.contract.lifecycle import ConfigVersion, GenerationDiff, Versions
-from fiberstore.contract.queries import Deleted
+from fiberstore.contract.lifecycle import Versions
+from fiberstore.contract.results import ConfigVersion, Deleted, GenerationDiff
 from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access

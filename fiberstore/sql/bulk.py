@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.lifecycle import Merged
+from fiberstore.contract.results import Merged
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,

@@ -3,7 +3,8 @@
 import pytest
 
 from fiberstore.contract.lifecycle import LifecycleStorage
-from fiberstore.contract.queries import Deleted, Fibers, Logs, Memberships
+from fiberstore.contract.queries import Fibers, Logs, Memberships
+from fiberstore.contract.results import Deleted
 from fiberstore.testing.examples import at, everything, fiber, joins, log, member, pinned, uid
 from fiberstore.testing.filters import numbers, where
 

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from fiberstore.contract.lifecycle import BatchCounts, CheckpointMove, LifecycleStorage, Upserted
+from fiberstore.contract.lifecycle import CheckpointMove, LifecycleStorage
+from fiberstore.contract.results import BatchCounts, Upserted
 from fiberstore.errors import CheckpointError, SerializationError
 from fiberstore.records import FiberRecord, LogRecord
 from fiberstore.testing.examples import at, checkpoint, everything, fiber, joins, log, member, stored, uid

@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from fiberstore.contract.queries import Fibers, Found, Logs, QueryStorage
+from fiberstore.contract.queries import Fibers, Logs, QueryStorage
+from fiberstore.contract.results import Found
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.testing.examples import IDS, at, fiber, log, member, uid, write_fibers

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import pytest
 
-from fiberstore.contract.lifecycle import Checkpoint, LifecycleStorage
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.results import Checkpoint
 from fiberstore.errors import CheckpointError
 from fiberstore.testing.examples import LONG_TEXT, TEXTS
 from fiberstore.testing.invalid_arguments import check_refusal

@@ -1,6 +1,7 @@
 """A log and its neighbours."""
 
-from fiberstore.contract.queries import Fibers, LogContext, Logs, QueryStorage
+from fiberstore.contract.queries import Fibers, Logs, QueryStorage
+from fiberstore.contract.results import LogContext
 from fiberstore.testing.examples import fiber, log, member, uid
 from fiberstore.testing.invalid_arguments import check_number, check_refusal
 

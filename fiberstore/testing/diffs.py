@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 
-from fiberstore.contract.lifecycle import ChangeKind, FiberChange, GenerationDiff, LifecycleStorage
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.results import ChangeKind, FiberChange, GenerationDiff
 from fiberstore.errors import VersionNotFoundError
 from fiberstore.testing.examples import everything, fiber, log, member, uid
 from fiberstore.testing.invalid_arguments import check_number

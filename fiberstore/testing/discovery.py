@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 
-from fiberstore.contract.queries import Fibers, FiberSummary, Logs, QueryStorage, ValueCount
+from fiberstore.contract.queries import Fibers, Logs, QueryStorage
+from fiberstore.contract.results import FiberSummary, ValueCount
 from fiberstore.testing.examples import (
     BEGIN_OF_TIME,
     END_OF_TIME,

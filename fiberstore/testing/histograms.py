@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from fiberstore.contract.queries import MOST_BUCKETS, Bucket, Fibers, Logs, QueryStorage
+from fiberstore.contract.queries import MOST_BUCKETS, Fibers, Logs, QueryStorage
+from fiberstore.contract.results import Bucket
 from fiberstore.testing.examples import (
     BEGIN_OF_TIME,
     END_OF_TIME,

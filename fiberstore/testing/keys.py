@@ -8,8 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from fiberstore.contract.lifecycle import BatchCounts, LifecycleStorage, Upserted
-from fiberstore.contract.queries import Fibers, Logs, ValueCount
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.queries import Fibers, Logs
+from fiberstore.contract.results import BatchCounts, Upserted, ValueCount
 from fiberstore.errors import NotFoundError
 from fiberstore.records import FiberKey
 from fiberstore.testing.examples import NOON, fiber, log, member, uid

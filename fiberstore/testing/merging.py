@@ -5,8 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from fiberstore.contract.lifecycle import LifecycleStorage, Merged
+from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.contract.queries import Fibers
+from fiberstore.contract.results import Merged
 from fiberstore.errors import NotFoundError
 from fiberstore.testing.examples import at, everything, fiber, joins, log, member, pinned, uid
 from fiberstore.testing.filters import numbers

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias, cast
 
 import pytest
 
-from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Page, QueryStorage
+from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, QueryStorage
+from fiberstore.contract.results import Page
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import CursorError, StorageError
 from fiberstore.testing.examples import MICROSECOND, at, fiber, log, member, write_fibers

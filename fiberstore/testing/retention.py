@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from fiberstore.contract.lifecycle import LifecycleStorage, Pruned
+from fiberstore.contract.lifecycle import LifecycleStorage
 from fiberstore.contract.queries import Fibers, Logs
+from fiberstore.contract.results import Pruned
 from fiberstore.testing.examples import at, everything, fiber, joins, log, member, pinned, uid
 from fiberstore.testing.filters import where
 from fiberstore.testing.invalid_arguments import check_number, check_refusal

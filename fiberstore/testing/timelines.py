@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from fiberstore.contract.queries import FiberOrder, Fibers, QueryStorage, Timeline, TimelinePoint
+from fiberstore.contract.queries import FiberOrder, Fibers, QueryStorage
+from fiberstore.contract.results import Timeline, TimelinePoint
 from fiberstore.records import FiberRecord
 from fiberstore.testing.examples import IN_UTC, INSTANTS, at, fiber, log, member, uid
 from fiberstore.testing.invalid_arguments import check_number

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from fiberstore.contract.lifecycle import ConfigVersion, LifecycleStorage
-from fiberstore.contract.queries import Deleted, Fibers, Logs, Memberships
+from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.queries import Fibers, Logs, Memberships
+from fiberstore.contract.results import ConfigVersion, Deleted
 from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.testing.examples import TEXTS, everything, fiber, joins, log, member, pinned, uid
 from fiberstore.testing.filters import where

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from fiberstore.atomic_files import new_file
-from fiberstore.contract.queries import Timeline
+from fiberstore.contract.results import Timeline
 from fiberstore.escaping import escape_controls
 from fiberstore.keys import key_label
 from fiberstore.records import FiberKey, FiberRecord

@@ -31,7 +31,7 @@ from bokeh.models.widgets.groups import CheckboxGroup
 from bokeh.models.widgets.sliders import Slider
 from bokeh.plotting import figure
 
-from fiberstore.contract.queries import Timeline, TimelinePoint
+from fiberstore.contract.results import Timeline, TimelinePoint
 from fiberstore.escaping import escape_controls
 from fiberstore.keys import key_label
 from fiberstore.records import FiberRecord, to_epoch_us

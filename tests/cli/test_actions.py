@@ -18,7 +18,7 @@ import pytest
 
 from fiberstore import DuckDBStorage, Fibers, Logs
 from fiberstore.cli.units import parse_size
-from fiberstore.contract.lifecycle import Pruned
+from fiberstore.contract.results import Pruned
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.contract.test_injection import assert_without_effect
 from tests.support.command_line import Result, Run, assert_refused, on_a_terminal, runner

@@ -12,7 +12,7 @@ import pytest
 
 from fiberstore import DatabaseError, DuckDBStorage
 from fiberstore.cli import main
-from fiberstore.contract.queries import Timeline
+from fiberstore.contract.results import Timeline
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from fiberstore.timeline.page import short_ids, write_timeline_page
 

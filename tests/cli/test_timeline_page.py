@@ -22,7 +22,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from fiberstore import FiberRecord
-from fiberstore.contract.queries import Timeline, TimelinePoint
+from fiberstore.contract.results import Timeline, TimelinePoint
 from fiberstore.testing.examples import BEGIN_OF_TIME, END_OF_TIME, NOON, at, fiber, uid
 from fiberstore.timeline.page import timeline_page
 

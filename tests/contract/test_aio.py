@@ -19,7 +19,7 @@ from fiberstore import (
     LogRecord,
     Logs,
 )
-from fiberstore.contract.lifecycle import Pruned
+from fiberstore.contract.results import Pruned
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 POOL_SIZE = 3

@@ -23,7 +23,7 @@ from fiberstore import (
     LogRecord,
     UnwrittenError,
 )
-from fiberstore.contract.lifecycle import BatchCounts
+from fiberstore.contract.results import BatchCounts
 from fiberstore.testing.examples import fiber, log, member, uid
 from fiberstore.writer.buffer import BufferedRecord, checked
 

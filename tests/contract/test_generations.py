@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from hypothesis import given
 
 from fiberstore import DatabaseError, DuckDBStorage, config_version
-from fiberstore.contract.lifecycle import ChangeKind, FiberChange, GenerationDiff
-from fiberstore.contract.queries import Deleted, Fibers, Logs, Memberships
+from fiberstore.contract.queries import Fibers, Logs, Memberships
+from fiberstore.contract.results import ChangeKind, Deleted, FiberChange, GenerationDiff
 from fiberstore.errors import CursorError, VersionNotFoundError
 from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.testing.concurrency import together

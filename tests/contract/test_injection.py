@@ -25,8 +25,8 @@ from fiberstore import (
     config_version,
 )
 from fiberstore.cli import main
-from fiberstore.contract.lifecycle import Upserted
-from fiberstore.contract.queries import Deleted, Logs
+from fiberstore.contract.queries import Logs
+from fiberstore.contract.results import Deleted, Upserted
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid

@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from fiberstore import DuckDBStorage, FiberKey, FiberMembership, FiberRecord, StorageError, StoredLog
 from fiberstore.contract.conditions import Condition, Not, Or
-from fiberstore.contract.lifecycle import Checkpoint, CheckpointMove, ConfigVersion, LifecycleStorage, Pruned
+from fiberstore.contract.lifecycle import CheckpointMove, LifecycleStorage
 from fiberstore.contract.queries import Fibers, Logs, Memberships
+from fiberstore.contract.results import Checkpoint, ConfigVersion, Pruned
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.diffs import NEW, OLD, store

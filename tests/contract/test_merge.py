@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from hypothesis import given
 
 from fiberstore import DuckDBStorage, Fibers, Memberships, NotFoundError
-from fiberstore.contract.lifecycle import Merged, Upserted
+from fiberstore.contract.results import Merged, Upserted
 from fiberstore.records import FiberRecord
 from fiberstore.sql.models import MergedFiber, PinnedFiber
 from fiberstore.testing.examples import ATTRIBUTES, at, fiber, log, member, uid

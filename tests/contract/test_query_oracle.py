@@ -15,17 +15,8 @@ from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, StoredLog
 from fiberstore.checks import MAX_CONFIG_VERSION
 from fiberstore.contract.columns import Attribute, Column, OrderedColumn, TextColumn
 from fiberstore.contract.conditions import Condition, Scalar
-from fiberstore.contract.queries import (
-    FiberOrder,
-    Fibers,
-    FiberSummary,
-    LogOrder,
-    Logs,
-    Memberships,
-    Page,
-    Query,
-    QueryStorage,
-)
+from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs, Memberships, Query, QueryStorage
+from fiberstore.contract.results import FiberSummary, Page
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.testing.examples import ATTRIBUTES, IDS, IN_UTC, MICROSECOND, NOON, TEXTS

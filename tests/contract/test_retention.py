@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fiberstore import DatabaseError, DuckDBStorage, Fibers, LogRecord, Logs
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import Pruned
+from fiberstore.contract.results import Pruned
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories import prune_plan
 from fiberstore.sql.models import MergedFiber, RawLog

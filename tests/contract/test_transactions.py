@@ -28,7 +28,8 @@ from fiberstore import (
     open_storage,
 )
 from fiberstore.checks import MAX_CONFIG_VERSION as MAX
-from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage, Upserted
+from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage
+from fiberstore.contract.results import Upserted
 from fiberstore.contract.storage import FiberStorage, LogStorage, MembershipStorage
 from fiberstore.postgresql import PostgresStorage
 from fiberstore.repositories.storage import SqlStorage, Transaction

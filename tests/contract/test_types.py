@@ -15,7 +15,7 @@ import pytest
 from fiberstore import AsyncDuckDBStorage, DuckDBStorage, FiberRecord, Logs, Page, StoredLog
 from fiberstore.aio.queries import AsyncFibers, AsyncLogs
 from fiberstore.aio.streams import AsyncLogTail
-from fiberstore.contract.queries import Bucket, Found
+from fiberstore.contract.results import Bucket, Found
 from fiberstore.testing.examples import uid
 
 MINUTE = timedelta(minutes=1)

@@ -9,7 +9,7 @@ from hypothesis import given
 
 import fiberstore.duckdb.change_lock
 from fiberstore import CheckpointMove, DuckDBStorage, FiberRecord
-from fiberstore.contract.lifecycle import BatchCounts, Upserted
+from fiberstore.contract.results import BatchCounts, Upserted
 from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage

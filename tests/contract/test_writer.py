@@ -31,7 +31,7 @@ from fiberstore import (
     StorageClosedError,
     UnwrittenError,
 )
-from fiberstore.contract.lifecycle import BatchCounts
+from fiberstore.contract.results import BatchCounts
 from fiberstore.testing.examples import LONG_TEXT, fiber, log, member, nested, stored, uid
 from fiberstore.writer.buffer import RECORD_BYTES, BufferedRecord, checked
 from tests.support import writer_programs

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import sqlalchemy as sa
 
 from fiberstore import DuckDBStorage, RawLog
 from fiberstore.contract.cursors import PagePosition, Watermark, encode
-from fiberstore.contract.queries import LogOrder, Logs, Page
+from fiberstore.contract.queries import LogOrder, Logs
 from fiberstore.duckdb.arrival_order import RowidOrder
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.errors import CursorError
@@ -21,6 +21,9 @@ from fiberstore.sql.conditions import LOGS
 from fiberstore.testing.examples import at, fiber, log, uid
 from fiberstore.testing.filters import numbers
 from fiberstore.testing.query_pages import walk
+
+if TYPE_CHECKING:
+    from fiberstore.contract.results import Page
 
 WRITERS = 4
 COMMIT_ORDER = RowidOrder(LOGS, LOGS.c.log_id)

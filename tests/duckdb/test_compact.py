@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Fibers, Logs
 from fiberstore.atomic_files import hidden_folder, leftovers
-from fiberstore.contract.lifecycle import Compacted
+from fiberstore.contract.results import Compacted
 from fiberstore.doctor import examine
 from fiberstore.duckdb import change_lock, compact
 from fiberstore.duckdb.backup import write_backup
@@ -455,7 +455,7 @@ def test_what_a_kill_leaves_is_named_and_removed_and_what_lives_stays(
 OTHER = """
 import sys
 from fiberstore import DuckDBStorage, StorageLockedError
-from fiberstore.contract.lifecycle import Compacted
+from fiberstore.contract.results import Compacted
 from fiberstore.duckdb.fork_guard import opened
 from fiberstore.testing.examples import log
 print("begun", flush=True)

@@ -32,7 +32,7 @@ from fiberstore import (
     StoredLog,
     create_engine,
 )
-from fiberstore.contract.lifecycle import Upserted
+from fiberstore.contract.results import Upserted
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.cursor import Cursor
 from fiberstore.sql.pool import StorePool

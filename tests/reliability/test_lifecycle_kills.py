@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from fiberstore import DamagedFileError, DuckDBStorage, Fibers, Logs
-from fiberstore.contract.lifecycle import Pruned
+from fiberstore.contract.results import Pruned
 from fiberstore.doctor import examine
 from fiberstore.duckdb.rescue import rescue
 from fiberstore.testing.examples import at, fiber, log, member, uid

@@ -11,16 +11,8 @@ from uuid import UUID
 
 from fiberstore.checks import MAX_ROWS, as_utc, check_id, check_number, check_page, check_text
 from fiberstore.contract.conditions import Condition, Or, checked_condition
-from fiberstore.contract.lifecycle import (
-    DEFAULT_STEP_ROWS,
-    BatchCounts,
-    CheckpointMove,
-    Compacted,
-    LifecycleStorage,
-    Merged,
-    Pruned,
-    Upserted,
-)
+from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, CheckpointMove, LifecycleStorage
+from fiberstore.contract.results import BatchCounts, Compacted, Merged, Pruned, Upserted
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
 from fiberstore.exchange import Stamp, read_records
@@ -47,7 +39,7 @@ from tests.support.oracle_lifecycle import (
 from tests.support.oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships, Tables
 
 if TYPE_CHECKING:
-    from fiberstore.contract.queries import Deleted
+    from fiberstore.contract.results import Deleted
 
 _T = TypeVar("_T")
 

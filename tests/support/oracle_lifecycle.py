@@ -10,18 +10,17 @@ from uuid import UUID
 
 from fiberstore.checks import check_config_version, check_id, check_number, check_text
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import (
+from fiberstore.contract.lifecycle import Checkpoints, Versions
+from fiberstore.contract.results import (
     ChangeKind,
     Checkpoint,
-    Checkpoints,
     ConfigVersion,
+    Deleted,
     FiberChange,
     GenerationDiff,
     Merged,
     Pruned,
-    Versions,
 )
-from fiberstore.contract.queries import Deleted
 from fiberstore.errors import CheckpointError, DatabaseError, NotFoundError, VersionNotFoundError
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.versioning import config_version as version_of

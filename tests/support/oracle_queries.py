@@ -53,20 +53,14 @@ from fiberstore.contract.cursors import (
     encode,
     encode_position,
 )
-from fiberstore.contract.lifecycle import Checkpoint, ConfigVersion
 from fiberstore.contract.patterns import check_redaction, closed
 from fiberstore.contract.queries import (
     ARROW_BATCH_ROWS,
     MOST_BUCKETS,
-    Bucket,
-    Deleted,
     FiberGroup,
     FiberOrder,
     Fibers,
-    FiberSummary,
-    Found,
     Group,
-    LogContext,
     LogGroup,
     LogOrder,
     Logs,
@@ -74,10 +68,19 @@ from fiberstore.contract.queries import (
     Memberships,
     OrderName,
     P,
-    Page,
     Partition,
     Query,
     TimedQuery,
+)
+from fiberstore.contract.results import (
+    Bucket,
+    Checkpoint,
+    ConfigVersion,
+    Deleted,
+    FiberSummary,
+    Found,
+    LogContext,
+    Page,
     Timeline,
     TimelinePoint,
     ValueCount,

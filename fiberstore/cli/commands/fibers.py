@@ -24,7 +24,8 @@ from fiberstore.cli.options import (
 from fiberstore.cli.render import print_fiber, print_fibers, shape_of_output
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.conditions import KeyExists, KeyIn
-from fiberstore.contract.queries import FiberSummary, Logs
+from fiberstore.contract.queries import Logs
+from fiberstore.contract.results import FiberSummary
 
 
 @app.command(epilog="Example: fiberstore fibers --db store.duckdb --key user=root --open --order longest")

@@ -26,8 +26,8 @@ from fiberstore.cli.render import (
 )
 from fiberstore.cli.stores import open_to_read
 from fiberstore.cli.tables import counted
-from fiberstore.contract.lifecycle import ChangeKind, GenerationDiff
 from fiberstore.contract.queries import Fibers
+from fiberstore.contract.results import ChangeKind, GenerationDiff
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import StorageError
 from fiberstore.ingest.reprocess import ReprocessReport

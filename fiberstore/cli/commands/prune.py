@@ -22,8 +22,8 @@ from fiberstore.cli.progress import progress_bars
 from fiberstore.cli.tables import counted
 from fiberstore.cli.units import parse_size
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import Pruned
 from fiberstore.contract.queries import Fibers, Logs
+from fiberstore.contract.results import Pruned
 from fiberstore.records import FiberRecord, StoredLog
 
 R = TypeVar("R", StoredLog, FiberRecord)

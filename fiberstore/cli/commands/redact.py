@@ -15,9 +15,9 @@ from fiberstore.cli.changing import compact_store, db_option, open_to_change, sh
 from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
 from fiberstore.cli.tables import counted
-from fiberstore.contract.lifecycle import Compacted
 from fiberstore.contract.patterns import check_redaction
 from fiberstore.contract.queries import Logs
+from fiberstore.contract.results import Compacted
 from fiberstore.errors import StorageError
 from fiberstore.repositories.storage import SqlStorage
 

@@ -21,7 +21,7 @@ from fiberstore.cli.render import Keys, Record, fiber_record, print_records, sha
 from fiberstore.cli.stores import open_to_read
 from fiberstore.cli.tables import counted, duration
 from fiberstore.cli.times import shown_time
-from fiberstore.contract.queries import Timeline, TimelinePoint
+from fiberstore.contract.results import Timeline, TimelinePoint
 from fiberstore.escaping import escape_controls
 from fiberstore.records import FiberRecord
 from fiberstore.repositories.storage import SqlStorage
