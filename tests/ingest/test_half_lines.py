@@ -184,6 +184,21 @@ def test_a_file_that_is_rotated_before_it_is_read(storage: DuckDBStorage, tmp_pa
     check_fresh(storage, rules)
 
 
+def test_a_line_that_is_completed_while_its_file_is_read(storage: DuckDBStorage, tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    rules = rules_for(log)
+    log.write_text(lines((0, "r=1"), (1, "r=1")) + line(2, "r=1 ha"))
+
+    def complete(report: IngestReport) -> None:
+        if report.logs_read == 1:
+            with log.open("a") as file:
+                file.write(f"lf\n{lines((3, 'r=1'))}")
+
+    ingest(storage, rules, batch_rows=1, on_batch=complete)
+    ingest(storage, rules)
+    check_fresh(storage, rules)
+
+
 def test_more_files_than_are_remembered_of_the_past(
     storage: DuckDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
