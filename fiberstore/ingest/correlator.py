@@ -91,8 +91,19 @@ class FiberJoiner:
             found = [occurrences for occurrences in found if occurrences]
         return Searched(logs, found)
 
+    def are_alike(self, log: NewLog, other: NewLog) -> bool:
+        """Return True if fibers are the same with the one log as with the other."""
+        find = self._uncounted.find
+        return log[0] == other[0] and find(log[2], log[3]) == find(other[2], other[3])
+
     def join(
-        self, transaction: Transaction, searched: Searched, *, renew: bool = False, complete: bool = False
+        self,
+        transaction: Transaction,
+        searched: Searched,
+        *,
+        renew: bool = False,
+        complete: bool = False,
+        gone: Sequence[NewLog] = (),
     ) -> CorrelationCounts:
         """Join logs to fibers, but for those that these rules have joined to one of its type.
 
@@ -101,11 +112,16 @@ class FiberJoiner:
             searched: The logs with their keys.
             renew: Make the fibers anew that a release before has made of the logs.
             complete: Join also logs that may be in some of several fibers of a type.
+            gone: Logs that were deleted; their fibers are made anew.
         """
         version = self._rules.config_version
         known = joined_logs(transaction.session, [log_id for _, log_id, _, _ in searched.logs], version)
         new: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
         old: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
+        left: dict[str, list[Item]] = {name: [] for name in self._rules.fibers}
+        for time_us, log_id, source_id, raw_text in gone:
+            for name, occurrence in self._uncounted.find(source_id, raw_text):
+                left[name].append(line_item(time_us, log_id, occurrence))
         now_us = to_epoch_us(datetime.now(UTC))
         log_time_us = EARLIEST_US
         for (time_us, log_id, _, _), found in zip(searched.logs, searched.found, strict=True):
@@ -128,8 +144,8 @@ class FiberJoiner:
         log_time_us = max([log_time_us, *(store.latest_until(now_us) for store in stores.values())])
         fibers_new = memberships_new = 0
         for name, store in stores.items():
-            if new[name] or (renew and old[name]):
-                changes = correlate(store, new[name], old[name] if renew else ())
+            if new[name] or left[name] or (renew and old[name]):
+                changes = correlate(store, new[name], [*left[name], *(old[name] if renew else ())])
                 begun, joined = store.write(changes, log_time_us)
                 fibers_new += begun
                 memberships_new += joined
@@ -201,9 +217,12 @@ class Correlator:
         self,
         searched: Searched,
         store: Callable[[Transaction], int],
-        prepare: Callable[[Transaction], None] | None = None,
+        prepare: Callable[[Transaction], Sequence[NewLog]] | None = None,
     ) -> CorrelationCounts:
-        """Store and join logs in a transaction, which ``prepare`` begins; all is repeated at a conflict."""
+        """Store and join logs in a transaction, which ``prepare`` begins; all is repeated at a conflict.
+
+        ``prepare`` returns logs that it has deleted, and whose fibers are to be made anew.
+        """
         with uncollected():
             return retried("correlate", partial(self._write_once, searched, store, prepare))
 
@@ -211,14 +230,13 @@ class Correlator:
         self,
         searched: Searched,
         store: Callable[[Transaction], int],
-        prepare: Callable[[Transaction], None] | None,
+        prepare: Callable[[Transaction], Sequence[NewLog]] | None,
     ) -> CorrelationCounts:
         with self._storage.transaction() as transaction, translate_errors():
-            if prepare is not None:
-                prepare(transaction)
+            gone = () if prepare is None else prepare(transaction)
             if not self._is_registered:
                 self._joiner.register(transaction)
-            counts = self._joiner.join(transaction, searched)
+            counts = self._joiner.join(transaction, searched, gone=gone)
             logs_new = store(transaction)
         self._is_registered = True
         return replace(counts, logs_new=logs_new)

@@ -242,6 +242,8 @@ def decoded(
             yield Block(number, texts, byte, sizes)
             raise
         yield Block(number, texts, byte, sizes, is_whole)
+        if not is_whole:  # what has been added meanwhile would continue the line
+            return
         number += len(lines)
         byte += sum(sizes)
         lines = stream.readlines(_BLOCK_BYTES)

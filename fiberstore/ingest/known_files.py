@@ -6,7 +6,7 @@ How far each was read depends on the rules, too, by which its lines were read: p
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple, Self
@@ -89,16 +89,19 @@ class KnownFiles:
     """The files of one source; a new file with the beginning of a known one is that file, grown or renamed.
 
     Attributes:
-        files: The files, at most 1,000, those last read at the end.
+        files: The files, those last read at the end. The last 1,000 are kept, and all of the last reading.
         last: Time of the latest record read so far.
         replaced: Ids of tails that have grown, by the 128 bits of the id of the one that has the whole text.
+        dropped: Ids of tails whose line has grown to one that begins no log, and that line.
         places: How far files were read by the present rules, by their names.
     """
 
     files: list[KnownFile] = field(default_factory=list)
     last: datetime | None = None
     replaced: dict[int, UUID] = field(default_factory=dict)
+    dropped: list[tuple[UUID, str]] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
+    _added: int = 0
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -110,7 +113,10 @@ class KnownFiles:
     def to_text(self) -> str:
         """Return the files as a text for a checkpoint."""
         last = None if self.last is None else self.last.isoformat()
-        data = {"files": [astuple(file) for file in self.files[-_MAX_FILES:]], "last": last}
+        data = {
+            "files": [astuple(file) for file in self.files[-max(_MAX_FILES, self._added) :]],
+            "last": last,
+        }
         return json.dumps(data, separators=(",", ":"))
 
     def find(self, content: bytes) -> KnownFile | None:
@@ -123,7 +129,7 @@ class KnownFiles:
         return max(found, key=lambda known: known.size, default=None)
 
     def add(self, content: bytes, before: KnownFile | None, year: int | None) -> KnownFile:
-        """Take note of a file, and return what tells it from others.
+        """Take note of a file, and return what tells it from others; equal ones share it.
 
         Args:
             content: Its beginning: whole lines, or the first line as far as it is written.
@@ -131,18 +137,19 @@ class KnownFiles:
             year: Year of its first stamp, if stamps have none.
         """
         first_line = digest_of(content.partition(b"\n")[0])
+        self._added += 1
         if before is not None:
             self.files.remove(before)
-            known = replace(
-                before,
-                size=len(content),
-                digest=digest_of(content),
-                first_line=first_line,
-                year=before.year or year,
-            )
+        twins = [known.twin for known in self.files if known.first_line == first_line]
+        twin = max(twins, default=-1) + 1
+        if before is None:
+            known = KnownFile(len(content), digest_of(content), first_line, twin, year)
         else:
-            twins = [known.twin for known in self.files if known.first_line == first_line]
-            known = KnownFile(len(content), digest_of(content), first_line, max(twins, default=-1) + 1, year)
+            known = before
+            if known.twin in twins:  # its first line was cut, and has grown to that of another
+                known.twin = twin
+            known.size, known.digest, known.first_line = len(content), digest_of(content), first_line
+            known.year = known.year or year
         self.files.append(known)
         return known
 

@@ -11,6 +11,7 @@ from fiberstore.ingest.known_files import KnownFiles, places_from_text, places_t
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, Source, require_files
+from fiberstore.records import EARLIEST_US, to_epoch_us
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import read_checkpoint
 from fiberstore.sql.bulk import NewLog, insert_new_logs
@@ -135,6 +136,8 @@ def ingest(
     if not report.logs_read:
         correlator.write([])  # registers the rules
     reader.note_places()
+    if any(files.dropped for files in known.values()):
+        correlator.write_files([], known)
     with storage.transaction() as transaction:
         _save_known(transaction, known, rules.config_version)
     return report
@@ -148,14 +151,43 @@ class _FileCorrelator(Correlator):
     def write_files(self, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> CorrelationCounts:
         """Write logs of files, together with what is known of the files by then."""
 
-        def prepare(transaction: Transaction) -> None:
+        def prepare(transaction: Transaction) -> list[NewLog]:
             _save_known(transaction, known, self._config_version)
-            _delete_tails(transaction, batch, known)
+            return self._delete_tails(transaction, batch, known)
 
         def store(transaction: Transaction) -> int:
             return insert_new_logs(transaction.session, batch, self._config_version, datetime.now(UTC))
 
         return self._write(self._joiner.search(batch), store, prepare)
+
+    def _delete_tails(
+        self, transaction: Transaction, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]
+    ) -> list[NewLog]:
+        """Delete records that stood last in their files and have grown since, and fibers that had no others.
+
+        The batch has them whole, by other ids. A record that was cut may have had other keys, and have joined
+        fibers by them: such records are returned, as their fibers are to be made anew.
+        """
+        cut = []
+        for tail_id, log in _grown_tails(batch, known):
+            tail = transaction.logs.get_log(tail_id)
+            if tail is None or not _has_grown(tail.raw_text, log):
+                continue
+            fiber_ids = transaction.memberships.get_log_fibers(tail.log_id)
+            transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
+            empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]
+            transaction.fibers.where(Fibers.c.fiber_id.in_(empty)).delete()
+            left = transaction.fibers.where(Fibers.c.fiber_id.in_([*set(fiber_ids).difference(empty)]))
+            before = (to_epoch_us(tail.timestamp), tail_id.int, tail.source_id, tail.raw_text)
+            is_same = self._joiner.are_alike(before, log)
+            if not is_same:
+                cut.append(before)
+            for fiber in left.iter_records():
+                is_known_alike = is_same and fiber.config_version == self._config_version
+                forget_firsts(
+                    transaction.session, [fiber.fiber_id.int], tail_id.int if is_known_alike else None
+                )
+        return cut
 
 
 def check(rules: Rules, on_bytes: Callable[[int], None] | None = None) -> IngestReport:
@@ -204,23 +236,21 @@ def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles], confi
             transaction.checkpoints.set(read_checkpoint(config_version, name), places_to_text(files.places))
 
 
-def _delete_tails(transaction: Transaction, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> None:
-    """Delete records that stood last in their files and have grown since, and fibers that had no others.
+def _grown_tails(batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> Iterator[tuple[UUID, NewLog]]:
+    """Yield the ids of logs that were cut, and what they have become: a log, or a line that is none."""
+    for name, files in known.items():
+        for tail_id, line in files.dropped:
+            yield tail_id, (EARLIEST_US, 0, name, line)
+    if any(files.replaced for files in known.values()):
+        for log in batch:
+            if (grown := known[log[2]].replaced.get(log[1])) is not None:
+                yield grown, log
 
-    The batch has them whole, by other ids. So fibers that one of them began or ended are to be made anew.
-    """
-    if not any(files.replaced for files in known.values()):
-        return
-    for _, log_id, source_id, raw_text in batch:
-        tail_id = known[source_id].replaced.get(log_id)
-        tail = None if tail_id is None else transaction.logs.get_log(tail_id)
-        if tail is not None and (raw_text.startswith(tail.raw_text) or tail.raw_text.startswith(raw_text)):
-            fiber_ids = transaction.memberships.get_log_fibers(tail.log_id)
-            transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
-            empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]
-            transaction.fibers.where(Fibers.c.fiber_id.in_(empty)).delete()
-            left = [id_.int for id_ in fiber_ids if id_ not in empty]
-            forget_firsts(transaction.session, left, tail.log_id.int)
+
+def _has_grown(text: str, log: NewLog) -> bool:
+    """Return False if the line is not the one that was cut: its file has been changed."""
+    is_log, text = log[1] != 0, text.removesuffix("\r")  # of a line end that was cut
+    return (log[3].startswith(text) and (is_log or log[3] != text)) or (is_log and text.startswith(log[3]))
 
 
 def _source_warnings(name: str, source: Source, counts: SourceCounts) -> Iterator[str]:

@@ -8,7 +8,6 @@ import heapq
 import io
 import itertools
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -110,7 +109,10 @@ def _joined_parts(
     for line in lines:
         match = _CRI_LINE.fullmatch(line[1])
         if match is None:
-            yield line
+            if is_growing and not line[2]:
+                counts.held_back += 1
+            else:
+                yield line
             continue
         head, stream, tag, content = match.groups()
         if tag == "F" and stream not in parts:
@@ -137,7 +139,8 @@ class _Reading:
         name: Its name among the known files, if it has one.
         last: The log that was taken last: number of its first line, the line, its time and id, and the state
             of the clock before it.
-        blocks: Number of the first line, place and sizes of the lines of each block since then.
+        first: Number of the first line of the log whose lines are being read.
+        blocks: Number of the first line, place and sizes of the lines of each block that has one of these.
         parts: Lines that are being joined.
         continued_us: Time of the log from which it was read, if it was read before.
     """
@@ -145,7 +148,8 @@ class _Reading:
     clock: Clock
     name: str | None
     last: tuple[int, str, int, int, ClockState] | None = None
-    blocks: deque[tuple[int, int | None, list[int]]] = field(default_factory=deque)
+    first: int = 1
+    blocks: list[tuple[int, int, list[int]]] = field(default_factory=list)
     parts: _Parts = field(default_factory=dict)
     continued_us: int | None = None
 
@@ -158,12 +162,25 @@ class _Reading:
         """Return True if a line before a log, or before the one after it, is not read yet."""
         return bool(self.parts) or following < first
 
+    def note_block(self, block: Block) -> None:
+        """Take note of a block, and forget those that have no line from which reading might continue."""
+        wanted = [self.first, *(number for number, _, _ in self.parts.values())]
+        if self.last is not None:
+            wanted.append(self.last[0])
+        self.blocks = [
+            (begin, byte, sizes)
+            for begin, byte, sizes in self.blocks
+            if any(begin <= number < begin + len(sizes) for number in wanted)
+        ]
+        if block.byte is not None:
+            self.blocks.append((block.number, block.byte, block.sizes))
+
     def byte_of(self, number: int) -> int | None:
-        """Return the number of bytes before a line, and forget all before it; None if it is not known."""
-        while len(self.blocks) > 1 and self.blocks[1][0] <= number:
-            self.blocks.popleft()
-        begin, byte, sizes = self.blocks[0]
-        return None if byte is None else byte + sum(sizes[: number - begin])
+        """Return the number of bytes before a line; None if it is not known."""
+        for begin, byte, sizes in self.blocks:
+            if begin <= number < begin + len(sizes):
+                return byte + sum(sizes[: number - begin])
+        return None
 
 
 class LogReader:
@@ -279,6 +296,8 @@ class _SourceReader:
         self._known = known
         self._reading: _Reading | None = None
         self._on_bytes = on_bytes
+        self._tails: dict[str, tuple[int, UUID]] = {}
+        self._ended: dict[str, int] = {}
         try:
             self._files = self._plan(find_files(source.path))
         except LogFileError as error:
@@ -287,9 +306,9 @@ class _SourceReader:
     def logs(self) -> Iterator[NewLog]:
         counts = self.counts
         before_us: int | None = None
-        for file in self._files:
+        for planned in self._files:
             counts.files += 1
-            for log in self._read_file(file):
+            for log in self._read_file(self._still(planned)):
                 counts.records += 1
                 if before_us is not None and log[0] < before_us:
                     counts.late += 1
@@ -317,9 +336,33 @@ class _SourceReader:
                     self.counts.guessed_years += year != self._source.year
                 begin = self._first_time(stamps[path], year)
                 near = max(filter(None, (near, begin)), default=None)
-            known = self._known.add(head.content, known, year) if head.content else None
-            files.append(_File(path, head, known, year))
+            files.append(self._note_file(path, head, known, year))
         return files
+
+    def _note_file(self, path: Path, head: Head, known: KnownFile | None, year: int | None) -> _File:
+        if not head.content:
+            return _File(path, head, None, year)
+        file = self._known.add(head.content, known, year)
+        if file.tail is not None and file.name not in self._ended:
+            self._tails.setdefault(file.name, (file.tail_line, UUID(file.tail)))
+        return _File(path, head, file, year)
+
+    def _still(self, file: _File) -> _File:
+        """Return a file as it is now: files may have been rotated since the reading began."""
+        if not file.path.is_file():
+            return file
+        try:
+            head = read_head(file.path)
+        except LogFileError as error:
+            raise self._wrong_path(error) from error
+        if file.head.content and head.content.startswith(file.head.content):
+            return file
+        known = self._known.find(head.content) if head.content else None
+        year = None if known is None else known.year
+        if year is None and not self._source.has_year:
+            year = self._year_of(self._first_stamp(head), head, self._known.last)
+            self.counts.guessed_years += year != self._source.year
+        return self._note_file(file.path, head, known, year)
 
     def _first_stamp(self, head: Head) -> str | None:
         blocks = decoded(io.BytesIO(head.content), self._source.encoding, "backslashreplace")
@@ -359,7 +402,7 @@ class _SourceReader:
         known, name, ids = file.known, self._name, StableLogIds(self._name, file.twin)
         reading = self._reading = _Reading(self._clock(), None if known is None else known.name)
         reading.clock.begin(file.year, file.head.modified if self._source.year is None else None)
-        tail_line = 0 if known is None or known.tail is None else known.tail_line
+        tail_line = 0 if known is None else self._tails.get(known.name, (0,))[0]
         undated: list[_Draft] = []
         last_us: int | None = None
         number = log_id = 0
@@ -374,7 +417,7 @@ class _SourceReader:
             for number, lines, _, state in (*undated, draft) if undated else (draft,):
                 text = "\n".join(lines)
                 log_id = ids.number(number, text, last_us)
-                if number == tail_line:
+                if number == tail_line and known is not None:
                     self._note_tail(known, log_id)
                 yield last_us, log_id, name, text
                 if state is not None:
@@ -389,9 +432,12 @@ class _SourceReader:
         """Take note of the log that stands last, as it may grow; its number is 0 if there is none."""
         self.note_place()
         self._reading = None
-        if file.known is not None and file.head.is_growing:
-            file.known.tail = str(UUID(int=log_id)) if number else None
-            file.known.tail_line = number
+        known = file.known
+        # Of several copies of a file, the last log of the longest counts.
+        if known is not None and file.head.is_growing and number >= self._ended.get(known.name, 0):
+            self._ended[known.name] = number
+            known.tail = str(UUID(int=log_id)) if number else None
+            known.tail_line = number
 
     def note_place(self) -> None:
         """Take note of how far the file was read whose logs are being taken."""
@@ -406,10 +452,16 @@ class _SourceReader:
             self._known.places.pop(reading.name, None)
             self._known.places[reading.name] = place
 
-    def _note_tail(self, known: KnownFile | None, log_id: int) -> None:
+    def _note_tail(self, known: KnownFile, log_id: int) -> None:
         """Take note of the id of the log that stood last when its file was read before."""
-        if known is not None and known.tail is not None and (tail := UUID(known.tail)).int != log_id:
+        _, tail = self._tails.pop(known.name, (0, None))
+        if tail is not None and tail.int != log_id:
             self._known.replaced[log_id] = tail
+
+    def _note_dropped(self, known: KnownFile | None, number: int, text: str) -> None:
+        """Take note of a line that begins no log; it may have been cut when its file was read before."""
+        if self._tails and known is not None and self._tails.get(known.name, (0,))[0] == number:
+            self._known.dropped.append((self._tails.pop(known.name)[1], text))
 
     def _drafts(self, file: _File, reading: _Reading) -> Iterator[_Draft]:
         clock = reading.clock
@@ -432,11 +484,13 @@ class _SourceReader:
             if (is_dropping and not begins) or (drop and self._is_dropped(text)):
                 self.counts.dropped += 1
                 self.counts.keep("dropped", text, f"{file.path.name}:{number}: ")
+                self._note_dropped(file.known, number, text)
                 is_dropping = is_dropping or begins
                 continue
             if not begins:
                 self.counts.unstamped += 1
                 self.counts.keep("unstamped", text, f"{file.path.name}:{number}: ")
+                self._note_dropped(file.known, number, text)
                 lines.append(text)
                 is_begun = False
                 undated += 0 if is_dated else len(text) + 1
@@ -452,6 +506,7 @@ class _SourceReader:
                 if has_stamp or any(map(str.strip, lines)):
                     yield first, lines, time_us, None if reading.is_behind(first, number) else state
                 first, lines, time_us, has_stamp, is_begun = number, [text], None, False, True
+                reading.first = first
                 state = before or clock.before
             if stamp is not None:
                 has_stamp, time_us = True, stamp_us
@@ -462,6 +517,11 @@ class _SourceReader:
     def _is_cut(self, stamp: str | None, *, is_dated: bool) -> bool:
         """Return whether a last line ends before it says what time it is."""
         return not is_dated if stamp is None else self._first_time(stamp) is None
+
+    def _begins(self, text: str) -> bool:
+        match, record_start = self._regex.search(text), self._source.record_start
+        has_stamp = match is not None and match[self._group] is not None
+        return has_stamp or (record_start is not None and bool(record_start.search(text)))
 
     def _is_dropped(self, text: str) -> bool:
         return any(regex.search(text) for regex in self._source.drop)
@@ -503,7 +563,7 @@ class _SourceReader:
         counted = self.counts.lines
         lines = self._whole_lines(file, reading, place.line, place.byte)
         first = next(lines, None)
-        if first is None or not place.is_at(first[1]):
+        if first is None or not place.is_at(first[1]) or not self._begins(first[1]):
             self.counts.lines = counted
             return None
         self.counts.continued += 1
@@ -514,7 +574,7 @@ class _SourceReader:
         reading.blocks.clear()
         for block in self._blocks(file, number, byte):
             self.counts.lines += len(block.texts)
-            reading.blocks.append((block.number, block.byte, block.sizes))
+            reading.note_block(block)
             last = block.number + len(block.texts) - (0 if block.is_whole else 1)
             for at, text in enumerate(block.texts, block.number):
                 yield at, text if "\0" not in text else self._without_nuls(at, text, file), at != last

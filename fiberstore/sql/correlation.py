@@ -257,12 +257,19 @@ def settle_unknown_firsts(session: Session, config_version: int) -> None:
     )
 
 
-def forget_firsts(session: Session, fiber_ids: Collection[int], log_id: int) -> None:
-    """Have fibers made anew of their lines by the next batch that meets them, if a line may matter to them.
+def forget_firsts(session: Session, fiber_ids: Collection[int], log_id: int | None) -> None:
+    """Have fibers made anew of their lines by the next batch that meets them.
 
-    It does if a key begins with it, or if the fiber has an end.
+    If a log id is given, only those to which it may matter: a key begins with it, or the fiber has an end.
     """
-    if fiber_ids:
+    if fiber_ids and log_id is None:
+        write_with_batch(
+            session,
+            f"UPDATE fiber_keys SET first_log_id = NULL FROM {ARROW_TABLE} AS batch "
+            "WHERE fiber_keys.fiber_id = batch.fiber_id",
+            _ids(fiber_ids),
+        )
+    elif fiber_ids and log_id is not None:
         write_with_batch(
             session,
             f"UPDATE fiber_keys SET first_log_id = NULL FROM {ARROW_TABLE} AS batch "
