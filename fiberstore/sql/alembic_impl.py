@@ -15,6 +15,8 @@ from alembic.operations import BatchOperations, Operations
 from alembic.operations.batch import ApplyBatchImpl
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import quoted_name
+from sqlalchemy.dialects.postgresql.named_types import NamedType
+from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
@@ -191,7 +193,10 @@ class DuckDBImpl(DefaultImpl):
     @contextmanager
     def _made_anew(self, table_name: str, schema: str | None) -> Iterator[BatchOperations]:
         operations = Operations(MigrationContext.configure(self._bound))
-        with operations.batch_alter_table(table_name, schema, recreate="always") as batch:
+        reflect: dict[str, Any] = {"listeners": [("column_reflect", _keep_type)]}
+        with operations.batch_alter_table(
+            table_name, schema, recreate="always", reflect_kwargs=reflect
+        ) as batch:
             yield batch
 
     def _counted_by(self, column: sa.Column[Any]) -> str | None:
@@ -220,6 +225,12 @@ class DuckDBImpl(DefaultImpl):
         finally:
             self._bound.execute(sa.text(f"DROP TABLE {table}"))
         return columns[0]["default"]
+
+
+def _keep_type(_inspector: sa.Inspector, _table: sa.Table, column: ReflectedColumn) -> None:
+    """Create no type with a table that is made anew, and drop none with the old one: both have the same."""
+    if isinstance(column["type"], NamedType):
+        column["type"].create_type = False
 
 
 def _is_counter(default: str | None) -> bool:

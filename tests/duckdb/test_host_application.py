@@ -169,6 +169,24 @@ def _changed(metadata: sa.MetaData) -> None:
     assert logins is not None
 
 
+def test_a_table_with_an_enumeration_is_made_anew(host: _Host) -> None:
+    def tables(note: sa.Column[str] | None) -> sa.MetaData:
+        level: sa.Column[str] = sa.Column("level", sa.Enum("low", "high", name="levels"), index=True)
+        added = () if note is None else (note,)
+        metadata = sa.MetaData()
+        sa.Table("alarms", metadata, sa.Column("id", sa.Integer, primary_key=True), level, *added)
+        return metadata
+
+    host.migrate(tables(None))
+    with host.storage.engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO alarms (level) VALUES ('high')"))
+    host.migrate(tables(sa.Column("note", sa.String, server_default="x", nullable=False)))
+    with host.storage.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT level, note FROM alarms")).all() == [("high", "x")]
+    host.downgrade("-1")
+    host.downgrade("base")
+
+
 def test_columns_of_an_indexed_table_are_altered_and_dropped(host: _Host) -> None:
     host.migrate(_tables(_changed))
     with host.storage.engine.begin() as connection:
