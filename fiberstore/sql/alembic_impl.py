@@ -14,6 +14,7 @@ from alembic.ddl.impl import DefaultImpl
 from alembic.operations import BatchOperations, Operations
 from alembic.operations.batch import ApplyBatchImpl
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import quoted_name
 from sqlalchemy.dialects.postgresql.named_types import NamedType
 from sqlalchemy.engine.interfaces import ReflectedColumn
@@ -192,6 +193,14 @@ class DuckDBImpl(DefaultImpl):
 
     @contextmanager
     def _made_anew(self, table_name: str, schema: str | None) -> Iterator[BatchOperations]:
+        foreign_keys = sa.inspect(self._bound).get_multi_foreign_keys(schema=schema)
+        for (_, other), keys in foreign_keys.items():
+            referred = {(key["referred_schema"], key["referred_table"]) for key in keys}
+            if other != table_name and (schema, table_name) in referred:
+                raise CommandError(
+                    f"DuckDB cannot change {table_name} so while {other} refers to it by a foreign key; drop "
+                    f"that foreign key first, and add it again afterwards"
+                )
         operations = Operations(MigrationContext.configure(self._bound))
         reflect: dict[str, Any] = {"listeners": [("column_reflect", _keep_type)]}
         with operations.batch_alter_table(
