@@ -128,7 +128,7 @@ class Handler(logging.Handler):
             try:
                 self._writer.flush(_TIMEOUT_S)
             except (StorageError, TimeoutError) as error:
-                _tell(f"records are not stored yet: {type(error).__name__}")
+                _tell(f"records are not stored yet: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Store the rest, for 5 s at most, and end the writer; again, it does nothing.
@@ -157,7 +157,8 @@ class Handler(logging.Handler):
             self._writer.close(0)
         except UnwrittenError as error:
             self.unwritten = [record for record in error.records if isinstance(record, LogRecord)]
-            _tell(f"records not stored: {len(self.unwritten)} ({type(error.__cause__).__name__})")
+            cause = error.__cause__
+            _tell(f"records not stored: {len(self.unwritten)} ({type(cause).__name__}: {cause})")
             self._hand_back(self.unwritten)
 
     @contextmanager

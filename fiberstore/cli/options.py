@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 import typer
 
 from fiberstore.cli.app import print_note
-from fiberstore.cli.lookup import Key, check_keys, explain_no_fiber, find_fiber_id, find_generation, has_fiber
+from fiberstore.cli.lookup import (
+    Key,
+    check_keys,
+    explain_no_fiber,
+    find_fiber_id,
+    find_generation,
+    has_fiber,
+    shown_version,
+)
 from fiberstore.cli.render import Shape, shape_of_output
 from fiberstore.cli.times import HELP, parse_time, utc
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
@@ -256,6 +264,14 @@ def _tell_absent_keys(storage: SqlStorage, keys: Sequence[Key], version: int | N
             print_note(explain_no_fiber(storage, key, version))
 
 
+def _tell_empty_generation(storage: SqlStorage, its_fibers: Fibers, version: int) -> None:
+    if its_fibers.count(at_most=1) == 0 and (others := storage.fibers.count()):
+        print_note(
+            f"config version {shown_version(version)} is active and has no fibers, but other versions have "
+            f"{others:,}: fiberstore activate VERSION lets those of one be shown, --version all shows them"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class FiberFilter:
     """The options that choose fibers; all that are given must hold."""
@@ -276,6 +292,8 @@ class FiberFilter:
         version = find_generation(storage, self.version)
         if version is not None:
             fibers = fibers.where(Fibers.c.config_version == version)
+            if self.version is None and not self.key:
+                _tell_empty_generation(storage, fibers, version)
         if self.type:
             fibers = fibers.where(Fibers.c.fiber_type.in_(self.type))
         if self.closed is not None:

@@ -10,6 +10,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.postgresql import errors, functions, loaders  # noqa: F401  # the first two register themselves
 from fiberstore.postgresql.connect_errors import Target, connect_error, target_of
 from fiberstore.postgresql.connection import LEAST_VERSION, PostgresConnection
+from fiberstore.postgresql.engine import READ_ONLY
 from fiberstore.sql.connection import NATIVE
 from fiberstore.sql.models import Json
 
@@ -17,7 +18,6 @@ from fiberstore.sql.models import Json
 # locks of a client whose machine is gone are not to be kept for hours. A temporary table that an application
 # leaves on a connection is not to hide one of ours: pg_temp comes first unless it is named. (Not where it
 # would be the only schema there is, or tables would be made in it.)
-READ_ONLY = "-c default_transaction_read_only=on"
 _SETTINGS = """
 SELECT pg_backend_pid(), current_setting('default_transaction_read_only') = 'on',
   set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),

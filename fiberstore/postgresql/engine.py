@@ -7,11 +7,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
 from fiberstore.checks import check_number, check_seconds
-from fiberstore.postgresql.dialect import READ_ONLY
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE, POOL_TIMEOUT_S, leave_pool_to_parent, made_url
 from fiberstore.sql.pool import StorePool
 
 DRIVER = "postgresql+fiberstore"
+READ_ONLY = "-c default_transaction_read_only=on"
 _DRIVERS = ("postgresql", "postgres", "postgresql+psycopg", DRIVER)
 _CONNECT_TIMEOUT_S = 10
 _PLACE = ("host", "port")

@@ -14,7 +14,10 @@ from alembic.ddl.impl import DefaultImpl
 from alembic.operations import BatchOperations, Operations
 from alembic.operations.batch import ApplyBatchImpl
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import quoted_name
+from sqlalchemy.dialects.postgresql.named_types import NamedType
+from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
@@ -190,8 +193,19 @@ class DuckDBImpl(DefaultImpl):
 
     @contextmanager
     def _made_anew(self, table_name: str, schema: str | None) -> Iterator[BatchOperations]:
+        foreign_keys = sa.inspect(self._bound).get_multi_foreign_keys(schema=schema)
+        for (_, other), keys in foreign_keys.items():
+            referred = {(key["referred_schema"], key["referred_table"]) for key in keys}
+            if other != table_name and (schema, table_name) in referred:
+                raise CommandError(
+                    f"DuckDB cannot change {table_name} so while {other} refers to it by a foreign key; drop "
+                    f"that foreign key first, and add it again afterwards"
+                )
         operations = Operations(MigrationContext.configure(self._bound))
-        with operations.batch_alter_table(table_name, schema, recreate="always") as batch:
+        reflect: dict[str, Any] = {"listeners": [("column_reflect", _keep_type)]}
+        with operations.batch_alter_table(
+            table_name, schema, recreate="always", reflect_kwargs=reflect
+        ) as batch:
             yield batch
 
     def _counted_by(self, column: sa.Column[Any]) -> str | None:
@@ -220,6 +234,12 @@ class DuckDBImpl(DefaultImpl):
         finally:
             self._bound.execute(sa.text(f"DROP TABLE {table}"))
         return columns[0]["default"]
+
+
+def _keep_type(_inspector: sa.Inspector, _table: sa.Table, column: ReflectedColumn) -> None:
+    """Create no type with a table that is made anew, and drop none with the old one: both have the same."""
+    if isinstance(column["type"], NamedType):
+        column["type"].create_type = False
 
 
 def _is_counter(default: str | None) -> bool:

@@ -361,7 +361,25 @@ def test_activating_a_version_without_fibers_is_told(run: Run, store: Path) -> N
     assert run("activate", A).err.splitlines()[1] == (
         "fiberstore: it has no fibers; fiberstore reprocess makes them from the stored logs"
     )
-    assert listed(run) == []
+    assert run("fibers").rows == []
+
+
+@pytest.mark.parametrize("command", ["fibers", "keys", "timeline"])
+def test_an_active_version_without_fibers_is_told_beside_those_that_have(
+    run: Run, tmp_path: Path, command: str
+) -> None:
+    """The first run had rules without fiber types, the next one has them, and is not active yet."""
+    write_files(tmp_path)
+    db, rules = tmp_path / "new.duckdb", tmp_path / "first.toml"
+    rules.write_text(RULES.partition("[fibers")[0])
+    run("ingest", "--rules", rules, "--db", db)
+    assert run(command, "--db", db).err == ""
+    rules.write_text(RULES)
+    run("ingest", "--rules", rules, "--db", db)
+    shown = run(command, "--db", db)
+    assert shown.rows == []
+    assert "is active and has no fibers, but other versions have 4: fiberstore activate" in shown.err
+    assert run(command, "--version", "all", "--db", db).err == ""
 
 
 def test_the_way_back_may_be_pasted_into_a_shell(run: Run, store: Path) -> None:

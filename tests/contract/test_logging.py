@@ -277,7 +277,7 @@ def test_records_of_a_store_that_is_gone_are_handed_back(
     assert back[:-1] == handler.unwritten
     assert back[-1].raw_text == "INFO shop.cart: too late"
     told = capsys.readouterr().err
-    assert "records not stored: 3 (StorageClosedError)" in told
+    assert "records not stored: 3 (StorageClosedError: the storage is closed)" in told
     assert "records are dropped from now on: DatabaseError: the writer is closed" in told
 
 

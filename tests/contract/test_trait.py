@@ -264,6 +264,18 @@ except fiberstore.DatabaseError as error:
     assert "pip install 'fiberstore[postgresql]'" in found.stdout
 
 
+def test_the_command_line_starts_without_the_driver_of_postgresql() -> None:
+    program = """
+import sys
+sys.modules["psycopg"] = None  # to import it fails
+from fiberstore.cli import main
+sys.argv = ["fiberstore", "db", "distribute", "--help"]
+main()
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 def _without_types(method: object) -> str:
     signature = inspect.signature(method)  # type: ignore[arg-type]
     parameters = [
