@@ -272,7 +272,7 @@ class QueryPagesContract:
             found += numbers(page.items)
             late += numbers(page.late)
             listing.add([(number, 2) for number in [next(new, 0)] if number])
-        last_ones = {*range(200, 208)} - {*late}
+        last_ones = {number for number in listing.numbers() if number >= 200} - {*late}
         assert len(found) == len({*found})
         assert sorted([*found, *late, *last_ones]) == sorted(listing.numbers())
         assert len(last_ones) <= 1  # the one that was stored after the last page

@@ -712,7 +712,7 @@ def test_a_reprocessing_shows_its_progress_and_goes_on_after_ctrl_c(
     assert process.returncode == 130
     assert b"Traceback" not in seen
     assert b"fiberstore: interrupted; what was made stays, and the same command resumes from there" in seen
-    assert re.search(rb"10,000 logs, [\d,]+ logs/s", seen)
+    assert re.search(rb"20,000 logs, [\d,]+ logs/s", seen)
     (a, b) = run("versions", "--json").objects
     assert (a["active"], b["active"], b["fibers"] > 0) == (True, False, True)  # a half of it is not shown
 

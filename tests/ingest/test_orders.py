@@ -242,4 +242,6 @@ regex = 'a2=(?P<a>\\w+)'
     run = subprocess.run(
         [sys.executable, "-c", MERGES, db_file, rules], check=True, capture_output=True, text=True
     )
-    assert int(run.stdout) < 300 * 1024  # kB; ru_maxrss would be that of pytest, which has started it
+    assert (
+        int(run.stdout) < 350 * 1024
+    )  # kB, of which imports take 220; ru_maxrss would be that of pytest, which has started it

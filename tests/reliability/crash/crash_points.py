@@ -18,7 +18,7 @@ from fiberstore.ingest.pipeline import IngestReport, ingest
 from fiberstore.ingest.rules import load_rules
 from fiberstore.sql import migrate
 from tests.contract.test_migrations import PLAIN_DDL, catalog, tables
-from tests.ingest.test_ingest import RULES, State, state_of
+from tests.ingest.test_ingest import RULES, State, state_of, without_ids
 from tests.ingest.test_ingest import write_logs as write_log_files
 from tests.reliability.crash.kills import Aim, Death, Strike, ViolationError, kill
 from tests.reliability.crash.victim import INGEST_BATCH_ROWS, backup_path
@@ -462,15 +462,20 @@ class IngestedFile:
             found = state_of(storage)
             if len(found.logs) < read:
                 raise ViolationError(f"{len(found.logs)} logs, {read} were acknowledged")
-            if found != self._inputs.state_after(len(found.logs)):
+            if not _are_equal(found, self._inputs.state_after(len(found.logs))):
                 raise ViolationError(
                     f"{len(found.logs)} logs, with fibers and memberships that do not belong to them"
                 )
             if self._strikes_left == 0:
                 self._inputs.ingest(storage)
-                if state_of(storage) != self._inputs.state_after(_ALL_LOGS):
+                if not _are_equal(state_of(storage), self._inputs.state_after(_ALL_LOGS)):
                     raise ViolationError("the ingest ended otherwise than one that was not killed")
         return Strike(death, death.in_flight["batch"] > 0, ended=self._strikes_left == 0)
+
+
+def _are_equal(found: State, whole: State) -> bool:
+    """Compare by lines: which id a merged fiber keeps depends on where batches begin, as after a kill."""
+    return found.logs == whole.logs and without_ids(found) == without_ids(whole)
 
 
 class IngestInputs:

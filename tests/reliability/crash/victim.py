@@ -142,6 +142,7 @@ class Caller:
         turns = itertools.count(1)
         while True:
             with suppress(KeyboardInterrupt):  # which drops the traceback, and what it owns
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 while True:
                     self._calls[call]()
                     self._step()
@@ -152,7 +153,6 @@ class Caller:
                 changed = self._others.submit(storage.checkpoints.set, "turn", str(turn))
                 changed.result(LOCK_TIMEOUT_S / 2)
             faulthandler.dump_traceback_later(HANGS_S)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             report("checked", turn)
 
     def _step(self) -> None:
@@ -207,6 +207,9 @@ def make_calls(file: str, call: str, copy: str, *lanes: str) -> None:
     (lane, number), beside = (
         (name, int(next_)) for name, _, next_ in (part.partition(":") for part in lanes)
     )
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # until a call is made: the other thread reports steps before
     with DuckDBStorage(file) as storage, DuckDBStorage(copy) as destination:
         threading.Thread(target=write_beside, args=beside).start()
         Caller(storage, destination, lane, number).run(call)
