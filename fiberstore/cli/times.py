@@ -97,11 +97,41 @@ Zone = Annotated[
 ]
 
 
+class _MachineZone(tzinfo):
+    """The machine's zone, by its rules at each time: the offset of now is not that of half a year ago."""
+
+    def utcoffset(self, when: datetime | None) -> timedelta | None:
+        """Return the offset of a local time."""
+        if when is None:
+            return None
+        try:
+            return when.replace(tzinfo=None).astimezone().utcoffset()
+        except (OverflowError, ValueError, OSError):  # near the first time or the last
+            return datetime.now().astimezone().utcoffset()
+
+    def dst(self, _when: datetime | None) -> None:
+        """Return None: it is not known which part of the offset is that of summer."""
+
+    def tzname(self, when: datetime | None) -> str | None:
+        """Return the abbreviation of the zone at a local time."""
+        return None if when is None else when.replace(tzinfo=None).astimezone().tzname()
+
+    def fromutc(self, when: datetime) -> datetime:
+        """Return the local time of a time in UTC."""
+        instant = when.replace(tzinfo=UTC)
+        try:
+            local = instant.astimezone().replace(tzinfo=None)
+            is_second = local.astimezone() != instant  # of the two passes of an hour that comes twice
+        except (ValueError, OSError) as error:
+            raise OverflowError(str(error)) from error
+        return local.replace(tzinfo=self, fold=is_second)
+
+
 def _find_zone(name: str | None) -> tzinfo:
     if name is None or name.upper() == "UTC":
         return UTC
     if name == "local":
-        return datetime.now().astimezone().tzinfo or UTC
+        return _MachineZone()
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError) as error:

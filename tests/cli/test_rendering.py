@@ -1,6 +1,7 @@
 """Display of times, of durations, and of characters that act on a terminal."""
 
 import sys
+import time as time_module
 import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta, timezone
@@ -83,6 +84,29 @@ def test_what_moves_hides_or_turns_text_is_escaped(characters: dict[str, list[st
 
     some = characters[category][:: 1 + len(characters[category]) // 20_000]
     assert escape_controls("x".join(some)) == "x".join(map(escaped, some))
+
+
+@pytest.mark.skipif(not hasattr(time_module, "tzset"), reason="Windows takes its zone from elsewhere")
+def test_the_zone_of_the_machine_has_the_offset_of_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of now: half of the year it is another."""
+    new_york = ZoneInfo("America/New_York")
+    monkeypatch.setenv("TZ", new_york.key)
+    time_module.tzset()
+    use_zone("local")
+    try:
+        for month in (1, 7):
+            noon = datetime(2024, month, 1, 12, tzinfo=UTC)
+            assert shown_time(noon) == noon.astimezone(new_york).isoformat()
+            assert parse_time(f"2024-0{month}-01") == datetime(2024, month, 1, tzinfo=new_york)
+        for minute in (30, 90):  # an hour that comes twice
+            instant = datetime(2024, 11, 3, 5, tzinfo=UTC) + timedelta(minutes=minute)
+            assert shown_time(instant) == instant.astimezone(new_york).isoformat()
+            assert parse_time(shown_time(instant)) == instant
+        assert shown_time(datetime.max.replace(tzinfo=UTC)).startswith("9999-12-31")
+    finally:
+        use_zone(None)
+        monkeypatch.undo()
+        time_module.tzset()
 
 
 def test_text_that_only_looks_foreign_stays_as_it_is() -> None:
