@@ -209,13 +209,7 @@ def decoded(
         byte: Number of bytes before it. Nothing is read if no line begins there.
     """
     first = stream.readline()
-    begin = 0
-    for mark, marked in _MARKS:
-        if first.startswith(mark):
-            encoding = marked
-            if marked == "utf-8":
-                begin = len(mark)
-            break
+    encoding, begin = _after_mark(first, encoding)
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         yield from _wide(first, stream, encoding, errors)
         return
@@ -247,6 +241,14 @@ def decoded(
         number += len(lines)
         byte += sum(sizes)
         lines = stream.readlines(_BLOCK_BYTES)
+
+
+def _after_mark(first: bytes, encoding: str) -> tuple[str, int]:
+    """Return the encoding of a file that begins so, and the number of bytes before its text."""
+    for mark, marked in _MARKS:
+        if first.startswith(mark):
+            return marked, len(mark) if marked == "utf-8" else 0
+    return encoding, 0
 
 
 def _wide(first: bytes, stream: BinaryIO, encoding: str, errors: str) -> Iterator[Block]:

@@ -84,7 +84,7 @@ class TailsContract:
 
     def test_tail_refuses_a_position_whose_log_is_unknown(self, storage: QueryStorage) -> None:
         position = _position_of_another_store()
-        with pytest.raises(CursorError, match="deleted|of another database"):
+        with pytest.raises(CursorError, match=r"deleted|of another database"):
             list(storage.logs.tail(position, timeout_s=0))
 
     @pytest.mark.parametrize("timeout_s", [-1, float("nan"), "1"])
