@@ -236,11 +236,9 @@ def decoded(
             yield Block(number, texts, byte, sizes)
             raise
         yield Block(number, texts, byte, sizes, is_whole)
-        if not is_whole:  # what has been added meanwhile would continue the line
-            return
         number += len(lines)
         byte += sum(sizes)
-        lines = stream.readlines(_BLOCK_BYTES)
+        lines = stream.readlines(_BLOCK_BYTES) if is_whole else []  # else more would continue the last line
 
 
 def _after_mark(first: bytes, encoding: str) -> tuple[str, int]:
