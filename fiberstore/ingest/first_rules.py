@@ -215,7 +215,8 @@ def _find_source(name: str, paths: tuple[Path, ...]) -> FirstSource:
         raise RulesError(
             f"{paths[0]}: no stamp of a well-known form in {len(lines):,} lines, "
             f"the first is {next(filter(str.strip, lines), '')[:80]!r}; "
-            "write timestamp and format yourself, as docs/rules.md says"
+            "leave the file out if it is no log, else write timestamp and format yourself, as docs/rules.md "
+            "says"
         )
     return FirstSource(name, paths, *best, len(lines), is_binary, tuple(_find_keys(lines)))
 

@@ -114,7 +114,7 @@ def test_rules_init_writes_a_new_file_or_stdout(
         ("", "has no lines; give a file that has some"),
         (
             "no time\n",
-            "no stamp of a well-known form in 1 lines, the first is 'no time'; write timestamp and format",
+            "no stamp of a well-known form in 1 lines, the first is 'no time'; leave the file out if",
         ),
     ],
 )
