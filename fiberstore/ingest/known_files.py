@@ -94,6 +94,7 @@ class KnownFiles:
         replaced: Ids of tails that have grown, by the 128 bits of the id of the one that has the whole text.
         dropped: Ids of tails whose line has grown to one that begins no log, and that line.
         places: How far files were read by the present rules, by their names.
+        saved: Text of the checkpoint as this run has read or written it.
     """
 
     files: list[KnownFile] = field(default_factory=list)
@@ -101,6 +102,7 @@ class KnownFiles:
     replaced: dict[int, UUID] = field(default_factory=dict)
     dropped: list[tuple[UUID, str]] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
+    saved: str | None = None
     _added: int = 0
 
     @classmethod
@@ -108,7 +110,8 @@ class KnownFiles:
         """Read the text of ``to_text``."""
         data = json.loads(text)
         last = data["last"]
-        return cls([KnownFile(*file) for file in data["files"]], last and datetime.fromisoformat(last))
+        files = [KnownFile(*file) for file in data["files"]]
+        return cls(files, last and datetime.fromisoformat(last), saved=text)
 
     def to_text(self) -> str:
         """Return the files as a text for a checkpoint."""

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from fiberstore.contract.queries import Fibers, Logs
+from fiberstore.errors import CheckpointError
 from fiberstore.ingest.correlator import CorrelationCounts, Correlator, uncollected
 from fiberstore.ingest.known_files import KnownFiles, places_from_text, places_to_text
 from fiberstore.ingest.occurrences import PatternSearch
-from fiberstore.ingest.reader import LogReader, SourceCounts
+from fiberstore.ingest.reader import IngestError, LogReader, SourceCounts
 from fiberstore.ingest.rules import Rules, Source, require_files
 from fiberstore.records import EARLIEST_US, to_epoch_us
 from fiberstore.repositories.storage import SqlStorage, Transaction
@@ -106,7 +107,8 @@ def ingest(
 
     Raises:
         RulesError: The rules name no file for a source; nothing was read.
-        IngestError: A file cannot be read by its rules. Batches before that stay stored.
+        IngestError: A file cannot be read by its rules, or another run reads files of the same source at the
+            same time. Batches before that stay stored.
         StorageError: The store failed. Batches before that stay stored.
     """
     if batch_rows < 1:
@@ -158,7 +160,11 @@ class _FileCorrelator(Correlator):
         def store(transaction: Transaction) -> int:
             return insert_new_logs(transaction.session, batch, self._config_version, datetime.now(UTC))
 
-        return self._write(self._joiner.search(batch), store, prepare)
+        counts = self._write(self._joiner.search(batch), store, prepare)
+        for files in known.values():
+            if files.files:
+                files.saved = files.to_text()
+        return counts
 
     def _delete_tails(
         self, transaction: Transaction, batch: Sequence[NewLog], known: Mapping[str, KnownFiles]
@@ -231,7 +237,13 @@ def _load_known(transaction: Transaction, rules: Rules) -> dict[str, KnownFiles]
 def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles], config_version: int) -> None:
     for name, files in known.items():
         if files.files:
-            transaction.checkpoints.set(f"ingest {name}", files.to_text())
+            try:
+                transaction.checkpoints.compare_and_set(f"ingest {name}", files.saved, files.to_text())
+            except CheckpointError as error:
+                raise IngestError(
+                    f"another run reads files of source {name!r} at the same time; nothing of this batch was "
+                    "stored. Let one run end before the next begins"
+                ) from error
         if files.places:
             transaction.checkpoints.set(read_checkpoint(config_version, name), places_to_text(files.places))
 

@@ -260,6 +260,26 @@ def test_an_error_keeps_whole_batches_and_the_next_run_goes_on(
     assert state_of(storage) == whole
 
 
+def test_two_runs_at_once_lose_and_double_nothing(
+    storage: DuckDBStorage, tmp_path: Path, rules_file: Path
+) -> None:
+    """Both would take the same number for a new file whose first line is that of another."""
+    write_logs(tmp_path, 300)
+    rules = load_rules(rules_file)
+    ingest(storage, rules)
+    whole = state_of(storage)
+    empty(storage.engine)
+
+    def another_run(_: IngestReport) -> None:
+        ingest(storage, rules)
+
+    with pytest.raises(IngestError, match="another run reads files of source"):
+        ingest(storage, rules, batch_rows=20, on_batch=another_run)
+    ingest(storage, rules)
+    found = state_of(storage)
+    assert (found.logs, without_ids(found)) == (whole.logs, without_ids(whole))
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
