@@ -13,7 +13,10 @@ _ADVICE = [
     (re.compile(pattern), advice)
     for pattern, advice in (
         (
-            r"Connection refused|No such file|resolve host|idna|label too long|timeout expired|No route",
+            (
+                r"Connection refused|No such file|failed to resolve host|'idna' codec|label too long|"
+                r"timeout expired|No route"
+            ),
             "check the host and the port, and that the server runs and can be reached from here",
         ),
         (r"password authentication failed|no password supplied", "check the user and the password"),
