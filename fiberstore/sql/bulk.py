@@ -57,7 +57,7 @@ again and again would take as long as to store them.
 
 
 def new_logs(logs: Sequence[LogRecord]) -> list[NewLog]:
-    """Return records as columns."""
+    """Return records as tuples."""
     ids = integers(values_of(logs, "log_id"))
     return [
         (to_epoch_us(log.timestamp), log_id, log.source_id, log.raw_text)
@@ -101,7 +101,7 @@ def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int
 
 
 def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: int, now: datetime) -> int:
-    """Do the same with logs whose texts and times were checked."""
+    """Insert checked logs whose id is new, the first of equal ids. Return how many there were."""
     if not logs:
         return 0
     times_us, ids, source_ids, raw_texts = zip(*logs, strict=True)

@@ -48,7 +48,7 @@ def _with_5000th(good: list[_T], item: object) -> Iterator[_T]:
 def check_refusal(
     call: Callable[[Any], object], error: type[Exception], match: str | None, *wrong: object
 ) -> None:
-    """See that a call refuses each of these arguments, with a message that matches if that is said."""
+    """Check that a call refuses each of these arguments, with a message that matches if that is said."""
     for argument in wrong:
         with pytest.raises(error, match=match):
             call(argument)
@@ -57,7 +57,7 @@ def check_refusal(
 def check_number(
     call: Callable[[Any], object], name: str, *, least: int = 0, may_be_none: bool = False
 ) -> None:
-    """See that a call refuses numbers that are out of bounds, and what is none, and names the argument."""
+    """Check that a call refuses numbers that are out of bounds, and what is none, and names the argument."""
     check_refusal(call, ValueError, name, least - 1, -(2**70), 2**63, 2**70)
     check_refusal(call, TypeError, name, True, 1.0, "1", [1], *([] if may_be_none else [None]))
 
