@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.records import MICROSECOND, FiberMembership, FiberRecord, StoredLog
 
 R = TypeVar("R", StoredLog, FiberRecord, FiberMembership)
 
@@ -415,7 +415,7 @@ def _shown(value: Value) -> str:
     if isinstance(value, UUID):
         return repr(str(value))
     if isinstance(value, timedelta):
-        seconds, rest_us = divmod(abs(value) // timedelta(microseconds=1), 1_000_000)
+        seconds, rest_us = divmod(abs(value) // MICROSECOND, 1_000_000)
         decimals = f".{rest_us:06d}".rstrip("0").rstrip(".")
         return repr(f"{'-' * (value < timedelta())}{seconds}{decimals}s")
     return repr(value)

@@ -14,12 +14,12 @@ from fiberstore.ingest.occurrences import Found, PatternSearch
 from fiberstore.ingest.rules import Rules
 from fiberstore.ingest.stored_fibers import StoredFibers
 from fiberstore.ingest.sweep import Item, line_item
-from fiberstore.records import EARLIEST_US, LogRecord, to_epoch_us
+from fiberstore.records import EARLIEST_US, MICROSECOND, LogRecord, to_epoch_us
 from fiberstore.repositories import LogRepository
 from fiberstore.repositories.access import retried
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.sql.bulk import NewLog, checked, first_of_each, new_logs
-from fiberstore.sql.correlation import MICROSECOND, FiberKind, joined_logs
+from fiberstore.sql.correlation import FiberKind, joined_logs
 from fiberstore.sql.translate import translate_errors
 
 

@@ -12,12 +12,11 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from fiberstore.checks import as_utc
-from fiberstore.records import EARLIEST_US, LATEST_US, to_epoch_us
+from fiberstore.records import EARLIEST_US, EPOCH, LATEST_US, MICROSECOND, to_epoch_us
 
 EPOCH_DIGITS = {"epoch_s": 0, "epoch_ms": 3, "epoch_us": 6, "epoch_ns": 9}
 NAMED_FORMATS = ("iso8601", *EPOCH_DIGITS)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SAMPLE = datetime(2024, 11, 23, 10, 20, 30, tzinfo=UTC)
 _MICROSECOND_DIGITS = 6
 _LEAP_SECOND = 60
@@ -28,7 +27,6 @@ _TWELVE = 12
 _LEAP_YEAR = 2024
 _LEAP_YEARS_APART = 8
 
-_MICROSECOND = timedelta(microseconds=1)
 _SECOND_US = 1_000_000
 _DAY_US = 24 * 3600 * _SECOND_US
 _JITTER_US = 10 * _SECOND_US
@@ -167,7 +165,7 @@ class Clock:
     def __init__(self, formats: Sequence[str], zone: tzinfo | None, offset: timedelta = timedelta(0)) -> None:
         self._parsers = [_parser(stamp_format) for stamp_format in formats]
         self._zone = zone
-        self._offset_us = offset // _MICROSECOND
+        self._offset_us = offset // MICROSECOND
         self._mark_us: int | None = None
         self._years = _Years(None)
         self._last: str | None = None
@@ -417,7 +415,7 @@ class _Years:
 @lru_cache(maxsize=64)
 def _year_of(day: int) -> int:
     """Return the year of a day, given as their number since 1970."""
-    return (_EPOCH + timedelta(days=day)).year
+    return (EPOCH + timedelta(days=day)).year
 
 
 def _middle(year: int, instant: Callable[[int], int]) -> int:

@@ -7,7 +7,6 @@ tells.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
@@ -15,8 +14,7 @@ from typing import NamedTuple, TypeAlias
 from pydantic import JsonValue
 
 from fiberstore.ingest.occurrences import Key, Occurrence
-
-_MICROSECOND = timedelta(microseconds=1)
+from fiberstore.records import MICROSECOND
 
 Position: TypeAlias = tuple[int, int]
 """Where a line stands: µs since 1970, and twice the number that its log id is."""
@@ -182,7 +180,7 @@ def line_item(time_us: int, log_id: int, occurrence: Occurrence, origin: StoredF
         end = (
             (time_us, place + 1)
             if close_grace is None
-            else (time_us + close_grace // _MICROSECOND, END_OF_TIMESTAMP)
+            else (time_us + close_grace // MICROSECOND, END_OF_TIMESTAMP)
         )
     return Item((time_us, place), match, keys, keys if start else (), end, log_id, attributes, origin)
 

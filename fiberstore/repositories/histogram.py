@@ -10,10 +10,9 @@ from fiberstore.checks import as_utc, check_duration
 from fiberstore.contract.queries import MOST_BUCKETS
 from fiberstore.contract.results import Bucket
 from fiberstore.errors import SerializationError
-from fiberstore.records import from_epoch_us, to_epoch_us
+from fiberstore.records import MICROSECOND, from_epoch_us, to_epoch_us
 from fiberstore.sql.functions import EpochMicroseconds
 
-_MICROSECOND = timedelta(microseconds=1)
 _YEAR_1_US = to_epoch_us(datetime.min.replace(tzinfo=UTC))
 
 _UNITS_US = (
@@ -43,7 +42,7 @@ class Histogram:
         width = check_duration("width", width)
         if width <= timedelta(0):
             raise ValueError(f"width must be more than 0, got {width}")
-        self._width_us = width // _MICROSECOND
+        self._width_us = width // MICROSECOND
         self._start = None if start is None else as_utc(start)
         self._end = None if end is None else as_utc(end)
 

@@ -35,7 +35,7 @@ from fiberstore.contract.conditions import (
     Value,
 )
 from fiberstore.ids import key_hash
-from fiberstore.records import FiberMembership, FiberRecord, StoredLog
+from fiberstore.records import MICROSECOND, FiberMembership, FiberRecord, StoredLog
 from fiberstore.sql.functions import (
     Contains,
     DurationUs,
@@ -66,7 +66,6 @@ ATTRIBUTES: sa.ColumnElement[Any] = sa.func.coalesce(
 
 ACTIVE_VERSION = sa.select(RegisteredVersion.config_version).where(RegisteredVersion.active.is_(True))
 
-_MICROSECOND = timedelta(microseconds=1)
 _MOST_PARAMETERS = 50
 _MOST_LOOKUPS = 8
 _EXACT_AS_FLOAT = 2**53
@@ -237,7 +236,7 @@ def _known(comparison: sa.ColumnElement[bool], name: str) -> sa.ColumnElement[bo
 
 
 def _driver_value(value: Value) -> object:
-    return value // _MICROSECOND if isinstance(value, timedelta) else value
+    return value // MICROSECOND if isinstance(value, timedelta) else value
 
 
 def _joined(column: Expression, *conditions: sa.ColumnElement[bool]) -> sa.Select[UUID]:

@@ -4,7 +4,6 @@ Times are µs since 1970 here, and ids of a batch are numbers, as correlation co
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -30,8 +29,6 @@ from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.key_rows import SAME_KEY, key_hash_sql
 from fiberstore.sql.models import stored_time
 from fiberstore.sql.prepared import connection_of
-
-MICROSECOND = timedelta(microseconds=1)
 
 
 class FiberKind(NamedTuple):

@@ -1,7 +1,7 @@
 """``histogram``: numbers of logs or fibers over time."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Literal, TypeVar
 
 import typer
@@ -26,11 +26,10 @@ from fiberstore.cli.render import print_histogram, shape_of_output
 from fiberstore.cli.stores import open_to_read
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
 from fiberstore.contract.queries import Fibers, Logs
-from fiberstore.records import StoredLog
+from fiberstore.records import EPOCH, StoredLog
 
 T = TypeVar("T")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_STEPS = 60
 _WIDTHS = (
     *(timedelta(milliseconds=number) for number in (1, 10, 100)),
@@ -113,7 +112,7 @@ def _width(query: Logs | Fibers, start: datetime | None, end: datetime | None) -
     if first is None or last is None:
         return _WIDTHS[0]
     for width in _WIDTHS:
-        if (last - _EPOCH) // width - (first - _EPOCH) // width < _MOST_STEPS:
+        if (last - EPOCH) // width - (first - EPOCH) // width < _MOST_STEPS:
             return width
     return _WIDTHS[-1]
 

@@ -23,7 +23,7 @@ from fiberstore.cli.tables import counted, duration
 from fiberstore.cli.times import shown_time
 from fiberstore.contract.results import Timeline, TimelinePoint
 from fiberstore.escaping import escape_controls
-from fiberstore.records import FiberRecord
+from fiberstore.records import MICROSECOND, FiberRecord
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.timeline.page import lane_labels
 
@@ -33,7 +33,6 @@ _TYPE_WIDTH = 16
 _LEAST_TRACK = 20
 _TICK_COLUMNS = 18
 _LEGEND_SOURCES = 12
-_MICROSECOND = timedelta(microseconds=1)
 
 
 @app.command(epilog="Example: fiberstore timeline --db store.duckdb --order longest --html timeline.html")
@@ -151,8 +150,8 @@ class _Scale:
 
     def column(self, time: datetime) -> int:
         """Return the column that a time is in."""
-        span = (self.last - self.first) // _MICROSECOND + 1
-        return (time - self.first) // _MICROSECOND * self.columns // span
+        span = (self.last - self.first) // MICROSECOND + 1
+        return (time - self.first) // MICROSECOND * self.columns // span
 
     def axis(self) -> str:
         """Return a line of times, each where its column begins."""
