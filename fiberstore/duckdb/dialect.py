@@ -49,7 +49,7 @@ from fiberstore.duckdb.errors import is_interrupt
 from fiberstore.duckdb.modes import make_temporary_folder
 from fiberstore.duckdb.reflection import CatalogReflection
 from fiberstore.duckdb.wal import check_files, has_two_logs
-from fiberstore.sql.engine import FORKED, IN_MEMORY
+from fiberstore.sql.engine import FORKED, IN_MEMORY, alembic_loaders
 
 __all__ = ["FiberstoreDialect", "UBigInteger"]
 
@@ -200,7 +200,10 @@ class FiberstoreDialect(CatalogReflection, duckdb_engine.Dialect):  # type: igno
 def _support_alembic() -> None:
     """Let Alembic know DuckDB, if a program has imported it; to import it takes longer than all the rest."""
     if "alembic.ddl.impl" in sys.modules:
-        from fiberstore.sql import alembic_impl  # noqa: F401  # it registers itself
+        from fiberstore.duckdb import alembic_impl  # noqa: F401  # it registers itself
+
+
+alembic_loaders.append(_support_alembic)
 
 
 def _join_logs(database: str, config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
@@ -16,6 +17,9 @@ FORKED = (
     "the database was opened before this process was forked, and is the parent's; start processes by 'spawn' "
     "or fork first, and open the storage in one process only"
 )
+
+alembic_loaders: list[Callable[[], object]] = []
+"""Functions that tell Alembic of an engine it does not know, for ``sql.migrate`` to call once it is there."""
 
 # Also with mistakes in it: what is taken for a file is shown in errors, and its password would be.
 _MEANT_AS_URL = re.compile(r"postgres(ql)?(\+\w*)?(:|//)|(?!.*://).*\b(dbname|password) *=", re.IGNORECASE)

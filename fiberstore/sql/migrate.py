@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from fiberstore.errors import DatabaseError, SchemaVersionError
-from fiberstore.sql import alembic_impl  # noqa: F401  # it registers itself
+from fiberstore.sql.engine import alembic_loaders
 from fiberstore.sql.models import Base
 
 VERSION_TABLE = "fiberstore_alembic_version"
@@ -25,6 +25,9 @@ VERSION_TABLE = "fiberstore_alembic_version"
 _USABLE = "revision {revision}: releases with revision {oldest} can use it"
 _alembic_lock = threading.Lock()
 _logger = logging.getLogger(__name__)
+
+for _load in alembic_loaders:  # of engines that were there before Alembic
+    _load()
 
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
