@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(  # type: ignore[no-redef]  # it stands in for
     reasons = _known_failures()
     for item in items:
         name = f"{item.cls.__name__.partition('_')[0]}.{item.name}"  # type: ignore[attr-defined]  # of a method
-        if reason := reasons.pop(name, None):
+        if reason := reasons.pop(name, None):  # DuckDB's, which known_failures.txt has above the test's name
             item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
     if reasons and not config.option.keyword:
         raise pytest.UsageError(f"known_failures.txt names tests that are not there: {', '.join(reasons)}")
@@ -39,7 +39,11 @@ def _known_failures() -> dict[str, str]:
     for line in (Path(__file__).parent / "known_failures.txt").read_text().splitlines():
         if line.startswith("# "):
             reason = line.removeprefix("# ")
-        elif line:
+        elif not line:
+            reason = ""
+        elif not reason:
+            raise pytest.UsageError(f"known_failures.txt: {line} has no reason above it")
+        else:
             reasons[line] = reason
     return reasons
 
