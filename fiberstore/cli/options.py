@@ -244,6 +244,7 @@ class LogFilter:
         if self.end is not None:
             logs = logs.where(Logs.c.timestamp <= self.end)
         if self.source:
+            _tell_absent_sources(storage, self.source)
             logs = logs.where(Logs.c.source_id.in_(self.source))
         if self.contains is not None:
             logs = logs.where(Logs.c.raw_text.contains(self.contains))
@@ -255,6 +256,12 @@ class LogFilter:
             _tell_absent_keys(storage, self.key or (), version)
             logs = logs.where(Logs.c.fibers.any(And(FiberRecord, (*(self.key or ()), *of_version))))
         return logs if self.where is None else logs.where(self.where)
+
+
+def _tell_absent_sources(storage: SqlStorage, sources: Sequence[str]) -> None:
+    for source in sources:
+        if not storage.logs.where(Logs.c.source_id == source).count(at_most=1):
+            print_note(f"no log of source {source!r} is stored; fiberstore stats lists the sources")
 
 
 def _tell_absent_keys(storage: SqlStorage, keys: Sequence[Key], version: int | None) -> None:

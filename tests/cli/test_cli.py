@@ -194,6 +194,7 @@ def test_ingesting_again_adds_nothing(run: Run, rules_file: Path, store_file: Pa
     run("ingest", "--rules", rules_file, "--db", store_file)
     result = run("ingest", "--rules", rules_file, "--db", store_file)
     assert result.out.startswith("2 logs read, 0 new; 0 new fibers, 0 new memberships; ")
+    assert result.out.count(", 1 file continued where an earlier run stopped\n") == 2
     assert row_counts(store_file) == (5, 5, 8)
 
 

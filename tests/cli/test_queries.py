@@ -131,6 +131,12 @@ def test_filters_of_logs(run: Run, store: Path, options: tuple[str, ...], found:
         ]
 
 
+def test_a_source_that_no_log_has_is_told(run: Run, store: Path) -> None:
+    result = run("logs", "--db", store, "--source", "wbe", "--source", "web", "--json")
+    assert [log["raw_text"] for log in result.objects] == [LOGS[number - 1].raw_text for number in (1, 4, 5)]
+    assert result.err == "fiberstore: no log of source 'wbe' is stored; fiberstore stats lists the sources\n"
+
+
 @parametrize_mostly_slow(
     ("options", "found"),
     [

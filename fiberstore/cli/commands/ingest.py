@@ -129,6 +129,8 @@ def _print_counts(report: IngestReport, rules: Rules, *, with_lines: bool = Fals
             found.pop("keyless", None)
         parts = [counted(counts.lines, "lines"), counted(counts.records, "logs")]
         parts += [f"{counted(number, _KINDS[kind][0])} {_KINDS[kind][1]}" for kind, number in found.items()]
+        if counts.continued:
+            parts.append(f"{counted(counts.continued, 'files')} continued where an earlier run stopped")
         print_line(f"{name}: {', '.join(parts)}")
         for kind in found if with_lines else ():
             for text in counts.first_lines.get(kind, ()):
