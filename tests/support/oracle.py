@@ -36,7 +36,8 @@ from tests.support.oracle_lifecycle import (
     still_to_prune,
     to_prune,
 )
-from tests.support.oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships, Tables
+from tests.support.oracle_queries import MemoryFibers, MemoryLogs, MemoryMemberships
+from tests.support.oracle_tables import Tables
 
 if TYPE_CHECKING:
     from fiberstore.contract.results import Deleted

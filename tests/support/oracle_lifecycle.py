@@ -24,7 +24,7 @@ from fiberstore.contract.results import (
 from fiberstore.errors import CheckpointError, DatabaseError, NotFoundError, VersionNotFoundError
 from fiberstore.records import FiberMembership, FiberRecord, StoredLog
 from fiberstore.versioning import config_version as version_of
-from tests.support.oracle_queries import Tables, holds
+from tests.support.oracle_tables import Tables, holds
 
 KINDS: tuple[ChangeKind, ...] = get_args(ChangeKind)
 
