@@ -21,7 +21,7 @@ from fiberstore.cli.units import parse_size
 from fiberstore.contract.results import Pruned
 from fiberstore.testing.examples import fiber, log, member, uid
 from tests.contract.test_injection import assert_without_effect
-from tests.support.command_line import Result, Run, assert_refused, on_a_terminal, runner
+from tests.support.command_line import Result, Run, assert_refused, on_a_terminal
 from tests.support.parameters import parametrize_mostly_slow
 
 NOW = datetime.now(UTC)
@@ -61,16 +61,9 @@ COMMANDS = [*DESTRUCTIVE, ("db", "compact")]
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIBERSTORE_URL", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
+def wide_output(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a message be one line."""
     monkeypatch.setenv("COLUMNS", "1000")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
-    return runner(capsys)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from tests.support.command_line import (
     on_a_terminal,
     plain,
     read_terminal,
-    runner,
     told_cursor,
     without_progress,
 )
@@ -60,18 +59,6 @@ def write_files(folder: Path) -> None:
     (folder / "web.log").write_text(LOGS)
     (folder / "a.toml").write_bytes(RULES.encode())
     (folder / "b.toml").write_bytes(BY_USER.encode())
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
-    return runner(capsys)
 
 
 @pytest.fixture

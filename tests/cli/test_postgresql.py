@@ -49,12 +49,6 @@ _UNLIKE = [  # what is not the same in two stores of the same content
 ]
 
 
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIBERSTORE_URL", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def with_password(url: str) -> str:
     """The same database, with a password that must not be seen; servers that trust everybody ignore it."""
     parsed = make_url(url)
