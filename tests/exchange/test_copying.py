@@ -6,7 +6,7 @@ As a program, ``python -m tests.exchange.test_copying SOURCE DESTINATION``, it i
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ from fiberstore import (
     copy_store,
 )
 from fiberstore.contract.lifecycle import LifecycleStorage
-from fiberstore.copying.checksums import COPY_PREFIX, canonical_json, table_checksums
+from fiberstore.copying.checksums import COPY_PREFIX
 from fiberstore.copying.copy import Copied, TableDifference
 from fiberstore.sql.models import EndedFiber
 from fiberstore.testing.examples import (
@@ -42,7 +42,6 @@ from fiberstore.testing.examples import (
     IN_UTC,
     NOON,
     TEXTS,
-    all_logs,
     fiber,
     log,
     member,
@@ -58,26 +57,6 @@ from tests.support.parameters import parametrize_mostly_slow
 
 Change: TypeAlias = Callable[[DuckDBStorage], object]
 TABLES = tuple(sorted(Base.metadata.tables))
-
-
-@pytest.fixture(scope="module")
-def two_stores() -> Iterator[tuple[DuckDBStorage, DuckDBStorage]]:
-    with DuckDBStorage(":memory:") as one, DuckDBStorage(":memory:") as other:
-        one.init_schema()
-        other.init_schema()
-        yield one, other
-
-
-@pytest.fixture
-def source(two_stores: tuple[DuckDBStorage, DuckDBStorage]) -> DuckDBStorage:
-    empty(two_stores[0].engine)
-    return two_stores[0]
-
-
-@pytest.fixture
-def destination(two_stores: tuple[DuckDBStorage, DuckDBStorage]) -> DuckDBStorage:
-    empty(two_stores[1].engine)
-    return two_stores[1]
 
 
 def rows_of(storage: DuckDBStorage) -> dict[str, set[tuple[str, ...]]]:
@@ -758,57 +737,6 @@ def test_a_number_out_of_bounds_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         copy_store(source, destination, **numbers)  # type: ignore[arg-type]
-
-
-# ---------------------------------------------------------------- checksums
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ('{"b": 1, "a": [2]}', '{"a":[2],"b":1}'),
-        ("1e16", "10000000000000000"),
-        ("1e23", str(10**23)),
-        ("-0.0", "0"),
-        ("1.0", "1"),
-        ('"\\u00e9"', '"é"'),
-        ("5e-324", "0." + "0" * 323 + "5"),
-    ],
-)
-def test_texts_of_one_json_value_are_alike(one: str, other: str) -> None:
-    assert canonical_json(one) == canonical_json(other)
-
-
-@pytest.mark.slow
-def test_texts_of_other_json_values_are_not_alike() -> None:
-    texts = ["1", "true", '"1"', "[1]", "null", '"null"', "0.1", "0", "false", "{}", "[]", '""', str(2**64)]
-    assert len({canonical_json(text) for text in [*texts, "18446744073709551617"]}) == len(texts) + 1
-
-
-@pytest.mark.slow
-def test_sums_do_not_depend_on_the_order_and_tell_every_value_apart(
-    source: DuckDBStorage, destination: DuckDBStorage
-) -> None:
-    fill(source)
-    sums = table_checksums(source)
-    destination.write_logs(reversed(all_logs(source)))
-    destination.write_fibers(reversed(list(source.fibers.iter_records())))
-    destination.write_memberships(reversed(list(source.memberships.iter_records())))
-    for table in ("raw_logs", "fibers", "fiber_memberships"):
-        assert table_checksums(destination)[table] == sums[table]
-
-    log_of = {"timestamp": NOON + timedelta(microseconds=1), "source_id": "x", "raw_text": "y"}
-    log_of |= {"ingestion_time": NOON + timedelta(microseconds=1), "config_version": 4}
-    for name, value in log_of.items():
-        seen = table_checksums(source)
-        source.write_logs([stored(900)])
-        plain = table_checksums(source)
-        source.logs.where(Logs.c.log_id.in_([uid(900)])).delete()
-        source.write_logs([stored(900).model_copy(update={name: value})])
-        assert table_checksums(source)["raw_logs"] not in (plain["raw_logs"], seen["raw_logs"]), name
-        source.logs.where(Logs.c.log_id.in_([uid(900)])).delete()
-        assert table_checksums(source) == seen
 
 
 # ---------------------------------------------------------------- whatever is stored
