@@ -1,6 +1,7 @@
 """The README, the page of the contract, and the links of all pages."""
 
 import re
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -35,6 +36,14 @@ def test_links_within_the_project_lead_somewhere(path: Path) -> None:
         page = (path.parent / name).resolve() if name else path
         assert page.exists(), target
         assert not anchor or anchor in anchors(page.read_text()), target
+
+
+def test_the_architecture_names_every_part_in_the_order_of_the_import_rules() -> None:
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    parts = [name for layer in reversed(rules["layers"]) for name in sorted(layer.replace("|", " ").split())]
+    named = [name.rstrip("/") for row in rows for name in re.findall(r"`([\w/]+)`", row) if "." not in name]
+    assert [name for name in named if name in parts] == parts
 
 
 def anchors(page: str) -> set[str]:
