@@ -238,6 +238,7 @@ class LogFilter:
 
     def of(self, storage: SqlStorage) -> Logs:
         """Return the chosen logs of the store."""
+        check_times(self.start, self.end)
         logs: Logs = storage.logs
         if self.start is not None:
             logs = logs.where(Logs.c.timestamp >= self.start)
@@ -256,6 +257,23 @@ class LogFilter:
             _tell_absent_keys(storage, self.key or (), version)
             logs = logs.where(Logs.c.fibers.any(And(FiberRecord, (*(self.key or ()), *of_version))))
         return logs if self.where is None else logs.where(self.where)
+
+
+def check_times(start: datetime | None, end: datetime | None) -> None:
+    """Refuse an end before the start, and tell that both are one moment, as of one day given twice."""
+    if start is None or end is None or start < end:
+        return
+    if start > end:
+        raise typer.BadParameter(
+            f"{utc(start)} is after --end {utc(end)}; exchange them", param_hint="'--start'"
+        )
+    print_note(f"--start and --end are one moment, {utc(end)}; a date alone is its first moment")
+
+
+def _tell_absent_types(storage: SqlStorage, types: Sequence[str]) -> None:
+    for fiber_type in types:
+        if not storage.fibers.where(Fibers.c.fiber_type == fiber_type).count(at_most=1):
+            print_note(f"no fiber of type {fiber_type!r} is stored; fiberstore stats lists the types")
 
 
 def _tell_absent_sources(storage: SqlStorage, sources: Sequence[str]) -> None:
@@ -295,6 +313,7 @@ class FiberFilter:
 
     def of(self, storage: SqlStorage) -> Fibers:
         """Return the chosen fibers of the store: those of one whole generation, except with 'all'."""
+        check_times(self.start, self.end)
         fibers: Fibers = storage.fibers
         version = find_generation(storage, self.version)
         if version is not None:
@@ -302,6 +321,7 @@ class FiberFilter:
             if self.version is None and not self.key:
                 _tell_empty_generation(storage, fibers, version)
         if self.type:
+            _tell_absent_types(storage, self.type)
             fibers = fibers.where(Fibers.c.fiber_type.in_(self.type))
         if self.closed is not None:
             fibers = fibers.where(Fibers.c.closed.is_(self.closed))

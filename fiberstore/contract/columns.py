@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NoReturn, TypeVar
 from uuid import UUID
 
 from fiberstore.checks import as_utc, check_config_version, check_duration, check_id, check_text
@@ -325,7 +325,17 @@ class LogFibers:
         return Joined(StoredLog, "fibers", _checked_ids(fiber_ids))
 
 
-class LogColumns:
+class _Columns:
+    """Columns of a record, by their names."""
+
+    if not TYPE_CHECKING:  # a type checker finds a wrong name itself
+
+        def __getattr__(self, name: str) -> NoReturn:
+            names = [column for column in dir(type(self)) if not column.startswith("_")]
+            raise AttributeError(f"no column {name!r}; there are {', '.join(names)}", name=name, obj=self)
+
+
+class LogColumns(_Columns):
     """Columns for conditions on logs."""
 
     log_id = IdColumn(StoredLog, "log_id")
@@ -338,7 +348,7 @@ class LogColumns:
     fibers: ClassVar = LogFibers()
 
 
-class FiberColumns:
+class FiberColumns(_Columns):
     """Columns for conditions on fibers."""
 
     fiber_id = IdColumn(FiberRecord, "fiber_id")
@@ -355,7 +365,7 @@ class FiberColumns:
     logs: ClassVar = FiberLogs()
 
 
-class MembershipColumns:
+class MembershipColumns(_Columns):
     """Columns for conditions on memberships."""
 
     log_id = IdColumn(FiberMembership, "log_id")

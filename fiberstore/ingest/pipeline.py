@@ -44,14 +44,16 @@ class IngestReport:
 
     def warnings(self, rules: Rules) -> list[str]:
         """Return sentences on what the rules may have got wrong, and on lines that were left out."""
-        return [
-            *(
-                text
-                for name, counts in self.sources.items()
-                for text in _source_warnings(name, rules.sources[name], counts)
-            ),
-            *(self._pattern_warnings(rules) if self.logs_read else ()),
+        found = [
+            text
+            for name, counts in self.sources.items()
+            for text in _source_warnings(name, rules.sources[name], counts)
         ]
+        if self.logs_read:
+            found += self._pattern_warnings(rules)
+        if not rules.fibers:
+            found.append("the rules have no fiber type, so no line joins another: add [fibers.NAME] to them")
+        return found
 
     def _pattern_warnings(self, rules: Rules) -> Iterator[str]:
         for name, fiber_type in rules.fibers.items():

@@ -95,6 +95,14 @@ def telling(row: object) -> Iterator[None]:
         raise
 
 
+def test_a_column_that_is_none_is_told_with_those_there_are() -> None:
+    with pytest.raises(
+        AttributeError, match=r"no column 'source'; there are .*log_id, .*source_id, timestamp"
+    ):
+        getattr(fiberstore.Logs.c, "source")  # noqa: B009  # as a type checker would refuse it
+    assert not hasattr(fiberstore.Fibers.c, "timestamp")
+
+
 def test_the_table_is_long() -> None:
     assert len(CALLS) > 300
 

@@ -543,6 +543,13 @@ def test_continuation_only_typo(case: Case) -> None:
     assert warning.startswith("app: 8 of 9 lines have no stamp, and were joined to the line before")
 
 
+def test_rules_without_a_fiber_type(case: Case) -> None:
+    case.write(app=lines("12:00:00", ["req=a"]))
+    assert case.ingest(APP) == [
+        "the rules have no fiber type, so no line joins another: add [fibers.NAME] to them"
+    ]
+
+
 def test_nothing_matches(case: Case) -> None:
     case.write(app=lines("12:00:00", ["request_id=a"]))
     (warning,) = case.ingest(APP + BY_REQ)

@@ -20,6 +20,7 @@ from fiberstore.cli.options import (
     Sources,
     Types,
     Until,
+    check_times,
     parse_span,
 )
 from fiberstore.cli.render import print_histogram, shape_of_output
@@ -51,8 +52,8 @@ def histogram(
         typer.Option(
             parser=parse_span,
             metavar="SPAN",
-            help="Width of a step: 10s, 5min, 1h, 1d. By default a round one that makes at most some "
-            f"{_MOST_STEPS} steps.",
+            help="Width of a step: 10s, 5min, 1h, 1d; days begin at midnight UTC. By default a round one "
+            f"that makes at most some {_MOST_STEPS} steps.",
         ),
     ] = None,
     by: Annotated[
@@ -77,6 +78,7 @@ def histogram(
     as_json: Json = False,
 ) -> None:
     """Count logs in steps of time, those without any too; with `--fibers`, count fibers."""
+    check_times(start, end)
     shape = shape_of_output(as_json=as_json)
     if fibers:
         _refuse("is of logs; leave it out, or --fibers", source=source, contains=contains, fiber=fiber)
