@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 from fiberstore.ingest.files import STANDARD_INPUT, find_files, read_blocks, read_head
-from fiberstore.ingest.rules import RulesError
+from fiberstore.ingest.rules import RulesError, stamp_group
 from fiberstore.ingest.stamps import Clock, has_year
 
 _SAMPLE_LINES = 10_000
@@ -247,7 +247,7 @@ def _fit(stamp: WellKnownStamp, lines: Sequence[str], path: Path) -> _Fit:
     if stamp.sign and not any(re.search(stamp.sign, line) for line in lines):
         return _Fit(stamp, None, 0, 0)
     regex = re.compile(stamp.timestamp)
-    group = "ts" if "ts" in regex.groupindex else min(regex.groups, 1)
+    group = stamp_group(regex)
     texts = [match[group] for line in lines if (match := regex.search(line))]
     modified = read_head(path).modified
     fits = []

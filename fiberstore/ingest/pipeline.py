@@ -8,9 +8,10 @@ from uuid import UUID
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CheckpointError
 from fiberstore.ingest.correlator import CorrelationCounts, Correlator, uncollected
+from fiberstore.ingest.counts import SourceCounts
 from fiberstore.ingest.known_files import KnownFiles, places_from_text, places_to_text
 from fiberstore.ingest.occurrences import PatternSearch
-from fiberstore.ingest.reader import IngestError, LogReader, SourceCounts
+from fiberstore.ingest.reader import IngestError, LogReader
 from fiberstore.ingest.rules import Rules, Source, require_files
 from fiberstore.records import EARLIEST_US, to_epoch_us
 from fiberstore.repositories.storage import SqlStorage, Transaction

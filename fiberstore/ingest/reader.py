@@ -5,87 +5,32 @@ the rest.
 """
 
 import heapq
-import io
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
 from uuid import UUID
 
 from fiberstore.ids import StableLogIds
-from fiberstore.ingest.files import Block, Head, LogFileError, decoded, find_files, read_blocks, read_head
-from fiberstore.ingest.known_files import KnownFile, KnownFiles, Place, digest_of
-from fiberstore.ingest.rules import Rules, Source
+from fiberstore.ingest.counts import SourceCounts
+from fiberstore.ingest.file_plan import FilePlan, PlannedFile
+from fiberstore.ingest.files import Block, LogFileError, find_files, read_blocks
+from fiberstore.ingest.known_files import KnownFiles, Place, digest_of
+from fiberstore.ingest.last_logs import LastLogs
+from fiberstore.ingest.rules import Rules, Source, stamp_group
 from fiberstore.ingest.stamps import Clock, ClockState, NoZoneError, format_has
 from fiberstore.records import LogRecord, construct_unvalidated, from_epoch_us
 from fiberstore.sql.bulk import NewLog
 
 _MAX_UNSTAMPED = 1 << 26
-_FIRST_LINES = 3
-_FIRST_CHARACTERS = 500
 _CRI_LINE = re.compile(r"(\S+ (stdout|stderr)) ([FP])(?::\S*)? (.*)", re.DOTALL)
 
 
 class IngestError(ValueError):
     """A log file that cannot be read by its rules; the message names file, line and fix."""
-
-
-@dataclass(slots=True)
-class SourceCounts:
-    """Number of lines of a source, by what became of them.
-
-    Attributes:
-        files: Files read.
-        continued: Files of which only the end was read, as the rest is stored.
-        lines: Lines read.
-        records: Records made of them.
-        unstamped: Lines without a stamp, joined to the record before them.
-        dropped: Lines left out by ``drop``.
-        bad_stamps: Records whose stamp was no time, and which got that of the record before.
-        late: Records whose time is before that of the record before.
-        held_back: Last lines of files that are not whole yet, and can only be read when they are.
-        guessed_years: Files whose year was taken from their own time, or from lines before them.
-        nul_bytes: NUL bytes left out at the beginning of lines.
-        keyless: Records in which no pattern found a key; they are in no fiber.
-        first_lines: The first lines that were counted as unstamped, dropped, bad_stamps, and keyless in a
-            check, each with file and number where they are known.
-    """
-
-    files: int = 0
-    continued: int = 0
-    lines: int = 0
-    records: int = 0
-    unstamped: int = 0
-    dropped: int = 0
-    bad_stamps: int = 0
-    late: int = 0
-    held_back: int = 0
-    guessed_years: int = 0
-    nul_bytes: int = 0
-    keyless: int = 0
-    first_lines: dict[str, list[str]] = field(default_factory=dict)
-
-    def keep(self, kind: str, text: str, place: str = "") -> None:
-        """Keep the beginning of a line if it is among the first of its kind."""
-        first = self.first_lines.setdefault(kind, [])
-        if len(first) < _FIRST_LINES:
-            first.append(f"{place}{text[:_FIRST_CHARACTERS]}")
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
-    head: Head
-    known: KnownFile | None
-    year: int | None
-
-    @property
-    def twin(self) -> int:
-        return 0 if self.known is None else self.known.twin
 
 
 _Line: TypeAlias = tuple[int, str, bool]
@@ -292,23 +237,25 @@ class _SourceReader:
         self._source = source
         self._formats = source.format
         self._regex = source.timestamp
-        self._group: str | int = "ts" if "ts" in self._regex.groupindex else min(self._regex.groups, 1)
+        self._group = stamp_group(source.timestamp)
         self._known = known
+        self._last_logs = LastLogs(known)
         self._reading: _Reading | None = None
         self._on_bytes = on_bytes
-        self._tails: dict[str, tuple[int, UUID]] = {}
-        self._ended: dict[str, int] = {}
+        self._plan = FilePlan(source, source.timestamp, known, self.counts)
         try:
-            self._files = self._plan(find_files(source.path))
+            self._files = self._plan.order(find_files(source.path))
         except LogFileError as error:
             raise self._wrong_path(error) from error
+        for file in self._files:
+            self._last_logs.expect(file.known)
 
     def logs(self) -> Iterator[NewLog]:
         counts = self.counts
         before_us: int | None = None
         for planned in self._files:
             counts.files += 1
-            for log in self._read_file(self._still(planned)):
+            for log in self._read_file(self._renewed(planned)):
                 counts.records += 1
                 if before_us is not None and log[0] < before_us:
                     counts.late += 1
@@ -318,91 +265,19 @@ class _SourceReader:
                 before = from_epoch_us(before_us)
                 self._known.last = max(self._known.last or before, before)
 
-    def _plan(self, paths: list[Path]) -> list[_File]:
-        heads = [(path, read_head(path)) for path in paths]
-        stamps = {path: self._first_stamp(head) for path, head in heads}
-        if self._source.has_year:
-            heads.sort(key=lambda pair: self._first_time(stamps[pair[0]]) or pair[1].modified)
-        else:
-            heads.sort(key=lambda pair: pair[1].modified)
-        files = []
-        near = self._known.last
-        for path, head in heads:
-            known = self._known.find(head.content) if head.content else None
-            year = None if known is None else known.year
-            if not self._source.has_year:
-                if year is None:
-                    year = self._year_of(stamps[path], head, near)
-                    self.counts.guessed_years += year != self._source.year
-                begin = self._first_time(stamps[path], year)
-                near = max(filter(None, (near, begin)), default=None)
-            files.append(self._note_file(path, head, known, year))
-        return files
-
-    def _note_file(self, path: Path, head: Head, known: KnownFile | None, year: int | None) -> _File:
-        if not head.content:
-            return _File(path, head, None, year)
-        file = self._known.add(head.content, known, year)
-        if file.tail is not None and file.name not in self._ended:
-            self._tails.setdefault(file.name, (file.tail_line, UUID(file.tail)))
-        return _File(path, head, file, year)
-
-    def _still(self, file: _File) -> _File:
-        """Return a file as it is now: files may have been rotated since the reading began."""
-        if not file.path.is_file():
-            return file
+    def _renewed(self, planned: PlannedFile) -> PlannedFile:
         try:
-            head = read_head(file.path)
+            file = self._plan.renewed(planned)
         except LogFileError as error:
             raise self._wrong_path(error) from error
-        if file.head.content and head.content.startswith(file.head.content):
-            return file
-        known = self._known.find(head.content) if head.content else None
-        year = None if known is None else known.year
-        if year is None and not self._source.has_year:
-            year = self._year_of(self._first_stamp(head), head, self._known.last)
-            self.counts.guessed_years += year != self._source.year
-        return self._note_file(file.path, head, known, year)
+        if file is not planned:
+            self._last_logs.expect(file.known)
+        return file
 
-    def _first_stamp(self, head: Head) -> str | None:
-        blocks = decoded(io.BytesIO(head.content), self._source.encoding, "backslashreplace")
-        for line in (line for block in blocks for line in block.texts):
-            match = self._regex.search(line.lstrip("\0"))
-            if match and match[self._group] is not None:
-                return match[self._group]
-        return None
-
-    def _first_time(self, stamp: str | None, year: int | None = None) -> datetime | None:
-        clock = self._clock()
-        clock.begin(year)
-        try:
-            return None if stamp is None else from_epoch_us(clock.read(stamp))
-        except (ValueError, OverflowError):
-            return None
-
-    def _year_of(self, stamp: str | None, head: Head, near: datetime | None) -> int | None:
-        """Return the year of the first stamp of a new file, by when it was written, or by lines before."""
-        year = self._source.year
-        if stamp is None or (year is not None and near is None):
-            return year
-        clock = self._clock()
-        try:
-            return (
-                clock.first_year(stamp, None, head.modified)
-                if year is None
-                else clock.first_year(stamp, near)
-            )
-        except (ValueError, OverflowError):
-            return year
-
-    def _clock(self) -> Clock:
-        return Clock(self._formats, self._source.timezone, self._source.clock_offset)
-
-    def _read_file(self, file: _File) -> Iterator[NewLog]:
+    def _read_file(self, file: PlannedFile) -> Iterator[NewLog]:
         known, name, ids = file.known, self._name, StableLogIds(self._name, file.twin)
-        reading = self._reading = _Reading(self._clock(), None if known is None else known.name)
-        reading.clock.begin(file.year, file.head.modified if self._source.year is None else None)
-        tail_line = 0 if known is None else self._tails.get(known.name, (0,))[0]
+        reading = self._reading = _Reading(self._plan.clock_of(file), file.name)
+        tail_line = self._last_logs.line_of(known)
         undated: list[_Draft] = []
         last_us: int | None = None
         number = log_id = 0
@@ -417,27 +292,18 @@ class _SourceReader:
             for number, lines, _, state in (*undated, draft) if undated else (draft,):
                 text = "\n".join(lines)
                 log_id = ids.number(number, text, last_us)
-                if number == tail_line and known is not None:
-                    self._note_tail(known, log_id)
+                if number == tail_line:
+                    self._last_logs.note_read(known, log_id)
                 yield last_us, log_id, name, text
                 if state is not None:
                     reading.last = number, lines[0], last_us, log_id, state
             if undated:
                 undated.clear()
-        self._note_end(file, number, log_id)
-        if undated:
-            raise self._no_stamp(file.path, undated[0][1])
-
-    def _note_end(self, file: _File, number: int, log_id: int) -> None:
-        """Take note of the log that stands last, as it may grow; its number is 0 if there is none."""
         self.note_place()
         self._reading = None
-        known = file.known
-        # Of several copies of a file, the last log of the longest counts.
-        if known is not None and file.head.is_growing and number >= self._ended.get(known.name, 0):
-            self._ended[known.name] = number
-            known.tail = str(UUID(int=log_id)) if number else None
-            known.tail_line = number
+        self._last_logs.note_end(known if file.head.is_growing else None, number, log_id)
+        if undated:
+            raise self._no_stamp(file.path, undated[0][1])
 
     def note_place(self) -> None:
         """Take note of how far the file was read whose logs are being taken."""
@@ -452,18 +318,7 @@ class _SourceReader:
             self._known.places.pop(reading.name, None)
             self._known.places[reading.name] = place
 
-    def _note_tail(self, known: KnownFile, log_id: int) -> None:
-        """Take note of the id of the log that stood last when its file was read before."""
-        _, tail = self._tails.pop(known.name, (0, None))
-        if tail is not None and tail.int != log_id:
-            self._known.replaced[log_id] = tail
-
-    def _note_dropped(self, known: KnownFile | None, number: int, text: str) -> None:
-        """Take note of a line that begins no log; it may have been cut when its file was read before."""
-        if self._tails and known is not None and self._tails.get(known.name, (0,))[0] == number:
-            self._known.dropped.append((self._tails.pop(known.name)[1], text))
-
-    def _drafts(self, file: _File, reading: _Reading) -> Iterator[_Draft]:
+    def _drafts(self, file: PlannedFile, reading: _Reading) -> Iterator[_Draft]:
         clock = reading.clock
         search, group, drop = self._regex.search, self._group, self._source.drop
         record_start = self._source.record_start
@@ -484,13 +339,13 @@ class _SourceReader:
             if (is_dropping and not begins) or (drop and self._is_dropped(text)):
                 self.counts.dropped += 1
                 self.counts.keep("dropped", text, f"{file.path.name}:{number}: ")
-                self._note_dropped(file.known, number, text)
+                self._last_logs.note_dropped(file.known, number, text)
                 is_dropping = is_dropping or begins
                 continue
             if not begins:
                 self.counts.unstamped += 1
                 self.counts.keep("unstamped", text, f"{file.path.name}:{number}: ")
-                self._note_dropped(file.known, number, text)
+                self._last_logs.note_dropped(file.known, number, text)
                 lines.append(text)
                 is_begun = False
                 undated += 0 if is_dated else len(text) + 1
@@ -516,7 +371,7 @@ class _SourceReader:
 
     def _is_cut(self, stamp: str | None, *, is_dated: bool) -> bool:
         """Return whether a last line ends before it says what time it is."""
-        return not is_dated if stamp is None else self._first_time(stamp) is None
+        return not is_dated if stamp is None else self._plan.first_time(stamp) is None
 
     def _begins(self, text: str) -> bool:
         match, record_start = self._regex.search(text), self._source.record_start
@@ -526,7 +381,7 @@ class _SourceReader:
     def _is_dropped(self, text: str) -> bool:
         return any(regex.search(text) for regex in self._source.drop)
 
-    def _read_stamp(self, clock: Clock, stamp: str, file: _File, number: int) -> int | None:
+    def _read_stamp(self, clock: Clock, stamp: str, file: PlannedFile, number: int) -> int | None:
         try:
             return clock.read(stamp)
         except NoZoneError as error:
@@ -549,7 +404,7 @@ class _SourceReader:
                 f'before it: sources.{name}.on_bad_stamp = "previous"'
             ) from error
 
-    def _lines(self, file: _File, reading: _Reading) -> Iterator[_Line]:
+    def _lines(self, file: PlannedFile, reading: _Reading) -> Iterator[_Line]:
         """Read the lines from the known place on, or all if the line there is another one now."""
         place = None if reading.name is None else self._known.places.get(reading.name)
         lines = None if place is None else self._lines_from(place, file, reading)
@@ -559,7 +414,7 @@ class _SourceReader:
             return lines
         return _joined_parts(lines, self.counts, reading.parts, is_growing=file.head.is_growing)
 
-    def _lines_from(self, place: Place, file: _File, reading: _Reading) -> Iterator[_Line] | None:
+    def _lines_from(self, place: Place, file: PlannedFile, reading: _Reading) -> Iterator[_Line] | None:
         counted = self.counts.lines
         lines = self._whole_lines(file, reading, place.line, place.byte)
         first = next(lines, None)
@@ -570,7 +425,9 @@ class _SourceReader:
         reading.continue_at(place)
         return itertools.chain((first,), lines)
 
-    def _whole_lines(self, file: _File, reading: _Reading, number: int = 1, byte: int = 0) -> Iterator[_Line]:
+    def _whole_lines(
+        self, file: PlannedFile, reading: _Reading, number: int = 1, byte: int = 0
+    ) -> Iterator[_Line]:
         reading.blocks.clear()
         for block in self._blocks(file, number, byte):
             self.counts.lines += len(block.texts)
@@ -579,7 +436,7 @@ class _SourceReader:
             for at, text in enumerate(block.texts, block.number):
                 yield at, text if "\0" not in text else self._without_nuls(at, text, file), at != last
 
-    def _blocks(self, file: _File, number: int, byte: int) -> Iterator[Block]:
+    def _blocks(self, file: PlannedFile, number: int, byte: int) -> Iterator[Block]:
         name, source = self._name, self._source
         encoding, errors = source.encoding, source.encoding_errors
         try:
@@ -595,7 +452,7 @@ class _SourceReader:
         except LogFileError as error:
             raise self._wrong_path(error) from error
 
-    def _without_nuls(self, number: int, line: str, file: _File) -> str:
+    def _without_nuls(self, number: int, line: str, file: PlannedFile) -> str:
         """Leave out the NULs before a line, the hole that a truncated file has, and escape others."""
         text = line.lstrip("\0")
         self.counts.nul_bytes += len(line) - len(text)

@@ -171,6 +171,11 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
+def stamp_group(timestamp: re.Pattern[str]) -> str | int:
+    """Return the group of an expression that is the stamp: ``ts``, else the first, else the whole match."""
+    return "ts" if "ts" in timestamp.groupindex else min(timestamp.groups, 1)
+
+
 class Source(_Model):
     """Log lines of one origin, and how their files are read.
 
