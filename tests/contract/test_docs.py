@@ -4,6 +4,8 @@ Blocks of ``sh`` are commands in a pipe; one of ``console`` is a command on a te
 
 Blocks of ``toml`` and ``log`` stand on the page of the rules file, whose examples have a test of their own.
 
+The page on tests includes the files of ``docs/programs``, a suite that runs as a whole.
+
 Where a page has the URL of a server, the tests' own server takes its place.
 
 To write what the examples print into the pages: ``python -m tests.contract.test_docs``.
@@ -14,6 +16,9 @@ import io
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -124,6 +129,28 @@ def test_every_example_prints_what_stands_below_it(
         printed = runner.run(example)
         if example.shown is not None or example.language == "python":
             assert printed == (example.shown or ""), f"{path.name}, line {example.line}"
+
+
+@pytest.mark.slow
+def test_the_programs_of_the_page_on_tests_pass(tmp_path: Path) -> None:
+    shutil.copytree(DOCS / "programs", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # not the settings of this project
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "error",
+        "-p",
+        "no:randomly",
+        "--rootdir",
+        tmp_path,
+        tmp_path,
+    ]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+    assert re.search(r"\b9\d passed", ended.stdout)
 
 
 def test_there_are_pages_and_no_block_is_left_out() -> None:

@@ -52,6 +52,15 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_reference_has_every_public_name() -> None:
+    import fiberstore
+
+    reference = "".join(page.read_text() for page in (ROOT / "docs/reference").glob("*.md"))
+    for name in fiberstore.__all__:
+        home = getattr(fiberstore, name).__module__
+        assert re.search(rf"\b{name}\b|automodule:: {home}\n +:members:", reference), name
+
+
 def test_every_module_it_names_is_there() -> None:
     import fiberstore.testing
 

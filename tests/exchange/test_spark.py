@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(TIMEOUT_S + 20)]
 def spark_is_here() -> None:
     """Skip the test where Spark cannot run, but not in CI."""
     if importlib.util.find_spec("pyspark") is None:
-        missing = "needs Spark: pip install -e '.[spark]'"
+        missing = "needs Spark: pip install --group spark"
     elif shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         missing = "needs Java 17 for Spark: apt-get install default-jre-headless"
     else:
