@@ -58,6 +58,8 @@ def unready(version: str, stated: str) -> Iterator[str]:
     """Yield the reasons for which this version cannot be released from this tree."""
     if version != stated:
         yield f"pyproject.toml has version {stated}, not {version}: change it"
+    if f"version: {version}" not in (ROOT / "CITATION.cff").read_text().splitlines():
+        yield f"CITATION.cff has not version {version}: change it"
     if not re.search(
         rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
     ):
@@ -102,13 +104,13 @@ def metadata_problems(name: str, metadata: Message, project: dict[str, object]) 
 
 
 def sdist_problems(path: Path) -> Iterator[str]:
-    """Yield the faults of an sdist, which has all files of the repository but the dotted ones."""
+    """Yield the faults of an sdist, which has all files of the repository, and may lack the dotted ones."""
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     files = _git("ls-files", "--cached", "--others", "--exclude-standard")
     expected = {name for name in files if not name.startswith(DOTTED)}
     yield from (f"{path.name} has no {name}" for name in sorted(expected - names))
-    yield from (f"{path.name} has {name}" for name in sorted(names - expected - {"PKG-INFO"}))
+    yield from (f"{path.name} has {name}" for name in sorted(names - {*files, "PKG-INFO"}))
     yield from size_problems(path)
 
 
