@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("fiberstore", "migrations", "benchmarks", "tools", "tests", ".ci")
-PAGES = ("*.md", "docs/*.md", "docs/reference/*.md")
+PAGES = ("*.md", "docs/*.md", "docs/adr/*.md", "docs/reference/*.md")
 
 #: Folders and files that are not checked, each with the reason.
 EXEMPT = {

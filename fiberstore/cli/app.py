@@ -123,7 +123,6 @@ def _told() -> Iterator[None]:
 app = Commands(
     cls=_Group,
     help="Store logs and the fibers that join them: one request, one login, one job, seen across all files.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="On a terminal, results are tables that fit it; in a pipe, they are tab-separated and whole.\n\n"

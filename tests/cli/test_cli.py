@@ -75,6 +75,13 @@ def test_the_help_of_each_command_has_an_example(run: Run, command: str) -> None
     assert f"Example: fiberstore {command}" in result.out
 
 
+def test_a_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_FIBERSTORE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "fiberstore db b")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert run().out == "backup\n"
+
+
 def test_the_version_is_that_of_the_package(run: Run) -> None:
     assert run("--version").out == f"fiberstore {fiberstore.__version__}\n"
     assert fiberstore.__version__ == metadata.version("fiberstore")
