@@ -13,7 +13,7 @@ from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.results import Compacted
 from fiberstore.errors import DatabaseError
 from fiberstore.ingest.storage import AsyncCorrelatingStorage, CorrelatingStorage
-from fiberstore.postgresql.arrival_tables import renumber_restored
+from fiberstore.postgresql.arrival_order import renumber_restored
 from fiberstore.postgresql.engine import create_engine
 from fiberstore.postgresql.vacuum import compact
 from fiberstore.repositories.storage import refuse_connections
