@@ -31,8 +31,8 @@ _NOT_NOTED = (
     "`fiberstore db upgrade` adds it"
 )
 _FROM_ELSEWHERE = (
-    "the store holds rows of another cluster, whose transactions had larger numbers, so a tail would miss them; "
-    "after a restore run `fiberstore db upgrade`, and leave the column arrived out of a publication"
+    "the store holds rows of another cluster, whose transactions had larger numbers, and a tail would miss "
+    "them; after a restore run `fiberstore db upgrade`, and leave the column arrived out of a publication"
 )
 _ONE = sa.literal_column("1")
 
@@ -57,7 +57,8 @@ _SEEN = Prepared[tuple[int, int, int | None, list[int]]](
 # Of two stores in one cluster, or of one whose column was made anew, the numbers are not comparable either.
 _IDENTITY = Prepared[tuple[int]](
     sa.text(
-        "SELECT hashint8extended(system_identifier, d.oid::bigint) FROM pg_control_system() CROSS JOIN pg_attrdef AS d "
+        "SELECT hashint8extended(system_identifier, d.oid::bigint) "
+        "FROM pg_control_system() CROSS JOIN pg_attrdef AS d "
         "JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum "
         "WHERE attname = 'arrived' AND attrelid = to_regclass(:table)"
     )
@@ -191,15 +192,15 @@ class TransactionOrder(CommitOrder):
         # A cluster that was set back to a backup gives numbers again.
         if mark.cluster != self._identity(session) or mark.number > newest:
             raise CursorError(
-                "the cursor is of another database, or from before `fiberstore db upgrade`: transactions had other "
-                "numbers there; start again without it"
+                "the cursor is of another database, or from before `fiberstore db upgrade`: transactions had "
+                "other numbers there; start again without it"
             )
         if mark.newest_id is not None and (mark.number,) not in list(
             self._number_of.rows(session, {"id": mark.newest_id})
         ):
             raise CursorError(
-                f"{mark.newest_id} was the last row when the cursor was made, and has been changed or deleted: "
-                "what came after it is not known any more; start again without the cursor"
+                f"{mark.newest_id} was the last row when the cursor was made, and has been changed or "
+                "deleted: what came after it is not known any more; start again without the cursor"
             )
 
 

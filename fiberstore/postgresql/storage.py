@@ -132,7 +132,7 @@ def _check_server(connection: StoreConnection) -> None:
     if version.startswith("CockroachDB"):
         raise DatabaseError(
             f"{version.partition(' (')[0]} cannot hold a store yet: it has no table locks, and compares no "
-            "text that is ordered by its code points with other text; use PostgreSQL, Citus or YugabyteDB"
+            "text that is ordered by its code points with other text; use PostgreSQL or Citus"
         )
 
 

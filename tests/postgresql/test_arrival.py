@@ -59,7 +59,7 @@ def test_tail_tells_the_rows_of_a_restored_dump_first(storage: PostgresStorage) 
     storage.write_fiber(fiber(1))
     as_restored_elsewhere(storage)
     storage.write_logs([log(2)])
-    with pytest.raises(DatabaseError, match="rows of another cluster.*db upgrade"):
+    with pytest.raises(DatabaseError, match=r"rows of another cluster.*db upgrade"):
         storage.logs.tail()
     storage.init_schema()
     assert tailed(storage) == [1, 3, 2]
