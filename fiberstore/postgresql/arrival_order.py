@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -55,14 +55,36 @@ _SEEN = Prepared[tuple[int, int, int | None, list[int]]](
 )
 
 # Of two stores in one cluster, or of one whose column was made anew, the numbers are not comparable either.
-_IDENTITY = Prepared[tuple[int]](
+_IDENTITY = Prepared[tuple[int, bool]](
     sa.text(
-        "SELECT hashint8extended(system_identifier, d.oid::bigint) "
+        "SELECT hashint8extended(system_identifier, d.oid::bigint), "
+        "EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') "
         "FROM pg_control_system() CROSS JOIN pg_attrdef AS d "
         "JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum "
         "WHERE attname = 'arrived' AND attrelid = to_regclass(:table)"
     )
 )
+# A coordinator of Citus commits before its workers do, and holds the lock of the transaction until they have.
+# Locks have the last 32 bits of its number.
+_HELD = Prepared[tuple[int]](
+    sa.text(
+        "SELECT seen + ((transactionid::text::bigint - seen + 2147483648) & 4294967295) - 2147483648 "
+        "FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS seen) AS now, pg_locks "
+        "WHERE locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock' AND pid <> pg_backend_pid()"
+    )
+)
+
+
+class _Source(NamedTuple):
+    """Who gives the numbers.
+
+    Attributes:
+        identity: Of the cluster and the column.
+        is_citus: True if others may not see yet what has committed here.
+    """
+
+    identity: int
+    is_citus: bool
 
 
 class TransactionOrder(CommitOrder):
@@ -95,8 +117,8 @@ class TransactionOrder(CommitOrder):
     def snapshot(self, session: Session, since: Watermark | None) -> Iterator[Watermark]:
         del since
         with one_snapshot(session):
-            identity = self._identity(session)
-            ((_, end, own, running),) = _SEEN.rows(session, {})
+            identity = self._source(session).identity
+            _, end, own, running = self._seen(session)
             if own is not None and own >= end:  # its rows are seen, those of later ones are not
                 running, end = [*running, *range(end, own)], own + 1
             newest = end - 1
@@ -107,9 +129,10 @@ class TransactionOrder(CommitOrder):
     def new_rows(self, session: Session, since: Watermark | None) -> Iterator[NewRows]:
         """Yield what is new; what has begun after a transaction that still runs is told after its end."""
         with one_snapshot(session):
-            identity = self._identity(session)
-            ((first_running, end, *_),) = _SEEN.rows(session, {})
-            if list(self._from_elsewhere.rows(session, {"running": end})):
+            identity, is_citus = self._source(session)
+            first_running, end, *_ = self._seen(session)
+            # Of Citus, a statement may see what has begun after the snapshot.
+            if not is_citus and list(self._from_elsewhere.rows(session, {"running": end})):
                 raise DatabaseError(_FROM_ELSEWHERE)
             now = Watermark(None, first_running - 1, cluster=identity)
             if since is None:
@@ -121,10 +144,10 @@ class TransactionOrder(CommitOrder):
 
     def watermark_at(self, session: Session, id_: UUID) -> Watermark:
         ((number,),) = self._number_of.rows(session, {"id": id_})
-        return Watermark(id_, number, cluster=self._identity(session))
+        return Watermark(id_, number, cluster=self._source(session).identity)
 
     def is_new(self, session: Session, since: Watermark) -> sa.ColumnElement[bool]:
-        ((_, end, own, _),) = _SEEN.rows(session, {})
+        _, end, own, _ = self._seen(session)
         end = max(end, own or 0)
         self._check_known(session, since, end)
         holes = [since.number - last for last, _ in since.holes]
@@ -171,18 +194,27 @@ class TransactionOrder(CommitOrder):
             return sa.and_(is_new, self._id <= last), replace(now, newest_id=last, number=number)
         return is_new, replace(now, number=number)
 
-    def _identity(self, session: Session) -> int:
-        """Return the identity of who gives the numbers, which a connection asks once.
+    def _seen(self, session: Session) -> tuple[int, int, int | None, list[int]]:
+        """Return the first running transaction, the end of what is seen, the own one, and those that run."""
+        ((first_running, end, own, running),) = _SEEN.rows(session, {})
+        if self._source(session).is_citus:
+            held = [number for (number,) in _HELD.rows(session, {})]
+            first_running = min([first_running, *held])
+            running = sorted({*running, *(number for number in held if number < end)})
+        return first_running, end, own, running
+
+    def _source(self, session: Session) -> _Source:
+        """Return who gives the numbers, which a connection asks once.
 
         Raises:
             DatabaseError: Nobody gives any.
         """
-        known: dict[object, int] = session.connection().info
+        known: dict[object, _Source] = session.connection().info
         if self not in known:
-            found = [identity for (identity,) in _IDENTITY.rows(session, {"table": self._table})]
+            found = list(_IDENTITY.rows(session, {"table": self._table}))
             if not found:
                 raise DatabaseError(_NOT_NOTED)
-            known[self] = found[0]
+            known[self] = _Source(*found[0])
         return known[self]
 
     def _check_known(self, session: Session, mark: Watermark, newest: int) -> None:
@@ -190,7 +222,7 @@ class TransactionOrder(CommitOrder):
         if mark == NOTHING_SEEN:
             return
         # A cluster that was set back to a backup gives numbers again.
-        if mark.cluster != self._identity(session) or mark.number > newest:
+        if mark.cluster != self._source(session).identity or mark.number > newest:
             raise CursorError(
                 "the cursor is of another database, or from before `fiberstore db upgrade`: transactions had "
                 "other numbers there; start again without it"

@@ -42,7 +42,7 @@ def distribution_statements() -> list[str]:
         "'ALTER DATABASE %I SET citus.enable_repartition_joins = on', current_database()); END $$"
     )
     return [
-        "DROP TRIGGER IF EXISTS fibers_arrive_again ON fibers",  # Citus distributes no table that has triggers
+        "DROP TRIGGER IF EXISTS fibers_arrive_again ON fibers",  # Citus distributes no table with triggers
         _distribute("raw_logs", colocate_with="none"),
         _distribute("fiber_memberships", colocate_with="raw_logs"),
         _distribute("fibers", colocate_with="none"),
