@@ -73,6 +73,10 @@ class ConnectionLostError(DatabaseError):
         super().__init__(f"the connection to the server was lost: {reason}. {outcome}")
 
 
+class CannotConnectError(DatabaseError):
+    """The server cannot be reached, or refuses the connection. The next call tries again."""
+
+
 class StorageLockedError(DatabaseError):
     """Another process holds the database file.
 

@@ -1,8 +1,8 @@
 """The order in which rows were stored, by the number of their transaction.
 
-Triggers note it for each new row in ``log_arrivals`` and ``fiber_arrivals``. A snapshot of PostgreSQL has
-seen the transactions before some number, but for those that were running: that is a ``Watermark``. Of the
-transaction with the number of a mark that has an id, it has seen the rows up to that one.
+The column ``arrived`` holds it, by its default; what was there before the column has 0. A snapshot of
+PostgreSQL has seen the transactions before some number, but for those that were running: that is a
+``Watermark``. Rows of one transaction are in the order of their ids.
 
 Followed: https://www.postgresql.org/docs/current/functions-info.html, on transaction ids and snapshots.
 """
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -21,16 +21,20 @@ from fiberstore.contract.cursors import NOTHING_SEEN, Watermark
 from fiberstore.errors import CursorError, DatabaseError
 from fiberstore.repositories.query import one_snapshot
 from fiberstore.sql.arrival_order import CommitOrder, NewRows
+from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.prepared import Prepared
 
 _ROWS_AT_ONCE = 10_000
 _POLL_S = 0.1
 _NOT_NOTED = (
-    "pages and tails go by the order in which rows arrive, which this server does not note: the triggers are "
-    "missing, as on distributed tables; use query_logs_by_time(after=…), query_fibers_by_type(after=…) or "
-    "iter_records()"
+    "pages and tails go by the order in which rows arrive, and the tables have no column arrived; "
+    "`fiberstore db upgrade` adds it"
 )
-_AFTER_ALL = 2**63 - 1
+_FROM_ELSEWHERE = (
+    "the store holds rows of another cluster, whose transactions had larger numbers, and a tail would miss "
+    "them; after a restore run `fiberstore db upgrade`, and leave the column arrived out of a publication"
+)
+_ONE = sa.literal_column("1")
 
 
 def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
@@ -39,15 +43,6 @@ def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
 
 _SNAPSHOT = sa.func.pg_current_snapshot()
 _RUNNING = sa.func.pg_snapshot_xip(_SNAPSHOT).column_valued("running")
-_TRIGGERS = sa.table("pg_trigger", sa.column("tgname"), sa.column("tgrelid"))
-_IS_NOTED = Prepared[tuple[bool]](
-    sa.select(
-        sa.exists().where(
-            _TRIGGERS.c.tgname == sa.bindparam("trigger"),
-            _TRIGGERS.c.tgrelid == sa.func.to_regclass(sa.bindparam("table")),
-        )
-    )
-)
 _SEEN = Prepared[tuple[int, int, int | None, list[int]]](
     sa.select(
         _number(sa.func.pg_snapshot_xmin(_SNAPSHOT)),
@@ -59,125 +54,186 @@ _SEEN = Prepared[tuple[int, int, int | None, list[int]]](
     )
 )
 
-_CLUSTER = Prepared[tuple[int]](
-    sa.select(sa.column("system_identifier", sa.BigInteger)).select_from(sa.func.pg_control_system())
+# Of two stores in one cluster, or of one whose column was made anew, the numbers are not comparable either.
+_IDENTITY = Prepared[tuple[int, bool]](
+    sa.text(
+        "SELECT hashint8extended(system_identifier, d.oid::bigint), "
+        "EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') "
+        "FROM pg_control_system() CROSS JOIN pg_attrdef AS d "
+        "JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum "
+        "WHERE attname = 'arrived' AND attrelid = to_regclass(:table)"
+    )
 )
+# A coordinator of Citus commits before its workers do, and holds the lock of the transaction until they have.
+# Locks have the last 32 bits of its number.
+_HELD = Prepared[tuple[int]](
+    sa.text(
+        "SELECT seen + ((transactionid::text::bigint - seen + 2147483648) & 4294967295) - 2147483648 "
+        "FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS seen) AS now, pg_locks "
+        "WHERE locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock' AND pid <> pg_backend_pid()"
+    )
+)
+
+
+class _Source(NamedTuple):
+    """Who gives the numbers.
+
+    Attributes:
+        identity: Of the cluster and the column.
+        is_citus: True if others may not see yet what has committed here.
+    """
+
+    identity: int
+    is_citus: bool
 
 
 class TransactionOrder(CommitOrder):
     """The order of transactions, by their numbers.
 
     Args:
-        arrivals: Name of the table that notes it.
-        id_: The key of the table whose rows it notes.
+        id_: The key of the table.
     """
 
-    def __init__(self, arrivals: str, id_: sa.Column[UUID]) -> None:
+    def __init__(self, id_: sa.Column[UUID]) -> None:
         self._id = id_
-        self._trigger = {"trigger": f"{arrivals}_add", "table": id_.table.name}
-        noted = sa.column(id_.name, id_.type)
-        xid, place = sa.column("xid", sa.BigInteger), sa.column("place", sa.BigInteger)
-        table = sa.table(arrivals, noted, xid, place)
-        self._noted, self._xid, self._place = table.c[id_.name], table.c.xid, table.c.place
-        self.number, of_row = (
-            sa.select(column).where(self._noted == id_).correlate(id_.table).scalar_subquery()
-            for column in (self._xid, self._place)
-        )
-        self.order = (self.number, of_row)
-        self._places = Prepared[tuple[int, int]](
-            sa.select(self._xid, self._place).where(self._noted == sa.bindparam("id"))
-        )
-        after = sa.tuple_(self._xid, self._place) > sa.tuple_(sa.bindparam("xid"), sa.bindparam("place"))
-        self._next = Prepared[tuple[int, UUID]](
-            sa.select(self._xid, self._noted)
-            .where(after, self._xid < sa.bindparam("running"))
-            .order_by(self._xid, self._place)
-            .offset(sa.bindparam("rows"))
-            .limit(sa.bindparam("limit"))
-        )
+        self._table = id_.table.name
+        self.number = sa.literal_column(f"{self._table}.arrived", sa.BigInteger)
+        self.order = (self.number, id_)
+        xid, place = sa.bindparam("xid", type_=sa.BigInteger), sa.bindparam("place", type_=id_.type)
+        running = sa.bindparam("running", type_=sa.BigInteger)
+        number = sa.select(self.number).select_from(id_.table)
+        self._number_of = Prepared[tuple[int]](number.where(id_ == sa.bindparam("id")))
+        self._from_elsewhere = Prepared[tuple[int]](number.where(self.number >= running).limit(_ONE))
+        later = number.where(self.number > xid, self.number < running).order_by(self.number)
+        self._next = Prepared[tuple[int]](later.limit(_ONE))
+        self._later = Prepared[tuple[int]](later.offset(sa.bindparam("skipped")).limit(_ONE))
+        ids = sa.select(id_).where(self.number == xid).order_by(id_).limit(_ONE)
+        self._rest = Prepared[tuple[UUID]](ids.where(id_ > place))
+        ids = ids.offset(sa.bindparam("skipped"))
+        self._far_in_number = Prepared[tuple[UUID]](ids)
+        self._far_in_rest = Prepared[tuple[UUID]](ids.where(id_ > place))
 
     @contextmanager
     def snapshot(self, session: Session, since: Watermark | None) -> Iterator[Watermark]:
         del since
-        self._check_noted(session)
         with one_snapshot(session):
-            ((_, end, own, running),) = _SEEN.rows(session, {})
+            identity = self._source(session).identity
+            _, end, own, running = self._seen(session)
             if own is not None and own >= end:  # its rows are seen, those of later ones are not
                 running, end = [*running, *range(end, own)], own + 1
             newest = end - 1
             holes = tuple((newest - xid, newest - xid) for xid in sorted(running))
-            yield Watermark(None, newest, holes, _cluster(session))
+            yield Watermark(None, newest, holes, identity)
 
     @contextmanager
     def new_rows(self, session: Session, since: Watermark | None) -> Iterator[NewRows]:
         """Yield what is new; what has begun after a transaction that still runs is told after its end."""
-        self._check_noted(session)
         with one_snapshot(session):
-            ((first_running, *_),) = _SEEN.rows(session, {})
-            now = Watermark(None, first_running - 1, cluster=_cluster(session))
+            identity, is_citus = self._source(session)
+            first_running, end, *_ = self._seen(session)
+            # Of Citus, a statement may see what has begun after the snapshot.
+            if not is_citus and list(self._from_elsewhere.rows(session, {"running": end})):
+                raise DatabaseError(_FROM_ELSEWHERE)
+            now = Watermark(None, first_running - 1, cluster=identity)
             if since is None:
                 yield NewRows(sa.false(), now, _wait)
                 return
-            _check_of_here(session, since, first_running - 1)
-            xid, place = self._place_of(session, since)
-            window = {"xid": xid, "place": place, "running": first_running}
-            ends = list(self._next.rows(session, {**window, "rows": _ROWS_AT_ONCE - 1, "limit": 1}))
-            mark = replace(now, newest_id=ends[0][1], number=ends[0][0]) if ends else now
-            is_news = sa.and_(self._after(session, since), sa.not_(self._after(session, mark)))
-            ids = sa.select(self._noted).where(is_news)
-            yield NewRows(self._id.in_(ids), mark, _go_on if ends else _wait)
+            self._check_known(session, since, first_running - 1)
+            is_new, mark = self._window(session, since, now)
+            yield NewRows(is_new, mark, _wait if mark == now else _go_on)
 
     def watermark_at(self, session: Session, id_: UUID) -> Watermark:
-        ((xid, _),) = self._places.rows(session, {"id": id_})
-        return Watermark(id_, xid, cluster=_cluster(session))
+        ((number,),) = self._number_of.rows(session, {"id": id_})
+        return Watermark(id_, number, cluster=self._source(session).identity)
 
     def is_new(self, session: Session, since: Watermark) -> sa.ColumnElement[bool]:
-        ((_, end, own, _),) = _SEEN.rows(session, {})
+        _, end, own, _ = self._seen(session)
         end = max(end, own or 0)
-        _check_of_here(session, since, end)
+        self._check_known(session, since, end)
         holes = [since.number - last for last, _ in since.holes]
+        after = self.number > since.number
+        if since.newest_id is not None:  # the first alone is one for the index
+            after = sa.and_(self.number >= since.number, sa.or_(after, self._id > since.newest_id))
         # Larger numbers than those to come are of another cluster, see ``renumber_restored``.
-        is_new = sa.or_(sa.and_(self._after(session, since), self._xid <= end), self._xid.in_(holes))
-        return self._id.in_(sa.select(self._noted).where(is_new))
+        return sa.or_(sa.and_(after, self.number <= end), self.number.in_(holes))
 
-    def _check_noted(self, session: Session) -> None:
-        """Refuse to tell what is new on a server where nothing notes it."""
-        ((is_noted,),) = _IS_NOTED.rows(session, self._trigger)
-        if not is_noted:
-            raise DatabaseError(_NOT_NOTED)
+    def _window(
+        self, session: Session, since: Watermark, now: Watermark
+    ) -> tuple[sa.ColumnElement[bool], Watermark]:
+        """Return a condition of the next rows, not many, and the mark behind them.
 
-    def _after(self, session: Session, mark: Watermark) -> sa.ColumnElement[bool]:
-        xid, place = self._place_of(session, mark)
-        # The first alone is one for the index.
-        return sa.and_(self._xid >= xid, sa.or_(self._xid > xid, self._place > place))
+        They are of several transactions, or of one: a database was told to sort no more than it must.
+        """
+        running = now.number + 1
+        if since.newest_id is not None:
+            rest = {"xid": since.number, "place": since.newest_id}
+            if list(self._rest.rows(session, rest)):
+                return self._part(session, since.number, since.newest_id, now)
+        window = {"xid": since.number, "running": running}
+        ends = [number for (number,) in self._later.rows(session, {**window, "skipped": _ROWS_AT_ONCE - 1})]
+        if not ends:
+            return sa.and_(self.number > since.number, self.number < running), now
+        ((first,),) = self._next.rows(session, window)
+        if first == ends[0]:
+            return self._part(session, first, None, now)
+        is_new = sa.and_(self.number > since.number, self.number < ends[0])
+        return is_new, replace(now, number=ends[0] - 1)
 
-    def _place_of(self, session: Session, mark: Watermark) -> tuple[int, int]:
-        if mark.newest_id is None:
-            return mark.number, _AFTER_ALL
-        for xid, place in self._places.rows(session, {"id": mark.newest_id}):
-            if xid == mark.number:
-                return xid, place
-        raise CursorError(
-            f"{mark.newest_id} was the last row when the cursor was made, and has been changed or deleted: "
-            "what came after it is not known any more; start again without the cursor"
-        )
+    def _part(
+        self, session: Session, number: int, after: UUID | None, now: Watermark
+    ) -> tuple[sa.ColumnElement[bool], Watermark]:
+        """Return a condition of the next rows of a transaction, and the mark behind them."""
+        far = {"xid": number, "skipped": _ROWS_AT_ONCE - 1}
+        if after is None:
+            is_new = self.number == number
+            ends = self._far_in_number.rows(session, far)
+        else:
+            is_new = sa.and_(self.number == number, self._id > after)
+            ends = self._far_in_rest.rows(session, {**far, "place": after})
+        for (last,) in ends:
+            return sa.and_(is_new, self._id <= last), replace(now, newest_id=last, number=number)
+        return is_new, replace(now, number=number)
 
+    def _seen(self, session: Session) -> tuple[int, int, int | None, list[int]]:
+        """Return the first running transaction, the end of what is seen, the own one, and those that run."""
+        ((first_running, end, own, running),) = _SEEN.rows(session, {})
+        if self._source(session).is_citus:
+            held = [number for (number,) in _HELD.rows(session, {})]
+            first_running = min([first_running, *held])
+            running = sorted({*running, *(number for number in held if number < end)})
+        return first_running, end, own, running
 
-def _cluster(session: Session) -> int:
-    """Return the identity of the cluster, which a connection asks once."""
-    known = session.connection().info
-    if "cluster" not in known:
-        ((known["cluster"],),) = _CLUSTER.rows(session, {})
-    cluster: int = known["cluster"]
-    return cluster
+    def _source(self, session: Session) -> _Source:
+        """Return who gives the numbers, which a connection asks once.
 
+        Raises:
+            DatabaseError: Nobody gives any.
+        """
+        known: dict[object, _Source] = session.connection().info
+        if self not in known:
+            found = list(_IDENTITY.rows(session, {"table": self._table}))
+            if not found:
+                raise DatabaseError(_NOT_NOTED)
+            known[self] = _Source(*found[0])
+        return known[self]
 
-def _check_of_here(session: Session, mark: Watermark, newest: int) -> None:
-    """Refuse a mark whose number another cluster has given, or this one after it was set back to a backup."""
-    if mark != NOTHING_SEEN and (mark.cluster != _cluster(session) or mark.number > newest):
-        raise CursorError(
-            "the cursor is of another database, whose transactions had other numbers; start again without it"
-        )
+    def _check_known(self, session: Session, mark: Watermark, newest: int) -> None:
+        """Refuse a mark whose number others have given, or whose row is gone."""
+        if mark == NOTHING_SEEN:
+            return
+        # A cluster that was set back to a backup gives numbers again.
+        if mark.cluster != self._source(session).identity or mark.number > newest:
+            raise CursorError(
+                "the cursor is of another database, or from before `fiberstore db upgrade`: transactions had "
+                "other numbers there; start again without it"
+            )
+        if mark.newest_id is not None and (mark.number,) not in list(
+            self._number_of.rows(session, {"id": mark.newest_id})
+        ):
+            raise CursorError(
+                f"{mark.newest_id} was the last row when the cursor was made, and has been changed or "
+                "deleted: what came after it is not known any more; start again without the cursor"
+            )
 
 
 def _wait(timeout_s: float) -> None:
@@ -187,3 +243,19 @@ def _wait(timeout_s: float) -> None:
 
 def _go_on(_timeout_s: float) -> None:
     """Do not wait, there is more."""
+
+
+def renumber_restored(connection: StoreConnection) -> None:
+    """Let the rows of a dump that was restored in another cluster come before all that is stored since.
+
+    A dump keeps the numbers of the transactions that stored the rows, and another cluster counts its own.
+    Rows that a statement sees have smaller numbers than the next transaction of their cluster.
+
+    Args:
+        connection: One outside a transaction.
+    """
+    for table in ("raw_logs", "fibers"):
+        rows = f"{table} WHERE arrived >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        ((is_restored,),) = connection.fetch_rows(f"SELECT EXISTS (SELECT FROM {rows})", ())  # noqa: S608  # ours
+        if is_restored:
+            connection.write(f"UPDATE {rows.replace('WHERE', 'SET arrived = 0 WHERE')}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from psycopg import pq
 
-from fiberstore.errors import DatabaseError
+from fiberstore.errors import CannotConnectError
 
 # Before there is a connection, an error has no code, only text: of libpq, or of the server in English.
 _ADVICE = [
@@ -67,8 +67,8 @@ def target_of(options: Mapping[str, object]) -> Target:
     )
 
 
-def connect_error(error: Exception, target: Target) -> DatabaseError:
+def connect_error(error: Exception, target: Target) -> CannotConnectError:
     """Translate an error of connecting, with advice."""
     reason = str(error).strip().partition("\n")[0]
     advice = next((f"; {advice}" for pattern, advice in _ADVICE if pattern.search(reason)), "")
-    return DatabaseError(f"cannot connect to {target}: {reason}{advice}")
+    return CannotConnectError(f"cannot connect to {target}: {reason}{advice}")

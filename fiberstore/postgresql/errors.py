@@ -16,7 +16,7 @@ from fiberstore.sql.translate import first_line, register_driver
 
 _NO_RELATION = re.compile(
     'relation "(raw_logs|fibers|fiber_memberships|fiber_config_versions|fiber_checkpoints|fiber_merges'
-    '|fiber_pins|log_pins|fiber_keys|fiber_ends|log_arrivals|fiber_arrivals)" does not exist'
+    '|fiber_pins|log_pins|fiber_keys|fiber_ends)" does not exist'
 )
 _ADVICE = {  # by SQLSTATE
     "42501": (  # insufficient_privilege

@@ -21,11 +21,10 @@ _OVERHEAD_BYTES = 250
 
 
 def size_of(session: Session) -> StoreSize:
-    """Return the size of the three tables with their indexes, and of what notes the order of arrival."""
-    names = [*(table.name for table in _TABLES), "log_arrivals", "fiber_arrivals"]
+    """Return the size of the three tables with their indexes."""
     total: sa.ColumnElement[int] = sa.literal_column("0", sa.BigInteger)
-    for name in names:
-        total += sa.func.coalesce(sa.func.pg_total_relation_size(sa.func.to_regclass(name)), 0)
+    for table in _TABLES:
+        total += sa.func.coalesce(sa.func.pg_total_relation_size(sa.func.to_regclass(table.name)), 0)
     used: sa.ColumnElement[Any] = sa.literal_column("0", sa.BigInteger)
     for table in _TABLES:
         columns = sa.func.coalesce(

@@ -13,7 +13,7 @@ from fiberstore.checks import check_config_version, check_seconds
 from fiberstore.contract.results import Compacted
 from fiberstore.errors import DatabaseError
 from fiberstore.ingest.storage import AsyncCorrelatingStorage, CorrelatingStorage
-from fiberstore.postgresql.arrival_tables import renumber_restored
+from fiberstore.postgresql.arrival_order import renumber_restored
 from fiberstore.postgresql.engine import create_engine
 from fiberstore.postgresql.vacuum import compact
 from fiberstore.repositories.storage import refuse_connections
@@ -132,7 +132,7 @@ def _check_server(connection: StoreConnection) -> None:
     if version.startswith("CockroachDB"):
         raise DatabaseError(
             f"{version.partition(' (')[0]} cannot hold a store yet: it has no table locks, and compares no "
-            "text that is ordered by its code points with other text; use PostgreSQL, Citus or YugabyteDB"
+            "text that is ordered by its code points with other text; use PostgreSQL or Citus"
         )
 
 

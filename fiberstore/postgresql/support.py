@@ -11,8 +11,8 @@ from fiberstore.sql.support import BackendSupport
 SUPPORT = BackendSupport(
     row_id=sa.literal_column("ctid"),
     temporary_schema="pg_temp",  # PostgreSQL looks for temporary tables where the search path says
-    log_commit_order=TransactionOrder("log_arrivals", LOGS.c.log_id),
-    fiber_commit_order=TransactionOrder("fiber_arrivals", FIBERS.c.fiber_id),
+    log_commit_order=TransactionOrder(LOGS.c.log_id),
+    fiber_commit_order=TransactionOrder(FIBERS.c.fiber_id),
     redact=redact,
     size_of=size_of,
     settle=settle,

@@ -7,12 +7,11 @@ from psycopg.errors import Diagnostic
 
 from fiberstore.contract.results import Compacted
 from fiberstore.errors import DatabaseError
-from fiberstore.postgresql.arrival_tables import ARRIVALS
 from fiberstore.postgresql.connection import PostgresConnection
 from fiberstore.sql.models import Base
 from fiberstore.sql.translate import translate_errors
 
-_TABLES = [*Base.metadata.tables, *ARRIVALS]
+_TABLES = [*Base.metadata.tables]
 
 
 def compact(connection: PostgresConnection) -> Compacted:

@@ -466,7 +466,7 @@ def test_stats_count_what_is_there(run: Run, store: Path) -> None:
     assert found.pop("file_bytes") >= store.stat().st_size
     assert found == {
         "file": str(store),
-        "revision": "0004",
+        "revision": "0005",
         "tables": {"raw_logs": 5, "fibers": 5, "fiber_memberships": 8},
         "first": "2024-05-01T10:00:00Z",
         "last": "2024-05-01T10:05:00Z",

@@ -15,10 +15,10 @@ from tests.support.small_store import row_counts
 def test_db_upgrade_builds_the_tables(run: Run, db_file: Path) -> None:
     for _ in range(2):
         result = run("db", "upgrade", "--db", db_file)
-        assert (result.code, result.out, result.err) == (0, "0004 (head)\n", "")
+        assert (result.code, result.out, result.err) == (0, "0005 (head)\n", "")
     assert row_counts(db_file) == (0, 0, 0)
-    assert run("db", "current", "--db", db_file).out == "0004 (head)\n"
-    assert run("db", "current", "--db", db_file, "--json").objects == [{"revision": "0004", "head": "0004"}]
+    assert run("db", "current", "--db", db_file).out == "0005 (head)\n"
+    assert run("db", "current", "--db", db_file, "--json").objects == [{"revision": "0005", "head": "0005"}]
     check = run("db", "check", "--db", db_file)
     assert (check.code, check.out) == (0, "ok\n")
     assert run("db", "check", "--db", db_file, "--json").objects == [{"ok": True, "differences": []}]
@@ -39,14 +39,14 @@ def test_db_check_names_what_differs(run: Run, store_file: Path) -> None:
 def test_a_database_without_the_tables(run: Run, db_file: Path) -> None:
     duckdb.connect(str(db_file)).close()
     assert_refused(run("logs", "--db", db_file), "no tables of fiberstore", "fiberstore db upgrade")
-    assert run("db", "current", "--db", db_file).out == "none (head is 0004)\n"
+    assert run("db", "current", "--db", db_file).out == "none (head is 0005)\n"
     assert run("db", "check", "--db", db_file).code == 1
 
 
 def test_a_database_of_a_later_release(run: Run, store_file: Path, rules_file: Path) -> None:
     with DuckDBStorage(store_file) as storage, storage.engine.begin() as connection:
         connection.execute(sa.text("UPDATE fiberstore_alembic_version SET version_num = '9999'"))
-    assert run("db", "current", "--db", store_file).out == "9999 (head is 0004)\n"
+    assert run("db", "current", "--db", store_file).out == "9999 (head is 0005)\n"
     assert_refused(run("db", "upgrade", "--db", store_file), "9999", "install the release")
     assert_refused(run("ingest", "--rules", rules_file, "--db", store_file), "9999")
     assert row_counts(store_file) == (0, 0, 0)

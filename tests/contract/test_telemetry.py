@@ -202,7 +202,7 @@ def test_checkpoints_and_migrations_are_logged(db_file: Path, caplog: pytest.Log
     assert [
         (record.name, record.getMessage()) for record in caplog.records if "fiberstore" in record.name
     ] == [
-        ("fiberstore.sql.migrate", "the database is migrated from revision None to 0004"),
+        ("fiberstore.sql.migrate", "the database is migrated from revision None to 0005"),
         (
             "fiberstore.telemetry",
             f"WAL checkpoint: {wal_bytes} bytes of the write-ahead log are in the file now",

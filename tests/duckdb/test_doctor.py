@@ -254,9 +254,9 @@ def test_repair_makes_no_new_store(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.slow
 def test_the_schema_comes_first(sound: DuckDBStorage) -> None:
     run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '9999'", "DROP INDEX idx_fibers_type")
-    assert texts(sound) == ["the tables are at revision 9999, and this release expects 0004"]
+    assert texts(sound) == ["the tables are at revision 9999, and this release expects 0005"]
     assert doctor.repair(sound) == []
-    run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '0004'",
+    run_sql(sound, "UPDATE fiberstore_alembic_version SET version_num = '0005'",
             "ALTER TABLE fibers ALTER closed SET DEFAULT true")  # fmt: skip
     assert texts(sound) == ["column fibers.closed has default true, and should have false"]
     run_sql(sound, "DROP TABLE fiberstore_alembic_version")
@@ -272,7 +272,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 def test_the_command_prints_what_it_found_and_repairs_only_when_asked(
     stale: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(capsys, "db", "upgrade", "--db", stale) == (0, "0004 (head)\n")
+    assert command(capsys, "db", "upgrade", "--db", stale) == (0, "0005 (head)\n")
     before = stale.read_bytes()
     code, out = command(capsys, "doctor", "--db", stale)
     assert code == 1

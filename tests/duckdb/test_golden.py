@@ -146,7 +146,7 @@ NEXT = """
 import sys
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, rewrites_data = "9000", "0004", {rewrites_data}
+revision, down_revision, rewrites_data = "9000", "0005", {rewrites_data}
 
 def upgrade():
     op.drop_index("idx_fibers_type", "fibers")

@@ -2,14 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
-from fiberstore import CursorError, LogRecord, PostgresStorage, RawLog
-from fiberstore.contract.cursors import decode, decode_position, encode, encode_position
+from fiberstore import CursorError, DatabaseError, LogRecord, PostgresStorage, RawLog
+from fiberstore.contract.cursors import Watermark, decode, decode_position, encode, encode_position
 from fiberstore.testing.examples import at, fiber, log, stored, uid
 from fiberstore.testing.filters import numbers
+
+ROOT = Path(__file__).parents[2]
+FILES = sa.text(
+    "SELECT array_agg(relfilenode ORDER BY oid) FROM pg_class WHERE relname IN ('raw_logs', 'fibers')"
+)
 
 
 @pytest.fixture
@@ -33,8 +41,8 @@ def tailed_to(storage: PostgresStorage, rows: int) -> str:
 def as_restored_elsewhere(storage: PostgresStorage) -> None:
     """Leave the tables as a dump of another cluster does that has counted a billion transactions."""
     with storage.engine.begin() as connection:
-        for table in ("log_arrivals", "fiber_arrivals"):
-            connection.execute(sa.text(f"UPDATE {table} SET xid = xid + 1000000000"))
+        for table in ("raw_logs", "fibers"):
+            connection.execute(sa.text(f"UPDATE {table} SET arrived = arrived + 1000000000"))
 
 
 def test_rows_of_a_restored_dump_are_not_late(storage: PostgresStorage) -> None:
@@ -51,8 +59,10 @@ def test_tail_tells_the_rows_of_a_restored_dump_first(storage: PostgresStorage) 
     storage.write_fiber(fiber(1))
     as_restored_elsewhere(storage)
     storage.write_logs([log(2)])
+    with pytest.raises(DatabaseError, match=r"rows of another cluster.*db upgrade"):
+        storage.logs.tail()
     storage.init_schema()
-    assert tailed(storage) == [3, 1, 2]
+    assert tailed(storage) == [1, 3, 2]
 
 
 def test_a_cursor_of_another_cluster_is_refused(storage: PostgresStorage) -> None:
@@ -139,7 +149,7 @@ def test_logs_of_a_table_that_was_emptied_are_stored_again(storage: PostgresStor
     with storage.engine.begin() as connection:
         connection.execute(sa.text("TRUNCATE raw_logs"))
     assert storage.write_logs([log(2), log(1)]) == 2
-    assert tailed(storage) == [2, 1]
+    assert tailed(storage) == [1, 2]
 
 
 def test_a_long_append_meets_no_conflict_with_another(
@@ -165,4 +175,45 @@ def test_a_tail_goes_on_in_the_middle_of_a_large_batch(storage: PostgresStorage)
     tail = storage.logs.tail("", timeout_s=0)
     found = [next(tail).log_id.int for _ in range(1_234)]
     found += tailed(storage, tail.position)
-    assert found == [*range(12_000, 0, -1), 12_001]
+    assert found == [*range(1, 12_002)]
+
+
+def test_a_tail_of_many_transactions_passes_over_none(
+    storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiberstore.postgresql.arrival_order._ROWS_AT_ONCE", 3)
+    expected: list[int] = []
+    for size in (1, 1, 2, 7, 1, 3, 3, 1, 6, 1):
+        batch = range(len(expected) + 1, len(expected) + size + 1)
+        storage.write_logs([log(number) for number in reversed(batch)])
+        expected += batch
+    assert tailed(storage) == expected
+    for seen in range(len(expected)):
+        assert tailed(storage, tailed_to(storage, seen)) == expected[seen:]
+
+
+def test_after_an_upgrade_all_old_rows_come_first_and_old_places_are_refused(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIBERSTORE_URL", postgres_url)
+    config = Config(ROOT / "alembic.ini")
+    command.upgrade(config, "0004")
+    with PostgresStorage(postgres_url) as storage:
+        storage.write_logs([log(3), log(1)])
+        with storage.session() as session:
+            (cluster,) = session.scalars(sa.text("SELECT system_identifier FROM pg_control_system()"))
+            files = session.scalar(FILES)
+        old = Watermark(None, 1, cluster=cluster)
+        storage.init_schema()
+        with storage.session() as session:
+            assert session.scalar(FILES) == files  # nothing was written anew
+        with pytest.raises(CursorError, match="db upgrade"):
+            storage.logs.tail(encode_position(old), timeout_s=0)
+        from_now = storage.logs.tail(timeout_s=0)
+        storage.write_logs([log(2)])
+        assert tailed(storage) == [1, 3, 2]
+        assert [found.log_id for found in from_now] == [uid(2)]
+        command.downgrade(config, "0004")
+        command.upgrade(config, "head")
+    with PostgresStorage(postgres_url) as storage, pytest.raises(CursorError, match="db upgrade"):
+        storage.logs.tail(from_now.position, timeout_s=0)

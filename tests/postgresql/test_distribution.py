@@ -1,13 +1,7 @@
-"""The statements for distributed engines: checked against the engines' rules, which no engine here runs.
+"""The statements for Citus, on a PostgreSQL server with functions that refuse what Citus does."""
 
-A PostgreSQL server stands in for Citus, with functions of the same names that refuse what Citus refuses. Of
-the other engines' statements it runs what is left without their own words.
-"""
-
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import psycopg
 import pytest
@@ -19,12 +13,9 @@ from fiberstore.errors import DatabaseError
 from fiberstore.postgresql import PostgresStorage, create_engine
 from fiberstore.postgresql.distribution import (
     DISTRIBUTION_COLUMNS,
-    KEYED_TABLES,
     SMALL_TABLES,
-    DistributedEngine,
     distribute,
     distribution_statements,
-    engine_of,
 )
 from fiberstore.repositories import memberships
 from fiberstore.sql import migrate
@@ -140,7 +131,7 @@ def test_every_table_has_a_place() -> None:
     assert {*DISTRIBUTION_COLUMNS, *SMALL_TABLES} == set(Base.metadata.tables)
 
 
-@pytest.mark.parametrize("name", KEYED_TABLES)
+@pytest.mark.parametrize("name", [name for name in DISTRIBUTION_COLUMNS if name != "fiber_keys"])
 def test_what_is_unique_in_a_large_table_contains_the_column_that_places_it(name: str) -> None:
     table = Base.metadata.tables[name]
     unique = [
@@ -185,7 +176,7 @@ def test_logs_are_joined_to_memberships_by_what_places_both(statement: sa.Clause
 
 
 def test_the_statements_for_citus_keep_its_rules(citus: sa.Engine) -> None:
-    execute(citus, *distribution_statements("citus"))
+    execute(citus, *distribution_statements())
     with citus.connect() as connection:
         rows = connection.execute(
             sa.text("SELECT logicalrelid::text, partkey, repmodel, colocationid FROM pg_dist_partition")
@@ -199,109 +190,39 @@ def test_the_statements_for_citus_keep_its_rules(citus: sa.Engine) -> None:
 
 def test_citus_may_be_distributed_again(citus: sa.Engine) -> None:
     for _ in range(2):
-        assert list(distribute(shown(citus), "citus")) == distribution_statements("citus")
+        assert list(distribute(shown(citus))) == distribution_statements()
 
 
-def test_triggers_on_arrivals_are_dropped_for_citus_and_no_others(citus: sa.Engine) -> None:
-    function = "suppress_redundant_updates_trigger()"
-    trigger = f"CREATE OR REPLACE TRIGGER {{}} AFTER INSERT ON {{}} EXECUTE FUNCTION {function}"
-    for table, arrivals in [("raw_logs", "log_arrivals"), ("fibers", "fiber_arrivals")]:
-        execute(citus, *(trigger.format(f"{arrivals}_{event}", table) for event in ("add", "remove")))
-    execute(citus, *distribution_statements("citus"))
-    execute(citus, "TRUNCATE pg_dist_partition", trigger.format("of_another", "fiber_memberships"))
+def test_a_trigger_of_ours_is_dropped_for_citus_and_no_other(citus: sa.Engine) -> None:
+    trigger = "CREATE TRIGGER of_another AFTER INSERT ON fiber_memberships EXECUTE FUNCTION {}"
+    execute(citus, trigger.format("suppress_redundant_updates_trigger()"))
     with pytest.raises(DatabaseError, match=r"fiber_memberships.*because it has triggers"):
-        list(distribute(shown(citus), "citus"))
-
-
-# ---------------------------------------------------------------- CockroachDB
-
-
-def test_what_cockroachdb_hashes_is_the_keys_and_the_time(filled: sa.Engine) -> None:
-    """Without its own words, its statements leave the tables as they were."""
-    statements = distribution_statements("cockroachdb")
-    hashed = [statement for statement in statements if statement.endswith(" USING HASH")]
-    assert len(hashed) == len(KEYED_TABLES) + 1
-    before = described(filled)
-    for _ in range(2):
-        execute(filled, *(statement.removesuffix(" USING HASH") for statement in statements))
-        assert described(filled) == before
-
-
-# ---------------------------------------------------------------- YugabyteDB
-
-
-def without_sharding(statement: str) -> str:
-    return re.sub(r" (HASH|ASC)(?=[,)])| SPLIT INTO \d+ TABLETS$", "", statement)
-
-
-def test_the_tables_for_yugabytedb_are_those_of_the_schema(empty: sa.Engine) -> None:
-    Base.metadata.create_all(empty)
-    expected = described(empty)
-    Base.metadata.drop_all(empty)
-    for _ in range(2):
-        execute(empty, *map(without_sharding, distribution_statements("yugabytedb")))
-    assert set(described(empty)) == set(KEYED_TABLES)
-    Base.metadata.create_all(empty)
-    for table in Base.metadata.tables.values():
-        for index in table.indexes:
-            index.create(empty, checkfirst=True)
-    assert described(empty) == expected
-
-
-def test_yugabytedb_hashes_the_columns_that_place_the_rows() -> None:
-    found = {}
-    for statement in distribution_statements("yugabytedb")[:-1]:
-        (place,) = re.findall(
-            r"^CREATE TABLE IF NOT EXISTS (\w+) .* PRIMARY KEY \((\w+) HASH[,)].* SPLIT INTO (\d+) TABLETS$",
-            statement,
-        )
-        found[place[0]] = place[1:]
-    assert {name: column for name, (column, _) in found.items()} == {
-        name: DISTRIBUTION_COLUMNS[name] for name in KEYED_TABLES
-    }
-    assert found["raw_logs"] == found["fiber_memberships"]
+        list(distribute(shown(citus)))
 
 
 # ---------------------------------------------------------------- servers, and the command
 
 
-@pytest.mark.parametrize(
-    ("version", "has_citus", "engine"),
-    [
-        ("PostgreSQL 18.1 on x86_64-pc-linux-gnu, compiled by gcc", False, None),
-        ("PostgreSQL 18.1 on x86_64-pc-linux-gnu, compiled by gcc", True, "citus"),
-        ("CockroachDB CCL v26.1.0 (x86_64-pc-linux-gnu, built 2026/02/01 go1.25)", False, "cockroachdb"),
-        ("PostgreSQL 15.12-YB-2025.2.0.0-b0 on x86_64-pc-linux-gnu, compiled by clang", False, "yugabytedb"),
-    ],
-)
-def test_an_engine_is_known_by_what_it_says(version: str, has_citus: bool, engine: str | None) -> None:
-    assert engine_of(version, has_citus=has_citus) == engine
-
-
-@pytest.mark.parametrize("engine", ["citus", "cockroachdb", "yugabytedb"])
-def test_another_server_is_refused_and_left_alone(
-    filled: sa.Engine, run: Run, engine: DistributedEngine
-) -> None:
+def test_another_server_is_refused_and_left_alone(filled: sa.Engine, run: Run) -> None:
     before = described(filled)
-    result = run("db", "distribute", "--engine", engine, "--apply", "--db", shown(filled))
+    result = run("db", "distribute", "--apply", "--db", shown(filled))
     assert (result.code, result.out) == (1, "")
-    assert re.search("the server is PostgreSQL 18[.0-9]+, not (Citus|CockroachDB|YugabyteDB); ", result.err)
+    assert "the database has no Citus" in result.err
     assert described(filled) == before
 
 
-@pytest.mark.parametrize("engine", ["citus", "cockroachdb", "yugabytedb"])
-def test_the_command_prints_the_statements(run: Run, engine: DistributedEngine) -> None:
-    result = run("db", "distribute", "--engine", engine)
+def test_the_command_prints_the_statements(run: Run) -> None:
+    result = run("db", "distribute")
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines() == [f"{each};" for each in distribution_statements(engine)]
+    assert result.out.splitlines() == [f"{each};" for each in distribution_statements()]
 
 
 def test_the_command_runs_the_statements_and_passes_notices_on(citus: sa.Engine, run: Run) -> None:
     for _ in range(2):
-        result = run("db", "distribute", "--engine", "citus", "--apply", "--db", shown(citus))
+        result = run("db", "distribute", "--apply", "--db", shown(citus))
         assert result.code == 0
-        assert result.out.splitlines() == [f"{each};" for each in distribution_statements("citus")]
-    assert 'fiberstore: trigger "log_arrivals_add" for relation "raw_logs" does not exist' in result.err
+        assert result.out.splitlines() == [f"{each};" for each in distribution_statements()]
+    assert 'fiberstore: trigger "fibers_arrive_again" for relation "fibers" does not exist' in result.err
     with citus.connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM pg_dist_partition")).scalar() == 10
 
@@ -309,29 +230,22 @@ def test_the_command_runs_the_statements_and_passes_notices_on(citus: sa.Engine,
 def test_a_database_without_the_tables_is_told_what_makes_them(citus: sa.Engine) -> None:
     Base.metadata.drop_all(citus)
     with pytest.raises(DatabaseError, match=r'"raw_logs" does not exist\. init_schema'):
-        list(distribute(shown(citus), "citus"))
+        list(distribute(shown(citus)))
 
 
-def test_what_goes_by_the_order_of_arrival_is_refused_where_nothing_notes_it(citus: sa.Engine) -> None:
-    with PostgresStorage(shown(citus)) as storage:
+def test_what_goes_by_the_order_of_arrival_is_refused_where_nothing_notes_it(filled: sa.Engine) -> None:
+    with PostgresStorage(shown(filled)) as storage:
         storage.write_logs([log(number) for number in range(3)])
-        cursor = storage.logs.page(1).next
-        list(distribute(shown(citus), "citus"))
+        execute(filled, "ALTER TABLE raw_logs DROP COLUMN arrived", "ALTER TABLE fibers DROP COLUMN arrived")
         for refused in (
-            lambda: storage.logs.page(1, cursor),
             lambda: storage.logs.page(1),
             lambda: storage.logs.tail(timeout_s=0),
             storage.fibers.summaries,
         ):
-            with pytest.raises(DatabaseError, match="does not note"):
+            with pytest.raises(DatabaseError, match="no column arrived"):
                 refused()
         assert len(storage.query_logs_by_time(NOON, at(9))) == 3
         assert len(list(storage.logs.iter_records())) == 3
-
-
-def test_an_engine_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="one of citus, cockroachdb, yugabytedb, got 'oracle'"):
-        distribution_statements(cast("DistributedEngine", "oracle"))
 
 
 def test_a_password_is_in_no_message(tmp_path: Path) -> None:
@@ -342,5 +256,5 @@ def test_a_password_is_in_no_message(tmp_path: Path) -> None:
         "mysql://user:secret@127.0.0.1/store",
     ):
         with pytest.raises((DatabaseError, ValueError)) as caught:
-            list(distribute(url, "citus"))
+            list(distribute(url))
         assert "secret" not in str(caught.value)

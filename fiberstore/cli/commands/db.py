@@ -127,9 +127,8 @@ def rescue(
         raise typer.Exit(1)
 
 
-@db_app.command(epilog="Example: fiberstore db distribute --engine citus")
+@db_app.command(epilog="Example: fiberstore db distribute")
 def distribute(
-    engine: Annotated[distribution.DistributedEngine, typer.Option(help="The engine of the server.")],
     *,
     db: Annotated[
         str | None,
@@ -137,17 +136,17 @@ def distribute(
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Run them on the server of --db.")] = False,
 ) -> None:
-    """Print the statements that spread the tables over the nodes of a distributed engine.
+    """Print the statements that spread the tables over the nodes of a Citus cluster, after db upgrade.
 
-    With --apply, each is printed when it has run. They can be run again. On Citus and CockroachDB they come
-    after db upgrade, on YugabyteDB before it. docs/distribution.md tells what else differs there.
+    With --apply, each is printed when it has run. They can be run again. docs/distribution.md says what Citus
+    does not keep.
     """
     if apply and db is None:
         raise typer.BadParameter("give the server's URL, --db postgresql+psycopg://…", param_hint="--apply")
     statements = (
-        distribution.distribute(db, engine, on_notice=print_note)
+        distribution.distribute(db, on_notice=print_note)
         if apply and db is not None
-        else distribution.distribution_statements(engine)
+        else distribution.distribution_statements()
     )
     for statement in statements:
         print_text(f"{statement};\n")

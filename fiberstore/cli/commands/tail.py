@@ -18,7 +18,7 @@ from fiberstore.cli.options import Db, Json, LogFilter, LogShape, chosen_shape, 
 from fiberstore.cli.render import LogLines
 from fiberstore.cli.stores import open_to_read
 from fiberstore.contract.queries import LogTail
-from fiberstore.errors import StorageLockedError
+from fiberstore.errors import CannotConnectError, ConnectionLostError, StorageLockedError
 from fiberstore.records import StoredLog
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.engine import is_postgresql
@@ -61,20 +61,24 @@ def tail(
 
     DuckDB lets nobody write a file that another process has open. So the command opens the store only for
     moments, when it has changed, and sees nothing while another program has it open; a program that writes
-    should use a `lock_timeout_s` of a second. On PostgreSQL nobody waits.
+    should use a `lock_timeout_s` of a second. On PostgreSQL nobody waits, and
+    the command resumes after a restart of the server.
     """
     if position is not None and lines is not None:
         raise typer.BadParameter("--position says where to begin; leave this out", param_hint="'--lines'")
     shape = chosen_shape(form, as_json=as_json)
     with _until_interrupted() as stop, _opened(db) as store:
         follower = TailFollower(chosen, store, LogLines(shape), stop)
-        if position is None:
-            follower.begin(_LOGS if lines is None else lines)
-        else:
-            follower.begin_after(position)
-        while follow and not stop.wait(_WAIT_S):
-            follower.look()
-    print_note(f"--position {shlex.quote(follower.position)} resumes from here")
+        try:
+            if position is None:
+                follower.begin(_LOGS if lines is None else lines)
+            else:
+                follower.begin_after(position)
+            while follow and not stop.wait(_WAIT_S):
+                follower.look()
+        finally:
+            if follower.position is not None:
+                print_note(f"--position {shlex.quote(follower.position)} resumes from here")
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
 
@@ -130,19 +134,20 @@ class TailFollower:
     """Prints the new logs of a store, each time it is looked at.
 
     Attributes:
-        position: Position to resume from; everything before it is printed.
+        position: Position to resume from, before which everything is printed; None until it is known.
     """
 
     def __init__(
         self, chosen: LogFilter, store: FileStore | ServerStore, lines: LogLines, stop: threading.Event
     ) -> None:
-        self.position = ""
+        self.position: str | None = None
         self._chosen = chosen
         self._store = store
         self._lines = lines
         self._stop = stop
         self._newest = dict[UUID, StoredLog]()
         self._is_locked_out = False
+        self._lost_by = ""
 
     def begin(self, lines: int) -> None:
         """Print the newest logs."""
@@ -158,7 +163,6 @@ class TailFollower:
 
     def begin_after(self, position: str) -> None:
         """Print what was stored after a position."""
-        self.position = position
         with self._store.opened() as storage:
             new = self._chosen.of(storage).tail(position, timeout_s=0)
             self._lines.begin()
@@ -172,21 +176,26 @@ class TailFollower:
             with self._store.opened(_LOCK_TIMEOUT_S) as storage:
                 self._is_locked_out = False
                 self._print(self._chosen.of(storage).tail(self.position, timeout_s=0))
+                self._lost_by = ""
         except StorageLockedError as error:
             if not self._is_locked_out:
                 print_note(f"{error}; waiting")
             self._is_locked_out = True
+        except (ConnectionLostError, CannotConnectError) as error:
+            if str(error) != self._lost_by:
+                print_note(f"{error}; waiting")
+            self._lost_by = str(error)
 
     def _print(self, new: LogTail) -> None:
-        for log in new:
-            if self._newest.pop(log.log_id, None) != log:
-                self._lines.print(log)
+        try:
+            for log in new:
+                if self._newest.pop(log.log_id, None) != log:
+                    self._lines.print(log)
+                if self._stop.is_set():
+                    break
+        finally:
+            sys.stdout.flush()
             self.position = new.position
-            if self._stop.is_set():
-                break
-        else:
-            self.position = new.position
-        sys.stdout.flush()
 
 
 def _state(files: tuple[Path, ...]) -> _State:
