@@ -29,6 +29,7 @@ from fiberstore.duckdb.write_signal import WriteSignal
 from fiberstore.errors import ConflictError
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.engine import FORKED
+from fiberstore.sql.holds import Hold
 from fiberstore.sql.support import BackendSupport
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class DuckDBConnection(StoreConnection):
         self.write_signal = WriteSignal.of(database)
         self._change_lock = ChangeLock.of(database)
         self._lock_hold: LockHold | None = None
+        self._append_hold: Hold | None = None
         self._transaction = TransactionState()
         self._reader: Cursor | None = None
         self._unread = False
@@ -169,8 +171,16 @@ class DuckDBConnection(StoreConnection):
 
     def take_lock(self, lock: Lock) -> None:
         # What relies on rows waits like what changes them.
-        if lock is not Lock.NOTHING:
-            self.lock_changes()
+        if lock is Lock.NOTHING:
+            return
+        self.lock_changes()
+        if lock is Lock.MANY_CHANGES and self._lock_hold is not None:
+            self._lock_hold.keep_appends_out()
+
+    @property
+    def writes_alone(self) -> bool:
+        """True if no other transaction writes rows until this one ends."""
+        return self._lock_hold is not None and self._lock_hold.is_alone
 
     def take_over(self, hold: LockHold) -> None:
         """Hold the ``ChangeLock`` by a hold that the caller has waited for, until the transaction ends."""
@@ -182,7 +192,7 @@ class DuckDBConnection(StoreConnection):
         fork_guard.keep_forever(self._parsed)
         fork_guard.keep_forever(self._stream)
         self._raw, self._parsed = _Inherited(), ParsedStatements()
-        self._lock_hold = self._reader = self._stream = None
+        self._lock_hold = self._append_hold = self._reader = self._stream = None
         self._unread = False
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
@@ -374,6 +384,8 @@ class DuckDBConnection(StoreConnection):
         effects = effects_of(sql)
         if effects.changes_rows:
             self.lock_changes()
+        elif effects.appends_rows and self._lock_hold is None and self._append_hold is None:
+            self._append_hold = self._change_lock.begin_append()
         creates = sql.lstrip()[:6].lower() == "create"
         writes = self._transaction.note(effects, creates=creates, changes=self._change_lock.changes)
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
@@ -435,6 +447,7 @@ class DuckDBConnection(StoreConnection):
 
     def _end_owned(self, *, changed: bool) -> None:
         """End the lock hold and the write; after an interrupt the pool's rollback does, or its own end."""
+        self._append_hold = None
         if self._transaction.appends_rows:
             self._transaction.appends_rows = False
             self.write_signal.note_end()

@@ -16,7 +16,7 @@ from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage
 from fiberstore.contract.results import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.access import MANY_ROWS, SessionAccess
 from fiberstore.repositories.prune_plan import (
     FIBER_FIELDS,
     ROW_BYTES,
@@ -34,7 +34,7 @@ from fiberstore.repositories.prune_plan import (
 )
 from fiberstore.repositories.query import (
     delete_belongings,
-    execute_write,
+    delete_rows,
     given,
     one_snapshot,
     select_rows,
@@ -145,16 +145,18 @@ class _Run:
         self._sessions = sessions
         self._candidates = candidates
         self._step_rows = step_rows
+        self._is_bounded = max_steps is not None
         self._steps = count() if max_steps is None else iter(range(max_steps))
         self._on_step = on_step
 
     def all(self) -> bool:
         """Delete the set; return False if steps are left."""
         with Plan.of(self._sessions, self._candidates) as plan:
+            step_rows = self._rows_at_once(plan)
             while not plan.is_empty:
                 if not self._may_step():
                     return False
-                self._step(plan.take(self._step_rows, inf))
+                self._step(plan.take(step_rows, inf))
         return True
 
     def down_to(self, max_bytes: int) -> bool:
@@ -167,6 +169,7 @@ class _Run:
         if excess is None:
             return True
         with Plan.of(self._sessions, self._candidates) as plan:
+            step_rows = self._rows_at_once(plan)
             while excess is not None:
                 end = self.gone.weight + excess
                 while self.gone.weight < end:
@@ -174,7 +177,7 @@ class _Run:
                         return True
                     if not self._may_step():
                         return self._excess(max_bytes) is None
-                    self._step(plan.take(self._step_rows, end - self.gone.weight))
+                    self._step(plan.take(step_rows, end - self.gone.weight))
                 excess = self._excess(max_bytes)
         return True
 
@@ -187,11 +190,19 @@ class _Run:
         excess_bytes = max((1 - _MARGIN) * (content.bytes_of(size) - max_bytes), size.block_bytes)
         return excess_bytes * content.weight_with_dead / size.used_bytes
 
+    def _rows_at_once(self, plan: Plan) -> int:
+        """Return how many rows a step takes: where one large step is quicker than small ones, up to that."""
+        if self._step_rows != DEFAULT_STEP_ROWS or self._is_bounded or plan.rows < MANY_ROWS:
+            return self._step_rows
+        with self._sessions.read(None) as session:
+            return connection_of(session).support.large_step_rows or self._step_rows
+
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
 
     def _step(self, units: list[Unit]) -> None:
-        gone = self._sessions.write("prune.step", lambda session: _delete(session, units))
+        lock = self._sessions.lock_for(lambda _: sum(unit.rows for unit in units))
+        gone = self._sessions.write("prune.step", lambda session: _delete(session, units), lock=lock)
         self.gone += gone
         if self._on_step is not None and gone != _Gone():
             with self._sessions.read(None) as session:
@@ -270,9 +281,9 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
             delete_belongings(session, fiber_ids)
             either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
             return _Gone(
-                memberships=execute_write(session, sa.delete(MEMBERSHIPS).where(either)),
-                fibers=execute_write(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(fiber_ids))),
-                logs=execute_write(session, sa.delete(LOGS).where(is_going)),
+                memberships=delete_rows(session, MEMBERSHIPS, either),
+                fibers=delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(fiber_ids)),
+                logs=delete_rows(session, LOGS, is_going),
                 text_bytes=int(text_bytes),
             )
 

@@ -16,7 +16,6 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.results import Merged
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
@@ -38,7 +37,6 @@ from fiberstore.sql.arrow import (
 from fiberstore.sql.conditions import FIBERS, KEYS
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.key_rows import insert_key_columns, move_to_survivors
-from fiberstore.sql.models import BELONGINGS
 from fiberstore.sql.prepared import connection_of
 
 if TYPE_CHECKING:
@@ -192,8 +190,14 @@ def places_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]
     }
 
 
-def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
-    """Make the fiber of each key part of the fiber of its value; all are stored, and no value is a key."""
+def give_to_survivors(session: Session, survivors: Mapping[UUID, UUID]) -> int:
+    """Give what the fiber of each key has to the fiber of its value; all are stored, and no value is a key.
+
+    The fibers of the keys, with their memberships and belongings, are still there afterwards.
+
+    Returns:
+        How many memberships are new to the survivors.
+    """
     columns = {
         "loser": uuids(integers(survivors.keys())),
         "survivor": uuids(integers(survivors.values())),
@@ -231,11 +235,7 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
         f"INSERT INTO fiber_merges (fiber_id, survivor_id) SELECT loser, survivor FROM {ARROW_TABLE} "
         "ON CONFLICT (fiber_id) DO UPDATE SET survivor_id = excluded.survivor_id"
     )
-    gone = {
-        table: write(f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})")
-        for table in ("fiber_memberships", *(table.name for table in BELONGINGS), "fibers")
-    }
-    return Merged(gone["fibers"], memberships)
+    return memberships
 
 
 def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:

@@ -35,6 +35,7 @@ class Lock(Enum):
     NOTHING = 0  # it only appends
     DELETES = 1  # it relies on rows that are there
     CHANGES = 2  # it changes or deletes rows
+    MANY_CHANGES = 3  # so many that a table may be written anew, where the engine does that
 
 
 class StoreConnection(ABC):
