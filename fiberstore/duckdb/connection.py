@@ -29,11 +29,12 @@ from fiberstore.duckdb.write_signal import WriteSignal
 from fiberstore.errors import ConflictError
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.engine import FORKED
-from fiberstore.sql.holds import Hold
 from fiberstore.sql.support import BackendSupport
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from fiberstore.sql.holds import Hold
 
 _ROWS_AT_ONCE = 512
 
@@ -178,7 +179,7 @@ class DuckDBConnection(StoreConnection):
             self._lock_hold.keep_appends_out()
 
     @property
-    def writes_alone(self) -> bool:
+    def writes_alone(self) -> bool:  # type: ignore[override]  # an attribute of other engines
         """True if no other transaction writes rows until this one ends."""
         return self._lock_hold is not None and self._lock_hold.is_alone
 

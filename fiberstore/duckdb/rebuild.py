@@ -15,8 +15,6 @@ from fiberstore.repositories import access
 from fiberstore.repositories.query import execute_write, select_rows
 from fiberstore.sql.prepared import compiled, connection_of, expire
 
-# Share of a table from which on it is written anew.
-LEAST_SHARE = 0.1
 _NEW = "fiberstore_anew"
 
 _IS_HERE = "database_name = current_database() AND schema_name = current_schema() AND table_name = $1"
@@ -35,7 +33,9 @@ def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> 
     if duckdb_connection(session).writes_alone:
         total = _count(session, table, sa.true())
         going = _count(session, table, which)
-        if going >= max(access.MANY_ROWS, LEAST_SHARE * total) and (creation := _creation(session, table)):
+        if going >= max(access.MANY_ROWS, access.LEAST_SHARE * total) and (
+            creation := _creation(session, table)
+        ):
             _write_anew(session, table, which, creation)
             return going
     return execute_write(session, sa.delete(table).where(which))

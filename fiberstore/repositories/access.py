@@ -26,6 +26,8 @@ T = TypeVar("T")
 BATCH_ROWS = 100_000
 # From so many rows on, a change takes `Lock.MANY_CHANGES`.
 MANY_ROWS = 20_000
+# Share of a table from which on it is written anew without the rows that go, where the engine does that.
+LEAST_SHARE = 0.1
 RETRY_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.001
 _LONGEST_DELAY_S = 0.1

@@ -75,6 +75,13 @@ def delete_rows(session: Session, table: sa.Table, which: sa.ColumnElement[bool]
     return connection_of(session).support.delete(session, table, which)
 
 
+def rows_worth_a_new_table(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+    """Count the rows that go; return 0 if so few do that a table without them takes longer to write."""
+    numbers = sa.select(sa.func.count(), sa.func.count().filter(which)).select_from(table)
+    ((rows, going),) = select_rows(session, numbers)
+    return int(going) if going >= access.LEAST_SHARE * rows else 0
+
+
 def delete_belongings(session: Session, fiber_ids: sa.Select[Any]) -> None:
     """Delete what belongs to fibers and goes with them, except for their memberships."""
     merges = sa.or_(MergedFiber.fiber_id.in_(fiber_ids), MergedFiber.survivor_id.in_(fiber_ids))

@@ -1,6 +1,6 @@
 """Retention: the set that goes is fixed first, then deleted in steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import count
 from math import inf
@@ -16,7 +16,8 @@ from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage
 from fiberstore.contract.results import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.repositories.access import MANY_ROWS, SessionAccess
+from fiberstore.repositories import access
+from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.prune_plan import (
     FIBER_FIELDS,
     ROW_BYTES,
@@ -41,6 +42,7 @@ from fiberstore.repositories.query import (
     temp_id_table,
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
+from fiberstore.sql.connection import Lock
 from fiberstore.sql.prepared import connection_of
 from fiberstore.sql.support import StoreSize
 from fiberstore.telemetry import Telemetry
@@ -192,22 +194,47 @@ class _Run:
 
     def _rows_at_once(self, plan: Plan) -> int:
         """Return how many rows a step takes: where one large step is quicker than small ones, up to that."""
-        if self._step_rows != DEFAULT_STEP_ROWS or self._is_bounded or plan.rows < MANY_ROWS:
+        if self._step_rows != DEFAULT_STEP_ROWS or self._is_bounded or plan.rows < access.MANY_ROWS:
             return self._step_rows
         with self._sessions.read(None) as session:
-            return connection_of(session).support.large_step_rows or self._step_rows
+            large = connection_of(session).support.large_step_rows or 0
+            ((logs,),) = select_rows(session, sa.select(sa.func.count()).select_from(LOGS))
+        is_much = min(plan.rows, large) >= access.LEAST_SHARE * logs
+        return large if large and is_much else self._step_rows
 
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
 
     def _step(self, units: list[Unit]) -> None:
         lock = self._sessions.lock_for(lambda _: sum(unit.rows for unit in units))
-        gone = self._sessions.write("prune.step", lambda session: _delete(session, units), lock=lock)
+
+        def delete(session: Session) -> _Gone | None:
+            is_kept_waiting = lock is Lock.MANY_CHANGES and not connection_of(session).writes_alone
+            return None if is_kept_waiting and len(units) > 1 else _delete(session, units)
+
+        gone = self._sessions.write("prune.step", delete, lock=lock)
+        if gone is None:  # for one that appends for long
+            for some in _split(units, self._step_rows):
+                self._step(some)
+            return
         self.gone += gone
         if self._on_step is not None and gone != _Gone():
             with self._sessions.read(None) as session:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
+
+
+def _split(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
+    """Yield the units in parts of so many rows, at least one unit each."""
+    some: list[Unit] = []
+    left = rows
+    for unit in units:
+        if some and unit.rows > left:
+            yield some
+            some, left = [], rows
+        some.append(unit)
+        left -= unit.rows
+    yield some
 
 
 @dataclass(frozen=True, slots=True)
