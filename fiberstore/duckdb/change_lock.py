@@ -1,5 +1,6 @@
 """``ChangeLock``: transactions that change rows of a database run one at a time."""
 
+import logging
 import math
 import time
 from weakref import ref
@@ -8,6 +9,8 @@ import duckdb
 
 from fiberstore.duckdb.fork_guard import PerDatabase
 from fiberstore.sql.holds import Hold, Registry, wait_for_all
+
+_logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 10.0
 # How long appends are kept out for the sake of one that has begun before; less than the second of a call.
@@ -110,6 +113,11 @@ class LockHold:
         self._keeps_out = self._lock.keeping_out.add(Hold())
         if not wait_for_all(self._lock.appends.alive(), time.monotonic() + APPENDS_TIMEOUT_S):
             self._keeps_out = None
+            _logger.warning(
+                "a transaction that appends has been open for %g s; many rows are deleted one by one beside "
+                "it, and others may wait for the commit",
+                APPENDS_TIMEOUT_S,
+            )
         return self.is_alone
 
     def end(self, *, changed: bool) -> None:

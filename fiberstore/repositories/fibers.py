@@ -34,7 +34,6 @@ from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
     execute_write,
-    given,
     one_snapshot,
     select_rows,
     temp_id_table,
@@ -158,7 +157,6 @@ class FiberMethods(FiberBatchStorage):
 
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
         _check_survivors(survivors)
-        losers = b"".join(loser.bytes for loser in survivors)
 
         def merge(session: Session) -> Merged:
             if not survivors:
@@ -166,12 +164,7 @@ class FiberMethods(FiberBatchStorage):
             versions = bulk.versions_of(session, {*survivors.keys(), *survivors.values()})
             for loser, survivor in survivors.items():
                 _check_mergeable(loser, survivor, versions)
-            memberships = bulk.give_to_survivors(session, survivors)
-            with given(session, "fiber_id", losers) as ids:
-                delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.fiber_id.in_(ids))
-                for table in BELONGINGS:
-                    delete_rows(session, table, table.c.fiber_id.in_(ids))
-                return Merged(delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids)), memberships)
+            return bulk.merge_fibers(session, survivors)
 
         def memberships_of_losers(session: Session) -> int:
             held = sa.select(MEMBERSHIPS.c.log_id).where(among(MEMBERSHIPS.c.fiber_id, list(survivors)))

@@ -77,7 +77,8 @@ def delete_rows(session: Session, table: sa.Table, which: sa.ColumnElement[bool]
 
 def rows_worth_a_new_table(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
     """Count the rows that go; return 0 if so few do that a table without them takes longer to write."""
-    numbers = sa.select(sa.func.count(), sa.func.count().filter(which)).select_from(table)
+    counts: list[sa.ColumnElement[Any]] = [sa.func.count(), sa.func.count().filter(which)]
+    numbers = sa.select(*counts).select_from(table)
     ((rows, going),) = select_rows(session, numbers)
     return int(going) if going >= access.LEAST_SHARE * rows else 0
 

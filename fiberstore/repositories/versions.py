@@ -19,8 +19,8 @@ from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import MANY_ROWS, SessionAccess, session_access
 from fiberstore.repositories.diff import diff
 from fiberstore.repositories.query import (
-    delete_belongings,
     count_up_to,
+    delete_belongings,
     delete_rows,
     execute_write,
     one_snapshot,

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from fiberstore.contract.results import Merged
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
@@ -34,9 +35,10 @@ from fiberstore.sql.arrow import (
     values_of,
     write_with_batch,
 )
-from fiberstore.sql.conditions import FIBERS, KEYS
+from fiberstore.sql.conditions import FIBERS, KEYS, MEMBERSHIPS, among
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.key_rows import insert_key_columns, move_to_survivors
+from fiberstore.sql.models import BELONGINGS
 from fiberstore.sql.prepared import connection_of
 
 if TYPE_CHECKING:
@@ -190,14 +192,8 @@ def places_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]
     }
 
 
-def give_to_survivors(session: Session, survivors: Mapping[UUID, UUID]) -> int:
-    """Give what the fiber of each key has to the fiber of its value; all are stored, and no value is a key.
-
-    The fibers of the keys, with their memberships and belongings, are still there afterwards.
-
-    Returns:
-        How many memberships are new to the survivors.
-    """
+def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
+    """Make the fiber of each key part of the fiber of its value; all are stored, and no value is a key."""
     columns = {
         "loser": uuids(integers(survivors.keys())),
         "survivor": uuids(integers(survivors.values())),
@@ -235,7 +231,10 @@ def give_to_survivors(session: Session, survivors: Mapping[UUID, UUID]) -> int:
         f"INSERT INTO fiber_merges (fiber_id, survivor_id) SELECT loser, survivor FROM {ARROW_TABLE} "
         "ON CONFLICT (fiber_id) DO UPDATE SET survivor_id = excluded.survivor_id"
     )
-    return memberships
+    delete, losers = connection_of(session).support.delete, list(survivors)
+    for table in (MEMBERSHIPS, *BELONGINGS):
+        delete(session, table, among(table.c.fiber_id, losers))
+    return Merged(delete(session, FIBERS, among(FIBERS.c.fiber_id, losers)), memberships)
 
 
 def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:
