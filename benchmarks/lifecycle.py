@@ -1,8 +1,10 @@
 """Every call of ``docs/lifecycle.md`` on a store of a million logs, and who waits for it meanwhile.
 
 ``python -m benchmarks.lifecycle`` copies one store for each call, and runs the call beside three threads:
-one reads a log by its id, one appends a log, one updates a fiber. It prints how long the call took, and
-the longest that each of the three has waited beside it. The first row is without any call.
+one reads a log by its id, one appends a log, one updates a fiber. It prints how long the call took, how many
+times as long as ``compact()`` of the same store, and the longest that each of the three has waited beside it.
+The first row is without any call. With ``--postgresql URL``, of a server on which databases can be made, the
+same follows on a copy of the store in PostgreSQL.
 """
 
 import argparse
@@ -11,17 +13,31 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from uuid import UUID
 
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
 from benchmarks.query_bench import build
-from fiberstore import ConflictError, DuckDBStorage, FiberRecord, Fibers, LogRecord, Logs, Memberships
+from fiberstore import (
+    ConflictError,
+    DuckDBStorage,
+    FiberRecord,
+    Fibers,
+    LogRecord,
+    Logs,
+    Memberships,
+    PostgresStorage,
+)
+from fiberstore.copying.copy import copy_store
 from fiberstore.ingest.reprocess import reprocess
 from fiberstore.ingest.rules import load_rules
+from fiberstore.repositories.storage import SqlStorage
 
 _NOON = datetime(2024, 12, 10, 12, tzinfo=UTC)
 _LATER = datetime(2025, 1, 1, tzinfo=UTC)
@@ -71,7 +87,7 @@ class Store:
         waits: Of those who use it meanwhile, by what they do.
     """
 
-    storage: DuckDBStorage
+    storage: SqlStorage
     log_ids: Sequence[UUID]
     fiber_ids: Sequence[UUID]
     rules: Path
@@ -122,6 +138,7 @@ Call = tuple[str, Callable[[Store], object]]
 def calls() -> Iterator[Call]:
     """Give the name and the function of every call."""
     yield "nothing", lambda _: time.sleep(_QUIET_S)
+    yield "compact", lambda store: store.storage.compact()
     old_fibers, old_logs = Fibers.c.last_activity < _NOON, Logs.c.timestamp < _NOON
     yield "upsert_fibers, all", lambda store: store.storage.upsert_fibers(_all_fibers(store))
     yield "fibers.close(), all that are open", lambda store: store.storage.fibers.close()
@@ -142,7 +159,6 @@ def calls() -> Iterator[Call]:
         lambda store: store.storage.memberships.where(Memberships.c.config_version == 1).delete(),
     )
     yield "logs.redact(), three of four", lambda store: store.storage.logs.redact("user|login", "[who]")
-    yield "compact", lambda store: store.storage.compact()
     yield (
         "checkpoints.compare_and_set",
         lambda store: store.storage.checkpoints.compare_and_set("a", None, "b"),
@@ -201,52 +217,99 @@ class Sources:
     fiber_ids: list[UUID]
     rules: Path
 
-    def store(self, storage: DuckDBStorage) -> Store:
+    def store(self, storage: SqlStorage) -> Store:
         """Return the arguments of a call on a copy."""
         return Store(storage, self.log_ids, self.fiber_ids, self.rules)
 
+    @contextmanager
+    def in_duckdb(self, name: str) -> Iterator[SqlStorage]:
+        """Open a copy of the store of that name."""
+        if name == "two" and not (self.folder / "two.duckdb").exists():
+            shutil.copy(self.folder / "one.duckdb", self.folder / "two.duckdb")
+            with DuckDBStorage(self.folder / "two.duckdb") as storage:
+                _reprocess(self.store(storage))
+        copy = self.folder / "copy.duckdb"
+        shutil.copy(self.folder / f"{name}.duckdb", copy)
+        with DuckDBStorage(copy, slow_call_s=1e6) as storage:
+            yield storage
+        copy.unlink()
+
+
+Copies = Callable[[str], AbstractContextManager[SqlStorage]]
+
+
+@contextmanager
+def _postgresql_copies(sources: Sources, server_url: str) -> Iterator[Copies]:
+    """Give copies of the stores in databases of a server, which are dropped afterwards."""
+    server = make_url(server_url).set(drivername="postgresql+psycopg")
+    databases = {name: f"fiberstore_lifecycle_{name}" for name in ("one", "two", "copy")}
+
+    def run(statement: str) -> None:
+        with sa.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql(statement)
+
+    def opened(name: str) -> PostgresStorage:
+        url = server.set(database=databases[name]).render_as_string(hide_password=False)
+        return PostgresStorage(url, slow_call_s=1e6)
+
+    @contextmanager
+    def copy(name: str) -> Iterator[SqlStorage]:
+        run(f"DROP DATABASE IF EXISTS {databases['copy']} WITH (FORCE)")
+        run(f"CREATE DATABASE {databases['copy']} TEMPLATE {databases[name]}")
+        with opened("copy") as storage:
+            yield storage
+
+    try:
+        for name in ("one", "two"):
+            run(f"CREATE DATABASE {databases[name]}")
+            with sources.in_duckdb(name) as source, opened(name) as storage:
+                storage.init_schema()
+                copy_store(source, storage)
+        yield copy
+    finally:
+        for database in databases.values():
+            run(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+
 
 def main() -> None:
-    """Build the store, run every call, print a table."""
+    """Build the store, run every call, print a table for each engine."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lifecycle", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small store: does every call work?")
     parser.add_argument("--only", default="", metavar="TEXT", help="only calls whose name holds this")
+    parser.add_argument("--postgresql", metavar="URL", help="also in PostgreSQL, on this server")
     arguments = parser.parse_args()
     logs = 10_000 if arguments.quick else 1_000_000
     with tempfile.TemporaryDirectory() as name:
-        sources = _build_sources(Path(name), logs)
-        print(
-            f"| {logs:,} logs, {len(sources.fiber_ids):,} fibers | s | longest read, ms | append, ms "
-            "| change, ms |\n|---|---|---|---|---|"
-        )
-        for call_name, call in calls():
-            if arguments.only in call_name:
-                _run(sources, call_name, call)
+        folder = Path(name)
+        rules = folder / "rules.toml"
+        rules.write_text("".join(_SOURCE.format(number=number) for number in range(_SOURCES)) + _RULES)
+        sources = Sources(folder, *build(folder / "one.duckdb", logs), rules)
+        _print_table("DuckDB", sources, sources.in_duckdb, arguments.only)
+        if arguments.postgresql:
+            with _postgresql_copies(sources, arguments.postgresql) as copies:
+                _print_table("PostgreSQL", sources, copies, arguments.only)
 
 
-def _build_sources(folder: Path, logs: int) -> Sources:
-    rules = folder / "rules.toml"
-    rules.write_text("".join(_SOURCE.format(number=number) for number in range(_SOURCES)) + _RULES)
-    sources = Sources(folder, *build(folder / "one.duckdb", logs), rules)
-    shutil.copy(folder / "one.duckdb", folder / "two.duckdb")
-    with DuckDBStorage(folder / "two.duckdb") as storage:
-        _reprocess(sources.store(storage))
-    return sources
-
-
-def _run(sources: Sources, name: str, call: Callable[[Store], object]) -> None:
-    copy = sources.folder / "copy.duckdb"
-    source = "two" if name.startswith(_ON_TWO_GENERATIONS) else "one"
-    shutil.copy(sources.folder / f"{source}.duckdb", copy)
-    with DuckDBStorage(copy, slow_call_s=1e6) as storage:
-        store = sources.store(storage)
-        with store.in_use():
-            begin = time.perf_counter()
-            call(store)
-            took_s = time.perf_counter() - begin
-    waits = " | ".join(str(store.waits[user]) for user in ("read", "append", "change"))
-    print(f"| {name} | {took_s:.2f} | {waits} |", flush=True)
-    copy.unlink()
+def _print_table(engine: str, sources: Sources, copies: Copies, only: str) -> None:
+    print(
+        f"| {engine}, {len(sources.log_ids):,} logs, {len(sources.fiber_ids):,} fibers | s | times compact "
+        "| longest read, ms | append, ms | change, ms |\n|---|---|---|---|---|---|"
+    )
+    compact_s = None
+    for name, call in calls():
+        if only not in name and name != "compact":
+            continue
+        with copies("two" if name.startswith(_ON_TWO_GENERATIONS) else "one") as storage:
+            store = sources.store(storage)
+            with store.in_use():
+                begin = time.perf_counter()
+                call(store)
+                took_s = time.perf_counter() - begin
+        if name == "compact":
+            compact_s = took_s
+        times = f"{took_s / compact_s:.1f}" if compact_s else ""
+        waits = " | ".join(str(store.waits[user]) for user in ("read", "append", "change"))
+        print(f"| {name} | {took_s:.2f} | {times} | {waits} |", flush=True)
 
 
 if __name__ == "__main__":

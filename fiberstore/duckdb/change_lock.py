@@ -1,14 +1,20 @@
 """``ChangeLock``: transactions that change rows of a database run one at a time."""
 
+import logging
+import math
 import time
 from weakref import ref
 
 import duckdb
 
 from fiberstore.duckdb.fork_guard import PerDatabase
-from fiberstore.sql.holds import Hold, Registry
+from fiberstore.sql.holds import Hold, Registry, wait_for_all
+
+_logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 10.0
+# How long appends are kept out for the sake of one that has begun before; less than the second of a call.
+APPENDS_TIMEOUT_S = 0.5
 
 
 class ChangeLock(PerDatabase):
@@ -25,12 +31,16 @@ class ChangeLock(PerDatabase):
 
     Attributes:
         queue: The one that has the lock, then those that wait for it.
+        appends: Transactions that have appended rows, without the lock.
+        keeping_out: The hold that lets no transaction begin to append.
         changes: Holds so far that may have changed rows.
         is_unsettled: Nobody has said yet whether the last hold has changed rows.
     """
 
     def __init__(self) -> None:
         self.queue = Registry[Hold]()
+        self.appends = Registry[Hold]()
+        self.keeping_out = Registry[Hold]()
         self.changes = 0
         self.is_unsettled = False
 
@@ -48,6 +58,18 @@ class ChangeLock(PerDatabase):
             raise
         return hold
 
+    def begin_append(self) -> Hold:
+        """Note a transaction that is about to append, for the life of what is returned.
+
+        It waits as long as appends are kept out, which a call of ours does for the time of one transaction.
+        """
+        while True:
+            append = self.appends.add(Hold())
+            if not (keeping_out := self.keeping_out.alive()):
+                return append
+            del append
+            wait_for_all(keeping_out, math.inf)
+
 
 class LockHold:
     """The right to change rows, until it ends.
@@ -59,6 +81,12 @@ class LockHold:
         self._lock = lock
         self._hold: Hold | None = lock.queue.add(Hold())
         self._place = ref(self._hold)
+        self._keeps_out: Hold | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """True if nobody appends until this hold ends."""
+        return self._keeps_out is not None
 
     def wait(self, deadline: float) -> None:
         """Wait for the lock; for ``ChangeLock.acquire``."""
@@ -75,8 +103,25 @@ class LockHold:
         """Give up waiting; for ``ChangeLock.acquire``."""
         self._hold = None
 
+    def keep_appends_out(self) -> bool:
+        """Let nobody append until this hold ends; it has to be one that has the lock.
+
+        Returns:
+            False if a transaction that has appended has not ended in ``APPENDS_TIMEOUT_S``: it may last for
+            minutes, so appends go on.
+        """
+        self._keeps_out = self._lock.keeping_out.add(Hold())
+        if not wait_for_all(self._lock.appends.alive(), time.monotonic() + APPENDS_TIMEOUT_S):
+            self._keeps_out = None
+            _logger.warning(
+                "a transaction that appends has been open for %g s; many rows are deleted one by one beside "
+                "it, and others may wait for the commit",
+                APPENDS_TIMEOUT_S,
+            )
+        return self.is_alone
+
     def end(self, *, changed: bool) -> None:
-        """Let the next one change rows.
+        """Let the next one change rows, and all append.
 
         Args:
             changed: Whether rows may have been changed; not if all was rolled back.
@@ -84,4 +129,5 @@ class LockHold:
         if self._hold is not None:
             self._lock.changes += changed
             self._lock.is_unsettled = False
+            self._keeps_out = None
             self._hold = None

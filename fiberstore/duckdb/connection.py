@@ -34,6 +34,8 @@ from fiberstore.sql.support import BackendSupport
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from fiberstore.sql.holds import Hold
+
 _ROWS_AT_ONCE = 512
 
 
@@ -74,6 +76,7 @@ class DuckDBConnection(StoreConnection):
         self.write_signal = WriteSignal.of(database)
         self._change_lock = ChangeLock.of(database)
         self._lock_hold: LockHold | None = None
+        self._append_hold: Hold | None = None
         self._transaction = TransactionState()
         self._reader: Cursor | None = None
         self._unread = False
@@ -169,8 +172,16 @@ class DuckDBConnection(StoreConnection):
 
     def take_lock(self, lock: Lock) -> None:
         # What relies on rows waits like what changes them.
-        if lock is not Lock.NOTHING:
-            self.lock_changes()
+        if lock is Lock.NOTHING:
+            return
+        self.lock_changes()
+        if lock is Lock.MANY_CHANGES and self._lock_hold is not None:
+            self._lock_hold.keep_appends_out()
+
+    @property
+    def writes_alone(self) -> bool:  # type: ignore[override]  # an attribute of other engines
+        """True if no other transaction writes rows until this one ends."""
+        return self._lock_hold is not None and self._lock_hold.is_alone
 
     def take_over(self, hold: LockHold) -> None:
         """Hold the ``ChangeLock`` by a hold that the caller has waited for, until the transaction ends."""
@@ -182,7 +193,7 @@ class DuckDBConnection(StoreConnection):
         fork_guard.keep_forever(self._parsed)
         fork_guard.keep_forever(self._stream)
         self._raw, self._parsed = _Inherited(), ParsedStatements()
-        self._lock_hold = self._reader = self._stream = None
+        self._lock_hold = self._append_hold = self._reader = self._stream = None
         self._unread = False
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
@@ -374,6 +385,8 @@ class DuckDBConnection(StoreConnection):
         effects = effects_of(sql)
         if effects.changes_rows:
             self.lock_changes()
+        elif effects.appends_rows and self._lock_hold is None and self._append_hold is None:
+            self._append_hold = self._change_lock.begin_append()
         creates = sql.lstrip()[:6].lower() == "create"
         writes = self._transaction.note(effects, creates=creates, changes=self._change_lock.changes)
         changed = True  # unless DuckDB says otherwise: after Ctrl-C it may have happened
@@ -435,6 +448,7 @@ class DuckDBConnection(StoreConnection):
 
     def _end_owned(self, *, changed: bool) -> None:
         """End the lock hold and the write; after an interrupt the pool's rollback does, or its own end."""
+        self._append_hold = None
         if self._transaction.appends_rows:
             self._transaction.appends_rows = False
             self.write_signal.note_end()

@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 
 from fiberstore.duckdb.arrival_order import RowidOrder
+from fiberstore.duckdb.rebuild import delete
 from fiberstore.duckdb.redaction import redact
 from fiberstore.duckdb.sizes import kept_rows, settle, size_of
 from fiberstore.sql.conditions import FIBERS, LOGS
@@ -13,6 +14,8 @@ SUPPORT = BackendSupport(
     temporary_schema=None,  # DuckDB looks for temporary tables first
     log_commit_order=RowidOrder(LOGS, LOGS.c.log_id),
     fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
+    delete=delete,
+    large_step_rows=1_000_000,
     redact=redact,
     size_of=size_of,
     settle=settle,

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from fiberstore.postgresql.arrival_order import TransactionOrder
 from fiberstore.postgresql.redaction import redact
 from fiberstore.postgresql.sizes import kept_rows, settle, size_of
+from fiberstore.repositories.query import delete
 from fiberstore.sql.conditions import FIBERS, LOGS
 from fiberstore.sql.support import BackendSupport
 
@@ -13,6 +14,8 @@ SUPPORT = BackendSupport(
     temporary_schema="pg_temp",  # PostgreSQL looks for temporary tables where the search path says
     log_commit_order=TransactionOrder(LOGS.c.log_id),
     fiber_commit_order=TransactionOrder(FIBERS.c.fiber_id),
+    delete=delete,
+    large_step_rows=None,
     redact=redact,
     size_of=size_of,
     settle=settle,

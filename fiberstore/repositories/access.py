@@ -24,6 +24,10 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 BATCH_ROWS = 100_000
+# From so many rows on, a change takes `Lock.MANY_CHANGES`.
+MANY_ROWS = 20_000
+# Share of a table from which on it is written anew without the rows that go, where the engine does that.
+LEAST_SHARE = 0.1
 RETRY_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.001
 _LONGEST_DELAY_S = 0.1
@@ -63,6 +67,14 @@ class SessionAccess(ABC):
             work: Run again after a conflict, if the transaction is its own.
             lock: Lock of the transaction.
             one_statement: The work is a single statement, which needs no BEGIN.
+        """
+
+    @abstractmethod
+    def lock_for(self, rows: Callable[[Session], int]) -> Lock:
+        """Return the lock of a transaction that deletes rows.
+
+        Args:
+            rows: Counts them; it may stop at ``MANY_ROWS``.
         """
 
     @abstractmethod
@@ -125,6 +137,10 @@ class OwnedSession(SessionAccess):
         with translate_errors():
             return work(self._session)
 
+    def lock_for(self, rows: Callable[[Session], int]) -> Lock:
+        del rows  # the transaction is the caller's, and may have read before
+        return Lock.CHANGES
+
     def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
         rows = list(records)
         return self.write(method, lambda session: write(session, rows))
@@ -184,6 +200,10 @@ class CallSessions(SessionAccess):
                 return result
 
         return self._retried(method, run, lock)
+
+    def lock_for(self, rows: Callable[[Session], int]) -> Lock:
+        with self.read(None) as session:
+            return Lock.MANY_CHANGES if rows(session) >= MANY_ROWS else Lock.CHANGES
 
     def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
         rest = iter(records)

@@ -24,12 +24,15 @@ from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.ids import key_hash
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
+from fiberstore.repositories import access
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.fiber_logs import LOG_COUNT, WITH_LOG_COUNT, summaries_of, timeline_points
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
     as_arrow,
+    count_up_to,
     delete_belongings,
+    delete_rows,
     execute_write,
     one_snapshot,
     select_rows,
@@ -153,8 +156,9 @@ class FiberMethods(FiberBatchStorage):
         return self._sessions.write("upsert_fibers", upsert, lock=Lock.DELETES)
 
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
+        _check_survivors(survivors)
+
         def merge(session: Session) -> Merged:
-            _check_survivors(survivors)
             if not survivors:
                 return Merged(0, 0)
             versions = bulk.versions_of(session, {*survivors.keys(), *survivors.values()})
@@ -162,7 +166,12 @@ class FiberMethods(FiberBatchStorage):
                 _check_mergeable(loser, survivor, versions)
             return bulk.merge_fibers(session, survivors)
 
-        return self._sessions.write("merge_fibers", merge)
+        def memberships_of_losers(session: Session) -> int:
+            held = sa.select(MEMBERSHIPS.c.log_id).where(among(MEMBERSHIPS.c.fiber_id, list(survivors)))
+            return count_up_to(session, held, access.MANY_ROWS)
+
+        lock = self._sessions.lock_for(memberships_of_losers) if survivors else Lock.CHANGES
+        return self._sessions.write("merge_fibers", merge, lock=lock)
 
     def write_keys(self, keys: Iterable[FiberKey]) -> int:
         given = list(keys)
@@ -257,11 +266,15 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     def _delete(self, session: Session) -> Deleted:
         with temp_id_table(session, self._select(FIBERS.c.fiber_id)) as ids:
             delete_belongings(session, ids)
-            memberships = execute_write(
-                session, sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.fiber_id.in_(ids))
-            )
-            fibers = execute_write(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(ids)))
+            memberships = delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.fiber_id.in_(ids))
+            fibers = delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids))
         return Deleted(0, fibers, memberships)
+
+    def _count_to_delete(self, session: Session) -> int:
+        held = sa.select(MEMBERSHIPS.c.log_id).where(
+            MEMBERSHIPS.c.fiber_id.in_(self._select(FIBERS.c.fiber_id))
+        )
+        return super()._count_to_delete(session) + count_up_to(session, held, access.MANY_ROWS)
 
     def _commit_order(self, session: Session) -> CommitOrder:
         return connection_of(session).support.fiber_commit_order

@@ -19,7 +19,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key, to_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.query import execute_write, one_snapshot, select_rows, temp_id_table
+from fiberstore.repositories.query import delete_rows, one_snapshot, select_rows, temp_id_table
 from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import CommitOrder
@@ -121,11 +121,9 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
 
     def _delete(self, session: Session) -> Deleted:
         with temp_id_table(session, self._select(LOGS.c.log_id)) as ids:
-            memberships = execute_write(session, sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.log_id.in_(ids)))
-            execute_write(session, sa.delete(self._pins).where(self._pins.c.log_id.in_(ids)))
-            return Deleted(
-                execute_write(session, sa.delete(LOGS).where(LOGS.c.log_id.in_(ids))), 0, memberships
-            )
+            memberships = delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.log_id.in_(ids))
+            delete_rows(session, self._pins, self._pins.c.log_id.in_(ids))
+            return Deleted(delete_rows(session, LOGS, LOGS.c.log_id.in_(ids)), 0, memberships)
 
     def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT

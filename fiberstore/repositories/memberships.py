@@ -15,7 +15,7 @@ from fiberstore.contract.storage import DEFAULT_LIMIT, MembershipStorage
 from fiberstore.records import FiberMembership, LogRecord, StoredLog, from_epoch_us, log_key
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.logs import log_pages
-from fiberstore.repositories.query import SqlQuery, execute_write
+from fiberstore.repositories.query import SqlQuery, delete_rows
 from fiberstore.sql import bulk
 from fiberstore.sql.conditions import MEMBERSHIPS, all_of
 from fiberstore.sql.models import Membership, RawLog
@@ -84,7 +84,7 @@ class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Members
     _table = MEMBERSHIPS
 
     def _delete(self, session: Session) -> Deleted:
-        return Deleted(0, 0, execute_write(session, sa.delete(MEMBERSHIPS).where(*all_of(self._conditions))))
+        return Deleted(0, 0, delete_rows(session, MEMBERSHIPS, sa.and_(sa.true(), *all_of(self._conditions))))
 
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         return statement.order_by(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from os import SEEK_END
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Any, Self
 from uuid import UUID
@@ -103,9 +104,14 @@ class Plan:
 
     Args:
         file: Rows as ``_packed`` writes them.
+
+    Attributes:
+        rows: Fibers and logs of the set.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
+        self.rows = file.seek(0, SEEK_END) // _ROW.size
+        file.seek(0)
         self._units = _units(file)
         self._next = next(self._units, None)
 
@@ -132,7 +138,7 @@ class Plan:
                     connection = connection_of(session)
                     for batch in connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE):
                         file.write(_packed(batch))
-                file.seek(0)
+                file.seek(0)  # which writes what is left
             except OSError as error:
                 with suppress(OSError):  # which writes what is left, and fails again
                     file.close()

@@ -18,6 +18,7 @@ from fiberstore.contract.conditions import Condition, checked_condition, compare
 from fiberstore.contract.queries import ARROW_BATCH_ROWS, Partition, Query, R
 from fiberstore.contract.results import Deleted
 from fiberstore.records import from_epoch_us
+from fiberstore.repositories import access
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.sql.bulk import write_ids
 from fiberstore.sql.conditions import all_of
@@ -47,6 +48,16 @@ def select_rows(session: Session, statement: sa.Select[Any]) -> Iterator[tuple[A
     return connection_of(session).fetch_rows(*compiled(session, statement))
 
 
+def count_up_to(session: Session, rows: sa.Select[Any], most: int) -> int:
+    """Count the rows of a statement, up to a number."""
+    ((number,),) = select_rows(session, _counted(rows, most))
+    return int(number)
+
+
+def _counted(rows: sa.Select[Any], most: int) -> sa.Select[Any]:
+    return sa.select(sa.func.count()).select_from(rows.limit(most).subquery())
+
+
 def execute_write(session: Session, statement: sa.Executable) -> int:
     """Run a statement that writes, and return how many rows it has written."""
     rows = connection_of(session).write(*compiled(session, statement))
@@ -54,12 +65,30 @@ def execute_write(session: Session, statement: sa.Executable) -> int:
     return rows
 
 
+def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+    """Delete the rows of a table of which a condition is true; return how many they were."""
+    return execute_write(session, sa.delete(table).where(which))
+
+
+def delete_rows(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+    """Do the same as the engine does it best; see ``BackendSupport.delete``."""
+    return connection_of(session).support.delete(session, table, which)
+
+
+def rows_worth_a_new_table(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+    """Count the rows that go; return 0 if so few do that a table without them takes longer to write."""
+    counts: list[sa.ColumnElement[Any]] = [sa.func.count(), sa.func.count().filter(which)]
+    numbers = sa.select(*counts).select_from(table)
+    ((rows, going),) = select_rows(session, numbers)
+    return int(going) if going >= access.LEAST_SHARE * rows else 0
+
+
 def delete_belongings(session: Session, fiber_ids: sa.Select[Any]) -> None:
     """Delete what belongs to fibers and goes with them, except for their memberships."""
     merges = sa.or_(MergedFiber.fiber_id.in_(fiber_ids), MergedFiber.survivor_id.in_(fiber_ids))
     execute_write(session, sa.delete(MergedFiber).where(merges))
     for table in BELONGINGS:
-        execute_write(session, sa.delete(table).where(table.c.fiber_id.in_(fiber_ids)))
+        delete_rows(session, table, table.c.fiber_id.in_(fiber_ids))
 
 
 @contextmanager
@@ -166,8 +195,7 @@ class SqlQuery(Query[R], Generic[R]):
             statement = self._select(sa.func.count())
         else:
             check_number("at_most", at_most)
-            some = self._select(sa.literal(1).label("one")).limit(at_most).subquery()
-            statement = sa.select(sa.func.count()).select_from(some)
+            statement = _counted(self._select(sa.literal(1).label("one")), at_most)
         with self._read("count") as session:
             ((number,),) = select_rows(session, statement)
             if not number and at_most != 0:
@@ -211,7 +239,8 @@ class SqlQuery(Query[R], Generic[R]):
         """Raise ``ValueError`` unless the query has an order by which its file can be split."""
 
     def delete(self) -> Deleted:
-        return self._change("delete", self._delete)
+        lock = self._sessions.lock_for(self._count_to_delete)
+        return self._sessions.write(f"{self._name}.delete", self._delete, lock=lock)
 
     def __repr__(self) -> str:
         conditions = ", ".join(map(repr, self._conditions))
@@ -287,6 +316,10 @@ class SqlQuery(Query[R], Generic[R]):
             with closing(batches):
                 for batch in batches:
                     yield as_stored(batch, kind)
+
+    def _count_to_delete(self, session: Session) -> int:
+        """Count the rows of the table that go, up to ``MANY_ROWS``; memberships of logs are about as many."""
+        return count_up_to(session, self._select(sa.literal(1).label("one")), access.MANY_ROWS)
 
     @abstractmethod
     def _delete(self, session: Session) -> Deleted:

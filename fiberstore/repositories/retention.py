@@ -1,6 +1,6 @@
 """Retention: the set that goes is fixed first, then deleted in steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import count
 from math import inf
@@ -16,6 +16,7 @@ from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage
 from fiberstore.contract.results import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
+from fiberstore.repositories import access
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.prune_plan import (
     FIBER_FIELDS,
@@ -34,13 +35,14 @@ from fiberstore.repositories.prune_plan import (
 )
 from fiberstore.repositories.query import (
     delete_belongings,
-    execute_write,
+    delete_rows,
     given,
     one_snapshot,
     select_rows,
     temp_id_table,
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
+from fiberstore.sql.connection import Lock
 from fiberstore.sql.prepared import connection_of
 from fiberstore.sql.support import StoreSize
 from fiberstore.telemetry import Telemetry
@@ -145,16 +147,18 @@ class _Run:
         self._sessions = sessions
         self._candidates = candidates
         self._step_rows = step_rows
+        self._is_bounded = max_steps is not None
         self._steps = count() if max_steps is None else iter(range(max_steps))
         self._on_step = on_step
 
     def all(self) -> bool:
         """Delete the set; return False if steps are left."""
         with Plan.of(self._sessions, self._candidates) as plan:
+            step_rows = self._rows_at_once(plan)
             while not plan.is_empty:
                 if not self._may_step():
                     return False
-                self._step(plan.take(self._step_rows, inf))
+                self._step(plan.take(step_rows, inf))
         return True
 
     def down_to(self, max_bytes: int) -> bool:
@@ -167,6 +171,7 @@ class _Run:
         if excess is None:
             return True
         with Plan.of(self._sessions, self._candidates) as plan:
+            step_rows = self._rows_at_once(plan)
             while excess is not None:
                 end = self.gone.weight + excess
                 while self.gone.weight < end:
@@ -174,7 +179,7 @@ class _Run:
                         return True
                     if not self._may_step():
                         return self._excess(max_bytes) is None
-                    self._step(plan.take(self._step_rows, end - self.gone.weight))
+                    self._step(plan.take(step_rows, end - self.gone.weight))
                 excess = self._excess(max_bytes)
         return True
 
@@ -187,16 +192,49 @@ class _Run:
         excess_bytes = max((1 - _MARGIN) * (content.bytes_of(size) - max_bytes), size.block_bytes)
         return excess_bytes * content.weight_with_dead / size.used_bytes
 
+    def _rows_at_once(self, plan: Plan) -> int:
+        """Return how many rows a step takes: where one large step is quicker than small ones, up to that."""
+        if self._step_rows != DEFAULT_STEP_ROWS or self._is_bounded or plan.rows < access.MANY_ROWS:
+            return self._step_rows
+        with self._sessions.read(None) as session:
+            large = connection_of(session).support.large_step_rows or 0
+            ((logs,),) = select_rows(session, sa.select(sa.func.count()).select_from(LOGS))
+        is_much = min(plan.rows, large) >= access.LEAST_SHARE * logs
+        return large if large and is_much else self._step_rows
+
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
 
     def _step(self, units: list[Unit]) -> None:
-        gone = self._sessions.write("prune.step", lambda session: _delete(session, units))
+        lock = self._sessions.lock_for(lambda _: sum(unit.rows for unit in units))
+
+        def delete(session: Session) -> _Gone | None:
+            is_kept_waiting = lock is Lock.MANY_CHANGES and not connection_of(session).writes_alone
+            return None if is_kept_waiting and len(units) > 1 else _delete(session, units)
+
+        gone = self._sessions.write("prune.step", delete, lock=lock)
+        if gone is None:  # for one that appends for long
+            for some in _split(units, self._step_rows):
+                self._step(some)
+            return
         self.gone += gone
         if self._on_step is not None and gone != _Gone():
             with self._sessions.read(None) as session:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
+
+
+def _split(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
+    """Yield the units in parts of so many rows, at least one unit each."""
+    some: list[Unit] = []
+    left = rows
+    for unit in units:
+        if some and unit.rows > left:
+            yield some
+            some, left = [], rows
+        some.append(unit)
+        left -= unit.rows
+    yield some
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +308,9 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
             delete_belongings(session, fiber_ids)
             either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
             return _Gone(
-                memberships=execute_write(session, sa.delete(MEMBERSHIPS).where(either)),
-                fibers=execute_write(session, sa.delete(FIBERS).where(FIBERS.c.fiber_id.in_(fiber_ids))),
-                logs=execute_write(session, sa.delete(LOGS).where(is_going)),
+                memberships=delete_rows(session, MEMBERSHIPS, either),
+                fibers=delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(fiber_ids)),
+                logs=delete_rows(session, LOGS, is_going),
                 text_bytes=int(text_bytes),
             )
 

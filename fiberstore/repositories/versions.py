@@ -16,15 +16,20 @@ from fiberstore.contract.lifecycle import Versions
 from fiberstore.contract.results import ConfigVersion, Deleted, GenerationDiff
 from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.records import from_epoch_us
-from fiberstore.repositories.access import SessionAccess, session_access
+from fiberstore.repositories.access import MANY_ROWS, SessionAccess, session_access
 from fiberstore.repositories.diff import diff
 from fiberstore.repositories.query import (
+    count_up_to,
     delete_belongings,
+    delete_rows,
     execute_write,
     one_snapshot,
+    rows_worth_a_new_table,
     select_rows,
     temp_id_table,
 )
+from fiberstore.sql.conditions import FIBERS, MEMBERSHIPS
+from fiberstore.sql.connection import Lock
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import Fiber, Membership, NamedCheckpoint, RegisteredVersion
 from fiberstore.sql.prepared import connection_of
@@ -113,8 +118,20 @@ class VersionRepository(Versions):
     def drop(self, config_version: int) -> Deleted:
         check_config_version(config_version)
 
-        fibers, memberships = self._change("drop", lambda session: _drop_fibers(session, config_version))
-        while step := self._change("drop", lambda session: _drop_memberships(session, config_version)):
+        def left(session: Session) -> int:
+            is_one = Membership.config_version == config_version
+            return rows_worth_a_new_table(session, MEMBERSHIPS, is_one)
+
+        of_version = sa.select(Fiber.fiber_id).where(Fiber.config_version == config_version)
+        lock = self._sessions.lock_for(lambda session: count_up_to(session, of_version, MANY_ROWS))
+        fibers, memberships = self._change(
+            "drop", lambda session: _drop_fibers(session, config_version), lock=lock
+        )
+        while step := self._change(
+            "drop",
+            lambda session: _drop_memberships(session, config_version),
+            lock=self._sessions.lock_for(left),
+        ):
             memberships += step
         return Deleted(0, fibers, memberships)
 
@@ -128,8 +145,8 @@ class VersionRepository(Versions):
         with self._sessions.read(None) as session:
             _check_known(session, config_version)
 
-    def _change(self, method: str, work: Callable[[Session], T]) -> T:
-        return self._sessions.write(f"versions.{method}", work)
+    def _change(self, method: str, work: Callable[[Session], T], lock: Lock = Lock.CHANGES) -> T:
+        return self._sessions.write(f"versions.{method}", work, lock=lock)
 
 
 def reprocess_checkpoint(config_version: int) -> str:
@@ -222,19 +239,20 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
         delete_belongings(session, ids)
         others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
         memberships = execute_write(session, sa.delete(Membership).where(others))
-        return execute_write(session, sa.delete(Fiber).where(Fiber.fiber_id.in_(ids))), memberships
+        return delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids)), memberships
 
 
 def _drop_memberships(session: Session, version: int) -> int:
-    """Delete some memberships of a version, unless its fibers are made again; return how many."""
+    """Delete memberships of a version, unless its fibers are made again; return how many.
+
+    That is all of them in a transaction that writes alone, and otherwise as many as nobody waits for long.
+    """
     stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
     row_id = connection_of(session).support.row_id
-    some = (
-        sa.select(row_id)
-        .select_from(Membership)
-        .where(Membership.config_version == version, Membership.fiber_id.not_in(stored))
-        .limit(_STEP_ROWS)
-    )
+    going = sa.and_(MEMBERSHIPS.c.config_version == version, MEMBERSHIPS.c.fiber_id.not_in(stored))
+    if connection_of(session).writes_alone:
+        return delete_rows(session, MEMBERSHIPS, going)
+    some = sa.select(row_id).select_from(Membership).where(going).limit(_STEP_ROWS)
     return execute_write(session, sa.delete(Membership).where(row_id.in_(some)))
 
 

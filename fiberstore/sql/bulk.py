@@ -35,7 +35,7 @@ from fiberstore.sql.arrow import (
     values_of,
     write_with_batch,
 )
-from fiberstore.sql.conditions import FIBERS, KEYS
+from fiberstore.sql.conditions import FIBERS, KEYS, MEMBERSHIPS, among
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.key_rows import insert_key_columns, move_to_survivors
 from fiberstore.sql.models import BELONGINGS
@@ -231,11 +231,10 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
         f"INSERT INTO fiber_merges (fiber_id, survivor_id) SELECT loser, survivor FROM {ARROW_TABLE} "
         "ON CONFLICT (fiber_id) DO UPDATE SET survivor_id = excluded.survivor_id"
     )
-    gone = {
-        table: write(f"DELETE FROM {table} WHERE fiber_id IN (SELECT loser FROM {ARROW_TABLE})")
-        for table in ("fiber_memberships", *(table.name for table in BELONGINGS), "fibers")
-    }
-    return Merged(gone["fibers"], memberships)
+    delete, losers = connection_of(session).support.delete, list(survivors)
+    for table in (MEMBERSHIPS, *BELONGINGS):
+        delete(session, table, among(table.c.fiber_id, losers))
+    return Merged(delete(session, FIBERS, among(FIBERS.c.fiber_id, losers)), memberships)
 
 
 def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:

@@ -35,6 +35,7 @@ class Lock(Enum):
     NOTHING = 0  # it only appends
     DELETES = 1  # it relies on rows that are there
     CHANGES = 2  # it changes or deletes rows
+    MANY_CHANGES = 3  # so many that a table may be written anew, where the engine does that
 
 
 class StoreConnection(ABC):
@@ -47,6 +48,7 @@ class StoreConnection(ABC):
         engine_name: ``"duckdb"`` or ``"postgresql"``, as SQLAlchemy calls the dialect.
         support: What the repositories do in another way on this engine.
         statement_dialect: The dialect in which ``fiberstore.sql.prepared`` compiles statements for it.
+        writes_alone: No other transaction writes rows until this one ends, see ``Lock.MANY_CHANGES``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not.
         listened_by: The SQLAlchemy connection whose listeners are told of each statement; None without any.
     """
@@ -54,6 +56,7 @@ class StoreConnection(ABC):
     engine_name: ClassVar[str]
     support: ClassVar[BackendSupport]
     statement_dialect: Dialect
+    writes_alone = False
     rows_written: int
     listened_by: "ref[sa.Connection] | None" = None
 

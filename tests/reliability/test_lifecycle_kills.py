@@ -19,6 +19,7 @@ from fiberstore import DamagedFileError, DuckDBStorage, Fibers, Logs
 from fiberstore.contract.results import Pruned
 from fiberstore.doctor import examine
 from fiberstore.duckdb.rescue import rescue
+from fiberstore.repositories import access
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from fiberstore.versioning import config_version
 
@@ -35,6 +36,9 @@ TABLES = (
     "fiber_pins",
     "log_pins",
 )
+
+# Of many rows, these write tables anew.
+WITH_NEW_TABLES = "logs.delete", "fibers.delete", "merge_fibers", "prune", "versions.drop"
 
 State = tuple[tuple[int, str], ...]
 OnStep = Callable[[Pruned], None] | None
@@ -86,7 +90,8 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
-def be_killed(file: str, call: str) -> None:
+def be_killed(file: str, call: str, many_rows: str) -> None:
+    access.MANY_ROWS = int(many_rows)
     with DuckDBStorage(file) as storage:
         storage.fibers.count()
         say("begin")
@@ -174,10 +179,11 @@ def copied(seed: Path, folder: Path) -> Path:
     return folder / seed.name
 
 
-def kill(path: Path, call: str, after_s: float) -> str:
+def kill(path: Path, call: str, after_s: float, many_rows: int) -> str:
     """Kill the victim so long after its call has begun; return what it has said last."""
     # With this threshold the commit itself is a checkpoint, too.
-    command = [sys.executable, "-m", __name__, f"duckdb:///{path}?checkpoint_threshold=1MB", call]
+    command = [sys.executable, "-m", __name__, f"duckdb:///{path}?checkpoint_threshold=1MB"]
+    command += [call, str(many_rows)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
         assert victim.stdout is not None
         assert victim.stdout.readline() == "begin\n"
@@ -197,10 +203,20 @@ def reopened(path: Path) -> DuckDBStorage:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "many_rows"),
+    [*((call, access.MANY_ROWS) for call in CALLS), *((call, 100) for call in WITH_NEW_TABLES)],
+)
 def test_a_call_that_is_killed_has_happened_wholly_or_not_at_all(
-    seed: Path, tmp_path: Path, long_form: bool, call: str
+    seed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    long_form: bool,
+    call: str,
+    many_rows: int,
 ) -> None:
+    monkeypatch.setattr(access, "MANY_ROWS", many_rows)
     states, duration_s = undisturbed(copied(seed, tmp_path / "undisturbed"), call)
     before, after = states
     assert (before == after) == (call == "compact")
@@ -216,7 +232,7 @@ def test_a_call_that_is_killed_has_happened_wholly_or_not_at_all(
     for number in range(kills):
         folder = tmp_path / f"kill {number}"
         path = copied(seed, folder)
-        last_words.append(kill(path, call, duration_s * (number + 0.25) / kills))
+        last_words.append(kill(path, call, duration_s * (number + 0.25) / kills, many_rows))
         with reopened(path) as storage:
             found = state_of(storage)
             assert found in states, f"killed after {last_words[-1]}"

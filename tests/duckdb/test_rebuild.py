@@ -1,0 +1,154 @@
+"""Many rows are deleted by a table that is written anew: nothing that others write is lost by it."""
+
+from collections.abc import Callable
+from threading import Thread
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships
+from fiberstore.duckdb import change_lock
+from fiberstore.repositories import access
+from fiberstore.testing.examples import at, fiber, log, member, uid
+
+TABLES = "raw_logs", "fibers", "fiber_memberships"
+LATE = 1_000
+
+
+@pytest.fixture(autouse=True)
+def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MANY_ROWS", 1)
+
+
+@pytest.fixture
+def filled(storage: DuckDBStorage) -> DuckDBStorage:
+    """A storage of ten logs in five fibers, of two versions."""
+    storage.write_logs([log(number) for number in range(10)])
+    storage.write_fibers(
+        [
+            fiber(number, first=at(2 * number), last=at(2 * number + 1), config_version=version)
+            for number, version in enumerate((1, 1, 1, 2, 2))
+        ]
+    )
+    storage.write_memberships([member(number, number // 2, 1 + (number > 5)) for number in range(10)])
+    return storage
+
+
+def schema_of(storage: DuckDBStorage) -> tuple[set[int], list[str]]:
+    """Return the numbers of the tables, and the statements that create them and their indexes."""
+    with storage.engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT table_name, table_oid, sql FROM duckdb_tables()").all()
+        indexes = connection.exec_driver_sql("SELECT sql FROM duckdb_indexes() ORDER BY sql").scalars().all()
+    return {row[1] for row in rows if row[0] in TABLES}, sorted(row[2] for row in rows) + list(indexes)
+
+
+def content_of(storage: DuckDBStorage) -> list[list[object]]:
+    return [list(query.iter_records()) for query in (storage.logs, storage.fibers, storage.memberships)]
+
+
+CALLS: dict[str, Callable[[DuckDBStorage], object]] = {
+    "logs.delete": lambda storage: storage.logs.where(Logs.c.timestamp < at(5)).delete(),
+    "fibers.delete": lambda storage: storage.fibers.where(Fibers.c.last_activity < at(5)).delete(),
+    "memberships.delete": lambda storage: storage.memberships.where(
+        Memberships.c.fiber_id.in_([uid(1), uid(2)])
+    ).delete(),
+    "merge_fibers": lambda storage: storage.merge_fibers({uid(0): uid(1), uid(3): uid(4)}),
+    "prune": lambda storage: storage.prune(
+        fibers=Fibers.c.last_activity < at(5), logs=Logs.c.timestamp < at(8)
+    ),
+    "versions.drop": lambda storage: storage.versions.drop(2),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_same_goes_and_the_tables_are_as_they_were(
+    filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, call: Callable[[DuckDBStorage], object]
+) -> None:
+    with DuckDBStorage(":memory:") as plain:
+        plain.init_schema()
+        plain.write_batch(
+            logs=filled.logs.iter_records(),
+            fibers=filled.fibers.iter_records(),
+            memberships=filled.memberships.iter_records(),
+        )
+        with monkeypatch.context() as many:
+            many.setattr(access, "MANY_ROWS", 1_000)
+            expected = call(plain)
+        numbers, statements = schema_of(filled)
+        assert str(call(filled)).partition("file_bytes")[0] == str(expected).partition("file_bytes")[0]
+        assert content_of(filled) == content_of(plain)
+    assert schema_of(filled)[0] != numbers
+    assert schema_of(filled)[1] == statements
+
+
+def test_what_is_appended_meanwhile_is_kept(filled: DuckDBStorage) -> None:
+    late = LogRecord(log_id=uid(LATE), timestamp=at(LATE), source_id="late", raw_text="late")
+    appending = Thread(target=filled.write_logs, args=[[late]])
+
+    @sa.event.listens_for(filled.engine, "before_cursor_execute")
+    def append(*arguments: object) -> None:
+        if str(arguments[2]).startswith("DROP TABLE raw_logs"):
+            appending.start()
+            appending.join(0.3)  # it would be done by then, if it did not wait
+
+    filled.logs.where(Logs.c.timestamp < at(5)).delete()
+    appending.join()
+    assert filled.get_log(uid(LATE)) is not None
+    assert filled.logs.count() == 6
+
+
+def test_one_that_has_appended_before_is_not_waited_for_long(
+    filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_lock, "APPENDS_TIMEOUT_S", 0.0)
+    numbers, _ = schema_of(filled)
+    with filled.session() as session:
+        session.execute(
+            sa.text(
+                "INSERT INTO raw_logs SELECT uuid(), timestamp, 'late', '', NULL, 1 FROM raw_logs LIMIT 1"
+            )
+        )
+        assert filled.logs.where(Logs.c.timestamp < at(5)).delete().logs == 5
+        session.commit()
+    assert filled.logs.where(Logs.c.source_id == "late").count() == 1
+    assert schema_of(filled)[0] == numbers
+
+
+def test_one_that_has_read_before_keeps_its_snapshot_and_appends_nothing(filled: DuckDBStorage) -> None:
+    with filled.session() as session:
+        assert session.scalar(sa.text("SELECT count(*) FROM raw_logs")) == 10
+        filled.logs.where(Logs.c.timestamp < at(5)).delete()
+        assert session.scalar(sa.text("SELECT count(*) FROM raw_logs WHERE raw_text IS NOT NULL")) == 10
+        with pytest.raises(OperationalError, match="dropped"):
+            session.execute(sa.text("INSERT INTO raw_logs SELECT uuid(), now(), 'late', '', NULL, 1"))
+    assert filled.logs.count() == 5
+
+
+def test_rows_keep_their_order_for_who_reads_on(filled: DuckDBStorage) -> None:
+    filled.logs.where(Logs.c.log_id.in_([uid(9)])).delete()
+    filled.write_logs([log(20, -1), log(21, 30)])
+    filled.logs.where(Logs.c.timestamp < at(5)).where(Logs.c.timestamp >= at(0)).delete()
+    filled.write_logs([log(22, 2)])
+    with filled.engine.connect() as connection:
+        order = connection.exec_driver_sql("SELECT log_id FROM raw_logs ORDER BY rowid").scalars().all()
+    assert [str(id_) for id_ in order] == [str(uid(number)) for number in (5, 6, 7, 8, 20, 21, 22)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE fiber_memberships ADD COLUMN mine INTEGER DEFAULT 7",
+        "COMMENT ON TABLE fiber_memberships IS 'mine'",
+        "COMMENT ON COLUMN fiber_memberships.log_id IS 'mine'",
+        "CREATE TABLE mine (l UUID, f UUID, FOREIGN KEY (l, f) REFERENCES fiber_memberships)",
+    ],
+)
+def test_a_table_that_an_application_has_extended_stays(filled: DuckDBStorage, statement: str) -> None:
+    with filled.engine.begin() as connection:
+        if "ADD COLUMN" in statement:
+            connection.exec_driver_sql("DROP INDEX idx_memberships_fiber")
+        connection.exec_driver_sql(statement)
+    numbers, statements = schema_of(filled)
+    assert filled.memberships.where(Memberships.c.fiber_id.in_([uid(0)])).delete().memberships == 2
+    assert schema_of(filled) == (numbers, statements)
