@@ -231,7 +231,7 @@ def test_a_file_without_years_ends_before_it_was_written() -> None:
 
 def test_the_29th_of_february_is_of_a_leap_year() -> None:
     assert dates("Feb 29", None, datetime(2026, 1, 1, tzinfo=UTC)) == ["2024-02-29"]
-    with pytest.raises(ValueError, match="day is out of range"):
+    with pytest.raises(ValueError, match=r"day .*range"):
         dates("Feb 29", 2023)
 
 
