@@ -160,6 +160,8 @@ def test_there_are_pages_and_no_block_is_left_out() -> None:
         languages = re.findall(r"^```(\w+)$", page, re.MULTILINE)
         assert len(examples(page)) == sum(language in LANGUAGES for language in languages)
         assert set(languages) <= {*LANGUAGES, "text", "toml", "log"}
+    for path in set(DOCS.rglob("*.md")) - set(PAGES):
+        assert not examples(path.read_text()), f"no test runs the examples of {path}"
 
 
 def _rewritten(path: Path, server_url: str) -> Iterator[str]:
