@@ -135,19 +135,7 @@ def test_every_example_prints_what_stands_below_it(
 def test_the_programs_of_the_page_on_tests_pass(tmp_path: Path) -> None:
     shutil.copytree(DOCS / "programs", tmp_path, dirs_exist_ok=True)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # not the settings of this project
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "no:randomly",
-        "--rootdir",
-        tmp_path,
-        tmp_path,
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "--rootdir", str(tmp_path)]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
     assert re.search(r"\b9\d passed", ended.stdout)
