@@ -1,4 +1,4 @@
-"""Settings of the site, which `sphinx-build -W docs build/site` makes from the pages of this folder."""
+"""Settings of the site, which `sphinx-build -E -W docs build/site` makes from the pages of this folder."""
 
 import sys
 from pathlib import Path

@@ -20,7 +20,7 @@ from fiberstore.cli.program import run  # noqa: F401  # it adds the commands
 from fiberstore.duckdb.dialect import FiberstoreDialect
 from fiberstore.sql.models import Base
 
-COLUMNS = "100"
+COLUMNS = "80"
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
 

@@ -135,19 +135,7 @@ def test_every_example_prints_what_stands_below_it(
 def test_the_programs_of_the_page_on_tests_pass(tmp_path: Path) -> None:
     shutil.copytree(DOCS / "programs", tmp_path, dirs_exist_ok=True)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # not the settings of this project
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "no:randomly",
-        "--rootdir",
-        tmp_path,
-        tmp_path,
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "--rootdir", str(tmp_path)]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
     assert re.search(r"\b9\d passed", ended.stdout)
@@ -160,6 +148,8 @@ def test_there_are_pages_and_no_block_is_left_out() -> None:
         languages = re.findall(r"^```(\w+)$", page, re.MULTILINE)
         assert len(examples(page)) == sum(language in LANGUAGES for language in languages)
         assert set(languages) <= {*LANGUAGES, "text", "toml", "log"}
+    for path in set(DOCS.rglob("*.md")) - set(PAGES):
+        assert not examples(path.read_text()), f"no test runs the examples of {path}"
 
 
 def _rewritten(path: Path, server_url: str) -> Iterator[str]:
