@@ -34,7 +34,7 @@ _FROM_ELSEWHERE = (
     "the store holds rows of another cluster, whose transactions had larger numbers, and a tail would miss "
     "them; after a restore run `fiberstore db upgrade`, and leave the column arrived out of a publication"
 )
-_ONE = sa.literal_column("1")
+_ONE = sa.literal_column("1", sa.Integer)
 
 
 def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
@@ -76,7 +76,7 @@ _HELD = Prepared[tuple[int]](
 
 
 class _Source(NamedTuple):
-    """Who gives the numbers.
+    """The origin of the numbers.
 
     Attributes:
         identity: Of the cluster and the column.
