@@ -119,7 +119,7 @@ class PostgreSQL(Store):
 
 
 class PostgreSQLOfOurs(PostgreSQL):
-    """psycopg, with fiberstore's own tables, whose triggers note the order of arrival; it only writes."""
+    """psycopg, with fiberstore's own tables, which note the order of arrival; it only writes."""
 
     name = "PostgreSQL, fiberstore's tables"
 

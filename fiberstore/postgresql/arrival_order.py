@@ -34,7 +34,7 @@ _FROM_ELSEWHERE = (
     "the store holds rows of another cluster, whose transactions had larger numbers, and a tail would miss "
     "them; after a restore run `fiberstore db upgrade`, and leave the column arrived out of a publication"
 )
-_ONE = sa.literal_column("1")
+_ONE = sa.literal_column("1", sa.Integer)
 
 
 def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
@@ -76,7 +76,7 @@ _HELD = Prepared[tuple[int]](
 
 
 class _Source(NamedTuple):
-    """Who gives the numbers.
+    """The origin of the numbers.
 
     Attributes:
         identity: Of the cluster and the column.
@@ -107,11 +107,8 @@ class TransactionOrder(CommitOrder):
         later = number.where(self.number > xid, self.number < running).order_by(self.number)
         self._next = Prepared[tuple[int]](later.limit(_ONE))
         self._later = Prepared[tuple[int]](later.offset(sa.bindparam("skipped")).limit(_ONE))
-        ids = sa.select(id_).where(self.number == xid).order_by(id_).limit(_ONE)
-        self._rest = Prepared[tuple[UUID]](ids.where(id_ > place))
-        ids = ids.offset(sa.bindparam("skipped"))
-        self._far_in_number = Prepared[tuple[UUID]](ids)
-        self._far_in_rest = Prepared[tuple[UUID]](ids.where(id_ > place))
+        rest = sa.select(self.number).select_from(id_.table).where(self.number == xid, id_ > place)
+        self._rest = Prepared[tuple[int]](rest.limit(_ONE))
 
     @contextmanager
     def snapshot(self, session: Session, since: Watermark | None) -> Iterator[Watermark]:
@@ -160,39 +157,23 @@ class TransactionOrder(CommitOrder):
     def _window(
         self, session: Session, since: Watermark, now: Watermark
     ) -> tuple[sa.ColumnElement[bool], Watermark]:
-        """Return a condition of the next rows, not many, and the mark behind them.
+        """Return a condition of the next rows, and the mark behind them.
 
-        They are of several transactions, or of one: a database was told to sort no more than it must.
+        They are of several transactions with not many rows, or of one: only its rows have to be sorted.
         """
-        running = now.number + 1
-        if since.newest_id is not None:
-            rest = {"xid": since.number, "place": since.newest_id}
-            if list(self._rest.rows(session, rest)):
-                return self._part(session, since.number, since.newest_id, now)
-        window = {"xid": since.number, "running": running}
-        ends = [number for (number,) in self._later.rows(session, {**window, "skipped": _ROWS_AT_ONCE - 1})]
-        if not ends:
-            return sa.and_(self.number > since.number, self.number < running), now
-        ((first,),) = self._next.rows(session, window)
-        if first == ends[0]:
-            return self._part(session, first, None, now)
-        is_new = sa.and_(self.number > since.number, self.number < ends[0])
-        return is_new, replace(now, number=ends[0] - 1)
-
-    def _part(
-        self, session: Session, number: int, after: UUID | None, now: Watermark
-    ) -> tuple[sa.ColumnElement[bool], Watermark]:
-        """Return a condition of the next rows of a transaction, and the mark behind them."""
-        far = {"xid": number, "skipped": _ROWS_AT_ONCE - 1}
-        if after is None:
-            is_new = self.number == number
-            ends = self._far_in_number.rows(session, far)
-        else:
-            is_new = sa.and_(self.number == number, self._id > after)
-            ends = self._far_in_rest.rows(session, {**far, "place": after})
-        for (last,) in ends:
-            return sa.and_(is_new, self._id <= last), replace(now, newest_id=last, number=number)
-        return is_new, replace(now, number=number)
+        if since.newest_id is not None and list(
+            self._rest.rows(session, {"xid": since.number, "place": since.newest_id})
+        ):
+            is_rest = sa.and_(self.number == since.number, self._id > since.newest_id)
+            return is_rest, replace(now, number=since.number)
+        window = {"xid": since.number, "running": now.number + 1}
+        is_later = self.number > since.number
+        for (end,) in self._later.rows(session, {**window, "skipped": _ROWS_AT_ONCE - 1}):
+            ((first,),) = self._next.rows(session, window)
+            if first == end:
+                return self.number == first, replace(now, number=first)
+            return sa.and_(is_later, self.number < end), replace(now, number=end - 1)
+        return sa.and_(is_later, self.number <= now.number), now
 
     def _seen(self, session: Session) -> tuple[int, int, int | None, list[int]]:
         """Return the first running transaction, the end of what is seen, the own one, and those that run."""
@@ -256,6 +237,5 @@ def renumber_restored(connection: StoreConnection) -> None:
     """
     for table in ("raw_logs", "fibers"):
         rows = f"{table} WHERE arrived >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-        ((is_restored,),) = connection.fetch_rows(f"SELECT EXISTS (SELECT FROM {rows})", ())  # noqa: S608  # ours
-        if is_restored:
+        if list(connection.fetch_rows(f"SELECT 1 FROM {rows} LIMIT 1", ())):  # noqa: S608  # our own names
             connection.write(f"UPDATE {rows.replace('WHERE', 'SET arrived = 0 WHERE')}")

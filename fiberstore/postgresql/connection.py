@@ -263,7 +263,8 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
                 return copied
         names = ", ".join(batch.schema.names)
         return self.write_with_batch(
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} ON CONFLICT DO NOTHING",  # noqa: S608  # our own names
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} "  # noqa: S608  # our own names
+            "ON CONFLICT DO NOTHING RETURNING 1",  # by which Citus counts what is inserted, not what is read
             batch,
         )
 
@@ -342,7 +343,12 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     def _copy(self, table: str, batch: "pa.RecordBatch") -> int:
         names = ", ".join(batch.schema.names)
-        return self._execute(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)", [batch]).written
+        try:
+            return self._execute(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)", [batch]).written
+        except errors.InternalError_ as error:
+            if not str(error).startswith("duplicate key value"):
+                raise
+            raise errors.UniqueViolation(str(error)) from error  # Citus has no code for it
 
 
 def _is_readable(socket: int) -> bool:

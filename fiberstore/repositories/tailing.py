@@ -12,7 +12,7 @@ from fiberstore.contract.cursors import Watermark, decode_position, encode_posit
 from fiberstore.contract.queries import LogTail
 from fiberstore.records import StoredLog
 
-_ROWS_AT_ONCE = 1_000
+_ROWS_AT_ONCE = 4_096  # lines may be long
 _LONGEST_WAIT_S = 1.0  # then it looks whether the storage is still open
 
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -39,7 +39,7 @@ class CommitOrder(ABC):
     """
 
     number: sa.ColumnElement[int]
-    order: Sequence[sa.ColumnElement[int]]
+    order: Sequence[sa.ColumnElement[Any]]
 
     @abstractmethod
     def snapshot(self, session: Session, since: Watermark | None) -> AbstractContextManager[Watermark]:
