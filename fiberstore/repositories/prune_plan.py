@@ -25,6 +25,7 @@ from fiberstore.sql.prepared import compiled, connection_of
 
 # About what a row takes beside the text of a log: its ids and times, and its places in indexes.
 ROW_BYTES = 100
+ID_BYTES = 16
 _ROWS_AT_ONCE = 2_048
 _MOST_BYTES_IN_MEMORY = 2**20
 
