@@ -114,9 +114,14 @@ class AsyncQuery(Face, Generic[R]):
     async def delete(self) -> Deleted:
         """Delete everything, all or none: logs and fibers with their memberships and pins.
 
-        ``count()`` tells before how much that is. DuckDB lets nobody in while it commits, some 10 s for a
-        million rows; ``storage.prune()`` deletes in steps. The space is free for what is written next;
-        ``compact()`` gives it back to the disk. Pins keep nothing from it.
+        ``count()`` tells before how much that is. The space is free for what is written next; ``compact()``
+        gives it back to the disk. Pins keep nothing from it.
+
+        DuckDB lets nobody in while it commits deletes, 10 µs for each row. So of 20,000 rows or more, and a
+        tenth of a table or more, the table is written anew without them, in the same transaction: readers do
+        not wait, and writers do, about 3 µs for each row that stays. It takes space beside the old table. In
+        a transaction of yours, beside one that has appended and stays open, and of a table to which you have
+        given columns, comments or foreign keys, they are deleted row by row all the same.
         """
 
 class AsyncTimedQuery(AsyncQuery[P], Generic[P, OrderName, Group]):

@@ -148,7 +148,7 @@ class Versions(ABC):
         """Delete the fibers and memberships of a version; its logs, and its place in the registry, stay.
 
         All fibers go in one transaction, so readers see the whole generation or none of it; then their
-        memberships go in steps, for DuckDB lets nobody in while it commits a million deletes. A call that was
+        memberships go, in steps, or in one where that is quicker, as by ``Query.delete``. A call that was
         killed in between is finished by another. Pins do not keep them.
 
         Raises:
@@ -196,7 +196,8 @@ class FiberBatchStorage(FiberStorage):
 
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
         survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
-        later resolves their fibers first: what is written to an old id stays there.
+        later resolves their fibers first: what is written to an old id stays there. All happens in one
+        transaction, in which many rows go as by ``Query.delete``.
 
         Args:
             survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
@@ -337,7 +338,8 @@ class LifecycleStorage(QueryStorage, BatchStorage):
                 the file as ``compact()`` would write it. With ``dry_run`` the numbers are an estimate then.
             dry_run: Change nothing, and return what would go.
             step_rows: Most logs of a step, >= 1, unless one fiber has more. DuckDB lets nobody in while it
-                commits a step.
+                commits a step. If a tenth of the logs or more goes, by the default and without ``max_steps``,
+                it takes steps of up to 1,000,000 rows there, as ``Query.delete`` does.
             max_steps: End after so many steps, >= 1; None is no end.
             on_step: Called after each step, with what has gone so far.
 

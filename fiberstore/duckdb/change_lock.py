@@ -108,7 +108,7 @@ class LockHold:
 
         Returns:
             False if a transaction that has appended has not ended in ``APPENDS_TIMEOUT_S``: it may last for
-            minutes, so appends go on.
+            minutes, so appends continue.
         """
         self._keeps_out = self._lock.keeping_out.add(Hold())
         if not wait_for_all(self._lock.appends.alive(), time.monotonic() + APPENDS_TIMEOUT_S):

@@ -1,7 +1,7 @@
 """A table written anew without the rows that go, in the transaction that deletes them.
 
 While DuckDB commits the deletion of rows, nobody can read or write, some 10 µs for each row. A new table in
-the place of the old one takes a tenth of that for each row that stays, and readers go on; they see the old
+the place of the old one takes a tenth of that for each row that stays, and readers continue; they see the old
 table until the commit, and after a crash either is there whole. What others had appended between the snapshot
 and the commit would be gone with the old table, so appends are kept out before the snapshot (see
 ``ChangeLock``). A transaction that began to read before, and appends after, meets a conflict.

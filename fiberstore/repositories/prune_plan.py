@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from os import SEEK_END
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Any, Self
@@ -24,6 +25,7 @@ from fiberstore.sql.prepared import compiled, connection_of
 
 # About what a row takes beside the text of a log: its ids and times, and its places in indexes.
 ROW_BYTES = 100
+ID_BYTES = 16
 _ROWS_AT_ONCE = 2_048
 _MOST_BYTES_IN_MEMORY = 2**20
 
@@ -122,8 +124,9 @@ class Plan:
         rows = going(candidates)
         statement = (
             sa.select(
-                rows.c.fiber_id,
-                rows.c.log_id,
+                # As texts: an object for each id would take longer than all the rest.
+                sa.cast(rows.c.fiber_id, sa.String),
+                sa.cast(rows.c.log_id, sa.String),
                 rows.c.place,
                 FIBER_FIELDS,
                 rows.c.memberships,
@@ -168,12 +171,16 @@ def _packed(rows: Iterable[Row]) -> bytes:
     packed = bytearray()
     for fiber_id, log_id, place, fields_text, memberships, weight in rows:
         if fiber_id is not None:
-            row = _FIBER, fiber_id.bytes, digest_of(fields_text), int(memberships), int(weight)
+            row = _FIBER, _bytes_of(fiber_id), digest_of(fields_text), int(memberships), int(weight)
         else:
             kind = _LOG if place is None else _LOG_OF_FIBER
-            row = kind, log_id.bytes, _NO_DIGEST, int(memberships), int(weight)
+            row = kind, _bytes_of(log_id), _NO_DIGEST, int(memberships), int(weight)
         packed += _ROW.pack(*row)
     return bytes(packed)
+
+
+def _bytes_of(id_: str) -> bytes:
+    return bytes.fromhex(id_.replace("-", ""))
 
 
 def digest_of(fields_text: str) -> bytes:
@@ -183,8 +190,8 @@ def digest_of(fields_text: str) -> bytes:
 
 def _units(file: IO[bytes]) -> Iterator[Unit]:
     unit: Unit | None = None
-    while row := file.read(_ROW.size):
-        kind, id_, digest, memberships, weight = _ROW.unpack(row)
+    chunks = iter(lambda: file.read(_ROWS_AT_ONCE * _ROW.size), b"")
+    for kind, id_, digest, memberships, weight in chain.from_iterable(map(_ROW.iter_unpack, chunks)):
         if kind == _LOG_OF_FIBER and unit is not None:
             unit.log_ids += id_
             unit.weight += weight

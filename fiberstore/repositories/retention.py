@@ -20,6 +20,7 @@ from fiberstore.repositories import access
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.prune_plan import (
     FIBER_FIELDS,
+    ID_BYTES,
     ROW_BYTES,
     TEXT_BYTES,
     UNPINNED_FIBER,
@@ -42,7 +43,6 @@ from fiberstore.repositories.query import (
     temp_id_table,
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
-from fiberstore.sql.connection import Lock
 from fiberstore.sql.prepared import connection_of
 from fiberstore.sql.support import StoreSize
 from fiberstore.telemetry import Telemetry
@@ -197,23 +197,20 @@ class _Run:
         if self._step_rows != DEFAULT_STEP_ROWS or self._is_bounded or plan.rows < access.MANY_ROWS:
             return self._step_rows
         with self._sessions.read(None) as session:
-            large = connection_of(session).support.large_step_rows or 0
-            ((logs,),) = select_rows(session, sa.select(sa.func.count()).select_from(LOGS))
-        is_much = min(plan.rows, large) >= access.LEAST_SHARE * logs
-        return large if large and is_much else self._step_rows
+            return connection_of(session).support.large_step_rows or self._step_rows
 
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
 
     def _step(self, units: list[Unit]) -> None:
-        lock = self._sessions.lock_for(lambda _: sum(unit.rows for unit in units))
+        rows = sum(unit.rows for unit in units)
+        is_large = len(units) > 1 and rows > self._step_rows
 
         def delete(session: Session) -> _Gone | None:
-            is_kept_waiting = lock is Lock.MANY_CHANGES and not connection_of(session).writes_alone
-            return None if is_kept_waiting and len(units) > 1 else _delete(session, units)
+            return None if is_large and not _is_quick(session, units) else _delete(session, units)
 
-        gone = self._sessions.write("prune.step", delete, lock=lock)
-        if gone is None:  # for one that appends for long
+        gone = self._sessions.write("prune.step", delete, lock=self._sessions.lock_for(lambda _: rows))
+        if gone is None:
             for some in _split(units, self._step_rows):
                 self._step(some)
             return
@@ -222,6 +219,13 @@ class _Run:
             with self._sessions.read(None) as session:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
+
+
+def _is_quick(session: Session, units: Sequence[Unit]) -> bool:
+    """Tell whether the units can go in one transaction, because tables will be written anew."""
+    going = sum(len(unit.log_ids) for unit in units) // ID_BYTES
+    ((logs,),) = select_rows(session, sa.select(sa.func.count()).select_from(LOGS))
+    return connection_of(session).writes_alone and going >= access.LEAST_SHARE * logs
 
 
 def _split(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships
+from fiberstore.contract.results import Pruned
 from fiberstore.duckdb import change_lock
-from fiberstore.repositories import access
+from fiberstore.repositories import access, retention
 from fiberstore.testing.examples import at, fiber, log, member, uid
 
 TABLES = "raw_logs", "fibers", "fiber_memberships"
@@ -113,6 +114,28 @@ def test_one_that_has_appended_before_is_not_waited_for_long(
         session.commit()
     assert filled.logs.where(Logs.c.source_id == "late").count() == 1
     assert schema_of(filled)[0] == numbers
+
+
+def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
+    filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_lock, "APPENDS_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(retention, "DEFAULT_STEP_ROWS", 2)
+    steps: list[Pruned] = []
+    with filled.session() as session:
+        session.execute(sa.text("INSERT INTO fiber_memberships VALUES (uuid(), uuid(), 1)"))
+        filled.prune(fibers=Fibers.c.last_activity < at(7), step_rows=2, on_step=steps.append)
+        session.commit()
+    assert [step.logs for step in steps] == [2, 4, 6]
+    assert filled.memberships.count() == 5
+    steps.clear()
+    filled.prune(
+        logs=Logs.c.timestamp < at(5),
+        fibers=Fibers.c.first_activity < at(20),
+        step_rows=2,
+        on_step=steps.append,
+    )
+    assert [step.logs for step in steps] == [4]
 
 
 def test_one_that_has_read_before_keeps_its_snapshot_and_appends_nothing(filled: DuckDBStorage) -> None:
