@@ -617,7 +617,7 @@ def test_a_store_is_compacted(run: Run, alone: Path) -> None:
 # ---------------------------------------------------------------- stores
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@parametrize_mostly_slow("command", COMMANDS, quick=3)
 def test_a_typo_makes_no_store(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
     assert_refused(
         run(*command, "--db", tmp_path / "typo.duckdb"),

@@ -14,6 +14,7 @@ from fiberstore.ingest.first_rules import find_first_rules, write_first_rules
 from fiberstore.ingest.pipeline import check
 from tests.support.command_line import Run, assert_refused
 from tests.support.correlation import numbered_fibers
+from tests.support.parameters import parametrize_mostly_slow
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 FORMATS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
@@ -37,7 +38,7 @@ def found(storage: DuckDBStorage, name: str) -> str:
     return "".join(logs) + numbered_fibers(storage, rules)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@parametrize_mostly_slow("name", FORMATS, quick=4)
 def test_an_example_gives_its_logs_and_fibers(filled: DuckDBStorage, name: str) -> None:
     assert found(filled, name) == (EXAMPLES / name / "expected.txt").read_text()
 
@@ -53,19 +54,16 @@ def test_an_example_has_no_warning_but_of_what_it_drops(name: str) -> None:
 
 LOGHUB = Path(__file__).parents[3] / "shared" / "loghub"
 NEEDS_LOGHUB = pytest.mark.skipif(not LOGHUB.is_dir(), reason=f"no sample logs in {LOGHUB}")
-SAMPLES = [
-    *(pytest.param(sorted((EXAMPLES / name).glob("*.log")), id=name) for name in FORMATS),
-    *(
-        pytest.param(
-            [LOGHUB / f"{name}_2k.log"], id=name, marks=pytest.mark.skipif(not LOGHUB.is_dir(), reason="")
-        )
-        for name in ("Apache", "HDFS", "Hadoop", "Linux", "OpenSSH")
-    ),
-]
+SAMPLES = {
+    **{name: sorted((EXAMPLES / name).glob("*.log")) for name in FORMATS},
+    **{name: [LOGHUB / f"{name}_2k.log"] for name in ("Apache", "HDFS", "Hadoop", "Linux", "OpenSSH")},
+}
 
 
-@pytest.mark.parametrize("paths", SAMPLES)
+@parametrize_mostly_slow("paths", SAMPLES.values(), quick=6, ids=list(SAMPLES))
 def test_first_rules_read_the_files_they_were_made_from(paths: list[Path], tmp_path: Path) -> None:
+    if not paths[0].exists():
+        pytest.skip(f"no sample logs in {LOGHUB}")
     text = write_first_rules(find_first_rules(paths), tmp_path)
     (tmp_path / "first.toml").write_text(text)
     rules = load_rules(tmp_path / "first.toml")

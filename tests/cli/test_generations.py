@@ -351,7 +351,7 @@ def test_activating_a_version_without_fibers_is_told(run: Run, store: Path) -> N
     assert run("fibers").rows == []
 
 
-@pytest.mark.parametrize("command", ["fibers", "keys", "timeline"])
+@parametrize_mostly_slow("command", ["fibers", "keys", "timeline"])
 def test_an_active_version_without_fibers_is_told_beside_those_that_have(
     run: Run, tmp_path: Path, command: str
 ) -> None:

@@ -11,6 +11,7 @@ from fiberstore.cli import main
 from fiberstore.testing.examples import NOON, fiber, log, member, uid
 from fiberstore.testing.keys import key
 from tests.support.command_line import Run, on_a_terminal, plain
+from tests.support.parameters import parametrize_mostly_slow
 
 GOLDEN = Path(__file__).parents[1] / "duckdb" / "golden"
 RULES = """
@@ -137,7 +138,7 @@ def test_all_fibers_of_a_key_are_shown(run: Run, store: Path) -> None:
     assert none.err == "fiberstore: no fiber has the key user=ann; fiberstore keys user lists the values\n"
 
 
-@pytest.mark.parametrize("command", ["fibers", "logs", "grep req", "tail", "keys", "show"])
+@parametrize_mostly_slow("command", ["fibers", "logs", "grep req", "tail", "keys", "show"], quick=2)
 def test_a_key_that_no_fiber_has_is_told(run: Run, generations: Path, command: str) -> None:
     """A misspelt name, a value in another spelling, and fibers of rules that are not active find nothing."""
     option = [] if command == "show" else ["--key"]

@@ -172,7 +172,7 @@ def names(both: Both) -> dict[str, str]:
     }
 
 
-@parametrize_mostly_slow("command", READING, quick=8)
+@parametrize_mostly_slow("command", READING, quick=4)
 def test_a_command_that_reads_prints_the_same(
     both: Both, names: dict[str, str], capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -88,7 +88,7 @@ def fill(storage: SqlStorage) -> None:
     storage.write_memberships([member(1, 1), member(2, 2)])
 
 
-@parametrize_mostly_slow("name", CALLS, quick=6)
+@parametrize_mostly_slow("name", CALLS, quick=3)
 def test_events_tell_of_a_call_and_change_nothing(storage: SqlStorage, name: str) -> None:
     _, call = CALLS[name]
     fill(storage)

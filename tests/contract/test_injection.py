@@ -183,7 +183,7 @@ def test_no_table_of_an_application_stands_in_for_a_temporary_one(
         assert logs.count() == 300
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     "statement",
     [
         "CREATE TEMP TABLE raw_logs AS SELECT * FROM raw_logs",
@@ -193,6 +193,7 @@ def test_no_table_of_an_application_stands_in_for_a_temporary_one(
         "SET search_path = 'other'",
         "CREATE SCHEMA mine; USE mine",
     ],
+    quick=3,
 )
 def test_a_session_does_not_lead_later_calls_to_other_tables(
     file_storage: DuckDBStorage, db_file: Path, statement: str
@@ -289,7 +290,7 @@ def run(*arguments: str) -> int:
 
 
 @parametrize_mostly_slow("options", [(), ("--json",)])
-@parametrize_mostly_slow("command", READERS, quick=12)
+@parametrize_mostly_slow("command", READERS, quick=6)
 def test_what_is_stored_has_no_effect_in_a_pipe(
     evil_store: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], options: tuple[str, ...]
 ) -> None:

@@ -100,6 +100,12 @@ def tables(engine: sa.Engine) -> set[str]:
     return set(sa.inspect(engine).get_table_names())
 
 
+# For what does not depend on how a database changes its tables.
+MOSTLY_DUCKDB = pytest.mark.parametrize(
+    "target", ["duckdb", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+
+
 @pytest.fixture(params=["duckdb", "postgresql"])
 def target(request: pytest.FixtureRequest) -> str:
     """A database that does not exist yet, or one without tables."""
@@ -250,6 +256,7 @@ def test_autogenerate_writes_a_migration_that_imports_nothing_of_fiberstore(
         assert migrate.differences(storage.engine) == []
 
 
+@MOSTLY_DUCKDB
 def test_check_sees_a_missing_index(config: Config, target: str) -> None:
     with open_storage(target) as storage:
         storage.init_schema()
@@ -319,6 +326,7 @@ def test_a_database_made_by_plain_ddl_is_adopted_with_its_rows(unmade: SqlStorag
         ("DROP TABLE fibers; CREATE TABLE fibers (fiber_id UUID)", "fibers"),
     ],
 )
+@MOSTLY_DUCKDB
 def test_tables_of_another_shape_are_left_alone(unmade: SqlStorage, change: str, complaint: str) -> None:
     run(unmade.engine, plain_ddl(unmade.engine) + change)
     assert_left_alone(unmade, complaint)
@@ -348,6 +356,7 @@ def test_tables_of_other_types_of_postgresql_are_left_alone(
         assert_left_alone(storage, re.escape(complaint) + ".* should be; rename it or alter it")
 
 
+@MOSTLY_DUCKDB
 def test_tables_without_their_primary_key_are_left_alone(unmade: SqlStorage) -> None:
     run(unmade.engine, plain_ddl(unmade.engine).replace(",\n    PRIMARY KEY (log_id, fiber_id)", ""))
     assert_left_alone(unmade, "primary key")
@@ -426,6 +435,7 @@ def test_a_version_table_that_makes_no_sense_is_an_error_of_the_database() -> No
             storage.init_schema()
 
 
+@MOSTLY_DUCKDB
 def test_an_unknown_revision_is_refused_and_left_alone(config: Config, target: str) -> None:
     with open_storage(target) as storage:
         storage.init_schema()
@@ -491,6 +501,7 @@ def test_tables_that_are_there_are_adopted_with_their_rows(target: str) -> None:
         Base.metadata.create_all(storage.engine)  # and the other way round
 
 
+@MOSTLY_DUCKDB
 def test_tables_that_are_others_are_left_alone(target: str) -> None:
     with open_storage(target) as storage:
         with storage.engine.begin() as connection:
@@ -500,6 +511,7 @@ def test_tables_that_are_others_are_left_alone(target: str) -> None:
         assert tables(storage.engine) == {"fiber_pins"}
 
 
+@MOSTLY_DUCKDB
 def test_alembic_of_a_host_application_does_not_collide(target: str) -> None:
     with open_storage(target) as storage:
         with storage.engine.begin() as connection:

@@ -264,6 +264,7 @@ except fiberstore.DatabaseError as error:
     assert "pip install 'fiberstore[postgresql]'" in found.stdout
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_without_the_driver_of_postgresql() -> None:
     program = """
 import sys

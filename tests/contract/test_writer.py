@@ -35,7 +35,6 @@ from fiberstore.contract.results import BatchCounts
 from fiberstore.testing.examples import LONG_TEXT, fiber, log, member, nested, stored, uid
 from fiberstore.writer.buffer import RECORD_BYTES, BufferedRecord, checked
 from tests.support import writer_programs
-from tests.support.databases import empty
 from tests.support.parameters import parametrize_mostly_slow
 
 TIMEOUT_S = 60
@@ -77,7 +76,6 @@ class GatedStorage(DuckDBStorage):
 @pytest.fixture
 def gated(opened_store: Path) -> Iterator[GatedStorage]:
     with GatedStorage(opened_store) as storage:
-        empty(storage.engine)
         yield storage
 
 

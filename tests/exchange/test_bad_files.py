@@ -187,15 +187,14 @@ def test_odd_texts_in_csv_of_other_tools_are_read_as_they_were(
             assert batch["source_id"].to_pylist() == batch["raw_text"].to_pylist() == texts
 
 
-def test_null_attributes_in_csv_of_other_tools_are_none(tmp_path: Path) -> None:
+def test_null_attributes_in_csv_of_other_tools_are_none(storage: DuckDBStorage, tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     for write in CSV_WRITERS.values():
         rows = [{**FIBER, "attributes": None}, {**FIBER, "fiber_id": str(uid(2)), "attributes": "{}"}]
         write(pa.Table.from_pylist(rows), path)
-        with DuckDBStorage(":memory:") as other:
-            other.init_schema()
-            assert other.import_fibers(path) == 2
-            assert [record.attributes for record in other.fibers.iter_records()] == [None, {}]
+        assert storage.import_fibers(path) == 2
+        assert [record.attributes for record in storage.fibers.iter_records()] == [None, {}]
+        storage.fibers.delete()
 
 
 SOUP = st.text('ab,"\r\n\ufeff', max_size=30)

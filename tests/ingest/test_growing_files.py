@@ -15,6 +15,7 @@ from fiberstore.ingest.known_files import KnownFiles, places_from_text, places_t
 from fiberstore.ingest.reader import LogReader
 from fiberstore.ingest.rules import Rules
 from fiberstore.sql.bulk import NewLog
+from tests.support.parameters import parametrize_mostly_slow
 
 BEGIN = datetime(2024, 10, 26, 22, tzinfo=UTC)
 SOURCES = {
@@ -100,11 +101,12 @@ def reloaded(files: KnownFiles) -> KnownFiles:
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_pieces_are_read_as_the_whole(kind: str, tmp_path: Path) -> None:
+@parametrize_mostly_slow("seeds", [range(15), range(15, 60)], ids=["few", "more"])
+def test_pieces_are_read_as_the_whole(kind: str, seeds: range, tmp_path: Path) -> None:
     log = tmp_path / "app.log"
     rules = rules_for(kind, log)
     continued = 0
-    for seed in range(60):
+    for seed in seeds:
         dice = random.Random(f"{kind} {seed}")
         data = content(kind, dice).encode()
         log.write_bytes(data)
@@ -126,43 +128,39 @@ def test_pieces_are_read_as_the_whole(kind: str, tmp_path: Path) -> None:
     assert continued
 
 
-def test_a_grown_file_costs_its_new_bytes(tmp_path: Path) -> None:
+def test_a_grown_file_costs_its_new_bytes(storage: DuckDBStorage, tmp_path: Path) -> None:
     log = tmp_path / "app.log"
     line = "2024-05-01T12:00:00Z r=1\n"
-    log.write_text(line * 20_000)
+    log.write_text(line * 2_000)
     rules = rules_for("iso", log)
-    with DuckDBStorage(":memory:") as storage:
-        storage.init_schema()
-        assert ingest(storage, rules).sources["app"].lines == 20_000
-        with log.open("a") as file:
-            file.write(line * 3)
-        again = ingest(storage, rules)
-        assert (again.sources["app"].lines, again.sources["app"].continued) == (4, 1)
-        assert (again.logs_read, again.logs_new) == (4, 3)
+    assert ingest(storage, rules).sources["app"].lines == 2_000
+    with log.open("a") as file:
+        file.write(line * 3)
+    again = ingest(storage, rules)
+    assert (again.sources["app"].lines, again.sources["app"].continued) == (4, 1)
+    assert (again.logs_read, again.logs_new) == (4, 3)
 
 
-def test_a_file_that_was_changed_where_reading_continues_is_read_whole(tmp_path: Path) -> None:
+def test_a_file_that_was_changed_where_reading_continues_is_read_whole(
+    storage: DuckDBStorage, tmp_path: Path
+) -> None:
     log = tmp_path / "app.log"
     lines = [f"2024-05-01T12:00:{second:02}Z r=1 {'x' * 40}\n" for second in range(60)]
     log.write_text("".join(lines))
     rules = rules_for("iso", log)
-    with DuckDBStorage(":memory:") as storage:
-        storage.init_schema()
-        ingest(storage, rules)
-        log.write_text("".join([*lines[:40], "2024-05-01T12:01:00Z r=1 other\n", *lines[40:]]))
-        assert ingest(storage, rules).sources["app"].lines == 61
+    ingest(storage, rules)
+    log.write_text("".join([*lines[:40], "2024-05-01T12:01:00Z r=1 other\n", *lines[40:]]))
+    assert ingest(storage, rules).sources["app"].lines == 61
 
 
-def test_dropped_fibers_and_deleted_logs_are_read_again(tmp_path: Path) -> None:
+def test_dropped_fibers_and_deleted_logs_are_read_again(storage: DuckDBStorage, tmp_path: Path) -> None:
     log = tmp_path / "app.log"
     log.write_text("2024-05-01T12:00:00Z r=1\n2024-05-01T12:00:01Z r=2\n")
     rules = rules_for("iso", log)
-    with DuckDBStorage(":memory:") as storage:
-        storage.init_schema()
-        ingest(storage, rules)
-        storage.versions.activate(None)
-        storage.versions.drop(rules.config_version)
-        assert ingest(storage, rules).fibers_new == 2
-        storage.logs.where(Logs.c.source_id == "app").delete()
-        assert ingest(storage, rules).logs_new == 2
-        assert ingest(storage, rules).logs_read == 1
+    ingest(storage, rules)
+    storage.versions.activate(None)
+    storage.versions.drop(rules.config_version)
+    assert ingest(storage, rules).fibers_new == 2
+    storage.logs.where(Logs.c.source_id == "app").delete()
+    assert ingest(storage, rules).logs_new == 2
+    assert ingest(storage, rules).logs_read == 1

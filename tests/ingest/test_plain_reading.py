@@ -8,6 +8,7 @@ import pytest
 
 from fiberstore.ingest import parse_rules, read_source
 from fiberstore.ingest.reader import LogReader
+from tests.support.parameters import parametrize_mostly_slow
 from tests.support.plain_reader import plain_records
 
 RULES = {
@@ -39,15 +40,16 @@ def content(kind: str, dice: random.Random) -> str:
     return text.removesuffix("\n") if dice.random() < 0.2 else text
 
 
+@parametrize_mostly_slow("seeds", [range(15), range(15, 60)], ids=["few", "more"])
 @pytest.mark.parametrize("kind", RULES)
-def test_the_reader_finds_what_a_plain_reading_finds(kind: str, tmp_path: Path) -> None:
+def test_the_reader_finds_what_a_plain_reading_finds(kind: str, seeds: range, tmp_path: Path) -> None:
     log = tmp_path / "app.log"
     rules = parse_rules(
         f"[sources.app]\npath = '{log}'\ntimestamp = '^(?P<ts>2024\\S+(?: [0-9:.]+(?= ))?)'\n{RULES[kind]}\n"
         "[fibers.t]\nmax_gap = '1m'\n[[fibers.t.patterns]]\nregex = 'line (?P<n>.)'\n"
     )
     seen = 0
-    for seed in range(60):
+    for seed in seeds:
         dice = random.Random(f"{kind} {seed}")
         stamp = "2024-05-01T11:00:00+00:00 first\n"
         log.write_text(dice.choice(["", "no stamp\n", "\n"]) + stamp + content(kind, dice), newline="")
@@ -59,4 +61,4 @@ def test_the_reader_finds_what_a_plain_reading_finds(kind: str, tmp_path: Path) 
         found = reader.counts["app"]
         assert {name: getattr(found, name) for name in counts} == counts, f"seed {seed}"
         seen += len(expected)
-    assert seen > 500
+    assert seen > 8 * len(seeds)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fiberstore.ingest.stamps import Clock, NoZoneError, check_format
 from fiberstore.records import from_epoch_us
+from tests.support.parameters import parametrize_mostly_slow
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -238,7 +239,7 @@ def test_the_29th_of_february_is_of_a_leap_year() -> None:
 @pytest.mark.parametrize(
     "stamp_format", ["%b %d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%d/%b/%Y:%H:%M:%S %z", "iso8601"]
 )
-@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Africa/Monrovia"])
+@parametrize_mostly_slow("zone", ["UTC", "Europe/Berlin", "Africa/Monrovia"])
 def test_what_a_clock_remembers_of_a_stamp_changes_nothing(stamp_format: str, zone: str) -> None:
     """Most stamps are read by what the one before was; another clock reads each for itself."""
     for seed in range(12):

@@ -252,6 +252,7 @@ def test_a_connection_is_refused(
     assert_refused(lambda: opener(text_of(url)), DatabaseError, (*refusal.says, *place(url)), caplog)
 
 
+@pytest.mark.slow  # 2 s is the shortest time that libpq waits
 def test_a_host_that_does_not_answer_is_not_waited_for(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from fiberstore.repositories.storage import Transaction
 from fiberstore.sql.connection import Row
 from fiberstore.sql.prepared import connection_of
 from fiberstore.testing.examples import log, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 if TYPE_CHECKING:
     from fiberstore.postgresql.connection import PostgresConnection
@@ -176,7 +177,7 @@ def test_a_transaction_that_idles_too_long_has_lost_its_connection(
     assert storage.get_log(uid(1)) is None
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+@parametrize_mostly_slow("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_urls_of_libpq_are_taken(postgres_url: str, scheme: str) -> None:
     url = make_url(postgres_url)
     place = url.host or url.query["host"]

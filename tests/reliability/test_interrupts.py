@@ -145,7 +145,7 @@ def test_the_guards_are_files() -> None:
     assert [file for file in _GUARDS if not Path(file).is_file()] == []
 
 
-@parametrize_mostly_slow("name", CALLS, quick=2)
+@parametrize_mostly_slow("name", CALLS, quick=1)
 def test_an_interrupt_leaves_nothing_owned_by_nobody(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupt_everywhere(CALLS[name], guards, monkeypatch) > 10
 
