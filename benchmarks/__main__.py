@@ -44,6 +44,8 @@ def main() -> None:
     try:
         step("new stores")
         results["writing"] = writing.bulk(rows, rounds)
+        step("an iterator")
+        results["iterator_cpu_s"] = writing.iterator(rows if quick else 1_000_000)
         step("small transactions")
         results["small_batches_ms"] = writing.small_batches(20 if quick else 400)
         step("batches on PostgreSQL")

@@ -2,6 +2,7 @@
 
 import statistics
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from benchmarks.clock import medians_s, seconds
+from benchmarks.clock import cpu_seconds, medians_s, seconds
 from benchmarks.data import Batch, Generator, Row
 from benchmarks.stores import (
     LOGS,
     STORES,
     DuckDB,
+    Fiberstore,
     FiberstorePostgreSQL,
     PostgreSQL,
     PostgreSQLOfOurs,
@@ -26,6 +28,7 @@ from benchmarks.stores import (
 from fiberstore import RawLog
 
 SMALL_BATCH_ROWS = 100
+_ITERATOR_BATCH_ROWS = 100_000  # of which `write_logs` makes a statement each
 # What goes row by row gets a part of the rows, which flatters it: it slows down as it grows.
 _SLOW_PART, _SLOWEST_PART = 10, 100
 
@@ -126,6 +129,30 @@ def bulk(rows: int, rounds: int) -> dict[str, dict[str, float]]:
 def small_batches(transactions: int) -> dict[str, float]:
     """Write many small transactions into every store, in turn; return the median milliseconds of one."""
     return _batches((*STORES, Appender), [SMALL_BATCH_ROWS], transactions)[str(SMALL_BATCH_ROWS)]
+
+
+def iterator(rows: int) -> dict[str, float]:
+    """Write logs that an iterator makes, in one call; return its CPU seconds, and those of two of its parts.
+
+    What is left of them is to check and to convert the records, and to look for known keys.
+    """
+    generator, in_all = Generator("v7"), range(0, rows, _ITERATOR_BATCH_ROWS)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Fiberstore(Path(folder))
+        found_s = {"call": cpu_seconds(lambda: store.storage.write_logs(generator.logs(rows)))}
+        assert store.counts()[0] == rows, "the iterator has lost rows"
+        store.close()
+    found_s["making the records"] = cpu_seconds(lambda: deque(Generator("v7").logs(rows), maxlen=0))
+    with tempfile.TemporaryDirectory() as folder:
+        alone, generator, inserting_s = DuckDB(Path(folder)), Generator("v7"), 0.0
+        alone.connection.begin()
+        for _ in in_all:
+            batch = Batch(list(generator.logs(min(rows, _ITERATOR_BATCH_ROWS))), [], [])
+            _ = batch.log_table
+            inserting_s += cpu_seconds(partial(alone.write_logs, batch))
+        found_s["inserting by DuckDB alone"] = inserting_s + cpu_seconds(alone.connection.commit)
+        alone.close()
+    return found_s
 
 
 def postgresql_batches(sizes: list[int], transactions: int) -> dict[str, dict[str, float]]:

@@ -21,7 +21,7 @@ def main(args: "Sequence[str] | None" = None) -> None:
         args: Arguments of the command line, instead of the process's own.
     """
     try:
-        from fiberstore.cli.program import run
+        from fiberstore.cli.app import run
 
         run(args)
     except KeyboardInterrupt:

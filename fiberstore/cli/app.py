@@ -1,4 +1,4 @@
-"""The application, to which the commands are added, and its handling of errors."""
+"""The application, to which a command adds itself when it is asked for, and its handling of errors."""
 
 import errno
 import inspect
@@ -8,15 +8,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
+from importlib import import_module
 from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperGroup
-from typer.main import get_command
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
 
 import fiberstore
 from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.console import print_line
+from fiberstore.cli.index import COMMANDS
 from fiberstore.cli.times import Zone
 from fiberstore.errors import StorageError
 from fiberstore.escaping import escape_controls
@@ -38,6 +40,13 @@ def with_whole_paragraphs(command: Any) -> Any:  # noqa: ANN401
 class _Group(TyperGroup):
     """Group of all commands. Escapes control characters in messages of usage, and reports Ctrl-C."""
 
+    _is_listing = False
+
+    def __init__(self, *, commands: Any, **options: Any) -> None:  # noqa: ANN401  # as typer has them
+        """Take the commands that are imported already; the others have their lines in their place."""
+        lines = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
+        super().__init__(commands=lines | commands, **options)
+
     def make_context(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401  # as typer has it
         """Parse the arguments of the program."""
         with _told():
@@ -48,13 +57,20 @@ class _Group(TyperGroup):
         with _told():
             return super().invoke(*args)
 
-    def get_command(self, *args: Any) -> Any:  # noqa: ANN401
-        """Return a command whose help has one line for each paragraph, for the terminal to break."""
-        return with_whole_paragraphs(super().get_command(*args))
+    def get_command(self, _ctx: Any, name: str) -> Any:  # noqa: ANN401
+        """Import a command; its help has one line for each paragraph, for the terminal to break."""
+        if self._is_listing or name not in COMMANDS:
+            return self.commands.get(name)
+        import_module(f"fiberstore.cli.commands.{COMMANDS[name][0]}")
+        return with_whole_paragraphs(get_group(app).commands[name])
 
-    def list_commands(self, *args: Any) -> list[str]:  # noqa: ANN401
-        """Return the names, sorted."""
-        return sorted(super().list_commands(*args))
+    def format_help(self, *args: Any) -> None:  # noqa: ANN401
+        """Print the help, with the line of each command instead of the command."""
+        self._is_listing = True
+        try:
+            super().format_help(*args)
+        finally:
+            self._is_listing = False
 
 
 class _Notes(logging.Handler):
@@ -165,7 +181,7 @@ def run(args: Sequence[str] | None = None) -> None:
 
 @cache
 def _command() -> Any:  # noqa: ANN401  # typer does not export the class
-    """Build the command line, once for all its uses in a process: it takes longer than most commands."""
+    """Build the command line, once for all its uses in a process."""
     return get_command(app)
 
 

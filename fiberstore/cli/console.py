@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
-from pydantic_core import to_jsonable_python
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
@@ -38,6 +37,8 @@ def print_cut(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Print a value as one line of JSON, in ASCII; times and ids are text."""
+    from pydantic_core import to_jsonable_python  # a list of commands needs none of it
+
     sys.stdout.write(f"{json.dumps(to_jsonable_python(value))}\n")
 
 

@@ -8,8 +8,6 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from fiberstore.records import parse_duration, parse_instant
-
 HELP = "2024-05-01T12:00Z, 2024-05-01, 14:30, yesterday, or 1h for an hour ago."
 
 _zone: ContextVar[tzinfo] = ContextVar("zone", default=UTC)
@@ -29,6 +27,8 @@ def parse_time(text: str) -> datetime:
     Raises:
         typer.BadParameter: It names none.
     """
+    from fiberstore.records import parse_duration, parse_instant  # a list of commands needs no pydantic
+
     zone = _zone.get()
     now = datetime.now(zone)
     if text == "now":

@@ -8,7 +8,7 @@ aborted takes no more statements and no commit, transactions that change rows wa
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Never
 from uuid import uuid4
@@ -196,7 +196,7 @@ class DuckDBConnection(StoreConnection):
         self._lock_hold = self._append_hold = self._reader = self._stream = None
         self._unread = False
 
-    def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
+    def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch | pa.RecordBatchReader") -> list[Row]:
         if (cursor := self._observed(sql, [batch])) is not None:
             rows = [(cursor.rowcount,)] if cursor.rowcount >= 0 else list(cursor.fetchall())
         else:
@@ -238,17 +238,38 @@ class DuckDBConnection(StoreConnection):
             return _count(self.fetch_with_batch(sql, batch))
 
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
-        names = ", ".join(batch.schema.names)
-        insert = f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
-        if not self.in_transaction:
-            # To look for known keys takes up to half of the time, and there are rarely any. Where a failed
-            # statement ends no transaction, it is tried without.
+        return self.write_with_batch(f"{_insert(table, batch.schema)} ON CONFLICT DO NOTHING", batch)
+
+    def insert_as_made(self, table: str, batches: Iterator["pa.RecordBatch"]) -> int | None:
+        # To look for known keys takes up to half of the time, and there are rarely any. In a transaction, the
+        # error of a known key or of a bad value would be its end.
+        if self.in_transaction or self.listened_by is not None:
+            return None
+        import pyarrow as pa
+
+        begun = list(islice(batches, 2))
+        errors: list[BaseException] = []  # DuckDB would tell of them by their text alone
+
+        def every() -> Iterator[pa.RecordBatch]:
+            yield from begun
             try:
-                return _count(self.fetch_with_batch(insert, batch))
-            except duckdb.ConstraintException as error:
-                if not is_duplicate_key(error):
-                    raise
-        return self.write_with_batch(f"{insert} ON CONFLICT DO NOTHING", batch)
+                yield from batches
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+        schema = begun[0].schema
+        rows = begun[0] if len(begun) == 1 else pa.RecordBatchReader.from_batches(schema, every())
+        try:
+            return _count(self.fetch_with_batch(_insert(table, schema), rows))
+        except duckdb.ConstraintException as error:
+            if not is_duplicate_key(error):
+                raise
+            return None
+        except duckdb.Error:
+            if errors:
+                raise errors[0] from None
+            raise
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
         # Without a cursor, and row by row: a list gives Python's garbage collector a fifth more to do.
@@ -470,6 +491,11 @@ def _conflicts() -> Iterator[None]:
         if is_duplicate_key(error):
             raise ConflictError(str(error).partition("\n")[0]) from error
         raise
+
+
+def _insert(table: str, schema: "pa.Schema") -> str:
+    names = ", ".join(schema.names)
+    return f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
 
 
 def _count(rows: Sequence[Row]) -> int:

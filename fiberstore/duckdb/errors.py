@@ -48,8 +48,13 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def is_duplicate_key(error: BaseException) -> bool:
-    """Tell a duplicate key from other broken constraints, for which DuckDB has the same class."""
-    return isinstance(error, duckdb.ConstraintException) and "Duplicate key" in str(error)
+    """Tell a duplicate key, stored or within a statement, from other broken constraints.
+
+    DuckDB has the same class for all, and words of its own for each.
+    """
+    return isinstance(error, duckdb.ConstraintException) and any(
+        words in str(error) for words in ("Duplicate key", "constraint violation: duplicate key")
+    )
 
 
 def _storage_error(error: BaseException) -> StorageError:

@@ -206,7 +206,7 @@ class Correlator:
             ConflictError: Others kept the store, or wrote the same logs, for too long.
             StorageError: The database failed.
         """
-        batch = checked(logs, LogRecord)
+        batch = checked(list(logs), LogRecord)
 
         def store(transaction: Transaction) -> int:
             return LogRepository(transaction.session, config_version=self._config_version).write_logs(batch)

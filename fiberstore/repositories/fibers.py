@@ -1,7 +1,7 @@
 """Fibers."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from heapq import nsmallest
@@ -392,7 +392,7 @@ def _validated(fiber: FiberRecord) -> FiberRecord:
     return FiberRecord(**values)
 
 
-def _distinct(fibers: Iterable[FiberRecord]) -> list[FiberRecord]:
+def _distinct(fibers: Sequence[FiberRecord]) -> list[FiberRecord]:
     rows = [_validated(fiber) for fiber in bulk.checked(fibers, FiberRecord)]
     seen: set[UUID] = set()
     for fiber in rows:

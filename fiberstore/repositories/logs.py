@@ -51,8 +51,7 @@ class LogMethods(LogStorage):
         config_version = self._sessions.config_version
 
         def write(session: Session, batch: list[LogRecord]) -> int:
-            rows = bulk.checked(batch, LogRecord)
-            return bulk.insert_logs(session, rows, config_version, datetime.now(UTC)) if rows else 0
+            return bulk.insert_logs(session, batch, config_version, datetime.now(UTC))
 
         return self._sessions.write_rows("write_logs", logs, write)
 

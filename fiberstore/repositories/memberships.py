@@ -46,11 +46,7 @@ class MembershipMethods(MembershipStorage):
     _sessions: SessionAccess
 
     def write_memberships(self, memberships: Iterable[FiberMembership]) -> int:
-        def write(session: Session, batch: list[FiberMembership]) -> int:
-            rows = bulk.checked(batch, FiberMembership)
-            return bulk.insert_memberships(session, rows) if rows else 0
-
-        return self._sessions.write_rows("write_memberships", memberships, write)
+        return self._sessions.write_rows("write_memberships", memberships, bulk.insert_memberships)
 
     def get_log_fibers(self, log_id: UUID) -> list[UUID]:
         with self._sessions.read("get_log_fibers") as session:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import as_utc, check_config_version, check_id, check_text
 from fiberstore.json_text import dump_json
-from fiberstore.records import EPOCH
+from fiberstore.records import EPOCH, to_epoch_us
 from fiberstore.sql.connection import Row
 from fiberstore.sql.models import Json, Text, Timestamp, UnsignedBigInt
 from fiberstore.sql.prepared import connection_of, expire
@@ -29,14 +29,22 @@ if TYPE_CHECKING:
 
 Columns: TypeAlias = "dict[str, pa.Array]"
 
-_FIRST = datetime.min.replace(tzinfo=UTC) - EPOCH
-_LAST = datetime.max.replace(tzinfo=UTC) - EPOCH
+_FIRST_US = to_epoch_us(datetime.min.replace(tzinfo=UTC))
+_LAST_US = to_epoch_us(datetime.max.replace(tzinfo=UTC))
 
 
 def insert_new(session: Session, table: str, columns: Columns) -> int:
     """Insert the rows of a batch whose key is new. Return how many there were."""
     inserted = connection_of(session).insert_new(table, batch_of(columns))
     expire(session)
+    return inserted
+
+
+def insert_as_made(session: Session, table: str, parts: Iterable[Columns]) -> int | None:
+    """Insert rows while they are made; see ``StoreConnection.insert_as_made``."""
+    inserted = connection_of(session).insert_as_made(table, map(batch_of, parts))
+    if inserted is not None:
+        expire(session)
     return inserted
 
 
@@ -91,6 +99,7 @@ def joined_uuids(ids: bytes) -> "pa.Array":
 def timestamps(times: Sequence[datetime]) -> "pa.Array":
     """Return a column of times."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if set(map(type, times)) - {datetime}:
         times = [as_utc(time) for time in times]  # a subclass may be finer than Arrow is told
@@ -99,10 +108,12 @@ def timestamps(times: Sequence[datetime]) -> "pa.Array":
         since_epoch = [time - EPOCH for time in times]
     except TypeError:
         since_epoch = [as_utc(time) - EPOCH for time in times]
-    if not _FIRST <= min(since_epoch, default=_FIRST) <= max(since_epoch, default=_LAST) <= _LAST:
+    times_us = pa.array(since_epoch, pa.duration("us")).view(pa.int64())
+    bounds_us = pc.min_max(times_us).as_py()
+    if times and not _FIRST_US <= bounds_us["min"] <= bounds_us["max"] <= _LAST_US:
         for time in times:
             as_utc(time)
-    return pa.array(since_epoch, pa.duration("us")).view(pa.int64()).view(pa.timestamp("us", "UTC"))
+    return times_us.view(pa.timestamp("us", "UTC"))
 
 
 def epoch_times(times_us: Sequence[int]) -> "pa.Array":

@@ -5,10 +5,10 @@ prints the figures of your machine): an Arrow batch 409,000, DuckDB's appender 2
 87,000, ``executemany`` 13,000, ORM ``add_all`` 9,000. DuckDB alone, from a ready Arrow table: 600,000.
 
 ``INSERT OR IGNORE`` decides arbitrarily between equal keys of one statement, so batches are made unique
-first.
+before it.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -24,6 +24,7 @@ from fiberstore.sql.arrow import (
     column_of,
     epoch_times,
     fetch_with_batch,
+    insert_as_made,
     insert_new,
     integers,
     joined_uuids,
@@ -47,6 +48,12 @@ if TYPE_CHECKING:
 R = TypeVar("R", LogRecord, FiberRecord, FiberMembership, FiberKey)
 T = TypeVar("T")
 
+_TABLES: dict[type[object], str] = {
+    LogRecord: "raw_logs",
+    FiberRecord: "fibers",
+    FiberMembership: "fiber_memberships",
+}
+_PART_ROWS = 5_000  # are converted while the part before them is inserted
 
 NewLog: TypeAlias = tuple[int, int, str, str]
 """A log to be stored: its time in µs since 1970, the 128 bits of its id, its source and its text.
@@ -65,54 +72,58 @@ def new_logs(logs: Sequence[LogRecord]) -> list[NewLog]:
     ]
 
 
-def checked(records: Iterable[R], kind: type[R]) -> list[R]:
-    """Read the records to their end.
+def checked(records: Sequence[R], kind: type[R], first: int = 0) -> Sequence[R]:
+    """Return the records.
+
+    Args:
+        records: What may be something else.
+        kind: Their type.
+        first: Position of the first one, for the error.
 
     Raises:
         TypeError: One of them is of another type.
     """
-    found = list(records)
-    if all(issubclass(other, kind) for other in set(map(type, found))):
-        return found
-    position, record = next(item for item in enumerate(found) if not isinstance(item[1], kind))
-    raise TypeError(f"item {position} must be a {kind.__name__}, got {record!r:.200}")
+    if all(issubclass(other, kind) for other in set(map(type, records))):
+        return records
+    wrong = next(item for item in enumerate(records, first) if not isinstance(item[1], kind))
+    raise TypeError(f"item {wrong[0]} must be a {kind.__name__}, got {wrong[1]!r:.200}")
 
 
 def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
-    ids = integers(values_of(logs, "log_id"))
-    if len(set(ids)) < len(ids):
-        return insert_logs(session, first_of_each(logs, ids), config_version, now)
-    columns = {
-        "log_id": uuids(ids),
-        "timestamp": timestamps(values_of(logs, "timestamp")),
-        "source_id": texts(values_of(logs, "source_id")),
-        "raw_text": texts(values_of(logs, "raw_text")),
-    }
-    if any(issubclass(kind, StoredLog) for kind in set(map(type, logs))):
-        stamp = SimpleNamespace(ingestion_time=now, config_version=config_version)
-        stamped = [log if isinstance(log, StoredLog) else stamp for log in logs]
-        columns["ingestion_time"] = timestamps(values_of(stamped, "ingestion_time"))
-        columns["config_version"] = unsigned(values_of(stamped, "config_version"))
-    else:
-        columns["ingestion_time"] = repeated(timestamps([now]), len(logs))
-        columns["config_version"] = repeated(unsigned([config_version]), len(logs))
-    return insert_new(session, "raw_logs", columns)
+    stamp = SimpleNamespace(ingestion_time=now, config_version=config_version)
+
+    def columns(logs: Sequence[LogRecord]) -> Columns:
+        columns = {
+            "log_id": uuids(_log_ids(logs)),
+            "timestamp": timestamps(values_of(logs, "timestamp")),
+            "source_id": texts(values_of(logs, "source_id")),
+            "raw_text": texts(values_of(logs, "raw_text")),
+        }
+        if any(issubclass(kind, StoredLog) for kind in set(map(type, logs))):
+            stamped = [log if isinstance(log, StoredLog) else stamp for log in logs]
+            columns["ingestion_time"] = timestamps(values_of(stamped, "ingestion_time"))
+            columns["config_version"] = unsigned(values_of(stamped, "config_version"))
+        else:
+            columns["ingestion_time"] = repeated(epoch_times([to_epoch_us(now)]), len(logs))
+            columns["config_version"] = repeated(unsigned([config_version]), len(logs))
+        return columns
+
+    return _insert(session, LogRecord, logs, columns, _log_ids)
 
 
 def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: int, now: datetime) -> int:
     """Insert checked logs whose id is new, the first of equal ids. Return how many there were."""
     if not logs:
         return 0
+    logs = first_of_each(logs, [log_id for _, log_id, _, _ in logs])
     times_us, ids, source_ids, raw_texts = zip(*logs, strict=True)
-    if len(set(ids)) < len(ids):
-        return insert_new_logs(session, first_of_each(logs, ids), config_version, now)
     columns = {
         "log_id": uuids(ids),
         "timestamp": epoch_times(times_us),
         "source_id": texts(source_ids),
         "raw_text": texts(raw_texts),
-        "ingestion_time": repeated(timestamps([now]), len(logs)),
+        "ingestion_time": repeated(epoch_times([to_epoch_us(now)]), len(logs)),
         "config_version": repeated(unsigned([config_version]), len(logs)),
     }
     return insert_new(session, "raw_logs", columns)
@@ -120,22 +131,31 @@ def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: in
 
 def insert_memberships(session: Session, memberships: Sequence[FiberMembership]) -> int:
     """Insert the memberships whose pair of ids is new, the first of equal ones. Return their number."""
-    log_ids = integers(values_of(memberships, "log_id"))
-    fiber_ids = integers(values_of(memberships, "fiber_id"))
-    pairs = [log_id << 128 | fiber_id for log_id, fiber_id in zip(log_ids, fiber_ids, strict=True)]
-    if len(set(pairs)) < len(pairs):
-        return insert_memberships(session, first_of_each(memberships, pairs))
-    columns = {
-        "log_id": uuids(log_ids),
-        "fiber_id": uuids(fiber_ids),
-        "config_version": unsigned(values_of(memberships, "config_version")),
-    }
-    return insert_new(session, "fiber_memberships", columns)
+
+    def ids(memberships: Sequence[FiberMembership]) -> tuple[list[int], list[int]]:
+        return _log_ids(memberships), integers(values_of(memberships, "fiber_id"))
+
+    def columns(memberships: Sequence[FiberMembership]) -> Columns:
+        log_ids, fiber_ids = ids(memberships)
+        return {
+            "log_id": uuids(log_ids),
+            "fiber_id": uuids(fiber_ids),
+            "config_version": unsigned(values_of(memberships, "config_version")),
+        }
+
+    def pairs(memberships: Sequence[FiberMembership]) -> list[int]:
+        log_ids, fiber_ids = ids(memberships)
+        return [log_id << 128 | fiber_id for log_id, fiber_id in zip(log_ids, fiber_ids, strict=True)]
+
+    return _insert(session, FiberMembership, memberships, columns, pairs)
 
 
 def insert_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
-    """Insert the fibers whose id is new. Return how many there were."""
-    return insert_new(session, "fibers", _fiber_columns(fibers))
+    """Insert the fibers whose id is new, the first of equal ids. Return how many there were."""
+    return _insert(
+        session, FiberRecord, fibers, _fiber_columns,
+        lambda fibers: integers(values_of(fibers, "fiber_id")),
+    )  # fmt: skip
 
 
 def update_fibers(session: Session, fibers: Sequence[FiberRecord], *, widen: bool = False) -> int:
@@ -261,12 +281,41 @@ def write_ids(session: Session, table: str, column: str, ids: bytes) -> None:
     connection_of(session).write_with_batch(sql, batch_of({column: joined_uuids(ids)}))
 
 
-def first_of_each(records: Sequence[T], keys: Sequence[int]) -> list[T]:
+def first_of_each(records: Sequence[T], keys: Sequence[int]) -> Sequence[T]:
     """Return the first record of each key."""
+    if len(set(keys)) == len(keys):
+        return records
     first: dict[int, T] = {}
     for key, record in zip(keys, records, strict=True):
         first.setdefault(key, record)
     return list(first.values())
+
+
+def _insert(
+    session: Session,
+    kind: type[R],
+    records: Sequence[R],
+    columns_of: Callable[[Sequence[R]], Columns],
+    keys_of: Callable[[Sequence[R]], list[int]],
+) -> int:
+    """Insert the records whose key is new, the first of equal keys. Return how many there were.
+
+    That all keys are new and different, as most often, is found out by trying.
+    """
+    if not records:
+        return 0
+    starts = range(0, len(records), _PART_ROWS)
+    parts = (columns_of(checked(records[start : start + _PART_ROWS], kind, start)) for start in starts)
+    table = _TABLES[kind]
+    inserted = insert_as_made(session, table, parts)
+    if inserted is None:
+        keys = keys_of(checked(records, kind))
+        inserted = insert_new(session, table, columns_of(first_of_each(records, keys)))
+    return inserted
+
+
+def _log_ids(records: Iterable[LogRecord | FiberMembership]) -> list[int]:
+    return integers(values_of(records, "log_id"))
 
 
 def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:

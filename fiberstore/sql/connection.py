@@ -143,3 +143,13 @@ class StoreConnection(ABC):
     @abstractmethod
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
         """Insert the rows of a batch without equal keys whose key is new, and return their number."""
+
+    def insert_as_made(self, table: str, batches: Iterator["pa.RecordBatch"]) -> int | None:
+        """Insert rows with new and different keys while they are made, where one statement can.
+
+        Returns:
+            Their number; None if this connection cannot now, or if a key was stored or came twice: then
+            nothing was inserted.
+        """
+        del table, batches
+        return None

@@ -1,17 +1,24 @@
 """The command line: what each command prints, and what bad input gets."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from typer.main import get_group
 
 import fiberstore
 from fiberstore import DuckDBStorage, FiberMembership, FiberRecord, LogRecord
+from fiberstore.cli import commands, index
+from fiberstore.cli.app import app
 from tests.support.command_line import (
     Run,
     assert_refused,
@@ -91,6 +98,31 @@ def test_the_help_lists_the_commands_and_the_exit_codes(run: Run) -> None:
     out = run("--help").out
     assert all(command.split()[0] in out for command in COMMANDS)
     assert "Exit codes: 0 done, 1 the store or the input failed, 2 wrong usage, 130" in " ".join(out.split())
+
+
+def test_the_list_has_every_command_with_the_line_that_its_own_help_begins_with() -> None:
+    for module in iter_modules(commands.__path__, f"{commands.__name__}."):
+        import_module(module.name)
+    group: Any = get_group(app)
+    made = {info.name or getattr(info.callback, "__name__", None) for info in app.registered_commands}
+    assert made | {info.name for info in app.registered_groups} == set(index.COMMANDS)
+    for name, (_, line) in index.COMMANDS.items():
+        command = group.get_command(None, name)
+        assert command.help.partition("\n\n")[0] == line, name
+
+
+def test_the_list_of_commands_loads_no_database_and_no_command() -> None:
+    program = """
+import contextlib, sys
+from fiberstore.cli import main
+with contextlib.suppress(SystemExit):
+    main(["--help"])
+print(*sys.modules, file=sys.stderr)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Exit codes" in found.stdout
+    heavy = {"duckdb", "pyarrow", "pydantic", "sqlalchemy", "fiberstore.cli.commands"}
+    assert heavy & set(found.stderr.split()) == set()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import fiberstore.repositories.access
 from fiberstore import ConflictError, FiberMembership, LogRecord, PostgresStorage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import bulk
+from fiberstore.sql.bulk import _PART_ROWS
 from tests.support.factories import NOON, some_logs
 from tests.support.parameters import parametrize_mostly_slow
 
@@ -112,6 +113,27 @@ def test_an_iterator_meets_the_same_new_log_of_another(storage: SqlStorage) -> N
         assert [log.log_id for log in storage.query_logs_by_time(*ALL_DAY)] == [logs[-1].log_id]
         assert storage.write_logs(iter(logs)) == len(logs) - 1
     assert len(storage.query_logs_by_time(*ALL_DAY)) == len(logs)
+
+
+def test_a_bad_value_late_in_a_collection_is_told_of_and_leaves_nothing_behind(storage: SqlStorage) -> None:
+    logs = some_logs(3 * _PART_ROWS)
+    logs[-1] = logs[-1].model_copy(update={"raw_text": "a\0b"})
+    with pytest.raises(ValueError, match="NUL"):
+        storage.write_logs(logs)
+    logs[-1] = "not a record"  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=f"item {len(logs) - 1} must be a LogRecord, got 'not a record'"):
+        storage.write_logs(logs)
+    assert storage.query_logs_by_time(*ALL_DAY) == []
+
+
+def test_of_equal_ids_far_apart_in_a_collection_the_first_is_stored(storage: SqlStorage) -> None:
+    logs = some_logs(3 * _PART_ROWS)
+    logs.append(logs[0].model_copy(update={"raw_text": "again"}))
+    assert storage.write_logs(logs) == len(logs) - 1
+    assert storage.write_logs(logs) == 0
+    stored = storage.get_log(logs[0].log_id)
+    assert stored is not None
+    assert stored.raw_text == logs[0].raw_text
 
 
 def test_a_collection_of_any_length_is_tried_again_after_a_conflict(
