@@ -203,7 +203,8 @@ class CallSessions(SessionAccess):
 
     def lock_for(self, rows: Callable[[Session], int]) -> Lock:
         with self.read(None) as session:
-            return Lock.MANY_CHANGES if rows(session) >= MANY_ROWS else Lock.CHANGES
+            gains = connection_of(session).support.large_step_rows is not None
+            return Lock.MANY_CHANGES if gains and rows(session) >= MANY_ROWS else Lock.CHANGES
 
     def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
         rest = iter(records)
