@@ -37,8 +37,8 @@ class Page(Generic[T]):
         next: Cursor of the following page; None on the last page.
         previous: Cursor of the preceding page; None on the first page.
         late: Late rows: stored since the first page was read, with a place before this page. They come in the
-            order they were stored, each once; those of one call or transaction in any order. A fiber counts as
-            stored when it is written, and when its type changes.
+            order they were stored, each once; those of one call or transaction in any order. A fiber counts
+            as stored when it is written, and when its type changes.
     """
 
     items: list[T]
