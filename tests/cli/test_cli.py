@@ -552,7 +552,7 @@ def bad_text(tmp_path: Path) -> Path:
     return tmp_path / "text"
 
 
-@parametrize_mostly_slow("command", [*READERS, ("db", "upgrade"), ("ingest",), ("demo",)], quick=4)
+@parametrize_mostly_slow("command", [*READERS, ("db", "upgrade"), ("ingest",), ("demo",)], quick=2)
 @pytest.mark.parametrize(
     ("make", "word"),
     [

@@ -129,7 +129,7 @@ def test_a_call_is_refused(stores: dict[str, tuple[Storage, sa.Engine]], face: s
 
 
 @pytest.mark.parametrize("face", ["sync", "postgresql"])
-@parametrize_mostly_slow("row", IN_TRANSACTION, quick=6, ids=[row.name for row in IN_TRANSACTION])
+@parametrize_mostly_slow("row", IN_TRANSACTION, quick=3, ids=[row.name for row in IN_TRANSACTION])
 def test_a_call_of_a_repository_is_refused_and_rolls_its_transaction_back(
     stores: dict[str, tuple[Storage, sa.Engine]], row: InTransaction, face: str
 ) -> None:
@@ -167,7 +167,7 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("opener", FACES)
-@parametrize_mostly_slow(("target", "error", "says"), TARGETS, quick=6)
+@parametrize_mostly_slow(("target", "error", "says"), TARGETS, quick=3)
 def test_a_target_is_refused(
     *, folder: Path, opener: str, target: object, error: type[Exception] | str, says: str
 ) -> None:
@@ -178,7 +178,7 @@ def test_a_target_is_refused(
     assert_nothing_is_left(folder)
 
 
-@parametrize_mostly_slow(("opener", "name", "value", "error", "says"), NUMBERS_TO_OPEN, quick=12)
+@parametrize_mostly_slow(("opener", "name", "value", "error", "says"), NUMBERS_TO_OPEN, quick=6)
 def test_an_argument_of_opening_is_refused(
     *, folder: Path, opener: str, name: str, value: object, error: type[Exception], says: str
 ) -> None:

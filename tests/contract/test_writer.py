@@ -339,7 +339,10 @@ def test_a_failed_flush_loses_nothing_and_keeps_the_order(
 ) -> None:
     gated.gate.clear()
     gated.errors = [DatabaseError("no space for 'secret'"), ConflictError("once more")]
-    with caplog.at_level(logging.WARNING, "fiberstore"), BufferedWriter(gated, flush_rows=2) as writer:
+    with (
+        caplog.at_level(logging.WARNING, "fiberstore"),
+        BufferedWriter(gated, flush_rows=2, flush_interval_s=0.1) as writer,
+    ):
         futures = [writer.write(log(number, text="secret")) for number in range(5)]
         gated.gate.set()
         results(futures)
@@ -605,6 +608,7 @@ def test_a_full_disk_loses_nothing(db_file: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_writer_that_nobody_closes_is_closed_in_the_end(store_file: Path) -> None:
     finished = run("end_without_close", store_file)
     assert finished.returncode == 0

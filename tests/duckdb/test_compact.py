@@ -36,7 +36,7 @@ SECRET = "hunter2-correct-horse-battery-staple"  # noqa: S105
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compact, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(compact, "BUSY_TIMEOUT_S", 0.05)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ BAD_LOGS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@parametrize_mostly_slow(("name", "text", "message"), BAD_LOGS.values(), quick=18, ids=list(BAD_LOGS))
+@parametrize_mostly_slow(("name", "text", "message"), BAD_LOGS.values(), quick=9, ids=list(BAD_LOGS))
 def test_bad_logs_are_refused_with_file_row_and_column(
     *, storage: DuckDBStorage, tmp_path: Path, name: str, text: str, message: str
 ) -> None:
