@@ -12,11 +12,11 @@ from unittest import mock
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from typer.main import get_command
+from typer.main import get_group
 
 from fiberstore.cli import main
 from fiberstore.cli.app import app
-from fiberstore.cli.program import run  # noqa: F401  # it adds the commands
+from fiberstore.cli.index import COMMANDS
 from fiberstore.duckdb.dialect import FiberstoreDialect
 from fiberstore.sql.models import Base
 
@@ -45,7 +45,13 @@ def without_fences(lines: Iterable[str]) -> Iterator[str]:
 def commands() -> Iterator[str]:
     """Yield the help of each command, as the command prints it."""
     with mock.patch.dict(os.environ, {"COLUMNS": COLUMNS, "TERM": "dumb", "NO_COLOR": "1"}):
-        for name in _names(get_command(app), ()):
+        group = get_group(app)
+        loaded = (
+            each
+            for name in COMMANDS
+            for each in _names(group.get_command(None, name), (name,))  # type: ignore[arg-type]
+        )
+        for name in ((), *loaded):
             yield f"## `{' '.join(('fiberstore', *name))}`\n\n```text\n{_help(name)}\n```\n"
 
 

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships
-from fiberstore.contract.results import Pruned
 from fiberstore.duckdb import change_lock
 from fiberstore.repositories import access, retention
 from fiberstore.testing.examples import at, fiber, log, member, uid
@@ -121,7 +120,7 @@ def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
 ) -> None:
     monkeypatch.setattr(change_lock, "APPENDS_TIMEOUT_S", 0.0)
     monkeypatch.setattr(retention, "DEFAULT_STEP_ROWS", 2)
-    steps: list[Pruned] = []
+    steps: list[object] = []
     with filled.session() as session:
         session.execute(sa.text("INSERT INTO fiber_memberships VALUES (uuid(), uuid(), 1)"))
         filled.prune(fibers=Fibers.c.last_activity < at(7), step_rows=2, on_step=steps.append)
