@@ -150,6 +150,10 @@ def calls() -> Iterator[Call]:
         lambda store: store.storage.prune(fibers=old_fibers, logs=old_logs, dry_run=True),
     )
     yield "prune, half by age", lambda store: store.storage.prune(fibers=old_fibers, logs=old_logs)
+    yield (
+        "prune, half by age, step_rows=1_000_000",
+        lambda store: store.storage.prune(fibers=old_fibers, logs=old_logs, step_rows=1_000_000),
+    )
     yield "prune, one of four types", lambda store: store.storage.prune(fibers=Fibers.c.fiber_type == "job")
     yield "prune, to half the size", _prune_to_half
     yield "logs.delete(), half", lambda store: store.storage.logs.where(old_logs).delete()

@@ -203,8 +203,9 @@ class CallSessions(SessionAccess):
 
     def lock_for(self, rows: Callable[[Session], int]) -> Lock:
         with self.read(None) as session:
-            gains = connection_of(session).support.large_step_rows is not None
-            return Lock.MANY_CHANGES if gains and rows(session) >= MANY_ROWS else Lock.CHANGES
+            if connection_of(session).support.writes_tables_anew and rows(session) >= MANY_ROWS:
+                return Lock.MANY_CHANGES
+            return Lock.CHANGES
 
     def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
         rest = iter(records)

@@ -147,18 +147,16 @@ class _Run:
         self._sessions = sessions
         self._candidates = candidates
         self._step_rows = step_rows
-        self._is_bounded = max_steps is not None
         self._steps = count() if max_steps is None else iter(range(max_steps))
         self._on_step = on_step
 
     def all(self) -> bool:
         """Delete the set; return False if steps are left."""
         with Plan.of(self._sessions, self._candidates) as plan:
-            step_rows = self._rows_at_once(plan)
             while not plan.is_empty:
                 if not self._may_step():
                     return False
-                self._step(plan.take(step_rows, inf))
+                self._step(plan.take(self._step_rows, inf))
         return True
 
     def down_to(self, max_bytes: int) -> bool:
@@ -171,7 +169,6 @@ class _Run:
         if excess is None:
             return True
         with Plan.of(self._sessions, self._candidates) as plan:
-            step_rows = self._rows_at_once(plan)
             while excess is not None:
                 end = self.gone.weight + excess
                 while self.gone.weight < end:
@@ -179,7 +176,7 @@ class _Run:
                         return True
                     if not self._may_step():
                         return self._excess(max_bytes) is None
-                    self._step(plan.take(step_rows, end - self.gone.weight))
+                    self._step(plan.take(self._step_rows, end - self.gone.weight))
                 excess = self._excess(max_bytes)
         return True
 
@@ -192,26 +189,19 @@ class _Run:
         excess_bytes = max((1 - _MARGIN) * (content.bytes_of(size) - max_bytes), size.block_bytes)
         return excess_bytes * content.weight_with_dead / size.used_bytes
 
-    def _rows_at_once(self, plan: Plan) -> int:
-        """Return how many rows a step takes: where one large step is quicker than small ones, up to that."""
-        if self._step_rows != DEFAULT_STEP_ROWS or self._is_bounded or plan.rows < access.MANY_ROWS:
-            return self._step_rows
-        with self._sessions.read(None) as session:
-            return connection_of(session).support.large_step_rows or self._step_rows
-
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
 
     def _step(self, units: list[Unit]) -> None:
         rows = sum(unit.rows for unit in units)
-        is_large = len(units) > 1 and rows > self._step_rows
+        is_large = len(units) > 1 and rows > DEFAULT_STEP_ROWS
 
         def delete(session: Session) -> _Gone | None:
             return None if is_large and not _is_quick(session, units) else _delete(session, units)
 
         gone = self._sessions.write("prune.step", delete, lock=self._sessions.lock_for(lambda _: rows))
         if gone is None:
-            for some in _split(units, self._step_rows):
+            for some in _split(units, DEFAULT_STEP_ROWS):
                 self._step(some)
             return
         self.gone += gone

@@ -38,8 +38,7 @@ class BackendSupport:
         fiber_commit_order: Order in which fibers were stored.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
             many they were.
-        large_step_rows: Rows that a transaction with ``Lock.MANY_CHANGES`` deletes at best, if that is faster
-            than smaller ones, and keeps others out for less; None if not.
+        writes_tables_anew: True if ``delete`` may do that in a transaction with ``Lock.MANY_CHANGES``.
         redact: Replaces what a pattern matches in the texts of the logs of which conditions are true by a
             literal text, in an open transaction; returns how many it changed.
         size_of: Returns the size of the store.
@@ -52,7 +51,7 @@ class BackendSupport:
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]
-    large_step_rows: int | None
+    writes_tables_anew: bool
     redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]
     size_of: Callable[[Session], StoreSize]
     settle: Callable[[Session], None]

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships
+from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships, Pruned
 from fiberstore.duckdb import change_lock
 from fiberstore.repositories import access, retention
 from fiberstore.testing.examples import at, fiber, log, member, uid
@@ -120,10 +120,10 @@ def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
 ) -> None:
     monkeypatch.setattr(change_lock, "APPENDS_TIMEOUT_S", 0.0)
     monkeypatch.setattr(retention, "DEFAULT_STEP_ROWS", 2)
-    steps: list[object] = []
+    steps: list[Pruned] = []
     with filled.session() as session:
         session.execute(sa.text("INSERT INTO fiber_memberships VALUES (uuid(), uuid(), 1)"))
-        filled.prune(fibers=Fibers.c.last_activity < at(7), step_rows=2, on_step=steps.append)
+        filled.prune(fibers=Fibers.c.last_activity < at(7), step_rows=10, on_step=steps.append)
         session.commit()
     assert [step.logs for step in steps] == [2, 4, 6]
     assert filled.memberships.count() == 5
@@ -131,7 +131,7 @@ def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
     filled.prune(
         logs=Logs.c.timestamp < at(5),
         fibers=Fibers.c.first_activity < at(20),
-        step_rows=2,
+        step_rows=10,
         on_step=steps.append,
     )
     assert [step.logs for step in steps] == [4]

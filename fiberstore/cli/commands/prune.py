@@ -28,6 +28,8 @@ from fiberstore.records import FiberRecord, StoredLog
 
 R = TypeVar("R", StoredLog, FiberRecord)
 
+_STEP_ROWS_ALONE = 1_000_000  # nobody else has the file open, so nobody waits for a long step
+
 
 def _parse_size(text: str) -> int:
     try:
@@ -113,6 +115,8 @@ def prune(
     with open_to_change(db) as storage:
         begin = time.monotonic()
         what = partial(storage.prune, fibers=what_fibers, logs=what_logs, max_bytes=max_size)
+        if storage.engine.dialect.name == "duckdb" and max_steps is None:
+            what = partial(what, step_rows=_STEP_ROWS_ALONE)
         pruned = _count(what) if dry_run else _delete(partial(what, max_steps=max_steps))
         compacted = compact_store(storage) if compact and not dry_run else None
         seconds = time.monotonic() - begin
