@@ -443,7 +443,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a prune go log by log."""
     prune = DuckDBStorage.prune
     monkeypatch.setattr(
-        DuckDBStorage, "prune", lambda storage, **options: prune(storage, **options, step_rows=1)
+        DuckDBStorage, "prune", lambda storage, **options: prune(storage, **{**options, "step_rows": 1})
     )
 
 
