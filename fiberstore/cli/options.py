@@ -236,16 +236,17 @@ class LogFilter:
     version: Generation = None
     where: LogCondition = None
 
-    def of(self, storage: SqlStorage) -> Logs:
-        """Return the chosen logs of the store."""
-        check_times(self.start, self.end)
+    def of(self, storage: SqlStorage, *, tells: bool = True) -> Logs:
+        """Return the chosen logs of the store; with ``tells``, print notes on what is not in it."""
+        if tells:
+            check_times(self.start, self.end)
+            _tell_absent_sources(storage, self.source or ())
         logs: Logs = storage.logs
         if self.start is not None:
             logs = logs.where(Logs.c.timestamp >= self.start)
         if self.end is not None:
             logs = logs.where(Logs.c.timestamp <= self.end)
         if self.source:
-            _tell_absent_sources(storage, self.source)
             logs = logs.where(Logs.c.source_id.in_(self.source))
         if self.contains is not None:
             logs = logs.where(Logs.c.raw_text.contains(self.contains))
@@ -254,7 +255,8 @@ class LogFilter:
         if self.key or self.version:
             version = find_generation(storage, self.version)
             of_version = () if version is None else (Fibers.c.config_version == version,)
-            _tell_absent_keys(storage, self.key or (), version)
+            if tells:
+                _tell_absent_keys(storage, self.key or (), version)
             logs = logs.where(Logs.c.fibers.any(And(FiberRecord, (*(self.key or ()), *of_version))))
         return logs if self.where is None else logs.where(self.where)
 

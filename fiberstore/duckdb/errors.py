@@ -90,7 +90,7 @@ def _file_trouble(text: str, message: str, advice: str) -> DatabaseError | None:
         return StorageLockedError(locked["path"], int(owner[1]) if owner else None)
     unquoted = re.sub(r'"[^"]*"', '""', message)
     if any(os.strerror(code) in unquoted for code in _FULL_DISK):
-        stored = "What the call wrote" if "COMMIT succeeded" in message else "Nothing of the call"
+        stored = "What was written" if "COMMIT succeeded" in message else "Nothing of the transaction"
         return DatabaseError(f"{message}. {stored} was stored; free some space{advice}")
     if _DAMAGE.search(unquoted):
         named = re.findall(r'file "([^"]*)"', message)  # the log it replays, then what was wrong meanwhile

@@ -205,8 +205,8 @@ class TransactionOrder(CommitOrder):
         # A cluster that was set back to a backup gives numbers again.
         if mark.cluster != self._source(session).identity or mark.number > newest:
             raise CursorError(
-                "the cursor is of another database, or from before `fiberstore db upgrade`: transactions had "
-                "other numbers there; start again without it"
+                "the cursor is of another database, of a server that is ahead of this standby, or from before "
+                "`fiberstore db upgrade`: transactions had other numbers there; start again without it"
             )
         if mark.newest_id is not None and (mark.number,) not in list(
             self._number_of.rows(session, {"id": mark.newest_id})
@@ -230,11 +230,14 @@ def renumber_restored(connection: StoreConnection) -> None:
     """Let the rows of a dump that was restored in another cluster come before all that is stored since.
 
     A dump keeps the numbers of the transactions that stored the rows, and another cluster counts its own.
-    Rows that a statement sees have smaller numbers than the next transaction of their cluster.
+    Rows that a statement sees have smaller numbers than the next transaction of their cluster. That does not
+    hold for Citus, of which a worker would compare them with numbers of its own; nothing is done there.
 
     Args:
         connection: One outside a transaction.
     """
+    if list(connection.fetch_rows("SELECT 1 FROM pg_extension WHERE extname = 'citus'", ())):
+        return
     for table in ("raw_logs", "fibers"):
         rows = f"{table} WHERE arrived >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
         if list(connection.fetch_rows(f"SELECT 1 FROM {rows} LIMIT 1", ())):  # noqa: S608  # our own names

@@ -31,6 +31,13 @@ SMALL_TABLES = ("fiber_config_versions", "fiber_checkpoints", "fiber_merges", "f
 """The tables that every node has a copy of: they are joined to large ones by either id."""
 
 
+# Citus distributes no table with triggers, and lets nobody name one on a table that it has distributed.
+_DROP_TRIGGER = (
+    "DO $$ BEGIN IF EXISTS (SELECT FROM pg_trigger WHERE tgname = 'fibers_arrive_again' "
+    "AND tgrelid = 'fibers'::regclass) THEN DROP TRIGGER fibers_arrive_again ON fibers; END IF; END $$"
+)
+
+
 def distribution_statements() -> list[str]:
     """Return the statements, in their order; run again, they change nothing.
 
@@ -42,7 +49,7 @@ def distribution_statements() -> list[str]:
         "'ALTER DATABASE %I SET citus.enable_repartition_joins = on', current_database()); END $$"
     )
     return [
-        "DROP TRIGGER IF EXISTS fibers_arrive_again ON fibers",  # Citus distributes no table with triggers
+        _DROP_TRIGGER,
         _distribute("raw_logs", colocate_with="none"),
         _distribute("fiber_memberships", colocate_with="raw_logs"),
         _distribute("fibers", colocate_with="none"),

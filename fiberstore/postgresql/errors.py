@@ -27,7 +27,7 @@ _ADVICE = {  # by SQLSTATE
     "25006": (  # read_only_sql_transaction
         ". The storage was opened with read_only=True, or the server or the role may only read"
     ),
-    "53100": ". Nothing of the call was stored; free some space",  # disk_full
+    "53100": ". Nothing of the transaction was stored; free some space",  # disk_full
 }
 LONGEST_INDEXED_BYTES = 2_700
 

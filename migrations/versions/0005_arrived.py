@@ -2,7 +2,7 @@
 
 The column holds the number of the transaction that stored the row, by its default. Rows that are there get 0,
 without being written: to pages and tails they come before all others. Positions and cursors made before are
-refused then. The index takes one read of each table, for which writes wait.
+refused then. The index takes one read of each table, for which reads and writes wait.
 
 Revision: 0005
 Revises: 0004

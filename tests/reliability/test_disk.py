@@ -359,7 +359,7 @@ def check_full_disk(answer: dict[str, Any], path: Path) -> None:
     for batch, (name, text) in answer["raised"].items():
         assert name == "DatabaseError"
         assert re.search(r"was stored; free some space|close the storage and open it again", text)
-        if "What the call wrote was stored" in text:
+        if "What was written was stored" in text:
             expected.add(int(batch))
     assert any("free some space" in text for _, text in answer["raised"].values())
     found = batches_in(path)

@@ -17,7 +17,7 @@ from fiberstore.cli.app import app, print_note
 from fiberstore.cli.options import Db, Json, LogFilter, LogShape, chosen_shape, with_filter
 from fiberstore.cli.render import LogLines
 from fiberstore.cli.stores import open_to_read
-from fiberstore.contract.queries import LogTail
+from fiberstore.contract.queries import Logs, LogTail
 from fiberstore.errors import CannotConnectError, ConnectionLostError, StorageLockedError
 from fiberstore.records import StoredLog
 from fiberstore.repositories.storage import SqlStorage
@@ -146,25 +146,27 @@ class TailFollower:
         self._lines = lines
         self._stop = stop
         self._newest = dict[UUID, StoredLog]()
+        self._has_told = False
         self._is_locked_out = False
         self._lost_by = ""
 
     def begin(self, lines: int) -> None:
         """Print the newest logs."""
         with self._store.opened() as storage:
-            query = self._chosen.of(storage)
-            self.position = query.tail().position
+            query = self._query(storage)
+            position = query.tail().position
             newest = query.order_by("newest").page(lines).items if lines else []
         self._newest = {log.log_id: log for log in newest}  # on a server some may be after the position
         self._lines.begin()
         for log in reversed(newest):
             self._lines.print(log)
         sys.stdout.flush()
+        self.position = position
 
     def begin_after(self, position: str) -> None:
         """Print what was stored after a position."""
         with self._store.opened() as storage:
-            new = self._chosen.of(storage).tail(position, timeout_s=0)
+            new = self._query(storage).tail(position, timeout_s=0)
             self._lines.begin()
             self._print(new)
 
@@ -175,7 +177,7 @@ class TailFollower:
         try:
             with self._store.opened(_LOCK_TIMEOUT_S) as storage:
                 self._is_locked_out = False
-                self._print(self._chosen.of(storage).tail(self.position, timeout_s=0))
+                self._print(self._query(storage).tail(self.position, timeout_s=0))
                 self._lost_by = ""
         except StorageLockedError as error:
             if not self._is_locked_out:
@@ -185,6 +187,10 @@ class TailFollower:
             if str(error) != self._lost_by:
                 print_note(f"{error}; waiting")
             self._lost_by = str(error)
+
+    def _query(self, storage: SqlStorage) -> Logs:
+        tells, self._has_told = not self._has_told, True
+        return self._chosen.of(storage, tells=tells)
 
     def _print(self, new: LogTail) -> None:
         try:
