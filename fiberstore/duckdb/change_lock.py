@@ -1,7 +1,6 @@
 """``ChangeLock``: transactions that change rows of a database run one at a time."""
 
 import logging
-import math
 import time
 from weakref import ref
 
@@ -15,6 +14,8 @@ _logger = logging.getLogger(__name__)
 LOCK_TIMEOUT_S = 10.0
 # How long appends are kept out for the sake of one that has begun before; less than the second of a call.
 APPENDS_TIMEOUT_S = 0.5
+# How long an append waits for one that writes a table anew: some 20 million rows.
+REWRITE_TIMEOUT_S = 60.0
 
 
 class ChangeLock(PerDatabase):
@@ -62,13 +63,20 @@ class ChangeLock(PerDatabase):
         """Note a transaction that is about to append, for the life of what is returned.
 
         It waits as long as appends are kept out, which a call of ours does for the time of one transaction.
+
+        Raises:
+            duckdb.TransactionException: That took ``REWRITE_TIMEOUT_S``.
         """
+        deadline = time.monotonic() + REWRITE_TIMEOUT_S
         while True:
             append = self.appends.add(Hold())
             if not (keeping_out := self.keeping_out.alive()):
                 return append
             del append
-            wait_for_all(keeping_out, math.inf)
+            if not wait_for_all(keeping_out, deadline):
+                raise duckdb.TransactionException(
+                    f"another call has been deleting many rows for {REWRITE_TIMEOUT_S:g} s; wait for its end"
+                )
 
 
 class LockHold:

@@ -175,7 +175,8 @@ class DuckDBConnection(StoreConnection):
         if lock is Lock.NOTHING:
             return
         self.lock_changes()
-        if lock is Lock.MANY_CHANGES and self._lock_hold is not None:
+        # A listener might append, in this thread or by another that it waits for.
+        if lock is Lock.MANY_CHANGES and self._lock_hold is not None and self.listened_by is None:
             self._lock_hold.keep_appends_out()
 
     @property
@@ -201,10 +202,12 @@ class DuckDBConnection(StoreConnection):
             rows = [(cursor.rowcount,)] if cursor.rowcount >= 0 else list(cursor.fetchall())
         else:
             with self._statement(sql):
-                self._execute_with_batch(sql, batch)
-                rows = self._raw.fetchall()
-        if self._view is not None:
-            self._raw.unregister(self._view)
+                try:
+                    self._execute_with_batch(sql, batch)
+                    rows = self._raw.fetchall()
+                finally:
+                    if self._view is not None:
+                        self._raw.unregister(self._view)
         return rows
 
     def _execute_with_batch(self, sql: str, batch: object) -> None:
@@ -266,9 +269,9 @@ class DuckDBConnection(StoreConnection):
             if not is_duplicate_key(error):
                 raise
             return None
-        except duckdb.Error:
+        except (duckdb.Error, KeyboardInterrupt):  # also an error whose text looks like that of Ctrl-C
             if errors:
-                raise errors[0] from None
+                raise errors[0] from errors[0].__cause__
             raise
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:

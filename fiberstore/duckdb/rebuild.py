@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from fiberstore.duckdb.session_connection import duckdb_connection
 from fiberstore.repositories import access
 from fiberstore.repositories.query import execute_write, select_rows
+from fiberstore.sql.conditions import FIBERS
 from fiberstore.sql.prepared import compiled, connection_of, expire
 
 _NEW = "fiberstore_anew"
@@ -21,7 +22,9 @@ _IS_HERE = "database_name = current_database() AND schema_name = current_schema(
 _TABLE = (
     "SELECT sql, comment IS NULL, "  # noqa: S608  # our own text
     f"(SELECT list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE {_IS_HERE}), "
-    "(SELECT bool_and(comment IS NULL) FROM duckdb_columns() WHERE table_name = $1), "
+    "(SELECT count(comment) FROM duckdb_columns() WHERE table_name = $1), "
+    "(SELECT count(comment) FROM duckdb_indexes() WHERE table_name = $1), "
+    "(SELECT count(*) FROM duckdb_triggers() WHERE table_name = $1), "
     "(SELECT count(*) FROM duckdb_constraints() WHERE referenced_table = $1) "
     f"FROM duckdb_tables() WHERE {_IS_HERE}"
 )
@@ -30,13 +33,16 @@ _INDEXES = f"SELECT sql FROM duckdb_indexes() WHERE {_IS_HERE} ORDER BY index_oi
 
 def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
     """Delete rows of a table; see ``BackendSupport.delete``."""
-    if duckdb_connection(session).writes_alone:
+    # A place in the order of fibers is known by a row that may move, see `arrival_order`.
+    if table is not FIBERS and duckdb_connection(session).writes_alone:
         total = _count(session, table, sa.true())
         going = _count(session, table, which)
         if going >= max(access.MANY_ROWS, access.LEAST_SHARE * total) and (
             creation := _creation(session, table)
         ):
+            before = connection_of(session).rows_written
             _write_anew(session, table, which, creation)
+            connection_of(session).rows_written = before + going  # the others are as they were
             return going
     return execute_write(session, sa.delete(table).where(which))
 
@@ -50,14 +56,14 @@ def _creation(session: Session, table: sa.Table) -> str | None:
     """Return the statement that creates the table by its new name.
 
     Returns:
-        None if an application has given the table columns or comments, or refers to it by a foreign key: a
-        new table would be without them.
+        None if an application has given the table columns, comments or triggers, or refers to it by a foreign
+        key: a new table would be without them.
     """
     found = connection_of(session).fetch_rows(_TABLE, [table.name])
-    ((sql, *plain, columns_are_plain, references),) = found
-    names = [column.name for column in table.c]
+    ((sql, is_plain, names, *additions),) = found
     head = f"CREATE TABLE {table.name}("
-    if plain != [True, names] or not columns_are_plain or references or not sql.startswith(head):
+    is_ours = is_plain and names == [column.name for column in table.c] and not any(additions)
+    if not is_ours or not sql.startswith(head):
         return None
     return f"CREATE TABLE {_NEW}({sql.removeprefix(head)}"
 

@@ -59,6 +59,7 @@ class SessionAccess(ABC):
         *,
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
+        going: Callable[[Session], int] | None = None,
     ) -> T:
         """Run work that writes, in one transaction, and translate its errors.
 
@@ -67,14 +68,8 @@ class SessionAccess(ABC):
             work: Run again after a conflict, if the transaction is its own.
             lock: Lock of the transaction.
             one_statement: The work is a single statement, which needs no BEGIN.
-        """
-
-    @abstractmethod
-    def lock_for(self, rows: Callable[[Session], int]) -> Lock:
-        """Return the lock of a transaction that deletes rows.
-
-        Args:
-            rows: Counts them; it may stop at ``MANY_ROWS``.
+            going: Counts the rows that the work deletes, before the transaction; it may stop at
+                ``MANY_ROWS``, from which on the lock is ``Lock.MANY_CHANGES``.
         """
 
     @abstractmethod
@@ -132,14 +127,11 @@ class OwnedSession(SessionAccess):
         *,
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
+        going: Callable[[Session], int] | None = None,
     ) -> T:
-        del method, lock, one_statement
+        del method, lock, one_statement, going  # the transaction is the caller's, and may have read before
         with translate_errors():
             return work(self._session)
-
-    def lock_for(self, rows: Callable[[Session], int]) -> Lock:
-        del rows  # the transaction is the caller's, and may have read before
-        return Lock.CHANGES
 
     def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
         rows = list(records)
@@ -187,25 +179,25 @@ class CallSessions(SessionAccess):
         *,
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
+        going: Callable[[Session], int] | None = None,
     ) -> T:
         def run(session: Session) -> T:
             with translate_errors():
                 if one_statement:
                     return work(session)
                 connection = connection_of(session)
+                many = (
+                    going is not None
+                    and connection.support.writes_tables_anew
+                    and going(session) >= MANY_ROWS
+                )
                 connection.begin()
-                connection.take_lock(lock)
+                connection.take_lock(Lock.MANY_CHANGES if many else lock)
                 result = work(session)
                 connection.commit()
                 return result
 
         return self._retried(method, run, lock)
-
-    def lock_for(self, rows: Callable[[Session], int]) -> Lock:
-        with self.read(None) as session:
-            if connection_of(session).support.writes_tables_anew and rows(session) >= MANY_ROWS:
-                return Lock.MANY_CHANGES
-            return Lock.CHANGES
 
     def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
         rest = iter(records)

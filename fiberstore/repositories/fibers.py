@@ -170,8 +170,7 @@ class FiberMethods(FiberBatchStorage):
             held = sa.select(MEMBERSHIPS.c.log_id).where(among(MEMBERSHIPS.c.fiber_id, list(survivors)))
             return count_up_to(session, held, access.MANY_ROWS)
 
-        lock = self._sessions.lock_for(memberships_of_losers) if survivors else Lock.CHANGES
-        return self._sessions.write("merge_fibers", merge, lock=lock)
+        return self._sessions.write("merge_fibers", merge, going=memberships_of_losers)
 
     def write_keys(self, keys: Iterable[FiberKey]) -> int:
         given = list(keys)

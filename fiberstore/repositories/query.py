@@ -239,8 +239,7 @@ class SqlQuery(Query[R], Generic[R]):
         """Raise ``ValueError`` unless the query has an order by which its file can be split."""
 
     def delete(self) -> Deleted:
-        lock = self._sessions.lock_for(self._count_to_delete)
-        return self._sessions.write(f"{self._name}.delete", self._delete, lock=lock)
+        return self._sessions.write(f"{self._name}.delete", self._delete, going=self._count_to_delete)
 
     def __repr__(self) -> str:
         conditions = ", ".join(map(repr, self._conditions))

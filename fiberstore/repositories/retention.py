@@ -199,7 +199,7 @@ class _Run:
         def delete(session: Session) -> _Gone | None:
             return None if is_large and not _is_quick(session, units) else _delete(session, units)
 
-        gone = self._sessions.write("prune.step", delete, lock=self._sessions.lock_for(lambda _: rows))
+        gone = self._sessions.write("prune.step", delete, going=lambda _: rows)
         if gone is None:
             for some in _split(units, DEFAULT_STEP_ROWS):
                 self._step(some)

@@ -29,7 +29,6 @@ from fiberstore.repositories.query import (
     temp_id_table,
 )
 from fiberstore.sql.conditions import FIBERS, MEMBERSHIPS
-from fiberstore.sql.connection import Lock
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import Fiber, Membership, NamedCheckpoint, RegisteredVersion
 from fiberstore.sql.prepared import connection_of
@@ -123,14 +122,13 @@ class VersionRepository(Versions):
             return rows_worth_a_new_table(session, MEMBERSHIPS, is_one)
 
         of_version = sa.select(Fiber.fiber_id).where(Fiber.config_version == config_version)
-        lock = self._sessions.lock_for(lambda session: count_up_to(session, of_version, MANY_ROWS))
         fibers, memberships = self._change(
-            "drop", lambda session: _drop_fibers(session, config_version), lock=lock
+            "drop",
+            lambda session: _drop_fibers(session, config_version),
+            going=lambda session: count_up_to(session, of_version, MANY_ROWS),
         )
         while step := self._change(
-            "drop",
-            lambda session: _drop_memberships(session, config_version),
-            lock=self._sessions.lock_for(left),
+            "drop", lambda session: _drop_memberships(session, config_version), going=left
         ):
             memberships += step
         return Deleted(0, fibers, memberships)
@@ -145,8 +143,10 @@ class VersionRepository(Versions):
         with self._sessions.read(None) as session:
             _check_known(session, config_version)
 
-    def _change(self, method: str, work: Callable[[Session], T], lock: Lock = Lock.CHANGES) -> T:
-        return self._sessions.write(f"versions.{method}", work, lock=lock)
+    def _change(
+        self, method: str, work: Callable[[Session], T], going: Callable[[Session], int] | None = None
+    ) -> T:
+        return self._sessions.write(f"versions.{method}", work, going=going)
 
 
 def reprocess_checkpoint(config_version: int) -> str:

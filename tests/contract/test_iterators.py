@@ -126,6 +126,13 @@ def test_a_bad_value_late_in_a_collection_is_told_of_and_leaves_nothing_behind(s
     assert storage.query_logs_by_time(*ALL_DAY) == []
 
 
+def test_a_bad_item_late_in_a_collection_may_speak_of_ctrl_c(storage: SqlStorage) -> None:
+    bad: Any = {"text": "job failed: KeyboardInterrupt: stop"}
+    with pytest.raises(TypeError, match=r"must be a LogRecord, got .*KeyboardInterrupt"):
+        storage.write_logs([*some_logs(2 * _PART_ROWS + 1), bad])
+    assert storage.logs.count() == 0
+
+
 def test_of_equal_ids_far_apart_in_a_collection_the_first_is_stored(storage: SqlStorage) -> None:
     logs = some_logs(3 * _PART_ROWS)
     logs.append(logs[0].model_copy(update={"raw_text": "again"}))

@@ -1,14 +1,16 @@
 """Many rows are deleted by a table that is written anew: nothing that others write is lost by it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from threading import Thread
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships
-from fiberstore.duckdb import change_lock
+from fiberstore.duckdb import change_lock, rebuild
 from fiberstore.repositories import access, retention
 from fiberstore.testing.examples import at, fiber, log, member, uid
 
@@ -77,21 +79,22 @@ def test_the_same_goes_and_the_tables_are_as_they_were(
             expected = call(plain)
         numbers, statements = schema_of(filled)
         assert str(call(filled)).partition("file_bytes")[0] == str(expected).partition("file_bytes")[0]
+        assert filled.stats().rows_written == plain.stats().rows_written
         assert content_of(filled) == content_of(plain)
     assert schema_of(filled)[0] != numbers
     assert schema_of(filled)[1] == statements
 
 
-def test_what_is_appended_meanwhile_is_kept(filled: DuckDBStorage) -> None:
+def test_what_is_appended_meanwhile_is_kept(filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     late = LogRecord(log_id=uid(LATE), timestamp=at(LATE), source_id="late", raw_text="late")
     appending = Thread(target=filled.write_logs, args=[[late]])
 
-    @sa.event.listens_for(filled.engine, "before_cursor_execute")
-    def append(*arguments: object) -> None:
-        if str(arguments[2]).startswith("DROP TABLE raw_logs"):
+    def append(_session: Session) -> None:
+        if appending.ident is None:
             appending.start()
-            appending.join(0.3)  # it would be done by then, if it did not wait
+        appending.join(0.3)  # it would be done by then, if it did not wait
 
+    monkeypatch.setattr(rebuild, "expire", append)  # the last step before the commit
     filled.logs.where(Logs.c.timestamp < at(5)).delete()
     appending.join()
     assert filled.get_log(uid(LATE)) is not None
@@ -167,6 +170,8 @@ def test_rows_keep_their_order_for_who_reads_on(filled: DuckDBStorage) -> None:
         "ALTER TABLE fiber_memberships ADD COLUMN mine INTEGER DEFAULT 7",
         "COMMENT ON TABLE fiber_memberships IS 'mine'",
         "COMMENT ON COLUMN fiber_memberships.log_id IS 'mine'",
+        "COMMENT ON INDEX idx_memberships_fiber IS 'mine'",
+        "CREATE TRIGGER mine AFTER DELETE ON fiber_memberships FOR EACH STATEMENT DELETE FROM fiber_pins",
         "CREATE TABLE mine (l UUID, f UUID, FOREIGN KEY (l, f) REFERENCES fiber_memberships)",
     ],
 )
@@ -178,3 +183,22 @@ def test_a_table_that_an_application_has_extended_stays(filled: DuckDBStorage, s
     numbers, statements = schema_of(filled)
     assert filled.memberships.where(Memberships.c.fiber_id.in_([uid(0)])).delete().memberships == 2
     assert schema_of(filled) == (numbers, statements)
+
+
+def test_a_listener_may_append_while_many_rows_are_deleted(filled: DuckDBStorage) -> None:
+    @sa.event.listens_for(filled.engine, "before_cursor_execute")
+    def audit(*arguments: object) -> None:
+        if str(arguments[2]).startswith("DELETE FROM raw_logs"):
+            filled.write_logs([log(LATE)])
+
+    assert filled.logs.where(Logs.c.timestamp < at(5)).delete().logs == 5
+    assert filled.logs.count() == 6
+
+
+def test_a_delete_needs_no_connection_of_the_readers(tmp_path: Path) -> None:
+    with DuckDBStorage(tmp_path / "store.duckdb", pool_size=1) as storage:
+        storage.init_schema()
+        storage.write_logs([log(number) for number in range(10)])
+        records = storage.logs.iter_records()
+        assert next(records) is not None
+        assert storage.logs.where(Logs.c.timestamp < at(5)).delete().logs == 5
