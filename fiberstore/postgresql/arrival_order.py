@@ -205,8 +205,8 @@ class TransactionOrder(CommitOrder):
         # A cluster that was set back to a backup gives numbers again.
         if mark.cluster != self._source(session).identity or mark.number > newest:
             raise CursorError(
-                "the cursor is of another database, of a server that is ahead of this standby, or from before "
-                "`fiberstore db upgrade`: transactions had other numbers there; start again without it"
+                "the cursor is of another database, of a server ahead of this standby, or from before "
+                "`fiberstore db upgrade`: its transactions have other numbers; start again without it"
             )
         if mark.newest_id is not None and (mark.number,) not in list(
             self._number_of.rows(session, {"id": mark.newest_id})

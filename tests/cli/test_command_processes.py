@@ -154,7 +154,7 @@ def test_ctrl_c_during_a_query_is_an_interrupt_too(
     assert (result.code, result.out, result.err) == (130, "", "fiberstore: interrupted\n")
 
 
-@parametrize_mostly_slow("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.tail", "duckdb"])
+@parametrize_mostly_slow("module", ["typer", "fiberstore.errors", "fiberstore.cli.commands.logs", "duckdb"])
 def test_ctrl_c_while_the_program_loads_is_an_interrupt_too(tmp_path: Path, store: Path, module: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"

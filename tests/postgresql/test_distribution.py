@@ -25,7 +25,7 @@ from fiberstore.testing.examples import NOON, at, log
 from tests.support.command_line import Run, runner
 from tests.support.postgres_server import plain
 
-# What create_distributed_table and create_reference_table refuse, by the documentation of Citus, and Citus itself.
+# What Citus refuses, by its documentation or as seen.
 CITUS = """
 CREATE TABLE pg_dist_partition (
     logicalrelid regclass PRIMARY KEY, partmethod "char", repmodel "char", partkey text, colocationid int

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import UUID
 
-import pyarrow as pa  # noqa: F401  # now: who becomes nobody may not be able to read it later
+import pyarrow.compute  # noqa: F401  # now: who becomes nobody may not be able to read it later
 
 from fiberstore import DuckDBStorage, FiberMembership, LogRecord, StorageError
 from tests.support.factories import NOON, a_fiber
