@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -445,6 +446,23 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         DuckDBStorage, "prune", lambda storage, **options: prune(storage, **{**options, "step_rows": 1})
     )
+
+
+@pytest.mark.parametrize(("free_bytes", "step_rows"), [(10**12, [1_000_000]), (0, [None])])
+def test_a_prune_takes_large_steps_if_the_disk_has_room(
+    run: Run, db: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, step_rows: list[int | None]
+) -> None:
+    taken: list[int | None] = []
+    prune = DuckDBStorage.prune
+
+    def noted(storage: DuckDBStorage, **options: Any) -> Pruned:  # noqa: ANN401  # those of prune
+        taken.append(options.get("step_rows"))
+        return prune(storage, **options)
+
+    monkeypatch.setattr(DuckDBStorage, "prune", noted)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free_bytes))
+    assert run("prune", "--db", db, "--type", "request").code == 0
+    assert taken == step_rows
 
 
 def grow(db: Path) -> None:

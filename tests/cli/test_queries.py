@@ -18,7 +18,7 @@ from uuid import UUID
 
 import pytest
 
-from fiberstore import DuckDBStorage
+from fiberstore import DuckDBStorage, StoredLog
 from fiberstore.cli.commands.tail import FileStore, TailFollower
 from fiberstore.cli.options import LogFilter
 from fiberstore.cli.render import LogLines
@@ -625,6 +625,32 @@ with DuckDBStorage(sys.argv[1]):
     print("open", flush=True)
     sys.stdin.read()
 """
+
+
+def test_following_tells_once_what_is_not_stored(db_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(db_file)
+    store = FileStore(str(db_file))
+    following = TailFollower(LogFilter(source=["wbe"]), store, LogLines("json"), threading.Event())
+    following.begin(0)
+    assert capsys.readouterr().err.count("no log of source 'wbe'") == 1
+    os.utime(db_file, (0, 0))
+    following.look()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_position_is_known_only_when_all_before_it_is_printed(
+    db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(db_file)
+    following = TailFollower(LogFilter(), FileStore(str(db_file)), LogLines("json"), threading.Event())
+
+    def closed(_lines: LogLines, _log: StoredLog) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(LogLines, "print", closed)
+    with pytest.raises(BrokenPipeError):
+        following.begin(3)
+    assert following.position is None
 
 
 @pytest.mark.slow

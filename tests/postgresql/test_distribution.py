@@ -201,6 +201,15 @@ def test_citus_may_be_distributed_again(citus: sa.Engine) -> None:
         assert list(distribute(shown(citus))) == distribution_statements()
 
 
+def test_on_citus_no_row_is_taken_for_one_of_another_cluster(citus: sa.Engine) -> None:
+    with PostgresStorage(shown(citus)) as storage:
+        storage.write_logs([log(1)])
+        execute(citus, f"UPDATE raw_logs SET arrived = {2**60}")
+        storage.init_schema()
+    with citus.connect() as connection:
+        assert connection.execute(sa.text("SELECT arrived FROM raw_logs")).scalar() == 2**60
+
+
 def test_a_trigger_of_ours_is_dropped_for_citus_and_no_other(citus: sa.Engine) -> None:
     trigger = "CREATE TRIGGER of_another AFTER INSERT ON fiber_memberships EXECUTE FUNCTION {}"
     execute(citus, trigger.format("suppress_redundant_updates_trigger()"))
