@@ -36,7 +36,7 @@ EARLIEST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 LATEST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 """The last µs of the year 9999."""
 _set = object.__setattr__  # past the models' own, which are frozen
-_BEYONDMICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
+_BEYOND_MICROSECONDS = re.compile(r"[.,][0-9]{6}([0-9]+)")
 _UNITS_US = {
     "us": 1,
     "ms": 1_000,
@@ -59,7 +59,7 @@ def parse_instant(text: str) -> datetime:
         parsed = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text!r} is not ISO 8601, such as 2024-12-10T06:55:46Z") from None
-    if any(map(int, _BEYONDMICROSECONDS.findall(text))):
+    if any(map(int, _BEYOND_MICROSECONDS.findall(text))):
         raise ValueError(f"{text!r} is finer than 1 µs; write at most 6 decimals")
     return parsed
 

@@ -119,9 +119,10 @@ class AsyncQuery(Face, Generic[R]):
 
         DuckDB lets nobody in while it commits deletes, 10 µs for each row. So of 20,000 rows or more, and a
         tenth of a table or more, the table is written anew without them, in the same transaction: readers do
-        not wait, and writers do, about 3 µs for each row that stays. It takes space beside the old table. In
-        a transaction of yours, beside one that has appended and stays open, and of a table to which you have
-        given columns, comments or foreign keys, they are deleted row by row all the same.
+        not wait, and writers do, about 3 µs for each row that stays. It takes space beside the old table. Row
+        by row go fibers all the same, and others in a transaction of yours, beside one that has appended and
+        stays open, while a listener or ``echo`` is on, and from a table to which you have given columns,
+        comments, triggers or foreign keys.
         """
 
 class AsyncTimedQuery(AsyncQuery[P], Generic[P, OrderName, Group]):

@@ -111,12 +111,11 @@ class LockHold:
         """Give up waiting; for ``ChangeLock.acquire``."""
         self._hold = None
 
-    def keep_appends_out(self) -> bool:
+    def keep_appends_out(self) -> None:
         """Let nobody append until this hold ends; it has to be one that has the lock.
 
-        Returns:
-            False if a transaction that has appended has not ended in ``APPENDS_TIMEOUT_S``: it may last for
-            minutes, so appends continue.
+        Appends continue if a transaction that has appended has not ended in ``APPENDS_TIMEOUT_S``: it may
+        last for minutes.
         """
         self._keeps_out = self._lock.keeping_out.add(Hold())
         if not wait_for_all(self._lock.appends.alive(), time.monotonic() + APPENDS_TIMEOUT_S):
@@ -126,7 +125,6 @@ class LockHold:
                 "it, and others may wait for the commit",
                 APPENDS_TIMEOUT_S,
             )
-        return self.is_alone
 
     def end(self, *, changed: bool) -> None:
         """Let the next one change rows, and all append.

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.duckdb.session_connection import duckdb_connection
 from fiberstore.repositories import access
-from fiberstore.repositories.query import execute_write, select_rows
+from fiberstore.repositories.query import execute_write, rows_worth_a_new_table
 from fiberstore.sql.conditions import FIBERS
 from fiberstore.sql.prepared import compiled, connection_of, expire
 
@@ -35,21 +35,13 @@ def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> 
     """Delete rows of a table; see ``BackendSupport.delete``."""
     # A place in the order of fibers is known by a row that may move, see `arrival_order`.
     if table is not FIBERS and duckdb_connection(session).writes_alone:
-        total = _count(session, table, sa.true())
-        going = _count(session, table, which)
-        if going >= max(access.MANY_ROWS, access.LEAST_SHARE * total) and (
-            creation := _creation(session, table)
-        ):
+        going = rows_worth_a_new_table(session, table, which)
+        if going >= access.MANY_ROWS and (creation := _creation(session, table)):
             before = connection_of(session).rows_written
             _write_anew(session, table, which, creation)
             connection_of(session).rows_written = before + going  # the others are as they were
             return going
     return execute_write(session, sa.delete(table).where(which))
-
-
-def _count(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
-    ((rows,),) = select_rows(session, sa.select(sa.func.count()).select_from(table).where(which))
-    return int(rows)
 
 
 def _creation(session: Session, table: sa.Table) -> str | None:

@@ -32,7 +32,6 @@ _FEW_ROWS, _MOST_CURSORS = 100, 50
 _LOCKS = {
     Lock.DELETES: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
     Lock.CHANGES: "LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
-    Lock.MANY_CHANGES: "LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
 }
 _PREPARED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")  # by psycopg, at the sixth time
 _JSON_COLUMNS = frozenset(
