@@ -472,11 +472,10 @@ def _only(
     multi: Callable[..., _Found[T]], connection: sa.Connection, table_name: str, schema: str | None
 ) -> T:
     chosen = {"filter_names": [table_name], "scope": ObjectScope.ANY, "kind": ObjectKind.ANY}
-    for _key, found in list(multi(connection, schema=schema, **chosen))[
-        -1:
-    ]:  # the temporary one, if there is
-        return found
-    raise NoSuchTableError(f"{schema}.{table_name}" if schema else table_name)
+    found = [items for _key, items in multi(connection, schema=schema, **chosen)]
+    if not found:
+        raise NoSuchTableError(f"{schema}.{table_name}" if schema else table_name)
+    return found[-1]  # the temporary one, if there is
 
 
 def _column(row: sa.Row[*tuple[Any, ...]], enums: dict[tuple[str, ...], str]) -> ReflectedColumn:
@@ -489,9 +488,8 @@ def _column(row: sa.Row[*tuple[Any, ...]], enums: dict[tuple[str, ...], str]) ->
         autoincrement=(row.column_default or "").startswith("nextval("),
     )
     if row.is_generated:
-        column["computed"] = {
-            "sqltext": _without_cast(row.generation_expression, row.data_type), "persisted": False
-        }  # fmt: skip
+        sqltext = _without_cast(row.generation_expression, row.data_type)
+        column["computed"] = {"sqltext": sqltext, "persisted": False}
     return column
 
 
