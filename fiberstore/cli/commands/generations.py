@@ -1,8 +1,7 @@
 """Generations: the fibers of several config versions over the same logs, made, compared and switched."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, get_args
@@ -279,30 +278,21 @@ def _reprocess(
     storage: SqlStorage, run: Callable[[Callable[[ReprocessReport], None]], ReprocessReport]
 ) -> tuple[ReprocessReport, float]:
     begin = time.monotonic()
+    read = 0
+
+    def on_batch(so_far: ReprocessReport) -> None:
+        nonlocal read
+        bars.advance("", so_far.logs_read - read)
+        read = so_far.logs_read
+
     try:
-        with _progress(storage.logs.count()) as on_batch:
+        with counting_bars("logs") as bars:
+            bars.begin("", storage.logs.count, "reading the stored logs")
             report = run(on_batch)
     except KeyboardInterrupt:
         print_note("interrupted; what was made stays, and the same command resumes from there")
         raise typer.Exit(INTERRUPTED) from None
     return report, time.monotonic() - begin
-
-
-@contextmanager
-def _progress(logs: int) -> Iterator[Callable[[ReprocessReport], None]]:
-    """Show a bar on a terminal; yield the function that moves it."""
-    with counting_bars("logs") as bars:
-        read = 0
-
-        def on_batch(report: ReprocessReport) -> None:
-            nonlocal read
-            if bars is not None:
-                bars.advance("", report.logs_read - read)
-            read = report.logs_read
-
-        if bars is not None:
-            bars.begin("", logs, "reading the stored logs")
-        yield on_batch
 
 
 def _print_report(version: int, report: ReprocessReport, seconds: float, *, as_json: bool) -> None:

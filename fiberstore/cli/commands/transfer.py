@@ -84,9 +84,10 @@ def export_keys(chosen: FiberFilter, path: NewFile, *, db: Db, as_json: Json = F
     with open_to_read(db) as storage:
         check_keys(storage)
         fibers = chosen.of(storage)
-        with _progress("export", None) as on_rows:
+        with counting_bars("rows") as bars:
+            bars.begin("export")
             begin = time.monotonic()
-            rows = fibers.export_keys(path, on_rows=on_rows)
+            rows = fibers.export_keys(path, on_rows=partial(bars.advance, "export"))
         _report(f"{path}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
 
 
@@ -106,9 +107,10 @@ def export_traces(
 
     with open_to_read(db) as storage:
         fibers = chosen.of(storage)
-        with _progress("export", fibers.count) as on_fibers:
+        with counting_bars("rows") as bars:
+            bars.begin("export", fibers.count)
             begin = time.monotonic()
-            written = write_traces(storage, path, fibers, on_fibers=on_fibers)
+            written = write_traces(storage, path, fibers, on_fibers=partial(bars.advance, "export"))
         seconds = time.monotonic() - begin
         if as_json:
             print_json({**asdict(written), "seconds": round(seconds, 3)})
@@ -196,16 +198,18 @@ def _tell_of_other_versions(storage: SqlStorage, chosen: FiberFilter) -> None:
 
 
 def _export(query: Query[Any], path: Path, partition_by: Partition | None, *, as_json: bool) -> None:
-    with _progress("export", query.count) as on_rows:
+    with counting_bars("rows") as bars:
+        bars.begin("export", query.count)
         begin = time.monotonic()
-        rows = query.export(path, partition_by=partition_by, on_rows=on_rows)
+        rows = query.export(path, partition_by=partition_by, on_rows=partial(bars.advance, "export"))
     _report(f"{path}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
 
 
 def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) -> None:
-    with _progress("import", None) as on_rows:
+    with counting_bars("rows") as bars:
+        bars.begin("import")
         begin = time.monotonic()
-        rows = store(path, on_rows=on_rows)
+        rows = store(path, on_rows=partial(bars.advance, "import"))
     _report(counted(rows, f"new {what}"), rows, time.monotonic() - begin, as_json=as_json)
 
 
@@ -222,17 +226,6 @@ def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[Sql
         format_of(path)
     with open_or_make(db, config_version) as storage:
         yield storage
-
-
-@contextmanager
-def _progress(what: str, count: Callable[[], int] | None) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on a terminal; yield the function that moves it by a number of rows."""
-    with counting_bars("rows") as bars:
-        if bars is None:
-            yield None
-        else:
-            bars.begin(what, None if count is None else count())
-            yield partial(bars.advance, what)
 
 
 def _report(text: str, rows: int, seconds: float, *, as_json: bool) -> None:
