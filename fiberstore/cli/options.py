@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 import typer
 
-from fiberstore.cli.app import print_note
+from fiberstore.cli.app import print_note, with_parameters
 from fiberstore.cli.lookup import (
     Key,
     check_keys,
@@ -349,12 +349,8 @@ def with_filter(command: Callable[..., None]) -> Callable[..., None]:
         command(chosen, **values)
 
     needed = [parameter for parameter in own if parameter.default is inspect.Parameter.empty]
-    others = [parameter for parameter in own if parameter.default is not inspect.Parameter.empty]
-    parameters = [*needed, *shared.values(), *others]
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    )
-    return run
+    others = [parameter for parameter in own if parameter not in needed]
+    return with_parameters(run, [*needed, *shared.values(), *others])
 
 
 def fiber_order(name: FiberOrderName) -> FiberOrder:

@@ -14,7 +14,7 @@ from fiberstore.cli.changing import db_option, open_to_change, working
 from fiberstore.cli.console import print_json, print_line, print_text
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.lookup import shown_version
-from fiberstore.cli.options import Db, Json, Limit, LogCondition, Version, parse_version
+from fiberstore.cli.options import Db, DryRun, Json, Limit, LogCondition, Version, parse_version
 from fiberstore.cli.progress import counting_bars, rate
 from fiberstore.cli.render import (
     generation_record,
@@ -73,7 +73,7 @@ def drop(
     version: Version,
     *,
     db: Db,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be deleted.")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Delete the fibers and memberships of a config version that is not active; the logs and rules stay."""
