@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from fiberstore.contract.queries import Fibers, Logs, QueryStorage
+from fiberstore.contract.queries import FiberOrder, Fibers, Logs, QueryStorage
 from fiberstore.contract.results import Found
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberRecord, StoredLog
@@ -185,16 +185,13 @@ class BatchesContract:
         assert list(groups) == _ids([8, 1, 4, 5, 2])
         assert _by_number(groups) == {8: [1, 3], 1: [7, 1, 2, 3], 4: [], 5: [], 2: [2, 3]}
         assert groups[uid(1)][0] == storage.get_fiber(uid(7))
-        orders = {
+        orders: dict[FiberOrder, dict[int, list[int]]] = {
             "newest": {8: [3, 1], 1: [3, 2, 1, 7], 4: [], 5: [], 2: [3, 2]},
             "longest": {8: [1, 3], 1: [7, 1, 3, 2], 4: [], 5: [], 2: [3, 2]},
             "most_logs": {8: [3, 1], 1: [2, 3, 7, 1], 4: [], 5: [], 2: [2, 3]},
         }
-        assert {
-            "newest": _by_number(storage.fibers.order_by("newest").by_log(wanted)),
-            "longest": _by_number(storage.fibers.order_by("longest").by_log(wanted)),
-            "most_logs": _by_number(storage.fibers.order_by("most_logs").by_log(wanted)),
-        } == orders
+        for order, expected in orders.items():
+            assert _by_number(storage.fibers.order_by(order).by_log(wanted)) == expected
 
     def test_by_log_gives_only_fibers_of_the_query(self, storage: QueryStorage) -> None:
         storage.write_logs([log(1), log(2, source="db")])
