@@ -80,7 +80,8 @@ class KnownFile:
     """A file as it was when it was last read.
 
     Attributes:
-        size: Bytes of its beginning that are known.
+        size: Bytes of its beginning that are known; 0 of an empty file, and of standard input, which are not
+            known again.
         digest: Hash of these bytes.
         first_line: Hash of its first line.
         twin: 0, or a number that tells it from others with the same first line.
