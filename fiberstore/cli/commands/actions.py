@@ -10,7 +10,7 @@ import typer
 
 from fiberstore.cli.app import app
 from fiberstore.cli.changing import open_to_change, working
-from fiberstore.cli.console import print_json, print_line
+from fiberstore.cli.console import print_result
 from fiberstore.cli.lookup import find_fiber_id, find_log_id
 from fiberstore.cli.options import (
     Db,
@@ -148,14 +148,13 @@ def merge(
             merged = unit.fibers.merge_fibers(survivors)
             if dry_run:
                 unit.session.rollback()
-    if as_json:
-        print_json({"dry_run": dry_run, "survivor": str(survivor_id), **asdict(merged)})
-    else:
-        would = "would become" if dry_run else "became"
-        print_line(
-            f"{counted(merged.fibers, 'fibers')} {would} part of {survivor_id}, with "
-            f"{counted(merged.memberships, 'new memberships')}"
-        )
+    would = "would become" if dry_run else "became"
+    print_result(
+        f"{counted(merged.fibers, 'fibers')} {would} part of {survivor_id}, with "
+        f"{counted(merged.memberships, 'new memberships')}",
+        {"dry_run": dry_run, "survivor": survivor_id, **asdict(merged)},
+        as_json=as_json,
+    )
 
 
 def _check_other(storage: SqlStorage, digits: str, survivor_id: UUID) -> None:
@@ -193,10 +192,8 @@ def _run(
             query = chosen.of(storage).where(action.fibers)
         changed = query.count() if dry_run else getattr(query, action.verb)()
     things = counted(changed, "logs" if log_ids else "fibers")
-    if as_json:
-        print_json({"dry_run": dry_run, "changed": changed})
-    else:
-        print_line(f"would {action.verb} {things}" if dry_run else f"{things} {action.participle}")
+    line = f"would {action.verb} {things}" if dry_run else f"{things} {action.participle}"
+    print_result(line, {"dry_run": dry_run, "changed": changed}, as_json=as_json)
 
 
 def _found(storage: SqlStorage, beginnings: Sequence[str]) -> list[UUID]:

@@ -11,7 +11,7 @@ import typer
 from fiberstore.cli import INTERRUPTED, lookup
 from fiberstore.cli.app import Commands, app, print_note
 from fiberstore.cli.changing import db_option, open_to_change, working
-from fiberstore.cli.console import print_json, print_line, print_text
+from fiberstore.cli.console import print_json, print_result, print_text
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.lookup import shown_version
 from fiberstore.cli.options import Db, DryRun, Json, Limit, LogCondition, Version, parse_version
@@ -90,13 +90,13 @@ def drop(
             with working("drop"):
                 deleted = storage.versions.drop(number)
             fibers, memberships = deleted.fibers, deleted.memberships
-    if as_json:
-        counts = {"fibers": fibers, "memberships": memberships}
-        print_json({"config_version": shown_version(number), "dry_run": dry_run, **counts})
-    else:
-        counted_both = f"{counted(fibers, 'fibers')} and {counted(memberships, 'memberships')}"
-        would = "would be deleted" if dry_run else "deleted"
-        print_line(f"{shown_version(number)}: {counted_both} {would}")
+    counts = {"fibers": fibers, "memberships": memberships}
+    said = " and ".join(counted(count, things) for things, count in counts.items())
+    print_result(
+        f"{shown_version(number)}: {said} {'would be deleted' if dry_run else 'deleted'}",
+        {"config_version": shown_version(number), "dry_run": dry_run, **counts},
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: fiberstore activate 1f3a --db store.duckdb")
@@ -120,10 +120,8 @@ def activate(
         before = storage.versions.activate(number)
         is_empty = number is not None and not _has_fibers(storage, number)
     old = None if before is None else before.config_version
-    if as_json:
-        print_json({"active": version_or_none(number), "before": version_or_none(old)})
-    else:
-        print_line(f"{'no config version' if number is None else shown_version(number)} is active")
+    values = {"active": version_or_none(number), "before": version_or_none(old)}
+    print_result(f"{values['active'] or 'no config version'} is active", values, as_json=as_json)
     if old == number:
         print_note("it was before, too; nothing is changed")
     else:
@@ -296,14 +294,13 @@ def _reprocess(
 
 
 def _print_report(version: int, report: ReprocessReport, seconds: float, *, as_json: bool) -> None:
-    if as_json:
-        times = {"seconds": round(seconds, 3), "logs_per_second": round(report.logs_read / seconds)}
-        print_json({"config_version": shown_version(version), **asdict(report), **times})
-    else:
-        kept = f"{counted(report.fibers_kept, 'fibers')} kept, " if report.fibers_kept else ""
-        print_line(
-            f"{shown_version(version)}: {counted(report.logs_read, 'logs')} read; "
-            f"{kept}{counted(report.fibers_new, 'new fibers')}, "
-            f"{counted(report.memberships_new, 'new memberships')}; "
-            f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}"
-        )
+    kept = f"{counted(report.fibers_kept, 'fibers')} kept, " if report.fibers_kept else ""
+    times = {"seconds": round(seconds, 3), "logs_per_second": round(report.logs_read / seconds)}
+    print_result(
+        f"{shown_version(version)}: {counted(report.logs_read, 'logs')} read; "
+        f"{kept}{counted(report.fibers_new, 'new fibers')}, "
+        f"{counted(report.memberships_new, 'new memberships')}; "
+        f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}",
+        {"config_version": shown_version(version), **asdict(report), **times},
+        as_json=as_json,
+    )

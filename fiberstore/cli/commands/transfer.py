@@ -12,7 +12,7 @@ import typer
 
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import open_or_make
-from fiberstore.cli.console import print_json, print_line
+from fiberstore.cli.console import print_result
 from fiberstore.cli.lookup import active_version, check_keys, shown_version
 from fiberstore.cli.options import ConfigVersion, Db, FiberFilter, Json, LogFilter, with_filter
 from fiberstore.cli.progress import counting_bars
@@ -112,11 +112,9 @@ def export_traces(
             begin = time.monotonic()
             written = write_traces(storage, path, fibers, on_fibers=partial(bars.advance, "export"))
         seconds = time.monotonic() - begin
-        if as_json:
-            print_json({**asdict(written), "seconds": round(seconds, 3)})
-        else:
-            counts = f"{counted(written.fibers, 'fibers')} with {counted(written.logs, 'logs')}"
-            print_line(f"{path}: {counts}; {seconds:.2f} s")
+        counts = f"{counted(written.fibers, 'fibers')} with {counted(written.logs, 'logs')}"
+        values = {**asdict(written), "seconds": round(seconds, 3)}
+        print_result(f"{path}: {counts}; {seconds:.2f} s", values, as_json=as_json)
         if written.too_old:
             print_note(f"{counted(written.too_old, 'fibers')} before 1970 left out: OTLP has no such times")
         _tell_of_other_versions(storage, chosen)
@@ -166,14 +164,13 @@ def import_otlp(
         begin = time.monotonic()
         done = import_otlp_logs(storage, path)
         seconds = time.monotonic() - begin
-    if as_json:
-        print_json({**asdict(done), "seconds": round(seconds, 3)})
-    else:
-        print_line(
-            f"{counted(done.logs_read, 'logs')} read, {done.logs_new:,} new; "
-            f"{counted(done.fibers_new, 'new fibers')}, "
-            f"{counted(done.memberships_new, 'new memberships')}; {seconds:.2f} s"
-        )
+    print_result(
+        f"{counted(done.logs_read, 'logs')} read, {done.logs_new:,} new; "
+        f"{counted(done.fibers_new, 'new fibers')}, "
+        f"{counted(done.memberships_new, 'new memberships')}; {seconds:.2f} s",
+        {**asdict(done), "seconds": round(seconds, 3)},
+        as_json=as_json,
+    )
     if done.without_time:
         print_note(f"{counted(done.without_time, 'logs')} without a time left out")
     if done.other_signals:
@@ -229,7 +226,5 @@ def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[Sql
 
 
 def _report(text: str, rows: int, seconds: float, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"rows": rows, "seconds": round(seconds, 3)})
-    else:
-        print_line(f"{text}; {seconds:.2f} s")
+    values = {"rows": rows, "seconds": round(seconds, 3)}
+    print_result(f"{text}; {seconds:.2f} s", values, as_json=as_json)
