@@ -192,7 +192,7 @@ def _about_primary_keys(storage: SqlStorage, connection: sa.Connection) -> Itera
         identity = identity_of(table)
         keys = sa.select(*identity).group_by(*identity)
         twice = keys.having(sa.func.count() > 1).subquery()
-        if repeated := _count(connection, sa.select(sa.func.count()).select_from(twice)):
+        if repeated := _count(connection, twice):
             yield Finding(f"{repeated:,} keys of {table.name} are there more than once")
         if len(table.primary_key) == 1:  # DuckDB looks nothing up by a key of two columns
             (column,) = table.primary_key
@@ -214,7 +214,7 @@ def _count_lost(storage: SqlStorage, connection: sa.Connection, column: sa.Colum
     """
     as_driven = sa.type_coerce(column, sa.types.NullType())  # rows of other clients may hold any value
     keys = sa.select(as_driven, sa.func.count()).group_by(as_driven)  # without a condition DuckDB scans
-    rows = _count(connection, sa.select(sa.func.count()).select_from(column.table))
+    rows = _count(connection, column.table)
     most, share = connection.execute(_ROWS_BY_INDEX).one()
     most = max(int(most), int(share * rows))
     lost = 0
@@ -222,7 +222,7 @@ def _count_lost(storage: SqlStorage, connection: sa.Connection, column: sa.Colum
         found = ((key, rows) for key, rows in connection.execute(keys) if not _is_beyond_python(key, column))
         for rows_of in _chunks(found, most):
             wanted = sa.select(sa.literal(1)).where(as_driven.in_(rows_of)).limit(most + 1).subquery()
-            counted = _count(lookups, sa.select(sa.func.count()).select_from(wanted))
+            counted = _count(lookups, wanted)
             if counted <= most:
                 lost += abs(sum(rows_of.values()) - counted)
     return lost
@@ -250,7 +250,7 @@ def _is_beyond_python(key: object, column: sa.ColumnElement[Any]) -> bool:
 def _about_values(connection: sa.Connection) -> Iterator[Finding]:
     for table in (LOGS, FIBERS):
         bad = sa.or_(*(_is_no_time(column) for column in table.c if isinstance(column.type, Timestamp)))
-        if rows := _count(connection, sa.select(sa.func.count()).select_from(table).where(bad)):
+        if rows := _count(connection, table, bad):
             yield Finding(f"{rows:,} rows of {table.name} have times that no record can hold")
     texts = sa.select(sa.type_coerce(Fiber.attributes, sa.String))
     if rows := sum(not _is_json(text) for text in connection.scalars(texts)):
@@ -271,24 +271,24 @@ def _is_json(text: str | None) -> bool:
 
 
 def _about_sense(connection: sa.Connection) -> Iterator[Finding]:
-    fibers = sa.select(sa.func.count()).select_from(Fiber)
-    if rows := _count(connection, fibers.where(sa.exists().where(_NOT_COVERED))):
+    if rows := _count(connection, Fiber, sa.exists().where(_NOT_COVERED)):
         yield Finding(f"{rows:,} fibers have logs outside their activity", is_repairable=True)
-    if rows := _count(connection, fibers.where(Fiber.first_activity > Fiber.last_activity)):
+    if rows := _count(connection, Fiber, Fiber.first_activity > Fiber.last_activity):
         yield Finding(f"{rows:,} fibers end before they begin")
-    memberships = sa.select(sa.func.count()).select_from(Membership)
     ends = {"log": Membership.log_id == RawLog.log_id, "fiber": Membership.fiber_id == Fiber.fiber_id}
     for name, is_there in ends.items():
-        if rows := _count(connection, memberships.where(~sa.exists().where(is_there))):
+        if rows := _count(connection, Membership, ~sa.exists().where(is_there)):
             yield Finding(f"{rows:,} memberships have no {name} (it may come later)", is_problem=False)
-    keys = sa.select(sa.func.count()).select_from(KeyedFiber)
-    if rows := _count(connection, keys.where(_WRONG_HASH)):
+    if rows := _count(connection, KeyedFiber, _WRONG_HASH):
         yield Finding(f"{rows:,} keys have a wrong hash, and are not found", is_repairable=True)
     for table in BELONGINGS:
         of_none = table.c.fiber_id.not_in(sa.select(Fiber.fiber_id))
-        if rows := _count(connection, sa.select(sa.func.count()).select_from(table).where(of_none)):
+        if rows := _count(connection, table, of_none):
             yield Finding(f"{rows:,} rows of {table.name} have no fiber", is_problem=False)
 
 
-def _count(connection: sa.Connection, statement: sa.Select[Any]) -> int:
-    return int(connection.scalars(statement).one())
+def _count(
+    connection: sa.Connection, rows: sa.FromClause | type[Base], where: sa.ColumnElement[bool] | None = None
+) -> int:
+    statement = sa.select(sa.func.count()).select_from(rows)
+    return int(connection.scalars(statement if where is None else statement.where(where)).one())

@@ -5,7 +5,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
 from importlib import import_module
@@ -114,10 +114,13 @@ def _in_zone(function: Callable[..., None], parameters: list[inspect.Parameter])
         function(**values)
 
     zone = inspect.Parameter("tz", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Zone)
-    signature = inspect.Signature(
-        [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters), zone]
-    )
-    run.__signature__ = signature  # type: ignore[attr-defined]
+    return with_parameters(run, [*parameters, zone])
+
+
+def with_parameters(run: Function, parameters: Iterable[inspect.Parameter]) -> Function:
+    """Let typer give a function values for these parameters, by their names."""
+    by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
     return run
 
 

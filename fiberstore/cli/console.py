@@ -42,6 +42,14 @@ def print_json(value: object) -> None:
     sys.stdout.write(f"{json.dumps(to_jsonable_python(value))}\n")
 
 
+def print_result(line: str, values: object, *, as_json: bool) -> None:
+    """Print what a command has done: a line, or the values as JSON."""
+    if as_json:
+        print_json(values)
+    else:
+        print_line(line)
+
+
 def print_rows(rows: Iterable[Sequence[str]]) -> None:
     """Print tab-separated values, one row a line."""
     sys.stdout.writelines("\t".join(map(escape_controls, row)) + "\n" for row in rows)

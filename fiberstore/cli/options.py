@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 import typer
 
-from fiberstore.cli.app import print_note
+from fiberstore.cli.app import print_note, with_parameters
 from fiberstore.cli.lookup import (
     Key,
     check_keys,
@@ -23,6 +23,7 @@ from fiberstore.cli.lookup import (
 from fiberstore.cli.render import Shape, shape_of_output
 from fiberstore.cli.times import HELP, parse_time, utc
 from fiberstore.cli.where_parser import parse_fiber_condition, parse_log_condition
+from fiberstore.contract.columns import TextColumn
 from fiberstore.contract.conditions import And, Condition
 from fiberstore.contract.queries import FiberOrder, Fibers, LogOrder, Logs
 from fiberstore.contract.results import Page
@@ -240,7 +241,7 @@ class LogFilter:
         """Return the chosen logs of the store; with ``tells``, print notes on what is not in it."""
         if tells:
             check_times(self.start, self.end)
-            _tell_absent_sources(storage, self.source or ())
+            _tell_absent("log", "source", self.source or (), storage.logs, Logs.c.source_id)
         logs: Logs = storage.logs
         if self.start is not None:
             logs = logs.where(Logs.c.timestamp >= self.start)
@@ -272,16 +273,12 @@ def check_times(start: datetime | None, end: datetime | None) -> None:
     print_note(f"--start and --end are one moment, {utc(end)}; a date alone is its first moment")
 
 
-def _tell_absent_types(storage: SqlStorage, types: Sequence[str]) -> None:
-    for fiber_type in types:
-        if not storage.fibers.where(Fibers.c.fiber_type == fiber_type).count(at_most=1):
-            print_note(f"no fiber of type {fiber_type!r} is stored; fiberstore stats lists the types")
-
-
-def _tell_absent_sources(storage: SqlStorage, sources: Sequence[str]) -> None:
-    for source in sources:
-        if not storage.logs.where(Logs.c.source_id == source).count(at_most=1):
-            print_note(f"no log of source {source!r} is stored; fiberstore stats lists the sources")
+def _tell_absent(
+    record: str, kind: str, values: Sequence[str], query: Logs | Fibers, column: TextColumn[Any]
+) -> None:
+    for value in values:
+        if not query.where(column == value).count(at_most=1):
+            print_note(f"no {record} of {kind} {value!r} is stored; fiberstore stats lists the {kind}s")
 
 
 def _tell_absent_keys(storage: SqlStorage, keys: Sequence[Key], version: int | None) -> None:
@@ -323,7 +320,7 @@ class FiberFilter:
             if self.version is None and not self.key:
                 _tell_empty_generation(storage, fibers, version)
         if self.type:
-            _tell_absent_types(storage, self.type)
+            _tell_absent("fiber", "type", self.type, storage.fibers, Fibers.c.fiber_type)
             fibers = fibers.where(Fibers.c.fiber_type.in_(self.type))
         if self.closed is not None:
             fibers = fibers.where(Fibers.c.closed.is_(self.closed))
@@ -352,12 +349,8 @@ def with_filter(command: Callable[..., None]) -> Callable[..., None]:
         command(chosen, **values)
 
     needed = [parameter for parameter in own if parameter.default is inspect.Parameter.empty]
-    others = [parameter for parameter in own if parameter.default is not inspect.Parameter.empty]
-    parameters = [*needed, *shared.values(), *others]
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    )
-    return run
+    others = [parameter for parameter in own if parameter not in needed]
+    return with_parameters(run, [*needed, *shared.values(), *others])
 
 
 def fiber_order(name: FiberOrderName) -> FiberOrder:

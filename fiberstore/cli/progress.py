@@ -1,7 +1,7 @@
 """Progress bars, which commands that take long show on a terminal and erase at their end."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -20,11 +20,11 @@ def progress_bars(*columns: ProgressColumn) -> Iterator[Progress]:
 
 
 @contextmanager
-def counting_bars(unit: str) -> Iterator["CountingBars | None"]:
-    """Show bars that count; yield None where stderr is no terminal."""
+def counting_bars(unit: str) -> Iterator["CountingBars"]:
+    """Yield bars that count things, whose plural is given; none is shown where stderr is no terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}")
     with progress_bars(*columns) as progress:
-        yield None if progress.disable else CountingBars(progress, unit)
+        yield CountingBars(progress, unit)
 
 
 class CountingBars:
@@ -39,10 +39,17 @@ class CountingBars:
         self._progress, self._unit = progress, unit
         self._begun: dict[str, tuple[TaskID, float]] = {}
 
-    def begin(self, step: str, total: int | None, done: str = "") -> None:
-        """Show the bar of a step, unless it is shown; ``done`` stands there before the first count."""
+    def begin(self, step: str, total: Callable[[], int] | None = None, done: str = "") -> None:
+        """Show the bar of a step; ``done`` stands there before the first count.
+
+        Args:
+            step: Its name; the bar of a step that has begun stays as it is.
+            total: Counts the things, for which nobody waits unless a bar is shown.
+            done: A text.
+        """
         if step not in self._begun:
-            self._begun[step] = self._progress.add_task(step, total=total, done=done), time.monotonic()
+            count = None if total is None or self._progress.disable else total()
+            self._begun[step] = self._progress.add_task(step, total=count, done=done), time.monotonic()
 
     def advance(self, step: str, count: int) -> None:
         """Move the bar of a step that has begun by so many things."""

@@ -64,14 +64,6 @@ _COMPARISONS: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_TURNED = {
-    ast.Eq: ast.Eq,
-    ast.NotEq: ast.NotEq,
-    ast.Lt: ast.Gt,
-    ast.LtE: ast.GtE,
-    ast.Gt: ast.Lt,
-    ast.GtE: ast.LtE,
-}
 _ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _SEVERAL = -1
 _METHODS: Final[tuple[tuple[type, Mapping[str, int]], ...]] = (  # and how many values they take
@@ -180,14 +172,15 @@ class _Reader:
             raise self._wrong(
                 left if other is None else right, f"cannot be compared so; {_how_to_use(column or other)}"
             )
+        is_turned = column is None
         if column is None:
-            left, right, column, op = right, left, other, _TURNED[op]
+            left, right, column = right, left, other
         is_ordered = isinstance(column, OrderedColumn | Attribute)
         if not (is_ordered or (isinstance(column, Column | KeyColumn) and op not in _ORDERS)):
             raise self._wrong(left, f"cannot be compared so; {_how_to_use(column)}")
         value = self._value(right, column)
         compare = _COMPARISONS[op]
-        return self._made(right, lambda: compare(column, value))
+        return self._made(right, lambda: compare(value, column) if is_turned else compare(column, value))
 
     def _call(self, call: ast.Call, depth: int) -> Condition[Any]:
         if not isinstance(call.func, ast.Attribute):

@@ -117,9 +117,9 @@ def keyed_rows(
             on_rows(name, len(keys))
 
 
-def record_batches(query: Query[Any], batch_rows: int = _BATCH_ROWS) -> "Iterator[pa.RecordBatch]":
+def record_batches(query: Query[Any]) -> "Iterator[pa.RecordBatch]":
     """Yield the rows of a query as Arrow batches; see ``Query.to_arrow``."""
-    with query.to_arrow(batch_rows) as reader:
+    with query.to_arrow(_BATCH_ROWS) as reader:
         yield from reader
 
 

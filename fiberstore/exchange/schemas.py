@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
-from fiberstore.records import FiberKey, FiberMembership, FiberRecord, StoredLog
+from fiberstore.records import EARLIEST_US, LATEST_US, FiberKey, FiberMembership, FiberRecord, StoredLog
 
 Kind: TypeAlias = type[StoredLog] | type[FiberRecord] | type[FiberMembership] | type[FiberKey]
 
@@ -19,7 +19,6 @@ TEXT = pa.large_string()  # a batch may hold more than 2 GiB
 TIME = pa.timestamp("us", "UTC")
 VERSION = pa.uint64()
 JSON_COLUMN = "attributes"
-FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999
 
 KEYS: dict[Kind, list[str]] = {
     StoredLog: ["log_id"],
@@ -93,7 +92,7 @@ def _check_times(batch: pa.RecordBatch, name: str, values: pa.Array) -> None:
 def out_of_range(times: pa.Array) -> int | None:
     """Return the position of the first time that is null or outside the years 1 to 9999, or None."""
     us = times.view(pa.int64())
-    inside = pc.and_(pc.greater_equal(us, FIRST_US), pc.less_equal(us, LAST_US))
+    inside = pc.and_(pc.greater_equal(us, EARLIEST_US), pc.less_equal(us, LATEST_US))
     return first(pc.invert(pc.fill_null(inside, False)))
 
 

@@ -172,7 +172,9 @@ def _parquet(kind: Kind, sorted_by: Sequence[SortKey], file: BinaryIO) -> Iterat
 def _csv(kind: Kind, sorted_by: Sequence[SortKey], file: BinaryIO) -> Iterator[Write]:
     """Write text in quotes, so that an empty one is not null, which has none."""
     del sorted_by
-    schema = pa.schema([(field.name, _text_of(field.type)) for field in schema_of(kind)])
+    schema = pa.schema(
+        [(field.name, TEXT if field.type == TIME else field.type) for field in schema_of(kind)]
+    )
 
     def write(batch: pa.RecordBatch) -> None:
         columns = [_iso(values) if values.type == TIME else values for values in batch.columns]
@@ -204,10 +206,6 @@ _WRITERS: dict[str, Callable[[Kind, Sequence[SortKey], BinaryIO], AbstractContex
     ".csv": _csv,
     ".jsonl": _json_lines,
 }
-
-
-def _text_of(type_: pa.DataType) -> pa.DataType:
-    return TEXT if type_ == TIME else type_
 
 
 def _iso(times: pa.Array) -> pa.Array:

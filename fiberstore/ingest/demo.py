@@ -12,63 +12,9 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import TypeAlias
-
-RULES = r"""# The rules of the demo: which files are read, how their stamps look, which lines belong together.
-
-[sources.gateway]
-path = "gateway.log"
-timestamp = '^\S+'
-format = "%Y-%m-%dT%H:%M:%S.%f%z"
-
-[sources.orders]
-path = "orders.log"
-timestamp = '^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}'
-format = "%Y-%m-%d %H:%M:%S,%f"
-timezone = "UTC"                     # for stamps without a zone
-
-[sources.payments]
-path = "payments.log"
-timestamp = '^(?P<ts>\w{3} +\d+ [\d:.]+)'    # a line without a stamp continues the line before it
-format = "%b %d %H:%M:%S.%f"
-timezone = "UTC"
-year = 2026                          # for stamps without a year
-
-# Everything that one request of a customer caused. The keys of a fiber are the named groups: a line that
-# holds two keys joins what was known of each, so the order's lines become part of the request.
-[fibers.request]
-max_gap = "10s"
-
-[[fibers.request.patterns]]
-source = "gateway"
-regex = 'req=(?P<request>\w+)'
-
-[[fibers.request.patterns]]
-source = "orders"
-regex = 'req=(?P<request>\w+)'
-
-[[fibers.request.patterns]]
-source = "orders"
-regex = 'order=(?P<order>\S+)'
-
-[[fibers.request.patterns]]
-source = "payments"
-regex = 'order=(?P<order>\S+)'
-
-# One run of a worker thread. The same thread serves the next request: "close" ends the fiber there.
-[fibers.job]
-max_gap = "1m"
-
-[[fibers.job.patterns]]
-source = "orders"
-regex = '\[(?P<thread>worker-\d+)\]'
-
-[[fibers.job.patterns]]
-source = "orders"
-regex = '\[(?P<thread>worker-\d+)\] done'
-close = true
-"""
 
 _START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 _MEAN_GAP_MS = 130
@@ -98,9 +44,9 @@ def write_demo(folder: Path, lines: int) -> Path:
     """
     folder.mkdir(exist_ok=True)
     rules = folder / "rules.toml"
-    rules.write_text(RULES, encoding="utf-8")
+    rules.write_bytes((files("fiberstore.ingest") / "demo_rules.toml").read_bytes())
     with ExitStack() as stack:
-        files = {
+        logs = {
             source: stack.enter_context((folder / f"{source}.log").open("w", encoding="utf-8", newline="\n"))
             for source in ("gateway", "orders", "payments")
         }
@@ -109,7 +55,7 @@ def write_demo(folder: Path, lines: int) -> Path:
             if written >= lines:
                 break
             written += 1 + text.count("\n")
-            files[source].write(f"{_stamp(source, ms)} {text}\n")
+            logs[source].write(f"{_stamp(source, ms)} {text}\n")
     return rules
 
 

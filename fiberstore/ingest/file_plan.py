@@ -22,24 +22,12 @@ class PlannedFile:
     Attributes:
         path: Its path.
         head: Its beginning.
-        known: What tells it from other files; None if it is empty.
-        year: Year of its first stamp, if stamps have none.
+        known: What tells it from other files.
     """
 
     path: Path
     head: Head
-    known: KnownFile | None
-    year: int | None
-
-    @property
-    def name(self) -> str | None:
-        """Its name among the known files, if it has one."""
-        return None if self.known is None else self.known.name
-
-    @property
-    def twin(self) -> int:
-        """Number that tells it from others with the same first line."""
-        return 0 if self.known is None else self.known.twin
+    known: KnownFile
 
 
 class FilePlan:
@@ -77,7 +65,7 @@ class FilePlan:
         for path, head in heads:
             file = self._planned(path, head, stamps[path], near)
             if not self._source.has_year:
-                begin = self.first_time(stamps[path], file.year)
+                begin = self.first_time(stamps[path], file.known.year)
                 near = max(filter(None, (near, begin)), default=None)
             files.append(file)
         return files
@@ -107,21 +95,21 @@ class FilePlan:
     def clock_of(self, file: PlannedFile) -> Clock:
         """Return a clock that reads the stamps of a file from its beginning."""
         clock = self._new_clock()
-        clock.begin(file.year, file.head.modified if self._source.year is None else None)
+        clock.begin(file.known.year, file.head.modified if self._source.year is None else None)
         return clock
 
     def _new_clock(self) -> Clock:
         return Clock(self._source.format or (), self._source.timezone, self._source.clock_offset)
 
     def _planned(self, path: Path, head: Head, stamp: str | None, near: datetime | None) -> PlannedFile:
-        known = self._known.find(head.content) if head.content else None
-        year = None if known is None else known.year
+        before = self._known.find(head.content)
+        year = None if before is None else before.year
         if year is None and not self._source.has_year:
             year = self._year_of(stamp, head, near)
             self._counts.guessed_years += year != self._source.year
-        if head.content:
-            known = self._known.add(head.content, known, year)
-        return PlannedFile(path, head, known, year)
+        is_known = bool(head.content)
+        known = self._known.add(head.content, before, year) if is_known else KnownFile(0, "", "", 0, year)
+        return PlannedFile(path, head, known)
 
     def _first_stamp(self, head: Head) -> str | None:
         blocks = decoded(io.BytesIO(head.content), self._source.encoding, "backslashreplace")

@@ -21,7 +21,6 @@ STANDARD_INPUT = Path("-")
 _BLOCK_BYTES = 1 << 16
 _HEAD_BYTES = 1024
 _GLOB_SIGNS = "*?["
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -90,7 +89,7 @@ def read_head(path: Path) -> Head:
         try:
             raw = stack.enter_context(path.open("rb"))
             modified = datetime.fromtimestamp(os.fstat(raw.fileno()).st_mtime, UTC)
-            stream, compression = _decompressed(raw)
+            stream, is_compressed = _decompressed(raw)
             content = stream.read(_HEAD_BYTES)
             end = content.rfind(b"\n") + 1
             if not end:
@@ -98,7 +97,7 @@ def read_head(path: Path) -> Head:
                 end = len(content)
         except (OSError, *_DAMAGED) as error:
             raise _unreadable(path, error) from error
-    return Head(content[:end], modified, is_growing=compression is None)
+    return Head(content[:end], modified, is_growing=not is_compressed)
 
 
 def read_blocks(
@@ -177,23 +176,27 @@ def _find(path: Path) -> list[Path]:
     return files
 
 
-def _decompressed(raw: BinaryIO) -> tuple[BinaryIO, str | None]:
-    """Return a stream of the content of a file, and the program that has compressed it."""
+def _decompressed(raw: BinaryIO) -> tuple[BinaryIO, bool]:
+    """Return a stream of the content of a file, and True if the file is compressed."""
     begin = raw.peek(8)[:8] if isinstance(raw, io.BufferedReader) else b""
-    for magic, compression in _MAGIC.items():
+    for magic, decompress in _FORMATS.items():
         if begin.startswith(magic):
-            match compression:
-                case "gzip":
-                    return io.BufferedReader(cast("io.RawIOBase", gzip.open(raw))), compression
-                case "bzip2":
-                    return io.BufferedReader(cast("io.RawIOBase", bz2.open(raw))), compression
-                case "xz":
-                    return io.BufferedReader(cast("io.RawIOBase", lzma.open(raw))), compression
-                case _:
-                    import pyarrow as pa
+            return io.BufferedReader(cast("io.RawIOBase", decompress(raw))), True
+    return raw, False
 
-                    return io.BufferedReader(pa.CompressedInputStream(raw, "zstd")), compression
-    return raw, None
+
+def _from_zstd(raw: BinaryIO) -> object:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(raw, "zstd")
+
+
+_FORMATS: dict[bytes, Callable[[BinaryIO], object]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"\x28\xb5\x2f\xfd": _from_zstd,
+}
 
 
 def decoded(

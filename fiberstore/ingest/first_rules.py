@@ -272,12 +272,16 @@ def _is_time(clock: Clock, text: str) -> bool:
 
 
 def _find_keys(lines: Sequence[str]) -> Iterator[FoundKey]:
+    """Yield the forms that match, but for one that finds only texts which forms before it have found."""
+    known: set[tuple[int, int, int]] = set()
     for key in _KEYS:
         regex = re.compile(key.regex)
         group = [*regex.groupindex][-1]
-        values = [match[group] for line in lines if (match := regex.search(line))]
-        if values:
-            yield FoundKey(key, len(values), len(set(values)))
+        found = [(number, match) for number, line in enumerate(lines) if (match := regex.search(line))]
+        places = {(number, *match.span(group)) for number, match in found}
+        if not places <= known:
+            yield FoundKey(key, len(found), len({match[group] for _, match in found}))
+            known |= places
 
 
 def _source_lines(source: FirstSource, folder: Path | None) -> Iterator[str]:

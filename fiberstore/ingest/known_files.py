@@ -12,6 +12,7 @@ from itertools import islice
 from typing import NamedTuple, Self
 from uuid import UUID
 
+from fiberstore.ids import StableLogIds
 from fiberstore.ingest.stamps import ClockState
 
 _MAX_FILES = 1_000
@@ -56,12 +57,31 @@ def places_to_text(places: Mapping[str, Place]) -> str:
     return json.dumps(kept, separators=(",", ":"))
 
 
+class Tail(NamedTuple):
+    """The log that stood last in a file.
+
+    Attributes:
+        log_id: Its id.
+        line: Number of its first line.
+        twin: That of the file.
+    """
+
+    log_id: UUID
+    line: int
+    twin: int
+
+    def is_of(self, source_id: str, text: str, time_us: int) -> bool:
+        """Return False if the log was read with another text than this one: it was redacted since."""
+        return StableLogIds(source_id, self.twin).number(self.line, text, time_us) == self.log_id.int
+
+
 @dataclass(slots=True, eq=False)
 class KnownFile:
     """A file as it was when it was last read.
 
     Attributes:
-        size: Bytes of its beginning that are known.
+        size: Bytes of its beginning that are known; 0 of an empty file, and of standard input, which are not
+            known again.
         digest: Hash of these bytes.
         first_line: Hash of its first line.
         twin: 0, or a number that tells it from others with the same first line.
@@ -91,16 +111,16 @@ class KnownFiles:
     Attributes:
         files: The files, those last read at the end. The last 1,000 are kept, and all of the last reading.
         last: Time of the latest record read so far.
-        replaced: Ids of tails that have grown, by the 128 bits of the id of the one that has the whole text.
-        dropped: Ids of tails whose line has grown to one that begins no log, and that line.
+        replaced: Tails that have grown, by the 128 bits of the id of the log that has the whole text.
+        dropped: Tails whose line has grown to one that begins no log, and that line.
         places: How far files were read by the present rules, by their names.
         saved: Text of the checkpoint as this run has read or written it.
     """
 
     files: list[KnownFile] = field(default_factory=list)
     last: datetime | None = None
-    replaced: dict[int, UUID] = field(default_factory=dict)
-    dropped: list[tuple[UUID, str]] = field(default_factory=list)
+    replaced: dict[int, Tail] = field(default_factory=dict)
+    dropped: list[tuple[Tail, str]] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     saved: str | None = None
     _added: int = 0

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from fiberstore.ingest.known_files import KnownFile, KnownFiles
+from fiberstore.ingest.known_files import KnownFile, KnownFiles, Tail
 
 
 class LastLogs:
@@ -14,33 +14,33 @@ class LastLogs:
 
     def __init__(self, known: KnownFiles) -> None:
         self._known = known
-        self._expected: dict[str, tuple[int, UUID]] = {}
+        self._expected: dict[str, Tail] = {}
         self._ended: dict[str, int] = {}
 
-    def expect(self, file: KnownFile | None) -> None:
+    def expect(self, file: KnownFile) -> None:
         """Take note of the last log of a file that is to be read."""
-        if file is not None and file.tail is not None and file.name not in self._ended:
-            self._expected.setdefault(file.name, (file.tail_line, UUID(file.tail)))
+        if file.tail is not None and file.name not in self._ended:
+            self._expected.setdefault(file.name, Tail(UUID(file.tail), file.tail_line, file.twin))
 
-    def line_of(self, file: KnownFile | None) -> int:
+    def line_of(self, file: KnownFile) -> int:
         """Return the number of the first line of the last log, or 0 if none is expected."""
-        return 0 if file is None else self._expected.get(file.name, (0,))[0]
+        tail = self._expected.get(file.name)
+        return 0 if tail is None else tail.line
 
-    def note_read(self, file: KnownFile | None, log_id: int) -> None:
+    def note_read(self, file: KnownFile, log_id: int) -> None:
         """Take note of the id that the last log has now."""
-        if file is not None and file.name in self._expected:
-            _, tail = self._expected.pop(file.name)
-            if tail.int != log_id:
-                self._known.replaced[log_id] = tail
+        tail = self._expected.pop(file.name, None)
+        if tail is not None and tail.log_id.int != log_id:
+            self._known.replaced[log_id] = tail
 
-    def note_dropped(self, file: KnownFile | None, number: int, text: str) -> None:
+    def note_dropped(self, file: KnownFile, number: int, text: str) -> None:
         """Take note of a line that begins no log; it may have been cut when its file was read before."""
-        if file is not None and self._expected and self.line_of(file) == number:
-            self._known.dropped.append((self._expected.pop(file.name)[1], text))
+        if self._expected and self.line_of(file) == number:
+            self._known.dropped.append((self._expected.pop(file.name), text))
 
-    def note_end(self, file: KnownFile | None, number: int, log_id: int) -> None:
+    def note_end(self, file: KnownFile, number: int, log_id: int) -> None:
         """Take note of the log that stands last now; its number is 0 if there is none."""
-        if file is not None and number >= self._ended.get(file.name, 0):  # of several copies, the longest
+        if number >= self._ended.get(file.name, 0):  # of several copies, the longest
             self._ended[file.name] = number
             file.tail = str(UUID(int=log_id)) if number else None
             file.tail_line = number

@@ -5,7 +5,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from fiberstore.ingest.rules import FiberType, Pattern, Rules
+from fiberstore.ingest.rules import Pattern, Rules
 
 
 class Key(NamedTuple):
@@ -69,7 +69,10 @@ class PatternSearch:
 
     def __init__(self, rules: Rules) -> None:
         self.keyless = dict.fromkeys(rules.sources, 0)
-        self._types = [(name, _compile(fiber_type)) for name, fiber_type in rules.fibers.items()]
+        self._types = [
+            (name, [_Compiled(pattern) for pattern in fiber_type.patterns])
+            for name, fiber_type in rules.fibers.items()
+        ]
         self._by_source = {source: _SourceSearch(self._types, source) for source in rules.sources}
         self._undeclared = _SourceSearch(self._types, None)
 
@@ -203,15 +206,10 @@ class _Compiled:
         return name, place, _SPELLINGS.get(self._pattern.normalize.get(name))
 
 
-def _compile(fiber_type: FiberType) -> list[_Compiled]:
-    return [_Compiled(pattern) for pattern in fiber_type.patterns]
-
-
-def _to_hex(text: str) -> str:
-    return text.replace("-", "").lower()
-
-
-_SPELLINGS: dict[str | None, Callable[[str], str]] = {"lower": str.lower, "hex": _to_hex}
+_SPELLINGS: dict[str | None, Callable[[str], str]] = {
+    "lower": str.lower,
+    "hex": lambda text: text.replace("-", "").lower(),
+}
 
 
 def _texts(match: _Texts, groups: Sequence[_Group]) -> list[str]:

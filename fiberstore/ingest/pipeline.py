@@ -9,11 +9,11 @@ from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CheckpointError
 from fiberstore.ingest.correlator import CorrelationCounts, Correlator, uncollected
 from fiberstore.ingest.counts import SourceCounts
-from fiberstore.ingest.known_files import KnownFiles, places_from_text, places_to_text
+from fiberstore.ingest.known_files import KnownFiles, Tail, places_from_text, places_to_text
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import IngestError, LogReader
 from fiberstore.ingest.rules import Rules, Source, require_files
-from fiberstore.records import EARLIEST_US, to_epoch_us
+from fiberstore.records import EARLIEST_US, StoredLog, to_epoch_us
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import read_checkpoint
 from fiberstore.sql.bulk import NewLog, insert_new_logs
@@ -178,24 +178,23 @@ class _FileCorrelator(Correlator):
         fibers by them: such records are returned, as their fibers are to be made anew.
         """
         cut = []
-        for tail_id, log in _grown_tails(batch, known):
-            tail = transaction.logs.get_log(tail_id)
-            if tail is None or not _has_grown(tail.raw_text, log):
+        for known_tail, log in _grown_tails(batch, known):
+            tail = transaction.logs.get_log(known_tail.log_id)
+            if tail is None or not _has_grown(tail, known_tail, log):
                 continue
             fiber_ids = transaction.memberships.get_log_fibers(tail.log_id)
             transaction.logs.where(Logs.c.log_id == tail.log_id).delete()
             empty = [id_ for id_ in fiber_ids if not transaction.memberships.get_fiber_logs(id_, limit=1)]
             transaction.fibers.where(Fibers.c.fiber_id.in_(empty)).delete()
             left = transaction.fibers.where(Fibers.c.fiber_id.in_([*set(fiber_ids).difference(empty)]))
-            before = (to_epoch_us(tail.timestamp), tail_id.int, tail.source_id, tail.raw_text)
+            before = (to_epoch_us(tail.timestamp), tail.log_id.int, tail.source_id, tail.raw_text)
             is_same = self._joiner.are_alike(before, log)
             if not is_same:
                 cut.append(before)
             for fiber in left.iter_records():
                 is_known_alike = is_same and fiber.config_version == self._config_version
-                forget_firsts(
-                    transaction.session, [fiber.fiber_id.int], tail_id.int if is_known_alike else None
-                )
+                same_id = tail.log_id.int if is_known_alike else None
+                forget_firsts(transaction.session, [fiber.fiber_id.int], same_id)
         return cut
 
 
@@ -251,20 +250,26 @@ def _save_known(transaction: Transaction, known: Mapping[str, KnownFiles], confi
             transaction.checkpoints.set(read_checkpoint(config_version, name), places_to_text(files.places))
 
 
-def _grown_tails(batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> Iterator[tuple[UUID, NewLog]]:
-    """Yield the ids of logs that were cut, and what they have become: a log, or a line that is none."""
+def _grown_tails(batch: Sequence[NewLog], known: Mapping[str, KnownFiles]) -> Iterator[tuple[Tail, NewLog]]:
+    """Yield the logs that were cut, and what they have become: a log, or a line that is none."""
     for name, files in known.items():
-        for tail_id, line in files.dropped:
-            yield tail_id, (EARLIEST_US, 0, name, line)
+        for tail, line in files.dropped:
+            yield tail, (EARLIEST_US, 0, name, line)
     if any(files.replaced for files in known.values()):
         for log in batch:
             if (grown := known[log[2]].replaced.get(log[1])) is not None:
                 yield grown, log
 
 
-def _has_grown(text: str, log: NewLog) -> bool:
-    """Return False if the line is not the one that was cut: its file has been changed."""
-    is_log, text = log[1] != 0, text.removesuffix("\r")  # of a line end that was cut
+def _has_grown(stored: StoredLog, tail: Tail, log: NewLog) -> bool:
+    """Return False if the line is not the one that was cut: its file has been changed.
+
+    Of a log that was redacted since, the text is not known, and the time decides.
+    """
+    time_us = to_epoch_us(stored.timestamp)
+    if not tail.is_of(stored.source_id, stored.raw_text, time_us):
+        return log[0] == time_us
+    is_log, text = log[1] != 0, stored.raw_text.removesuffix("\r")  # of a line end that was cut
     return (log[3].startswith(text) and (is_log or log[3] != text)) or (is_log and text.startswith(log[3]))
 
 

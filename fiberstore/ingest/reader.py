@@ -18,7 +18,7 @@ from fiberstore.ids import StableLogIds
 from fiberstore.ingest.counts import SourceCounts
 from fiberstore.ingest.file_plan import FilePlan, PlannedFile
 from fiberstore.ingest.files import Block, LogFileError, find_files, read_blocks
-from fiberstore.ingest.known_files import KnownFiles, Place, digest_of
+from fiberstore.ingest.known_files import KnownFile, KnownFiles, Place, digest_of
 from fiberstore.ingest.last_logs import LastLogs
 from fiberstore.ingest.rules import Rules, Source, stamp_group
 from fiberstore.ingest.stamps import Clock, ClockState, NoZoneError, format_has
@@ -81,7 +81,7 @@ class _Reading:
 
     Attributes:
         clock: Dates its stamps.
-        name: Its name among the known files, if it has one.
+        file: What tells it from other files.
         last: The log that was taken last: number of its first line, the line, its time and id, and the state
             of the clock before it.
         first: Number of the first line of the log whose lines are being read.
@@ -91,7 +91,7 @@ class _Reading:
     """
 
     clock: Clock
-    name: str | None
+    file: KnownFile
     last: tuple[int, str, int, int, ClockState] | None = None
     first: int = 1
     blocks: list[tuple[int, int, list[int]]] = field(default_factory=list)
@@ -275,8 +275,8 @@ class _SourceReader:
         return file
 
     def _read_file(self, file: PlannedFile) -> Iterator[NewLog]:
-        known, name, ids = file.known, self._name, StableLogIds(self._name, file.twin)
-        reading = self._reading = _Reading(self._plan.clock_of(file), file.name)
+        known, name, ids = file.known, self._name, StableLogIds(self._name, file.known.twin)
+        reading = self._reading = _Reading(self._plan.clock_of(file), known)
         tail_line = self._last_logs.line_of(known)
         undated: list[_Draft] = []
         last_us: int | None = None
@@ -297,26 +297,26 @@ class _SourceReader:
                 yield last_us, log_id, name, text
                 if state is not None:
                     reading.last = number, lines[0], last_us, log_id, state
-            if undated:
-                undated.clear()
+            undated.clear()
         self.note_place()
         self._reading = None
-        self._last_logs.note_end(known if file.head.is_growing else None, number, log_id)
+        if file.head.is_growing:
+            self._last_logs.note_end(known, number, log_id)
         if undated:
             raise self._no_stamp(file.path, undated[0][1])
 
     def note_place(self) -> None:
         """Take note of how far the file was read whose logs are being taken."""
         reading = self._reading
-        if reading is None or reading.name is None or reading.last is None:
+        if reading is None or reading.last is None or not reading.file.size:
             return
         number, line, time_us, log_id, state = reading.last
         byte = reading.byte_of(number)
         if byte is not None:
             digest = digest_of(line.encode(errors="surrogatepass"))
             place = Place(byte, number, len(line), digest, str(UUID(int=log_id)), time_us, state)
-            self._known.places.pop(reading.name, None)
-            self._known.places[reading.name] = place
+            self._known.places.pop(reading.file.name, None)
+            self._known.places[reading.file.name] = place
 
     def _drafts(self, file: PlannedFile, reading: _Reading) -> Iterator[_Draft]:
         clock = reading.clock
@@ -406,7 +406,7 @@ class _SourceReader:
 
     def _lines(self, file: PlannedFile, reading: _Reading) -> Iterator[_Line]:
         """Read the lines from the known place on, or all if the line there is another one now."""
-        place = None if reading.name is None else self._known.places.get(reading.name)
+        place = self._known.places.get(file.known.name)
         lines = None if place is None else self._lines_from(place, file, reading)
         if lines is None:
             lines = self._whole_lines(file, reading)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from fiberstore.checks import check_number
 from fiberstore.ids import stable_log_id
@@ -23,6 +23,7 @@ _MOST_LEVELS = 3 * MOST_NESTED + 10  # an array in an array is three levels of O
 _TOO_DEEP = "a value is nested too deeply"
 
 _Object: TypeAlias = dict[str, Any]
+_T = TypeVar("_T")
 
 _SIGNALS = ("resourceSpans", "resourceMetrics", "resourceProfiles")
 _ID_DIGITS = {"traceId": 32, "spanId": 16}
@@ -227,29 +228,28 @@ def _reason(error: ValueError) -> str:
 
 
 def _objects(owner: _Object, name: str) -> list[_Object]:
-    found = owner.get(name)
-    if found is None:
-        return []
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise _MalformedError(f"{name} must be a list of objects, got {found!r:.80}")
+    what = "a list of objects"
+    found = _given(owner, name, list, what)
+    if not all(isinstance(item, dict) for item in found):
+        raise _MalformedError(f"{name} must be {what}, got {found!r:.80}")
     return found
 
 
 def _object(owner: _Object, name: str) -> _Object:
-    found = owner.get(name)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise _MalformedError(f"{name} must be an object, got {found!r:.80}")
-    return found
+    return _given(owner, name, dict, "an object")
 
 
 def _text(owner: _Object, name: str) -> str:
+    return _given(owner, name, str, "text")
+
+
+def _given(owner: _Object, name: str, kind: type[_T], what: str) -> _T:
+    """Return a part of an object, or an empty one where it is missing."""
     found = owner.get(name)
     if found is None:
-        return ""
-    if not isinstance(found, str):
-        raise _MalformedError(f"{name} must be text, got {found!r:.80}")
+        return kind()
+    if not isinstance(found, kind):
+        raise _MalformedError(f"{name} must be {what}, got {found!r:.80}")
     return found
 
 

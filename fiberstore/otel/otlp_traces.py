@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from fiberstore.atomic_files import new_file
 from fiberstore.contract.queries import Fibers
+from fiberstore.keys import key_values
 from fiberstore.otel.traced_logs import SERVICE_NAME, TRACE_KEY, UNKNOWN_SERVICE
 from fiberstore.records import EPOCH, FiberKey, FiberRecord, StoredLog, to_epoch_us
 from fiberstore.repositories.storage import SqlStorage
@@ -147,9 +148,7 @@ def _attributes(fiber: FiberRecord, keys: Sequence[FiberKey]) -> list[JsonValue]
         "fiber.config_version": f"{fiber.config_version:016x}",
         "fiber.closed": fiber.closed,
     }
-    values: dict[str, list[str]] = {}
-    for key in keys:
-        values.setdefault(key.name, []).append(key.value)
+    values = key_values(keys)
     for name, texts in values.items():
         named[f"fiber.key.{name}"] = texts[0] if len(texts) == 1 else [*texts]
     if isinstance(fiber.attributes, dict):  # ingest writes the keys there too

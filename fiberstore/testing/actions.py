@@ -104,18 +104,6 @@ class ActionsContract:
         assert full.fibers.close() == 1
         assert full.fibers.close() == 0
 
-    def test_close_those_idle_since(self, storage: LifecycleStorage) -> None:
-        storage.write_fibers([fiber(number, first=at(0), last=at(number)) for number in range(1, 6)])
-        assert storage.fibers.where(Fibers.c.last_activity < at(3)).close() == 2
-        assert where(storage.fibers, Fibers.c.closed) == [1, 2]
-        assert storage.fibers.where(Fibers.c.last_activity < at(5)).close() == 2
-        assert where(storage.fibers, ~Fibers.c.closed) == [5]
-
-    def test_close_all_but_these(self, storage: LifecycleStorage) -> None:
-        storage.write_fibers([fiber(number) for number in range(1, 6)])
-        assert storage.fibers.where(~Fibers.c.fiber_id.in_([uid(2), uid(5), uid(77)])).close() == 3
-        assert where(storage.fibers, Fibers.c.closed) == [1, 3, 4]
-
     def test_close_by_what_their_logs_say(self, full: LifecycleStorage) -> None:
         assert full.fibers.where(Fibers.c.logs.any(Logs.c.source_id == "db")).close() == 2
         assert full.fibers.where(Fibers.c.pinned).reopen() == 2

@@ -6,11 +6,12 @@ from uuid import UUID
 
 import pytest
 
-from fiberstore.contract.queries import Fibers, Logs, QueryStorage
+from fiberstore.contract.queries import FiberOrder, Fibers, Logs, QueryStorage
 from fiberstore.contract.results import Found
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.testing.examples import IDS, at, fiber, log, member, uid, write_fibers
+from fiberstore.testing.filters import numbers
 from fiberstore.testing.invalid_arguments import check_number, check_refusal
 
 _MANY = 10_000
@@ -20,14 +21,8 @@ def _ids(numbers: Iterable[int]) -> list[UUID]:
     return [uid(number) for number in numbers]
 
 
-def _numbers(records: Iterable[StoredLog | FiberRecord]) -> list[int]:
-    return [
-        record.fiber_id.int if isinstance(record, FiberRecord) else record.log_id.int for record in records
-    ]
-
-
 def _by_number(groups: dict[UUID, list[StoredLog]] | dict[UUID, list[FiberRecord]]) -> dict[int, list[int]]:
-    return {key.int: _numbers(records) for key, records in groups.items()}
+    return {key.int: numbers(records) for key, records in groups.items()}
 
 
 def _keys(numbers: Iterable[int], size: int) -> list[UUID]:
@@ -48,9 +43,9 @@ class BatchesContract:
         assert found == Found([storage.get_log(id_) for id_ in wanted], [])
         assert storage.fibers.get_many(wanted) == Found([storage.get_fiber(id_) for id_ in wanted], [])
         for order in ("oldest", "newest"):
-            assert _numbers(storage.logs.order_by(order).get_many(wanted).items) == [4, 1, 5]
+            assert numbers(storage.logs.order_by(order).get_many(wanted).items) == [4, 1, 5]
         for fiber_order in ("oldest", "newest", "longest", "most_logs"):
-            assert _numbers(storage.fibers.order_by(fiber_order).get_many(wanted).items) == [4, 1, 5]
+            assert numbers(storage.fibers.order_by(fiber_order).get_many(wanted).items) == [4, 1, 5]
 
     def test_get_many_gives_an_id_twice_and_names_a_missing_one_once(self, storage: QueryStorage) -> None:
         storage.write_logs([log(1), log(2)])
@@ -58,7 +53,7 @@ class BatchesContract:
         storage.write_fiber(fiber(2))
         wanted = _ids([9, 2, 1, 8, 2, 9, 2])
         for found in (storage.logs.get_many(wanted), storage.fibers.get_many(iter(wanted))):
-            assert _numbers(found.items) == [2, 1, 2, 2]
+            assert numbers(found.items) == [2, 1, 2, 2]
             assert found.missing == _ids([9, 8])
 
     def test_get_many_finds_all_kinds_of_ids(self, storage: QueryStorage) -> None:
@@ -82,7 +77,7 @@ class BatchesContract:
         )
         for query in queries:
             found = query.get_many(wanted)
-            assert (_numbers(found.items), found.missing) == ([2], [uid(1)])
+            assert (numbers(found.items), found.missing) == ([2], [uid(1)])
 
     def test_batches_of_nothing_and_of_an_empty_store_are_empty(self, storage: QueryStorage) -> None:
         wanted = _ids([2, 1])
@@ -107,11 +102,11 @@ class BatchesContract:
         assert found_fibers.missing == [id_ for id_ in fiber_ids if id_.int > 10]
         logs_of, fibers_of = storage.logs.by_fiber(fiber_ids), storage.fibers.by_log(log_ids)
         assert list(logs_of) == fiber_ids
-        assert {id_: _numbers(rows) for id_, rows in logs_of.items() if rows} == {
+        assert {id_: numbers(rows) for id_, rows in logs_of.items() if rows} == {
             uid(number): [log_ for log_ in range(1, 41) if log_ % 10 + 1 == number] for number in range(1, 11)
         }
         assert list(fibers_of) == log_ids
-        assert {id_: _numbers(rows) for id_, rows in fibers_of.items() if rows} == {
+        assert {id_: numbers(rows) for id_, rows in fibers_of.items() if rows} == {
             uid(number): [number % 10 + 1] for number in range(1, 41)
         }
 
@@ -141,7 +136,7 @@ class BatchesContract:
         whole = {1: [3, 6, 9], 2: [1, 4, 7, 10], 3: [2, 5, 8]}
         for limit in (0, 1, 2, 3, 4, 2**63 - 1):
             found = storage.logs.by_fiber(_ids([1, 2, 3]), limit)
-            assert _by_number(found) == {key: numbers[:limit] for key, numbers in whole.items()}
+            assert _by_number(found) == {key: found[:limit] for key, found in whole.items()}
             last = storage.logs.order_by("newest").by_fiber(_ids([1, 2, 3]), limit_per_fiber=limit)
             assert _by_number(last) == {key: numbers[::-1][:limit] for key, numbers in whole.items()}
 
@@ -190,16 +185,13 @@ class BatchesContract:
         assert list(groups) == _ids([8, 1, 4, 5, 2])
         assert _by_number(groups) == {8: [1, 3], 1: [7, 1, 2, 3], 4: [], 5: [], 2: [2, 3]}
         assert groups[uid(1)][0] == storage.get_fiber(uid(7))
-        orders = {
+        orders: dict[FiberOrder, dict[int, list[int]]] = {
             "newest": {8: [3, 1], 1: [3, 2, 1, 7], 4: [], 5: [], 2: [3, 2]},
             "longest": {8: [1, 3], 1: [7, 1, 3, 2], 4: [], 5: [], 2: [3, 2]},
             "most_logs": {8: [3, 1], 1: [2, 3, 7, 1], 4: [], 5: [], 2: [2, 3]},
         }
-        assert {
-            "newest": _by_number(storage.fibers.order_by("newest").by_log(wanted)),
-            "longest": _by_number(storage.fibers.order_by("longest").by_log(wanted)),
-            "most_logs": _by_number(storage.fibers.order_by("most_logs").by_log(wanted)),
-        } == orders
+        for order, expected in orders.items():
+            assert _by_number(storage.fibers.order_by(order).by_log(wanted)) == expected
 
     def test_by_log_gives_only_fibers_of_the_query(self, storage: QueryStorage) -> None:
         storage.write_logs([log(1), log(2, source="db")])

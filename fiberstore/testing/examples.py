@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from fiberstore.contract.lifecycle import LifecycleStorage
+from fiberstore.contract.lifecycle import FiberBatchStorage, LifecycleStorage
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.contract.storage import Storage
 from fiberstore.records import FiberMembership, FiberRecord, LogRecord, StoredLog
@@ -232,7 +232,7 @@ def everything(storage: LifecycleStorage) -> tuple[object, ...]:
 
 def write_fibers(storage: Storage, fibers: Sequence[FiberRecord]) -> None:
     """Store new fibers, in one call where the storage has one for many."""
-    if isinstance(storage, LifecycleStorage):
+    if isinstance(storage, FiberBatchStorage):
         storage.write_fibers(fibers)
     else:
         for row in fibers:

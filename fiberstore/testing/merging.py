@@ -1,6 +1,5 @@
 """``merge_fibers`` and ``resolve_fibers``: fibers that become part of others."""
 
-from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -11,6 +10,7 @@ from fiberstore.contract.results import Merged
 from fiberstore.errors import NotFoundError
 from fiberstore.testing.examples import at, everything, fiber, joins, log, member, pinned, uid
 from fiberstore.testing.filters import numbers
+from fiberstore.testing.invalid_arguments import check_refusal
 
 
 def _into(**survivors: int) -> dict[UUID, UUID]:
@@ -132,25 +132,19 @@ class MergingContract:
 
     def test_a_survivor_that_ends_is_refused_and_nothing_merged(self, fibers: LifecycleStorage) -> None:
         before = everything(fibers)
-        for survivors in (_into(_4=5, _2=2), _into(_4=5, _2=1, _1=3), _into(_1=2, _2=1)):
-            with pytest.raises(ValueError, match=r"ends? (itself|themselves)"):
-                fibers.merge_fibers(survivors)
+        ended = (_into(_4=5, _2=2), _into(_4=5, _2=1, _1=3), _into(_1=2, _2=1))
+        check_refusal(fibers.merge_fibers, ValueError, r"ends? (itself|themselves)", *ended)
         assert everything(fibers) == before
 
     def test_fibers_of_two_versions_are_not_merged(self, fibers: LifecycleStorage) -> None:
         fibers.write_fibers([fiber(6, config_version=4)])
         before = everything(fibers)
-        for survivors in (_into(_2=1, _6=1), _into(_2=1, _3=6)):
-            with pytest.raises(ValueError, match="version"):
-                fibers.merge_fibers(survivors)
+        check_refusal(fibers.merge_fibers, ValueError, "version", _into(_2=1, _6=1), _into(_2=1, _3=6))
         assert everything(fibers) == before
 
     def test_ids_that_are_none_are_refused(self, fibers: LifecycleStorage) -> None:
-        for survivors in ({str(uid(2)): uid(1)}, {uid(2): str(uid(1))}, {uid(2): None}):
-            with pytest.raises(TypeError, match="UUID"):
-                fibers.merge_fibers(cast("Any", survivors))
-        with pytest.raises(TypeError, match="mapping"):
-            fibers.merge_fibers(cast("Any", [uid(2)]))
-        with pytest.raises(TypeError, match="UUID"):
-            fibers.resolve_fibers([uid(1), cast("Any", str(uid(2)))])
+        wrong = ({str(uid(2)): uid(1)}, {uid(2): str(uid(1))}, {uid(2): None})
+        check_refusal(fibers.merge_fibers, TypeError, "UUID", *wrong)
+        check_refusal(fibers.merge_fibers, TypeError, "mapping", [uid(2)])
+        check_refusal(fibers.resolve_fibers, TypeError, "UUID", [uid(1), str(uid(2))])
         assert _places(fibers, 2) == {2: 2}

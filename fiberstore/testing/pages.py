@@ -10,7 +10,7 @@ import pytest
 
 from fiberstore.contract.storage import DEFAULT_LIMIT, Storage
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.testing.examples import IDS, MICROSECOND, NOON, at, fiber, log, member, uid
+from fiberstore.testing.examples import IDS, MICROSECOND, NOON, at, fiber, log, member, uid, write_fibers
 from fiberstore.testing.invalid_arguments import check_number, check_refusal
 
 Key = tuple[datetime, UUID]
@@ -48,11 +48,6 @@ _TIES = [(at(number % 3), uid(100 - number)) for number in range(9)]
 class PagesContract:
     """Order, pages and their bounds."""
 
-    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
-        """Store up to a thousand new fibers; override it where a call for each takes too long."""
-        for row in fibers:
-            storage.write_fiber(row)
-
     @pytest.fixture(params=["query_logs_by_time", "get_fiber_logs", "query_fibers_by_type"])
     def fill(self, request: pytest.FixtureRequest, storage: Storage) -> Fill:
         """Return how to fill the storage for one of the three methods."""
@@ -72,7 +67,7 @@ class PagesContract:
         def query_fibers_by_type(keys: Iterable[Key]) -> Query:
             noise = [fiber(900, "login", first=NOON), fiber(901, "requests", first=NOON)]
             fibers = (fiber(key.int, first=when, last=at(10_000)) for when, key in keys)
-            self.write_fibers(storage, [noise[0], *fibers, noise[1]])
+            write_fibers(storage, [noise[0], *fibers, noise[1]])
             return functools.partial(storage.query_fibers_by_type, "request")
 
         fills: dict[str, Fill] = {

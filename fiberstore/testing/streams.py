@@ -1,6 +1,7 @@
 """Streams of a query, out and in: iterators, Arrow, files."""
 
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +27,27 @@ from fiberstore.testing.invalid_arguments import check_number
 
 KINDS = ("logs", "fibers", "memberships")
 SUFFIXES = (".parquet", ".csv", ".jsonl")
+_ORDERS = {
+    "logs": ("timestamp", "log_id"),
+    "fibers": ("first_activity", "fiber_id"),
+    "memberships": ("log_id", "fiber_id"),
+}
 _COLUMNS = {
     "logs": "log_id timestamp source_id raw_text ingestion_time config_version",
     "fibers": "fiber_id fiber_type config_version attributes first_activity last_activity closed",
     "memberships": "log_id fiber_id config_version",
 }
+_TIMES = ("timestamp", "ingestion_time", "first_activity", "last_activity")
 
 
 def _query(storage: QueryStorage, kind: str) -> Query[Any]:
-    queries: dict[str, Query[Any]] = {
-        "logs": storage.logs,
-        "fibers": storage.fibers,
-        "memberships": storage.memberships,
-    }
-    return queries[kind]
+    query: Query[Any] = getattr(storage, kind)
+    return query
 
 
 def _import(storage: QueryStorage, kind: str) -> Callable[..., int]:
-    imports: dict[str, Callable[..., int]] = {
-        "logs": storage.import_logs,
-        "fibers": storage.import_fibers,
-        "memberships": storage.import_memberships,
-    }
-    return imports[kind]
+    store: Callable[..., int] = getattr(storage, f"import_{kind}")
+    return store
 
 
 def fill(storage: QueryStorage) -> None:
@@ -85,12 +84,7 @@ class StreamsContract:
         fill(storage)
         records = list(_query(storage, kind).iter_records())
         assert len(records) == _query(storage, kind).count() > 8
-        if kind == "memberships":
-            assert records == sorted(records, key=lambda row: (row.log_id, row.fiber_id))
-        elif kind == "fibers":
-            assert records == sorted(records, key=lambda row: (row.first_activity, row.fiber_id))
-        else:
-            assert records == sorted(records, key=lambda row: (row.timestamp, row.log_id))
+        assert records == sorted(records, key=attrgetter(*_ORDERS[kind]))
 
     def test_streams_have_the_order_and_the_conditions_of_the_query(self, storage: QueryStorage) -> None:
         fill(storage)
@@ -108,19 +102,13 @@ class StreamsContract:
     def test_arrow_has_the_documented_columns_and_types(self, storage: QueryStorage, kind: str) -> None:
         import pyarrow as pa
 
-        for _ in ("empty", "filled"):
-            schema = _query(storage, kind).to_arrow().read_all().schema
-            assert schema.names == _COLUMNS[kind].split()
-            for field in schema:
-                if field.name == "config_version":
-                    assert field.type == pa.uint64()
-                elif field.name == "closed":
-                    assert field.type == pa.bool_()
-                elif field.name in ("timestamp", "ingestion_time", "first_activity", "last_activity"):
-                    assert field.type == pa.timestamp("us", "UTC")
-                else:
-                    assert field.type == pa.large_string()
-            fill(storage) if not _query(storage, kind).count() else None
+        types = dict.fromkeys(_TIMES, pa.timestamp("us", "UTC"))
+        types |= {"config_version": pa.uint64(), "closed": pa.bool_()}
+        names = _COLUMNS[kind].split()
+        expected = pa.schema([(name, types.get(name, pa.large_string())) for name in names])
+        assert _query(storage, kind).to_arrow().read_all().schema == expected
+        fill(storage)
+        assert _query(storage, kind).to_arrow().read_all().schema == expected
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_arrow_holds_the_values_of_the_records(self, storage: QueryStorage, kind: str) -> None:
@@ -233,11 +221,7 @@ class StreamsContract:
         assert storage.import_logs(path) == 1
         storage.write_logs([log(8)])
         found, written = storage.logs.iter_records()
-        assert (found.log_id, found.timestamp, found.source_id, found.raw_text) == (
-            uid(7),
-            NOON,
-            "web",
-            "hello",
-        )
+        values = found.log_id, found.timestamp, found.source_id, found.raw_text
+        assert values == (uid(7), NOON, "web", "hello")
         assert found.config_version == written.config_version
         assert found.ingestion_time <= written.ingestion_time

@@ -4,14 +4,11 @@ from itertools import islice
 
 import pytest
 
+from fiberstore.contract.cursors import Watermark, encode_position
 from fiberstore.contract.queries import Logs, QueryStorage
 from fiberstore.errors import CursorError
-from fiberstore.records import StoredLog
 from fiberstore.testing.examples import NOON, at, log
-
-
-def _numbers(logs: list[StoredLog]) -> list[int]:
-    return [row.log_id.int for row in logs]
+from fiberstore.testing.filters import numbers
 
 
 class TailsContract:
@@ -23,8 +20,8 @@ class TailsContract:
         assert list(tail) == []
         storage.write_logs([log(5, at(2)), log(4, at(9)), log(3, at(1))])
         storage.write_logs([log(1), log(0)])
-        assert _numbers(sorted(islice(tail, 3), key=lambda row: row.log_id)) == [3, 4, 5]
-        assert _numbers(list(tail)) == [0]
+        assert sorted(numbers(islice(tail, 3))) == [3, 4, 5]
+        assert numbers(tail) == [0]
         assert list(tail) == []
 
     def test_tail_from_the_beginning_of_the_store(self, storage: QueryStorage) -> None:
@@ -39,7 +36,7 @@ class TailsContract:
     def test_position_of_a_tail_of_an_empty_store_leads_to_all_logs(self, storage: QueryStorage) -> None:
         tail = storage.logs.tail(timeout_s=0)
         storage.write_logs([log(1)])
-        assert _numbers(list(storage.logs.tail(tail.position, timeout_s=0))) == [1]
+        assert numbers(storage.logs.tail(tail.position, timeout_s=0)) == [1]
 
     def test_tail_goes_on_at_the_position_of_another(self, storage: QueryStorage) -> None:
         for number in range(2_500):  # more than is fetched at once
@@ -49,7 +46,7 @@ class TailsContract:
         position = ""
         for step in (1, 2, 996, 1, 0, 700, 5_000):
             tail = storage.logs.tail(position, timeout_s=0)
-            met += _numbers(list(islice(tail, step)))
+            met += numbers(islice(tail, step))
             position = tail.position
         assert sorted(met) == list(range(2_500))
         assert list(storage.logs.tail(position, timeout_s=0)) == []
@@ -60,11 +57,11 @@ class TailsContract:
         storage.write_logs(
             [log(number, NOON, source="db" if number % 3 == 0 else "web") for number in range(10)]
         )
-        assert sorted(_numbers(list(tail))) == [0, 3, 6, 9]
+        assert sorted(numbers(tail)) == [0, 3, 6, 9]
         position = tail.position
         storage.write_logs([log(11, NOON, source="web")])
         assert list(wanted.tail(position, timeout_s=0)) == []
-        assert _numbers(list(storage.logs.tail(position, timeout_s=0))) == [11]
+        assert numbers(storage.logs.tail(position, timeout_s=0)) == [11]
 
     @pytest.mark.parametrize("position", ["x", "AAAA", "!", " "])
     def test_tail_refuses_what_is_no_position(self, storage: QueryStorage, position: str) -> None:
@@ -83,7 +80,7 @@ class TailsContract:
             storage.logs.page(1, storage.logs.tail().position)
 
     def test_tail_refuses_a_position_whose_log_is_unknown(self, storage: QueryStorage) -> None:
-        position = _position_of_another_store()
+        position = encode_position(Watermark(log(12_345).log_id, 0))  # of another store
         with pytest.raises(CursorError, match=r"deleted|of another database"):
             list(storage.logs.tail(position, timeout_s=0))
 
@@ -91,9 +88,3 @@ class TailsContract:
     def test_tail_refuses_a_bad_timeout(self, storage: QueryStorage, timeout_s: float) -> None:
         with pytest.raises((ValueError, TypeError), match="timeout_s"):
             storage.logs.tail(timeout_s=timeout_s)
-
-
-def _position_of_another_store() -> str:
-    from fiberstore.contract.cursors import Watermark, encode_position
-
-    return encode_position(Watermark(log(12_345).log_id, 0))

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib.resources import files
 from types import MappingProxyType
 from typing import TypeAlias
 from uuid import UUID
@@ -21,40 +22,6 @@ Keys: TypeAlias = Mapping[UUID, Sequence[FiberKey]]
 
 _KEY_CHARACTERS = 32
 _GROUPS_OF_DIGITS = (8, 13, 18, 23, 36)
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title|e }}</title>
-<style>
-html { background: #fff; color: #1a1a1a; font: 14px/1.4 system-ui, sans-serif; }
-body { margin: 1rem 1.5rem; }
-h1 { font-size: 1.3rem; margin: 0; }
-p { margin: .2rem 0; color: #444; }
-@media screen { body { padding-bottom: 15rem; } }
-@media print { .help { display: none; } }
-</style>
-{{ bokeh_css }}
-{{ bokeh_js }}
-</head>
-<body>
-<h1>{{ title|e }}</h1>
-{% for line in lines %}
-<p>{{ line|e }}</p>
-{% endfor %}
-{% if plot_div %}
-<p class="help">Wheel over the lanes zooms, drag moves, the tools above the lanes zoom to a box and reset. \
-A click on a source hides or shows it.</p>
-{% endif %}
-{{ plot_div }}
-{{ plot_script }}
-</body>
-</html>
-"""
 
 
 def write_timeline_page(
@@ -100,7 +67,7 @@ def timeline_page(
         from fiberstore.timeline.plot import plot_layout
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("timeline pages need Bokeh: pip install 'fiberstore[html]'") from error
-    template = Template(_PAGE)
+    template = Template((files("fiberstore.timeline") / "page.html").read_text(encoding="utf-8"))
     shown = escape_controls(title)
     variables = {"lines": _headlines(timeline)}
     if not timeline.fibers:

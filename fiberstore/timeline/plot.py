@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from bokeh.core.properties import value
@@ -50,6 +50,14 @@ _POINTS_WHILE_MOVING = 10_000  # of more, Bokeh draws a tenth until the zoom has
 _LEAST_SPAN_MS = 0.02
 _MARGIN = 0.02
 _MARGIN_OF_NOTHING_MS = 500.0
+
+_TIMES_OF_DAY: dict[str, Any] = {
+    "microseconds": "%H:%M:%S.%f",
+    "milliseconds": "%H:%M:%S.%3N",
+    **dict.fromkeys(("seconds", "minsec"), "%H:%M:%S"),
+    **dict.fromkeys(("minutes", "hourmin", "hours"), "%H:%M"),
+}
+_THEIR_DATES: dict[str, Any] = dict.fromkeys(_TIMES_OF_DAY, "%Y-%m-%d")
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow that paper swallows.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -124,25 +132,11 @@ def _plot(labels: Sequence[str], spans: Sequence[Span]) -> figure:
     )
     plot.toolbar.logo = None
     formatter = DatetimeTickFormatter(
-        microseconds="%H:%M:%S.%f",
-        milliseconds="%H:%M:%S.%3N",
-        seconds="%H:%M:%S",
-        minsec="%H:%M:%S",
-        minutes="%H:%M",
-        hourmin="%H:%M",
-        hours="%H:%M",
+        **_TIMES_OF_DAY,
         days="%Y-%m-%d",
         months="%Y-%m",
         years="%Y",
-        context=DatetimeTickFormatter(
-            microseconds="%Y-%m-%d",
-            milliseconds="%Y-%m-%d",
-            seconds="%Y-%m-%d",
-            minsec="%Y-%m-%d",
-            minutes="%Y-%m-%d",
-            hourmin="%Y-%m-%d",
-            hours="%Y-%m-%d",
-        ),
+        context=DatetimeTickFormatter(**_THEIR_DATES),
         context_which="start",
     )
     plot.xaxis.formatter = formatter

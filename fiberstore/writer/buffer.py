@@ -307,6 +307,32 @@ class Writer(ABC, Generic[S, F]):
     def _prepare(self) -> None:
         """Make what it waits by."""
 
+    @abstractmethod
+    def flush(self, timeout_s: float | None = None) -> object:
+        """Wait until all that was written so far is durable.
+
+        Args:
+            timeout_s: Seconds to wait at most; None is without end.
+
+        Raises:
+            TimeoutError: It is not durable in time, and no flush has failed.
+            StorageError: It is not durable in time: the error that the storage raised last.
+        """
+
+    @abstractmethod
+    def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> object:
+        """Take no more records, write the rest, and end the thread or the task.
+
+        Again, or in a forked child, it does nothing. If a coroutine of it is cancelled, call it again.
+
+        Args:
+            timeout_s: Seconds for which a flush that fails is retried. A flush that runs is waited for.
+
+        Raises:
+            UnwrittenError: Records could not be stored. The error holds them, and their futures have the
+                error of the storage.
+        """
+
     @property
     def last_error(self) -> Exception | None:
         """Error of the last flush; None if it succeeded."""

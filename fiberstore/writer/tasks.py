@@ -69,15 +69,6 @@ class AsyncBufferedWriter(Writer[AsyncLifecycleStorage | AsyncLogSink, asyncio.F
         return future
 
     async def flush(self, timeout_s: float | None = None) -> None:
-        """Wait until all that was written so far is durable.
-
-        Args:
-            timeout_s: Seconds to wait at most; None is without end.
-
-        Raises:
-            TimeoutError: It is not durable in time, and no flush has failed.
-            StorageError: It is not durable in time: the error that the storage raised last.
-        """
         self._refuse_fork()
         wanted = self._buffer.demand()
         self._due.set()
@@ -90,17 +81,6 @@ class AsyncBufferedWriter(Writer[AsyncLifecycleStorage | AsyncLogSink, asyncio.F
         self._buffer.check_durable(wanted)
 
     async def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
-        """Take no more records, write the rest, and end the task. If the call is cancelled, call it again.
-
-        Again, or in a forked child, it does nothing.
-
-        Args:
-            timeout_s: Seconds for which a flush that fails is retried. A flush that runs is waited for.
-
-        Raises:
-            UnwrittenError: Records could not be stored. The error holds them, and their futures have the
-                error of the storage.
-        """
         if self._pid != os.getpid():
             return
         self._buffer.close(time.monotonic() + timeout_s)

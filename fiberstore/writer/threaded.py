@@ -121,15 +121,6 @@ class BufferedWriter(Writer[LifecycleStorage | LogSink, Future[None]]):
         return True
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Wait until all that was written so far is durable.
-
-        Args:
-            timeout_s: Seconds to wait at most; None is without end.
-
-        Raises:
-            TimeoutError: It is not durable in time, and no flush has failed.
-            StorageError: It is not durable in time: the error that the storage raised last.
-        """
         self._refuse_fork()
         self._refuse_own_thread()
         with self._lock:
@@ -141,17 +132,6 @@ class BufferedWriter(Writer[LifecycleStorage | LogSink, Future[None]]):
             self._buffer.check_durable(wanted)
 
     def close(self, timeout_s: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
-        """Take no more records, write the rest, and end the thread.
-
-        Again, or in a forked child, it does nothing.
-
-        Args:
-            timeout_s: Seconds for which a flush that fails is retried. A flush that runs is waited for.
-
-        Raises:
-            UnwrittenError: Records could not be stored. The error holds them, and their futures have the
-                error of the storage.
-        """
         if self._pid != os.getpid():  # what was written before the fork is the parent's
             return
         self._refuse_own_thread()

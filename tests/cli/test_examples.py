@@ -106,6 +106,17 @@ def test_rules_init_writes_a_new_file_or_stdout(
     assert 'path = "logs/app.log.1"' in run("rules", "init", "logs/app.log.1").out
 
 
+def test_rules_init_proposes_a_key_under_one_name(tmp_path: Path) -> None:
+    ids = [f"0193af35-b650-7000-8000-{number:012}" for number in range(3)]
+    log = tmp_path / "app.log"
+    log.write_text("".join(f"2024-05-01T12:00:00Z trace_id={id_} request_id={id_}\n" for id_ in ids))
+    (source,) = find_first_rules([log])
+    assert [(key.form.name, key.values) for key in source.keys] == [("trace", 3), ("request", 3)]
+    log.write_text(f"{log.read_text()}2024-05-01T12:00:00Z device {ids[0]}\n")
+    (source,) = find_first_rules([log])
+    assert [key.form.name for key in source.keys] == ["trace", "request", "uuid"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

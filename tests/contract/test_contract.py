@@ -7,11 +7,10 @@ which is emptied before each of them.
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import sqlalchemy as sa
@@ -21,13 +20,10 @@ from fiberstore import (
     AsyncDuckDBStorage,
     AsyncLifecycleStorage,
     DuckDBStorage,
-    FiberRecord,
     FiberRepository,
     LogRepository,
     MembershipRepository,
-    Storage,
 )
-from fiberstore.aio.storage import AsyncSqlStorage
 from fiberstore.checks import MAX_CONFIG_VERSION
 from fiberstore.contract.lifecycle import BatchStorage, FiberBatchStorage, LifecycleStorage
 from fiberstore.contract.storage import LogStorage, MembershipStorage
@@ -171,11 +167,6 @@ class _DuckDB:
         empty(other_store.engine)
         return other_store
 
-    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
-        assert isinstance(storage, DuckDBStorage)
-        with storage.transaction() as transaction:
-            transaction.fibers.write_fibers(fibers)
-
 
 class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContract):
     pass
@@ -209,9 +200,6 @@ class _Part(LogsContract, FibersContract, MembershipsContract, PagesContract):
     keeps_negative_zero = False
     test_schema_built_again_keeps_every_row = None  # type: ignore[assignment]  # it is not theirs to build
     test_schema_built_again_keeps_every_fiber = None  # type: ignore[assignment]
-
-    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
-        cast("BatchStorage", storage).write_fibers(fibers)
 
 
 class TestTransaction(_Part):
@@ -253,11 +241,6 @@ class _Postgres:
     def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
         empty(other_store.engine)
         return other_store
-
-    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
-        assert isinstance(storage, PostgresStorage)
-        with storage.transaction() as transaction:
-            transaction.fibers.write_fibers(fibers)
 
 
 class TestPostgres(
@@ -318,17 +301,6 @@ class _Async:
     def other(self, other_store: DuckDBStorage) -> LifecycleStorage:
         empty(other_store.engine)
         return other_store
-
-    def write_fibers(self, storage: Storage, fibers: Iterable[FiberRecord]) -> None:
-        assert isinstance(storage, SyncFace)
-        store = storage.wrapped
-        assert isinstance(store, AsyncSqlStorage)
-
-        async def write() -> None:
-            async with store.transaction() as transaction:
-                await transaction.fibers.write_fibers(fibers)
-
-        storage.run(write())
 
 
 class TestAsync(_Async, LogsContract, FibersContract, MembershipsContract):

@@ -123,7 +123,7 @@ def test_pieces_are_read_as_the_whole(kind: str, seeds: range, tmp_path: Path) -
                 found[one[1]] = one
             continued += len(known.places)
             for tail in known.replaced.values():
-                found.pop(tail.int, None)
+                found.pop(tail.log_id.int, None)
         assert sorted(found.values()) == sorted(whole), f"seed {seed}"
     assert continued
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fiberstore import DuckDBStorage, Fibers
+from fiberstore import DuckDBStorage, Fibers, Logs
 from fiberstore.ingest import ingest, parse_rules
 from fiberstore.ingest.pipeline import IngestReport, check
 from fiberstore.ingest.rules import Rules
@@ -103,6 +103,23 @@ def test_a_cut_line_leaves_nothing(
         log.write_text(text, newline="")
         ingest(storage, rules)
     check_fresh(storage, rules)
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_a_redacted_last_log_that_grows_is_replaced(
+    storage: DuckDBStorage, tmp_path: Path, is_changed: bool
+) -> None:
+    log, first = tmp_path / "app.log", lines((0, "r=1"))
+    rules = rules_for(log)
+    log.write_text(first + lines((1, "r=1 q=secret")))
+    ingest(storage, rules)
+    assert storage.logs.redact("q=secret", "-") == 1
+    log.write_text(first + lines((2 if is_changed else 1, "r=1 q=secret")) + "  at 1\n")
+    ingest(storage, rules)
+    if is_changed:
+        assert storage.logs.where(Logs.c.raw_text.contains("r=1 -")).count() == 1
+    else:
+        check_fresh(storage, rules)
 
 
 def test_fibers_of_other_rules_forget_a_cut_line_too(storage: DuckDBStorage, tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
 """``pin``, ``unpin``, ``close``, ``reopen`` and ``merge``: actions on stored fibers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from uuid import UUID
 
 import typer
 
 from fiberstore.cli.app import app
 from fiberstore.cli.changing import open_to_change, working
-from fiberstore.cli.console import print_json, print_line
+from fiberstore.cli.console import print_result
 from fiberstore.cli.lookup import find_fiber_id, find_log_id
 from fiberstore.cli.options import (
     Db,
@@ -72,17 +72,30 @@ class ChosenFibers(FiberFilter):
         return fibers if self.idle is None else fibers.where(Fibers.c.last_activity < self.idle)
 
 
+class _Action(NamedTuple):
+    """A change of fibers, or of logs, by the method of a query that its verb names.
+
+    Attributes:
+        verb: The name of the method, and of the command.
+        participle: For what is changed then.
+        fibers: The fibers that are not so yet.
+        logs: The logs that are not so yet; None if it is of fibers only.
+    """
+
+    verb: str
+    participle: str
+    fibers: Condition[FiberRecord]
+    logs: Condition[StoredLog] | None = None
+
+
 @app.command(epilog="Example: fiberstore pin 0193af35-b650 --db store.duckdb")
 @with_filter
 def pin(
     chosen: ChosenFibers, *, db: Db, log: LogIds = None, dry_run: DryRun = False, as_json: Json = False
 ) -> None:
     """Keep fibers with their logs, or single logs, from `prune`, however old they are."""
-    outcome = ActionOutcome("pin", "pinned", dry_run=dry_run, as_json=as_json)
-    if log:
-        _change_logs(chosen, log, db, ~Logs.c.pinned, lambda logs: logs.pin(), outcome=outcome)
-    else:
-        _change_fibers(chosen, db, ~Fibers.c.pinned, lambda fibers: fibers.pin(), outcome=outcome)
+    action = _Action("pin", "pinned", ~Fibers.c.pinned, ~Logs.c.pinned)
+    _run(action, chosen, db, log, dry_run=dry_run, as_json=as_json)
 
 
 @app.command(epilog="Example: fiberstore unpin --type login --db store.duckdb")
@@ -91,27 +104,22 @@ def unpin(
     chosen: ChosenFibers, *, db: Db, log: LogIds = None, dry_run: DryRun = False, as_json: Json = False
 ) -> None:
     """Keep fibers, or single logs, from `prune` no longer."""
-    outcome = ActionOutcome("unpin", "unpinned", dry_run=dry_run, as_json=as_json)
-    if log:
-        _change_logs(chosen, log, db, Logs.c.pinned, lambda logs: logs.unpin(), outcome=outcome)
-    else:
-        _change_fibers(chosen, db, Fibers.c.pinned, lambda fibers: fibers.unpin(), outcome=outcome)
+    action = _Action("unpin", "unpinned", Fibers.c.pinned, Logs.c.pinned)
+    _run(action, chosen, db, log, dry_run=dry_run, as_json=as_json)
 
 
 @app.command(epilog="Example: fiberstore close --db store.duckdb --type login --idle 1h")
 @with_filter
 def close(chosen: ChosenFibers, *, db: Db, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Close fibers: no more logs are expected of them."""
-    outcome = ActionOutcome("close", "closed", dry_run=dry_run, as_json=as_json)
-    _change_fibers(chosen, db, ~Fibers.c.closed, lambda fibers: fibers.close(), outcome=outcome)
+    _run(_Action("close", "closed", ~Fibers.c.closed), chosen, db, dry_run=dry_run, as_json=as_json)
 
 
 @app.command(epilog="Example: fiberstore reopen 0193af35-b650 --db store.duckdb")
 @with_filter
 def reopen(chosen: ChosenFibers, *, db: Db, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Open fibers again that were closed."""
-    outcome = ActionOutcome("reopen", "reopened", dry_run=dry_run, as_json=as_json)
-    _change_fibers(chosen, db, Fibers.c.closed, lambda fibers: fibers.reopen(), outcome=outcome)
+    _run(_Action("reopen", "reopened", Fibers.c.closed), chosen, db, dry_run=dry_run, as_json=as_json)
 
 
 @app.command(epilog="Example: fiberstore merge 0193af35-b650 0193af35-b651 --db store.duckdb --dry-run")
@@ -140,14 +148,13 @@ def merge(
             merged = unit.fibers.merge_fibers(survivors)
             if dry_run:
                 unit.session.rollback()
-    if as_json:
-        print_json({"dry_run": dry_run, "survivor": str(survivor_id), **asdict(merged)})
-    else:
-        would = "would become" if dry_run else "became"
-        print_line(
-            f"{counted(merged.fibers, 'fibers')} {would} part of {survivor_id}, with "
-            f"{counted(merged.memberships, 'new memberships')}"
-        )
+    would = "would become" if dry_run else "became"
+    print_result(
+        f"{counted(merged.fibers, 'fibers')} {would} part of {survivor_id}, with "
+        f"{counted(merged.memberships, 'new memberships')}",
+        {"dry_run": dry_run, "survivor": survivor_id, **asdict(merged)},
+        as_json=as_json,
+    )
 
 
 def _check_other(storage: SqlStorage, digits: str, survivor_id: UUID) -> None:
@@ -158,64 +165,35 @@ def _check_other(storage: SqlStorage, digits: str, survivor_id: UUID) -> None:
     raise StorageError(f"fiber {UUID(digits)} is part of {survivor_id} already; leave it out")
 
 
-@dataclass(frozen=True, slots=True)
-class ActionOutcome:
-    """Formats the outcome of an action, real or dry-run."""
-
-    verb: str
-    participle: str
-    dry_run: bool
-    as_json: bool
-
-    def report(self, changed: int, things: str) -> None:
-        """Print the number of things that were changed, or would be."""
-        if self.as_json:
-            print_json({"dry_run": self.dry_run, "changed": changed})
-        elif self.dry_run:
-            print_line(f"would {self.verb} {counted(changed, things)}")
-        else:
-            print_line(f"{counted(changed, things)} {self.participle}")
-
-
-def _change_fibers(
+def _run(
+    action: _Action,
     chosen: ChosenFibers,
     db: str,
-    unlike: Condition[FiberRecord],
-    change: Callable[[Fibers], int],
+    log_ids: Sequence[str] | None = None,
     *,
-    outcome: ActionOutcome,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Change those of the chosen fibers that are not so yet."""
-    if not chosen.is_given:
-        raise typer.BadParameter(
-            f"say which fibers to {outcome.verb}, by their ids or by options such as --type or --idle",
-            param_hint="'FIBER_ID'",
-        )
-    with open_to_change(db) as storage, working(outcome.verb):
-        fibers = chosen.of(storage).where(unlike)
-        changed = fibers.count() if outcome.dry_run else change(fibers)
-    outcome.report(changed, "fibers")
-
-
-def _change_logs(
-    chosen: ChosenFibers,
-    digits: Sequence[str],
-    db: str,
-    unlike: Condition[StoredLog],
-    change: Callable[[Logs], int],
-    *,
-    outcome: ActionOutcome,
-) -> None:
-    """Change those of the logs that are not so yet."""
-    if chosen.is_given:
+    """Change the chosen fibers, or the logs of these ids, and print how many, or would be."""
+    if log_ids and chosen.is_given:
         raise typer.BadParameter(
             "chooses logs; leave it out, or the ids and options that choose fibers", param_hint="'--log'"
         )
-    with open_to_change(db) as storage, working(outcome.verb):
-        log_ids = [find_log_id(storage, beginning) for beginning in digits]
-        logs = storage.logs.where(Logs.c.log_id.in_(log_ids), unlike)
-        changed = logs.count() if outcome.dry_run else change(logs)
-    outcome.report(changed, "logs")
+    if not (log_ids or chosen.is_given):
+        raise typer.BadParameter(
+            f"say which fibers to {action.verb}, by their ids or by options such as --type or --idle",
+            param_hint="'FIBER_ID'",
+        )
+    with open_to_change(db) as storage, working(action.verb):
+        if log_ids and action.logs is not None:
+            ids = [find_log_id(storage, digits) for digits in log_ids]
+            query: Logs | Fibers = storage.logs.where(Logs.c.log_id.in_(ids), action.logs)
+        else:
+            query = chosen.of(storage).where(action.fibers)
+        changed = query.count() if dry_run else getattr(query, action.verb)()
+    things = counted(changed, "logs" if log_ids else "fibers")
+    line = f"would {action.verb} {things}" if dry_run else f"{things} {action.participle}"
+    print_result(line, {"dry_run": dry_run, "changed": changed}, as_json=as_json)
 
 
 def _found(storage: SqlStorage, beginnings: Sequence[str]) -> list[UUID]:

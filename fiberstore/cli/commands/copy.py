@@ -11,7 +11,7 @@ from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import check_revision
 from fiberstore.cli.options import Json
-from fiberstore.cli.progress import counting_bars
+from fiberstore.cli.progress import CountingBars, counting_bars
 from fiberstore.cli.render import print_copied, shape_of_output
 from fiberstore.cli.stores import has_tables, open_to_read, shown_target
 from fiberstore.cli.tables import counted
@@ -40,10 +40,10 @@ def copy(
     A copy that was stopped resumes where it was, and one that is run again adds what is new. What only DST
     holds stays there without --mirror, and then they differ.
     """
-    with _open_both(source, destination) as (storage, target), _progress(storage) as on_rows:
+    with _open_both(source, destination) as (storage, target), counting_bars("rows") as bars:
         begin = time.monotonic()
         try:
-            copied = copy_store(storage, target, mirror=mirror, on_rows=on_rows)
+            copied = copy_store(storage, target, mirror=mirror, on_rows=_mover(bars, storage))
         except KeyboardInterrupt:
             print_note("interrupted; the same command resumes from there")
             raise typer.Exit(INTERRUPTED) from None
@@ -75,24 +75,19 @@ def _open_both(source: str, destination: str) -> Iterator[tuple[SqlStorage, SqlS
             yield storage, target
 
 
-@contextmanager
-def _progress(source: SqlStorage) -> Iterator[Callable[[str, int], None] | None]:
-    """Show a bar for each step on a terminal; yield the function that moves them."""
-    with counting_bars("rows") as bars:
-        if bars is None:
-            yield None
-            return
-        rows_of = {
-            "raw_logs": source.logs.count(),
-            "fibers": source.fibers.count(),
-            "fiber_memberships": source.memberships.count(),
-        }
+def _mover(bars: CountingBars, source: SqlStorage) -> Callable[[str, int], None]:
+    """Return the function that moves a bar for each step."""
+    counts = {
+        "raw_logs": source.logs.count,
+        "fibers": source.fibers.count,
+        "fiber_memberships": source.memberships.count,
+    }
 
-        def on_rows(step: str, rows: int) -> None:
-            bars.begin(step, rows_of.get(step.rpartition(" ")[2]))
-            bars.advance(step, rows)
+    def on_rows(step: str, rows: int) -> None:
+        bars.begin(step, counts.get(step.rpartition(" ")[2]))
+        bars.advance(step, rows)
 
-        yield on_rows
+    return on_rows
 
 
 def _difference(copied: Copied) -> str:

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from fiberstore.cli.app import app, print_note, with_whole_paragraphs
 from fiberstore.cli.changing import compact_store, open_or_make, open_to_change, shown_sizes
-from fiberstore.cli.console import print_json, print_line, print_text
+from fiberstore.cli.console import print_json, print_line, print_result, print_text
 from fiberstore.cli.lookup import find_outdated_fibers, shown_version
 from fiberstore.cli.options import Db, Json
 from fiberstore.cli.render import print_findings
@@ -53,11 +53,8 @@ def current(db: Db, as_json: Json = False) -> None:
 
     with open_read_only(db) as storage, translate_errors(), storage.session() as session:
         revision, head = migrate.current(session.connection()), migrate.head()
-    if as_json:
-        print_json({"revision": revision, "head": head})
-    else:
-        found = revision or "none"
-        print_line(f"{found} ({'head' if revision == head else f'head is {head}'})")
+    line = f"{revision or 'none'} ({'head' if revision == head else f'head is {head}'})"
+    print_result(line, {"revision": revision, "head": head}, as_json=as_json)
 
 
 @db_app.command(epilog="Example: fiberstore db check --db store.duckdb")
@@ -98,10 +95,8 @@ def compact(db: Db, as_json: Json = False) -> None:
         begin = time.monotonic()
         compacted = compact_store(storage)
         seconds = time.monotonic() - begin
-    if as_json:
-        print_json({**asdict(compacted), "seconds": round(seconds, 3)})
-    else:
-        print_line(f"{shown_sizes(compacted)}; {seconds:.2f} s")
+    values = {**asdict(compacted), "seconds": round(seconds, 3)}
+    print_result(f"{shown_sizes(compacted)}; {seconds:.2f} s", values, as_json=as_json)
 
 
 @db_app.command(epilog="Example: fiberstore db rescue --db store.duckdb rescued.duckdb")

@@ -1,8 +1,7 @@
 """Generations: the fibers of several config versions over the same logs, made, compared and switched."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, get_args
@@ -12,10 +11,10 @@ import typer
 from fiberstore.cli import INTERRUPTED, lookup
 from fiberstore.cli.app import Commands, app, print_note
 from fiberstore.cli.changing import db_option, open_to_change, working
-from fiberstore.cli.console import print_json, print_line, print_text
+from fiberstore.cli.console import print_json, print_result, print_text
 from fiberstore.cli.groups import ListsByDefault
 from fiberstore.cli.lookup import shown_version
-from fiberstore.cli.options import Db, Json, Limit, LogCondition, Version, parse_version
+from fiberstore.cli.options import Db, DryRun, Json, Limit, LogCondition, Version, parse_version
 from fiberstore.cli.progress import counting_bars, rate
 from fiberstore.cli.render import (
     generation_record,
@@ -74,7 +73,7 @@ def drop(
     version: Version,
     *,
     db: Db,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be deleted.")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Delete the fibers and memberships of a config version that is not active; the logs and rules stay."""
@@ -91,13 +90,13 @@ def drop(
             with working("drop"):
                 deleted = storage.versions.drop(number)
             fibers, memberships = deleted.fibers, deleted.memberships
-    if as_json:
-        counts = {"fibers": fibers, "memberships": memberships}
-        print_json({"config_version": shown_version(number), "dry_run": dry_run, **counts})
-    else:
-        counted_both = f"{counted(fibers, 'fibers')} and {counted(memberships, 'memberships')}"
-        would = "would be deleted" if dry_run else "deleted"
-        print_line(f"{shown_version(number)}: {counted_both} {would}")
+    counts = {"fibers": fibers, "memberships": memberships}
+    said = " and ".join(counted(count, things) for things, count in counts.items())
+    print_result(
+        f"{shown_version(number)}: {said} {'would be deleted' if dry_run else 'deleted'}",
+        {"config_version": shown_version(number), "dry_run": dry_run, **counts},
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: fiberstore activate 1f3a --db store.duckdb")
@@ -121,10 +120,8 @@ def activate(
         before = storage.versions.activate(number)
         is_empty = number is not None and not _has_fibers(storage, number)
     old = None if before is None else before.config_version
-    if as_json:
-        print_json({"active": version_or_none(number), "before": version_or_none(old)})
-    else:
-        print_line(f"{'no config version' if number is None else shown_version(number)} is active")
+    values = {"active": version_or_none(number), "before": version_or_none(old)}
+    print_result(f"{values['active'] or 'no config version'} is active", values, as_json=as_json)
     if old == number:
         print_note("it was before, too; nothing is changed")
     else:
@@ -279,8 +276,16 @@ def _reprocess(
     storage: SqlStorage, run: Callable[[Callable[[ReprocessReport], None]], ReprocessReport]
 ) -> tuple[ReprocessReport, float]:
     begin = time.monotonic()
+    read = 0
+
+    def on_batch(so_far: ReprocessReport) -> None:
+        nonlocal read
+        bars.advance("", so_far.logs_read - read)
+        read = so_far.logs_read
+
     try:
-        with _progress(storage.logs.count()) as on_batch:
+        with counting_bars("logs") as bars:
+            bars.begin("", storage.logs.count, "reading the stored logs")
             report = run(on_batch)
     except KeyboardInterrupt:
         print_note("interrupted; what was made stays, and the same command resumes from there")
@@ -288,32 +293,14 @@ def _reprocess(
     return report, time.monotonic() - begin
 
 
-@contextmanager
-def _progress(logs: int) -> Iterator[Callable[[ReprocessReport], None]]:
-    """Show a bar on a terminal; yield the function that moves it."""
-    with counting_bars("logs") as bars:
-        read = 0
-
-        def on_batch(report: ReprocessReport) -> None:
-            nonlocal read
-            if bars is not None:
-                bars.advance("", report.logs_read - read)
-            read = report.logs_read
-
-        if bars is not None:
-            bars.begin("", logs, "reading the stored logs")
-        yield on_batch
-
-
 def _print_report(version: int, report: ReprocessReport, seconds: float, *, as_json: bool) -> None:
-    if as_json:
-        times = {"seconds": round(seconds, 3), "logs_per_second": round(report.logs_read / seconds)}
-        print_json({"config_version": shown_version(version), **asdict(report), **times})
-    else:
-        kept = f"{counted(report.fibers_kept, 'fibers')} kept, " if report.fibers_kept else ""
-        print_line(
-            f"{shown_version(version)}: {counted(report.logs_read, 'logs')} read; "
-            f"{kept}{counted(report.fibers_new, 'new fibers')}, "
-            f"{counted(report.memberships_new, 'new memberships')}; "
-            f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}"
-        )
+    kept = f"{counted(report.fibers_kept, 'fibers')} kept, " if report.fibers_kept else ""
+    times = {"seconds": round(seconds, 3), "logs_per_second": round(report.logs_read / seconds)}
+    print_result(
+        f"{shown_version(version)}: {counted(report.logs_read, 'logs')} read; "
+        f"{kept}{counted(report.fibers_new, 'new fibers')}, "
+        f"{counted(report.memberships_new, 'new memberships')}; "
+        f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}",
+        {"config_version": shown_version(version), **asdict(report), **times},
+        as_json=as_json,
+    )

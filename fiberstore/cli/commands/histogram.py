@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -83,28 +83,22 @@ def histogram(
     if fibers:
         _refuse("is of logs; leave it out, or --fibers", source=source, contains=contains, fiber=fiber)
         _refuse("must be type for fibers, if it is given", by=by == "source")
-        of_fibers = FiberFilter(
+        chosen: FiberFilter | LogFilter = FiberFilter(
             type=types, version=version, key=key, where=_parsed(where, parse_fiber_condition)
         )
-        with open_to_read(db) as storage:
-            group: Literal["fiber_type"] | None = "fiber_type" if by else None
-            chosen_fibers = of_fibers.of(storage)
-            width = bucket or _width(chosen_fibers, start, end)
-            buckets = chosen_fibers.histogram(width, by=group, start=start, end=end)
-        print_histogram(buckets, group, shape)
     else:
         _refuse("is of fibers; leave it out, or add --fibers", type=types)
         _refuse("must be source for logs, if it is given", by=by == "type")
         condition = _parsed(where, parse_log_condition)
-        of_logs = LogFilter(
+        chosen = LogFilter(
             source=source, contains=contains, fiber=fiber, key=key, version=version, where=condition
         )
-        with open_to_read(db) as storage:
-            source_id: Literal["source_id"] | None = "source_id" if by else None
-            chosen_logs = of_logs.of(storage)
-            width = bucket or _width(chosen_logs, start, end)
-            buckets = chosen_logs.histogram(width, by=source_id, start=start, end=end)
-        print_histogram(buckets, source_id, shape)
+    group: Any = by and ("fiber_type" if fibers else "source_id")
+    with open_to_read(db) as storage:
+        query = chosen.of(storage)
+        width = bucket or _width(query, start, end)
+        buckets = query.histogram(width, by=group, start=start, end=end)
+    print_histogram(buckets, group, shape)
 
 
 def _width(query: Logs | Fibers, start: datetime | None, end: datetime | None) -> timedelta:

@@ -16,7 +16,7 @@ from fiberstore.cli import INTERRUPTED, lookup
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.commands.generations import tell_unless_active
-from fiberstore.cli.console import print_cut, print_json, print_line
+from fiberstore.cli.console import print_cut, print_json, print_line, print_result
 from fiberstore.cli.options import DbIfAny, Json
 from fiberstore.cli.progress import progress_bars, rate
 from fiberstore.cli.render import print_fiber, print_fibers, print_statistics, shape_of_output
@@ -192,16 +192,15 @@ def _progress(rules: Rules) -> Iterator[tuple[Callable[[int], None], Callable[[I
 
 
 def _print_report(report: IngestReport, seconds: float, *, as_json: bool) -> None:
-    if as_json:
-        per_second = round(report.logs_read / seconds)
-        print_json({**asdict(report), "seconds": round(seconds, 3), "logs_per_second": per_second})
-    else:
-        print_line(
-            f"{counted(report.logs_read, 'logs')} read, {report.logs_new:,} new; "
-            f"{counted(report.fibers_new, 'new fibers')}, "
-            f"{counted(report.memberships_new, 'new memberships')}; "
-            f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}"
-        )
+    times = {"seconds": round(seconds, 3), "logs_per_second": round(report.logs_read / seconds)}
+    print_result(
+        f"{counted(report.logs_read, 'logs')} read, {report.logs_new:,} new; "
+        f"{counted(report.fibers_new, 'new fibers')}, "
+        f"{counted(report.memberships_new, 'new memberships')}; "
+        f"{seconds:.2f} s, {rate(report.logs_read, seconds, 'logs')}",
+        {**asdict(report), **times},
+        as_json=as_json,
+    )
 
 
 def _show_demo(storage: SqlStorage, store: str, rules_file: str) -> None:

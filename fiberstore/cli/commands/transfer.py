@@ -12,7 +12,7 @@ import typer
 
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import open_or_make
-from fiberstore.cli.console import print_json, print_line
+from fiberstore.cli.console import print_result
 from fiberstore.cli.lookup import active_version, check_keys, shown_version
 from fiberstore.cli.options import ConfigVersion, Db, FiberFilter, Json, LogFilter, with_filter
 from fiberstore.cli.progress import counting_bars
@@ -84,9 +84,10 @@ def export_keys(chosen: FiberFilter, path: NewFile, *, db: Db, as_json: Json = F
     with open_to_read(db) as storage:
         check_keys(storage)
         fibers = chosen.of(storage)
-        with _progress("export", None) as on_rows:
+        with counting_bars("rows") as bars:
+            bars.begin("export")
             begin = time.monotonic()
-            rows = fibers.export_keys(path, on_rows=on_rows)
+            rows = fibers.export_keys(path, on_rows=partial(bars.advance, "export"))
         _report(f"{path}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
 
 
@@ -106,15 +107,14 @@ def export_traces(
 
     with open_to_read(db) as storage:
         fibers = chosen.of(storage)
-        with _progress("export", fibers.count) as on_fibers:
+        with counting_bars("rows") as bars:
+            bars.begin("export", fibers.count)
             begin = time.monotonic()
-            written = write_traces(storage, path, fibers, on_fibers=on_fibers)
+            written = write_traces(storage, path, fibers, on_fibers=partial(bars.advance, "export"))
         seconds = time.monotonic() - begin
-        if as_json:
-            print_json({**asdict(written), "seconds": round(seconds, 3)})
-        else:
-            counts = f"{counted(written.fibers, 'fibers')} with {counted(written.logs, 'logs')}"
-            print_line(f"{path}: {counts}; {seconds:.2f} s")
+        counts = f"{counted(written.fibers, 'fibers')} with {counted(written.logs, 'logs')}"
+        values = {**asdict(written), "seconds": round(seconds, 3)}
+        print_result(f"{path}: {counts}; {seconds:.2f} s", values, as_json=as_json)
         if written.too_old:
             print_note(f"{counted(written.too_old, 'fibers')} before 1970 left out: OTLP has no such times")
         _tell_of_other_versions(storage, chosen)
@@ -164,14 +164,13 @@ def import_otlp(
         begin = time.monotonic()
         done = import_otlp_logs(storage, path)
         seconds = time.monotonic() - begin
-    if as_json:
-        print_json({**asdict(done), "seconds": round(seconds, 3)})
-    else:
-        print_line(
-            f"{counted(done.logs_read, 'logs')} read, {done.logs_new:,} new; "
-            f"{counted(done.fibers_new, 'new fibers')}, "
-            f"{counted(done.memberships_new, 'new memberships')}; {seconds:.2f} s"
-        )
+    print_result(
+        f"{counted(done.logs_read, 'logs')} read, {done.logs_new:,} new; "
+        f"{counted(done.fibers_new, 'new fibers')}, "
+        f"{counted(done.memberships_new, 'new memberships')}; {seconds:.2f} s",
+        {**asdict(done), "seconds": round(seconds, 3)},
+        as_json=as_json,
+    )
     if done.without_time:
         print_note(f"{counted(done.without_time, 'logs')} without a time left out")
     if done.other_signals:
@@ -196,16 +195,18 @@ def _tell_of_other_versions(storage: SqlStorage, chosen: FiberFilter) -> None:
 
 
 def _export(query: Query[Any], path: Path, partition_by: Partition | None, *, as_json: bool) -> None:
-    with _progress("export", query.count) as on_rows:
+    with counting_bars("rows") as bars:
+        bars.begin("export", query.count)
         begin = time.monotonic()
-        rows = query.export(path, partition_by=partition_by, on_rows=on_rows)
+        rows = query.export(path, partition_by=partition_by, on_rows=partial(bars.advance, "export"))
     _report(f"{path}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
 
 
 def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) -> None:
-    with _progress("import", None) as on_rows:
+    with counting_bars("rows") as bars:
+        bars.begin("import")
         begin = time.monotonic()
-        rows = store(path, on_rows=on_rows)
+        rows = store(path, on_rows=partial(bars.advance, "import"))
     _report(counted(rows, f"new {what}"), rows, time.monotonic() - begin, as_json=as_json)
 
 
@@ -224,19 +225,6 @@ def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[Sql
         yield storage
 
 
-@contextmanager
-def _progress(what: str, count: Callable[[], int] | None) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on a terminal; yield the function that moves it by a number of rows."""
-    with counting_bars("rows") as bars:
-        if bars is None:
-            yield None
-        else:
-            bars.begin(what, None if count is None else count())
-            yield partial(bars.advance, what)
-
-
 def _report(text: str, rows: int, seconds: float, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"rows": rows, "seconds": round(seconds, 3)})
-    else:
-        print_line(f"{text}; {seconds:.2f} s")
+    values = {"rows": rows, "seconds": round(seconds, 3)}
+    print_result(f"{text}; {seconds:.2f} s", values, as_json=as_json)
