@@ -2,8 +2,10 @@
 
 import gc
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -42,15 +44,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose how many examples hypothesis tries, before test files are imported."""
+    """Choose how many examples hypothesis tries, before test files are imported; let Ctrl-C be heard.
+
+    A shell without a terminal has what it starts in the background ignore Ctrl-C, and so do their children.
+    """
     settings.load_profile("long" if config.getoption("--long") else "quick")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
-    """Leave classes of slow tests out where no slow test runs: to collect thousands takes seconds."""
-    marks = getattr(obj, "pytestmark", ()) if isinstance(obj, type) else ()
-    is_slow = any(mark.name == "slow" for mark in marks)
+    """Leave what is slow as a whole out where no slow test runs: to collect thousands takes seconds."""
+    is_slow = isinstance(obj, type | FunctionType) and any(
+        mark.name == "slow" for mark in getattr(obj, "pytestmark", ())
+    )
     return [] if is_slow and collector.config.option.markexpr == "not slow" else None
 
 
@@ -119,6 +127,8 @@ def holder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBStorage]:
     """A storage that holds its file open, so that to open it once more takes 3 ms rather than 25."""
     with DuckDBStorage(tmp_path_factory.mktemp("opened") / "store.duckdb") as storage:
         storage.init_schema()
+        with storage.engine.connect() as connection:  # for all who open it
+            connection.exec_driver_sql("SET threads = 1")  # to wake a second one takes longer than it saves
         yield storage
 
 

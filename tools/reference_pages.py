@@ -49,7 +49,7 @@ def commands() -> Iterator[str]:
         loaded = (
             each
             for name in COMMANDS
-            for each in _names(group.get_command(None, name), (name,))  # type: ignore[arg-type]
+            for each in _names(group.resolve_command(None, [name])[1], (name,))  # type: ignore[arg-type]
         )
         for name in ((), *loaded):
             yield f"## `{' '.join(('fiberstore', *name))}`\n\n```text\n{_help(name)}\n```\n"

@@ -40,8 +40,6 @@ def with_whole_paragraphs(command: Any) -> Any:  # noqa: ANN401
 class _Group(TyperGroup):
     """Group of all commands. Escapes control characters in messages of usage, and reports Ctrl-C."""
 
-    _is_listing = False
-
     def __init__(self, *, commands: Any, **options: Any) -> None:  # noqa: ANN401  # as typer has them
         """Take the commands that are imported already; the others have their lines in their place."""
         lines = {name: TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
@@ -57,20 +55,17 @@ class _Group(TyperGroup):
         with _told():
             return super().invoke(*args)
 
-    def get_command(self, _ctx: Any, name: str) -> Any:  # noqa: ANN401
-        """Import a command; its help has one line for each paragraph, for the terminal to break."""
-        if self._is_listing or name not in COMMANDS:
-            return self.commands.get(name)
-        import_module(f"fiberstore.cli.commands.{COMMANDS[name][0]}")
-        return with_whole_paragraphs(get_group(app).commands[name])
+    def resolve_command(self, *args: Any) -> Any:  # noqa: ANN401
+        """Import the command that runs; lists and a shell that completes its name read the line instead."""
+        name, command, rest = super().resolve_command(*args)
+        return name, _imported(name) if name in COMMANDS else command, rest
 
-    def format_help(self, *args: Any) -> None:  # noqa: ANN401
-        """Print the help, with the line of each command instead of the command."""
-        self._is_listing = True
-        try:
-            super().format_help(*args)
-        finally:
-            self._is_listing = False
+
+@cache
+def _imported(name: str) -> Any:  # noqa: ANN401
+    """Import a command; its help has one line for each paragraph, for the terminal to break."""
+    import_module(f"fiberstore.cli.commands.{COMMANDS[name][0]}")
+    return with_whole_paragraphs(get_group(app).commands[name])
 
 
 class _Notes(logging.Handler):

@@ -405,9 +405,9 @@ class CatalogReflection:
         statement = sa.text(
             f"SELECT found.name, found.temporary, {part.columns} FROM ({_RELATIONS}) AS found {join} "  # noqa: S608
             f"WHERE (found.database_name = coalesce(:database, {_HERE}) AND found.schema_name = :schema "
-            "OR found.temporary AND :with_temporary) AND found.temporary IN (SELECT unnest(:temporary)) "
-            "AND found.is_view IN (SELECT unnest(:views)) "
-            "AND (:names IS NULL OR found.name IN (SELECT unnest(:names))) "
+            "OR found.temporary AND :with_temporary) AND list_contains(:temporary, found.temporary) "
+            "AND list_contains(:views, found.is_view) "
+            "AND (:names IS NULL OR list_contains(:names, found.name)) "
             f"ORDER BY found.temporary, found.name, {part.order}"
         )
         parameters = {

@@ -107,22 +107,29 @@ def test_the_list_has_every_command_with_the_line_that_its_own_help_begins_with(
     made = {info.name or getattr(info.callback, "__name__", None) for info in app.registered_commands}
     assert made | {info.name for info in app.registered_groups} == set(index.COMMANDS)
     for name, (_, line) in index.COMMANDS.items():
-        command = group.get_command(None, name)
+        _, command, _ = group.resolve_command(None, [name])
         assert command.help.partition("\n\n")[0] == line, name
 
 
-def test_the_list_of_commands_loads_no_database_and_no_command() -> None:
+def test_the_list_of_commands_and_a_name_that_is_completed_load_no_database_and_no_command() -> None:
     program = """
-import contextlib, sys
+import contextlib, os, sys
 from fiberstore.cli import main
 with contextlib.suppress(SystemExit):
     main(["--help"])
 print(*sys.modules, file=sys.stderr)
+os.environ |= {"_FIBERSTORE_COMPLETE": "complete_bash", "COMP_WORDS": "fiberstore un", "COMP_CWORD": "1"}
+with contextlib.suppress(SystemExit):
+    main()
+print(*sys.modules, file=sys.stderr)
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Exit codes" in found.stdout
-    heavy = {"duckdb", "pyarrow", "pydantic", "sqlalchemy", "fiberstore.cli.commands"}
-    assert heavy & set(found.stderr.split()) == set()
+    assert found.stdout.endswith("\nunpin\n")
+    listing, completing = (set(modules.split()) for modules in found.stderr.splitlines())
+    heavy = {"duckdb", "pyarrow", "sqlalchemy", "fiberstore.cli.commands"}
+    assert (heavy | {"pydantic"}) & listing == set()
+    assert heavy & completing == set()
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,6 @@ def test_a_check_takes_no_memory_for_lines_that_are_read(tmp_path: Path) -> None
     tracemalloc.start()
     try:
         check(rules_for(log, "drop = 'healthz'"))
-        assert tracemalloc.get_traced_memory()[1] < 1_500_000
+        assert tracemalloc.get_traced_memory()[1] < 400_000  # the sizes of all lines take as much again
     finally:
         tracemalloc.stop()
