@@ -2,9 +2,9 @@
 
 import os
 import select
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import count
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
@@ -63,7 +63,7 @@ class CountingCursor(psycopg.Cursor[TupleRow]):
 
 
 class NativeCursor(psycopg.RawCursor[TupleRow]):
-    """A cursor for statements with ``$1``, one of which may read an Arrow batch.
+    """A cursor for statements with ``$1``, one of which may read Arrow batches.
 
     Attributes:
         written: How many rows the statement has written.
@@ -71,22 +71,22 @@ class NativeCursor(psycopg.RawCursor[TupleRow]):
 
     written = 0
 
-    def execute(self, sql: str, values: Sequence[Any] = (), **_options: Any) -> "NativeCursor":  # type: ignore[override]  # noqa: ANN401
-        """Execute a statement; one with ``ARROW_TABLE``, or COPY, has a batch for its value."""
+    def execute(self, sql: str, values: Iterable[Any] = (), **_options: Any) -> "NativeCursor":  # type: ignore[override]  # noqa: ANN401
+        """Execute a statement; one with ``ARROW_TABLE`` has a batch for its value, and COPY any number."""
         if sql.startswith("COPY"):
-            self._copy(sql, values[0])
+            self._copy(sql, values)
         else:
-            statement, arrays = _with_arrays(sql, values[0]) if ARROW_TABLE in sql else (sql, values)
+            statement, arrays = _with_arrays(sql, *values) if ARROW_TABLE in sql else (sql, values)
             prepare = None if statement.startswith(_PREPARED) else False
             super().execute(statement.encode(), list(arrays) or None, prepare=prepare, binary=True)
         self.written = self.rowcount if _writes(self) else 0
         return self
 
-    def _copy(self, sql: str, batch: "pa.RecordBatch") -> None:
+    def _copy(self, sql: str, batches: "Iterable[pa.RecordBatch]") -> None:
         from fiberstore.postgresql.copy_format import encoded
 
         with self.copy(sql.encode()) as copy:
-            for part in encoded(batch, _JSON_COLUMNS):
+            for part in encoded(batches, _JSON_COLUMNS):
                 copy.write(part)
 
 
@@ -254,12 +254,19 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         with self._given(sql, batch) as (statement, values):
             return self.write(statement, values)
 
+    def insert_as_made(self, table: str, batches: Iterator["pa.RecordBatch"]) -> int | None:
+        first = next(batches)
+        if first.num_rows < _COPY_ROWS:
+            return self.insert_new(table, first)
+        try:
+            with self._savepoint():
+                copied = self._copy(table, first.schema.names, chain([first], batches))
+        except errors.UniqueViolation:
+            return None
+        self.rows_written += copied
+        return copied
+
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
-        if batch.num_rows >= _COPY_ROWS:
-            with suppress(psycopg.errors.UniqueViolation), self._savepoint():
-                copied = self._copy(table, batch)
-                self.rows_written += copied
-                return copied
         names = ", ".join(batch.schema.names)
         return self.write_with_batch(
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} "  # noqa: S608  # our own names
@@ -271,7 +278,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         """Return a cursor for one statement of the repositories."""
         return NativeCursor(self)
 
-    def _execute(self, sql: str, values: Sequence[object] = ()) -> NativeCursor:
+    def _execute(self, sql: str, values: Iterable[object] = ()) -> NativeCursor:
         return self._observed(sql, values) or self.native_cursor().execute(sql, values)
 
     def _run(self, command: bytes) -> None:
@@ -301,7 +308,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
-        """Let a key that is stored already undo this alone, and not the transaction in which it is."""
+        """Let an error undo this alone, and not the transaction in which it is."""
         if not self.in_transaction:
             try:
                 yield
@@ -311,8 +318,9 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         self._execute("SAVEPOINT fiberstore")
         try:
             yield
-        except psycopg.errors.UniqueViolation:
-            self._execute("ROLLBACK TO fiberstore")
+        except BaseException:
+            if self.pgconn.transaction_status == pq.TransactionStatus.INERROR:
+                self._execute("ROLLBACK TO fiberstore")
             raise
         self._execute("RELEASE fiberstore")
 
@@ -337,13 +345,13 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         columns = f"{table} ({', '.join(shape)})"
         self._execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS")
         self._execute(f"TRUNCATE {table}")
-        self._copy(table, batch)
+        self._copy(table, batch.schema.names, [batch])
         return table
 
-    def _copy(self, table: str, batch: "pa.RecordBatch") -> int:
-        names = ", ".join(batch.schema.names)
+    def _copy(self, table: str, names: list[str], batches: "Iterable[pa.RecordBatch]") -> int:
+        sql = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
         try:
-            return self._execute(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)", [batch]).written
+            return self._execute(sql, batches).written
         except errors.InternalError_ as error:
             if not str(error).startswith("duplicate key value"):
                 raise
