@@ -38,18 +38,22 @@ def encoded(batches: Iterable[pa.RecordBatch], json_columns: frozenset[str]) -> 
     yield TRAILER
 
 
+def fields(column: pa.Array, *, is_json: bool) -> pa.Array:
+    """Return the bytes of the values of a column, each with its length before it."""
+    values = _joined(_pieces(column, is_json=is_json))
+    return pc.if_else(column.is_valid(), values, _same(_NULL)) if column.null_count else values
+
+
 def _rows(batch: pa.RecordBatch, json_columns: frozenset[str]) -> memoryview:
     pieces = [_same(_int16.pack(batch.num_columns))]
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        field = _field(column, is_json=name in json_columns)
-        if column.null_count:
-            field = [pc.if_else(column.is_valid(), _joined(field), _same(_NULL))]
-        pieces += field
+        is_json = name in json_columns
+        pieces += [fields(column, is_json=is_json)] if column.null_count else _pieces(column, is_json=is_json)
     return memoryview(_joined(pieces).buffers()[2])
 
 
-def _field(column: pa.Array, *, is_json: bool) -> list[pa.Array | pa.Scalar]:
-    """Return what is to be joined to the values of a column, each with its length before it."""
+def _pieces(column: pa.Array, *, is_json: bool) -> list[pa.Array | pa.Scalar]:
+    """Return what ``fields`` joins, whatever is there for a null."""
     if isinstance(column.type, pa.UuidType):
         return [_same(_int32.pack(16)), column.storage.cast(_BYTES)]
     if pa.types.is_timestamp(column.type):
