@@ -53,7 +53,7 @@ def _rows(batch: pa.RecordBatch, json_columns: frozenset[str]) -> memoryview:
 
 
 def _pieces(column: pa.Array, *, is_json: bool) -> list[pa.Array | pa.Scalar]:
-    """Return what ``fields`` joins, whatever is there for a null."""
+    """Split a column into what ``fields`` joins, whatever is there for a null."""
     if isinstance(column.type, pa.UuidType):
         return [_same(_int32.pack(16)), column.storage.cast(_BYTES)]
     if pa.types.is_timestamp(column.type):
