@@ -4,12 +4,14 @@ import os
 import select
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import abc, errors, generators, pq
+from psycopg.adapt import PyFormat, Transformer
 from psycopg.rows import TupleRow
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
@@ -109,8 +111,9 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         self.rows_written = 0
         self.cursor_factory = CountingCursor
         self._staged: dict[tuple[str, ...], str] = {}
-        self._stream_numbers = count()
+        self._numbers = count()
         self._transactions_ended = 0
+        self._prepared_names: dict[tuple[str, tuple[int, ...] | None], bytes] = {}
         self._cursors: dict[str, psycopg.RawCursor[TupleRow]] = {}  # the one that was used last is the last
 
     @property
@@ -206,6 +209,46 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
                 del self._cursors[next(iter(self._cursors))]
         return iter(rows)
 
+    def fetch_prepared(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
+        if self.listened_by is None and not self.in_transaction:
+            try:
+                with self.lock:
+                    return iter(self._fetch_prepared(sql, values))
+            except errors.InvalidSqlStatementName:  # after a rollback psycopg may send DEALLOCATE ALL
+                self._prepared_names.clear()
+        return self.fetch_rows(sql, values)
+
+    def _fetch_prepared(self, sql: str, values: Sequence[object]) -> list[Row]:
+        # What a cursor of psycopg's does besides takes half of the client's part in a read by key.
+        transformer = self._transformer
+        parameters = transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        types, formats = transformer.types, transformer.formats
+        name = self._prepared_names.get((sql, types)) or self._prepare(sql, types)
+        self.pgconn.send_query_prepared(name, parameters, formats, pq.Format.BINARY)
+        result = self.wait(self._result())
+        transformer.set_pgresult(result)
+        rows = transformer.load_rows(0, result.ntuples, tuple)
+        if len(rows) > _FEW_ROWS:
+            transformer.set_pgresult(None)
+        return rows
+
+    def _prepare(self, sql: str, types: tuple[int, ...] | None) -> bytes:
+        name = f"fiberstore_{next(self._numbers)}".encode()
+        self.pgconn.send_prepare(name, sql.encode(), types)
+        self.wait(self._result())
+        self._prepared_names[sql, types] = name
+        return name
+
+    def _result(self) -> abc.PQGen[Any]:
+        (result,) = yield from generators.execute(self.pgconn)
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result, encoding=self.info.encoding)
+        return result
+
+    @cached_property
+    def _transformer(self) -> abc.Transformer:
+        return Transformer(self)  # which keeps the loaders that are there by now
+
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         written = self._execute(sql, values).written
         self.rows_written += written
@@ -213,7 +256,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
         # It is a cursor of the server's.
-        name = f"fiberstore_stream_{next(self._stream_numbers)}"  # a transaction may read several at once
+        name = f"fiberstore_stream_{next(self._numbers)}"  # a transaction may read several at once
         fetch = f"FETCH {batch_rows} FROM {name}"
         with self._snapshot():
             self._execute(f"DECLARE {name} NO SCROLL CURSOR FOR {sql}", values)

@@ -116,7 +116,7 @@ class PostgresStorage(CorrelatingStorage):
     def _connect(self, lock: Lock = Lock.NOTHING) -> CallSession:
         pool = self._call_pool if lock is Lock.NOTHING else self._change_pool
         with translate_errors():
-            pooled = pool.connect()
+            pooled = pool.lend()
             connection = cast("PostgresConnection", pooled.dbapi_connection)
             if not connection.autocommit:
                 connection.commit()  # what listeners have done

@@ -203,7 +203,7 @@ class Prepared(Generic[R]):
             values: The value of each parameter, as the driver takes it.
         """
         connection = connection_of(session)
-        return cast("Iterator[R]", connection.fetch_rows(*self._of(connection, values)))
+        return cast("Iterator[R]", connection.fetch_prepared(*self._of(connection, values)))
 
     def write(self, session: Session, values: Mapping[str, object]) -> int:
         """Return how many rows were written; the arguments are those of ``rows``."""

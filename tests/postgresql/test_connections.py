@@ -51,6 +51,24 @@ def test_many_rows_of_which_one_is_stored_already(postgresql_storage: PostgresSt
     assert kept.raw_text == "first"
 
 
+def test_a_read_goes_on_where_the_statements_of_its_connection_are_gone(
+    postgresql_storage: PostgresStorage,
+) -> None:
+    storage = postgresql_storage
+    storage.write_logs([log(1)])
+    for _ in range(2):
+        assert storage.get_log(uid(1)) is not None
+        with storage._sessions.read(None) as session:
+            connection = connection_of(session)
+            for _ in range(7):  # from the sixth on psycopg has a prepared statement of its own
+                connection.write("DELETE FROM raw_logs WHERE false")
+            connection.begin()
+            connection.rollback()
+            connection.write("DELETE FROM raw_logs WHERE false")  # and before the next it drops all there are
+        assert prepared_statements(storage) == 0
+        assert storage.get_log(uid(1)) is not None
+
+
 def test_many_rows_in_a_transaction_of_which_one_is_stored_already(
     postgresql_storage: PostgresStorage,
 ) -> None:
