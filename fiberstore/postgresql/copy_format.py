@@ -6,6 +6,7 @@ whole columns; to make them value by value takes five times as long.
 
 from array import array
 from collections.abc import Iterable, Iterator
+from functools import cache
 from struct import Struct
 
 import pyarrow as pa
@@ -13,13 +14,15 @@ import pyarrow.compute as pc
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-_NULL = b"\xff\xff\xff\xff"
-_ROWS_AT_ONCE = 4_096
-_EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000
-_JSONB_VERSION = b"\x01"
-_BYTES = pa.large_binary()
+_ROWS_AT_ONCE = 8_192
+_EPOCH_US = pa.scalar(946_684_800_000_000)  # PostgreSQL counts from 2000
 
 _int16, _int32 = Struct("!h"), Struct("!i")
+_BYTES = pa.large_binary()
+_NOTHING = pa.scalar(b"", _BYTES)
+_NULL = pa.scalar(_int32.pack(-1), _BYTES)
+_JSONB_VERSION = pa.scalar(b"\x01", _BYTES)
+_LENGTHS = {length: pa.scalar(_int32.pack(length), _BYTES) for length in (1, 8, 16)}
 _numeric_head = Struct("!hhhh")
 _DIGIT = 10_000  # of a number, in base 10,000
 
@@ -41,40 +44,57 @@ def encoded(batches: Iterable[pa.RecordBatch], json_columns: frozenset[str]) -> 
 def fields(column: pa.Array, *, is_json: bool) -> pa.Array:
     """Return the bytes of the values of a column, each with its length before it."""
     values = _joined(_pieces(column, is_json=is_json))
-    return pc.if_else(column.is_valid(), values, _same(_NULL)) if column.null_count else values
+    return pc.if_else(column.is_valid(), values, _NULL) if column.null_count else values
 
 
 def _rows(batch: pa.RecordBatch, json_columns: frozenset[str]) -> memoryview:
-    pieces = [_same(_int16.pack(batch.num_columns))]
+    pieces = [pa.scalar(_int16.pack(batch.num_columns), _BYTES)]
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         is_json = name in json_columns
-        pieces += [fields(column, is_json=is_json)] if column.null_count else _pieces(column, is_json=is_json)
+        if column.null_count:
+            pieces.append(fields(column, is_json=is_json))
+        elif _has_one_value(column):
+            pieces.append(fields(column.slice(0, 1), is_json=is_json)[0])
+        else:
+            pieces += _pieces(column, is_json=is_json)
     return memoryview(_joined(pieces).buffers()[2])
+
+
+def _has_one_value(column: pa.Array) -> bool:
+    """Tell whether all values are the same number or time, as stamps are."""
+    if not (pa.types.is_timestamp(column.type) or pa.types.is_integer(column.type)):
+        return False
+    lowest, highest = pc.min_max(column).values()
+    return bool(lowest == highest)
 
 
 def _pieces(column: pa.Array, *, is_json: bool) -> list[pa.Array | pa.Scalar]:
     """Split a column into what ``fields`` joins, whatever is there for a null."""
     if isinstance(column.type, pa.UuidType):
-        return [_same(_int32.pack(16)), column.storage.cast(_BYTES)]
+        return [_LENGTHS[16], _of_width(16, column.storage.buffers()[1], column.offset, len(column))]
     if pa.types.is_timestamp(column.type):
-        return [_same(_int32.pack(8)), _big_endian(pc.subtract(column.view(pa.int64()), _EPOCH_US), "q")]
+        return [_LENGTHS[8], _big_endian(pc.subtract(column.view(pa.int64()), _EPOCH_US), "q")]
     if pa.types.is_boolean(column.type):
-        return [_same(_int32.pack(1)), _big_endian(column.cast(pa.int8()), "b")]
+        return [_LENGTHS[1], _big_endian(column.cast(pa.int8()), "b")]
     if pa.types.is_large_string(column.type):
-        version = _JSONB_VERSION if is_json else b""
-        lengths = pc.add(pc.binary_length(column), len(version)).cast(pa.int32())
-        return [_big_endian(lengths, "i"), _same(version), column.view(_BYTES)]
+        lengths, texts = pc.binary_length(column), column.view(_BYTES)
+        if is_json:
+            return [_big_endian(pc.add(lengths, 1).cast(pa.int32()), "i"), _JSONB_VERSION, texts]
+        return [_big_endian(lengths.cast(pa.int32()), "i"), texts]
     numbers = column.dictionary_encode()  # there are few config versions
     values = [_numeric(number) for number in numbers.dictionary.to_pylist()]
     return [pa.array(values, _BYTES).take(numbers.indices)]
 
 
 def _joined(pieces: list[pa.Array | pa.Scalar]) -> pa.Array:
-    return pc.binary_join_element_wise(*pieces, _same(b""))
-
-
-def _same(value: bytes) -> pa.Scalar:
-    return pa.scalar(value, _BYTES)
+    """Join pieces to one for each row; of neighbours that are the same in all rows, one is made first."""
+    merged: list[pa.Array | pa.Scalar] = []
+    for piece in pieces:
+        if merged and isinstance(piece, pa.Scalar) and isinstance(merged[-1], pa.Scalar):
+            merged[-1] = pa.scalar(merged[-1].as_py() + piece.as_py(), _BYTES)
+        else:
+            merged.append(piece)
+    return pc.binary_join_element_wise(*merged, _NOTHING)
 
 
 def _big_endian(numbers: pa.Array, code: str) -> pa.Array:
@@ -88,8 +108,19 @@ def _big_endian(numbers: pa.Array, code: str) -> pa.Array:
     begin = numbers.offset * width
     swapped = array(code, memoryview(numbers.buffers()[1])[begin : begin + len(numbers) * width].tobytes())
     swapped.byteswap()
-    buffers = [None, pa.py_buffer(swapped)]
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(numbers), buffers).cast(_BYTES)
+    return _of_width(width, pa.py_buffer(swapped), 0, len(numbers))
+
+
+def _of_width(width: int, values: pa.Buffer, offset: int, count: int) -> pa.Array:
+    """Return values of so many bytes each, from one of them on."""
+    return pa.LargeBinaryArray.from_buffers(
+        _BYTES, count, [None, _every(width), values.slice(offset * width, count * width)]
+    )
+
+
+@cache
+def _every(width: int) -> pa.Buffer:
+    return pa.py_buffer(array("q", range(0, width * (_ROWS_AT_ONCE + 1), width)))
 
 
 def _numeric(value: int) -> bytes:

@@ -145,7 +145,7 @@ class Lent(PoolProxiedConnection):
 
     @property
     def info(self) -> dict[Any, Any]:
-        """What is kept with the connection, for as long as it is open."""
+        """Values that are kept with the connection, for as long as it is open."""
         assert self._connection_record is not None  # noqa: S101  # SQLAlchemy asks while it is in use
         return self._connection_record.info
 
