@@ -13,6 +13,7 @@ import psycopg
 from psycopg import abc, errors, generators, pq
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.rows import TupleRow
+from psycopg.types.datetime import TimestamptzBinaryLoader
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 
@@ -216,6 +217,8 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
                     return iter(self._fetch_prepared(sql, values))
             except errors.InvalidSqlStatementName:  # after a rollback psycopg may send DEALLOCATE ALL
                 self._prepared_names.clear()
+            except errors.DataError:  # a time that no datetime holds comes as a number, or None
+                pass
         return self.fetch_rows(sql, values)
 
     def _fetch_prepared(self, sql: str, values: Sequence[object]) -> list[Row]:
@@ -247,7 +250,9 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     @cached_property
     def _transformer(self) -> abc.Transformer:
-        return Transformer(self)  # which keeps the loaders that are there by now
+        context = psycopg.RawCursor(self)
+        context.adapters.register_loader("timestamptz", TimestamptzBinaryLoader)  # which is written in C
+        return Transformer(context)
 
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         written = self._execute(sql, values).written
