@@ -6,7 +6,7 @@ whole columns; to make them value by value takes five times as long.
 
 from array import array
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import lru_cache
 from struct import Struct
 
 import pyarrow as pa
@@ -114,13 +114,15 @@ def _big_endian(numbers: pa.Array, code: str) -> pa.Array:
 def _of_width(width: int, values: pa.Buffer, offset: int, count: int) -> pa.Array:
     """Return values of so many bytes each, from one of them on."""
     return pa.LargeBinaryArray.from_buffers(
-        _BYTES, count, [None, _every(width), values.slice(offset * width, count * width)]
+        _BYTES,
+        count,
+        [None, _every(width, max(count, _ROWS_AT_ONCE)), values.slice(offset * width, count * width)],
     )
 
 
-@cache
-def _every(width: int) -> pa.Buffer:
-    return pa.py_buffer(array("q", range(0, width * (_ROWS_AT_ONCE + 1), width)))
+@lru_cache(maxsize=8)
+def _every(width: int, count: int) -> pa.Buffer:
+    return pa.py_buffer(array("q", range(0, width * (count + 1), width)))
 
 
 def _numeric(value: int) -> bytes:
