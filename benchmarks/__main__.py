@@ -49,7 +49,10 @@ def main() -> None:
         step("small transactions")
         results["small_batches_ms"] = writing.small_batches(20 if quick else 400)
         step("batches on PostgreSQL")
-        results["postgresql_ms"] = writing.postgresql_batches([1, 10, 100, 1_000], 5 if quick else 100)
+        batches = {1: 5, 10: 5, 100: 5, 1_000: 3} if quick else dict.fromkeys((1, 10, 100, 1_000), 100)
+        results["postgresql_ms"] = writing.postgresql_batches(
+            batches | {5_000 if quick else 50_000: 3 if quick else 9}
+        )
         step("growing stores")
         results["growing"] = {
             "v7": growing.grow("v7", sizes, rows, 8 if quick else 200),

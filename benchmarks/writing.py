@@ -128,7 +128,7 @@ def bulk(rows: int, rounds: int) -> dict[str, dict[str, float]]:
 
 def small_batches(transactions: int) -> dict[str, float]:
     """Write many small transactions into every store, in turn; return the median milliseconds of one."""
-    return _batches((*STORES, Appender), [SMALL_BATCH_ROWS], transactions)[str(SMALL_BATCH_ROWS)]
+    return _batches((*STORES, Appender), {SMALL_BATCH_ROWS: transactions})[str(SMALL_BATCH_ROWS)]
 
 
 def iterator(rows: int) -> dict[str, float]:
@@ -155,22 +155,25 @@ def iterator(rows: int) -> dict[str, float]:
     return found_s
 
 
-def postgresql_batches(sizes: list[int], transactions: int) -> dict[str, dict[str, float]]:
-    """Do the same on PostgreSQL alone, with transactions of one size after those of the other."""
-    return _batches((FiberstorePostgreSQL, PostgreSQLOfOurs, PostgreSQL), sizes, transactions)
+def postgresql_batches(sizes: dict[int, int]) -> dict[str, dict[str, float]]:
+    """Do the same on PostgreSQL alone, with transactions of one size after those of the other.
+
+    Args:
+        sizes: For each size the number of transactions.
+    """
+    return _batches((FiberstorePostgreSQL, PostgreSQLOfOurs, PostgreSQL), sizes)
 
 
-def _batches(
-    kinds: tuple[type[Store], ...], sizes: list[int], transactions: int
-) -> dict[str, dict[str, float]]:
+def _batches(kinds: tuple[type[Store], ...], sizes: dict[int, int]) -> dict[str, dict[str, float]]:
     generator = Generator("v7")
+    rows = sum(size * transactions for size, transactions in sizes.items())
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         stores: list[Store] = []
         for kind in kinds:
             (Path(folder) / kind.name).mkdir()
             stores.append(kind(Path(folder) / kind.name))
-        for size in sizes:
+        for size, transactions in sizes.items():
             batches = [Batch(list(generator.logs(size)), [], []) for _ in range(transactions)]
             for batch in batches:
                 _ = batch.log_rows, batch.log_table
@@ -178,7 +181,7 @@ def _batches(
             times_s = medians_s(ways, transactions)
             found[str(size)] = {name: 1e3 * time_s for name, time_s in times_s.items()}
         for store in stores:
-            assert store.counts() == (transactions * sum(sizes), 0), f"{store.name} has lost rows"
+            assert store.counts() == (rows, 0), f"{store.name} has lost rows"
             store.close()
     return found
 

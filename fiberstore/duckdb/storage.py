@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.pool import PoolProxiedConnection
 
 from fiberstore.atomic_files import remove_leftovers
 from fiberstore.checks import check_config_version, check_seconds
@@ -23,13 +24,15 @@ from fiberstore.repositories.access import delays_s
 from fiberstore.repositories.storage import refuse_connections
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE, IN_MEMORY
-from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.prepared import CallSession, connection_of
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Telemetry
 
 if TYPE_CHECKING:
     from fiberstore.duckdb.connection import DuckDBConnection
     from fiberstore.sql.pool import StorePool
+
+T = TypeVar("T")
 
 
 class DuckDBStorage(CorrelatingStorage):
@@ -136,29 +139,29 @@ class DuckDBStorage(CorrelatingStorage):
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
-        with self._calls.running(), self._take(changes=True) as bound:
+        with self._calls.running(), self._take(sa.Connection, changes=True) as bound:
             yield bound
 
     @contextmanager
-    def _connect(self, lock: Lock = Lock.NOTHING) -> Iterator[sa.Connection]:
-        with self._calls.running(), self._take(changes=lock is not Lock.NOTHING) as bound:
-            cast("DuckDBConnection", bound.connection.dbapi_connection).autocommit = True
-            yield bound
+    def _connect(self, lock: Lock = Lock.NOTHING) -> Iterator[CallSession]:
+        with self._calls.running(), self._take(CallSession, changes=lock is not Lock.NOTHING) as session:
+            cast("DuckDBConnection", session.store_connection).autocommit = True
+            yield session
 
-    def _take(self, *, changes: bool) -> sa.Connection:
+    def _take(self, kind: Callable[[sa.Engine, PoolProxiedConnection], T], *, changes: bool) -> T:
         """Take a connection, which has the ``ChangeLock`` until its transaction ends if it changes rows.
 
         One waits for the lock before taking a connection, so that those who wait leave the pool to others.
         """
         with translate_errors():
             if not changes:
-                return sa.Connection(self.engine, self.engine.raw_connection())
+                return kind(self.engine, self.engine.raw_connection())
             hold = ChangeLock.of(self.engine.url.database or "").acquire()
             try:
                 pooled = self._change_pool.connect()
                 cast("DuckDBConnection", pooled.dbapi_connection).take_over(hold)
                 # Here, too, the traceback of an interrupt would hold the lock.
-                return sa.Connection(self.engine, pooled)
+                return kind(self.engine, pooled)
             except BaseException:
                 hold.end(changed=False)
                 raise

@@ -6,6 +6,7 @@ from fiberstore.duckdb.arrival_order import RowidOrder
 from fiberstore.duckdb.rebuild import delete
 from fiberstore.duckdb.redaction import redact
 from fiberstore.duckdb.sizes import kept_rows, settle, size_of
+from fiberstore.records import from_epoch_us
 from fiberstore.sql.conditions import FIBERS, LOGS
 from fiberstore.sql.support import BackendSupport
 
@@ -14,6 +15,7 @@ SUPPORT = BackendSupport(
     temporary_schema=None,  # DuckDB looks for temporary tables first
     log_commit_order=RowidOrder(LOGS, LOGS.c.log_id),
     fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
+    to_time=from_epoch_us,
     delete=delete,
     writes_tables_anew=True,
     redact=redact,

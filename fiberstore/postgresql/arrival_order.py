@@ -27,13 +27,17 @@ from fiberstore.sql.prepared import Prepared
 _ROWS_AT_ONCE = 10_000
 _POLL_S = 0.1
 _NOT_NOTED = (
-    "pages and tails go by the order in which rows arrive, and the tables have no column arrived; "
-    "`fiberstore db upgrade` adds it"
+    "pages and tails go by the order in which rows arrive, and {0} has no column arrived with its default; "
+    "before revision 0005 `fiberstore db upgrade` adds it; who has dropped it runs: "
+    "ALTER TABLE {0} ADD COLUMN IF NOT EXISTS arrived bigint NOT NULL DEFAULT 0, "
+    "ALTER COLUMN arrived SET DEFAULT pg_current_xact_id()::text::bigint; "
+    "CREATE INDEX IF NOT EXISTS idx_{0}_arrived ON {0} (arrived)"
 )
 _FROM_ELSEWHERE = (
     "the store holds rows of another cluster, whose transactions had larger numbers, and a tail would miss "
     "them; after a restore run `fiberstore db upgrade`, and leave the column arrived out of a publication"
 )
+_NOTES = "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'arrived' AND atthasdef"
 _ONE = sa.literal_column("1", sa.Integer)
 
 
@@ -194,7 +198,7 @@ class TransactionOrder(CommitOrder):
         if self not in known:
             found = list(_IDENTITY.rows(session, {"table": self._table}))
             if not found:
-                raise DatabaseError(_NOT_NOTED)
+                raise DatabaseError(_NOT_NOTED.format(self._table))
             known[self] = _Source(*found[0])
         return known[self]
 
@@ -235,10 +239,15 @@ def renumber_restored(connection: StoreConnection) -> None:
 
     Args:
         connection: One outside a transaction.
+
+    Raises:
+        DatabaseError: The tables do not note the numbers.
     """
     if list(connection.fetch_rows("SELECT 1 FROM pg_extension WHERE extname = 'citus'", ())):
         return
     for table in ("raw_logs", "fibers"):
+        if not list(connection.fetch_rows(_NOTES, (table,))):
+            raise DatabaseError(_NOT_NOTED.format(table))
         rows = f"{table} WHERE arrived >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
         if list(connection.fetch_rows(f"SELECT 1 FROM {rows} LIMIT 1", ())):  # noqa: S608  # our own names
             connection.write(f"UPDATE {rows.replace('WHERE', 'SET arrived = 0 WHERE')}")

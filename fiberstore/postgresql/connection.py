@@ -2,15 +2,18 @@
 
 import os
 import select
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import count
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import abc, errors, generators, pq
+from psycopg.adapt import PyFormat, Transformer
 from psycopg.rows import TupleRow
+from psycopg.types.datetime import TimestamptzBinaryLoader
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 
@@ -63,7 +66,7 @@ class CountingCursor(psycopg.Cursor[TupleRow]):
 
 
 class NativeCursor(psycopg.RawCursor[TupleRow]):
-    """A cursor for statements with ``$1``, one of which may read an Arrow batch.
+    """A cursor for statements with ``$1``, one of which may read Arrow batches.
 
     Attributes:
         written: How many rows the statement has written.
@@ -71,22 +74,22 @@ class NativeCursor(psycopg.RawCursor[TupleRow]):
 
     written = 0
 
-    def execute(self, sql: str, values: Sequence[Any] = (), **_options: Any) -> "NativeCursor":  # type: ignore[override]  # noqa: ANN401
-        """Execute a statement; one with ``ARROW_TABLE``, or COPY, has a batch for its value."""
+    def execute(self, sql: str, values: Iterable[Any] = (), **_options: Any) -> "NativeCursor":  # type: ignore[override]  # noqa: ANN401
+        """Execute a statement; one with ``ARROW_TABLE`` has a batch for its value, and COPY any number."""
         if sql.startswith("COPY"):
-            self._copy(sql, values[0])
+            self._copy(sql, values)
         else:
-            statement, arrays = _with_arrays(sql, values[0]) if ARROW_TABLE in sql else (sql, values)
+            statement, arrays = _with_arrays(sql, *values) if ARROW_TABLE in sql else (sql, values)
             prepare = None if statement.startswith(_PREPARED) else False
             super().execute(statement.encode(), list(arrays) or None, prepare=prepare, binary=True)
         self.written = self.rowcount if _writes(self) else 0
         return self
 
-    def _copy(self, sql: str, batch: "pa.RecordBatch") -> None:
+    def _copy(self, sql: str, batches: "Iterable[pa.RecordBatch]") -> None:
         from fiberstore.postgresql.copy_format import encoded
 
         with self.copy(sql.encode()) as copy:
-            for part in encoded(batch, _JSON_COLUMNS):
+            for part in encoded(batches, _JSON_COLUMNS):
                 copy.write(part)
 
 
@@ -109,8 +112,9 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         self.rows_written = 0
         self.cursor_factory = CountingCursor
         self._staged: dict[tuple[str, ...], str] = {}
-        self._stream_numbers = count()
+        self._numbers = count()
         self._transactions_ended = 0
+        self._prepared_names: dict[tuple[str, tuple[int, ...] | None], bytes] = {}
         self._cursors: dict[str, psycopg.RawCursor[TupleRow]] = {}  # the one that was used last is the last
 
     @property
@@ -206,6 +210,50 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
                 del self._cursors[next(iter(self._cursors))]
         return iter(rows)
 
+    def fetch_prepared(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
+        if self.listened_by is None and not self.in_transaction:
+            try:
+                with self.lock:
+                    return iter(self._fetch_prepared(sql, values))
+            except errors.InvalidSqlStatementName:  # after a rollback psycopg may send DEALLOCATE ALL
+                self._prepared_names.clear()
+            except errors.DataError:  # a time that no datetime holds comes as a number, or None
+                pass
+        return self.fetch_rows(sql, values)
+
+    def _fetch_prepared(self, sql: str, values: Sequence[object]) -> list[Row]:
+        # What a cursor of psycopg's does besides takes half of the client's part in a read by key.
+        transformer = self._transformer
+        parameters = transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        types, formats = transformer.types, transformer.formats
+        name = self._prepared_names.get((sql, types)) or self._prepare(sql, types)
+        self.pgconn.send_query_prepared(name, parameters, formats, pq.Format.BINARY)
+        result = self.wait(self._result())
+        transformer.set_pgresult(result)
+        rows = transformer.load_rows(0, result.ntuples, tuple)
+        if len(rows) > _FEW_ROWS:
+            transformer.set_pgresult(None)
+        return rows
+
+    def _prepare(self, sql: str, types: tuple[int, ...] | None) -> bytes:
+        name = f"fiberstore_{next(self._numbers)}".encode()
+        self.pgconn.send_prepare(name, sql.encode(), types)
+        self.wait(self._result())
+        self._prepared_names[sql, types] = name
+        return name
+
+    def _result(self) -> abc.PQGen[Any]:
+        (result,) = yield from generators.execute(self.pgconn)
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result, encoding=self.info.encoding)
+        return result
+
+    @cached_property
+    def _transformer(self) -> abc.Transformer:
+        context = psycopg.RawCursor(self)
+        context.adapters.register_loader("timestamptz", TimestamptzBinaryLoader)  # which is written in C
+        return Transformer(context)
+
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         written = self._execute(sql, values).written
         self.rows_written += written
@@ -213,7 +261,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:
         # It is a cursor of the server's.
-        name = f"fiberstore_stream_{next(self._stream_numbers)}"  # a transaction may read several at once
+        name = f"fiberstore_stream_{next(self._numbers)}"  # a transaction may read several at once
         fetch = f"FETCH {batch_rows} FROM {name}"
         with self._snapshot():
             self._execute(f"DECLARE {name} NO SCROLL CURSOR FOR {sql}", values)
@@ -254,12 +302,19 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         with self._given(sql, batch) as (statement, values):
             return self.write(statement, values)
 
+    def insert_as_made(self, table: str, batches: Iterator["pa.RecordBatch"]) -> int | None:
+        first = next(batches)
+        if first.num_rows < _COPY_ROWS:
+            return self.insert_new(table, first)
+        try:
+            with self._savepoint():
+                copied = self._copy(table, first.schema.names, chain([first], batches))
+        except errors.UniqueViolation:
+            return None
+        self.rows_written += copied
+        return copied
+
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
-        if batch.num_rows >= _COPY_ROWS:
-            with suppress(psycopg.errors.UniqueViolation), self._savepoint():
-                copied = self._copy(table, batch)
-                self.rows_written += copied
-                return copied
         names = ", ".join(batch.schema.names)
         return self.write_with_batch(
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} "  # noqa: S608  # our own names
@@ -271,7 +326,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         """Return a cursor for one statement of the repositories."""
         return NativeCursor(self)
 
-    def _execute(self, sql: str, values: Sequence[object] = ()) -> NativeCursor:
+    def _execute(self, sql: str, values: Iterable[object] = ()) -> NativeCursor:
         return self._observed(sql, values) or self.native_cursor().execute(sql, values)
 
     def _run(self, command: bytes) -> None:
@@ -301,7 +356,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
-        """Let a key that is stored already undo this alone, and not the transaction in which it is."""
+        """Let an error undo this alone, and not the transaction in which it is."""
         if not self.in_transaction:
             try:
                 yield
@@ -311,8 +366,9 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         self._execute("SAVEPOINT fiberstore")
         try:
             yield
-        except psycopg.errors.UniqueViolation:
-            self._execute("ROLLBACK TO fiberstore")
+        except BaseException:
+            if self.pgconn.transaction_status == pq.TransactionStatus.INERROR:
+                self._execute("ROLLBACK TO fiberstore")
             raise
         self._execute("RELEASE fiberstore")
 
@@ -337,13 +393,13 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         columns = f"{table} ({', '.join(shape)})"
         self._execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS")
         self._execute(f"TRUNCATE {table}")
-        self._copy(table, batch)
+        self._copy(table, batch.schema.names, [batch])
         return table
 
-    def _copy(self, table: str, batch: "pa.RecordBatch") -> int:
-        names = ", ".join(batch.schema.names)
+    def _copy(self, table: str, names: list[str], batches: "Iterable[pa.RecordBatch]") -> int:
+        sql = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
         try:
-            return self._execute(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)", [batch]).written
+            return self._execute(sql, batches).written
         except errors.InternalError_ as error:
             if not str(error).startswith("duplicate key value"):
                 raise

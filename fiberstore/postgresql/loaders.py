@@ -5,6 +5,7 @@ JSONB, and a time that no ``datetime`` holds, as text; the column types make val
 """
 
 from datetime import datetime
+from functools import lru_cache
 from struct import Struct
 
 from psycopg import DataError
@@ -58,14 +59,19 @@ class IntegerLoader(Loader):
         Raises:
             SerializationError: It has a fraction, or is none.
         """
-        count, weight, sign, _ = _numeric_head.unpack_from(data)
-        if count > weight + 1 or sign & _NO_NUMBER == _NO_NUMBER:
-            raise SerializationError("a stored config_version is no whole number; another client wrote it")
-        value = 0
-        for position in range(count):
-            value = value * _DIGIT + _int16.unpack_from(data, 8 + 2 * position)[0]
-        value *= _DIGIT ** (weight + 1 - count) if count else 1
-        return -value if sign == _NEGATIVE else value
+        return _integer(bytes(data))
+
+
+@lru_cache  # there are few config versions
+def _integer(data: bytes) -> int:
+    count, weight, sign, _ = _numeric_head.unpack_from(data)
+    if count > weight + 1 or sign & _NO_NUMBER == _NO_NUMBER:
+        raise SerializationError("a stored config_version is no whole number; another client wrote it")
+    value = 0
+    for position in range(count):
+        value = value * _DIGIT + int(_int16.unpack_from(data, 8 + 2 * position)[0])
+    value *= _DIGIT ** (weight + 1 - count) if count else 1
+    return -value if sign == _NEGATIVE else value
 
 
 class JsonTextLoader(Loader):

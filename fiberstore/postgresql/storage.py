@@ -19,7 +19,7 @@ from fiberstore.postgresql.vacuum import compact
 from fiberstore.repositories.storage import refuse_connections
 from fiberstore.sql.connection import Lock, StoreConnection
 from fiberstore.sql.engine import DEFAULT_POOL_SIZE
-from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.prepared import CallSession, connection_of
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import DEFAULT_SLOW_CALL_S, Telemetry
 
@@ -113,18 +113,15 @@ class PostgresStorage(CorrelatingStorage):
         with bound:
             yield bound
 
-    @contextmanager
-    def _connect(self, lock: Lock = Lock.NOTHING) -> Iterator[sa.Connection]:
+    def _connect(self, lock: Lock = Lock.NOTHING) -> CallSession:
         pool = self._call_pool if lock is Lock.NOTHING else self._change_pool
         with translate_errors():
-            pooled = pool.connect()
+            pooled = pool.lend()
             connection = cast("PostgresConnection", pooled.dbapi_connection)
             if not connection.autocommit:
                 connection.commit()  # what listeners have done
                 connection.autocommit = True
-            bound = sa.Connection(self.engine, pooled)
-        with bound:
-            yield bound
+            return CallSession(self.engine, pooled)
 
 
 def _check_server(connection: StoreConnection) -> None:

@@ -7,6 +7,7 @@ from fiberstore.postgresql.redaction import redact
 from fiberstore.postgresql.sizes import kept_rows, settle, size_of
 from fiberstore.repositories.query import delete
 from fiberstore.sql.conditions import FIBERS, LOGS
+from fiberstore.sql.models import stored_time
 from fiberstore.sql.support import BackendSupport
 
 SUPPORT = BackendSupport(
@@ -14,6 +15,7 @@ SUPPORT = BackendSupport(
     temporary_schema="pg_temp",  # PostgreSQL looks for temporary tables where the search path says
     log_commit_order=TransactionOrder(LOGS.c.log_id),
     fiber_commit_order=TransactionOrder(FIBERS.c.fiber_id),
+    to_time=stored_time,
     delete=delete,
     writes_tables_anew=False,
     redact=redact,

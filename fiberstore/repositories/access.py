@@ -7,18 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
-from typing import TypeVar, cast
+from typing import TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_config_version
 from fiberstore.errors import ConflictError
-from fiberstore.sql.connection import Lock, StoreConnection
+from fiberstore.sql.connection import Lock
 from fiberstore.sql.models import RawLog
 from fiberstore.sql.prepared import CallSession, connection_of
 from fiberstore.sql.translate import translate_errors
-from fiberstore.telemetry import RunningCall, Telemetry
+from fiberstore.telemetry import Telemetry
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -146,21 +145,20 @@ class CallSessions(SessionAccess):
     """A new session for each call of a storage, in AUTOCOMMIT isolation: no BEGIN, no ROLLBACK.
 
     Args:
-        connect: Yields such a connection, which has waited for a lock.
+        connect: Yields a session on such a connection, which has waited for a lock.
         telemetry: Counts the calls.
         config_version: The stamp of a ``LogRecord``.
     """
 
     def __init__(
         self,
-        connect: Callable[[Lock], AbstractContextManager[sa.Connection]],
+        connect: Callable[[Lock], AbstractContextManager[CallSession]],
         telemetry: Telemetry,
         config_version: int,
     ) -> None:
         self._connect = connect
         self._telemetry = telemetry
         self._config_version = config_version
-        self._sessions = sessionmaker(class_=CallSession, autoflush=False, expire_on_commit=False)
 
     @property
     def config_version(self) -> int:
@@ -169,8 +167,10 @@ class CallSessions(SessionAccess):
     @contextmanager
     def read(self, method: str | None) -> Iterator[Session]:
         running = nullcontext() if method is None else self._telemetry.running(method)
-        with running as call, self._session(call) as session, translate_errors():
+        with running as call, self._connect(Lock.NOTHING) as session, translate_errors():
             yield session
+            if call is not None:
+                call.rows_written = session.rows_written
 
     def write(
         self,
@@ -208,8 +208,10 @@ class CallSessions(SessionAccess):
                 method, lambda session: write(session, batch), lock=Lock.NOTHING, one_statement=True
             )
         batches = chain([batch], iter(lambda: list(islice(rest, BATCH_ROWS)), []))
-        with self._telemetry.running(method) as call, self._session(call) as session:
-            return _append(session, batches, write)
+        with self._telemetry.running(method) as call, self._connect(Lock.NOTHING) as session:
+            written = _append(session, batches, write)
+            call.rows_written = session.rows_written
+            return written
 
     def write_batches(
         self, method: str, read: Callable[[], Iterable[T]], write: Callable[[Session, T], int]
@@ -220,22 +222,14 @@ class CallSessions(SessionAccess):
     def stream(self, method: str, parts: Generator[T]) -> Generator[T]:
         return self._telemetry.stream(method, parts)
 
-    @contextmanager
-    def _session(self, call: RunningCall | None, lock: Lock = Lock.NOTHING) -> Iterator[Session]:
-        with self._connect(lock) as bound, self._sessions(bind=bound) as session:
-            connection = cast("StoreConnection", bound.connection.dbapi_connection)
-            session.bound, session.store_connection = bound, connection
-            before = connection.rows_written
-            yield session
-            if call is not None:
-                call.rows_written = connection.rows_written - before
-
     def _retried(self, method: str, work: Callable[[Session], T], lock: Lock) -> T:
         with self._telemetry.running(method) as call:
 
             def run() -> T:
-                with self._session(call, lock) as session:
-                    return work(session)
+                with self._connect(lock) as session:
+                    done = work(session)
+                    call.rows_written = session.rows_written
+                    return done
 
             def note(retries: int) -> None:
                 call.retries = retries

@@ -134,7 +134,7 @@ class FiberMethods(FiberBatchStorage):
             check_text(fiber_type)
             check_page(limit, offset)
             rows = _BY_TYPE.rows(session, {"fiber_type": fiber_type}, limit, offset, fiber_key(after))
-            return to_records(FiberRecord, rows, from_epoch_us)
+            return to_records(FiberRecord, rows, connection_of(session).support.to_time)
 
     def write_fibers(self, fibers: Iterable[FiberRecord]) -> int:
         given = list(fibers)
@@ -197,7 +197,7 @@ class FiberMethods(FiberBatchStorage):
             rows = _BY_KEY.rows(session, values)
             # To sort a few rows takes DuckDB longer than to find them.
             first = nsmallest(offset + limit, rows, key=_place) if limit else []
-            return to_records(FiberRecord, first[offset:], from_epoch_us)
+            return to_records(FiberRecord, first[offset:], connection_of(session).support.to_time)
 
     def resolve_fibers(self, fiber_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         with self._sessions.read("resolve_fibers") as session:
@@ -370,9 +370,9 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
             return Timeline(chosen, *timeline_points(session, [fiber.fiber_id for fiber in chosen], points))
 
 
-def _place(row: Row) -> tuple[int, int]:
-    *_fiber, first_us, fiber_id = row
-    return first_us, fiber_id.int
+def _place(row: Row) -> tuple[Any, int]:
+    *_fiber, first, fiber_id = row
+    return first, fiber_id.int
 
 
 def _copy_rows(

@@ -73,9 +73,8 @@ class LogMethods(LogStorage):
         with self._sessions.read("query_logs_by_time") as session:
             values = {"start": as_utc(start), "end": as_utc(end)}
             check_page(limit, offset)
-            return to_records(
-                StoredLog, _BY_TIME.rows(session, values, limit, offset, log_key(after)), from_epoch_us
-            )
+            rows = _BY_TIME.rows(session, values, limit, offset, log_key(after))
+            return to_records(StoredLog, rows, connection_of(session).support.to_time)
 
 
 class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs):

@@ -12,14 +12,14 @@ from fiberstore.checks import check_id, check_page
 from fiberstore.contract.queries import Memberships
 from fiberstore.contract.results import Deleted
 from fiberstore.contract.storage import DEFAULT_LIMIT, MembershipStorage
-from fiberstore.records import FiberMembership, LogRecord, StoredLog, from_epoch_us, log_key
+from fiberstore.records import FiberMembership, LogRecord, StoredLog, log_key
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.logs import log_pages
 from fiberstore.repositories.query import SqlQuery, delete_rows
 from fiberstore.sql import bulk
 from fiberstore.sql.conditions import MEMBERSHIPS, all_of
 from fiberstore.sql.models import Membership, RawLog
-from fiberstore.sql.prepared import Prepared
+from fiberstore.sql.prepared import Prepared, connection_of
 from fiberstore.sql.rows import to_records
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class MembershipMethods(MembershipStorage):
             check_id(fiber_id)
             check_page(limit, offset)
             rows = _LOGS_OF.rows(session, {"fiber_id": fiber_id}, limit, offset, log_key(after))
-            return to_records(StoredLog, rows, from_epoch_us)
+            return to_records(StoredLog, rows, connection_of(session).support.to_time)
 
 
 class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Memberships):

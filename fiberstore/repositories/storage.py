@@ -23,7 +23,7 @@ from fiberstore.repositories.batches import StoreMethods, Transaction
 from fiberstore.repositories.retention import Pruning
 from fiberstore.sql import bulk
 from fiberstore.sql.connection import Lock
-from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.prepared import CallSession, connection_of
 from fiberstore.sql.rows import MODELS
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import Call, StorageStats, Telemetry
@@ -54,8 +54,8 @@ class SqlStorage(StoreMethods, Pruning):
         self._sessions = CallSessions(self._connect, telemetry, config_version)
 
     @abstractmethod
-    def _connect(self, lock: Lock = Lock.NOTHING) -> AbstractContextManager[sa.Connection]:
-        """Give a connection in AUTOCOMMIT isolation, and translate errors on the way to it.
+    def _connect(self, lock: Lock = Lock.NOTHING) -> AbstractContextManager[CallSession]:
+        """Give a session on a connection in AUTOCOMMIT isolation; translate errors on the way to it.
 
         Args:
             lock: Lock of the statements of the block.

@@ -34,17 +34,28 @@ _LAST_US = to_epoch_us(datetime.max.replace(tzinfo=UTC))
 
 
 def insert_new(session: Session, table: str, columns: Columns) -> int:
-    """Insert the rows of a batch whose key is new. Return how many there were."""
-    inserted = connection_of(session).insert_new(table, batch_of(columns))
+    """Insert the rows of a batch without equal keys whose key is new. Return how many there were."""
+    return insert_as_made(session, table, [columns], lambda: columns)
+
+
+def insert_as_made(
+    session: Session, table: str, parts: Iterable[Columns], distinct: Callable[[], Columns]
+) -> int:
+    """Insert the rows whose key is new, the first of equal keys. Return how many there were.
+
+    That all keys are new and different, as most often, is found out by trying, where that is faster.
+
+    Args:
+        session: The session.
+        table: Where.
+        parts: All rows, which may be inserted while they are made.
+        distinct: Makes one batch of the rows without equal keys, if the parts were not taken.
+    """
+    connection = connection_of(session)
+    inserted = connection.insert_as_made(table, map(batch_of, parts))
+    if inserted is None:
+        inserted = connection.insert_new(table, batch_of(distinct()))
     expire(session)
-    return inserted
-
-
-def insert_as_made(session: Session, table: str, parts: Iterable[Columns]) -> int | None:
-    """Insert rows while they are made; see ``StoreConnection.insert_as_made``."""
-    inserted = connection_of(session).insert_as_made(table, map(batch_of, parts))
-    if inserted is not None:
-        expire(session)
     return inserted
 
 

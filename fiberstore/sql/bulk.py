@@ -298,20 +298,16 @@ def _insert(
     columns_of: Callable[[Sequence[R]], Columns],
     keys_of: Callable[[Sequence[R]], list[int]],
 ) -> int:
-    """Insert the records whose key is new, the first of equal keys. Return how many there were.
-
-    That all keys are new and different, as most often, is found out by trying.
-    """
+    """Insert the records whose key is new, the first of equal keys. Return how many there were."""
     if not records:
         return 0
     starts = range(0, len(records), _PART_ROWS)
     parts = (columns_of(checked(records[start : start + _PART_ROWS], kind, start)) for start in starts)
-    table = _TABLES[kind]
-    inserted = insert_as_made(session, table, parts)
-    if inserted is None:
-        keys = keys_of(checked(records, kind))
-        inserted = insert_new(session, table, columns_of(first_of_each(records, keys)))
-    return inserted
+
+    def distinct() -> Columns:
+        return columns_of(first_of_each(records, keys_of(checked(records, kind))))
+
+    return insert_as_made(session, _TABLES[kind], parts, distinct)
 
 
 def _log_ids(records: Iterable[LogRecord | FiberMembership]) -> list[int]:

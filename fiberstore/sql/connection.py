@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -60,7 +60,7 @@ class StoreConnection(ABC):
     rows_written: int
     listened_by: "ref[sa.Connection] | None" = None
 
-    def _observed(self, sql: str, values: Sequence[object]) -> Any | None:  # noqa: ANN401  # the driver's
+    def _observed(self, sql: str, values: Iterable[object]) -> Any | None:  # noqa: ANN401  # the driver's
         """Run a statement through SQLAlchemy, which tells its listeners; return None if there are none.
 
         Returns:
@@ -114,6 +114,10 @@ class StoreConnection(ABC):
         Times come as datetimes or as µs since 1970; ``models.stored_time`` knows both.
         """
 
+    def fetch_prepared(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
+        """Do the same with one of the few statements that are run again and again."""
+        return self.fetch_rows(sql, values)
+
     @abstractmethod
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         """Run a statement that writes, and return how many rows it has written.
@@ -144,12 +148,11 @@ class StoreConnection(ABC):
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
         """Insert the rows of a batch without equal keys whose key is new, and return their number."""
 
+    @abstractmethod
     def insert_as_made(self, table: str, batches: Iterator["pa.RecordBatch"]) -> int | None:
-        """Insert rows with new and different keys while they are made, where one statement can.
+        """Insert rows while they are made, where one statement can.
 
         Returns:
             Their number; None if this connection cannot now, or if a key was stored or came twice: then
             nothing was inserted.
         """
-        del table, batches
-        return None

@@ -61,6 +61,8 @@ def stored_time(value: object) -> datetime:
     Raises:
         SerializationError: It lies outside the years 1 to 9999.
     """
+    if isinstance(value, datetime) and value.tzinfo is UTC:
+        return value
     if value is None or isinstance(value, int):
         return from_epoch_us(value)
     if not isinstance(value, datetime) or value.tzinfo is None:  # then it is text, or 'infinity'

@@ -5,7 +5,7 @@ from typing import Any
 from weakref import ref
 
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import ConnectionPoolEntry, Pool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
 
 from fiberstore.sql.holds import Hold, Registry
 
@@ -68,6 +68,11 @@ class StorePool(Pool):
         pool.dispatch = self.dispatch
         return pool
 
+    def lend(self) -> PoolProxiedConnection:
+        """Give a connection as ``connect`` does; in a quarter of the time if nobody listens to the pool."""
+        events = self.dispatch
+        return self.connect() if events.checkout or events.checkin or events.reset else Lent(self)
+
     def dispose(self) -> None:
         """Close the idle connections, and each of the others once it is given back."""
         self._is_disposed = True
@@ -108,3 +113,70 @@ class StorePool(Pool):
             return self._idle.pop()
         except IndexError:  # to look first is too early: another thread may take the last one meanwhile
             return None
+
+
+class Lent(PoolProxiedConnection):
+    """A connection that is in use until it is closed, or until nothing refers to this.
+
+    Args:
+        pool: Where it comes from, and goes back to.
+    """
+
+    _connection_record: ConnectionPoolEntry | None = None
+
+    def __init__(self, pool: StorePool) -> None:
+        self._pool = pool
+        record: Any = pool._do_get()
+        self._connection_record = record
+        dialect: Any = pool._dialect
+        try:
+            self.dbapi_connection = record.get_connection()
+            if not dialect.do_ping(self.dbapi_connection):
+                record.invalidate()
+                self.dbapi_connection = record.get_connection()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def driver_connection(self) -> Any:  # type: ignore[override]  # noqa: ANN401  # as SQLAlchemy has it
+        """The connection, which is the driver's own."""
+        return self.dbapi_connection
+
+    @property
+    def info(self) -> dict[Any, Any]:
+        """Values that are kept with the connection, for as long as it is open."""
+        assert self._connection_record is not None  # noqa: S101  # SQLAlchemy asks while it is in use
+        return self._connection_record.info
+
+    @property
+    def is_valid(self) -> bool:
+        """True until it is closed."""
+        return self._connection_record is not None
+
+    @property
+    def is_detached(self) -> bool:
+        """False: it always goes back to its pool."""
+        return False
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """Let the connection be closed, and another be opened in its place."""
+        if self._connection_record is not None:
+            self._connection_record.invalidate(e, soft)
+            self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        record, self._connection_record = self._connection_record, None
+        if record is not None:
+            self._pool._do_return_conn(record)
+
+    def _close_special(self, transaction_reset: bool = False) -> None:  # SQLAlchemy closes it so, too
+        del transaction_reset
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # of the connection
+        return getattr(self.dbapi_connection, name)
+
+    def __del__(self) -> None:
+        self.close()

@@ -9,12 +9,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 from weakref import ref
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import LRUCache
 
@@ -25,15 +27,57 @@ R = TypeVar("R")
 
 
 class CallSession(Session):
-    """The session of one call of a storage, which knows its connection.
+    """The session of one call of a storage: a connection, and an ORM session once something asks for one.
+
+    To make and close an ORM session takes a fifth of a read by key, and few calls need it.
+
+    Args:
+        engine: Of the storage.
+        pooled: The connection, which goes back to its pool when the session is closed.
 
     Attributes:
-        bound: The connection to which it is bound.
-        store_connection: The same, as the repositories need it.
+        store_connection: The connection as the repositories need it.
     """
 
-    bound: sa.Connection
-    store_connection: StoreConnection
+    def __init__(self, engine: sa.Engine, pooled: PoolProxiedConnection) -> None:
+        self.store_connection = cast("StoreConnection", pooled.dbapi_connection)
+        self._rows_before = self.store_connection.rows_written
+        self._engine = engine
+        self._pooled = pooled
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # an attribute of SQLAlchemy's
+        if self._is_made:
+            raise AttributeError(f"a session has no {name}")
+        super().__init__(self.bound, autoflush=False, expire_on_commit=False)
+        return getattr(self, name)
+
+    @property
+    def _is_made(self) -> bool:
+        return "identity_map" in self.__dict__
+
+    @property
+    def rows_written(self) -> int:
+        """Rows written so far."""
+        return self.store_connection.rows_written - self._rows_before
+
+    @cached_property
+    def bound(self) -> sa.Connection:
+        """The connection as SQLAlchemy needs it."""
+        return sa.Connection(self._engine, self._pooled)
+
+    @property
+    def listener(self) -> "ref[sa.Connection] | None":
+        """The connection whose listeners are told of each statement; None without any."""
+        return ref(self.bound) if _is_listened_to(self._engine, self._engine.dispatch) else None
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._is_made:
+            super().close()
+        if "bound" in self.__dict__:
+            self.bound.close()
+        else:
+            self._pooled.close()
 
 
 def connection_of(session: Session) -> StoreConnection:
@@ -43,16 +87,15 @@ def connection_of(session: Session) -> StoreConnection:
         TypeError: The session's engine is another's.
     """
     if isinstance(session, CallSession):
-        connection, bound = session.store_connection, session.bound
-        connection.listened_by = ref(bound) if _is_listened_to(bound, bound.engine.dispatch) else None
-        return connection
+        session.store_connection.listened_by = session.listener
+        return session.store_connection
     if session.autoflush:
         session.flush()
     bound = session.connection(bind_arguments={"mapper": RawLog})  # a session may have several engines
     found: object = bound.connection.dbapi_connection
     if not isinstance(found, StoreConnection):
         raise TypeError("the session's engine must come from fiberstore.create_engine()")
-    found.listened_by = ref(bound) if _is_listened_to(bound, bound.dispatch) else None
+    found.listened_by = ref(bound) if _is_listened_to(bound.engine, bound.dispatch) else None
     return found
 
 
@@ -62,6 +105,8 @@ def expire(session: Session) -> None:
     A changed attribute stays, and the next flush writes it over what the statement wrote. An object that is
     to be deleted stays as it is.
     """
+    if isinstance(session, CallSession):  # which holds none
+        return
     changed, deleted = session.dirty, session.deleted
     if not changed and not deleted:
         session.expire_all()
@@ -74,13 +119,13 @@ def expire(session: Session) -> None:
             session.expire(held)
 
 
-def _is_listened_to(bound: sa.Connection, events: Any) -> bool:  # noqa: ANN401  # without types in SQLAlchemy
+def _is_listened_to(engine: sa.Engine, events: Any) -> bool:  # noqa: ANN401  # without types in SQLAlchemy
     """Tell whether ``echo`` is on, or somebody listens to the statements of a connection."""
     return bool(
         events.before_cursor_execute
         or events.after_cursor_execute
-        or bound.dialect.dispatch.handle_error
-        or bound.engine.logger.isEnabledFor(logging.INFO)
+        or engine.dialect.dispatch.handle_error
+        or engine.logger.isEnabledFor(logging.INFO)
     )
 
 
@@ -158,7 +203,7 @@ class Prepared(Generic[R]):
             values: The value of each parameter, as the driver takes it.
         """
         connection = connection_of(session)
-        return cast("Iterator[R]", connection.fetch_rows(*self._of(connection, values)))
+        return cast("Iterator[R]", connection.fetch_prepared(*self._of(connection, values)))
 
     def write(self, session: Session, values: Mapping[str, object]) -> int:
         """Return how many rows were written; the arguments are those of ``rows``."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,6 +37,7 @@ class BackendSupport:
         temporary_schema: Schema of temporary tables, if a statement has to name it.
         log_commit_order: Order in which logs were stored.
         fiber_commit_order: Order in which fibers were stored.
+        to_time: Makes a datetime of what ``StoreConnection.fetch_prepared`` gives for a time in µs.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
             many they were.
         writes_tables_anew: True if ``delete`` may do that in a transaction with ``Lock.MANY_CHANGES``.
@@ -50,6 +52,7 @@ class BackendSupport:
     temporary_schema: str | None
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
+    to_time: Callable[[Any], datetime]
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]
     writes_tables_anew: bool
     redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]

@@ -126,6 +126,17 @@ def test_a_bad_value_late_in_a_collection_is_told_of_and_leaves_nothing_behind(s
     assert storage.query_logs_by_time(*ALL_DAY) == []
 
 
+def test_a_bad_value_late_in_a_collection_leaves_its_transaction_usable(storage: SqlStorage) -> None:
+    first, *logs = some_logs(2 * _PART_ROWS + 2)
+    logs[-1] = logs[-1].model_copy(update={"raw_text": "a\0b"})
+    with storage.transaction() as transaction:
+        transaction.logs.write_logs([first])
+        with pytest.raises(ValueError, match="NUL"):
+            transaction.logs.write_logs(logs)
+        transaction.logs.write_logs(logs[:1])
+    assert [log.log_id for log in storage.query_logs_by_time(*ALL_DAY)] == [first.log_id, logs[0].log_id]
+
+
 def test_a_bad_item_late_in_a_collection_may_speak_of_ctrl_c(storage: SqlStorage) -> None:
     bad: Any = {"text": "job failed: KeyboardInterrupt: stop"}
     with pytest.raises(TypeError, match=r"must be a LogRecord, got .*KeyboardInterrupt"):

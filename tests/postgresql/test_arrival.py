@@ -65,6 +65,25 @@ def test_tail_tells_the_rows_of_a_restored_dump_first(storage: PostgresStorage) 
     assert tailed(storage) == [1, 3, 2]
 
 
+@pytest.mark.parametrize("loss", ["DROP COLUMN arrived", "ALTER COLUMN arrived DROP DEFAULT"])
+def test_who_has_dropped_the_column_is_told_how_to_add_it(storage: PostgresStorage, loss: str) -> None:
+    for table in ("raw_logs", "fibers"):
+        with storage.engine.begin() as connection:
+            connection.execute(sa.text(f"ALTER TABLE {table} {loss}"))
+        with pytest.raises(DatabaseError, match="no column arrived") as told:
+            storage.init_schema()
+        with pytest.raises(DatabaseError, match="no column arrived"):
+            (storage.logs if table == "raw_logs" else storage.fibers).page(1)
+        with storage.engine.begin() as connection:
+            connection.execute(sa.text(str(told.value).partition("runs: ")[2]))
+        storage.init_schema()
+    storage.write_logs([log(2), log(1)])
+    storage.write_fiber(fiber(1))
+    storage.upsert_fibers([fiber(1, "other")])
+    assert tailed(storage) == [1, 2]
+    assert numbers(storage.logs.page(1).items) == [1]
+
+
 def test_a_cursor_of_another_cluster_is_refused(storage: PostgresStorage) -> None:
     storage.write_logs([log(number) for number in range(3)])
     cursor = storage.logs.page(1).next

@@ -5,12 +5,14 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fiberstore import ConnectionLostError, DatabaseError, LogRepository, PostgresStorage, open_storage
+from fiberstore.postgresql.copy_format import fields
 from fiberstore.repositories.storage import Transaction
 from fiberstore.sql.connection import Row
 from fiberstore.sql.prepared import connection_of
@@ -49,6 +51,33 @@ def test_many_rows_of_which_one_is_stored_already(postgresql_storage: PostgresSt
     kept = storage.get_log(log(MANY[-1]).log_id)
     assert kept is not None
     assert kept.raw_text == "first"
+
+
+def test_bytes_of_a_column_of_any_length_with_nulls() -> None:
+    ids = [None if number % 3 else uid(number).bytes for number in range(10_000)]
+    column = pa.ExtensionArray.from_storage(pa.uuid(), pa.array(ids, pa.binary(16)))
+    expected = [b"\xff\xff\xff\xff" if id_ is None else b"\0\0\0\x10" + id_ for id_ in ids]
+    for start in (0, 1):  # a column may be a part of another
+        found = fields(column.slice(start), is_json=False)
+        assert found.to_pylist() == expected[start:]
+
+
+def test_a_read_goes_on_where_the_statements_of_its_connection_are_gone(
+    postgresql_storage: PostgresStorage,
+) -> None:
+    storage = postgresql_storage
+    storage.write_logs([log(1)])
+    for _ in range(2):
+        assert storage.get_log(uid(1)) is not None
+        with storage._sessions.read(None) as session:
+            connection = connection_of(session)
+            for _ in range(7):  # from the sixth on psycopg has a prepared statement of its own
+                connection.write("DELETE FROM raw_logs WHERE false")
+            connection.begin()
+            connection.rollback()
+            connection.write("DELETE FROM raw_logs WHERE false")  # and before the next it drops all there are
+        assert prepared_statements(storage) == 0
+        assert storage.get_log(uid(1)) is not None
 
 
 def test_many_rows_in_a_transaction_of_which_one_is_stored_already(
