@@ -6,12 +6,14 @@ from fiberstore.duckdb.arrival_order import RowidOrder
 from fiberstore.duckdb.rebuild import delete
 from fiberstore.duckdb.redaction import redact
 from fiberstore.duckdb.sizes import kept_rows, settle, size_of
+from fiberstore.duckdb.temporary import given, keep
 from fiberstore.sql.conditions import FIBERS, LOGS
 from fiberstore.sql.support import BackendSupport
 
 SUPPORT = BackendSupport(
     row_id=sa.literal_column("rowid"),
-    temporary_schema=None,  # DuckDB looks for temporary tables first
+    keep=keep,
+    given=given,
     log_commit_order=RowidOrder(LOGS, LOGS.c.log_id),
     fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
     delete=delete,

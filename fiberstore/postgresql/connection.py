@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import uuid4
 
 import psycopg
 from psycopg import errors, pq
@@ -15,6 +14,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 
 from fiberstore.errors import SerializationError
+from fiberstore.postgresql.arrays import BinaryArray, array_of
 from fiberstore.postgresql.support import SUPPORT
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.models import Base, Json
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LEAST_VERSION = 14
-# From so many rows on, COPY into the table itself, or into a temporary one for a statement to read, is faster
-# than a statement with arrays.
-_COPY_ROWS, _STAGED_ROWS = 10, 200
+_COPY_ROWS = 10  # from so many rows on, COPY is faster than a statement with arrays
 _FEW_ROWS, _MOST_CURSORS = 100, 50
 # Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
 _LOCKS = {
@@ -108,7 +106,6 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         super().__init__(*arguments, **options)
         self.rows_written = 0
         self.cursor_factory = CountingCursor
-        self._staged: dict[tuple[str, ...], str] = {}
         self._stream_numbers = count()
         self._transactions_ended = 0
         self._cursors: dict[str, psycopg.RawCursor[TupleRow]] = {}  # the one that was used last is the last
@@ -206,6 +203,10 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
                 del self._cursors[next(iter(self._cursors))]
         return iter(rows)
 
+    def fetch_once(self, sql: str, values: Sequence[object]) -> list[Row]:
+        """Return the rows of a statement as ``fetch_rows`` does, and keep none of them."""
+        return self._execute(sql, values).fetchall()
+
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         written = self._execute(sql, values).written
         self.rows_written += written
@@ -248,11 +249,10 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
-        return self._execute(sql, [batch]).fetchall()  # a reader can make no tables
+        return self.fetch_once(sql, [batch])
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
-        with self._given(sql, batch) as (statement, values):
-            return self.write(statement, values)
+        return self.write(sql, [batch])
 
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
         if batch.num_rows >= _COPY_ROWS:
@@ -291,15 +291,6 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             self.rollback()
 
     @contextmanager
-    def _given(self, sql: str, batch: "pa.RecordBatch") -> Iterator[tuple[str, Sequence[object]]]:
-        """Give a statement that reads a batch what it reads: arrays, or of many rows a temporary table."""
-        if batch.num_rows < _STAGED_ROWS:
-            yield sql, [batch]
-            return
-        with self._own_transaction():
-            yield sql.replace(ARROW_TABLE, self._copied(batch)), ()
-
-    @contextmanager
     def _savepoint(self) -> Iterator[None]:
         """Let a key that is stored already undo this alone, and not the transaction in which it is."""
         if not self.in_transaction:
@@ -315,30 +306,6 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             self._execute("ROLLBACK TO fiberstore")
             raise
         self._execute("RELEASE fiberstore")
-
-    @contextmanager
-    def _own_transaction(self) -> Iterator[None]:
-        """Let several statements be one transaction, if none is open."""
-        if self.in_transaction:
-            yield
-            return
-        self.begin(only_appends=True)
-        try:
-            yield
-            self.commit()
-        finally:
-            self.rollback()
-
-    def _copied(self, batch: "pa.RecordBatch") -> str:
-        """Copy a batch into a temporary table, which is emptied with the transaction; return its name."""
-        shape = tuple(f"{field.name} {_sql_type(field)}" for field in batch.schema)
-        # Not by the search path, on which another table may come first, and by no name that anybody knows.
-        table = self._staged.setdefault(shape, f"pg_temp.fiberstore_{uuid4().hex}")
-        columns = f"{table} ({', '.join(shape)})"
-        self._execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS")
-        self._execute(f"TRUNCATE {table}")
-        self._copy(table, batch)
-        return table
 
     def _copy(self, table: str, batch: "pa.RecordBatch") -> int:
         names = ", ".join(batch.schema.names)
@@ -358,12 +325,14 @@ def _is_readable(socket: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _with_arrays(sql: str, batch: "pa.RecordBatch") -> tuple[str, list[list[object]]]:
+def _with_arrays(sql: str, batch: "pa.RecordBatch") -> tuple[str, list[BinaryArray]]:
     """Return a statement that reads a batch from arrays, and these."""
     arrays = ", ".join(f"${number}::{_sql_type(field)}[]" for number, field in enumerate(batch.schema, 1))
     names = ", ".join(batch.schema.names)
     rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names
-    return f"WITH {rows} {sql}", [column.to_pylist() for column in batch.columns]
+    return f"WITH {rows} {sql}", [
+        array_of(column, _sql_type(field)) for field, column in zip(batch.schema, batch.columns, strict=True)
+    ]
 
 
 def _sql_type(field: "pa.Field") -> str:

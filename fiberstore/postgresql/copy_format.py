@@ -37,15 +37,15 @@ def encoded(batch: pa.RecordBatch, json_columns: Iterable[str]) -> Iterator[byte
     yield HEADER
     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
         part = batch.slice(start, _ROWS_AT_ONCE)
-        fields = [
-            _fields(column, is_json=name in json_names)
+        values = [
+            fields(column, is_json=name in json_names)
             for name, column in zip(part.schema.names, part.columns, strict=True)
         ]
-        yield b"".join(chain.from_iterable(zip(count, *fields, strict=False)))
+        yield b"".join(chain.from_iterable(zip(count, *values, strict=False)))
     yield TRAILER
 
 
-def _fields(column: pa.Array, *, is_json: bool) -> Sequence[bytes]:
+def fields(column: pa.Array, *, is_json: bool) -> Sequence[bytes]:
     """Return the values of a column, each with its length before it."""
     values, encode = _python_values(column), _encoder(column.type, is_json=is_json)
     if not column.null_count:

@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 
+from fiberstore.postgresql.arrays import given, keep
 from fiberstore.postgresql.arrival_order import TransactionOrder
 from fiberstore.postgresql.redaction import redact
 from fiberstore.postgresql.sizes import kept_rows, settle, size_of
@@ -11,7 +12,8 @@ from fiberstore.sql.support import BackendSupport
 
 SUPPORT = BackendSupport(
     row_id=sa.literal_column("ctid"),
-    temporary_schema="pg_temp",  # PostgreSQL looks for temporary tables where the search path says
+    keep=keep,
+    given=given,
     log_commit_order=TransactionOrder(LOGS.c.log_id),
     fiber_commit_order=TransactionOrder(FIBERS.c.fiber_id),
     delete=delete,

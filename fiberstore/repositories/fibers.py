@@ -36,8 +36,7 @@ from fiberstore.repositories.query import (
     execute_write,
     one_snapshot,
     select_rows,
-    temp_id_table,
-    temp_table,
+    kept_ids,
 )
 from fiberstore.sql import bulk, key_rows
 from fiberstore.sql.arrival_order import CommitOrder
@@ -246,7 +245,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         ids = self._select(FIBERS.c.fiber_id, sa.func.gen_random_uuid(type_=sa.Uuid).label("copy_id"))
 
         def copy(session: Session) -> int:
-            with temp_table(session, ids) as copies:
+            with connection_of(session).support.keep(session, ids) as copies:
                 replaced: dict[str, sa.ColumnElement[Any]] = {
                     "fiber_id": copies.c.copy_id,
                     "config_version": sa.literal(config_version, FIBERS.c.config_version.type),
@@ -263,7 +262,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         return self._change(method, lambda session: execute_write(session, change))
 
     def _delete(self, session: Session) -> Deleted:
-        with temp_id_table(session, self._select(FIBERS.c.fiber_id)) as ids:
+        with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
             delete_belongings(session, ids)
             memberships = delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.fiber_id.in_(ids))
             fibers = delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids))
@@ -376,7 +375,7 @@ def _place(row: Row) -> tuple[int, int]:
 
 
 def _copy_rows(
-    session: Session, table: sa.Table, copies: sa.Table, replaced: Mapping[str, sa.ColumnElement[Any]]
+    session: Session, table: sa.Table, copies: sa.FromClause, replaced: Mapping[str, sa.ColumnElement[Any]]
 ) -> int:
     both = table.join(copies, copies.c.fiber_id == table.c.fiber_id)
     rows = sa.select(*(replaced.get(column.name, column) for column in table.c)).select_from(both)

@@ -37,10 +37,10 @@ from fiberstore.repositories.prune_plan import (
 from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
-    given,
+    given_ids,
     one_snapshot,
     select_rows,
-    temp_id_table,
+    kept_ids,
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
 from fiberstore.sql.prepared import connection_of
@@ -292,10 +292,10 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
     going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
     fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
     logs = b"".join(unit.log_ids for unit in going)
-    with given(session, "fiber_id", fibers) as fiber_ids, given(session, "log_id", logs) as planned:
+    with given_ids(session, "fiber_id", fibers) as fiber_ids, given_ids(session, "log_id", logs) as planned:
         held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
         may_go = sa.and_(LOGS.c.log_id.in_(planned), LOGS.c.log_id.not_in(held), UNPINNED_LOG)
-        with temp_id_table(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
+        with kept_ids(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
             is_going = LOGS.c.log_id.in_(log_ids)
             of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(is_going)
             ((text_bytes,),) = select_rows(session, of_text)
@@ -313,7 +313,7 @@ def _unchanged(session: Session, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[
     """Return how fibers are now, see ``Unit.seen``, without those that are pinned or not stored."""
     if not fiber_ids:
         return {}
-    with given(session, "fiber_id", b"".join(id_.bytes for id_ in fiber_ids)) as ids:
+    with given_ids(session, "fiber_id", b"".join(id_.bytes for id_ in fiber_ids)) as ids:
         sizes = counted_by(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
         now = (
             sa.select(FIBERS.c.fiber_id, FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))

@@ -26,7 +26,7 @@ from fiberstore.repositories.query import (
     one_snapshot,
     rows_worth_a_new_table,
     select_rows,
-    temp_id_table,
+    kept_ids,
 )
 from fiberstore.sql.conditions import FIBERS, MEMBERSHIPS
 from fiberstore.sql.functions import TimeUs
@@ -235,7 +235,7 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
         NamedCheckpoint.name.startswith(read_checkpoint(version)),
     )
     execute_write(session, sa.delete(NamedCheckpoint).where(is_of_version))
-    with temp_id_table(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
+    with kept_ids(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
         delete_belongings(session, ids)
         others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
         memberships = execute_write(session, sa.delete(Membership).where(others))

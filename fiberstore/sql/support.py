@@ -1,6 +1,7 @@
 """The part of the repositories that each engine does in its own way."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,10 @@ class BackendSupport:
 
     Attributes:
         row_id: Place of a row, good for one statement.
-        temporary_schema: Schema of temporary tables, if a statement has to name it.
+        keep: Keeps the rows that a statement selects for a block, in an open transaction, and yields what
+            has them, whatever happens to the tables. All its columns are ids.
+        given: Does the same with ids, joined, given the name of their column, ``"fiber_id"`` or ``"log_id"``;
+            one block for each may be open at once.
         log_commit_order: Order in which logs were stored.
         fiber_commit_order: Order in which fibers were stored.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
@@ -47,7 +51,8 @@ class BackendSupport:
     """
 
     row_id: sa.ColumnElement[Any]
-    temporary_schema: str | None
+    keep: Callable[[Session, sa.Select[Any]], AbstractContextManager[sa.FromClause]]
+    given: Callable[[Session, str, bytes], AbstractContextManager[sa.FromClause]]
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]
