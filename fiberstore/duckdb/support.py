@@ -11,7 +11,7 @@ from fiberstore.sql.conditions import FIBERS, LOGS
 from fiberstore.sql.support import BackendSupport
 
 SUPPORT = BackendSupport(
-    row_id=sa.literal_column("rowid"),
+    membership_id=(sa.literal_column("rowid"),),
     keep=keep,
     given=given,
     log_commit_order=RowidOrder(LOGS, LOGS.c.log_id),

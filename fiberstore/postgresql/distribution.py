@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 DISTRIBUTION_COLUMNS = {
     "raw_logs": "log_id",
     "fiber_memberships": "log_id",
+    "log_pins": "log_id",
     "fibers": "fiber_id",
     "fiber_keys": "fiber_id",
     "fiber_ends": "fiber_id",
+    "fiber_pins": "fiber_id",
 }
-"""The column that places the rows of each large table."""
+"""The column that places the rows of each distributed table."""
 
-SMALL_TABLES = ("fiber_config_versions", "fiber_checkpoints", "fiber_merges", "fiber_pins", "log_pins")
-"""The tables that every node has a copy of: they are joined to large ones by either id."""
+SMALL_TABLES = ("fiber_config_versions", "fiber_checkpoints", "fiber_merges")
+"""The tables that every node has a copy of."""
 
 
 # Citus distributes no table with triggers, and lets nobody name one on a table that it has distributed.
@@ -52,9 +54,11 @@ def distribution_statements() -> list[str]:
         _DROP_TRIGGER,
         _distribute("raw_logs", colocate_with="none"),
         _distribute("fiber_memberships", colocate_with="raw_logs"),
+        _distribute("log_pins", colocate_with="raw_logs"),
         _distribute("fibers", colocate_with="none"),
         _distribute("fiber_keys", colocate_with="fibers"),
         _distribute("fiber_ends", colocate_with="fibers"),
+        _distribute("fiber_pins", colocate_with="fibers"),
         *map(_copy_to_every_node, SMALL_TABLES),
         allow_joins,
     ]

@@ -49,6 +49,7 @@ from fiberstore.sql.conditions import (
     MEMBERSHIPS,
     all_of,
     among,
+    apart,
 )
 from fiberstore.sql.connection import Lock, Row
 from fiberstore.sql.functions import HoldsChangeLock, JsonKeys, JsonType, JsonValueAt, StartsWith, TimeUs
@@ -285,10 +286,9 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
 
     def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
         wanted = checked_ids(log_ids)
-        statement = (
-            self._ordered(self._select(*self._columns(), MEMBERSHIPS.c.log_id))
-            .join(MEMBERSHIPS, MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id)
-            .where(among(MEMBERSHIPS.c.log_id, wanted))
+        held = apart(sa.select(*MEMBERSHIPS.c).where(among(MEMBERSHIPS.c.log_id, wanted)))
+        statement = self._ordered(self._select(*self._columns(), held.c.log_id)).join(
+            held, held.c.fiber_id == FIBERS.c.fiber_id
         )
         with self._read("by_log") as session:
             return self._grouped(wanted, select_rows(session, statement))

@@ -248,12 +248,12 @@ def _drop_memberships(session: Session, version: int) -> int:
     That is all of them in a transaction that writes alone, and otherwise as many as nobody waits for long.
     """
     stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
-    row_id = connection_of(session).support.row_id
+    identity = connection_of(session).support.membership_id
     going = sa.and_(MEMBERSHIPS.c.config_version == version, MEMBERSHIPS.c.fiber_id.not_in(stored))
     if connection_of(session).writes_alone:
         return delete_rows(session, MEMBERSHIPS, going)
-    some = sa.select(row_id).select_from(Membership).where(going).limit(_STEP_ROWS)
-    return execute_write(session, sa.delete(Membership).where(row_id.in_(some)))
+    some = sa.select(*identity).select_from(Membership).where(going).limit(_STEP_ROWS)
+    return execute_write(session, sa.delete(Membership).where(sa.tuple_(*identity).in_(some)))
 
 
 def _get(session: Session, version: int) -> ConfigVersion | None:

@@ -223,6 +223,14 @@ def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool
     return column.in_(sa.select(sa.func.unnest(array_value(values, column.type))))
 
 
+def apart(rows: sa.Select[Any]) -> sa.Subquery:
+    """Return a subquery that a database runs by itself, rather than as part of the join that it is in.
+
+    Citus can join its rows to those of another table, which lie on other nodes.
+    """
+    return rows.offset(sa.literal_column("0")).subquery()
+
+
 _TEXT_FUNCTIONS: dict[str, Callable[[Expression, str], sa.ColumnElement[bool]]] = {
     "contains": Contains,
     "startswith": StartsWith,

@@ -1,6 +1,6 @@
 """The part of the repositories that each engine does in its own way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ class BackendSupport:
     """The part of the repositories that is an engine's own; its connections hand it out.
 
     Attributes:
-        row_id: Place of a row, good for one statement.
+        membership_id: Columns that tell the rows of ``fiber_memberships`` apart, within one statement.
         keep: Keeps the rows that a statement selects for a block, in an open transaction, and yields what
             has them, whatever happens to the tables. All its columns are ids.
         given: Does the same with ids, joined, given the name of their column, ``"fiber_id"`` or ``"log_id"``;
@@ -50,7 +50,7 @@ class BackendSupport:
         kept_rows: Returns how many rows there are of each table, with deleted ones that still take space.
     """
 
-    row_id: sa.ColumnElement[Any]
+    membership_id: Sequence[sa.ColumnElement[Any]]
     keep: Callable[[Session, sa.Select[Any]], AbstractContextManager[sa.FromClause]]
     given: Callable[[Session, str, bytes], AbstractContextManager[sa.FromClause]]
     log_commit_order: CommitOrder
