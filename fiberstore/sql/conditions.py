@@ -127,8 +127,8 @@ def _has_log(condition: HasLog) -> sa.ColumnElement[bool]:
 
 
 def _has_fiber(condition: HasFiber) -> sa.ColumnElement[bool]:
-    same = MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id
-    return LOGS.c.log_id.in_(_joined(MEMBERSHIPS.c.log_id, same, to_sql(condition.condition)))
+    fibers = _joined(FIBERS.c.fiber_id, to_sql(condition.condition))
+    return LOGS.c.log_id.in_(_joined(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id.in_(fibers)))
 
 
 def _attribute_exists(condition: AttributeExists) -> sa.ColumnElement[bool]:
