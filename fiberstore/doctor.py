@@ -18,7 +18,7 @@ from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import migrate
-from fiberstore.sql.conditions import FIBERS, LOGS
+from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, apart
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.functions import KeyHash
 from fiberstore.sql.models import (
@@ -272,22 +272,29 @@ def _is_json(text: str | None) -> bool:
 
 def _about_sense(connection: sa.Connection) -> Iterator[Finding]:
     fibers = sa.select(sa.func.count()).select_from(Fiber)
-    if rows := _count(connection, fibers.where(sa.exists().where(_NOT_COVERED))):
+    if rows := _count(connection, fibers.join(_SPANS, _NOT_COVERED)):
         yield Finding(f"{rows:,} fibers have logs outside their activity", is_repairable=True)
     if rows := _count(connection, fibers.where(Fiber.first_activity > Fiber.last_activity)):
         yield Finding(f"{rows:,} fibers end before they begin")
-    memberships = sa.select(sa.func.count()).select_from(Membership)
-    ends = {"log": Membership.log_id == RawLog.log_id, "fiber": Membership.fiber_id == Fiber.fiber_id}
-    for name, is_there in ends.items():
-        if rows := _count(connection, memberships.where(~sa.exists().where(is_there))):
+    for name, column, id_ in (
+        ("log", MEMBERSHIPS.c.log_id, LOGS.c.log_id),
+        ("fiber", MEMBERSHIPS.c.fiber_id, FIBERS.c.fiber_id),
+    ):
+        if rows := _count(connection, _without(column, id_)):
             yield Finding(f"{rows:,} memberships have no {name} (it may come later)", is_problem=False)
     keys = sa.select(sa.func.count()).select_from(KeyedFiber)
     if rows := _count(connection, keys.where(_WRONG_HASH)):
         yield Finding(f"{rows:,} keys have a wrong hash, and are not found", is_repairable=True)
     for table in BELONGINGS:
-        of_none = table.c.fiber_id.not_in(sa.select(Fiber.fiber_id))
-        if rows := _count(connection, sa.select(sa.func.count()).select_from(table).where(of_none)):
+        if rows := _count(connection, _without(table.c.fiber_id, FIBERS.c.fiber_id)):
             yield Finding(f"{rows:,} rows of {table.name} have no fiber", is_problem=False)
+
+
+def _without(column: sa.Column[Any], id_: sa.Column[Any]) -> sa.Select[Any]:
+    """Count the rows of one table whose ids another table does not have."""
+    known = apart(sa.select(id_))
+    both = column.table.outerjoin(known, known.c[id_.name] == column)
+    return sa.select(sa.func.count()).select_from(both).where(known.c[id_.name].is_(None))
 
 
 def _count(connection: sa.Connection, statement: sa.Select[Any]) -> int:
