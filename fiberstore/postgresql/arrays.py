@@ -18,7 +18,6 @@ from psycopg.pq import Format
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from fiberstore.errors import SerializationError
 from fiberstore.sql.arrow import joined_uuids
 from fiberstore.sql.prepared import compiled, connection_of
 

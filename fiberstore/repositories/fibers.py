@@ -34,9 +34,9 @@ from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
     execute_write,
+    kept_ids,
     one_snapshot,
     select_rows,
-    kept_ids,
 )
 from fiberstore.sql import bulk, key_rows
 from fiberstore.sql.arrival_order import CommitOrder

@@ -19,7 +19,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key, to_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.query import delete_rows, one_snapshot, select_rows, kept_ids
+from fiberstore.repositories.query import delete_rows, kept_ids, one_snapshot, select_rows
 from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import CommitOrder

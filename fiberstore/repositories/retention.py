@@ -38,9 +38,9 @@ from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
     given_ids,
+    kept_ids,
     one_snapshot,
     select_rows,
-    kept_ids,
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, apart
 from fiberstore.sql.prepared import connection_of
@@ -277,7 +277,7 @@ def _of_file(session: Session, *, settled: bool) -> StoreSize:
 
 
 def _held(log_ids: sa.Select[Any], going: sa.Select[Any]) -> sa.Select[Any]:
-    """Select the ids, of some, of logs that stored fibers hold which stay; what is not stored holds nothing."""
+    """Select those of the ids of logs that stored fibers hold which stay; others hold nothing."""
     of_others = sa.and_(MEMBERSHIPS.c.log_id.in_(log_ids), MEMBERSHIPS.c.fiber_id.not_in(going))
     held = apart(sa.select(*MEMBERSHIPS.c).where(of_others))
     return sa.select(held.c.log_id).join(FIBERS, FIBERS.c.fiber_id == held.c.fiber_id)

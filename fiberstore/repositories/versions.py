@@ -23,10 +23,10 @@ from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
     execute_write,
+    kept_ids,
     one_snapshot,
     rows_worth_a_new_table,
     select_rows,
-    kept_ids,
 )
 from fiberstore.sql.conditions import FIBERS, MEMBERSHIPS
 from fiberstore.sql.functions import TimeUs
