@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from fiberstore.postgresql.connection import PostgresConnection
 
-MOST_BYTES = 2**28  # of the arrays of one statement; the server takes a message of less than 2**30
+# Bytes of one statement: that suffice, and that a server can just take.
+MOST_BYTES, LARGEST_BYTES = 2**28, 1_000_000_000
 _head = Struct("!iiIii")  # dimensions, whether there are nulls, type, length, first index
 _empty = Struct("!iiI")
 _TYPE_NUMBERS = {

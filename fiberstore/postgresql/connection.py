@@ -3,7 +3,7 @@
 import os
 import select
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 
 from fiberstore.errors import SerializationError
-from fiberstore.postgresql.arrays import BinaryArray, array_of
+from fiberstore.postgresql.arrays import LARGEST_BYTES, MOST_BYTES, BinaryArray, array_of
 from fiberstore.postgresql.support import SUPPORT
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.models import Base, Json
@@ -261,11 +261,13 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
                 self.rows_written += copied
                 return copied
         names = ", ".join(batch.schema.names)
-        return self.write_with_batch(
+        sql = (
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} "  # noqa: S608  # our own names
-            "ON CONFLICT DO NOTHING RETURNING 1",  # by which Citus counts what is inserted, not what is read
-            batch,
+            "ON CONFLICT DO NOTHING RETURNING 1"  # by which Citus counts what is inserted, not what is read
         )
+        parts = _parts(batch)
+        with self._own_transaction() if len(parts) > 1 else nullcontext():
+            return sum(self.write_with_batch(sql, part) for part in parts)
 
     def native_cursor(self) -> NativeCursor:
         """Return a cursor for one statement of the repositories."""
@@ -307,6 +309,19 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             raise
         self._execute("RELEASE fiberstore")
 
+    @contextmanager
+    def _own_transaction(self) -> Iterator[None]:
+        """Let several statements be one transaction, if none is open."""
+        if self.in_transaction:
+            yield
+            return
+        self.begin(only_appends=True)
+        try:
+            yield
+            self.commit()
+        finally:
+            self.rollback()
+
     def _copy(self, table: str, batch: "pa.RecordBatch") -> int:
         names = ", ".join(batch.schema.names)
         try:
@@ -315,6 +330,14 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             if not str(error).startswith("duplicate key value"):
                 raise
             raise errors.UniqueViolation(str(error)) from error  # Citus has no code for it
+
+
+def _parts(batch: "pa.RecordBatch") -> "list[pa.RecordBatch]":
+    """Return a batch in parts that a statement can read."""
+    if batch.nbytes <= MOST_BYTES or batch.num_rows == 1:
+        return [batch]
+    half = batch.num_rows // 2
+    return [*_parts(batch.slice(0, half)), *_parts(batch.slice(half))]
 
 
 def _is_readable(socket: int) -> bool:
@@ -327,6 +350,10 @@ def _is_readable(socket: int) -> bool:
 
 def _with_arrays(sql: str, batch: "pa.RecordBatch") -> tuple[str, list[BinaryArray]]:
     """Return a statement that reads a batch from arrays, and these."""
+    if batch.nbytes > LARGEST_BYTES:
+        raise SerializationError(
+            f"a statement cannot take {batch.nbytes:,} bytes at once; write them in batches of less than 1 GB"
+        )
     arrays = ", ".join(f"${number}::{_sql_type(field)}[]" for number, field in enumerate(batch.schema, 1))
     names = ", ".join(batch.schema.names)
     rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, cast
 
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql import check_driver, create_engine
+from fiberstore.postgresql.citus import has_citus
 from fiberstore.sql.engine import is_postgresql
 from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
-    import psycopg  # only a server needs the driver, to print the statements takes none
-
+    # Only a server needs the driver, to print the statements takes none.
     from fiberstore.postgresql.connection import PostgresConnection
 
 DISTRIBUTION_COLUMNS = {
@@ -80,14 +80,15 @@ def distribute(url: str, on_notice: Callable[[str], None] | None = None) -> Iter
     with _connected(url) as connection, translate_errors():
         if on_notice is not None:
             connection.add_notice_handler(lambda notice: on_notice(notice.message_primary or ""))
-        _check_citus(connection)
+        if not has_citus(connection):
+            raise DatabaseError("the database has no Citus; run CREATE EXTENSION citus in it")
         for statement in distribution_statements():
             connection.execute(statement.encode())
             yield statement
 
 
 @contextmanager
-def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+def _connected(url: str) -> Iterator["PostgresConnection"]:
     if not is_postgresql(url):
         raise ValueError(
             "only a server is distributed, not a file; give a URL such as postgresql+psycopg://host/database"
@@ -103,11 +104,6 @@ def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
             yield connection
     finally:
         engine.dispose()
-
-
-def _check_citus(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
-    if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'citus'").rowcount:
-        raise DatabaseError("the database has no Citus; run CREATE EXTENSION citus in it")
 
 
 def _distribute(table: str, *, colocate_with: str) -> str:
