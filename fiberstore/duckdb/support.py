@@ -3,10 +3,10 @@
 import sqlalchemy as sa
 
 from fiberstore.duckdb.arrival_order import RowidOrder
+from fiberstore.duckdb.kept_ids import given, keep
 from fiberstore.duckdb.rebuild import delete
 from fiberstore.duckdb.redaction import redact
 from fiberstore.duckdb.sizes import kept_rows, settle, size_of
-from fiberstore.duckdb.temporary import given, keep
 from fiberstore.sql.conditions import FIBERS, LOGS
 from fiberstore.sql.support import BackendSupport
 

@@ -6,25 +6,15 @@ nothing that Citus could not join to a distributed table. psycopg makes a Python
 Followed: ``array_recv`` and ``array_send`` of PostgreSQL, ``src/backend/utils/adt/arrayfuncs.c``.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from struct import Struct
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
 from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Session
-
-from fiberstore.sql.arrow import joined_uuids
-from fiberstore.sql.prepared import compiled, connection_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from fiberstore.postgresql.connection import PostgresConnection
 
 # Bytes of one statement: that suffice, and that a server can just take.
 MOST_BYTES, LARGEST_BYTES = 2**28, 1_000_000_000
@@ -71,36 +61,3 @@ def array_of(column: "pa.Array", type_: str) -> BinaryArray:
         return BinaryArray(_empty.pack(0, 0, number))
     head = _head.pack(1, column.null_count > 0, number, len(column), 1)
     return BinaryArray(head + b"".join(fields(column, is_json=type_ == "jsonb")))
-
-
-@contextmanager
-def keep(session: Session, rows: sa.Select[Any]) -> Iterator[sa.FromClause]:
-    """Keep rows of ids; see ``BackendSupport.keep``."""
-    selected = rows.subquery()
-    arrays = sa.select(
-        *(
-            sa.func.array_send(
-                sa.func.coalesce(sa.func.array_agg(column), sa.cast(sa.literal_column("'{}'"), _IDS))
-            )
-            for column in selected.c
-        )
-    )
-    connection = cast("PostgresConnection", connection_of(session))
-    columns = connection.fetch_once(*compiled(session, arrays))[0]
-    yield _table([str(column.key) for column in selected.c], list(map(BinaryArray, columns)))
-
-
-@contextmanager
-def given(_session: Session, name: str, ids: bytes) -> Iterator[sa.FromClause]:
-    """Give ids; see ``BackendSupport.given``."""
-    yield _table([name], [array_of(joined_uuids(ids), "uuid")])
-
-
-_IDS: sa.types.TypeEngine[Any] = ARRAY(sa.Uuid)
-
-
-def _table(names: list[str], arrays: list[BinaryArray]) -> sa.FromClause:
-    """Return what has columns of ids."""
-    values = [sa.cast(sa.bindparam(None, array, type_=_IDS, unique=True), _IDS) for array in arrays]
-    columns = [sa.column(name, sa.Uuid) for name in names]
-    return sa.func.unnest(*values).table_valued(*columns, name="kept").render_derived()

@@ -1,7 +1,7 @@
 """PostgreSQL's part of the repositories."""
 
-from fiberstore.postgresql.arrays import given, keep
 from fiberstore.postgresql.arrival_order import TransactionOrder
+from fiberstore.postgresql.kept_ids import given, keep
 from fiberstore.postgresql.redaction import redact
 from fiberstore.postgresql.sizes import kept_rows, settle, size_of
 from fiberstore.repositories.query import delete

@@ -18,6 +18,7 @@ from fiberstore.contract.results import Deleted
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories import access
 from fiberstore.repositories.access import SessionAccess, session_access
+from fiberstore.sql.arrow import joined_uuids
 from fiberstore.sql.conditions import all_of
 from fiberstore.sql.models import BELONGINGS, MergedFiber
 from fiberstore.sql.prepared import compiled, connection_of, expire
@@ -97,13 +98,18 @@ def kept_ids(session: Session, ids: sa.Select[Any]) -> Iterator[sa.Select[Any]]:
 
 
 @contextmanager
-def given_ids(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
-    """Keep ids for a block; see ``BackendSupport.given``.
+def given(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
+    """Keep ids for a block, in an open transaction.
+
+    Args:
+        session: Where the transaction is open.
+        name: ``"fiber_id"`` or ``"log_id"``; one block for each may be open at once.
+        ids: All of them, joined.
 
     Yields:
         A statement that selects them.
     """
-    with connection_of(session).support.given(session, name, ids) as kept:
+    with connection_of(session).support.given(session, {name: joined_uuids(ids)}) as kept:
         yield sa.select(*kept.c)
 
 

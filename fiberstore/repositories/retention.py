@@ -37,7 +37,7 @@ from fiberstore.repositories.prune_plan import (
 from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
-    given_ids,
+    given,
     kept_ids,
     one_snapshot,
     select_rows,
@@ -289,7 +289,7 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
     going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
     fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
     logs = b"".join(unit.log_ids for unit in going)
-    with given_ids(session, "fiber_id", fibers) as fiber_ids, given_ids(session, "log_id", logs) as planned:
+    with given(session, "fiber_id", fibers) as fiber_ids, given(session, "log_id", logs) as planned:
         is_held = LOGS.c.log_id.in_(_held(planned, fiber_ids))
         may_go = sa.and_(LOGS.c.log_id.in_(planned), sa.not_(is_held), UNPINNED_LOG)
         with kept_ids(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
@@ -310,7 +310,7 @@ def _unchanged(session: Session, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[
     """Return how fibers are now, see ``Unit.seen``, without those that are pinned or not stored."""
     if not fiber_ids:
         return {}
-    with given_ids(session, "fiber_id", b"".join(id_.bytes for id_ in fiber_ids)) as ids:
+    with given(session, "fiber_id", b"".join(id_.bytes for id_ in fiber_ids)) as ids:
         sizes = counted_by(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
         now = (
             sa.select(FIBERS.c.fiber_id, FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.sql.arrival_order import CommitOrder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class BackendSupport:
         membership_id: Columns that tell the rows of ``fiber_memberships`` apart, within one statement.
         keep: Keeps the rows that a statement selects for a block, in an open transaction, and yields what
             has them, whatever happens to the tables. All its columns are ids.
-        given: Does the same with ids, joined, given the name of their column, ``"fiber_id"`` or ``"log_id"``;
-            one block for each may be open at once.
+        given: Does the same with columns of ids that are there; one block may be open at once for each name
+            of a first column.
         log_commit_order: Order in which logs were stored.
         fiber_commit_order: Order in which fibers were stored.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
@@ -52,7 +55,7 @@ class BackendSupport:
 
     membership_id: Sequence[sa.ColumnElement[Any]]
     keep: Callable[[Session, sa.Select[Any]], AbstractContextManager[sa.FromClause]]
-    given: Callable[[Session, str, bytes], AbstractContextManager[sa.FromClause]]
+    given: Callable[[Session, "dict[str, pa.Array]"], AbstractContextManager[sa.FromClause]]
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]

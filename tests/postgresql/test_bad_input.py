@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
-from fiberstore import DatabaseError, Fibers, StorageError, open_async_storage, open_storage
+from fiberstore import DatabaseError, StorageError, open_async_storage, open_storage
 from fiberstore.errors import CannotConnectError
 from fiberstore.opening import create_engine
 from fiberstore.postgresql import PostgresStorage
@@ -460,28 +460,6 @@ def test_a_call_without_rights_is_refused(
             assert all_rows(storage) == before
             storage.init_schema()  # there is nothing to do
     assert all_rows(owned) == before
-
-
-def test_nothing_takes_a_temporary_table(server: Server, owned: PostgresStorage) -> None:
-    role, database = server.url.username, server.url.database
-    with postgres_server.connected(server.unlimited) as connection:
-        connection.execute(
-            f'DROP OWNED BY {role}; REVOKE TEMPORARY ON DATABASE "{database}" FROM PUBLIC; '
-            f"GRANT USAGE ON SCHEMA public TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; "
-            f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}".encode()
-        )
-    with open_storage(text_of(server.url)) as storage:
-        logs = [log(number) for number in range(300)]
-        storage.write_logs(logs)
-        assert storage.write_logs([*logs, log(300)]) == 1  # some are stored
-        storage.write_fibers([fiber(1), fiber(2), fiber(3)])
-        storage.write_memberships([member(number, 1 + number % 2) for number in range(300)])
-        assert storage.merge_fibers({fiber(2).fiber_id: fiber(1).fiber_id}).fibers == 1
-        assert storage.fibers.copy_to(9) == 2
-        assert storage.versions.drop(9).fibers == 2
-        assert storage.prune(fibers=Fibers.c.fiber_id == fiber(1).fiber_id).logs == 300
-        assert storage.fibers.delete().fibers == 1
-        assert storage.logs.delete().logs == 1
 
 
 def test_tables_are_not_made_without_the_right_to(

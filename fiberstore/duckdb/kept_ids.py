@@ -1,4 +1,4 @@
-"""Rows that are kept for a block in a temporary table."""
+"""Ids that are kept for a block in a temporary table."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable, DropTable
 
-from fiberstore.sql.arrow import batch_of, joined_uuids
+from fiberstore.sql.arrow import Columns, batch_of
 from fiberstore.sql.connection import ARROW_TABLE, StoreConnection
 from fiberstore.sql.prepared import compiled, connection_of
 
@@ -23,11 +23,12 @@ def keep(session: Session, rows: sa.Select[Any]) -> Iterator[sa.FromClause]:
 
 
 @contextmanager
-def given(session: Session, name: str, ids: bytes) -> Iterator[sa.FromClause]:
+def given(session: Session, columns: Columns) -> Iterator[sa.FromClause]:
     """Give ids; see ``BackendSupport.given``."""
-    with _table(session, "fiberstore_given", name) as kept:
-        sql = f"INSERT INTO {kept.name} ({name}) SELECT {name} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
-        connection_of(session).write_with_batch(sql, batch_of({name: joined_uuids(ids)}))
+    with _table(session, "fiberstore_given", *columns) as kept:
+        names = ", ".join(columns)
+        sql = f"INSERT INTO {kept.name} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
+        connection_of(session).write_with_batch(sql, batch_of(columns))
         yield kept
 
 
