@@ -18,7 +18,7 @@ from fiberstore.errors import SerializationError
 from fiberstore.json_text import load_json
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql import migrate
-from fiberstore.sql.conditions import FIBERS, LOGS
+from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, apart
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.functions import KeyHash
 from fiberstore.sql.models import (
@@ -271,20 +271,28 @@ def _is_json(text: str | None) -> bool:
 
 
 def _about_sense(connection: sa.Connection) -> Iterator[Finding]:
-    if rows := _count(connection, Fiber, sa.exists().where(_NOT_COVERED)):
+    if rows := _count(connection, FIBERS.join(_SPANS, _NOT_COVERED)):
         yield Finding(f"{rows:,} fibers have logs outside their activity", is_repairable=True)
     if rows := _count(connection, Fiber, Fiber.first_activity > Fiber.last_activity):
         yield Finding(f"{rows:,} fibers end before they begin")
-    ends = {"log": Membership.log_id == RawLog.log_id, "fiber": Membership.fiber_id == Fiber.fiber_id}
-    for name, is_there in ends.items():
-        if rows := _count(connection, Membership, ~sa.exists().where(is_there)):
+    for name, column, id_ in (
+        ("log", MEMBERSHIPS.c.log_id, LOGS.c.log_id),
+        ("fiber", MEMBERSHIPS.c.fiber_id, FIBERS.c.fiber_id),
+    ):
+        if rows := _count_without(connection, column, id_):
             yield Finding(f"{rows:,} memberships have no {name} (it may come later)", is_problem=False)
     if rows := _count(connection, KeyedFiber, _WRONG_HASH):
         yield Finding(f"{rows:,} keys have a wrong hash, and are not found", is_repairable=True)
     for table in BELONGINGS:
-        of_none = table.c.fiber_id.not_in(sa.select(Fiber.fiber_id))
-        if rows := _count(connection, table, of_none):
+        if rows := _count_without(connection, table.c.fiber_id, FIBERS.c.fiber_id):
             yield Finding(f"{rows:,} rows of {table.name} have no fiber", is_problem=False)
+
+
+def _count_without(connection: sa.Connection, column: sa.Column[Any], id_: sa.Column[Any]) -> int:
+    """Count the rows of one table whose ids another table does not have."""
+    known = apart(sa.select(id_))
+    both = column.table.outerjoin(known, known.c[id_.name] == column)
+    return _count(connection, both, known.c[id_.name].is_(None))
 
 
 def _count(

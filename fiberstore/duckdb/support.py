@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 
 from fiberstore.duckdb.arrival_order import RowidOrder
+from fiberstore.duckdb.kept_ids import given, keep
 from fiberstore.duckdb.rebuild import delete
 from fiberstore.duckdb.redaction import redact
 from fiberstore.duckdb.sizes import kept_rows, settle, size_of
@@ -11,8 +12,9 @@ from fiberstore.sql.conditions import FIBERS, LOGS
 from fiberstore.sql.support import BackendSupport
 
 SUPPORT = BackendSupport(
-    row_id=sa.literal_column("rowid"),
-    temporary_schema=None,  # DuckDB looks for temporary tables first
+    membership_id=(sa.literal_column("rowid"),),
+    keep=keep,
+    given=given,
     log_commit_order=RowidOrder(LOGS, LOGS.c.log_id),
     fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
     to_time=from_epoch_us,

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.contract.cursors import NOTHING_SEEN, Watermark
 from fiberstore.errors import CursorError, DatabaseError
+from fiberstore.postgresql.citus import has_citus
 from fiberstore.repositories.query import one_snapshot
 from fiberstore.sql.arrival_order import CommitOrder, NewRows
 from fiberstore.sql.connection import StoreConnection
@@ -243,7 +244,7 @@ def renumber_restored(connection: StoreConnection) -> None:
     Raises:
         DatabaseError: The tables do not note the numbers.
     """
-    if list(connection.fetch_rows("SELECT 1 FROM pg_extension WHERE extname = 'citus'", ())):
+    if has_citus(connection):
         return
     for table in ("raw_logs", "fibers"):
         if not list(connection.fetch_rows(_NOTES, (table,))):

@@ -3,11 +3,10 @@
 import os
 import select
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import uuid4
 
 import psycopg
 from psycopg import abc, errors, generators, pq
@@ -18,6 +17,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
 
 from fiberstore.errors import SerializationError
+from fiberstore.postgresql.arrays import LARGEST_BYTES, MOST_BYTES, BinaryArray, array_of
 from fiberstore.postgresql.support import SUPPORT
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.models import Base, Json
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LEAST_VERSION = 14
-# From so many rows on, COPY into the table itself, or into a temporary one for a statement to read, is faster
-# than a statement with arrays.
-_COPY_ROWS, _STAGED_ROWS = 10, 200
+_COPY_ROWS = 10  # from so many rows on, COPY is faster than a statement with arrays
 _FEW_ROWS, _MOST_CURSORS = 100, 50
 # Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
 _LOCKS = {
@@ -111,7 +109,6 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         super().__init__(*arguments, **options)
         self.rows_written = 0
         self.cursor_factory = CountingCursor
-        self._staged: dict[tuple[str, ...], str] = {}
         self._numbers = count()
         self._transactions_ended = 0
         self._prepared_names: dict[tuple[str, tuple[int, ...] | None], bytes] = {}
@@ -254,6 +251,10 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         context.adapters.register_loader("timestamptz", TimestamptzBinaryLoader)  # which is written in C
         return Transformer(context)
 
+    def fetch_once(self, sql: str, values: Sequence[object]) -> list[Row]:
+        """Return the rows of a statement as ``fetch_rows`` does, and keep none of them."""
+        return self._execute(sql, values).fetchall()
+
     def write(self, sql: str, values: Sequence[object] = ()) -> int:
         written = self._execute(sql, values).written
         self.rows_written += written
@@ -296,11 +297,10 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def fetch_with_batch(self, sql: str, batch: "pa.RecordBatch") -> list[Row]:
-        return self._execute(sql, [batch]).fetchall()  # a reader can make no tables
+        return self.fetch_once(sql, [batch])
 
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
-        with self._given(sql, batch) as (statement, values):
-            return self.write(statement, values)
+        return self.write(sql, [batch])
 
     def insert_as_made(self, table: str, batches: Iterator["pa.RecordBatch"]) -> int | None:
         first = next(batches)
@@ -316,11 +316,13 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
         names = ", ".join(batch.schema.names)
-        return self.write_with_batch(
+        sql = (
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} "  # noqa: S608  # our own names
-            "ON CONFLICT DO NOTHING RETURNING 1",  # by which Citus counts what is inserted, not what is read
-            batch,
+            "ON CONFLICT DO NOTHING RETURNING 1"  # by which Citus counts what is inserted, not what is read
         )
+        parts = _parts(batch)
+        with self._own_transaction() if len(parts) > 1 else nullcontext():
+            return sum(self.write_with_batch(sql, part) for part in parts)
 
     def native_cursor(self) -> NativeCursor:
         """Return a cursor for one statement of the repositories."""
@@ -344,15 +346,6 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             self.commit()  # psycopg forgets all prepared statements at a rollback
         finally:
             self.rollback()
-
-    @contextmanager
-    def _given(self, sql: str, batch: "pa.RecordBatch") -> Iterator[tuple[str, Sequence[object]]]:
-        """Give a statement that reads a batch what it reads: arrays, or of many rows a temporary table."""
-        if batch.num_rows < _STAGED_ROWS:
-            yield sql, [batch]
-            return
-        with self._own_transaction():
-            yield sql.replace(ARROW_TABLE, self._copied(batch)), ()
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
@@ -385,17 +378,6 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         finally:
             self.rollback()
 
-    def _copied(self, batch: "pa.RecordBatch") -> str:
-        """Copy a batch into a temporary table, which is emptied with the transaction; return its name."""
-        shape = tuple(f"{field.name} {_sql_type(field)}" for field in batch.schema)
-        # Not by the search path, on which another table may come first, and by no name that anybody knows.
-        table = self._staged.setdefault(shape, f"pg_temp.fiberstore_{uuid4().hex}")
-        columns = f"{table} ({', '.join(shape)})"
-        self._execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {columns} ON COMMIT DELETE ROWS")
-        self._execute(f"TRUNCATE {table}")
-        self._copy(table, batch.schema.names, [batch])
-        return table
-
     def _copy(self, table: str, names: list[str], batches: "Iterable[pa.RecordBatch]") -> int:
         sql = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
         try:
@@ -406,6 +388,14 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             raise errors.UniqueViolation(str(error)) from error  # Citus has no code for it
 
 
+def _parts(batch: "pa.RecordBatch") -> "list[pa.RecordBatch]":
+    """Return a batch in parts that a statement can read."""
+    if batch.nbytes <= MOST_BYTES or batch.num_rows == 1:
+        return [batch]
+    half = batch.num_rows // 2
+    return [*_parts(batch.slice(0, half)), *_parts(batch.slice(half))]
+
+
 def _is_readable(socket: int) -> bool:
     if not hasattr(select, "poll"):  # on Windows
         return bool(select.select([socket], [], [], 0)[0])
@@ -414,12 +404,18 @@ def _is_readable(socket: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _with_arrays(sql: str, batch: "pa.RecordBatch") -> tuple[str, list[list[object]]]:
+def _with_arrays(sql: str, batch: "pa.RecordBatch") -> tuple[str, list[BinaryArray]]:
     """Return a statement that reads a batch from arrays, and these."""
+    if batch.nbytes > LARGEST_BYTES:
+        raise SerializationError(
+            f"a statement cannot take {batch.nbytes:,} bytes at once; write them in batches of less than 1 GB"
+        )
     arrays = ", ".join(f"${number}::{_sql_type(field)}[]" for number, field in enumerate(batch.schema, 1))
     names = ", ".join(batch.schema.names)
     rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names
-    return f"WITH {rows} {sql}", [column.to_pylist() for column in batch.columns]
+    return f"WITH {rows} {sql}", [
+        array_of(column, _sql_type(field)) for field, column in zip(batch.schema, batch.columns, strict=True)
+    ]
 
 
 def _sql_type(field: "pa.Field") -> str:

@@ -7,7 +7,7 @@ import psycopg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGExecutionContext_psycopg
 
 from fiberstore.errors import DatabaseError
-from fiberstore.postgresql import errors, functions, loaders  # noqa: F401  # the first two register themselves
+from fiberstore.postgresql import arrays, errors, functions, loaders  # noqa: F401  # two register themselves
 from fiberstore.postgresql.connect_errors import Target, connect_error, target_of
 from fiberstore.postgresql.connection import LEAST_VERSION, PostgresConnection
 from fiberstore.postgresql.engine import READ_ONLY
@@ -63,6 +63,7 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
         try:
             _check_server(connection, target)
             loaders.register(connection)
+            arrays.register(connection)
             backend_pid, is_read_only, *_ = connection.execute(_SETTINGS).fetchone() or ()
             connection.commit()
             if READ_ONLY in str(options.get("options")) and not is_read_only:

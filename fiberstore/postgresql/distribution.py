@@ -10,25 +10,31 @@ from typing import TYPE_CHECKING, cast
 
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql import check_driver, create_engine
+from fiberstore.postgresql.citus import has_citus
 from fiberstore.sql.engine import is_postgresql
 from fiberstore.sql.translate import translate_errors
 
 if TYPE_CHECKING:
-    import psycopg  # only a server needs the driver, to print the statements takes none
-
+    # Only a server needs the driver, to print the statements takes none.
     from fiberstore.postgresql.connection import PostgresConnection
 
 DISTRIBUTION_COLUMNS = {
     "raw_logs": "log_id",
     "fiber_memberships": "log_id",
+    "log_pins": "log_id",
     "fibers": "fiber_id",
     "fiber_keys": "fiber_id",
     "fiber_ends": "fiber_id",
+    "fiber_pins": "fiber_id",
 }
-"""The column that places the rows of each large table."""
+"""The column that places the rows of each distributed table."""
 
-SMALL_TABLES = ("fiber_config_versions", "fiber_checkpoints", "fiber_merges", "fiber_pins", "log_pins")
-"""The tables that every node has a copy of: they are joined to large ones by either id."""
+# A batch goes to each shard by a connection of its own, and Citus keeps one to a worker by default: with 32
+# shards, a batch of 100 takes it some fifteen times as long as with these.
+SHARDS = KEPT_CONNECTIONS = 8
+
+SMALL_TABLES = ("fiber_config_versions", "fiber_checkpoints", "fiber_merges")
+"""The tables that every node has a copy of."""
 
 
 # Citus distributes no table with triggers, and lets nobody name one on a table that it has distributed.
@@ -43,20 +49,19 @@ def distribution_statements() -> list[str]:
 
     Each is to run in a transaction of its own, after ``init_schema``.
     """
-    # Fibers and memberships are joined by fiber_id, which places only the fibers.
-    allow_joins = (
-        "DO $$ BEGIN EXECUTE format("
-        "'ALTER DATABASE %I SET citus.enable_repartition_joins = on', current_database()); END $$"
-    )
     return [
         _DROP_TRIGGER,
+        f"SET citus.shard_count = {SHARDS}",
         _distribute("raw_logs", colocate_with="none"),
         _distribute("fiber_memberships", colocate_with="raw_logs"),
+        _distribute("log_pins", colocate_with="raw_logs"),
         _distribute("fibers", colocate_with="none"),
         _distribute("fiber_keys", colocate_with="fibers"),
         _distribute("fiber_ends", colocate_with="fibers"),
+        _distribute("fiber_pins", colocate_with="fibers"),
         *map(_copy_to_every_node, SMALL_TABLES),
-        allow_joins,
+        _set_in_database("citus.max_cached_conns_per_worker", KEPT_CONNECTIONS),
+        _set_in_database("citus.enable_repartition_joins", "on"),  # for what sessions join by fiber_id
     ]
 
 
@@ -76,14 +81,15 @@ def distribute(url: str, on_notice: Callable[[str], None] | None = None) -> Iter
     with _connected(url) as connection, translate_errors():
         if on_notice is not None:
             connection.add_notice_handler(lambda notice: on_notice(notice.message_primary or ""))
-        _check_citus(connection)
+        if not has_citus(connection):
+            raise DatabaseError("the database has no Citus; run CREATE EXTENSION citus in it")
         for statement in distribution_statements():
             connection.execute(statement.encode())
             yield statement
 
 
 @contextmanager
-def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+def _connected(url: str) -> Iterator["PostgresConnection"]:
     if not is_postgresql(url):
         raise ValueError(
             "only a server is distributed, not a file; give a URL such as postgresql+psycopg://host/database"
@@ -101,11 +107,6 @@ def _connected(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
         engine.dispose()
 
 
-def _check_citus(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
-    if not connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'citus'").rowcount:
-        raise DatabaseError("the database has no Citus; run CREATE EXTENSION citus in it")
-
-
 def _distribute(table: str, *, colocate_with: str) -> str:
     return (
         f"SELECT create_distributed_table('{table}', '{DISTRIBUTION_COLUMNS[table]}', "  # noqa: S608
@@ -119,3 +120,7 @@ def _copy_to_every_node(table: str) -> str:
         f"SELECT create_reference_table('{table}') WHERE NOT EXISTS (SELECT FROM pg_dist_partition "  # noqa: S608
         f"WHERE logicalrelid = '{table}'::regclass AND repmodel = 't')"
     )
+
+
+def _set_in_database(name: str, value: object) -> str:
+    return f"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {name} = {value}', current_database()); END $$"

@@ -21,7 +21,7 @@ _NO_RELATION = re.compile(
 _ADVICE = {  # by SQLSTATE
     "42501": (  # insufficient_privilege
         ". The owner can GRANT the role what it needs: SELECT, INSERT, UPDATE and DELETE on all tables, "
-        "TEMPORARY on the database, and for init_schema() USAGE and CREATE on the schema"
+        "and for init_schema() USAGE and CREATE on the schema"
     ),
     "3F000": ". The role needs USAGE and CREATE on a schema of its search_path",  # invalid_schema_name
     "25006": (  # read_only_sql_transaction

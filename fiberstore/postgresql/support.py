@@ -1,18 +1,18 @@
 """PostgreSQL's part of the repositories."""
 
-import sqlalchemy as sa
-
 from fiberstore.postgresql.arrival_order import TransactionOrder
+from fiberstore.postgresql.kept_ids import given, keep
 from fiberstore.postgresql.redaction import redact
 from fiberstore.postgresql.sizes import kept_rows, settle, size_of
 from fiberstore.repositories.query import delete
-from fiberstore.sql.conditions import FIBERS, LOGS
+from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
 from fiberstore.sql.models import stored_time
 from fiberstore.sql.support import BackendSupport
 
 SUPPORT = BackendSupport(
-    row_id=sa.literal_column("ctid"),
-    temporary_schema="pg_temp",  # PostgreSQL looks for temporary tables where the search path says
+    membership_id=(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id),  # each shard of Citus has the same ctids
+    keep=keep,
+    given=given,
     log_commit_order=TransactionOrder(LOGS.c.log_id),
     fiber_commit_order=TransactionOrder(FIBERS.c.fiber_id),
     to_time=stored_time,

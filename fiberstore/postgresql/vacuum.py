@@ -8,6 +8,7 @@ from psycopg.errors import Diagnostic
 from fiberstore.contract.results import Compacted
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql.connection import PostgresConnection
+from fiberstore.postgresql.sizes import table_bytes
 from fiberstore.sql.models import Base
 from fiberstore.sql.translate import translate_errors
 
@@ -24,12 +25,12 @@ def compact(connection: PostgresConnection) -> Compacted:
         DatabaseError: The role is not the owner of a table.
     """
     with translate_errors(), _warnings(connection) as warnings:
-        before = _size_bytes(connection)
+        before = table_bytes(connection, _TABLES)
         for table in _TABLES:
             connection.write(f"VACUUM (FULL, ANALYZE) {table}")
             if warnings:  # PostgreSQL skips the table, and has no error for it
                 raise DatabaseError(f"{warnings[0]}. It takes the rights of the tables' owner")
-        return Compacted(before, _size_bytes(connection))
+        return Compacted(before, table_bytes(connection, _TABLES))
 
 
 @contextmanager
@@ -46,9 +47,3 @@ def _warnings(connection: PostgresConnection) -> Iterator[list[str]]:
         yield warnings
     finally:
         connection.remove_notice_handler(note)
-
-
-def _size_bytes(connection: PostgresConnection) -> int:
-    sql = "SELECT sum(pg_total_relation_size(name::regclass))::bigint FROM unnest($1::text[]) AS name"
-    ((size_bytes,),) = connection.fetch_rows(sql, [_TABLES])
-    return int(size_bytes)

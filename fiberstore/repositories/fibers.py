@@ -34,10 +34,9 @@ from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
     execute_write,
+    kept_ids,
     one_snapshot,
     select_rows,
-    temp_id_table,
-    temp_table,
 )
 from fiberstore.sql import bulk, key_rows
 from fiberstore.sql.arrival_order import CommitOrder
@@ -50,6 +49,7 @@ from fiberstore.sql.conditions import (
     MEMBERSHIPS,
     all_of,
     among,
+    apart,
 )
 from fiberstore.sql.connection import Lock, Row
 from fiberstore.sql.functions import HoldsChangeLock, JsonKeys, JsonType, JsonValueAt, StartsWith, TimeUs
@@ -246,7 +246,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         ids = self._select(FIBERS.c.fiber_id, sa.func.gen_random_uuid(type_=sa.Uuid).label("copy_id"))
 
         def copy(session: Session) -> int:
-            with temp_table(session, ids) as copies:
+            with connection_of(session).support.keep(session, ids) as copies:
                 replaced: dict[str, sa.ColumnElement[Any]] = {
                     "fiber_id": copies.c.copy_id,
                     "config_version": sa.literal(config_version, FIBERS.c.config_version.type),
@@ -263,7 +263,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         return self._change(method, lambda session: execute_write(session, change))
 
     def _delete(self, session: Session) -> Deleted:
-        with temp_id_table(session, self._select(FIBERS.c.fiber_id)) as ids:
+        with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
             delete_belongings(session, ids)
             memberships = delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.fiber_id.in_(ids))
             fibers = delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids))
@@ -286,10 +286,9 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
 
     def by_log(self, log_ids: Iterable[UUID]) -> dict[UUID, list[FiberRecord]]:
         wanted = checked_ids(log_ids)
-        statement = (
-            self._ordered(self._select(*self._columns(), MEMBERSHIPS.c.log_id))
-            .join(MEMBERSHIPS, MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id)
-            .where(among(MEMBERSHIPS.c.log_id, wanted))
+        held = apart(sa.select(*MEMBERSHIPS.c).where(among(MEMBERSHIPS.c.log_id, wanted)))
+        statement = self._ordered(self._select(*self._columns(), held.c.log_id)).join(
+            held, held.c.fiber_id == FIBERS.c.fiber_id
         )
         with self._read("by_log") as session:
             return self._grouped(wanted, select_rows(session, statement))
@@ -376,7 +375,7 @@ def _place(row: Row) -> tuple[Any, int]:
 
 
 def _copy_rows(
-    session: Session, table: sa.Table, copies: sa.Table, replaced: Mapping[str, sa.ColumnElement[Any]]
+    session: Session, table: sa.Table, copies: sa.FromClause, replaced: Mapping[str, sa.ColumnElement[Any]]
 ) -> int:
     both = table.join(copies, copies.c.fiber_id == table.c.fiber_id)
     rows = sa.select(*(replaced.get(column.name, column) for column in table.c)).select_from(both)

@@ -19,7 +19,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key, to_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.query import delete_rows, one_snapshot, select_rows, temp_id_table
+from fiberstore.repositories.query import delete_rows, kept_ids, one_snapshot, select_rows
 from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import CommitOrder
@@ -118,7 +118,7 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
         return self._change("redact", work)
 
     def _delete(self, session: Session) -> Deleted:
-        with temp_id_table(session, self._select(LOGS.c.log_id)) as ids:
+        with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
             memberships = delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.log_id.in_(ids))
             delete_rows(session, self._pins, self._pins.c.log_id.in_(ids))
             return Deleted(delete_rows(session, LOGS, LOGS.c.log_id.in_(ids)), 0, memberships)

@@ -216,25 +216,31 @@ def going(candidates: Candidates) -> sa.Subquery:
     """
     none, no_id = sa.literal_column("0", sa.BigInteger), sa.cast(sa.null(), sa.Uuid)
     one = sa.literal_column("1", sa.BigInteger)
-    fibers = sa.select(
-        FIBERS.c.fiber_id,
-        FIBERS.c.last_activity.label("time"),
-        sa.func.row_number().over(order_by=(FIBERS.c.last_activity, FIBERS.c.fiber_id)).label("place"),
-        candidates.fibers.label("goes"),
-    ).cte("all_fibers")
+    # Conditions stand in a WHERE alone: Citus takes few subqueries among the columns of a SELECT.
+    chosen = sa.select(FIBERS.c.fiber_id).where(candidates.fibers).subquery("chosen")
+    fibers = (
+        sa.select(
+            FIBERS.c.fiber_id,
+            FIBERS.c.last_activity.label("time"),
+            sa.func.row_number().over(order_by=(FIBERS.c.last_activity, FIBERS.c.fiber_id)).label("place"),
+            chosen.c.fiber_id.is_not(None).label("goes"),
+        )
+        .outerjoin_from(FIBERS, chosen, chosen.c.fiber_id == FIBERS.c.fiber_id)
+        .cte("all_fibers")
+    )
     held = (
         sa.select(
             MEMBERSHIPS.c.log_id,
             sa.func.max(fibers.c.time).label("time"),
             sa.func.max(fibers.c.place).label("place"),
             sa.func.bool_and(fibers.c.goes).label("goes"),
+            sa.func.count().filter(fibers.c.fiber_id.is_(None)).label("strays"),
         )
-        .join(fibers, fibers.c.fiber_id == MEMBERSHIPS.c.fiber_id)
+        .outerjoin_from(MEMBERSHIPS, fibers, fibers.c.fiber_id == MEMBERSHIPS.c.fiber_id)
         .group_by(MEMBERSHIPS.c.log_id)
         .subquery("held")
     )
     sizes = counted_by(MEMBERSHIPS.c.fiber_id, sa.true())
-    strays = counted_by(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id.not_in(sa.select(FIBERS.c.fiber_id)))
     going_fibers = (
         sa.select(
             fibers.c.time,
@@ -256,13 +262,12 @@ def going(candidates: Candidates) -> sa.Subquery:
             no_id,
             LOGS.c.log_id,
             none,
-            sa.func.coalesce(strays.c.rows, 0),
+            sa.func.coalesce(held.c.strays, 0),
             one,
             TEXT_BYTES,
         )
         .outerjoin_from(LOGS, held, held.c.log_id == LOGS.c.log_id)
-        .outerjoin(strays, strays.c.log_id == LOGS.c.log_id)
-        .where(UNPINNED_LOG, sa.or_(held.c.goes.is_(True), sa.and_(held.c.log_id.is_(None), candidates.logs)))
+        .where(UNPINNED_LOG, sa.or_(held.c.goes.is_(True), sa.and_(held.c.goes.is_(None), candidates.logs)))
     )
     return sa.union_all(going_fibers, going_logs).subquery("going")
 

@@ -5,13 +5,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
-from sqlalchemy.schema import CreateTable, DropTable
 
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition, compared_as_lists
@@ -20,9 +18,8 @@ from fiberstore.contract.results import Deleted
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories import access
 from fiberstore.repositories.access import SessionAccess, session_access
-from fiberstore.sql.bulk import write_ids
+from fiberstore.sql.arrow import joined_uuids
 from fiberstore.sql.conditions import all_of
-from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.models import BELONGINGS, MergedFiber
 from fiberstore.sql.prepared import compiled, connection_of, expire
 from fiberstore.sql.rows import columns_in_us, to_records
@@ -37,8 +34,6 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-_NameAndType: TypeAlias = tuple[str, sa.types.TypeEngine[Any]]
-_UUID: sa.types.TypeEngine[Any] = sa.Uuid()
 _ROWS_AT_ONCE = 2_048
 _EXPORT_BATCH_ROWS = 4_096  # lines may be long
 
@@ -92,23 +87,14 @@ def delete_belongings(session: Session, fiber_ids: sa.Select[Any]) -> None:
 
 
 @contextmanager
-def temp_id_table(session: Session, ids: sa.Select[Any]) -> Iterator[sa.Select[Any]]:
+def kept_ids(session: Session, ids: sa.Select[Any]) -> Iterator[sa.Select[Any]]:
     """Keep the ids that a statement selects, for a block that changes what the statement depends on.
 
     Yields:
         A statement that selects them, whatever happens to the tables. Its transaction has to be open.
     """
-    with temp_table(session, ids) as kept:
+    with connection_of(session).support.keep(session, ids) as kept:
         yield sa.select(*kept.c)
-
-
-@contextmanager
-def temp_table(session: Session, rows: sa.Select[Any]) -> Iterator[sa.Table]:
-    """Keep the rows that a statement selects for a block, in an open transaction; yield their table."""
-    columns = [(str(column.key), column.type) for column in rows.selected_columns]
-    with _temporary_table(session, "fiberstore_chosen", *columns) as kept:
-        connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), rows)))
-        yield kept
 
 
 @contextmanager
@@ -123,26 +109,8 @@ def given(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
     Yields:
         A statement that selects them.
     """
-    with _temporary_table(session, "fiberstore_given", (name, _UUID)) as kept:
-        write_ids(session, kept.fullname, name, ids)
+    with connection_of(session).support.given(session, {name: joined_uuids(ids)}) as kept:
         yield sa.select(*kept.c)
-
-
-@contextmanager
-def _temporary_table(session: Session, prefix: str, *columns: _NameAndType) -> Iterator[sa.Table]:
-    name = f"{prefix}_{columns[0][0]}"  # so that ids of fibers and of logs can be kept at once
-    connection = connection_of(session)
-    kept = _temporary(name, connection.support.temporary_schema, columns)
-    connection.write(_ddl(connection, CreateTable(kept)))
-    yield kept
-    connection.write(_ddl(connection, DropTable(kept)))  # a rollback drops it too
-
-
-@lru_cache(50)
-def _temporary(name: str, schema: str | None, columns: tuple[_NameAndType, ...]) -> sa.Table:
-    """Return the same table for the same columns, so that its statements are compiled once."""
-    kept = [sa.Column(key, type_) for key, type_ in columns]
-    return sa.Table(name, sa.MetaData(), *kept, prefixes=["TEMPORARY"], schema=schema)
 
 
 @contextmanager
@@ -158,10 +126,6 @@ def one_snapshot(session: Session) -> Iterator[None]:
         connection.commit()  # psycopg forgets all prepared statements at a rollback
     finally:
         connection.rollback()
-
-
-def _ddl(connection: StoreConnection, statement: sa.DDLElement) -> str:
-    return str(statement.compile(dialect=connection.statement_dialect))
 
 
 def as_arrow(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

@@ -38,11 +38,11 @@ from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
     given,
+    kept_ids,
     one_snapshot,
     select_rows,
-    temp_id_table,
 )
-from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
+from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, apart
 from fiberstore.sql.prepared import connection_of
 from fiberstore.sql.support import StoreSize
 from fiberstore.telemetry import Telemetry
@@ -276,14 +276,11 @@ def _of_file(session: Session, *, settled: bool) -> StoreSize:
     return size
 
 
-def _held_by(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Select the ids of the logs that stored fibers hold; what is not stored holds nothing."""
-    return (
-        sa.select(MEMBERSHIPS.c.log_id)
-        .join(FIBERS, FIBERS.c.fiber_id == MEMBERSHIPS.c.fiber_id)
-        .where(which)
-        .correlate(None)
-    )
+def _held(log_ids: sa.Select[Any], going: sa.Select[Any]) -> sa.Select[Any]:
+    """Select those of the ids of logs that stored fibers hold which stay; others hold nothing."""
+    of_others = sa.and_(MEMBERSHIPS.c.log_id.in_(log_ids), MEMBERSHIPS.c.fiber_id.not_in(going))
+    held = apart(sa.select(*MEMBERSHIPS.c).where(of_others))
+    return sa.select(held.c.log_id).join(FIBERS, FIBERS.c.fiber_id == held.c.fiber_id)
 
 
 def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
@@ -293,9 +290,9 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
     fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
     logs = b"".join(unit.log_ids for unit in going)
     with given(session, "fiber_id", fibers) as fiber_ids, given(session, "log_id", logs) as planned:
-        held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
-        may_go = sa.and_(LOGS.c.log_id.in_(planned), LOGS.c.log_id.not_in(held), UNPINNED_LOG)
-        with temp_id_table(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
+        is_held = LOGS.c.log_id.in_(_held(planned, fiber_ids))
+        may_go = sa.and_(LOGS.c.log_id.in_(planned), sa.not_(is_held), UNPINNED_LOG)
+        with kept_ids(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
             is_going = LOGS.c.log_id.in_(log_ids)
             of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(is_going)
             ((text_bytes,),) = select_rows(session, of_text)

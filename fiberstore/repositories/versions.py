@@ -23,10 +23,10 @@ from fiberstore.repositories.query import (
     delete_belongings,
     delete_rows,
     execute_write,
+    kept_ids,
     one_snapshot,
     rows_worth_a_new_table,
     select_rows,
-    temp_id_table,
 )
 from fiberstore.sql.conditions import FIBERS, MEMBERSHIPS
 from fiberstore.sql.functions import TimeUs
@@ -235,7 +235,7 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
         NamedCheckpoint.name.startswith(read_checkpoint(version)),
     )
     execute_write(session, sa.delete(NamedCheckpoint).where(is_of_version))
-    with temp_id_table(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
+    with kept_ids(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
         delete_belongings(session, ids)
         others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
         memberships = execute_write(session, sa.delete(Membership).where(others))
@@ -248,12 +248,12 @@ def _drop_memberships(session: Session, version: int) -> int:
     That is all of them in a transaction that writes alone, and otherwise as many as nobody waits for long.
     """
     stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
-    row_id = connection_of(session).support.row_id
+    identity = connection_of(session).support.membership_id
     going = sa.and_(MEMBERSHIPS.c.config_version == version, MEMBERSHIPS.c.fiber_id.not_in(stored))
     if connection_of(session).writes_alone:
         return delete_rows(session, MEMBERSHIPS, going)
-    some = sa.select(row_id).select_from(Membership).where(going).limit(_STEP_ROWS)
-    return execute_write(session, sa.delete(Membership).where(row_id.in_(some)))
+    some = sa.select(*identity).select_from(Membership).where(going).limit(_STEP_ROWS)
+    return execute_write(session, sa.delete(Membership).where(sa.tuple_(*identity).in_(some)))
 
 
 def _get(session: Session, version: int) -> ConfigVersion | None:

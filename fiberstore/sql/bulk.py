@@ -20,14 +20,12 @@ from fiberstore.contract.results import Merged
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
-    batch_of,
     column_of,
     epoch_times,
     fetch_with_batch,
     insert_as_made,
     insert_new,
     integers,
-    joined_uuids,
     repeated,
     texts,
     timestamps,
@@ -273,12 +271,6 @@ def insert_batch(session: Session, table: str, batch: "pa.RecordBatch") -> int:
     if table == KEYS.name:
         return insert_key_columns(session, dict(zip(batch.schema.names, batch.columns, strict=True)))
     return insert_new(session, table, dict(zip(batch.schema.names, batch.columns, strict=True)))
-
-
-def write_ids(session: Session, table: str, column: str, ids: bytes) -> None:
-    """Insert ids, joined, into a temporary table of one column."""
-    sql = f"INSERT INTO {table} ({column}) SELECT {column} FROM {ARROW_TABLE}"
-    connection_of(session).write_with_batch(sql, batch_of({column: joined_uuids(ids)}))
 
 
 def first_of_each(records: Sequence[T], keys: Sequence[int]) -> Sequence[T]:

@@ -127,8 +127,8 @@ def _has_log(condition: HasLog) -> sa.ColumnElement[bool]:
 
 
 def _has_fiber(condition: HasFiber) -> sa.ColumnElement[bool]:
-    same = MEMBERSHIPS.c.fiber_id == FIBERS.c.fiber_id
-    return LOGS.c.log_id.in_(_joined(MEMBERSHIPS.c.log_id, same, to_sql(condition.condition)))
+    fibers = _joined(FIBERS.c.fiber_id, to_sql(condition.condition))
+    return LOGS.c.log_id.in_(_joined(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id.in_(fibers)))
 
 
 def _attribute_exists(condition: AttributeExists) -> sa.ColumnElement[bool]:
@@ -221,6 +221,14 @@ def among(column: Expression, values: Sequence[object]) -> sa.ColumnElement[bool
     if len(values) <= _MOST_PARAMETERS:
         return column.in_(values)
     return column.in_(sa.select(sa.func.unnest(array_value(values, column.type))))
+
+
+def apart(rows: sa.Select[Any]) -> sa.Subquery:
+    """Return a subquery that a database runs by itself, rather than as part of the join that it is in.
+
+    Citus can join its rows to those of another table, which lie on other nodes.
+    """
+    return rows.offset(sa.literal_column("0")).subquery()
 
 
 _TEXT_FUNCTIONS: dict[str, Callable[[Expression, str], sa.ColumnElement[bool]]] = {

@@ -5,13 +5,14 @@ Times are µs since 1970 here, and ids of a batch are numbers, as correlation co
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
+from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from fiberstore.json_text import load_json
-from fiberstore.records import EARLIEST_US, to_epoch_us
+from fiberstore.records import EARLIEST_US, from_epoch_us, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
     booleans,
@@ -24,11 +25,12 @@ from fiberstore.sql.arrow import (
     uuids,
     write_with_batch,
 )
+from fiberstore.sql.conditions import FIBERS, KEYS
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.key_rows import SAME_KEY, key_hash_sql
 from fiberstore.sql.models import stored_time
-from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.prepared import compiled, connection_of, expire
 
 
 class FiberKind(NamedTuple):
@@ -114,7 +116,7 @@ def using_fibers(
         "JOIN fiber_keys AS k ON k.hash = batch.hash AND k.first_timestamp <= batch.until_time OFFSET 0) "
         "AS found JOIN fibers AS f ON f.fiber_id = found.fiber_id AND f.last_activity >= found.earliest "
         "AND f.fiber_type = found.fiber_type AND f.config_version = found.config_version "
-        "LEFT JOIN fiber_ends AS e ON e.fiber_id = found.fiber_id "
+        "LEFT JOIN fiber_ends AS e ON e.fiber_id = f.fiber_id "
         "WHERE e.timestamp IS NULL OR e.timestamp >= found.from_time",
         {
             "name": texts([key[0] for key, _, _ in uses]),
@@ -134,7 +136,7 @@ def load_fibers(session: Session, fiber_ids: Collection[int]) -> list[LoadedFibe
         session,
         f"SELECT f.fiber_id, f.attributes, {_us(session, 'f.last_activity')}, {_us(session, 'e.timestamp')}, "
         f"e.before_log_id FROM {ARROW_TABLE} AS batch JOIN fibers AS f ON f.fiber_id = batch.fiber_id "
-        "LEFT JOIN fiber_ends AS e ON e.fiber_id = batch.fiber_id",
+        "LEFT JOIN fiber_ends AS e ON e.fiber_id = f.fiber_id",
         _ids(fiber_ids),
     )
     return [
@@ -192,30 +194,23 @@ def latest_us(session: Session, kind: FiberKind, until_us: int | None = None) ->
     Returns:
         µs since 1970; ``EARLIEST_US`` if there is no such fiber.
     """
-    column = _us(session, "max(last_activity)")
-    conditions = "WHERE f.config_version = batch.config_version AND f.fiber_type = batch.fiber_type"
-    columns = _kind(kind, 1)
+    is_one = [FIBERS.c.config_version == kind.config_version, FIBERS.c.fiber_type == kind.fiber_type]
     if until_us is not None:
-        conditions += " AND f.last_activity <= batch.until_time"
-        columns["until_time"] = epoch_times([until_us])
-    rows = fetch_with_batch(
-        session,
-        " UNION ALL ".join(
-            f"SELECT (SELECT {column} FROM fibers AS f {conditions} AND f.closed = {closed}) "
-            f"FROM {ARROW_TABLE} AS batch"
-            for closed in ("false", "true")
-        ),
-        columns,
-    )
-    return max((_as_us(row[0]) for row in rows if row[0] is not None), default=EARLIEST_US)
+        is_one.append(FIBERS.c.last_activity <= from_epoch_us(until_us))
+    latest = sa.select(TimeUs(sa.func.max(FIBERS.c.last_activity))).where(*is_one)
+    # Each is the end of an index of PostgreSQL's.
+    both = sa.union_all(*(latest.where(FIBERS.c.closed.is_(closed)) for closed in (False, True)))
+    rows = connection_of(session).fetch_rows(*compiled(session, both))
+    return max((_as_us(time) for (time,) in rows if time is not None), default=EARLIEST_US)
 
 
 def joined_logs(session: Session, log_ids: Collection[int], config_version: int) -> set[tuple[int, str]]:
     """Return the logs and types of the stored fibers that they are in by memberships of a version."""
     rows = fetch_with_batch(
         session,
-        f"SELECT m.log_id, f.fiber_type, m.config_version FROM {ARROW_TABLE} AS batch "
-        "JOIN fiber_memberships AS m ON m.log_id = batch.log_id "
+        "SELECT m.log_id, f.fiber_type, m.config_version "
+        f"FROM (SELECT m.* FROM {ARROW_TABLE} AS batch "
+        "JOIN fiber_memberships AS m ON m.log_id = batch.log_id OFFSET 0) AS m "
         "JOIN fibers AS f ON f.fiber_id = m.fiber_id",
         {"log_id": uuids(log_ids)},
     )
@@ -245,13 +240,11 @@ def has_unknown_firsts(session: Session, config_version: int) -> bool:
 
 def settle_unknown_firsts(session: Session, config_version: int) -> None:
     """Take keys that no line shows any more as there from their fiber's first activity on."""
-    write_with_batch(
-        session,
-        "UPDATE fiber_keys SET first_log_id = batch.nil FROM "
-        f"{ARROW_TABLE} AS batch WHERE fiber_keys.first_log_id IS NULL AND fiber_keys.fiber_id IN "
-        "(SELECT f.fiber_id FROM fibers AS f WHERE f.config_version = batch.config_version)",
-        {"config_version": unsigned([config_version]), "nil": uuids([0])},
-    )
+    of_version = sa.select(FIBERS.c.fiber_id).where(FIBERS.c.config_version == config_version)
+    unknown = sa.and_(KEYS.c.first_log_id.is_(None), KEYS.c.fiber_id.in_(of_version))
+    change = sa.update(KEYS).where(unknown).values(first_log_id=UUID(int=0))
+    connection_of(session).write(*compiled(session, change))
+    expire(session)
 
 
 def forget_firsts(session: Session, fiber_ids: Collection[int], log_id: int | None) -> None:

@@ -95,7 +95,7 @@ def insert_key_columns(session: Session, columns: Columns, *, of_stored: bool = 
     if of_stored:
         _check_stored(session, {"fiber_id": columns["fiber_id"]})
     hashed = f"(SELECT *, {key_hash_sql(session)} AS hash FROM {ARROW_TABLE})"
-    inserted = _insert_new_keys(session, hashed, columns)
+    inserted = _insert_new_keys(session, hashed, columns, "fiber_id")
     if inserted < len(columns["fiber_id"]):
         _move_beginnings(session, hashed, columns)
     return inserted
@@ -113,12 +113,17 @@ def _check_stored(session: Session, fiber_ids: Columns) -> None:
         raise NotFoundError(unknown[0][0])
 
 
-def _insert_new_keys(session: Session, rows: str, columns: Columns) -> int:
-    """Insert rows that a subquery selects, if the fiber does not have the key."""
+def _insert_new_keys(session: Session, rows: str, columns: Columns, owner: str) -> int:
+    """Insert rows that a subquery selects, if the fiber does not have the key; a column names the fibers."""
+    # By OFFSET, Citus looks the keys of the fibers up first, and can join what it has found to anything.
+    stored = (
+        "(SELECT fiber_id, hash, name, value FROM fiber_keys "
+        f"WHERE fiber_id IN (SELECT {owner} FROM {ARROW_TABLE}) OFFSET 0)"
+    )
     return write_with_batch(
         session,
         f"INSERT INTO fiber_keys ({_KEY_COLUMNS}) SELECT {_KEY_COLUMNS} FROM {rows} AS batch "
-        f"WHERE NOT EXISTS (SELECT 1 FROM fiber_keys WHERE {SAME_KEY})",
+        f"WHERE NOT EXISTS (SELECT 1 FROM {stored} AS fiber_keys WHERE {SAME_KEY})",
         columns,
     )
 
@@ -183,4 +188,4 @@ def move_to_survivors(session: Session, columns: Columns) -> None:
         "WHERE place = 1)"
     )
     _move_beginnings(session, moved, columns)
-    _insert_new_keys(session, moved, columns)
+    _insert_new_keys(session, moved, columns, "survivor")

@@ -20,6 +20,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import LRUCache
 
+from fiberstore.checks import MAX_ROWS
 from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.models import RawLog
 
@@ -248,7 +249,7 @@ class PreparedPages(Generic[R]):
         after: tuple[datetime, UUID] | None,
     ) -> Iterator[R]:
         """Return at most ``limit`` rows after the first ``offset`` ones, counted from the key if given."""
-        values = {**values, "limit": limit, "offset": offset}
+        values = {**values, "limit": min(limit, MAX_ROWS - offset), "offset": offset}  # Citus adds them
         if after is None:
             return self._first.rows(session, values)
         return self._after.rows(session, {**values, "after_time": after[0], "after_id": after[1]})

