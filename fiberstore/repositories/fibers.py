@@ -146,14 +146,12 @@ class FiberMethods(FiberBatchStorage):
         return self._sessions.write("write_fibers", write, lock=Lock.NOTHING, one_statement=True)
 
     def upsert_fibers(self, fibers: Iterable[FiberRecord], *, widen: bool = False) -> Upserted:
-        given = list(fibers)
-
-        def upsert(session: Session) -> Upserted:
-            rows = _distinct(given)
-            changed = bulk.update_fibers(session, rows, widen=widen) if rows else 0
-            return Upserted(bulk.insert_fibers(session, rows) if changed < len(rows) else 0, changed)
-
-        return self._sessions.write("upsert_fibers", upsert, lock=Lock.DELETES)
+        columns = bulk.fiber_columns(_distinct(list(fibers)))  # while others may change rows
+        return self._sessions.write(
+            "upsert_fibers",
+            lambda session: bulk.upsert_fibers(session, columns, widen=widen),
+            lock=Lock.DELETES,
+        )
 
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
         _check_survivors(survivors)

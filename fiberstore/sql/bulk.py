@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.results import Merged
+from fiberstore.contract.results import Merged, Upserted
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
@@ -153,20 +153,25 @@ def insert_memberships(session: Session, memberships: Sequence[FiberMembership])
 def insert_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
     """Insert the fibers whose id is new, the first of equal ids. Return how many there were."""
     return _insert(
-        session, FiberRecord, fibers, _fiber_columns,
+        session, FiberRecord, fibers, fiber_columns,
         lambda fibers: integers(values_of(fibers, "fiber_id")),
     )  # fmt: skip
 
 
-def update_fibers(session: Session, fibers: Sequence[FiberRecord], *, widen: bool = False) -> int:
-    """Replace every field of the fibers that are stored. Return how many there were.
+def upsert_fibers(session: Session, fibers: Columns, *, widen: bool = False) -> Upserted:
+    """Insert the fibers whose id is new, and replace every field of the others.
 
     Args:
         session: Where.
-        fibers: Of different ids.
+        fibers: Of different ids; see ``fiber_columns``.
         widen: Let the stored activity cover theirs, rather than replace it.
     """
-    columns = _fiber_columns(fibers)
+    rows = len(fibers["fiber_id"])
+    changed = _update_fibers(session, fibers, widen=widen) if rows else 0
+    return Upserted(insert_new(session, "fibers", fibers) if changed < rows else 0, changed)
+
+
+def _update_fibers(session: Session, columns: Columns, *, widen: bool) -> int:
     values = {name: f"batch.{name}" for name in columns if name not in ("fiber_id", "fiber_type")}
     if widen:
         values["first_activity"] = "least(fibers.first_activity, batch.first_activity)"
@@ -183,7 +188,7 @@ def update_fibers(session: Session, fibers: Sequence[FiberRecord], *, widen: boo
 
     # A fiber rarely changes its type, and only this column is indexed: DuckDB would write the whole row anew.
     found = update(changes, "fibers.fiber_type = batch.fiber_type")
-    if found < len(fibers):
+    if found < len(columns["fiber_id"]):
         found += update(f"fiber_type = batch.fiber_type, {changes}", "fibers.fiber_type <> batch.fiber_type")
     return found
 
@@ -318,5 +323,6 @@ def _log_ids(records: Iterable[LogRecord | FiberMembership]) -> list[int]:
     return integers(values_of(records, "log_id"))
 
 
-def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
+def fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
+    """Return fibers as columns, which takes longer than to write them."""
     return {column.name: column_of(column, values_of(fibers, column.name)) for column in FIBERS.c}
