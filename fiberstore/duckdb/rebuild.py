@@ -1,22 +1,39 @@
-"""A table written anew without the rows that go, in the transaction that deletes them.
+"""Tables written anew without the rows that go, which take the place of the old ones in one transaction.
 
 While DuckDB commits the deletion of rows, nobody can read or write, some 10 µs for each row. A new table in
 the place of the old one takes a tenth of that for each row that stays, and readers continue; they see the old
 table until the commit, and after a crash either is there whole. What others had appended between the snapshot
 and the commit would be gone with the old table, so appends are kept out before the snapshot (see
 ``ChangeLock``). A transaction that began to read before, and appends after, meets a conflict.
+
+Most of a new table is written before, while everybody reads, appends and changes rows (``prepared``). The
+transaction that deletes trusts nothing of it. If its rows are the ones that stay, of those up to the newest
+row that was there then, by their number and the sum of their hashes, it is taken, and all later rows that
+stay are added. Otherwise the table is written anew under the lock. Prepared tables have names of their own;
+the next that opens the store drops those that a killed process has left.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.duckdb.fork_guard import PerDatabase
 from fiberstore.duckdb.session_connection import duckdb_connection
 from fiberstore.repositories import access
-from fiberstore.repositories.query import execute_write, rows_worth_a_new_table
+from fiberstore.repositories.query import execute_write, rows_worth_a_new_table, select_rows
 from fiberstore.sql.conditions import FIBERS
+from fiberstore.sql.connection import Lock, Row
+from fiberstore.sql.holds import Hold, Registry
 from fiberstore.sql.prepared import compiled, connection_of, expire
+from fiberstore.sql.support import TABLE_BESIDE, FindGoing
+from fiberstore.sql.translate import translate_errors
 
-_NEW = "fiberstore_anew"
+_NEW = TABLE_BESIDE
+_BEFORE_ALL = -1
 
 _IS_HERE = "database_name = current_database() AND schema_name = current_schema() AND table_name = $1"
 _TABLE = (
@@ -29,48 +46,183 @@ _TABLE = (
     f"FROM duckdb_tables() WHERE {_IS_HERE}"
 )
 _INDEXES = f"SELECT sql FROM duckdb_indexes() WHERE {_IS_HERE} ORDER BY index_oid"  # noqa: S608  # our own text
+_LEFT = (
+    "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "  # noqa: S608  # our own text
+    f"AND schema_name = current_schema() AND starts_with(table_name, '{_NEW}')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A table that has been written beside another.
+
+    Attributes:
+        table: The new table.
+        newest: ``rowid`` of the newest row that the other had.
+        digest: See ``_digest``.
+    """
+
+    table: sa.TableClause
+    newest: int
+    digest: Row
+
+
+class Preparations(PerDatabase):
+    """The tables of a database that are prepared.
+
+    Attributes:
+        calls: The call that prepares tables, then those that have come meanwhile and do not.
+        tables: What it has prepared, by the name of the old table.
+    """
+
+    def __init__(self) -> None:
+        self.calls = Registry[Hold]()
+        self.tables: dict[str, _Prepared] = {}
 
 
 def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
     """Delete rows of a table; see ``BackendSupport.delete``."""
-    # A place in the order of fibers is known by a row that may move, see `arrival_order`.
-    if table is not FIBERS and duckdb_connection(session).writes_alone:
-        going = rows_worth_a_new_table(session, table, which)
-        if going >= access.MANY_ROWS and (creation := _creation(session, table)):
-            before = connection_of(session).rows_written
-            _write_anew(session, table, which, creation)
-            connection_of(session).rows_written = before + going  # the others are as they were
+    connection = duckdb_connection(session)
+    if connection.writes_alone:
+        known = _verified(session, table, which)
+        if known is not None or _is_worth_it(session, table, which):
+            before = connection.rows_written
+            going = _replace(session, table, which, known)
+            connection.rows_written = before + going  # the others are as they were
             return going
     return execute_write(session, sa.delete(table).where(which))
 
 
-def _creation(session: Session, table: sa.Table) -> str | None:
-    """Return the statement that creates the table by its new name.
+@contextmanager
+def prepared(session: Session, find: FindGoing) -> Iterator[None]:
+    """Write tables without the rows that go for ``delete``; see ``BackendSupport.prepared``.
 
-    Returns:
-        None if an application has given the table columns, comments or triggers, or refers to it by a foreign
-        key: a new table would be without them.
+    One call does so at a time; another does all its work under the lock.
     """
-    found = connection_of(session).fetch_rows(_TABLE, [table.name])
-    ((sql, is_plain, names, *additions),) = found
-    head = f"CREATE TABLE {table.name}("
+    connection = duckdb_connection(session)
+    preparations = Preparations.of(connection.database_key)
+    call = preparations.calls.add(Hold())
+    if preparations.calls.alive()[0]() is not call or connection.listened_by is not None:
+        yield
+        return
+    try:
+        _drop_left(session)
+        connection.begin()
+        connection.take_lock(Lock.BESIDE)
+        with find(session) as going:
+            found = {table.name: _prepare(session, table, which) for table, which in going}
+        connection.commit()
+        preparations.tables = {name: table for name, table in found.items() if table is not None}
+        yield
+    finally:
+        preparations.tables = {}
+        connection.rollback()
+        with translate_errors():
+            _drop_left(session)
+
+
+def drop_leftovers(session: Session) -> None:
+    """Drop the tables that a killed process has prepared."""
+    if not Preparations.of(duckdb_connection(session).database_key).calls.alive():
+        _drop_left(session)
+
+
+def _drop_left(session: Session) -> None:
+    connection = connection_of(session)
+    for (name,) in list(connection.fetch_rows(_LEFT, [])):
+        connection.write(f"DROP TABLE IF EXISTS {name}")
+
+
+def _is_worth_it(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> bool:
+    # A place in the order of fibers is known by a row that may move, see `arrival_order`.
+    return (
+        table is not FIBERS
+        and rows_worth_a_new_table(session, table, which) >= access.MANY_ROWS
+        and _is_plain(session, table)
+    )
+
+
+def _is_plain(session: Session, table: sa.Table) -> bool:
+    """Tell whether a new table would have all that this one has.
+
+    It would not if an application has given the table columns, comments or triggers, or refers to it by a
+    foreign key.
+    """
+    ((sql, is_plain, names, *additions),) = connection_of(session).fetch_rows(_TABLE, [table.name])
     is_ours = is_plain and names == [column.name for column in table.c] and not any(additions)
-    if not is_ours or not sql.startswith(head):
+    return is_ours and sql.startswith(_head(table))
+
+
+def _prepare(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> _Prepared | None:
+    if not _is_worth_it(session, table, which):
         return None
-    return f"CREATE TABLE {_NEW}({sql.removeprefix(head)}"
+    ((newest,),) = select_rows(session, sa.select(sa.func.max(_rowid_of(table))).select_from(table))
+    new = _create(session, table, f"{_NEW}_{table.name}")
+    _fill(session, new, table, which, _BEFORE_ALL)
+    return _Prepared(new, newest, _digest(session, new))
 
 
-def _write_anew(session: Session, table: sa.Table, which: sa.ColumnElement[bool], creation: str) -> None:
+def _verified(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> _Prepared | None:
+    """Return the prepared table if it has the rows that stay, of those that were there then."""
+    known = Preparations.of(duckdb_connection(session).database_key).tables.get(table.name)
+    if known is None or not _is_plain(session, table):
+        return None
+    stays = _stays(which), _rowid_of(table) <= known.newest
+    return known if _digest(session, table, *stays) == known.digest else None
+
+
+def _replace(
+    session: Session, table: sa.Table, which: sa.ColumnElement[bool], known: _Prepared | None
+) -> int:
+    """Put a table without the rows that go in the place of a table; return how many go."""
     connection = connection_of(session)
     indexes = [sql for (sql,) in connection.fetch_rows(_INDEXES, [table.name])]
-    # The order in which rows were stored is that of `rowid`, see `arrival_order`.
-    rowid: sa.ColumnElement[int] = sa.literal_column(f"{table.name}.rowid", sa.BigInteger)
-    stays = sa.select(*table.c).where(which.is_not(sa.true())).order_by(rowid)
-    new = sa.table(_NEW, *(sa.column(column.name) for column in table.c))
-    connection.write(creation)
-    connection.write(*compiled(session, sa.insert(new).from_select(table.c.keys(), stays)))
+    ((rows,),) = select_rows(session, sa.select(sa.func.count()).select_from(table))
+    if known is None:
+        new, newest, stay = _create(session, table, _NEW), _BEFORE_ALL, 0
+    else:
+        new, newest, (stay, _) = known.table, known.newest, known.digest
+    stay += _fill(session, new, table, which, newest)
     connection.write(f"DROP TABLE {table.name}")
-    connection.write(f"ALTER TABLE {_NEW} RENAME TO {table.name}")
+    connection.write(f"ALTER TABLE {new.name} RENAME TO {table.name}")
     for sql in indexes:
         connection.write(sql)
     expire(session)
+    return int(rows - stay)
+
+
+def _create(session: Session, table: sa.Table, name: str) -> sa.TableClause:
+    """Create an empty table with the columns and the primary key of another."""
+    ((sql, *_),) = connection_of(session).fetch_rows(_TABLE, [table.name])
+    connection_of(session).write(f"CREATE TABLE {name}({sql.removeprefix(_head(table))}")
+    return sa.table(name, *(sa.column(column.name) for column in table.c))
+
+
+def _fill(
+    session: Session, new: sa.TableClause, table: sa.Table, which: sa.ColumnElement[bool], after: int
+) -> int:
+    """Insert the rows that stay, of those after a ``rowid``; return how many they are."""
+    # The order in which rows were stored is that of `rowid`, see `arrival_order`.
+    rowid = _rowid_of(table)
+    rows = sa.select(*table.c).where(_stays(which), rowid > after).order_by(rowid)
+    statement = sa.insert(new).from_select(table.c.keys(), rows)
+    return connection_of(session).write(*compiled(session, statement))
+
+
+def _digest(session: Session, rows: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> Row:
+    """Return the number of rows, and the sum of their hashes."""
+    sums: sa.Select[Any] = sa.select(sa.func.count(), sa.func.sum(sa.func.hash(*rows.c)))
+    (digest,) = select_rows(session, sums.select_from(rows).where(*conditions))
+    return digest
+
+
+def _stays(which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return which.is_not(sa.true())
+
+
+def _rowid_of(table: sa.Table) -> sa.ColumnElement[int]:
+    return sa.literal_column(f"{table.name}.rowid", sa.BigInteger)
+
+
+def _head(table: sa.Table) -> str:
+    return f"CREATE TABLE {table.name}("

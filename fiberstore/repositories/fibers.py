@@ -1,8 +1,8 @@
 """Fibers."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime
 from heapq import nsmallest
 from pathlib import Path
@@ -18,21 +18,20 @@ from fiberstore.contract.columns import check_pointer
 from fiberstore.contract.conditions import Scalar
 from fiberstore.contract.lifecycle import FiberBatchStorage
 from fiberstore.contract.queries import FiberGroup, FiberOrder, Fibers
-from fiberstore.contract.results import Deleted, FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
+from fiberstore.contract.results import FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.ids import key_hash
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories import access
-from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.access import Going, SessionAccess
 from fiberstore.repositories.fiber_logs import LOG_COUNT, WITH_LOG_COUNT, summaries_of, timeline_points
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
     as_arrow,
+    belongings_of,
     count_up_to,
-    delete_belongings,
-    delete_rows,
     execute_write,
     one_snapshot,
     select_rows,
@@ -56,6 +55,7 @@ from fiberstore.sql.functions import HoldsChangeLock, JsonKeys, JsonType, JsonVa
 from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of, expire
 from fiberstore.sql.rows import columns_in_us, columns_of, to_records
+from fiberstore.sql.support import GoingRows
 
 if TYPE_CHECKING:
     from fiberstore.exchange.writing import SortKey
@@ -168,7 +168,9 @@ class FiberMethods(FiberBatchStorage):
             held = sa.select(MEMBERSHIPS.c.log_id).where(among(MEMBERSHIPS.c.fiber_id, list(survivors)))
             return count_up_to(session, held, access.MANY_ROWS)
 
-        return self._sessions.write("merge_fibers", merge, going=memberships_of_losers)
+        return self._sessions.write(
+            "merge_fibers", merge, going=Going(memberships_of_losers, lambda _: nullcontext(()))
+        )
 
     def write_keys(self, keys: Iterable[FiberKey]) -> int:
         given = list(keys)
@@ -260,12 +262,11 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         change = sa.update(FIBERS).values(closed=closed).where(differs, *all_of(self._conditions))
         return self._change(method, lambda session: execute_write(session, change))
 
-    def _delete(self, session: Session) -> Deleted:
+    @contextmanager
+    def _going(self, session: Session) -> Iterator[GoingRows]:
         with temp_id_table(session, self._select(FIBERS.c.fiber_id)) as ids:
-            delete_belongings(session, ids)
-            memberships = delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.fiber_id.in_(ids))
-            fibers = delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids))
-        return Deleted(0, fibers, memberships)
+            of_fibers = [(table, table.c.fiber_id.in_(ids)) for table in (MEMBERSHIPS, FIBERS)]
+            yield [*belongings_of(ids), *of_fibers]
 
     def _count_to_delete(self, session: Session) -> int:
         held = sa.select(MEMBERSHIPS.c.log_id).where(

@@ -1,6 +1,7 @@
 """Retention: the set that goes is fixed first, then deleted in steps."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import count
 from math import inf
@@ -17,7 +18,7 @@ from fiberstore.contract.results import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories import access
-from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.access import Going, SessionAccess
 from fiberstore.repositories.prune_plan import (
     FIBER_FIELDS,
     ID_BYTES,
@@ -35,7 +36,7 @@ from fiberstore.repositories.prune_plan import (
     weight_of,
 )
 from fiberstore.repositories.query import (
-    delete_belongings,
+    belongings_of,
     delete_rows,
     given,
     one_snapshot,
@@ -44,7 +45,7 @@ from fiberstore.repositories.query import (
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
 from fiberstore.sql.prepared import connection_of
-from fiberstore.sql.support import StoreSize
+from fiberstore.sql.support import GoingRows, StoreSize
 from fiberstore.telemetry import Telemetry
 
 # Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.
@@ -199,7 +200,12 @@ class _Run:
         def delete(session: Session) -> _Gone | None:
             return None if is_large and not _is_quick(session, units) else _delete(session, units)
 
-        gone = self._sessions.write("prune.step", delete, going=lambda _: rows)
+        @contextmanager
+        def find(session: Session) -> Iterator[GoingRows]:
+            with _going(session, units) as going:
+                yield going.items()
+
+        gone = self._sessions.write("prune.step", delete, going=Going(lambda _: rows, find))
         if gone is None:
             for some in _split(units, DEFAULT_STEP_ROWS):
                 self._step(some)
@@ -288,6 +294,15 @@ def _held_by(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
     """Delete the units whose fiber is as it was, but no log that is pinned or held by another fiber."""
+    with _going(session, units) as going:
+        of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(going[LOGS])
+        ((text_bytes,),) = select_rows(session, of_text)
+        gone = {table: delete_rows(session, table, which) for table, which in going.items()}
+        return _Gone(gone[FIBERS], gone[MEMBERSHIPS], gone[LOGS], int(text_bytes))
+
+
+@contextmanager
+def _going(session: Session, units: Sequence[Unit]) -> Iterator[dict[sa.Table, sa.ColumnElement[bool]]]:
     unchanged = _unchanged(session, [unit.fiber_id for unit in units if unit.fiber_id is not None])
     going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
     fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
@@ -296,17 +311,13 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
         held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
         may_go = sa.and_(LOGS.c.log_id.in_(planned), LOGS.c.log_id.not_in(held), UNPINNED_LOG)
         with temp_id_table(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
-            is_going = LOGS.c.log_id.in_(log_ids)
-            of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(is_going)
-            ((text_bytes,),) = select_rows(session, of_text)
-            delete_belongings(session, fiber_ids)
             either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
-            return _Gone(
-                memberships=delete_rows(session, MEMBERSHIPS, either),
-                fibers=delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(fiber_ids)),
-                logs=delete_rows(session, LOGS, is_going),
-                text_bytes=int(text_bytes),
-            )
+            yield {
+                **dict(belongings_of(fiber_ids)),
+                MEMBERSHIPS: either,
+                FIBERS: FIBERS.c.fiber_id.in_(fiber_ids),
+                LOGS: LOGS.c.log_id.in_(log_ids),
+            }
 
 
 def _unchanged(session: Session, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[bytes, int]]:

@@ -1,13 +1,23 @@
 """The part of the repositories that each engine does in its own way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.sql.arrival_order import CommitOrder
+
+# Begins the names of tables that an engine writes beside the store's, to put them in their place.
+TABLE_BESIDE = "fiberstore_anew"
+
+GoingRows: TypeAlias = Iterable[tuple[sa.Table, sa.ColumnElement[bool]]]
+"""Tables, each with a condition that is true of the rows that go."""
+
+FindGoing: TypeAlias = Callable[[Session], AbstractContextManager[GoingRows]]
+"""Finds them in an open transaction; the conditions hold as long as the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,8 @@ class BackendSupport:
         fiber_commit_order: Order in which fibers were stored.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
             many they were.
-        writes_tables_anew: True if ``delete`` may do that in a transaction with ``Lock.MANY_CHANGES``.
+        prepared: Prepares ``delete`` for a block, on a connection with ``Lock.BESIDE``; None where tables are
+            not written anew.
         redact: Replaces what a pattern matches in the texts of the logs of which conditions are true by a
             literal text, in an open transaction; returns how many it changed.
         size_of: Returns the size of the store.
@@ -51,7 +62,7 @@ class BackendSupport:
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]
-    writes_tables_anew: bool
+    prepared: Callable[[Session, FindGoing], AbstractContextManager[None]] | None
     redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]
     size_of: Callable[[Session], StoreSize]
     settle: Callable[[Session], None]
