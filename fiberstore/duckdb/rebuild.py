@@ -13,9 +13,11 @@ stay are added. Otherwise the table is written anew under the lock. Prepared tab
 the next that opens the store drops those that a killed process has left.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,6 +29,7 @@ from fiberstore.repositories import access
 from fiberstore.repositories.query import execute_write, rows_worth_a_new_table, select_rows
 from fiberstore.sql.conditions import FIBERS
 from fiberstore.sql.connection import Lock, Row
+from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.holds import Hold, Registry
 from fiberstore.sql.prepared import compiled, connection_of, expire
 from fiberstore.sql.support import TABLE_BESIDE, FindGoing
@@ -133,12 +136,22 @@ def _drop_left(session: Session) -> None:
         connection.write(f"DROP TABLE IF EXISTS {name}")
 
 
+def has_room(session: Session) -> bool:
+    """Tell whether the disk has room for the file once more; see ``BackendSupport.has_room``."""
+    database = duckdb_connection(session).database_key
+    if database.startswith(IN_MEMORY):
+        return True
+    file = Path(database)
+    return shutil.disk_usage(file.parent).free > file.stat().st_size
+
+
 def _is_worth_it(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> bool:
     # A place in the order of fibers is known by a row that may move, see `arrival_order`.
     return (
         table is not FIBERS
         and rows_worth_a_new_table(session, table, which) >= access.MANY_ROWS
         and _is_plain(session, table)
+        and has_room(session)
     )
 
 

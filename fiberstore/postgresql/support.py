@@ -16,6 +16,7 @@ SUPPORT = BackendSupport(
     fiber_commit_order=TransactionOrder(FIBERS.c.fiber_id),
     delete=delete,
     prepared=None,
+    has_room=lambda _: False,
     redact=redact,
     size_of=size_of,
     settle=settle,

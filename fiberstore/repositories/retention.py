@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from itertools import count
 from math import inf
 from typing import Any, Self
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -29,6 +28,7 @@ from fiberstore.repositories.prune_plan import (
     Candidates,
     Plan,
     Unit,
+    bytes_of,
     counted_by,
     digest_of,
     going,
@@ -50,6 +50,9 @@ from fiberstore.telemetry import Telemetry
 
 # Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.
 _MARGIN = 0.1
+# Without ``step_rows``: most rows of a step, and most logs and memberships of a store that is written anew.
+_MOST_STEP_ROWS = 1_000_000
+_MOST_QUICK_ROWS = 2_000_000
 
 
 class Pruning(LifecycleStorage):
@@ -69,13 +72,14 @@ class Pruning(LifecycleStorage):
         logs: Condition[StoredLog] | None = None,
         max_bytes: int | None = None,
         dry_run: bool = False,
-        step_rows: int = DEFAULT_STEP_ROWS,
+        step_rows: int | None = None,
         max_steps: int | None = None,
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
         with self._telemetry.running("prune"):
             candidates = Candidates.of(fibers, logs, every=max_bytes is not None)
-            check_number("step_rows", step_rows, least=1)
+            if step_rows is not None:
+                check_number("step_rows", step_rows, least=1)
             if max_bytes is not None:
                 check_number("max_bytes", max_bytes, least=1)
             if max_steps is not None:
@@ -140,14 +144,16 @@ class _Run:
         self,
         sessions: SessionAccess,
         candidates: Candidates,
-        step_rows: int,
+        step_rows: int | None,
         max_steps: int | None,
         on_step: Callable[[Pruned], None] | None,
     ) -> None:
+        default = _MOST_STEP_ROWS if max_steps is None else DEFAULT_STEP_ROWS
         self.gone = _Gone()
         self._sessions = sessions
         self._candidates = candidates
-        self._step_rows = step_rows
+        self._step_rows = default if step_rows is None else step_rows
+        self._most_rows = _MOST_QUICK_ROWS if step_rows is None else inf
         self._steps = count() if max_steps is None else iter(range(max_steps))
         self._on_step = on_step
 
@@ -197,15 +203,19 @@ class _Run:
         rows = sum(unit.rows for unit in units)
         is_large = len(units) > 1 and rows > DEFAULT_STEP_ROWS
 
+        def count(session: Session) -> int:
+            return rows if not is_large or self._is_quick(session, units) else 0
+
         def delete(session: Session) -> _Gone | None:
-            return None if is_large and not _is_quick(session, units) else _delete(session, units)
+            may_be_large = connection_of(session).writes_alone  # as tables are written anew then
+            return _delete(session, units) if may_be_large or not is_large else None
 
         @contextmanager
         def find(session: Session) -> Iterator[GoingRows]:
             with _going(session, units) as going:
                 yield going.items()
 
-        gone = self._sessions.write("prune.step", delete, going=Going(lambda _: rows, find))
+        gone = self._sessions.write("prune.step", delete, going=Going(count, find))
         if gone is None:
             for some in _split(units, DEFAULT_STEP_ROWS):
                 self._step(some)
@@ -216,12 +226,20 @@ class _Run:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
 
+    def _is_quick(self, session: Session, units: Sequence[Unit]) -> bool:
+        """Tell whether tables without the units are written in less time than the units are deleted.
 
-def _is_quick(session: Session, units: Sequence[Unit]) -> bool:
-    """Tell whether the units can go in one transaction, because tables will be written anew."""
-    going = sum(len(unit.log_ids) for unit in units) // ID_BYTES
-    ((logs,),) = select_rows(session, sa.select(sa.func.count()).select_from(LOGS))
-    return connection_of(session).writes_alone and going >= access.LEAST_SHARE * logs
+        Without ``step_rows``, nobody may have to wait for a second for it either.
+        """
+        tables = (LOGS, MEMBERSHIPS)
+        counts = (sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in tables)
+        ((logs, memberships),) = select_rows(session, sa.select(*counts))
+        going = sum(len(unit.log_ids) for unit in units) // ID_BYTES
+        return (
+            going >= access.LEAST_SHARE * logs
+            and logs + memberships <= self._most_rows
+            and connection_of(session).support.has_room(session)
+        )
 
 
 def _split(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
@@ -305,7 +323,7 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
 def _going(session: Session, units: Sequence[Unit]) -> Iterator[dict[sa.Table, sa.ColumnElement[bool]]]:
     unchanged = _unchanged(session, [unit.fiber_id for unit in units if unit.fiber_id is not None])
     going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
-    fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
+    fibers = b"".join(unit.fiber_id for unit in going if unit.fiber_id is not None)
     logs = b"".join(unit.log_ids for unit in going)
     with given(session, "fiber_id", fibers) as fiber_ids, given(session, "log_id", logs) as planned:
         held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
@@ -320,18 +338,18 @@ def _going(session: Session, units: Sequence[Unit]) -> Iterator[dict[sa.Table, s
             }
 
 
-def _unchanged(session: Session, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[bytes, int]]:
+def _unchanged(session: Session, fiber_ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
     """Return how fibers are now, see ``Unit.seen``, without those that are pinned or not stored."""
     if not fiber_ids:
         return {}
-    with given(session, "fiber_id", b"".join(id_.bytes for id_ in fiber_ids)) as ids:
+    with given(session, "fiber_id", b"".join(fiber_ids)) as ids:
         sizes = counted_by(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
         now = (
-            sa.select(FIBERS.c.fiber_id, FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))
+            sa.select(sa.cast(FIBERS.c.fiber_id, sa.String), FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))
             .outerjoin_from(FIBERS, sizes, sizes.c.fiber_id == FIBERS.c.fiber_id)
             .where(FIBERS.c.fiber_id.in_(ids), UNPINNED_FIBER)
         )
-        return {id_: (digest_of(text), int(rows)) for id_, text, rows in select_rows(session, now)}
+        return {bytes_of(id_): (digest_of(text), int(rows)) for id_, text, rows in select_rows(session, now)}
 
 
 def _foreseen(session: Session, candidates: Candidates, max_bytes: int | None) -> Pruned:

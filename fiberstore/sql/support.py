@@ -50,6 +50,7 @@ class BackendSupport:
             many they were.
         prepared: Prepares ``delete`` for a block, on a connection with ``Lock.BESIDE``; None where tables are
             not written anew.
+        has_room: True if tables can be written anew beside the old ones: the disk has room for them.
         redact: Replaces what a pattern matches in the texts of the logs of which conditions are true by a
             literal text, in an open transaction; returns how many it changed.
         size_of: Returns the size of the store.
@@ -63,6 +64,7 @@ class BackendSupport:
     fiber_commit_order: CommitOrder
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]
     prepared: Callable[[Session, FindGoing], AbstractContextManager[None]] | None
+    has_room: Callable[[Session], bool]
     redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]
     size_of: Callable[[Session], StoreSize]
     settle: Callable[[Session], None]
