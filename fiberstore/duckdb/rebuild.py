@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.duckdb.fork_guard import PerDatabase
@@ -32,7 +33,7 @@ from fiberstore.sql.connection import Lock, Row
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.holds import Hold, Registry
 from fiberstore.sql.prepared import compiled, connection_of, expire
-from fiberstore.sql.support import TABLE_BESIDE, FindGoing
+from fiberstore.sql.support import TABLE_BESIDE, FindGoing, GoingRows, Others
 from fiberstore.sql.translate import translate_errors
 
 _NEW = TABLE_BESIDE
@@ -62,11 +63,13 @@ class _Prepared:
     Attributes:
         table: The new table.
         newest: ``rowid`` of the newest row that the other had.
+        rows: Number of its rows.
         digest: See ``_digest``.
     """
 
     table: sa.TableClause
     newest: int
+    rows: int
     digest: Row
 
 
@@ -85,15 +88,22 @@ class Preparations(PerDatabase):
 
 def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
     """Delete rows of a table; see ``BackendSupport.delete``."""
+    gone = replace(session, GoingRows(table, which))
+    return execute_write(session, sa.delete(table).where(which)) if gone is None else gone
+
+
+def replace(session: Session, going: GoingRows) -> int | None:
+    """Put a new table in the place of one from which rows go; see ``BackendSupport.replace``."""
     connection = duckdb_connection(session)
-    if connection.writes_alone:
-        known = _verified(session, table, which)
-        if known is not None or _is_worth_it(session, table, which):
-            before = connection.rows_written
-            going = _replace(session, table, which, known)
-            connection.rows_written = before + going  # the others are as they were
-            return going
-    return execute_write(session, sa.delete(table).where(which))
+    if not connection.writes_alone:
+        return None
+    known = _verified(session, going)
+    if known is None and not _is_worth_it(session, going):
+        return None
+    before = connection.rows_written
+    fewer = _put_in_place(session, going, known)
+    connection.rows_written = before + fewer  # the others are as they were
+    return fewer
 
 
 @contextmanager
@@ -112,8 +122,8 @@ def prepared(session: Session, find: FindGoing) -> Iterator[None]:
         _drop_left(session)
         connection.begin()
         connection.take_lock(Lock.BESIDE)
-        with find(session) as going:
-            found = {table.name: _prepare(session, table, which) for table, which in going}
+        with find(session) as parts:
+            found = {part.table.name: _prepare(session, part) for part in parts}
         connection.commit()
         preparations.tables = {name: table for name, table in found.items() if table is not None}
         yield
@@ -145,12 +155,12 @@ def has_room(session: Session) -> bool:
     return shutil.disk_usage(file.parent).free > file.stat().st_size
 
 
-def _is_worth_it(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> bool:
+def _is_worth_it(session: Session, going: GoingRows) -> bool:
     # A place in the order of fibers is known by a row that may move, see `arrival_order`.
     return (
-        table is not FIBERS
-        and rows_worth_a_new_table(session, table, which) >= access.MANY_ROWS
-        and _is_plain(session, table)
+        going.table is not FIBERS
+        and rows_worth_a_new_table(session, going.table, going.which) >= access.MANY_ROWS
+        and _is_plain(session, going.table)
         and has_room(session)
     )
 
@@ -166,42 +176,41 @@ def _is_plain(session: Session, table: sa.Table) -> bool:
     return is_ours and sql.startswith(_head(table))
 
 
-def _prepare(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> _Prepared | None:
-    if not _is_worth_it(session, table, which):
+def _prepare(session: Session, going: GoingRows) -> _Prepared | None:
+    if not _is_worth_it(session, going):
         return None
+    table = going.table
     ((newest,),) = select_rows(session, sa.select(sa.func.max(_rowid_of(table))).select_from(table))
     new = _create(session, table, f"{_NEW}_{table.name}")
-    _fill(session, new, table, which, _BEFORE_ALL)
-    return _Prepared(new, newest, _digest(session, new))
+    rows = _fill(session, new, going, _BEFORE_ALL)
+    return _Prepared(new, newest, rows, _digest(session, going, newest))
 
 
-def _verified(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> _Prepared | None:
-    """Return the prepared table if it has the rows that stay, of those that were there then."""
+def _verified(session: Session, going: GoingRows) -> _Prepared | None:
+    """Return the prepared table if it has the right rows, of those that were there then."""
+    table = going.table
     known = Preparations.of(duckdb_connection(session).database_key).tables.get(table.name)
     if known is None or not _is_plain(session, table):
         return None
-    stays = _stays(which), _rowid_of(table) <= known.newest
-    return known if _digest(session, table, *stays) == known.digest else None
+    return known if _digest(session, going, known.newest) == known.digest else None
 
 
-def _replace(
-    session: Session, table: sa.Table, which: sa.ColumnElement[bool], known: _Prepared | None
-) -> int:
-    """Put a table without the rows that go in the place of a table; return how many go."""
-    connection = connection_of(session)
+def _put_in_place(session: Session, going: GoingRows, known: _Prepared | None) -> int:
+    """Put the new table in the place of the old one; return how many rows fewer it has."""
+    connection, table = connection_of(session), going.table
     indexes = [sql for (sql,) in connection.fetch_rows(_INDEXES, [table.name])]
     ((rows,),) = select_rows(session, sa.select(sa.func.count()).select_from(table))
     if known is None:
-        new, newest, stay = _create(session, table, _NEW), _BEFORE_ALL, 0
+        new, newest, written = _create(session, table, _NEW), _BEFORE_ALL, 0
     else:
-        new, newest, (stay, _) = known.table, known.newest, known.digest
-    stay += _fill(session, new, table, which, newest)
+        new, newest, written = known.table, known.newest, known.rows
+    written += _fill(session, new, going, newest)
     connection.write(f"DROP TABLE {table.name}")
     connection.write(f"ALTER TABLE {new.name} RENAME TO {table.name}")
     for sql in indexes:
         connection.write(sql)
     expire(session)
-    return int(rows - stay)
+    return int(rows - written)
 
 
 def _create(session: Session, table: sa.Table, name: str) -> sa.TableClause:
@@ -211,26 +220,32 @@ def _create(session: Session, table: sa.Table, name: str) -> sa.TableClause:
     return sa.table(name, *(sa.column(column.name) for column in table.c))
 
 
-def _fill(
-    session: Session, new: sa.TableClause, table: sa.Table, which: sa.ColumnElement[bool], after: int
-) -> int:
-    """Insert the rows that stay, of those after a ``rowid``; return how many they are."""
+def _fill(session: Session, new: sa.TableClause, going: GoingRows, after: int) -> int:
+    """Insert the rows that are made of those after a ``rowid``; return how many they are."""
+    table = going.table
     # The order in which rows were stored is that of `rowid`, see `arrival_order`.
     rowid = _rowid_of(table)
-    rows = sa.select(*table.c).where(_stays(which), rowid > after).order_by(rowid)
-    statement = sa.insert(new).from_select(table.c.keys(), rows)
+    others = _others(going, rowid > after)
+    rows: sa.Select[Any] = others.rows if going.others is not None else others.rows.order_by(rowid)
+    statement = insert(new).from_select(table.c.keys(), rows)
+    if going.others is not None:
+        statement = statement.on_conflict_do_nothing()
     return connection_of(session).write(*compiled(session, statement))
 
 
-def _digest(session: Session, rows: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> Row:
-    """Return the number of rows, and the sum of their hashes."""
-    sums: sa.Select[Any] = sa.select(sa.func.count(), sa.func.sum(sa.func.hash(*rows.c)))
-    (digest,) = select_rows(session, sums.select_from(rows).where(*conditions))
+def _others(going: GoingRows, some: sa.ColumnElement[bool]) -> Others:
+    if going.others is not None:
+        return going.others(some)
+    rows: sa.Select[Any] = sa.select(*going.table.c).where(going.which.is_not(sa.true()), some)
+    return Others(rows.subquery("others"), rows)
+
+
+def _digest(session: Session, going: GoingRows, newest: int) -> Row:
+    """Return the number and the sum of hashes of what the new table depends on, up to a ``rowid``."""
+    source = _others(going, _rowid_of(going.table) <= newest).source
+    sums: list[sa.ColumnElement[Any]] = [sa.func.count(), sa.func.sum(sa.func.hash(*source.c))]
+    (digest,) = select_rows(session, sa.select(*sums).select_from(source))
     return digest
-
-
-def _stays(which: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    return which.is_not(sa.true())
 
 
 def _rowid_of(table: sa.Table) -> sa.ColumnElement[int]:

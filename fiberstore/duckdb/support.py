@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from fiberstore.duckdb.arrival_order import RowidOrder
-from fiberstore.duckdb.rebuild import delete, has_room, prepared
+from fiberstore.duckdb.rebuild import delete, has_room, prepared, replace
 from fiberstore.duckdb.redaction import redact
 from fiberstore.duckdb.sizes import kept_rows, settle, size_of
 from fiberstore.sql.conditions import FIBERS, LOGS
@@ -15,6 +15,7 @@ SUPPORT = BackendSupport(
     log_commit_order=RowidOrder(LOGS, LOGS.c.log_id),
     fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
     delete=delete,
+    replace=replace,
     prepared=prepared,
     has_room=has_room,
     redact=redact,

@@ -15,6 +15,7 @@ SUPPORT = BackendSupport(
     log_commit_order=TransactionOrder(LOGS.c.log_id),
     fiber_commit_order=TransactionOrder(FIBERS.c.fiber_id),
     delete=delete,
+    replace=lambda _session, _going: None,
     prepared=None,
     has_room=lambda _: False,
     redact=redact,

@@ -121,9 +121,9 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
         return self._change("redact", work)
 
     @contextmanager
-    def _going(self, session: Session) -> Iterator[GoingRows]:
+    def _going(self, session: Session) -> Iterator[list[GoingRows]]:
         with temp_id_table(session, self._select(LOGS.c.log_id)) as ids:
-            yield [(table, table.c.log_id.in_(ids)) for table in (MEMBERSHIPS, self._pins, LOGS)]
+            yield [GoingRows(table, table.c.log_id.in_(ids)) for table in (MEMBERSHIPS, self._pins, LOGS)]
 
     def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT

@@ -80,9 +80,9 @@ class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Members
     _name = "memberships"
     _table = MEMBERSHIPS
 
-    def _going(self, session: Session) -> AbstractContextManager[GoingRows]:
+    def _going(self, session: Session) -> AbstractContextManager[Iterable[GoingRows]]:
         del session
-        return nullcontext([(MEMBERSHIPS, sa.and_(sa.true(), *all_of(self._conditions)))])
+        return nullcontext([GoingRows(MEMBERSHIPS, sa.and_(sa.true(), *all_of(self._conditions)))])
 
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         return statement.order_by(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id)

@@ -20,7 +20,8 @@ from fiberstore.contract.results import Deleted
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories import access
 from fiberstore.repositories.access import Going, SessionAccess, session_access
-from fiberstore.sql.bulk import write_ids
+from fiberstore.sql import bulk
+from fiberstore.sql.arrow import Columns
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, all_of
 from fiberstore.sql.connection import StoreConnection
 from fiberstore.sql.models import BELONGINGS, MERGES
@@ -84,11 +85,12 @@ def rows_worth_a_new_table(session: Session, table: sa.Table, which: sa.ColumnEl
     return int(going) if going >= access.LEAST_SHARE * rows else 0
 
 
-def belongings_of(fiber_ids: sa.Select[Any]) -> GoingRows:
+def belongings_of(fiber_ids: sa.Select[Any]) -> Iterator[GoingRows]:
     """Return the rows that belong to fibers and go with them, except for their memberships."""
-    yield MERGES, sa.or_(MERGES.c.fiber_id.in_(fiber_ids), MERGES.c.survivor_id.in_(fiber_ids))
+    merges = sa.or_(MERGES.c.fiber_id.in_(fiber_ids), MERGES.c.survivor_id.in_(fiber_ids))
+    yield GoingRows(MERGES, merges)
     for table in BELONGINGS:
-        yield table, table.c.fiber_id.in_(fiber_ids)
+        yield GoingRows(table, table.c.fiber_id.in_(fiber_ids))
 
 
 @contextmanager
@@ -124,8 +126,19 @@ def given(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
         A statement that selects them.
     """
     with _temporary_table(session, "fiberstore_given", (name, _UUID)) as kept:
-        write_ids(session, kept.fullname, name, ids)
+        bulk.write_ids(session, kept.fullname, name, ids)
         yield sa.select(*kept.c)
+
+
+@contextmanager
+def given_merges(session: Session, merges: Columns) -> Iterator[sa.Table]:
+    """Keep the columns ``loser`` and ``survivor`` for a block, in an open transaction; yield their table."""
+    with _temporary_table(session, "fiberstore_given", ("loser", _UUID), ("survivor", _UUID)) as kept:
+        connection = connection_of(session)
+        before = connection.rows_written
+        bulk.write_columns(session, kept.fullname, merges)
+        connection.rows_written = before
+        yield kept
 
 
 @contextmanager
@@ -323,11 +336,11 @@ class SqlQuery(Query[R], Generic[R]):
 
     def _delete(self, session: Session) -> Deleted:
         with self._going(session) as going:
-            gone = {table: delete_rows(session, table, which) for table, which in going}
+            gone = {table: delete_rows(session, table, which) for table, which, _ in going}
         return Deleted(*(gone.get(table, 0) for table in (LOGS, FIBERS, MEMBERSHIPS)))
 
     @abstractmethod
-    def _going(self, session: Session) -> AbstractContextManager[GoingRows]:
+    def _going(self, session: Session) -> AbstractContextManager[Iterable[GoingRows]]:
         """Find what is deleted, in an open transaction: the rows of the query, and what goes with them."""
 
     @abstractmethod

@@ -211,9 +211,9 @@ class _Run:
             return _delete(session, units) if may_be_large or not is_large else None
 
         @contextmanager
-        def find(session: Session) -> Iterator[GoingRows]:
+        def find(session: Session) -> Iterator[list[GoingRows]]:
             with _going(session, units) as going:
-                yield going.items()
+                yield [GoingRows(table, which) for table, which in going.items()]
 
         gone = self._sessions.write("prune.step", delete, going=Going(count, find))
         if gone is None:
@@ -331,7 +331,7 @@ def _going(session: Session, units: Sequence[Unit]) -> Iterator[dict[sa.Table, s
         with temp_id_table(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
             either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
             yield {
-                **dict(belongings_of(fiber_ids)),
+                **{table: which for table, which, _ in belongings_of(fiber_ids)},
                 MEMBERSHIPS: either,
                 FIBERS: FIBERS.c.fiber_id.in_(fiber_ids),
                 LOGS: LOGS.c.log_id.in_(log_ids),

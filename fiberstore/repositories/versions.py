@@ -33,6 +33,7 @@ from fiberstore.sql.conditions import FIBERS, MEMBERSHIPS
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import Fiber, Membership, NamedCheckpoint, RegisteredVersion
 from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.support import GoingRows
 from fiberstore.versioning import config_version as version_of
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ class VersionRepository(Versions):
             lambda _: nullcontext(belongings_of(of_version)),
         )
         going_memberships = Going(
-            left, lambda _: nullcontext([(MEMBERSHIPS, _without_fiber(config_version))])
+            left, lambda _: nullcontext([GoingRows(MEMBERSHIPS, _without_fiber(config_version))])
         )
         fibers, memberships = self._change(
             "drop", lambda session: _drop_fibers(session, config_version), going_fibers
@@ -240,7 +241,7 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
     )
     execute_write(session, sa.delete(NamedCheckpoint).where(is_of_version))
     with temp_id_table(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
-        for table, which in belongings_of(ids):
+        for table, which, _ in belongings_of(ids):
             delete_rows(session, table, which)
         others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
         memberships = execute_write(session, sa.delete(Membership).where(others))

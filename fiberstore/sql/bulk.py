@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.contract.results import Merged, Upserted
@@ -36,7 +37,7 @@ from fiberstore.sql.arrow import (
     values_of,
     write_with_batch,
 )
-from fiberstore.sql.conditions import FIBERS, KEYS, MEMBERSHIPS, among
+from fiberstore.sql.conditions import FIBERS, KEYS, MEMBERSHIPS
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.key_rows import insert_key_columns, move_to_survivors
 from fiberstore.sql.models import BELONGINGS
@@ -193,13 +194,6 @@ def _update_fibers(session: Session, columns: Columns, *, widen: bool) -> int:
     return found
 
 
-def versions_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, int]:
-    """Return the config version of each of these fibers that is stored."""
-    sql = f"SELECT f.fiber_id, f.config_version FROM fibers AS f JOIN {ARROW_TABLE} USING (fiber_id)"
-    rows = fetch_with_batch(session, sql, {"fiber_id": uuids(integers(fiber_ids))})
-    return {fiber_id: int(str(version)) for fiber_id, version in rows if isinstance(fiber_id, UUID)}
-
-
 def places_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
     """Return the fiber that is stored for each of these ids: its own, or the one it has become part of."""
     rows = fetch_with_batch(
@@ -217,12 +211,48 @@ def places_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]
     }
 
 
-def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
-    """Make the fiber of each key part of the fiber of its value; all are stored, and no value is a key."""
-    columns = {
+def unmergeable(session: Session, merges: Columns) -> tuple[UUID, UUID, int | None, int | None] | None:
+    """Return a loser and a survivor that are not of one config version, with theirs; None if all are.
+
+    The version of one that is not stored is None.
+    """
+    rows = fetch_with_batch(
+        session,
+        "SELECT batch.loser, batch.survivor, l.config_version, s.config_version "
+        f"FROM {ARROW_TABLE} AS batch LEFT JOIN fibers AS l ON l.fiber_id = batch.loser "
+        "LEFT JOIN fibers AS s ON s.fiber_id = batch.survivor "
+        "WHERE l.config_version IS NULL OR s.config_version IS NULL OR l.config_version <> s.config_version "
+        "ORDER BY batch.loser LIMIT 1",
+        merges,
+    )
+    for loser, survivor, *versions in rows:
+        first, second = (None if version is None else int(version) for version in versions)
+        return loser, survivor, first, second
+    return None
+
+
+def merges_of(survivors: Mapping[UUID, UUID]) -> Columns:
+    """Return fibers that end and their survivors as the columns ``loser`` and ``survivor``."""
+    return {
         "loser": uuids(integers(survivors.keys())),
         "survivor": uuids(integers(survivors.values())),
     }
+
+
+def merge_fibers(
+    session: Session,
+    columns: Columns,
+    is_loser: Callable[[sa.ColumnElement[UUID]], sa.ColumnElement[bool]],
+    moved: int | None = None,
+) -> Merged:
+    """Make each fiber part of its survivor; all are stored, and no survivor ends itself.
+
+    Args:
+        session: Where.
+        columns: See ``merges_of``.
+        is_loser: Makes of a column the condition that it is the id of a fiber that ends.
+        moved: How many memberships their survivors have got already; None to move them.
+    """
 
     def write(sql: str) -> int:
         return write_with_batch(session, sql, columns)
@@ -235,11 +265,15 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
         "AS lost WHERE fibers.fiber_id = lost.survivor "
         "AND (lost.first < fibers.first_activity OR lost.last > fibers.last_activity)"
     )
-    memberships = write(
-        "INSERT INTO fiber_memberships (log_id, fiber_id, config_version) "
-        "SELECT m.log_id, batch.survivor, min(m.config_version) "
-        f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser "
-        "GROUP BY m.log_id, batch.survivor ON CONFLICT DO NOTHING"
+    memberships = (
+        moved
+        if moved is not None
+        else write(
+            "INSERT INTO fiber_memberships (log_id, fiber_id, config_version) "
+            "SELECT m.log_id, batch.survivor, min(m.config_version) "
+            f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser "
+            "GROUP BY m.log_id, batch.survivor ON CONFLICT DO NOTHING"
+        )
     )
     write(
         "INSERT INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor FROM fiber_pins AS p "
@@ -256,10 +290,10 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
         f"INSERT INTO fiber_merges (fiber_id, survivor_id) SELECT loser, survivor FROM {ARROW_TABLE} "
         "ON CONFLICT (fiber_id) DO UPDATE SET survivor_id = excluded.survivor_id"
     )
-    delete, losers = connection_of(session).support.delete, list(survivors)
-    for table in (MEMBERSHIPS, *BELONGINGS):
-        delete(session, table, among(table.c.fiber_id, losers))
-    return Merged(delete(session, FIBERS, among(FIBERS.c.fiber_id, losers)), memberships)
+    delete = connection_of(session).support.delete
+    for table in BELONGINGS if moved is not None else (MEMBERSHIPS, *BELONGINGS):
+        delete(session, table, is_loser(table.c.fiber_id))
+    return Merged(delete(session, FIBERS, is_loser(FIBERS.c.fiber_id)), memberships)
 
 
 def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:
@@ -282,8 +316,14 @@ def insert_batch(session: Session, table: str, batch: "pa.RecordBatch") -> int:
 
 def write_ids(session: Session, table: str, column: str, ids: bytes) -> None:
     """Insert ids, joined, into a temporary table of one column."""
-    sql = f"INSERT INTO {table} ({column}) SELECT {column} FROM {ARROW_TABLE}"
-    connection_of(session).write_with_batch(sql, batch_of({column: joined_uuids(ids)}))
+    write_columns(session, table, {column: joined_uuids(ids)})
+
+
+def write_columns(session: Session, table: str, columns: Columns) -> None:
+    """Insert columns into a temporary table that has no others."""
+    names = ", ".join(columns)
+    sql = f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE}"
+    connection_of(session).write_with_batch(sql, batch_of(columns))
 
 
 def first_of_each(records: Sequence[T], keys: Sequence[int]) -> Sequence[T]:

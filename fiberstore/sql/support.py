@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,10 +13,34 @@ from fiberstore.sql.arrival_order import CommitOrder
 # Begins the names of tables that an engine writes beside the store's, to put them in their place.
 TABLE_BESIDE = "fiberstore_anew"
 
-GoingRows: TypeAlias = Iterable[tuple[sa.Table, sa.ColumnElement[bool]]]
-"""Tables, each with a condition that is true of the rows that go."""
 
-FindGoing: TypeAlias = Callable[[Session], AbstractContextManager[GoingRows]]
+class Others(NamedTuple):
+    """The rows of a table without those that go.
+
+    Attributes:
+        source: All that they depend on.
+        rows: Selects them.
+    """
+
+    source: sa.FromClause
+    rows: sa.Select[Any]
+
+
+class GoingRows(NamedTuple):
+    """Rows of a table that go.
+
+    Attributes:
+        table: The table.
+        which: Is true of them.
+        others: Makes the others of the rows of which a condition is true; by default, those that stay.
+    """
+
+    table: sa.Table
+    which: sa.ColumnElement[bool]
+    others: Callable[[sa.ColumnElement[bool]], Others] | None = None
+
+
+FindGoing: TypeAlias = Callable[[Session], AbstractContextManager[Iterable[GoingRows]]]
 """Finds them in an open transaction; the conditions hold as long as the block."""
 
 
@@ -48,8 +72,10 @@ class BackendSupport:
         fiber_commit_order: Order in which fibers were stored.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
             many they were.
-        prepared: Prepares ``delete`` for a block, on a connection with ``Lock.BESIDE``; None where tables are
-            not written anew.
+        replace: Puts a new table in the place of one from which rows go, in an open transaction; returns how
+            many rows fewer there are, or None if it is not worth it, or others write.
+        prepared: Prepares ``delete`` and ``replace`` for a block, on a connection with ``Lock.BESIDE``; None
+            where tables are not written anew.
         has_room: True if tables can be written anew beside the old ones: the disk has room for them.
         redact: Replaces what a pattern matches in the texts of the logs of which conditions are true by a
             literal text, in an open transaction; returns how many it changed.
@@ -63,6 +89,7 @@ class BackendSupport:
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]
+    replace: Callable[[Session, GoingRows], int | None]
     prepared: Callable[[Session, FindGoing], AbstractContextManager[None]] | None
     has_room: Callable[[Session], bool]
     redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]

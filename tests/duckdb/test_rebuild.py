@@ -16,7 +16,7 @@ from fiberstore.duckdb import change_lock, rebuild
 from fiberstore.duckdb.support import SUPPORT
 from fiberstore.repositories import access, retention
 from fiberstore.sql.migrate import differences, is_host_object
-from fiberstore.sql.support import TABLE_BESIDE, FindGoing
+from fiberstore.sql.support import TABLE_BESIDE, FindGoing, GoingRows
 from fiberstore.testing.examples import at, fiber, log, member, uid
 
 TABLES = "raw_logs", "fibers", "fiber_memberships"
@@ -121,6 +121,7 @@ MEANWHILE: dict[str, tuple[Callable[[DuckDBStorage], object], bool]] = {
         *(("logs.delete", act) for act in MEANWHILE),
         ("fibers.delete", "append"),
         ("memberships.delete", "append"),
+        ("merge_fibers", "append"),
     ],
 )
 def test_what_others_do_meanwhile_is_as_done_before(
@@ -160,8 +161,8 @@ def after_preparing(
             monkeypatch.setattr(rebuild, "_verified", verified)
             yield
 
-    def verified(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> object:
-        found = real(session, table, which)
+    def verified(session: Session, going: GoingRows) -> object:
+        table, found = going.table, real(session, going)
         if table.name in rebuild.Preparations.of(storage.engine.url.database or "").tables:
             used[table.name] = found is not None
         return found
