@@ -1,6 +1,6 @@
 """Retention: the set that goes is fixed first, then deleted in steps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import count
@@ -200,19 +200,19 @@ class _Run:
         return next(self._steps, None) is not None
 
     def _step(self, units: list[Unit]) -> None:
-        rows = sum(unit.rows for unit in units)
+        rows, together = sum(unit.rows for unit in units), _Units(units)
         is_large = len(units) > 1 and rows > DEFAULT_STEP_ROWS
 
         def count(session: Session) -> int:
-            return rows if not is_large or self._is_quick(session, units) else 0
+            return rows if not is_large or self._is_quick(session, together) else 0
 
         def delete(session: Session) -> _Gone | None:
             may_be_large = connection_of(session).writes_alone  # as tables are written anew then
-            return _delete(session, units) if may_be_large or not is_large else None
+            return _delete(session, together) if may_be_large or not is_large else None
 
         @contextmanager
         def find(session: Session) -> Iterator[list[GoingRows]]:
-            with _going(session, units) as going:
+            with _going(session, together) as going:
                 yield [GoingRows(table, which) for table, which in going.items()]
 
         gone = self._sessions.write("prune.step", delete, going=Going(count, find))
@@ -226,7 +226,7 @@ class _Run:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
 
-    def _is_quick(self, session: Session, units: Sequence[Unit]) -> bool:
+    def _is_quick(self, session: Session, units: "_Units") -> bool:
         """Tell whether tables without the units are written in less time than the units are deleted.
 
         Without ``step_rows``, nobody may have to wait for a second for it either.
@@ -234,12 +234,33 @@ class _Run:
         tables = (LOGS, MEMBERSHIPS)
         counts = (sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in tables)
         ((logs, memberships),) = select_rows(session, sa.select(*counts))
-        going = sum(len(unit.log_ids) for unit in units) // ID_BYTES
+        going = len(units.logs) // ID_BYTES
         return (
             going >= access.LEAST_SHARE * logs
             and logs + memberships <= self._most_rows
             and connection_of(session).support.has_room(session)
         )
+
+
+class _Units:
+    """Units that go in one step.
+
+    Attributes:
+        seen: Their fibers as they were, see ``Unit.seen``.
+        fibers: Ids of the fibers, joined.
+        logs: Ids of the logs, joined.
+    """
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._units = units
+        self.seen = {unit.fiber_id: unit.seen for unit in units if unit.fiber_id is not None}
+        self.fibers = b"".join(self.seen)
+        self.logs = b"".join([unit.log_ids for unit in units])
+
+    def without(self, fiber_ids: Collection[bytes]) -> "_Units":
+        """Return the units of other fibers and of none."""
+        stay = set(fiber_ids)
+        return _Units([unit for unit in self._units if unit.fiber_id not in stay])
 
 
 def _split(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
@@ -310,7 +331,7 @@ def _held_by(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
     )
 
 
-def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
+def _delete(session: Session, units: "_Units") -> _Gone:
     """Delete the units whose fiber is as it was, but no log that is pinned or held by another fiber."""
     with _going(session, units) as going:
         of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(going[LOGS])
@@ -320,12 +341,14 @@ def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
 
 
 @contextmanager
-def _going(session: Session, units: Sequence[Unit]) -> Iterator[dict[sa.Table, sa.ColumnElement[bool]]]:
-    unchanged = _unchanged(session, [unit.fiber_id for unit in units if unit.fiber_id is not None])
-    going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
-    fibers = b"".join(unit.fiber_id for unit in going if unit.fiber_id is not None)
-    logs = b"".join(unit.log_ids for unit in going)
-    with given(session, "fiber_id", fibers) as fiber_ids, given(session, "log_id", logs) as planned:
+def _going(session: Session, units: "_Units") -> Iterator[dict[sa.Table, sa.ColumnElement[bool]]]:
+    unchanged = _unchanged(session, units.fibers)
+    changed = [id_ for id_, seen in units.seen.items() if unchanged.get(id_) != seen]
+    going = units.without(changed) if changed else units
+    with (
+        given(session, "fiber_id", going.fibers) as fiber_ids,
+        given(session, "log_id", going.logs) as planned,
+    ):
         held = _held_by(FIBERS.c.fiber_id.not_in(fiber_ids)).where(MEMBERSHIPS.c.log_id.in_(planned))
         may_go = sa.and_(LOGS.c.log_id.in_(planned), LOGS.c.log_id.not_in(held), UNPINNED_LOG)
         with temp_id_table(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
@@ -338,11 +361,11 @@ def _going(session: Session, units: Sequence[Unit]) -> Iterator[dict[sa.Table, s
             }
 
 
-def _unchanged(session: Session, fiber_ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
+def _unchanged(session: Session, fiber_ids: bytes) -> dict[bytes, tuple[bytes, int]]:
     """Return how fibers are now, see ``Unit.seen``, without those that are pinned or not stored."""
     if not fiber_ids:
         return {}
-    with given(session, "fiber_id", b"".join(fiber_ids)) as ids:
+    with given(session, "fiber_id", fiber_ids) as ids:
         sizes = counted_by(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
         now = (
             sa.select(sa.cast(FIBERS.c.fiber_id, sa.String), FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))
