@@ -440,7 +440,7 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
         survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
         later resolves their fibers first: what is written to an old id stays there. All happens in one
-        transaction, in which many rows go as by ``Query.delete``.
+        transaction; many memberships move in a table that is written before it, as by ``Query.delete``.
 
         Args:
             survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
@@ -670,7 +670,7 @@ class AsyncFiberRepository(AsyncFibers):
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
         survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
         later resolves their fibers first: what is written to an old id stays there. All happens in one
-        transaction, in which many rows go as by ``Query.delete``.
+        transaction; many memberships move in a table that is written before it, as by ``Query.delete``.
 
         Args:
             survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
@@ -900,7 +900,7 @@ class AsyncTransaction(Face):
         The activity of a survivor is widened to cover theirs; its other fields stay. The old ids lead to the
         survivor, by ``resolve_fibers``, also when it becomes part of another later. Who writes memberships
         later resolves their fibers first: what is written to an old id stays there. All happens in one
-        transaction, in which many rows go as by ``Query.delete``.
+        transaction; many memberships move in a table that is written before it, as by ``Query.delete``.
 
         Args:
             survivors: For each fiber that ends, the one it becomes part of, which does not end itself.
