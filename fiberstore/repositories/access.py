@@ -249,8 +249,11 @@ class CallSessions(SessionAccess):
         with self._telemetry.running(method) as call, self._prepared(lock, going) as lock_of_all:
 
             def run() -> T:
-                with self._session(call, lock_of_all) as session:
-                    return work(session, lock_of_all)
+                # On PostgreSQL, many rows would meet a conflict each time if others often change one of them.
+                keeps_out = call.retries and lock_of_all is Lock.DELETES
+                taken = Lock.CHANGES if keeps_out else lock_of_all
+                with self._session(call, taken) as session:
+                    return work(session, taken)
 
             def note(retries: int) -> None:
                 call.retries = retries
