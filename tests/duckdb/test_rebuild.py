@@ -1,10 +1,12 @@
 """Many rows are deleted by a table that is written anew: nothing that others write is lost by it."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -260,6 +262,37 @@ def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
         on_step=lambda step: logs_gone.append(step.logs),
     )
     assert logs_gone == [4]
+
+
+@pytest.mark.parametrize(
+    ("most_rows", "disk_is_full", "max_steps", "steps"),
+    [
+        (20, False, None, [6]),
+        (19, False, None, [2, 4, 6]),
+        (20, True, None, [2, 4, 6]),
+        (20, False, 3, [2, 4, 6]),
+    ],
+)
+def test_a_prune_goes_in_one_step_where_nobody_waits_for_long(
+    filled: DuckDBStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    most_rows: int,
+    disk_is_full: bool,
+    max_steps: int | None,
+    steps: list[int],
+) -> None:
+    monkeypatch.setattr(retention, "DEFAULT_STEP_ROWS", 2)
+    monkeypatch.setattr(retention, "_MOST_QUICK_ROWS", most_rows)
+    if disk_is_full:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    gone: list[int] = []
+    filled.prune(
+        fibers=Fibers.c.last_activity < at(7),
+        max_steps=max_steps,
+        on_step=lambda step: gone.append(step.logs),
+    )
+    assert gone == steps
 
 
 def test_one_that_has_read_before_keeps_its_snapshot_and_appends_nothing(filled: DuckDBStorage) -> None:
