@@ -307,13 +307,17 @@ def _print_table(engine: str, sources: Sources, copies: Copies, only: str) -> No
             store = sources.store(storage)
             with store.in_use():
                 begin = time.perf_counter()
-                call(store)
+                outcome = ""
+                try:
+                    call(store)
+                except ConflictError:
+                    outcome = " (ConflictError)"
                 took_s = time.perf_counter() - begin
         if name == "compact":
             compact_s = took_s
         times = f"{took_s / compact_s:.1f}" if compact_s else ""
         waits = " | ".join(str(store.waits[user]) for user in ("read", "append", "change"))
-        print(f"| {name} | {took_s:.2f} | {times} | {waits} |", flush=True)
+        print(f"| {name}{outcome} | {took_s:.2f} | {times} | {waits} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from fiberstore.aio.queries import AsyncFibers, AsyncLogs, AsyncMemberships
 from fiberstore.aio.workers import OneWorker, Worker, Workers
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition
-from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, Checkpoints, LifecycleStorage, Versions
+from fiberstore.contract.lifecycle import Checkpoints, LifecycleStorage, Versions
 from fiberstore.contract.queries import QueryStorage
 from fiberstore.contract.results import Pruned
 from fiberstore.contract.storage import Storage
@@ -99,7 +99,7 @@ class AsyncLifecycleStorage(AsyncQueryStorage, of=LifecycleStorage):
         logs: Condition[StoredLog] | None = None,
         max_bytes: int | None = None,
         dry_run: bool = False,
-        step_rows: int = DEFAULT_STEP_ROWS,
+        step_rows: int | None = None,
         max_steps: int | None = None,
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:

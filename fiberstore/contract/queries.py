@@ -141,11 +141,13 @@ class Query(ABC, Generic[R]):
         gives it back to the disk. Pins keep nothing from it.
 
         DuckDB lets nobody in while it commits deletes, 10 µs for each row. So of 20,000 rows or more, and a
-        tenth of a table or more, the table is written anew without them, in the same transaction: readers do
-        not wait, and writers do, about 3 µs for each row that stays. It takes space beside the old table. Row
-        by row go fibers all the same, and others in a transaction of yours, beside one that has appended and
-        stays open, while a listener or ``echo`` is on, and from a table to which you have given columns,
-        comments, triggers or foreign keys.
+        tenth of a table or more, a table without them is written beside the old one, while others read and
+        write. One transaction verifies it, adds what came later and puts it in the place of the old one: all
+        or none. Readers do not wait; writers do for that transaction, about 1 µs for each row that stays, and
+        3 µs if others have changed or deleted rows of the table meanwhile, for then it is written once more.
+        Row by row go fibers all the same, and others in a transaction of yours, beside one that has appended
+        and stays open, while a listener or ``echo`` is on, if the disk has no room for the file once more,
+        and from a table to which you have given columns, comments, triggers or foreign keys.
         """
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> Any:  # noqa: ANN401  # a PyCapsule

@@ -29,12 +29,11 @@ from fiberstore.duckdb.write_signal import WriteSignal
 from fiberstore.errors import ConflictError
 from fiberstore.sql.connection import ARROW_TABLE, Lock, Row, StoreConnection
 from fiberstore.sql.engine import FORKED
+from fiberstore.sql.holds import Hold
 from fiberstore.sql.support import BackendSupport
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from fiberstore.sql.holds import Hold
 
 _ROWS_AT_ONCE = 512
 
@@ -173,6 +172,9 @@ class DuckDBConnection(StoreConnection):
     def take_lock(self, lock: Lock) -> None:
         # What relies on rows waits like what changes them.
         if lock is Lock.NOTHING:
+            return
+        if lock is Lock.BESIDE:
+            self._append_hold = Hold()  # which nobody waits for
             return
         self.lock_changes()
         # A listener might append, in this thread or by another that it waits for.

@@ -23,12 +23,14 @@ def keep(session: Session, rows: sa.Select[Any]) -> Iterator[sa.FromClause]:
 
 
 @contextmanager
-def given(session: Session, columns: Columns) -> Iterator[sa.FromClause]:
+def given(session: Session, ids: Columns) -> Iterator[sa.FromClause]:
     """Give ids; see ``BackendSupport.given``."""
-    with _table(session, "fiberstore_given", *columns) as kept:
-        names = ", ".join(columns)
+    with _table(session, "fiberstore_given", *ids) as kept:
+        connection, names = connection_of(session), ", ".join(ids)
+        before = connection.rows_written
         sql = f"INSERT INTO {kept.name} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
-        connection_of(session).write_with_batch(sql, batch_of(columns))
+        connection.write_with_batch(sql, batch_of(ids))
+        connection.rows_written = before
         yield kept
 
 

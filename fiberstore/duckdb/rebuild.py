@@ -1,22 +1,43 @@
-"""A table written anew without the rows that go, in the transaction that deletes them.
+"""Tables written anew without the rows that go, which take the place of the old ones in one transaction.
 
 While DuckDB commits the deletion of rows, nobody can read or write, some 10 µs for each row. A new table in
 the place of the old one takes a tenth of that for each row that stays, and readers continue; they see the old
 table until the commit, and after a crash either is there whole. What others had appended between the snapshot
 and the commit would be gone with the old table, so appends are kept out before the snapshot (see
 ``ChangeLock``). A transaction that began to read before, and appends after, meets a conflict.
+
+Most of a new table is written before, while everybody reads, appends and changes rows (``prepared``). The
+transaction that deletes trusts nothing of it. If its rows are the ones that stay, of those up to the newest
+row that was there then, by their number and the sum of their hashes, it is taken, and all later rows that
+stay are added. Otherwise the table is written anew under the lock. Prepared tables have names of their own;
+the next that opens the store drops those that a killed process has left.
 """
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from fiberstore.duckdb.fork_guard import PerDatabase
 from fiberstore.duckdb.session_connection import duckdb_connection
 from fiberstore.repositories import access
-from fiberstore.repositories.query import execute_write, rows_worth_a_new_table
+from fiberstore.repositories.query import execute_write, rows_worth_a_new_table, select_rows
 from fiberstore.sql.conditions import FIBERS
+from fiberstore.sql.connection import Lock, Row
+from fiberstore.sql.engine import IN_MEMORY
+from fiberstore.sql.holds import Hold, Registry
 from fiberstore.sql.prepared import compiled, connection_of, expire
+from fiberstore.sql.support import TABLE_BESIDE, FindGoing, GoingRows, Others
+from fiberstore.sql.translate import translate_errors
 
-_NEW = "fiberstore_anew"
+_NEW = TABLE_BESIDE
+_BEFORE_ALL = -1
 
 _IS_HERE = "database_name = current_database() AND schema_name = current_schema() AND table_name = $1"
 _TABLE = (
@@ -29,48 +50,207 @@ _TABLE = (
     f"FROM duckdb_tables() WHERE {_IS_HERE}"
 )
 _INDEXES = f"SELECT sql FROM duckdb_indexes() WHERE {_IS_HERE} ORDER BY index_oid"  # noqa: S608  # our own text
+_LEFT = (
+    "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "  # noqa: S608  # our own text
+    f"AND schema_name = current_schema() AND starts_with(table_name, '{_NEW}')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A table that has been written beside another.
+
+    Attributes:
+        table: The new table.
+        newest: ``rowid`` of the newest row that the other had.
+        rows: Number of its rows.
+        digest: See ``_digest``.
+    """
+
+    table: sa.TableClause
+    newest: int
+    rows: int
+    digest: Row
+
+
+class Preparations(PerDatabase):
+    """The tables of a database that are prepared.
+
+    Attributes:
+        calls: The call that prepares tables, then those that have come meanwhile and do not.
+        tables: What it has prepared, by the name of the old table.
+    """
+
+    def __init__(self) -> None:
+        self.calls = Registry[Hold]()
+        self.tables: dict[str, _Prepared] = {}
 
 
 def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
     """Delete rows of a table; see ``BackendSupport.delete``."""
-    # A place in the order of fibers is known by a row that may move, see `arrival_order`.
-    if table is not FIBERS and duckdb_connection(session).writes_alone:
-        going = rows_worth_a_new_table(session, table, which)
-        if going >= access.MANY_ROWS and (creation := _creation(session, table)):
-            before = connection_of(session).rows_written
-            _write_anew(session, table, which, creation)
-            connection_of(session).rows_written = before + going  # the others are as they were
-            return going
-    return execute_write(session, sa.delete(table).where(which))
+    gone = replace(session, GoingRows(table, which))
+    return execute_write(session, sa.delete(table).where(which)) if gone is None else gone
 
 
-def _creation(session: Session, table: sa.Table) -> str | None:
-    """Return the statement that creates the table by its new name.
-
-    Returns:
-        None if an application has given the table columns, comments or triggers, or refers to it by a foreign
-        key: a new table would be without them.
-    """
-    found = connection_of(session).fetch_rows(_TABLE, [table.name])
-    ((sql, is_plain, names, *additions),) = found
-    head = f"CREATE TABLE {table.name}("
-    is_ours = is_plain and names == [column.name for column in table.c] and not any(additions)
-    if not is_ours or not sql.startswith(head):
+def replace(session: Session, going: GoingRows) -> int | None:
+    """Put a new table in the place of one from which rows go; see ``BackendSupport.replace``."""
+    connection = duckdb_connection(session)
+    if not connection.writes_alone:
         return None
-    return f"CREATE TABLE {_NEW}({sql.removeprefix(head)}"
+    known = _verified(session, going)
+    if known is None and not _is_worth_it(session, going):
+        return None
+    before = connection.rows_written
+    fewer = _put_in_place(session, going, known)
+    connection.rows_written = before + fewer  # the others are as they were
+    return fewer
 
 
-def _write_anew(session: Session, table: sa.Table, which: sa.ColumnElement[bool], creation: str) -> None:
+@contextmanager
+def prepared(session: Session, find: FindGoing) -> Iterator[None]:
+    """Write tables without the rows that go for ``delete``; see ``BackendSupport.prepared``.
+
+    One call does so at a time; another does all its work under the lock.
+    """
+    connection = duckdb_connection(session)
+    preparations = Preparations.of(connection.database_key)
+    call = preparations.calls.add(Hold())
+    if preparations.calls.alive()[0]() is not call or connection.listened_by is not None:
+        yield
+        return
+    try:
+        _drop_left(session)
+        connection.begin()
+        connection.take_lock(Lock.BESIDE)
+        with find(session) as parts:
+            found = {part.table.name: _prepare(session, part) for part in parts}
+        connection.commit()
+        preparations.tables = {name: table for name, table in found.items() if table is not None}
+        yield
+    finally:
+        preparations.tables = {}
+        connection.rollback()
+        with translate_errors():
+            _drop_left(session)
+
+
+def drop_leftovers(session: Session) -> None:
+    """Drop the tables that a killed process has prepared."""
+    if not Preparations.of(duckdb_connection(session).database_key).calls.alive():
+        _drop_left(session)
+
+
+def _drop_left(session: Session) -> None:
     connection = connection_of(session)
+    for (name,) in list(connection.fetch_rows(_LEFT, [])):
+        connection.write(f"DROP TABLE IF EXISTS {name}")
+
+
+def has_room(session: Session) -> bool:
+    """Tell whether the disk has room for the file once more; see ``BackendSupport.has_room``."""
+    database = duckdb_connection(session).database_key
+    if database.startswith(IN_MEMORY):
+        return True
+    file = Path(database)
+    return shutil.disk_usage(file.parent).free > file.stat().st_size
+
+
+def _is_worth_it(session: Session, going: GoingRows) -> bool:
+    # A place in the order of fibers is known by a row that may move, see `arrival_order`.
+    return (
+        going.table is not FIBERS
+        and rows_worth_a_new_table(session, going.table, going.which) >= access.MANY_ROWS
+        and _is_plain(session, going.table)
+        and has_room(session)
+    )
+
+
+def _is_plain(session: Session, table: sa.Table) -> bool:
+    """Tell whether a new table would have all that this one has.
+
+    It would not if an application has given the table columns, comments or triggers, or refers to it by a
+    foreign key.
+    """
+    ((sql, is_plain, names, *additions),) = connection_of(session).fetch_rows(_TABLE, [table.name])
+    is_ours = is_plain and names == [column.name for column in table.c] and not any(additions)
+    return is_ours and sql.startswith(_head(table))
+
+
+def _prepare(session: Session, going: GoingRows) -> _Prepared | None:
+    if not _is_worth_it(session, going):
+        return None
+    table = going.table
+    ((newest,),) = select_rows(session, sa.select(sa.func.max(_rowid_of(table))).select_from(table))
+    new = _create(session, table, f"{_NEW}_{table.name}")
+    rows = _fill(session, new, going, _BEFORE_ALL)
+    return _Prepared(new, newest, rows, _digest(session, going, newest))
+
+
+def _verified(session: Session, going: GoingRows) -> _Prepared | None:
+    """Return the prepared table if it has the right rows, of those that were there then."""
+    table = going.table
+    known = Preparations.of(duckdb_connection(session).database_key).tables.get(table.name)
+    if known is None or not _is_plain(session, table):
+        return None
+    return known if _digest(session, going, known.newest) == known.digest else None
+
+
+def _put_in_place(session: Session, going: GoingRows, known: _Prepared | None) -> int:
+    """Put the new table in the place of the old one; return how many rows fewer it has."""
+    connection, table = connection_of(session), going.table
     indexes = [sql for (sql,) in connection.fetch_rows(_INDEXES, [table.name])]
-    # The order in which rows were stored is that of `rowid`, see `arrival_order`.
-    rowid: sa.ColumnElement[int] = sa.literal_column(f"{table.name}.rowid", sa.BigInteger)
-    stays = sa.select(*table.c).where(which.is_not(sa.true())).order_by(rowid)
-    new = sa.table(_NEW, *(sa.column(column.name) for column in table.c))
-    connection.write(creation)
-    connection.write(*compiled(session, sa.insert(new).from_select(table.c.keys(), stays)))
+    ((rows,),) = select_rows(session, sa.select(sa.func.count()).select_from(table))
+    if known is None:
+        new, newest, written = _create(session, table, _NEW), _BEFORE_ALL, 0
+    else:
+        new, newest, written = known.table, known.newest, known.rows
+    written += _fill(session, new, going, newest)
     connection.write(f"DROP TABLE {table.name}")
-    connection.write(f"ALTER TABLE {_NEW} RENAME TO {table.name}")
+    connection.write(f"ALTER TABLE {new.name} RENAME TO {table.name}")
     for sql in indexes:
         connection.write(sql)
     expire(session)
+    return int(rows - written)
+
+
+def _create(session: Session, table: sa.Table, name: str) -> sa.TableClause:
+    """Create an empty table with the columns and the primary key of another."""
+    ((sql, *_),) = connection_of(session).fetch_rows(_TABLE, [table.name])
+    connection_of(session).write(f"CREATE TABLE {name}({sql.removeprefix(_head(table))}")
+    return sa.table(name, *(sa.column(column.name) for column in table.c))
+
+
+def _fill(session: Session, new: sa.TableClause, going: GoingRows, after: int) -> int:
+    """Insert the rows that are made of those after a ``rowid``; return how many they are."""
+    table = going.table
+    # The order in which rows were stored is that of `rowid`, see `arrival_order`.
+    rowid = _rowid_of(table)
+    others = _others(going, rowid > after)
+    rows: sa.Select[Any] = others.rows if going.others is not None else others.rows.order_by(rowid)
+    statement = insert(new).from_select(table.c.keys(), rows)
+    if going.others is not None:
+        statement = statement.on_conflict_do_nothing()
+    return connection_of(session).write(*compiled(session, statement))
+
+
+def _others(going: GoingRows, some: sa.ColumnElement[bool]) -> Others:
+    if going.others is not None:
+        return going.others(some)
+    rows: sa.Select[Any] = sa.select(*going.table.c).where(going.which.is_not(sa.true()), some)
+    return Others(rows.subquery("others"), rows)
+
+
+def _digest(session: Session, going: GoingRows, newest: int) -> Row:
+    """Return the number and the sum of hashes of what the new table depends on, up to a ``rowid``."""
+    source = _others(going, _rowid_of(going.table) <= newest).source
+    sums: list[sa.ColumnElement[Any]] = [sa.func.count(), sa.func.sum(sa.func.hash(*source.c))]
+    (digest,) = select_rows(session, sa.select(*sums).select_from(source))
+    return digest
+
+
+def _rowid_of(table: sa.Table) -> sa.ColumnElement[int]:
+    return sa.literal_column(f"{table.name}.rowid", sa.BigInteger)
+
+
+def _head(table: sa.Table) -> str:
+    return f"CREATE TABLE {table.name}("

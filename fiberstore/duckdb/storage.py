@@ -1,6 +1,7 @@
 """``DuckDBStorage`` and ``AsyncDuckDBStorage``: the storage trait on DuckDB."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from fiberstore.duckdb.backup import write_backup
 from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.compact import Calls, compact
 from fiberstore.duckdb.engine import create_engine
+from fiberstore.duckdb.rebuild import drop_leftovers
+from fiberstore.duckdb.support import SUPPORT
 from fiberstore.errors import StorageLockedError
 from fiberstore.ingest.storage import AsyncCorrelatingStorage, CorrelatingStorage
 from fiberstore.repositories.access import delays_s
@@ -65,6 +68,8 @@ class DuckDBStorage(CorrelatingStorage):
         ValueError: An argument is out of bounds.
     """
 
+    _support = SUPPORT
+
     def __init__(
         self,
         target: str | os.PathLike[str],
@@ -84,12 +89,14 @@ class DuckDBStorage(CorrelatingStorage):
         super().__init__(engine, config_version, Telemetry(slow_call_s, wal))
         self._calls = Calls()
         # Who holds the change lock never waits for a connection that one who waits for the lock may hold.
-        self._change_pool = cast("StorePool", self.engine.pool).sibling()
+        self._change_pool = self._new_change_pool()
         self._pid = os.getpid()
         event.listen(self.engine, "engine_disposed", self._renew_change_pool)
         self._open(lock_timeout_s)  # what is wrong with the file is said now, not at the first call
         if not read_only and not database.startswith(IN_MEMORY):
             remove_leftovers(Path(database).parent)
+            with self._sessions.read(None) as session:
+                drop_leftovers(session)
 
     def close(self) -> None:
         refuse_connections(self.engine)  # or SQLAlchemy would open the file again
@@ -131,31 +138,37 @@ class DuckDBStorage(CorrelatingStorage):
                     raise
             time.sleep(next(waits_s))
 
+    def _new_change_pool(self) -> "StorePool":
+        # Without a bound: one at a time has the change lock, and each call takes one connection more at most.
+        return cast("StorePool", self.engine.pool).sibling(pool_size=sys.maxsize)
+
     def _renew_change_pool(self, _engine: sa.Engine) -> None:
-        pool, self._change_pool = self._change_pool, cast("StorePool", self.engine.pool).sibling()
+        pool, self._change_pool = self._change_pool, self._new_change_pool()
         if self._pid == os.getpid():  # the connections of a forked child's pool are its parent's
             pool.dispose()
         self._pid = os.getpid()
 
     @contextmanager
     def _bound(self) -> Iterator[sa.Connection]:
-        with self._calls.running(), self._take(sa.Connection, changes=True) as bound:
+        with self._calls.running(), self._take(sa.Connection, Lock.CHANGES) as bound:
             yield bound
 
     @contextmanager
     def _connect(self, lock: Lock = Lock.NOTHING) -> Iterator[CallSession]:
-        with self._calls.running(), self._take(CallSession, changes=lock is not Lock.NOTHING) as session:
+        with self._calls.running(), self._take(CallSession, lock) as session:
             cast("DuckDBConnection", session.store_connection).autocommit = True
             yield session
 
-    def _take(self, kind: Callable[[sa.Engine, PoolProxiedConnection], T], *, changes: bool) -> T:
+    def _take(self, kind: Callable[[sa.Engine, PoolProxiedConnection], T], lock: Lock) -> T:
         """Take a connection, which has the ``ChangeLock`` until its transaction ends if it changes rows.
 
         One waits for the lock before taking a connection, so that those who wait leave the pool to others.
         """
         with translate_errors():
-            if not changes:
+            if lock is Lock.NOTHING:
                 return kind(self.engine, self.engine.raw_connection())
+            if lock is Lock.BESIDE:
+                return kind(self.engine, self._change_pool.connect())
             hold = ChangeLock.of(self.engine.url.database or "").acquire()
             try:
                 pooled = self._change_pool.connect()

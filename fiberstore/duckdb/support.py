@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from fiberstore.duckdb.arrival_order import RowidOrder
 from fiberstore.duckdb.kept_ids import given, keep
-from fiberstore.duckdb.rebuild import delete
+from fiberstore.duckdb.rebuild import delete, has_room, prepared, replace
 from fiberstore.duckdb.redaction import redact
 from fiberstore.duckdb.sizes import kept_rows, settle, size_of
 from fiberstore.records import from_epoch_us
@@ -19,7 +19,9 @@ SUPPORT = BackendSupport(
     fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
     to_time=from_epoch_us,
     delete=delete,
-    writes_tables_anew=True,
+    replace=replace,
+    prepared=prepared,
+    has_room=has_room,
     redact=redact,
     size_of=size_of,
     settle=settle,

@@ -12,6 +12,7 @@ from fiberstore.ingest.occurrences import Key, PatternSearch
 from fiberstore.ingest.sweep import END_OF_TIMESTAMP, Cut, First, StoredFiber, line_item
 from fiberstore.sql import bulk
 from fiberstore.sql import correlation as sql
+from fiberstore.sql.conditions import among
 from fiberstore.sql.correlation import FiberKind, FiberRow, KeyRow
 
 
@@ -98,8 +99,9 @@ class StoredFibers(FiberStore):
         """
         session, kind = self._session, self._kind
         if changes.merged:
+            survivors = {UUID(int=one): UUID(int=other) for one, other in changes.merged.items()}
             bulk.merge_fibers(
-                session, {UUID(int=one): UUID(int=other) for one, other in changes.merged.items()}
+                session, bulk.merges_of(survivors), lambda fiber_id: among(fiber_id, list(survivors))
             )
         new = [change for change in changes.fibers if change.is_new]
         sql.forget_former(session, [change.fiber_id for change in new])

@@ -15,6 +15,7 @@ from fiberstore.errors import DatabaseError
 from fiberstore.ingest.storage import AsyncCorrelatingStorage, CorrelatingStorage
 from fiberstore.postgresql.arrival_order import renumber_restored
 from fiberstore.postgresql.engine import create_engine
+from fiberstore.postgresql.support import SUPPORT
 from fiberstore.postgresql.vacuum import compact
 from fiberstore.repositories.storage import refuse_connections
 from fiberstore.sql.connection import Lock, StoreConnection
@@ -60,6 +61,8 @@ class PostgresStorage(CorrelatingStorage):
             has no such database.
         ValueError: An argument is out of bounds.
     """
+
+    _support = SUPPORT
 
     def __init__(
         self,

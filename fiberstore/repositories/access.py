@@ -5,7 +5,8 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from fiberstore.errors import ConflictError
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.models import RawLog
 from fiberstore.sql.prepared import CallSession, connection_of
+from fiberstore.sql.support import BackendSupport, FindGoing
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import Telemetry
 
@@ -32,6 +34,19 @@ _FIRST_DELAY_S = 0.001
 _LONGEST_DELAY_S = 0.1
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """Rows that a call is about to delete, foreseen before its transaction.
+
+    Attributes:
+        count: Counts them; it may stop at ``MANY_ROWS``.
+        find: Finds them in their tables, see ``FindGoing``.
+    """
+
+    count: Callable[[Session], int]
+    find: FindGoing
 
 
 class SessionAccess(ABC):
@@ -58,7 +73,7 @@ class SessionAccess(ABC):
         *,
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
-        going: Callable[[Session], int] | None = None,
+        going: Going | None = None,
     ) -> T:
         """Run work that writes, in one transaction, and translate its errors.
 
@@ -67,8 +82,8 @@ class SessionAccess(ABC):
             work: Run again after a conflict, if the transaction is its own.
             lock: Lock of the transaction.
             one_statement: The work is a single statement, which needs no BEGIN.
-            going: Counts the rows that the work deletes, before the transaction; it may stop at
-                ``MANY_ROWS``, from which on the lock is ``Lock.MANY_CHANGES``.
+            going: Rows that the work deletes. Of many, the lock is ``Lock.MANY_CHANGES``, and the engine
+                prepares for that before the lock is taken.
         """
 
     @abstractmethod
@@ -126,7 +141,7 @@ class OwnedSession(SessionAccess):
         *,
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
-        going: Callable[[Session], int] | None = None,
+        going: Going | None = None,
     ) -> T:
         del method, lock, one_statement, going  # the transaction is the caller's, and may have read before
         with translate_errors():
@@ -146,6 +161,7 @@ class CallSessions(SessionAccess):
 
     Args:
         connect: Yields a session on such a connection, which has waited for a lock.
+        support: What the engine does in its own way.
         telemetry: Counts the calls.
         config_version: The stamp of a ``LogRecord``.
     """
@@ -153,10 +169,12 @@ class CallSessions(SessionAccess):
     def __init__(
         self,
         connect: Callable[[Lock], AbstractContextManager[CallSession]],
+        support: BackendSupport,
         telemetry: Telemetry,
         config_version: int,
     ) -> None:
         self._connect = connect
+        self._support = support
         self._telemetry = telemetry
         self._config_version = config_version
 
@@ -179,25 +197,20 @@ class CallSessions(SessionAccess):
         *,
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
-        going: Callable[[Session], int] | None = None,
+        going: Going | None = None,
     ) -> T:
-        def run(session: Session) -> T:
+        def run(session: Session, lock: Lock) -> T:
             with translate_errors():
                 if one_statement:
                     return work(session)
                 connection = connection_of(session)
-                many = (
-                    going is not None
-                    and connection.support.writes_tables_anew
-                    and going(session) >= MANY_ROWS
-                )
                 connection.begin()
-                connection.take_lock(Lock.MANY_CHANGES if many else lock)
+                connection.take_lock(lock)
                 result = work(session)
                 connection.commit()
                 return result
 
-        return self._retried(method, run, lock)
+        return self._retried(method, run, lock, going)
 
     def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
         rest = iter(records)
@@ -217,17 +230,22 @@ class CallSessions(SessionAccess):
         self, method: str, read: Callable[[], Iterable[T]], write: Callable[[Session, T], int]
     ) -> int:
         """Append batches in one transaction, which are read again after a conflict."""
-        return self._retried(method, lambda session: _append(session, read(), write), Lock.NOTHING)
+        return self._retried(method, lambda session, _: _append(session, read(), write), Lock.NOTHING)
 
     def stream(self, method: str, parts: Generator[T]) -> Generator[T]:
         return self._telemetry.stream(method, parts)
 
-    def _retried(self, method: str, work: Callable[[Session], T], lock: Lock) -> T:
-        with self._telemetry.running(method) as call:
+    def _retried(
+        self, method: str, work: Callable[[Session, Lock], T], lock: Lock, going: Going | None = None
+    ) -> T:
+        with self._telemetry.running(method) as call, self._prepared(lock, going) as lock_of_all:
 
             def run() -> T:
-                with self._connect(lock) as session:
-                    done = work(session)
+                # On PostgreSQL, many rows would meet a conflict each time if others often change one of them.
+                keeps_out = call.retries and lock_of_all is Lock.DELETES
+                taken = Lock.CHANGES if keeps_out else lock_of_all
+                with self._connect(taken) as session:
+                    done = work(session, taken)
                     call.rows_written = session.rows_written
                     return done
 
@@ -235,6 +253,23 @@ class CallSessions(SessionAccess):
                 call.retries = retries
 
             return retried(method, run, note)
+
+    @contextmanager
+    def _prepared(self, lock: Lock, going: Going | None) -> Iterator[Lock]:
+        """Yield the lock for the rows that go; of many, the engine has prepared their deletion."""
+        prepared = self._support.prepared
+        if going is None or prepared is None:
+            yield lock
+            return
+        with ExitStack() as stack:
+            with translate_errors():
+                session = stack.enter_context(self._connect(Lock.BESIDE))
+                if going.count(session) >= MANY_ROWS:
+                    stack.enter_context(prepared(session, going.find))
+                    lock = Lock.MANY_CHANGES
+                else:
+                    stack.close()
+            yield lock
 
 
 def _append(session: Session, batches: Iterable[T], write: Callable[[Session, T], int]) -> int:

@@ -1,12 +1,12 @@
 """Fibers."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 from heapq import nsmallest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,21 +18,20 @@ from fiberstore.contract.columns import check_pointer
 from fiberstore.contract.conditions import Scalar
 from fiberstore.contract.lifecycle import FiberBatchStorage
 from fiberstore.contract.queries import FiberGroup, FiberOrder, Fibers
-from fiberstore.contract.results import Deleted, FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
+from fiberstore.contract.results import FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.ids import key_hash
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories import access
-from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.access import Going, SessionAccess
 from fiberstore.repositories.fiber_logs import LOG_COUNT, WITH_LOG_COUNT, summaries_of, timeline_points
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
     as_arrow,
+    belongings_of,
     count_up_to,
-    delete_belongings,
-    delete_rows,
     execute_write,
     kept_ids,
     one_snapshot,
@@ -40,6 +39,7 @@ from fiberstore.repositories.query import (
 )
 from fiberstore.sql import bulk, key_rows
 from fiberstore.sql.arrival_order import CommitOrder
+from fiberstore.sql.arrow import Columns
 from fiberstore.sql.conditions import (
     ATTRIBUTES,
     DURATION_US,
@@ -56,6 +56,7 @@ from fiberstore.sql.functions import HoldsChangeLock, JsonKeys, JsonType, JsonVa
 from fiberstore.sql.models import BELONGINGS, PinnedFiber, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of, expire
 from fiberstore.sql.rows import columns_in_us, columns_of, to_records
+from fiberstore.sql.support import GoingRows, Others
 
 if TYPE_CHECKING:
     from fiberstore.exchange.writing import SortKey
@@ -146,31 +147,33 @@ class FiberMethods(FiberBatchStorage):
         return self._sessions.write("write_fibers", write, lock=Lock.NOTHING, one_statement=True)
 
     def upsert_fibers(self, fibers: Iterable[FiberRecord], *, widen: bool = False) -> Upserted:
-        given = list(fibers)
-
-        def upsert(session: Session) -> Upserted:
-            rows = _distinct(given)
-            changed = bulk.update_fibers(session, rows, widen=widen) if rows else 0
-            return Upserted(bulk.insert_fibers(session, rows) if changed < len(rows) else 0, changed)
-
-        return self._sessions.write("upsert_fibers", upsert, lock=Lock.DELETES)
+        columns = bulk.fiber_columns(_distinct(list(fibers)))  # while others may change rows
+        return self._sessions.write(
+            "upsert_fibers",
+            lambda session: bulk.upsert_fibers(session, columns, widen=widen),
+            lock=Lock.DELETES,
+        )
 
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
         _check_survivors(survivors)
+        columns, losers = bulk.merges_of(survivors), list(survivors)
 
         def merge(session: Session) -> Merged:
             if not survivors:
                 return Merged(0, 0)
-            versions = bulk.versions_of(session, {*survivors.keys(), *survivors.values()})
-            for loser, survivor in survivors.items():
-                _check_mergeable(loser, survivor, versions)
-            return bulk.merge_fibers(session, survivors)
+            if (refused := bulk.unmergeable(session, columns)) is not None:
+                _refuse_merge(*refused)
+            if not connection_of(session).writes_alone:
+                return bulk.merge_fibers(session, columns, lambda fiber_id: among(fiber_id, losers))
+            with _moved_memberships(session, columns) as moved:
+                return bulk.merge_fibers(session, columns, moved.is_loser, moved.put_in_place())
 
         def memberships_of_losers(session: Session) -> int:
-            held = sa.select(MEMBERSHIPS.c.log_id).where(among(MEMBERSHIPS.c.fiber_id, list(survivors)))
+            held = sa.select(MEMBERSHIPS.c.log_id).where(among(MEMBERSHIPS.c.fiber_id, losers))
             return count_up_to(session, held, access.MANY_ROWS)
 
-        return self._sessions.write("merge_fibers", merge, going=memberships_of_losers)
+        going = Going(memberships_of_losers, lambda session: _memberships_to_move(session, columns))
+        return self._sessions.write("merge_fibers", merge, going=going)
 
     def write_keys(self, keys: Iterable[FiberKey]) -> int:
         given = list(keys)
@@ -262,12 +265,11 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         change = sa.update(FIBERS).values(closed=closed).where(differs, *all_of(self._conditions))
         return self._change(method, lambda session: execute_write(session, change))
 
-    def _delete(self, session: Session) -> Deleted:
+    @contextmanager
+    def _going(self, session: Session) -> Iterator[list[GoingRows]]:
         with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
-            delete_belongings(session, ids)
-            memberships = delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.fiber_id.in_(ids))
-            fibers = delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids))
-        return Deleted(0, fibers, memberships)
+            of_fibers = [GoingRows(table, table.c.fiber_id.in_(ids)) for table in (MEMBERSHIPS, FIBERS)]
+            yield [*belongings_of(ids), *of_fibers]
 
     def _count_to_delete(self, session: Session) -> int:
         held = sa.select(MEMBERSHIPS.c.log_id).where(
@@ -410,15 +412,73 @@ def _check_survivors(survivors: Mapping[UUID, UUID]) -> None:
             raise ValueError(f"fiber {loser} cannot become part of {survivor}, which ends itself")
 
 
-def _check_mergeable(loser: UUID, survivor: UUID, versions: Mapping[UUID, int]) -> None:
-    for fiber_id in (loser, survivor):
-        if fiber_id not in versions:
+def _refuse_merge(loser: UUID, survivor: UUID, of_loser: int | None, of_survivor: int | None) -> NoReturn:
+    for fiber_id, version in ((loser, of_loser), (survivor, of_survivor)):
+        if version is None:
             raise NotFoundError(fiber_id)
-    if versions[loser] != versions[survivor]:
-        raise ValueError(
-            f"fiber {loser} of config version {versions[loser]} cannot become part of {survivor} of "
-            f"{versions[survivor]}; merge fibers of one version"
+    raise ValueError(
+        f"fiber {loser} of config version {of_loser} cannot become part of {survivor} of {of_survivor}; "
+        "merge fibers of one version"
+    )
+
+
+class _MovedMemberships:
+    """The memberships of fibers that end, as they are written anew as those of their survivors.
+
+    Args:
+        session: Where a transaction is open.
+        merges: Table of the fibers that end and their survivors.
+    """
+
+    def __init__(self, session: Session, merges: sa.FromClause) -> None:
+        self._session = session
+        self._merges = merges
+        self.going = GoingRows(MEMBERSHIPS, self.is_loser(MEMBERSHIPS.c.fiber_id), self._others)
+
+    def is_loser(self, fiber_id: sa.ColumnElement[UUID]) -> sa.ColumnElement[bool]:
+        """Return that a fiber ends."""
+        return fiber_id.in_(sa.select(self._merges.c.loser))
+
+    def put_in_place(self) -> int | None:
+        """Write the table anew, if it is worth it; return how many memberships the survivors have got."""
+        connection = connection_of(self._session)
+        of_losers = sa.select(sa.func.count()).select_from(MEMBERSHIPS).where(self.going.which)
+        ((rows,),) = select_rows(self._session, of_losers)
+        fewer = connection.support.replace(self._session, self.going)
+        if fewer is None:
+            return None
+        connection.rows_written += 2 * (rows - fewer)  # as if so many were inserted, and more deleted
+        return int(rows - fewer)
+
+    def _others(self, some: sa.ColumnElement[bool]) -> Others:
+        """Make one membership of those of each pair, of the survivor's version, else of the least."""
+        merges = self._merges
+        all_rows = (
+            sa.select(
+                MEMBERSHIPS.c.log_id,
+                sa.func.coalesce(merges.c.survivor, MEMBERSHIPS.c.fiber_id).label("fiber_id"),
+                MEMBERSHIPS.c.config_version,
+                merges.c.loser.is_(None).label("stays"),
+            )
+            .outerjoin_from(MEMBERSHIPS, merges, merges.c.loser == MEMBERSHIPS.c.fiber_id)
+            .where(some)
+            .subquery("all_rows")
         )
+        pair, least = (all_rows.c.log_id, all_rows.c.fiber_id), sa.func.min(all_rows.c.config_version)
+        version = sa.func.coalesce(least.filter(all_rows.c.stays), least)
+        return Others(all_rows, sa.select(*pair, version).group_by(*pair))
+
+
+@contextmanager
+def _moved_memberships(session: Session, merges: Columns) -> Iterator[_MovedMemberships]:
+    with connection_of(session).support.given(session, merges) as kept:
+        yield _MovedMemberships(session, kept)
+
+
+@contextmanager
+def _memberships_to_move(session: Session, merges: Columns) -> Iterator[list[GoingRows]]:
+    with _moved_memberships(session, merges) as moved:
+        yield [moved.going]
 
 
 def _driver_values(fiber: FiberRecord) -> dict[str, object]:

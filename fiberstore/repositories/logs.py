@@ -1,6 +1,7 @@
 """Log lines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, Self
@@ -13,13 +14,13 @@ from fiberstore.checks import as_utc, check_id, check_number, check_page, check_
 from fiberstore.contract.cursors import Watermark
 from fiberstore.contract.patterns import check_redaction
 from fiberstore.contract.queries import LogGroup, LogOrder, Logs
-from fiberstore.contract.results import Deleted, LogContext, ValueCount
+from fiberstore.contract.results import LogContext, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT, LogStorage
 from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key, to_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.query import delete_rows, kept_ids, one_snapshot, select_rows
+from fiberstore.repositories.query import kept_ids, one_snapshot, select_rows
 from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import CommitOrder
@@ -29,6 +30,7 @@ from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import PinnedLog, stored_time
 from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
 from fiberstore.sql.rows import columns_in_us, columns_of, to_records
+from fiberstore.sql.support import GoingRows
 
 
 def log_pages(logs: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> PreparedPages[Row]:
@@ -117,11 +119,10 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
 
         return self._change("redact", work)
 
-    def _delete(self, session: Session) -> Deleted:
+    @contextmanager
+    def _going(self, session: Session) -> Iterator[list[GoingRows]]:
         with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
-            memberships = delete_rows(session, MEMBERSHIPS, MEMBERSHIPS.c.log_id.in_(ids))
-            delete_rows(session, self._pins, self._pins.c.log_id.in_(ids))
-            return Deleted(delete_rows(session, LOGS, LOGS.c.log_id.in_(ids)), 0, memberships)
+            yield [GoingRows(table, table.c.log_id.in_(ids)) for table in (MEMBERSHIPS, self._pins, LOGS)]
 
     def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT

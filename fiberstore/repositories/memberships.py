@@ -1,6 +1,7 @@
 """Which log belongs to which fiber."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -10,17 +11,17 @@ from sqlalchemy.orm import Session
 
 from fiberstore.checks import check_id, check_page
 from fiberstore.contract.queries import Memberships
-from fiberstore.contract.results import Deleted
 from fiberstore.contract.storage import DEFAULT_LIMIT, MembershipStorage
 from fiberstore.records import FiberMembership, LogRecord, StoredLog, log_key
 from fiberstore.repositories.access import SessionAccess
 from fiberstore.repositories.logs import log_pages
-from fiberstore.repositories.query import SqlQuery, delete_rows
+from fiberstore.repositories.query import SqlQuery
 from fiberstore.sql import bulk
 from fiberstore.sql.conditions import MEMBERSHIPS, all_of
 from fiberstore.sql.models import Membership, RawLog
 from fiberstore.sql.prepared import Prepared, connection_of
 from fiberstore.sql.rows import to_records
+from fiberstore.sql.support import GoingRows
 
 if TYPE_CHECKING:
     from fiberstore.exchange.writing import SortKey
@@ -79,8 +80,9 @@ class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Members
     _name = "memberships"
     _table = MEMBERSHIPS
 
-    def _delete(self, session: Session) -> Deleted:
-        return Deleted(0, 0, delete_rows(session, MEMBERSHIPS, sa.and_(sa.true(), *all_of(self._conditions))))
+    def _going(self, session: Session) -> AbstractContextManager[Iterable[GoingRows]]:
+        del session
+        return nullcontext([GoingRows(MEMBERSHIPS, sa.and_(sa.true(), *all_of(self._conditions)))])
 
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:
         return statement.order_by(MEMBERSHIPS.c.log_id, MEMBERSHIPS.c.fiber_id)

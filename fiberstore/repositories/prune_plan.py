@@ -9,7 +9,6 @@ from itertools import chain
 from os import SEEK_END
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Any, Self
-from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -87,14 +86,14 @@ class Unit:
     A log that several fibers hold is in the unit of the youngest.
 
     Attributes:
-        fiber_id: Id of the fiber.
+        fiber_id: The 16 bytes of the fiber's id.
         seen: Its fields as a digest and the number of its memberships: a fiber that is not as it was stays.
         log_ids: Ids of the logs, joined.
         rows: Size, as ``step_rows`` counts.
         weight: Size, see ``weight_of``.
     """
 
-    fiber_id: UUID | None
+    fiber_id: bytes | None
     seen: tuple[bytes, int]
     log_ids: bytearray
     rows: int
@@ -171,15 +170,16 @@ def _packed(rows: Iterable[Row]) -> bytes:
     packed = bytearray()
     for fiber_id, log_id, place, fields_text, memberships, weight in rows:
         if fiber_id is not None:
-            row = _FIBER, _bytes_of(fiber_id), digest_of(fields_text), int(memberships), int(weight)
+            row = _FIBER, bytes_of(fiber_id), digest_of(fields_text), int(memberships), int(weight)
         else:
             kind = _LOG if place is None else _LOG_OF_FIBER
-            row = kind, _bytes_of(log_id), _NO_DIGEST, int(memberships), int(weight)
+            row = kind, bytes_of(log_id), _NO_DIGEST, int(memberships), int(weight)
         packed += _ROW.pack(*row)
     return bytes(packed)
 
 
-def _bytes_of(id_: str) -> bytes:
+def bytes_of(id_: str) -> bytes:
+    """Return the 16 bytes of an id."""
     return bytes.fromhex(id_.replace("-", ""))
 
 
@@ -200,7 +200,7 @@ def _units(file: IO[bytes]) -> Iterator[Unit]:
             yield unit
         if kind == _FIBER:
             rows = max(memberships, 1)
-            unit = Unit(UUID(bytes=id_), (digest, memberships), bytearray(), rows, weight)
+            unit = Unit(id_, (digest, memberships), bytearray(), rows, weight)
         else:
             unit = Unit(None, (digest, 0), bytearray(id_), 1, weight)
     if unit is not None:

@@ -17,12 +17,13 @@ from fiberstore.contract.queries import ARROW_BATCH_ROWS, Partition, Query, R
 from fiberstore.contract.results import Deleted
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories import access
-from fiberstore.repositories.access import SessionAccess, session_access
+from fiberstore.repositories.access import Going, SessionAccess, session_access
 from fiberstore.sql.arrow import joined_uuids
-from fiberstore.sql.conditions import all_of
-from fiberstore.sql.models import BELONGINGS, MergedFiber
+from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, all_of
+from fiberstore.sql.models import BELONGINGS, MERGES
 from fiberstore.sql.prepared import compiled, connection_of, expire
 from fiberstore.sql.rows import columns_in_us, to_records
+from fiberstore.sql.support import GoingRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,12 +79,12 @@ def rows_worth_a_new_table(session: Session, table: sa.Table, which: sa.ColumnEl
     return int(going) if going >= access.LEAST_SHARE * rows else 0
 
 
-def delete_belongings(session: Session, fiber_ids: sa.Select[Any]) -> None:
-    """Delete what belongs to fibers and goes with them, except for their memberships."""
-    merges = sa.or_(MergedFiber.fiber_id.in_(fiber_ids), MergedFiber.survivor_id.in_(fiber_ids))
-    execute_write(session, sa.delete(MergedFiber).where(merges))
+def belongings_of(fiber_ids: sa.Select[Any]) -> Iterator[GoingRows]:
+    """Return the rows that belong to fibers and go with them, except for their memberships."""
+    merges = sa.or_(MERGES.c.fiber_id.in_(fiber_ids), MERGES.c.survivor_id.in_(fiber_ids))
+    yield GoingRows(MERGES, merges)
     for table in BELONGINGS:
-        delete_rows(session, table, table.c.fiber_id.in_(fiber_ids))
+        yield GoingRows(table, table.c.fiber_id.in_(fiber_ids))
 
 
 @contextmanager
@@ -203,7 +204,8 @@ class SqlQuery(Query[R], Generic[R]):
         """Raise ``ValueError`` unless the query has an order by which its file can be split."""
 
     def delete(self) -> Deleted:
-        return self._sessions.write(f"{self._name}.delete", self._delete, going=self._count_to_delete)
+        going = Going(self._count_to_delete, self._going)
+        return self._sessions.write(f"{self._name}.delete", self._delete, going=going)
 
     def __repr__(self) -> str:
         conditions = ", ".join(map(repr, self._conditions))
@@ -284,9 +286,14 @@ class SqlQuery(Query[R], Generic[R]):
         """Count the rows of the table that go, up to ``MANY_ROWS``; memberships of logs are about as many."""
         return count_up_to(session, self._select(sa.literal(1).label("one")), access.MANY_ROWS)
 
-    @abstractmethod
     def _delete(self, session: Session) -> Deleted:
-        """Delete everything, in an open transaction."""
+        with self._going(session) as going:
+            gone = {table: delete_rows(session, table, which) for table, which, _ in going}
+        return Deleted(*(gone.get(table, 0) for table in (LOGS, FIBERS, MEMBERSHIPS)))
+
+    @abstractmethod
+    def _going(self, session: Session) -> AbstractContextManager[Iterable[GoingRows]]:
+        """Find what is deleted, in an open transaction: the rows of the query, and what goes with them."""
 
     @abstractmethod
     def _ordered(self, statement: sa.Select[Any]) -> sa.Select[Any]:

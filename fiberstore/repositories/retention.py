@@ -1,11 +1,11 @@
 """Retention: the set that goes is fixed first, then deleted in steps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import count
 from math import inf
 from typing import Any, Self
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,7 +17,7 @@ from fiberstore.contract.results import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
 from fiberstore.repositories import access
-from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.access import Going, SessionAccess
 from fiberstore.repositories.prune_plan import (
     FIBER_FIELDS,
     ID_BYTES,
@@ -28,6 +28,7 @@ from fiberstore.repositories.prune_plan import (
     Candidates,
     Plan,
     Unit,
+    bytes_of,
     counted_by,
     digest_of,
     going,
@@ -35,7 +36,7 @@ from fiberstore.repositories.prune_plan import (
     weight_of,
 )
 from fiberstore.repositories.query import (
-    delete_belongings,
+    belongings_of,
     delete_rows,
     given,
     kept_ids,
@@ -44,11 +45,14 @@ from fiberstore.repositories.query import (
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, apart
 from fiberstore.sql.prepared import connection_of
-from fiberstore.sql.support import StoreSize
+from fiberstore.sql.support import GoingRows, StoreSize
 from fiberstore.telemetry import Telemetry
 
 # Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.
 _MARGIN = 0.1
+# Without ``step_rows``: most rows of a step, and most logs and memberships of a store that is written anew.
+_MOST_STEP_ROWS = 1_000_000
+_MOST_QUICK_ROWS = 2_000_000
 
 
 class Pruning(LifecycleStorage):
@@ -68,13 +72,14 @@ class Pruning(LifecycleStorage):
         logs: Condition[StoredLog] | None = None,
         max_bytes: int | None = None,
         dry_run: bool = False,
-        step_rows: int = DEFAULT_STEP_ROWS,
+        step_rows: int | None = None,
         max_steps: int | None = None,
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
         with self._telemetry.running("prune"):
             candidates = Candidates.of(fibers, logs, every=max_bytes is not None)
-            check_number("step_rows", step_rows, least=1)
+            if step_rows is not None:
+                check_number("step_rows", step_rows, least=1)
             if max_bytes is not None:
                 check_number("max_bytes", max_bytes, least=1)
             if max_steps is not None:
@@ -139,14 +144,16 @@ class _Run:
         self,
         sessions: SessionAccess,
         candidates: Candidates,
-        step_rows: int,
+        step_rows: int | None,
         max_steps: int | None,
         on_step: Callable[[Pruned], None] | None,
     ) -> None:
+        default = _MOST_STEP_ROWS if max_steps is None else DEFAULT_STEP_ROWS
         self.gone = _Gone()
         self._sessions = sessions
         self._candidates = candidates
-        self._step_rows = step_rows
+        self._step_rows = default if step_rows is None else step_rows
+        self._most_rows = _MOST_QUICK_ROWS if step_rows is None else inf
         self._steps = count() if max_steps is None else iter(range(max_steps))
         self._on_step = on_step
 
@@ -193,13 +200,22 @@ class _Run:
         return next(self._steps, None) is not None
 
     def _step(self, units: list[Unit]) -> None:
-        rows = sum(unit.rows for unit in units)
+        rows, together = sum(unit.rows for unit in units), _Units(units)
         is_large = len(units) > 1 and rows > DEFAULT_STEP_ROWS
 
-        def delete(session: Session) -> _Gone | None:
-            return None if is_large and not _is_quick(session, units) else _delete(session, units)
+        def count(session: Session) -> int:
+            return rows if not is_large or self._is_quick(session, together) else 0
 
-        gone = self._sessions.write("prune.step", delete, going=lambda _: rows)
+        def delete(session: Session) -> _Gone | None:
+            may_be_large = connection_of(session).writes_alone  # as tables are written anew then
+            return _delete(session, together) if may_be_large or not is_large else None
+
+        @contextmanager
+        def find(session: Session) -> Iterator[list[GoingRows]]:
+            with _going(session, together) as going:
+                yield [GoingRows(table, which) for table, which in going.items()]
+
+        gone = self._sessions.write("prune.step", delete, going=Going(count, find))
         if gone is None:
             for some in _split(units, DEFAULT_STEP_ROWS):
                 self._step(some)
@@ -210,12 +226,41 @@ class _Run:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
 
+    def _is_quick(self, session: Session, units: "_Units") -> bool:
+        """Tell whether tables without the units are written in less time than the units are deleted.
 
-def _is_quick(session: Session, units: Sequence[Unit]) -> bool:
-    """Tell whether the units can go in one transaction, because tables will be written anew."""
-    going = sum(len(unit.log_ids) for unit in units) // ID_BYTES
-    ((logs,),) = select_rows(session, sa.select(sa.func.count()).select_from(LOGS))
-    return connection_of(session).writes_alone and going >= access.LEAST_SHARE * logs
+        Without ``step_rows``, nobody may have to wait for a second for it either.
+        """
+        tables = (LOGS, MEMBERSHIPS)
+        counts = (sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in tables)
+        ((logs, memberships),) = select_rows(session, sa.select(*counts))
+        going = len(units.logs) // ID_BYTES
+        return (
+            going >= access.LEAST_SHARE * logs
+            and logs + memberships <= self._most_rows
+            and connection_of(session).support.has_room(session)
+        )
+
+
+class _Units:
+    """Units that go in one step.
+
+    Attributes:
+        seen: Their fibers as they were, see ``Unit.seen``.
+        fibers: Ids of the fibers, joined.
+        logs: Ids of the logs, joined.
+    """
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._units = units
+        self.seen = {unit.fiber_id: unit.seen for unit in units if unit.fiber_id is not None}
+        self.fibers = b"".join(self.seen)
+        self.logs = b"".join([unit.log_ids for unit in units])
+
+    def without(self, fiber_ids: Collection[bytes]) -> "_Units":
+        """Return the units of other fibers and of none."""
+        stay = set(fiber_ids)
+        return _Units([unit for unit in self._units if unit.fiber_id not in stay])
 
 
 def _split(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
@@ -283,41 +328,48 @@ def _held(log_ids: sa.Select[Any], going: sa.Select[Any]) -> sa.Select[Any]:
     return sa.select(held.c.log_id).join(FIBERS, FIBERS.c.fiber_id == held.c.fiber_id)
 
 
-def _delete(session: Session, units: Sequence[Unit]) -> _Gone:
+def _delete(session: Session, units: "_Units") -> _Gone:
     """Delete the units whose fiber is as it was, but no log that is pinned or held by another fiber."""
-    unchanged = _unchanged(session, [unit.fiber_id for unit in units if unit.fiber_id is not None])
-    going = [unit for unit in units if unit.fiber_id is None or unchanged.get(unit.fiber_id) == unit.seen]
-    fibers = b"".join(unit.fiber_id.bytes for unit in going if unit.fiber_id is not None)
-    logs = b"".join(unit.log_ids for unit in going)
-    with given(session, "fiber_id", fibers) as fiber_ids, given(session, "log_id", logs) as planned:
+    with _going(session, units) as going:
+        of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(going[LOGS])
+        ((text_bytes,),) = select_rows(session, of_text)
+        gone = {table: delete_rows(session, table, which) for table, which in going.items()}
+        return _Gone(gone[FIBERS], gone[MEMBERSHIPS], gone[LOGS], int(text_bytes))
+
+
+@contextmanager
+def _going(session: Session, units: "_Units") -> Iterator[dict[sa.Table, sa.ColumnElement[bool]]]:
+    unchanged = _unchanged(session, units.fibers)
+    changed = [id_ for id_, seen in units.seen.items() if unchanged.get(id_) != seen]
+    going = units.without(changed) if changed else units
+    with (
+        given(session, "fiber_id", going.fibers) as fiber_ids,
+        given(session, "log_id", going.logs) as planned,
+    ):
         is_held = LOGS.c.log_id.in_(_held(planned, fiber_ids))
         may_go = sa.and_(LOGS.c.log_id.in_(planned), sa.not_(is_held), UNPINNED_LOG)
         with kept_ids(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
-            is_going = LOGS.c.log_id.in_(log_ids)
-            of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(is_going)
-            ((text_bytes,),) = select_rows(session, of_text)
-            delete_belongings(session, fiber_ids)
             either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
-            return _Gone(
-                memberships=delete_rows(session, MEMBERSHIPS, either),
-                fibers=delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(fiber_ids)),
-                logs=delete_rows(session, LOGS, is_going),
-                text_bytes=int(text_bytes),
-            )
+            yield {
+                **{table: which for table, which, _ in belongings_of(fiber_ids)},
+                MEMBERSHIPS: either,
+                FIBERS: FIBERS.c.fiber_id.in_(fiber_ids),
+                LOGS: LOGS.c.log_id.in_(log_ids),
+            }
 
 
-def _unchanged(session: Session, fiber_ids: Sequence[UUID]) -> dict[UUID, tuple[bytes, int]]:
+def _unchanged(session: Session, fiber_ids: bytes) -> dict[bytes, tuple[bytes, int]]:
     """Return how fibers are now, see ``Unit.seen``, without those that are pinned or not stored."""
     if not fiber_ids:
         return {}
-    with given(session, "fiber_id", b"".join(id_.bytes for id_ in fiber_ids)) as ids:
+    with given(session, "fiber_id", fiber_ids) as ids:
         sizes = counted_by(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
         now = (
-            sa.select(FIBERS.c.fiber_id, FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))
+            sa.select(sa.cast(FIBERS.c.fiber_id, sa.String), FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))
             .outerjoin_from(FIBERS, sizes, sizes.c.fiber_id == FIBERS.c.fiber_id)
             .where(FIBERS.c.fiber_id.in_(ids), UNPINNED_FIBER)
         )
-        return {id_: (digest_of(text), int(rows)) for id_, text, rows in select_rows(session, now)}
+        return {bytes_of(id_): (digest_of(text), int(rows)) for id_, text, rows in select_rows(session, now)}
 
 
 def _foreseen(session: Session, candidates: Candidates, max_bytes: int | None) -> Pruned:

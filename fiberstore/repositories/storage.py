@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -25,6 +25,7 @@ from fiberstore.sql import bulk
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.prepared import CallSession, connection_of
 from fiberstore.sql.rows import MODELS
+from fiberstore.sql.support import BackendSupport
 from fiberstore.sql.translate import translate_errors
 from fiberstore.telemetry import Call, StorageStats, Telemetry
 
@@ -43,6 +44,7 @@ class SqlStorage(StoreMethods, Pruning):
         config_version: What a ``LogRecord`` is stamped with.
     """
 
+    _support: ClassVar[BackendSupport]
     _sessions: CallSessions
 
     def __init__(self, engine: sa.Engine, config_version: int, telemetry: Telemetry) -> None:
@@ -51,7 +53,7 @@ class SqlStorage(StoreMethods, Pruning):
         # For repositories on sessions of the engine.
         engine.dialect.__dict__["config_version"] = config_version
         self._telemetry = telemetry
-        self._sessions = CallSessions(self._connect, telemetry, config_version)
+        self._sessions = CallSessions(self._connect, self._support, telemetry, config_version)
 
     @abstractmethod
     def _connect(self, lock: Lock = Lock.NOTHING) -> AbstractContextManager[CallSession]:

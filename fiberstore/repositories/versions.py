@@ -1,6 +1,7 @@
 """Config versions, and the generations of fibers they have made."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -16,11 +17,11 @@ from fiberstore.contract.lifecycle import Versions
 from fiberstore.contract.results import ConfigVersion, Deleted, GenerationDiff
 from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.records import from_epoch_us
-from fiberstore.repositories.access import MANY_ROWS, SessionAccess, session_access
+from fiberstore.repositories.access import MANY_ROWS, Going, SessionAccess, session_access
 from fiberstore.repositories.diff import diff
 from fiberstore.repositories.query import (
+    belongings_of,
     count_up_to,
-    delete_belongings,
     delete_rows,
     execute_write,
     kept_ids,
@@ -32,6 +33,7 @@ from fiberstore.sql.conditions import FIBERS, MEMBERSHIPS
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import Fiber, Membership, NamedCheckpoint, RegisteredVersion
 from fiberstore.sql.prepared import connection_of
+from fiberstore.sql.support import GoingRows
 from fiberstore.versioning import config_version as version_of
 
 T = TypeVar("T")
@@ -122,13 +124,18 @@ class VersionRepository(Versions):
             return rows_worth_a_new_table(session, MEMBERSHIPS, is_one)
 
         of_version = sa.select(Fiber.fiber_id).where(Fiber.config_version == config_version)
+        going_fibers = Going(
+            lambda session: count_up_to(session, of_version, MANY_ROWS),
+            lambda _: nullcontext(belongings_of(of_version)),
+        )
+        going_memberships = Going(
+            left, lambda _: nullcontext([GoingRows(MEMBERSHIPS, _without_fiber(config_version))])
+        )
         fibers, memberships = self._change(
-            "drop",
-            lambda session: _drop_fibers(session, config_version),
-            going=lambda session: count_up_to(session, of_version, MANY_ROWS),
+            "drop", lambda session: _drop_fibers(session, config_version), going_fibers
         )
         while step := self._change(
-            "drop", lambda session: _drop_memberships(session, config_version), going=left
+            "drop", lambda session: _drop_memberships(session, config_version), going_memberships
         ):
             memberships += step
         return Deleted(0, fibers, memberships)
@@ -143,9 +150,7 @@ class VersionRepository(Versions):
         with self._sessions.read(None) as session:
             _check_known(session, config_version)
 
-    def _change(
-        self, method: str, work: Callable[[Session], T], going: Callable[[Session], int] | None = None
-    ) -> T:
+    def _change(self, method: str, work: Callable[[Session], T], going: Going | None = None) -> T:
         return self._sessions.write(f"versions.{method}", work, going=going)
 
 
@@ -236,7 +241,8 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
     )
     execute_write(session, sa.delete(NamedCheckpoint).where(is_of_version))
     with kept_ids(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
-        delete_belongings(session, ids)
+        for table, which, _ in belongings_of(ids):
+            delete_rows(session, table, which)
         others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
         memberships = execute_write(session, sa.delete(Membership).where(others))
         return delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids)), memberships
@@ -247,13 +253,17 @@ def _drop_memberships(session: Session, version: int) -> int:
 
     That is all of them in a transaction that writes alone, and otherwise as many as nobody waits for long.
     """
-    stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
     identity = connection_of(session).support.membership_id
-    going = sa.and_(MEMBERSHIPS.c.config_version == version, MEMBERSHIPS.c.fiber_id.not_in(stored))
+    going = _without_fiber(version)
     if connection_of(session).writes_alone:
         return delete_rows(session, MEMBERSHIPS, going)
     some = sa.select(*identity).select_from(Membership).where(going).limit(_STEP_ROWS)
     return execute_write(session, sa.delete(Membership).where(sa.tuple_(*identity).in_(some)))
+
+
+def _without_fiber(version: int) -> sa.ColumnElement[bool]:
+    stored = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
+    return sa.and_(MEMBERSHIPS.c.config_version == version, MEMBERSHIPS.c.fiber_id.not_in(stored))
 
 
 def _get(session: Session, version: int) -> ConfigVersion | None:

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from fiberstore.contract.results import Merged
+from fiberstore.contract.results import Merged, Upserted
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
@@ -34,7 +35,7 @@ from fiberstore.sql.arrow import (
     values_of,
     write_with_batch,
 )
-from fiberstore.sql.conditions import FIBERS, KEYS, MEMBERSHIPS, among
+from fiberstore.sql.conditions import FIBERS, KEYS, MEMBERSHIPS
 from fiberstore.sql.connection import ARROW_TABLE
 from fiberstore.sql.key_rows import insert_key_columns, move_to_survivors
 from fiberstore.sql.models import BELONGINGS
@@ -151,20 +152,25 @@ def insert_memberships(session: Session, memberships: Sequence[FiberMembership])
 def insert_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
     """Insert the fibers whose id is new, the first of equal ids. Return how many there were."""
     return _insert(
-        session, FiberRecord, fibers, _fiber_columns,
+        session, FiberRecord, fibers, fiber_columns,
         lambda fibers: integers(values_of(fibers, "fiber_id")),
     )  # fmt: skip
 
 
-def update_fibers(session: Session, fibers: Sequence[FiberRecord], *, widen: bool = False) -> int:
-    """Replace every field of the fibers that are stored. Return how many there were.
+def upsert_fibers(session: Session, fibers: Columns, *, widen: bool = False) -> Upserted:
+    """Insert the fibers whose id is new, and replace every field of the others.
 
     Args:
         session: Where.
-        fibers: Of different ids.
+        fibers: Of different ids; see ``fiber_columns``.
         widen: Let the stored activity cover theirs, rather than replace it.
     """
-    columns = _fiber_columns(fibers)
+    rows = len(fibers["fiber_id"])
+    changed = _update_fibers(session, fibers, widen=widen) if rows else 0
+    return Upserted(insert_new(session, "fibers", fibers) if changed < rows else 0, changed)
+
+
+def _update_fibers(session: Session, columns: Columns, *, widen: bool) -> int:
     values = {name: f"batch.{name}" for name in columns if name not in ("fiber_id", "fiber_type")}
     if widen:
         values["first_activity"] = "least(fibers.first_activity, batch.first_activity)"
@@ -181,16 +187,9 @@ def update_fibers(session: Session, fibers: Sequence[FiberRecord], *, widen: boo
 
     # A fiber rarely changes its type, and only this column is indexed: DuckDB would write the whole row anew.
     found = update(changes, "fibers.fiber_type = batch.fiber_type")
-    if found < len(fibers):
+    if found < len(columns["fiber_id"]):
         found += update(f"fiber_type = batch.fiber_type, {changes}", "fibers.fiber_type <> batch.fiber_type")
     return found
-
-
-def versions_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, int]:
-    """Return the config version of each of these fibers that is stored."""
-    sql = f"SELECT f.fiber_id, f.config_version FROM fibers AS f JOIN {ARROW_TABLE} USING (fiber_id)"
-    rows = fetch_with_batch(session, sql, {"fiber_id": uuids(integers(fiber_ids))})
-    return {fiber_id: int(str(version)) for fiber_id, version in rows if isinstance(fiber_id, UUID)}
 
 
 def places_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]:
@@ -210,12 +209,48 @@ def places_of(session: Session, fiber_ids: Collection[UUID]) -> dict[UUID, UUID]
     }
 
 
-def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
-    """Make the fiber of each key part of the fiber of its value; all are stored, and no value is a key."""
-    columns = {
+def unmergeable(session: Session, merges: Columns) -> tuple[UUID, UUID, int | None, int | None] | None:
+    """Return a loser and a survivor that are not of one config version, with theirs; None if all are.
+
+    The version of one that is not stored is None.
+    """
+    rows = fetch_with_batch(
+        session,
+        "SELECT batch.loser, batch.survivor, l.config_version, s.config_version "
+        f"FROM {ARROW_TABLE} AS batch LEFT JOIN fibers AS l ON l.fiber_id = batch.loser "
+        "LEFT JOIN fibers AS s ON s.fiber_id = batch.survivor "
+        "WHERE l.config_version IS NULL OR s.config_version IS NULL OR l.config_version <> s.config_version "
+        "ORDER BY batch.loser LIMIT 1",
+        merges,
+    )
+    for loser, survivor, *versions in rows:
+        first, second = (None if version is None else int(version) for version in versions)
+        return loser, survivor, first, second
+    return None
+
+
+def merges_of(survivors: Mapping[UUID, UUID]) -> Columns:
+    """Return fibers that end and their survivors as the columns ``loser`` and ``survivor``."""
+    return {
         "loser": uuids(integers(survivors.keys())),
         "survivor": uuids(integers(survivors.values())),
     }
+
+
+def merge_fibers(
+    session: Session,
+    columns: Columns,
+    is_loser: Callable[[sa.ColumnElement[UUID]], sa.ColumnElement[bool]],
+    moved: int | None = None,
+) -> Merged:
+    """Make each fiber part of its survivor; all are stored, and no survivor ends itself.
+
+    Args:
+        session: Where.
+        columns: See ``merges_of``.
+        is_loser: Makes of a column the condition that it is the id of a fiber that ends.
+        moved: How many memberships their survivors have got already; None to move them.
+    """
 
     def write(sql: str) -> int:
         return write_with_batch(session, sql, columns)
@@ -228,11 +263,15 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
         "AS lost WHERE fibers.fiber_id = lost.survivor "
         "AND (lost.first < fibers.first_activity OR lost.last > fibers.last_activity)"
     )
-    memberships = write(
-        "INSERT INTO fiber_memberships (log_id, fiber_id, config_version) "
-        "SELECT m.log_id, batch.survivor, min(m.config_version) "
-        f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser "
-        "GROUP BY m.log_id, batch.survivor ON CONFLICT DO NOTHING"
+    memberships = (
+        moved
+        if moved is not None
+        else write(
+            "INSERT INTO fiber_memberships (log_id, fiber_id, config_version) "
+            "SELECT m.log_id, batch.survivor, min(m.config_version) "
+            f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser "
+            "GROUP BY m.log_id, batch.survivor ON CONFLICT DO NOTHING"
+        )
     )
     write(
         "INSERT INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor FROM fiber_pins AS p "
@@ -249,10 +288,10 @@ def merge_fibers(session: Session, survivors: Mapping[UUID, UUID]) -> Merged:
         f"INSERT INTO fiber_merges (fiber_id, survivor_id) SELECT loser, survivor FROM {ARROW_TABLE} "
         "ON CONFLICT (fiber_id) DO UPDATE SET survivor_id = excluded.survivor_id"
     )
-    delete, losers = connection_of(session).support.delete, list(survivors)
-    for table in (MEMBERSHIPS, *BELONGINGS):
-        delete(session, table, among(table.c.fiber_id, losers))
-    return Merged(delete(session, FIBERS, among(FIBERS.c.fiber_id, losers)), memberships)
+    delete = connection_of(session).support.delete
+    for table in BELONGINGS if moved is not None else (MEMBERSHIPS, *BELONGINGS):
+        delete(session, table, is_loser(table.c.fiber_id))
+    return Merged(delete(session, FIBERS, is_loser(FIBERS.c.fiber_id)), memberships)
 
 
 def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:
@@ -306,5 +345,6 @@ def _log_ids(records: Iterable[LogRecord | FiberMembership]) -> list[int]:
     return integers(values_of(records, "log_id"))
 
 
-def _fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
+def fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:
+    """Return fibers as columns, which takes longer than to write them."""
     return {column.name: column_of(column, values_of(fibers, column.name)) for column in FIBERS.c}

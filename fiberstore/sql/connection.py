@@ -36,6 +36,7 @@ class Lock(Enum):
     DELETES = 1  # it relies on rows that are there
     CHANGES = 2  # it changes or deletes rows
     MANY_CHANGES = 3  # so many that a table may be written anew, where the engine does that
+    BESIDE = 4  # it writes tables that nobody else knows, and keeps nobody from anything
 
 
 class StoreConnection(ABC):

@@ -208,13 +208,16 @@ def joined_logs(session: Session, log_ids: Collection[int], config_version: int)
     """Return the logs and types of the stored fibers that they are in by memberships of a version."""
     rows = fetch_with_batch(
         session,
-        "SELECT m.log_id, f.fiber_type, m.config_version "
-        f"FROM (SELECT m.* FROM {ARROW_TABLE} AS batch "
-        "JOIN fiber_memberships AS m ON m.log_id = batch.log_id OFFSET 0) AS m "
+        "SELECT m.log_id, f.fiber_type "
+        f"FROM (SELECT m.* FROM {ARROW_TABLE} AS batch JOIN fiber_memberships AS m "
+        "ON m.log_id = batch.log_id AND m.config_version = batch.config_version OFFSET 0) AS m "
         "JOIN fibers AS f ON f.fiber_id = m.fiber_id",
-        {"log_id": uuids(log_ids)},
+        {
+            "log_id": uuids(log_ids),
+            "config_version": repeated(unsigned([config_version]), len(log_ids)),
+        },
     )
-    return {(row[0].int, row[1]) for row in rows if row[2] == config_version}
+    return {(log_id.int, fiber_type) for log_id, fiber_type in rows}
 
 
 def stored_among(session: Session, fiber_ids: Collection[int]) -> set[int]:

@@ -19,6 +19,7 @@ from alembic.util import CommandError
 from fiberstore.errors import DatabaseError, SchemaVersionError
 from fiberstore.sql.engine import alembic_loaders
 from fiberstore.sql.models import Base
+from fiberstore.sql.support import TABLE_BESIDE
 
 VERSION_TABLE = "fiberstore_alembic_version"
 # A column of PostgreSQL's with its indexes, which the models have not: rows are written without it.
@@ -53,7 +54,9 @@ def is_host_object(
         False for the store's tables, and that of its revision; True for everything else.
     """
     del thing
-    return kind != "table" or (name not in Base.metadata.tables and name != VERSION_TABLE)
+    if kind != "table" or name is None:
+        return True
+    return name not in {*Base.metadata.tables, VERSION_TABLE} and not name.startswith(TABLE_BESIDE)
 
 
 def is_of_engine(name: str) -> Callable[..., bool]:

@@ -367,6 +367,8 @@ BELONGINGS = tuple(
 )
 """Tables of rows that belong to one fiber, named by their column ``fiber_id``, and go with it."""
 
+MERGES = Base.metadata.tables[MergedFiber.__tablename__]
+
 
 def identity_of(table: sa.Table) -> Sequence[sa.ColumnElement[Any]]:
     """Return the columns that tell the rows of a table apart: its primary key, if the database has one."""

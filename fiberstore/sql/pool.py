@@ -62,9 +62,14 @@ class StorePool(Pool):
             dialect=self._dialect,
         )
 
-    def sibling(self) -> "StorePool":
-        """Return an empty pool of the same kind with the same listeners, whenever they are added."""
+    def sibling(self, pool_size: int | None = None) -> "StorePool":
+        """Return an empty pool of the same kind with the same listeners, whenever they are added.
+
+        Args:
+            pool_size: Connections in use at most; None: as many as of this pool.
+        """
         pool = self.recreate()
+        pool._size = self._size if pool_size is None else pool_size
         pool.dispatch = self.dispatch
         return pool
 

@@ -1,10 +1,10 @@
 """The part of the repositories that each engine does in its own way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -12,7 +12,40 @@ from sqlalchemy.orm import Session
 from fiberstore.sql.arrival_order import CommitOrder
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from fiberstore.sql.arrow import Columns
+
+# Begins the names of tables that an engine writes beside the store's, to put them in their place.
+TABLE_BESIDE = "fiberstore_anew"
+
+
+class Others(NamedTuple):
+    """The rows of a table without those that go.
+
+    Attributes:
+        source: All that they depend on.
+        rows: Selects them.
+    """
+
+    source: sa.FromClause
+    rows: sa.Select[Any]
+
+
+class GoingRows(NamedTuple):
+    """Rows of a table that go.
+
+    Attributes:
+        table: The table.
+        which: Is true of them.
+        others: Makes the others of the rows of which a condition is true; by default, those that stay.
+    """
+
+    table: sa.Table
+    which: sa.ColumnElement[bool]
+    others: Callable[[sa.ColumnElement[bool]], Others] | None = None
+
+
+FindGoing: TypeAlias = Callable[[Session], AbstractContextManager[Iterable[GoingRows]]]
+"""Finds them in an open transaction; the conditions hold as long as the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +73,18 @@ class BackendSupport:
         membership_id: Columns that tell the rows of ``fiber_memberships`` apart, within one statement.
         keep: Keeps the rows that a statement selects for a block, in an open transaction, and yields what
             has them, whatever happens to the tables. All its columns are ids.
-        given: Does the same with columns of ids that are there; one block may be open at once for each name
-            of a first column.
+        given: Does the same with rows of ids that come from the client; of two blocks that are open at once,
+            the first columns have different names.
         log_commit_order: Order in which logs were stored.
         fiber_commit_order: Order in which fibers were stored.
         to_time: Makes a datetime of what ``StoreConnection.fetch_prepared`` gives for a time in µs.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
             many they were.
-        writes_tables_anew: True if ``delete`` may do that in a transaction with ``Lock.MANY_CHANGES``.
+        replace: Puts a new table in the place of one from which rows go, in an open transaction; returns how
+            many rows fewer there are, or None if it is not worth it, or others write.
+        prepared: Prepares ``delete`` and ``replace`` for a block, on a connection with ``Lock.BESIDE``; None
+            where tables are not written anew.
+        has_room: True if tables can be written anew beside the old ones: the disk has room for them.
         redact: Replaces what a pattern matches in the texts of the logs of which conditions are true by a
             literal text, in an open transaction; returns how many it changed.
         size_of: Returns the size of the store.
@@ -57,12 +94,14 @@ class BackendSupport:
 
     membership_id: Sequence[sa.ColumnElement[Any]]
     keep: Callable[[Session, sa.Select[Any]], AbstractContextManager[sa.FromClause]]
-    given: Callable[[Session, "dict[str, pa.Array]"], AbstractContextManager[sa.FromClause]]
+    given: Callable[[Session, "Columns"], AbstractContextManager[sa.FromClause]]
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
     to_time: Callable[[Any], datetime]
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]
-    writes_tables_anew: bool
+    replace: Callable[[Session, GoingRows], int | None]
+    prepared: Callable[[Session, FindGoing], AbstractContextManager[None]] | None
+    has_room: Callable[[Session], bool]
     redact: Callable[[Session, list[sa.ColumnElement[bool]], str, str], int]
     size_of: Callable[[Session], StoreSize]
     settle: Callable[[Session], None]

@@ -241,7 +241,7 @@ class RetentionContract:
         with pytest.raises(ValueError, match="max_bytes"):
             aged.prune(dry_run=True)
         for name in ("step_rows", "max_steps", "max_bytes"):
-            check_number(partial(_prune_by, aged, name), name, least=1, may_be_none=name != "step_rows")
+            check_number(partial(_prune_by, aged, name), name, least=1, may_be_none=True)
         check_refusal(lambda wrong: aged.prune(fibers=wrong), TypeError, "condition", EVERY_LOG)
         conditions = (EVERY_FIBER, True, Logs.c.log_id)
         check_refusal(lambda wrong: aged.prune(logs=wrong), TypeError, "condition", *conditions)

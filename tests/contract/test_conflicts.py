@@ -5,17 +5,22 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import duckdb
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 import fiberstore.duckdb.change_lock
 import fiberstore.repositories.access
-from fiberstore import AsyncDuckDBStorage, ConflictError, DuckDBStorage, Fiber, FiberRecord
+from fiberstore import AsyncDuckDBStorage, ConflictError, DuckDBStorage, Fiber, FiberRecord, PostgresStorage
+from fiberstore.contract.results import Upserted
 from fiberstore.duckdb.change_lock import ChangeLock, LockHold
+from fiberstore.sql import bulk
+from fiberstore.sql.arrow import Columns
 from tests.support.factories import a_fiber, some_logs
 
 RETRY_TIMEOUT_S = 0.3
@@ -96,6 +101,27 @@ def test_a_unit_of_work_is_told_of_a_conflict_at_once(storage: DuckDBStorage, re
     with storage.transaction(), ThreadPoolExecutor(1) as thread, pytest.raises(ConflictError):
         thread.submit(begin).result(timeout=60)
     assert len(refusals) == 1
+
+
+def test_a_call_that_has_met_a_conflict_keeps_others_out_when_it_is_run_again(
+    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fiber, real = a_fiber(), bulk.upsert_fibers
+    postgresql_storage.write_fiber(fiber)
+    others: list[Future[Upserted]] = []
+
+    def upsert(session: Session, fibers: Columns, *, widen: bool) -> Upserted:
+        if threading.current_thread() is threading.main_thread():
+            session.execute(sa.text("SELECT 1 FROM fibers"))  # which takes the snapshot
+            others.append(thread.submit(postgresql_storage.upsert_fibers, [fiber]))
+            wait(others, timeout=0.5)  # as long as it takes, if it is not kept out
+        return real(session, fibers, widen=widen)
+
+    monkeypatch.setattr(bulk, "upsert_fibers", upsert)
+    monkeypatch.setattr(fiberstore.repositories.access, "RETRY_TIMEOUT_S", 1.0)
+    with ThreadPoolExecutor(1) as thread:
+        assert postgresql_storage.upsert_fibers([fiber]) == Upserted(0, 1)
+        assert [other.result() for other in others] == [Upserted(0, 1)] * 2
 
 
 def test_logs_that_all_write_at_once_are_no_conflict(storage: DuckDBStorage) -> None:

@@ -1,6 +1,7 @@
 """No change of a row is lost, whichever sessions and transactions make it."""
 
 import gc
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
@@ -11,11 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 import fiberstore.duckdb.change_lock
-from fiberstore import (
-    ConflictError,
-    DuckDBStorage,
-    Fiber,
-)
+from fiberstore import ConflictError, DuckDBStorage, Fiber, FiberRecord
+from fiberstore.contract.results import Upserted
 from fiberstore.duckdb.change_lock import ChangeLock
 from fiberstore.duckdb.connection import DuckDBConnection
 from tests.support.factories import a_fiber, some_logs
@@ -199,6 +197,22 @@ def test_waiting_for_another_transaction_ends(
         with pytest.raises(ConflictError, match="another open transaction"):
             late.result()
     storage.update_fiber(fiber)
+
+
+def test_fibers_are_checked_before_the_lock_is_taken(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("fiberstore.repositories.access.RETRY_TIMEOUT_S", 0.0)
+    other = a_fiber()
+    storage.write_fiber(other)
+
+    class Checked(FiberRecord):
+        def __iter__(self) -> Generator[tuple[str, object]]:
+            storage.update_fiber(other)
+            yield from super().__iter__()
+
+    assert storage.upsert_fibers([Checked(**dict(a_fiber()))]) == Upserted(1, 0)
 
 
 def test_appends_need_no_lock(storage: DuckDBStorage) -> None:

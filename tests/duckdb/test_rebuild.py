@@ -1,17 +1,24 @@
 """Many rows are deleted by a table that is written anew: nothing that others write is lost by it."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships
+from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships, StoredLog
 from fiberstore.duckdb import change_lock, rebuild
+from fiberstore.duckdb.support import SUPPORT
 from fiberstore.repositories import access, retention
+from fiberstore.sql.migrate import differences, is_host_object
+from fiberstore.sql.support import TABLE_BESIDE, FindGoing, GoingRows
 from fiberstore.testing.examples import at, fiber, log, member, uid
 
 TABLES = "raw_logs", "fibers", "fiber_memberships"
@@ -85,6 +92,119 @@ def test_the_same_goes_and_the_tables_are_as_they_were(
     assert schema_of(filled)[1] == statements
 
 
+def _opened_again(storage: DuckDBStorage) -> None:
+    DuckDBStorage(storage.engine.url.database or "").close()
+
+
+# Acts of others after the tables are prepared and before the lock; True if that of the logs is still of use.
+MEANWHILE: dict[str, tuple[Callable[[DuckDBStorage], object], bool]] = {
+    "append": (
+        lambda storage: storage.write_batch(
+            logs=[
+                StoredLog(**dict(log(number)), ingestion_time=at(0), config_version=1)
+                for number in (3, 100, 101)
+            ],
+            memberships=[member(100, 4, 2), member(0, 4, 2), member(101, 0), member(9, 0)],
+        ),
+        True,
+    ),
+    "change of another table": (lambda storage: storage.upsert_fibers([fiber(4, "job")]), True),
+    "opening": (_opened_again, True),
+    "redaction": (lambda storage: storage.logs.redact(".+", "gone"), False),
+    "deletion": (lambda storage: storage.logs.where(Logs.c.log_id.in_([uid(7), uid(8)])).delete(), False),
+    "deletion of rows that go": (lambda storage: storage.logs.where(Logs.c.timestamp < at(3)).delete(), True),
+    "deletion of the newest": (lambda storage: storage.logs.where(Logs.c.timestamp == at(9)).delete(), False),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        *(("logs.delete", act) for act in MEANWHILE),
+        ("fibers.delete", "append"),
+        ("memberships.delete", "append"),
+        ("merge_fibers", "append"),
+    ],
+)
+def test_what_others_do_meanwhile_is_as_done_before(
+    filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, name: str, act: str
+) -> None:
+    call, (meanwhile, is_of_use) = CALLS[name], MEANWHILE[act]
+    with DuckDBStorage(":memory:") as plain:
+        plain.init_schema()
+        plain.write_batch(
+            logs=filled.logs.iter_records(),
+            fibers=filled.fibers.iter_records(),
+            memberships=filled.memberships.iter_records(),
+        )
+        with monkeypatch.context() as many:
+            many.setattr(access, "MANY_ROWS", 1_000)
+            meanwhile(plain)
+            expected = call(plain)
+        used = after_preparing(filled, monkeypatch, lambda: meanwhile(filled))
+        assert call(filled) == expected
+        assert content_of(filled) == content_of(plain)
+    if "raw_logs" in used:
+        assert used["raw_logs"] == is_of_use
+    assert tables_beside(filled) == []
+
+
+def after_preparing(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]
+) -> dict[str, bool]:
+    """Act once before the lock of the next call; return which of its prepared tables were of use."""
+    used: dict[str, bool] = {}
+
+    @contextmanager
+    def prepared(session: Session, find: FindGoing) -> Iterator[None]:
+        with rebuild.prepared(session, find):
+            monkeypatch.setattr(storage._sessions, "_support", SUPPORT)
+            act()
+            monkeypatch.setattr(rebuild, "_verified", verified)
+            yield
+
+    def verified(session: Session, going: GoingRows) -> object:
+        table, found = going.table, real(session, going)
+        if table.name in rebuild.Preparations.of(storage.engine.url.database or "").tables:
+            used[table.name] = found is not None
+        return found
+
+    real = rebuild._verified
+    monkeypatch.setattr(storage._sessions, "_support", replace(SUPPORT, prepared=prepared))
+    return used
+
+
+def tables_beside(storage: DuckDBStorage) -> list[str]:
+    with storage.engine.connect() as connection:
+        names = sa.inspect(connection).get_table_names()
+    return [name for name in names if name.startswith(TABLE_BESIDE)]
+
+
+def test_a_call_that_fails_leaves_no_table(filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        assert tables_beside(filled) == [f"{TABLE_BESIDE}_fiber_memberships", f"{TABLE_BESIDE}_raw_logs"]
+        assert not differences(filled.engine)
+        assert not any(
+            is_host_object(sa.Table(name, sa.MetaData()), name, "table") for name in tables_beside(filled)
+        )
+        raise KeyboardInterrupt
+
+    after_preparing(filled, monkeypatch, fail)
+    with pytest.raises(KeyboardInterrupt):
+        filled.logs.where(Logs.c.timestamp < at(5)).delete()
+    assert tables_beside(filled) == []
+    assert filled.logs.count() == 10
+
+
+def test_what_a_killed_process_has_prepared_is_dropped_by_the_next(tmp_path: Path) -> None:
+    with DuckDBStorage(tmp_path / "store.duckdb") as storage:
+        storage.init_schema()
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE TABLE {TABLE_BESIDE}_raw_logs (log_id UUID PRIMARY KEY)")
+    with DuckDBStorage(tmp_path / "store.duckdb") as storage:
+        assert tables_beside(storage) == []
+
+
 def test_what_is_appended_meanwhile_is_kept(filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     late = LogRecord(log_id=uid(LATE), timestamp=at(LATE), source_id="late", raw_text="late")
     appending = Thread(target=filled.write_logs, args=[[late]])
@@ -142,6 +262,37 @@ def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
         on_step=lambda step: logs_gone.append(step.logs),
     )
     assert logs_gone == [4]
+
+
+@pytest.mark.parametrize(
+    ("most_rows", "disk_is_full", "max_steps", "steps"),
+    [
+        (20, False, None, [6]),
+        (19, False, None, [2, 4, 6]),
+        (20, True, None, [2, 4, 6]),
+        (20, False, 3, [2, 4, 6]),
+    ],
+)
+def test_a_prune_goes_in_one_step_where_nobody_waits_for_long(
+    filled: DuckDBStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    most_rows: int,
+    disk_is_full: bool,
+    max_steps: int | None,
+    steps: list[int],
+) -> None:
+    monkeypatch.setattr(retention, "DEFAULT_STEP_ROWS", 2)
+    monkeypatch.setattr(retention, "_MOST_QUICK_ROWS", most_rows)
+    if disk_is_full:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    gone: list[int] = []
+    filled.prune(
+        fibers=Fibers.c.last_activity < at(7),
+        max_steps=max_steps,
+        on_step=lambda step: gone.append(step.logs),
+    )
+    assert gone == steps
 
 
 def test_one_that_has_read_before_keeps_its_snapshot_and_appends_nothing(filled: DuckDBStorage) -> None:

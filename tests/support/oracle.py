@@ -11,7 +11,7 @@ from uuid import UUID
 
 from fiberstore.checks import MAX_ROWS, as_utc, check_id, check_number, check_page, check_text
 from fiberstore.contract.conditions import Condition, Or, checked_condition
-from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, CheckpointMove, LifecycleStorage
+from fiberstore.contract.lifecycle import CheckpointMove, LifecycleStorage
 from fiberstore.contract.results import BatchCounts, Compacted, Merged, Pruned, Upserted
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import DatabaseError, DuplicateError, NotFoundError
@@ -279,12 +279,14 @@ class MemoryStorage(LifecycleStorage):
         logs: Condition[StoredLog] | None = None,
         max_bytes: int | None = None,
         dry_run: bool = False,
-        step_rows: int = DEFAULT_STEP_ROWS,
+        step_rows: int | None = None,
         max_steps: int | None = None,
         on_step: Callable[[Pruned], None] | None = None,
     ) -> Pruned:
         if fibers is None and logs is None and max_bytes is None:
             raise ValueError("nothing to prune: give fibers, logs or max_bytes")
+        if step_rows is None:
+            step_rows = MAX_ROWS
         check_number("step_rows", step_rows, least=1)
         if max_steps is not None:
             check_number("max_steps", max_steps, least=1)
