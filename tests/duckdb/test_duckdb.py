@@ -5,6 +5,7 @@ import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -16,7 +17,6 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-import fiberstore.repositories.logs
 from fiberstore import (
     Base,
     DuckDBStorage,
@@ -252,7 +252,7 @@ def test_a_page_that_fails_leaves_no_open_result_on_its_connection(
     def fail(_time: int) -> datetime:
         raise SerializationError("as if a row were bad")
 
-    monkeypatch.setattr(fiberstore.repositories.logs, "from_epoch_us", fail)
+    monkeypatch.setattr(DuckDBConnection, "support", replace(DuckDBConnection.support, to_time=fail))
     with pytest.raises(SerializationError, match="as if"):
         storage.query_logs_by_time(NOON, NOON + timedelta(days=1), 3000)
     with storage.engine.connect() as connection:
