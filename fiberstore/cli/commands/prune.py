@@ -1,6 +1,5 @@
 """``prune``: retention by age, size, type and source."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +7,6 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial, reduce
 from operator import and_
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -27,11 +25,10 @@ from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.contract.results import Pruned
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.repositories.storage import SqlStorage
 
 R = TypeVar("R", StoredLog, FiberRecord)
 
-_STEP_ROWS_ALONE = 1_000_000
+_STEP_ROWS_ALONE = 1_000_000  # nobody else has the file open, to wait for them
 
 
 def _parse_size(text: str) -> int:
@@ -119,7 +116,7 @@ def prune(
     with open_to_change(db) as storage:
         begin = time.monotonic()
         what = partial(storage.prune, fibers=what_fibers, logs=what_logs, max_bytes=max_size)
-        if max_steps is None and _has_room_for_large_steps(storage):
+        if max_steps is None:
             what = partial(what, step_rows=_STEP_ROWS_ALONE)
         pruned = _count(what) if dry_run else _delete(partial(what, max_steps=max_steps))
         compacted = compact_store(storage) if compact and not dry_run else None
@@ -139,14 +136,6 @@ def prune(
         print_line(_free(pruned, db))
     if not pruned.is_complete:
         print_note("there is more to delete; the same command resumes")
-
-
-def _has_room_for_large_steps(storage: SqlStorage) -> bool:
-    """Return True for a file that could be written anew; nobody has to wait, for nobody else has it open."""
-    if storage.engine.dialect.name != "duckdb":
-        return False
-    file = Path(storage.engine.url.database or "")
-    return file.is_file() and shutil.disk_usage(file.parent).free > file.stat().st_size
 
 
 def _all_of(*conditions: Condition[R] | None) -> Condition[R] | None:
