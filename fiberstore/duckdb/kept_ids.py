@@ -18,7 +18,8 @@ from fiberstore.sql.prepared import compiled, connection_of
 def keep(session: Session, rows: sa.Select[Any]) -> Iterator[sa.FromClause]:
     """Keep rows of ids; see ``BackendSupport.keep``."""
     with _table(session, "fiberstore_chosen", *(str(column.key) for column in rows.selected_columns)) as kept:
-        connection_of(session).write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), rows)))
+        with _uncounted(connection_of(session)) as connection:
+            connection.write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), rows)))
         yield kept
 
 
@@ -26,11 +27,10 @@ def keep(session: Session, rows: sa.Select[Any]) -> Iterator[sa.FromClause]:
 def given(session: Session, ids: Columns) -> Iterator[sa.FromClause]:
     """Give ids; see ``BackendSupport.given``."""
     with _table(session, "fiberstore_given", *ids) as kept:
-        connection, names = connection_of(session), ", ".join(ids)
-        before = connection.rows_written
+        names = ", ".join(ids)
         sql = f"INSERT INTO {kept.name} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
-        connection.write_with_batch(sql, batch_of(ids))
-        connection.rows_written = before
+        with _uncounted(connection_of(session)) as connection:
+            connection.write_with_batch(sql, batch_of(ids))
         yield kept
 
 
@@ -41,6 +41,14 @@ def _table(session: Session, prefix: str, *names: str) -> Iterator[sa.Table]:
     connection.write(_ddl(connection, CreateTable(kept)))
     yield kept
     connection.write(_ddl(connection, DropTable(kept)))  # a rollback drops it too
+
+
+@contextmanager
+def _uncounted(connection: StoreConnection) -> Iterator[StoreConnection]:
+    """Let rows be written for a block that are none of the store's."""
+    before = connection.rows_written
+    yield connection
+    connection.rows_written = before
 
 
 @lru_cache(50)

@@ -73,12 +73,14 @@ class CallSession(Session):
 
     def close(self) -> None:
         """Give the connection back."""
-        if self._is_made:
-            super().close()
-        if "bound" in self.__dict__:
-            self.bound.close()
-        else:
-            self._pooled.close()
+        try:
+            if self._is_made:
+                super().close()
+        finally:
+            if "bound" in self.__dict__:
+                self.bound.close()
+            else:
+                self._pooled.close()
 
 
 def connection_of(session: Session) -> StoreConnection:
