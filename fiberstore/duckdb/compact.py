@@ -17,6 +17,7 @@ after it the new one. What a kill leaves is in a hidden folder, which the next w
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,13 +48,28 @@ _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
 _logger = logging.getLogger(__name__)
 
 
+class _Call(Hold):
+    """A call of a storage.
+
+    Attributes:
+        thread: Number of its thread.
+    """
+
+    __slots__ = ("thread",)
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+
 class Calls:
     """The calls of a storage that run: a compaction waits for their end, and new ones for its own.
+
+    A call within a call does not wait, or the compaction would wait for it in vain.
 
     Neither outlives the block that it runs in, whatever interrupts that (see ``fiberstore.sql.holds``).
     """
 
-    _running: Registry[Hold]
+    _running: Registry[_Call]
     _compactions: Registry[Hold]
 
     def __init__(self) -> None:
@@ -67,16 +83,21 @@ class Calls:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Note a call, for as long as the block takes, which begins when no compaction runs."""
-        call: Hold | None = None
+        call: _Call | None = None
         try:
             while call is None:
-                call = self._running.add(Hold())
-                if compactions := self._compactions.alive():
+                call = self._running.add(_Call())
+                if (compactions := self._compactions.alive()) and not self._is_within_another(call):
                     call = None
                     wait_for_all(compactions, math.inf)
             yield
         finally:
             call = None
+
+    def _is_within_another(self, call: _Call) -> bool:
+        """Tell whether another call of the same thread runs."""
+        threads = (getattr(other(), "thread", None) for other in self._running.alive() if other() is not call)
+        return call.thread in threads
 
     @contextmanager
     def held_up(self, deadline: float, interruption: Interruption) -> Iterator[None]:
