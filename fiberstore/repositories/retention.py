@@ -16,7 +16,6 @@ from fiberstore.contract.lifecycle import DEFAULT_STEP_ROWS, LifecycleStorage
 from fiberstore.contract.results import Pruned
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.repositories import access
 from fiberstore.repositories.access import Going, SessionAccess
 from fiberstore.repositories.prune_plan import (
     FIBER_FIELDS,
@@ -50,8 +49,12 @@ from fiberstore.telemetry import Telemetry
 
 # Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.
 _MARGIN = 0.1
-# Without ``step_rows``: most rows of a step, and most logs and memberships of a store that is written anew.
+# From this share of the logs on, tables are written anew in less time than rows are deleted.
+_LEAST_SHARE = 0.25
+# Without ``step_rows``: most logs of a step; most of its fibers, which are deleted row by row; and most logs
+# and memberships of a store that is written anew.
 _MOST_STEP_ROWS = 1_000_000
+_MOST_QUICK_FIBERS = 50_000
 _MOST_QUICK_ROWS = 2_000_000
 
 
@@ -153,6 +156,7 @@ class _Run:
         self._sessions = sessions
         self._candidates = candidates
         self._step_rows = default if step_rows is None else step_rows
+        self._most_fibers = _MOST_QUICK_FIBERS if step_rows is None else inf
         self._most_rows = _MOST_QUICK_ROWS if step_rows is None else inf
         self._steps = count() if max_steps is None else iter(range(max_steps))
         self._on_step = on_step
@@ -236,7 +240,8 @@ class _Run:
         ((logs, memberships),) = select_rows(session, sa.select(*counts))
         going = len(units.logs) // ID_BYTES
         return (
-            going >= access.LEAST_SHARE * logs
+            going >= _LEAST_SHARE * logs
+            and len(units.seen) <= self._most_fibers
             and logs + memberships <= self._most_rows
             and connection_of(session).support.has_room(session)
         )
