@@ -13,9 +13,11 @@ from fiberstore.atomic_files import LOG_SUFFIXES, new_file
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.shielding import Interruption, shielded
 from fiberstore.errors import DatabaseError
+from fiberstore.sql.models import TABLES_BESIDE
 from fiberstore.sql.translate import translate_errors
 
 _CHECKPOINT_TIMEOUT_S, _PAUSE_S = 5.0, 0.02
+_BESIDE = tuple(f'."{name}"' for name in TABLES_BESIDE.values())
 _logger = logging.getLogger(__name__)
 
 
@@ -78,6 +80,9 @@ def _copy(connection: DuckDBConnection, path: Path, interruption: Interruption) 
                 copier.begin()
                 copier.execute(f"COPY FROM DATABASE {_quoted(source)} TO {alias}")
                 rows = _row_counts(copier)
+                for name in [name for name in rows if name.endswith(_BESIDE)]:  # no part of the store
+                    copier.execute(f"DROP TABLE {alias}.{name}")
+                    del rows[name]
                 copier.commit()
             _wal_checkpoint(keeper, alias, interruption)
         finally:

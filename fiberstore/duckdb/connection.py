@@ -47,6 +47,7 @@ class DuckDBConnection(StoreConnection):
     Attributes:
         write_signal: Tells tails that a write has ended.
         autocommit: Isolation level AUTOCOMMIT, until it goes back to the pool.
+        is_read_only: The database cannot be written.
         file_number: See ``fork_guard.Handle``.
         rows_written: Rows inserted, updated or deleted since it was opened, committed or not; without those
             of statements that return rows, which DuckDB does not count.
@@ -65,7 +66,7 @@ class DuckDBConnection(StoreConnection):
         self.notices: list[str] = []
         self._raw: duckdb.DuckDBPyConnection | _Inherited = raw
         # DuckDB takes the look at a variable for access to the outside.
-        ((scans_variables, self._has_file, self._is_read_only),) = raw.execute(
+        ((scans_variables, self._has_file, self.is_read_only),) = raw.execute(
             "SELECT current_setting('enable_external_access'), path IS NOT NULL, readonly "
             "FROM duckdb_databases() WHERE database_name = current_database()"
         ).fetchall()
@@ -453,7 +454,7 @@ class DuckDBConnection(StoreConnection):
     @contextmanager
     def _logging(self, writes: bool) -> Iterator[None]:
         """Keep the write-ahead log from who may not read the database, while the block writes to it."""
-        if not (writes and self._has_file and not self._is_read_only):
+        if not (writes and self._has_file and not self.is_read_only):
             yield
             return
         make_log(self.database_key)

@@ -13,15 +13,17 @@ stay are added. Otherwise the table is written anew under the lock. Prepared tab
 the next that opens the store drops those that a killed process has left.
 """
 
+import logging
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from fiberstore.duckdb.fork_guard import PerDatabase
@@ -32,11 +34,13 @@ from fiberstore.sql.conditions import FIBERS
 from fiberstore.sql.connection import Lock, Row
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.holds import Hold, Registry
+from fiberstore.sql.models import TABLES_BESIDE
 from fiberstore.sql.prepared import compiled, connection_of, expire
-from fiberstore.sql.support import TABLE_BESIDE, FindGoing, GoingRows, Others
-from fiberstore.sql.translate import translate_errors
+from fiberstore.sql.support import FindGoing, GoingRows, Others
 
-_NEW = TABLE_BESIDE
+_logger = logging.getLogger(__name__)
+
+_NEW = "fiberstore_anew"  # which is never committed by this name
 _BEFORE_ALL = -1
 
 _IS_HERE = "database_name = current_database() AND schema_name = current_schema() AND table_name = $1"
@@ -51,8 +55,8 @@ _TABLE = (
 )
 _INDEXES = f"SELECT sql FROM duckdb_indexes() WHERE {_IS_HERE} ORDER BY index_oid"  # noqa: S608  # our own text
 _LEFT = (
-    "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "  # noqa: S608  # our own text
-    f"AND schema_name = current_schema() AND starts_with(table_name, '{_NEW}')"
+    "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "
+    "AND schema_name = current_schema() AND list_contains($1, table_name)"
 )
 
 
@@ -62,12 +66,14 @@ class _Prepared:
 
     Attributes:
         table: The new table.
+        statement: See ``_statement``.
         newest: ``rowid`` of the newest row that the other had.
         rows: Number of its rows.
         digest: See ``_digest``.
     """
 
     table: sa.TableClause
+    statement: str | None
     newest: int
     rows: int
     digest: Row
@@ -77,13 +83,22 @@ class Preparations(PerDatabase):
     """The tables of a database that are prepared.
 
     Attributes:
-        calls: The call that prepares tables, then those that have come meanwhile and do not.
-        tables: What it has prepared, by the name of the old table.
+        calls: The call that prepares or drops tables, then those that have come meanwhile and do not.
+        tables: What it has prepared, by the thread of the call and the name of the old table.
     """
 
     def __init__(self) -> None:
         self.calls = Registry[Hold]()
-        self.tables: dict[str, _Prepared] = {}
+        self.tables: dict[tuple[int, str], _Prepared] = {}
+
+    @contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Yield whether the block may prepare or drop tables; no other may until it ends."""
+        call: Hold | None = self.calls.add(Hold())
+        try:
+            yield self.calls.alive()[0]() is call
+        finally:
+            call = None  # the traceback of an error would keep it
 
 
 def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
@@ -113,37 +128,44 @@ def prepared(session: Session, find: FindGoing) -> Iterator[None]:
     One call does so at a time; another does all its work under the lock.
     """
     connection = duckdb_connection(session)
-    preparations = Preparations.of(connection.database_key)
-    call = preparations.calls.add(Hold())
-    if preparations.calls.alive()[0]() is not call or connection.listened_by is not None:
-        yield
-        return
-    try:
-        _drop_left(session)
-        connection.begin()
-        connection.take_lock(Lock.BESIDE)
-        with find(session) as parts:
-            found = {part.table.name: _prepare(session, part) for part in parts}
-        connection.commit()
-        preparations.tables = {name: table for name, table in found.items() if table is not None}
-        yield
-    finally:
-        preparations.tables = {}
-        connection.rollback()
-        with translate_errors():
+    preparations, thread = Preparations.of(connection.database_key), threading.get_ident()
+    with preparations.turn() as is_mine:
+        if not is_mine or connection.listened_by is not None:
+            yield
+            return
+        try:
+            _drop_left(session)
+            connection.begin()
+            connection.take_lock(Lock.BESIDE)
+            with find(session) as parts:
+                found = {(thread, part.table.name): _prepare(session, part) for part in parts}
+            connection.commit()
+            preparations.tables = {key: table for key, table in found.items() if table is not None}
+            yield
+        finally:
+            preparations.tables = {}
+            connection.rollback()
             _drop_left(session)
 
 
 def drop_leftovers(session: Session) -> None:
-    """Drop the tables that a killed process has prepared."""
-    if not Preparations.of(duckdb_connection(session).database_key).calls.alive():
-        _drop_left(session)
+    """Drop the tables that a killed process has prepared, if the connection may write."""
+    connection = duckdb_connection(session)
+    if connection.is_read_only:
+        return
+    preparations = Preparations.of(connection.database_key)
+    with preparations.turn() as is_mine:
+        if is_mine:
+            _drop_left(session)
 
 
 def _drop_left(session: Session) -> None:
     connection = connection_of(session)
-    for (name,) in list(connection.fetch_rows(_LEFT, [])):
-        connection.write(f"DROP TABLE IF EXISTS {name}")
+    try:
+        for (name,) in list(connection.fetch_rows(_LEFT, [list(TABLES_BESIDE.values())])):
+            connection.write(f"DROP TABLE IF EXISTS {name}")
+    except duckdb.Error as error:  # the call has ended as it has
+        _logger.warning("a table that was written beside another is left for the next to drop: %s", error)
 
 
 def has_room(session: Session) -> bool:
@@ -160,20 +182,22 @@ def _is_worth_it(session: Session, going: GoingRows) -> bool:
     return (
         going.table is not FIBERS
         and rows_worth_a_new_table(session, going.table, going.which) >= access.MANY_ROWS
-        and _is_plain(session, going.table)
+        and _statement(session, going.table) is not None
         and has_room(session)
     )
 
 
-def _is_plain(session: Session, table: sa.Table) -> bool:
-    """Tell whether a new table would have all that this one has.
+def _statement(session: Session, table: sa.Table) -> str | None:
+    """Return the statement that has created a table, without its head.
 
-    It would not if an application has given the table columns, comments or triggers, or refers to it by a
-    foreign key.
+    Returns:
+        None if it would not make all of the table: an application has given it columns, comments or triggers,
+        or refers to it by a foreign key.
     """
     ((sql, is_plain, names, *additions),) = connection_of(session).fetch_rows(_TABLE, [table.name])
+    head = f"CREATE TABLE {table.name}("
     is_ours = is_plain and names == [column.name for column in table.c] and not any(additions)
-    return is_ours and sql.startswith(_head(table))
+    return sql.removeprefix(head) if is_ours and sql.startswith(head) else None
 
 
 def _prepare(session: Session, going: GoingRows) -> _Prepared | None:
@@ -181,18 +205,34 @@ def _prepare(session: Session, going: GoingRows) -> _Prepared | None:
         return None
     table = going.table
     ((newest,),) = select_rows(session, sa.select(sa.func.max(_rowid_of(table))).select_from(table))
-    new = _create(session, table, f"{_NEW}_{table.name}")
+    new = _create(session, table, TABLES_BESIDE[table.name])
     rows = _fill(session, new, going, _BEFORE_ALL)
-    return _Prepared(new, newest, rows, _digest(session, going, newest))
+    return _Prepared(new, _statement(session, table), newest, rows, _digest(session, going, newest))
 
 
 def _verified(session: Session, going: GoingRows) -> _Prepared | None:
-    """Return the prepared table if it has the right rows, of those that were there then."""
-    table = going.table
-    known = Preparations.of(duckdb_connection(session).database_key).tables.get(table.name)
-    if known is None or not _is_plain(session, table):
+    """Return the table that this call has prepared, if it has the right ones of the rows of then."""
+    tables = Preparations.of(duckdb_connection(session).database_key).tables
+    known = tables.get((threading.get_ident(), going.table.name))
+    if (
+        known is None
+        or known.statement != _statement(session, going.table)
+        or known.digest != _digest(session, going, known.newest)
+        or _is_there(session, known, going)
+    ):
         return None
-    return known if _digest(session, going, known.newest) == known.digest else None
+    return known
+
+
+def _is_there(session: Session, known: _Prepared, going: GoingRows) -> bool:
+    """Tell whether a later row would be made one with a row of the prepared table."""
+    if going.others is None:
+        return False
+    later = going.others(_rowid_of(going.table) > known.newest).rows.subquery("later")
+    keys = [column.name for column in going.table.primary_key]
+    same = sa.and_(*(later.c[key] == known.table.c[key] for key in keys))
+    ((rows,),) = select_rows(session, sa.select(sa.func.count()).select_from(later.join(known.table, same)))
+    return bool(rows)
 
 
 def _put_in_place(session: Session, going: GoingRows, known: _Prepared | None) -> int:
@@ -215,8 +255,7 @@ def _put_in_place(session: Session, going: GoingRows, known: _Prepared | None) -
 
 def _create(session: Session, table: sa.Table, name: str) -> sa.TableClause:
     """Create an empty table with the columns and the primary key of another."""
-    ((sql, *_),) = connection_of(session).fetch_rows(_TABLE, [table.name])
-    connection_of(session).write(f"CREATE TABLE {name}({sql.removeprefix(_head(table))}")
+    connection_of(session).write(f"CREATE TABLE {name}({_statement(session, table)}")
     return sa.table(name, *(sa.column(column.name) for column in table.c))
 
 
@@ -227,10 +266,7 @@ def _fill(session: Session, new: sa.TableClause, going: GoingRows, after: int) -
     rowid = _rowid_of(table)
     others = _others(going, rowid > after)
     rows: sa.Select[Any] = others.rows if going.others is not None else others.rows.order_by(rowid)
-    statement = insert(new).from_select(table.c.keys(), rows)
-    if going.others is not None:
-        statement = statement.on_conflict_do_nothing()
-    return connection_of(session).write(*compiled(session, statement))
+    return connection_of(session).write(*compiled(session, sa.insert(new).from_select(table.c.keys(), rows)))
 
 
 def _others(going: GoingRows, some: sa.ColumnElement[bool]) -> Others:
@@ -250,7 +286,3 @@ def _digest(session: Session, going: GoingRows, newest: int) -> Row:
 
 def _rowid_of(table: sa.Table) -> sa.ColumnElement[int]:
     return sa.literal_column(f"{table.name}.rowid", sa.BigInteger)
-
-
-def _head(table: sa.Table) -> str:
-    return f"CREATE TABLE {table.name}("

@@ -18,8 +18,7 @@ from alembic.util import CommandError
 
 from fiberstore.errors import DatabaseError, SchemaVersionError
 from fiberstore.sql.engine import alembic_loaders
-from fiberstore.sql.models import Base
-from fiberstore.sql.support import TABLE_BESIDE
+from fiberstore.sql.models import TABLES_BESIDE, Base
 
 VERSION_TABLE = "fiberstore_alembic_version"
 # A column of PostgreSQL's with its indexes, which the models have not: rows are written without it.
@@ -56,7 +55,7 @@ def is_host_object(
     del thing
     if kind != "table" or name is None:
         return True
-    return name not in {*Base.metadata.tables, VERSION_TABLE} and not name.startswith(TABLE_BESIDE)
+    return name not in {*Base.metadata.tables, *TABLES_BESIDE.values(), VERSION_TABLE}
 
 
 def is_of_engine(name: str) -> Callable[..., bool]:

@@ -369,6 +369,9 @@ BELONGINGS = tuple(
 
 MERGES = Base.metadata.tables[MergedFiber.__tablename__]
 
+TABLES_BESIDE = {name: f"fiberstore_anew_{name}" for name in Base.metadata.tables}
+"""Names of the tables that an engine writes beside the store's, to put them in their place."""
+
 
 def identity_of(table: sa.Table) -> Sequence[sa.ColumnElement[Any]]:
     """Return the columns that tell the rows of a table apart: its primary key, if the database has one."""

@@ -14,9 +14,6 @@ from fiberstore.sql.arrival_order import CommitOrder
 if TYPE_CHECKING:
     from fiberstore.sql.arrow import Columns
 
-# Begins the names of tables that an engine writes beside the store's, to put them in their place.
-TABLE_BESIDE = "fiberstore_anew"
-
 
 class Others(NamedTuple):
     """The rows of a table without those that go.

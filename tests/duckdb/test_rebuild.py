@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_ident
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -18,8 +20,12 @@ from fiberstore.duckdb import change_lock, rebuild
 from fiberstore.duckdb.support import SUPPORT
 from fiberstore.repositories import access, retention
 from fiberstore.sql.migrate import differences, is_host_object
-from fiberstore.sql.support import TABLE_BESIDE, FindGoing, GoingRows
+from fiberstore.sql.models import TABLES_BESIDE
+from fiberstore.sql.support import FindGoing, GoingRows
 from fiberstore.testing.examples import at, fiber, log, member, uid
+
+if TYPE_CHECKING:
+    from fiberstore.contract.results import Compacted
 
 TABLES = "raw_logs", "fibers", "fiber_memberships"
 LATE = 1_000
@@ -104,7 +110,7 @@ MEANWHILE: dict[str, tuple[Callable[[DuckDBStorage], object], bool]] = {
                 StoredLog(**dict(log(number)), ingestion_time=at(0), config_version=1)
                 for number in (3, 100, 101)
             ],
-            memberships=[member(100, 4, 2), member(0, 4, 2), member(101, 0), member(9, 0)],
+            memberships=[member(100, 4, 2), member(0, 4, 2), member(101, 0), member(9, 0), member(0, 1, 2)],
         ),
         True,
     ),
@@ -165,7 +171,8 @@ def after_preparing(
 
     def verified(session: Session, going: GoingRows) -> object:
         table, found = going.table, real(session, going)
-        if table.name in rebuild.Preparations.of(storage.engine.url.database or "").tables:
+        prepared = rebuild.Preparations.of(storage.engine.url.database or "").tables
+        if (get_ident(), table.name) in prepared:
             used[table.name] = found is not None
         return found
 
@@ -177,12 +184,12 @@ def after_preparing(
 def tables_beside(storage: DuckDBStorage) -> list[str]:
     with storage.engine.connect() as connection:
         names = sa.inspect(connection).get_table_names()
-    return [name for name in names if name.startswith(TABLE_BESIDE)]
+    return [name for name in names if name.startswith("fiberstore_anew")]
 
 
 def test_a_call_that_fails_leaves_no_table(filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
-        assert tables_beside(filled) == [f"{TABLE_BESIDE}_fiber_memberships", f"{TABLE_BESIDE}_raw_logs"]
+        assert tables_beside(filled) == ["fiberstore_anew_fiber_memberships", "fiberstore_anew_raw_logs"]
         assert not differences(filled.engine)
         assert not any(
             is_host_object(sa.Table(name, sa.MetaData()), name, "table") for name in tables_beside(filled)
@@ -197,12 +204,92 @@ def test_a_call_that_fails_leaves_no_table(filled: DuckDBStorage, monkeypatch: p
 
 
 def test_what_a_killed_process_has_prepared_is_dropped_by_the_next(tmp_path: Path) -> None:
-    with DuckDBStorage(tmp_path / "store.duckdb") as storage:
+    path, of_an_application = tmp_path / "store.duckdb", "fiberstore_anew_and_better"
+    with DuckDBStorage(path) as storage:
         storage.init_schema()
         with storage.engine.begin() as connection:
-            connection.exec_driver_sql(f"CREATE TABLE {TABLE_BESIDE}_raw_logs (log_id UUID PRIMARY KEY)")
-    with DuckDBStorage(tmp_path / "store.duckdb") as storage:
-        assert tables_beside(storage) == []
+            for name in (TABLES_BESIDE["raw_logs"], of_an_application):
+                connection.exec_driver_sql(f"CREATE TABLE {name} (log_id UUID PRIMARY KEY)")
+    with DuckDBStorage(f"duckdb:///{path}?access_mode=read_only") as storage:
+        assert tables_beside(storage) == [of_an_application, TABLES_BESIDE["raw_logs"]]
+    with ThreadPoolExecutor(4) as threads, ExitStack() as opened:
+        for storage in threads.map(DuckDBStorage, [path] * 4):
+            opened.enter_context(storage)
+        assert tables_beside(storage) == [of_an_application]
+
+
+def test_of_two_that_delete_the_same_rows_each_takes_its_own_tables(
+    filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete() -> int:
+        return filled.logs.where(Logs.c.timestamp < at(5)).delete().logs
+
+    with ThreadPoolExecutor(1) as thread:
+        after_preparing(filled, monkeypatch, lambda: gone.append(thread.submit(delete).result()))
+        gone: list[int] = []
+        gone.append(delete())
+    assert gone == [5, 0]
+    assert filled.logs.count() == 5
+    assert tables_beside(filled) == []
+
+
+def test_a_compaction_waits_for_a_call_that_has_prepared(
+    filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        compacted: list[Future[Compacted]] = []
+
+        def begin() -> None:
+            compacted.append(thread.submit(filled.compact))
+            while not filled._calls._compactions.alive():
+                pass
+
+        after_preparing(filled, monkeypatch, begin)
+        assert filled.logs.where(Logs.c.timestamp < at(5)).delete().logs == 5
+        assert compacted[0].result().bytes_after
+    assert filled.logs.count() == 5
+
+
+def test_an_error_that_is_kept_keeps_no_turn(filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ValueError("once")
+
+    after_preparing(filled, monkeypatch, fail)
+    with pytest.raises(ValueError, match="once") as kept:
+        filled.logs.where(Logs.c.timestamp < at(5)).delete()
+    used = after_preparing(filled, monkeypatch, lambda: None)
+    filled.logs.where(Logs.c.timestamp < at(5)).delete()
+    assert used["raw_logs"]
+    assert kept.value.__traceback__ is not None
+
+
+def test_a_backup_has_no_table_that_is_prepared(
+    filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    after_preparing(filled, monkeypatch, lambda: filled.backup(tmp_path / "copy.duckdb"))
+    filled.logs.where(Logs.c.timestamp < at(5)).delete()
+    with DuckDBStorage(tmp_path / "copy.duckdb", read_only=True) as copy:
+        assert tables_beside(copy) == []
+        assert copy.logs.count() == 10
+
+
+def test_a_column_that_is_changed_meanwhile_stays_so(
+    filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change() -> None:
+        with filled.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE log_pins ALTER COLUMN log_id SET DEFAULT uuid()")
+
+    def default() -> object:
+        with filled.engine.connect() as connection:
+            return connection.exec_driver_sql(
+                "SELECT column_default FROM duckdb_columns() WHERE table_name = 'log_pins'"
+            ).scalar()
+
+    filled.logs.pin()
+    after_preparing(filled, monkeypatch, change)
+    filled.logs.where(Logs.c.timestamp < at(5)).delete()
+    assert default() == "uuid()"
 
 
 def test_what_is_appended_meanwhile_is_kept(filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:

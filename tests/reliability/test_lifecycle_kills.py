@@ -20,7 +20,7 @@ from fiberstore.contract.results import Pruned
 from fiberstore.doctor import examine
 from fiberstore.duckdb.rescue import rescue
 from fiberstore.repositories import access
-from fiberstore.sql.support import TABLE_BESIDE
+from fiberstore.sql.models import TABLES_BESIDE
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from fiberstore.versioning import config_version
 
@@ -241,7 +241,7 @@ def test_a_call_that_is_killed_has_happened_wholly_or_not_at_all(
         last_words.append(kill(path, call, duration_s * (number + 0.25) / kills, many_rows))
         with reopened(path) as storage:
             found = state_of(storage)
-            assert not [name for name in table_names(storage) if name.startswith(TABLE_BESIDE)]
+            assert not {*table_names(storage)} & {*TABLES_BESIDE.values()}
             assert found in states, f"killed after {last_words[-1]}"
             assert [finding.text for finding in examine(storage) if finding.is_problem] == []
             if found != after or call == "compact":
