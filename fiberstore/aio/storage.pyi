@@ -393,10 +393,11 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
                 the file as ``compact()`` would write it. With ``dry_run`` the numbers are an estimate then.
             dry_run: Change nothing, and return what would go.
             step_rows: Most logs of a step, >= 1, unless one fiber has more. By default, 10,000: DuckDB lets
-                nobody in while it commits a step, for less than a second. If a tenth of the logs or more
-                goes, of a DuckDB store of at most two million logs and memberships, and ``max_steps`` is
-                None, one step goes as by ``Query.delete``; others wait no longer, and all takes a quarter of
-                the time. With 1,000,000, steps go so in a store of any size, and writers may wait for more.
+                nobody in while it commits a step, for up to a second. If a quarter of the logs or more goes
+                with at most 50,000 fibers, of a DuckDB store of at most two million logs and memberships, and
+                ``max_steps`` is None, one step goes as by ``Query.delete``, in less time, by a file of up to
+                twice the size. With 1,000,000, steps go so in a store of any size, and others may wait for
+                more.
             max_steps: End after so many steps, >= 1; None is no end.
             on_step: Called after each step, with what has gone so far.
 
