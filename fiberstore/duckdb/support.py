@@ -17,6 +17,7 @@ SUPPORT = BackendSupport(
     given=given,
     log_commit_order=RowidOrder(LOGS, LOGS.c.log_id),
     fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
+    sets_arrival=lambda _: False,
     to_time=from_epoch_us,
     delete=delete,
     replace=replace,

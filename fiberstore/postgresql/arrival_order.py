@@ -40,6 +40,12 @@ _FROM_ELSEWHERE = (
 )
 _NOTES = "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'arrived' AND atthasdef"
 _ONE = sa.literal_column("1", sa.Integer)
+_HAS_NO_TRIGGER = Prepared[tuple[int]](
+    sa.text(
+        "SELECT 1 FROM pg_extension, pg_attribute WHERE extname = 'citus' "
+        "AND attrelid = to_regclass('fibers') AND attname = 'arrived' AND atthasdef"
+    )
+)
 
 
 def _number(transaction: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
@@ -220,6 +226,14 @@ class TransactionOrder(CommitOrder):
                 f"{mark.newest_id} was the last row when the cursor was made, and has been changed or "
                 "deleted: what came after it is not known any more; start again without the cursor"
             )
+
+
+def sets_arrival(session: Session) -> bool:
+    """Return whether statements do what elsewhere a trigger does, which tables of Citus cannot have."""
+    known: dict[object, bool] = session.connection().info
+    if _HAS_NO_TRIGGER not in known:
+        known[_HAS_NO_TRIGGER] = bool(list(_HAS_NO_TRIGGER.rows(session, {})))
+    return known[_HAS_NO_TRIGGER]
 
 
 def _wait(timeout_s: float) -> None:

@@ -1,6 +1,6 @@
 """PostgreSQL's part of the repositories."""
 
-from fiberstore.postgresql.arrival_order import TransactionOrder
+from fiberstore.postgresql.arrival_order import TransactionOrder, sets_arrival
 from fiberstore.postgresql.kept_ids import given, keep
 from fiberstore.postgresql.redaction import redact
 from fiberstore.postgresql.sizes import kept_rows, settle, size_of
@@ -15,6 +15,7 @@ SUPPORT = BackendSupport(
     given=given,
     log_commit_order=TransactionOrder(LOGS.c.log_id),
     fiber_commit_order=TransactionOrder(FIBERS.c.fiber_id),
+    sets_arrival=sets_arrival,
     to_time=stored_time,
     delete=delete,
     replace=lambda _session, _going: None,

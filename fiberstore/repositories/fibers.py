@@ -89,6 +89,13 @@ _UPDATE_OF_SAME_TYPE = Prepared[Row](
         {name: value for name, value in _FIELDS.items() if name != "fiber_type"}
     )
 )
+# The model has no column `arrived`.
+_NOTED = sa.table("fibers", *(sa.column(each.name, each.type) for each in FIBERS.c), sa.column("arrived"))
+_UPDATE_AND_ARRIVE = Prepared[Row](
+    sa.update(_NOTED)
+    .where(_NOTED.c.fiber_id == _VALUES["fiber_id"], HoldsChangeLock())
+    .values({**_FIELDS, "arrived": sa.literal_column("DEFAULT")})
+)
 _BEGAN_US = TimeUs(FIBERS.c.first_activity)
 
 
@@ -111,8 +118,10 @@ class FiberMethods(FiberBatchStorage):
     def update_fiber(self, fiber: FiberRecord) -> None:
         def update(session: Session) -> None:
             values = _driver_values(_validated(fiber))
-            if not (_UPDATE_OF_SAME_TYPE.write(session, values) or _UPDATE.write(session, values)):
-                raise NotFoundError(fiber.fiber_id)
+            if not _UPDATE_OF_SAME_TYPE.write(session, values):
+                sets_arrival = connection_of(session).support.sets_arrival(session)
+                if not (_UPDATE_AND_ARRIVE if sets_arrival else _UPDATE).write(session, values):
+                    raise NotFoundError(fiber.fiber_id)
             expire(session)
 
         self._sessions.write("update_fiber", update, one_statement=True)

@@ -175,9 +175,9 @@ def _update_fibers(session: Session, columns: Columns, *, widen: bool) -> int:
     if widen:
         values["first_activity"] = "least(fibers.first_activity, batch.first_activity)"
         values["last_activity"] = "greatest(fibers.last_activity, batch.last_activity)"
-    changes = ", ".join(f"{name} = {value}" for name, value in values.items())
 
-    def update(changes: str, condition: str) -> int:
+    def update(condition: str) -> int:
+        changes = ", ".join(f"{name} = {value}" for name, value in values.items())
         return write_with_batch(
             session,
             f"UPDATE fibers SET {changes} FROM {ARROW_TABLE} AS batch "
@@ -186,9 +186,12 @@ def _update_fibers(session: Session, columns: Columns, *, widen: bool) -> int:
         )
 
     # A fiber rarely changes its type, and only this column is indexed: DuckDB would write the whole row anew.
-    found = update(changes, "fibers.fiber_type = batch.fiber_type")
+    found = update("fibers.fiber_type = batch.fiber_type")
     if found < len(columns["fiber_id"]):
-        found += update(f"fiber_type = batch.fiber_type, {changes}", "fibers.fiber_type <> batch.fiber_type")
+        values["fiber_type"] = "batch.fiber_type"
+        if connection_of(session).support.sets_arrival(session):
+            values["arrived"] = "DEFAULT"
+        found += update("fibers.fiber_type <> batch.fiber_type")
     return found
 
 

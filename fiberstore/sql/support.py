@@ -74,6 +74,8 @@ class BackendSupport:
             the first columns have different names.
         log_commit_order: Order in which logs were stored.
         fiber_commit_order: Order in which fibers were stored.
+        sets_arrival: True if a statement that gives fibers another type has to set their column ``arrived``
+            to its default, for them to come in ``fiber_commit_order`` as new ones do.
         to_time: Makes a datetime of what ``StoreConnection.fetch_prepared`` gives for a time in µs.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
             many they were.
@@ -94,6 +96,7 @@ class BackendSupport:
     given: Callable[[Session, "Columns"], AbstractContextManager[sa.FromClause]]
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
+    sets_arrival: Callable[[Session], bool]
     to_time: Callable[[Any], datetime]
     delete: Callable[[Session, sa.Table, sa.ColumnElement[bool]], int]
     replace: Callable[[Session, GoingRows], int | None]

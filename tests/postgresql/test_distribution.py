@@ -23,7 +23,8 @@ from fiberstore.repositories import memberships
 from fiberstore.sql import migrate
 from fiberstore.sql.conditions import to_sql
 from fiberstore.sql.models import Base
-from fiberstore.testing.examples import NOON, at, log
+from fiberstore.testing.examples import NOON, at, fiber, log
+from fiberstore.testing.filters import numbers
 from tests.support.command_line import Run, runner
 from tests.support.postgres_server import plain
 
@@ -256,6 +257,18 @@ def test_on_citus_no_row_is_taken_for_one_of_another_cluster(citus: sa.Engine) -
         storage.init_schema()
     with citus.connect() as connection:
         assert connection.execute(sa.text("SELECT arrived FROM raw_logs")).scalar() == 2**60
+
+
+def test_without_the_trigger_a_fiber_of_another_type_is_told_as_late(citus: sa.Engine) -> None:
+    list(distribute(shown(citus)))
+    with PostgresStorage(shown(citus)) as storage:
+        logins = storage.fibers.where(Fibers.c.fiber_type == "login")
+        storage.write_fibers([fiber(number, "login" if number < 3 else "request") for number in range(5)])
+        of_all, of_type = storage.fibers.page(2), logins.page(2)
+        storage.update_fiber(fiber(3, "login", first=at(-2)))
+        storage.upsert_fibers([fiber(4, "login", first=at(-1))])
+        for query, before in ((storage.fibers, of_all), (logins, of_type)):
+            assert numbers(query.page(2, before.next).late) == [3, 4]
 
 
 def test_a_trigger_of_ours_is_dropped_for_citus_and_no_other(citus: sa.Engine) -> None:
