@@ -375,6 +375,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         except BaseException:
             if self.pgconn.transaction_status == pq.TransactionStatus.INERROR:
                 self._execute("ROLLBACK TO fiberstore")
+                self._execute("RELEASE fiberstore")  # else each one that failed is kept to the end
             raise
         self._execute("RELEASE fiberstore")
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from psycopg.errors import InvalidSavepointSpecification
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -94,6 +95,16 @@ def test_many_rows_in_a_transaction_of_which_one_is_stored_already(
         assert transaction.logs.write_logs([log(number) for number in MANY]) == len(MANY) - 1
         assert transaction.logs.write_logs([log(1_001)]) == 1
     assert storage.logs.count() == len(MANY) + 2
+
+
+def test_no_savepoint_stays_of_rows_of_which_one_is_stored_already(
+    postgresql_storage: PostgresStorage,
+) -> None:
+    storage = postgresql_storage
+    storage.write_logs([log(MANY[-1])])
+    with pytest.raises(InvalidSavepointSpecification), storage.transaction() as transaction:
+        transaction.logs.write_logs([log(number) for number in MANY])
+        connection_of(transaction.session).write("RELEASE fiberstore")
 
 
 def test_a_transaction_reads_several_streams_at_once(postgresql_storage: PostgresStorage) -> None:
