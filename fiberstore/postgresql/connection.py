@@ -333,6 +333,9 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} "  # noqa: S608  # our own names
             "ON CONFLICT DO NOTHING RETURNING 1"  # by which Citus counts what is inserted, not what is read
         )
+        return self.write_each(sql, batch)
+
+    def write_each(self, sql: str, batch: "pa.RecordBatch") -> int:
         parts = _parts(batch)
         with self._own_transaction() if len(parts) > 1 else nullcontext():
             return sum(self.write_with_batch(sql, part) for part in parts)
