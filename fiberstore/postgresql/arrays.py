@@ -16,8 +16,9 @@ from psycopg.pq import Format
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Bytes of one statement: that suffice, and that a server can just take.
-MOST_BYTES, LARGEST_BYTES = 2**28, 1_000_000_000
+# Bytes of one statement: that suffice, for a server takes up to eight times as much memory, and that it can
+# just take.
+MOST_BYTES, LARGEST_BYTES = 2**24, 1_000_000_000
 _head = Struct("!iiIii")  # dimensions, whether there are nulls, type, length, first index
 _empty = Struct("!iiI")
 _TYPE_NUMBERS = {

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LEAST_VERSION = 14
 _COPY_ROWS = 10  # from so many rows on, COPY is faster than a statement with arrays
 _FEW_ROWS, _MOST_CURSORS = 100, 50
+_CANCEL_S = 5.0  # as psycopg waits for it
 # Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
 _LOCKS = {
     Lock.DELETES: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
@@ -175,18 +176,30 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             raise errors.TransactionResolutionUnknown(str(error)) from error
 
     def rollback(self) -> None:
-        """Roll back whatever is open; without a transaction, or if the connection was lost, do nothing."""
-        if self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        """Roll back whatever is open; without a transaction, or if the connection was lost, do nothing.
+
+        An interrupt may leave it amid a statement, where it takes no other; then it is closed.
+        """
+        status = self.pgconn.transaction_status
+        if status == pq.TransactionStatus.IDLE or self.closed:
             return
         self._transactions_ended += 1
         try:
-            if self.autocommit and self.in_transaction:
+            if status == pq.TransactionStatus.ACTIVE:
+                self._break_off()
+            elif self.autocommit and self.in_transaction:
                 self._run(b"ROLLBACK")
             else:
                 super().rollback()
         except psycopg.Error:
             if not self.closed:
                 raise
+
+    def _break_off(self) -> None:
+        try:
+            self.cancel_safe(timeout=_CANCEL_S)  # else the server notices the end after the statement
+        finally:
+            self.close()
 
     def reset(self) -> None:
         """Make the connection ready for its next user, in the mode of its pool."""
@@ -320,6 +333,9 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {ARROW_TABLE} "  # noqa: S608  # our own names
             "ON CONFLICT DO NOTHING RETURNING 1"  # by which Citus counts what is inserted, not what is read
         )
+        return self.write_each(sql, batch)
+
+    def write_each(self, sql: str, batch: "pa.RecordBatch") -> int:
         parts = _parts(batch)
         with self._own_transaction() if len(parts) > 1 else nullcontext():
             return sum(self.write_with_batch(sql, part) for part in parts)
@@ -362,6 +378,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         except BaseException:
             if self.pgconn.transaction_status == pq.TransactionStatus.INERROR:
                 self._execute("ROLLBACK TO fiberstore")
+                self._execute("RELEASE fiberstore")  # else each one that failed is kept to the end
             raise
         self._execute("RELEASE fiberstore")
 

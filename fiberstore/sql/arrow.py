@@ -66,6 +66,13 @@ def write_with_batch(session: Session, sql: str, columns: Columns) -> int:
     return written
 
 
+def write_each(session: Session, sql: str, columns: Columns) -> int:
+    """Do the same with a statement that does each row of the batch by itself."""
+    written = connection_of(session).write_each(sql, batch_of(columns))
+    expire(session)
+    return written
+
+
 def fetch_with_batch(session: Session, sql: str, columns: Columns) -> list[Row]:
     """Return the rows of a query that reads a batch."""
     return connection_of(session).fetch_with_batch(sql, batch_of(columns))

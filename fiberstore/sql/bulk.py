@@ -33,6 +33,7 @@ from fiberstore.sql.arrow import (
     unsigned,
     uuids,
     values_of,
+    write_each,
     write_with_batch,
 )
 from fiberstore.sql.conditions import FIBERS, KEYS, MEMBERSHIPS
@@ -178,7 +179,7 @@ def _update_fibers(session: Session, columns: Columns, *, widen: bool) -> int:
 
     def update(condition: str) -> int:
         changes = ", ".join(f"{name} = {value}" for name, value in values.items())
-        return write_with_batch(
+        return write_each(
             session,
             f"UPDATE fibers SET {changes} FROM {ARROW_TABLE} AS batch "
             f"WHERE fibers.fiber_id = batch.fiber_id AND {condition}",
@@ -300,7 +301,7 @@ def merge_fibers(
 def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:
     """Replace the texts of logs. Return how many of them are stored."""
     columns = {"log_id": uuids(integers(changes.keys())), "raw_text": texts(list(changes.values()))}
-    return write_with_batch(
+    return write_each(
         session,
         f"UPDATE raw_logs SET raw_text = batch.raw_text FROM {ARROW_TABLE} AS batch "
         "WHERE raw_logs.log_id = batch.log_id",

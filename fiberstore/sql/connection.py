@@ -145,6 +145,10 @@ class StoreConnection(ABC):
     def write_with_batch(self, sql: str, batch: "pa.RecordBatch") -> int:
         """Do the same with a statement that writes; see ``write``."""
 
+    def write_each(self, sql: str, batch: "pa.RecordBatch") -> int:
+        """Do the same with one that does each row of the batch by itself, and may be given them in parts."""
+        return self.write_with_batch(sql, batch)
+
     @abstractmethod
     def insert_new(self, table: str, batch: "pa.RecordBatch") -> int:
         """Insert the rows of a batch without equal keys whose key is new, and return their number."""

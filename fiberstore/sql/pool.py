@@ -110,6 +110,11 @@ class StorePool(Pool):
                 # SQLAlchemy takes a transaction for ended whose COMMIT was interrupted before it began.
                 record.dbapi_connection.reset()
                 self._idle.append(record)
+        except BaseException as error:  # SQLAlchemy's own pools do the same
+            self.logger.exception("Exception during reset or similar")
+            record.invalidate(error)
+            if not isinstance(error, Exception):
+                raise
         finally:
             del hold
 

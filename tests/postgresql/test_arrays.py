@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore.contract.queries import Fibers
+from fiberstore.contract.results import Upserted
 from fiberstore.errors import SerializationError
 from fiberstore.postgresql import PostgresStorage, connection
 from fiberstore.postgresql.arrays import array_of
@@ -69,6 +70,21 @@ def test_a_batch_of_any_size_is_inserted_whole_or_not_at_all(
     with pytest.raises(SerializationError, match="bytes at once; write them in batches of less than 1 GB"):
         postgresql_storage.write_memberships(memberships)
     assert postgresql_storage.memberships.count() == 1
+
+
+def test_changes_of_any_size_are_made_in_parts(
+    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, numbers = postgresql_storage, range(20)
+    storage.write_logs([log(number, text="secret") for number in numbers])
+    storage.write_fibers([fiber(number) for number in numbers])
+    monkeypatch.setattr(connection, "MOST_BYTES", 200)
+    monkeypatch.setattr(connection, "LARGEST_BYTES", 400)
+    fibers = [fiber(number, ("login", "other")[number % 2]) for number in range(21)]
+    assert storage.upsert_fibers(fibers) == Upserted(1, 20)
+    assert [storage.get_fiber(each.fiber_id) for each in fibers] == fibers
+    assert storage.logs.redact("secret", "***") == 20
+    assert {stored.raw_text for stored in all_logs(storage)} == {"***"}
 
 
 def test_nothing_takes_a_temporary_table(postgres_server_url: URL, postgres_url: str) -> None:

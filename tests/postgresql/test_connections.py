@@ -2,21 +2,26 @@
 
 import threading
 from collections.abc import Generator
-from typing import TYPE_CHECKING, cast
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Never, cast
 from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from psycopg.errors import InvalidSavepointSpecification
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from fiberstore import ConnectionLostError, DatabaseError, LogRepository, PostgresStorage, open_storage
 from fiberstore.postgresql.copy_format import fields
 from fiberstore.repositories.storage import Transaction
 from fiberstore.sql.connection import Row
+from fiberstore.sql.pool import StorePool
 from fiberstore.sql.prepared import connection_of
-from fiberstore.testing.examples import log, uid
+from fiberstore.testing.examples import fiber, log, uid
+from tests.support import postgres_server
 from tests.support.parameters import parametrize_mostly_slow
 
 if TYPE_CHECKING:
@@ -90,6 +95,16 @@ def test_many_rows_in_a_transaction_of_which_one_is_stored_already(
         assert transaction.logs.write_logs([log(number) for number in MANY]) == len(MANY) - 1
         assert transaction.logs.write_logs([log(1_001)]) == 1
     assert storage.logs.count() == len(MANY) + 2
+
+
+def test_no_savepoint_stays_of_rows_of_which_one_is_stored_already(
+    postgresql_storage: PostgresStorage,
+) -> None:
+    storage = postgresql_storage
+    storage.write_logs([log(MANY[-1])])
+    with pytest.raises(InvalidSavepointSpecification), storage.transaction() as transaction:
+        transaction.logs.write_logs([log(number) for number in MANY])
+        connection_of(transaction.session).write("RELEASE fiberstore")
 
 
 def test_a_transaction_reads_several_streams_at_once(postgresql_storage: PostgresStorage) -> None:
@@ -204,6 +219,55 @@ def test_a_transaction_that_idles_too_long_has_lost_its_connection(
             LogRepository(session).get_log(uid(1))
         assert not lost.value.may_be_stored
     assert storage.get_log(uid(1)) is None
+
+
+def test_an_interrupt_amid_a_statement_ends_its_transaction_at_once(
+    postgresql_storage: PostgresStorage,
+) -> None:
+    storage = postgresql_storage
+    storage.write_fibers([fiber(1)])
+    with pytest.raises(KeyboardInterrupt) as kept, storage.transaction() as transaction:
+        transaction.fibers.update_fiber(fiber(1, "changed"))
+        _interrupt_amid_a_statement(transaction.session)
+    assert kept.value.__context__ is None
+    storage.update_fiber(fiber(1, "free"))
+    with pytest.raises(KeyboardInterrupt), storage._sessions.read(None) as session:
+        _interrupt_amid_a_statement(session)
+    assert storage.fibers.count() == 1
+    assert postgres_server.connections_in_use(storage) == 0
+
+
+def _interrupt_amid_a_statement(session: Session) -> Never:
+    """Do what Ctrl-C does where psycopg itself runs Python code, rather than waits for the server."""
+    cast("PostgresConnection", connection_of(session)).pgconn.send_query(b"SELECT pg_sleep(60)")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("error", [None, ValueError(), KeyboardInterrupt()])
+def test_a_connection_that_cannot_be_made_ready_is_closed(error: BaseException | None) -> None:
+    class Made:
+        """A connection of no database."""
+
+        closed = False
+
+        def rollback(self) -> None:
+            pass
+
+        def reset(self) -> None:
+            if error is not None:
+                raise error
+
+        def close(self) -> None:
+            self.closed = True
+
+    made = Made()
+    pool = StorePool(lambda: made)
+    lent = pool.connect()
+    with pytest.raises(KeyboardInterrupt) if isinstance(error, KeyboardInterrupt) else nullcontext():
+        lent.close()
+    assert made.closed == (error is not None)
+    assert pool.checkedin() == (error is None)
+    assert pool.checkedout() == 0
 
 
 @parametrize_mostly_slow("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
