@@ -208,6 +208,15 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             self.rollback()
 
     def fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
+        try:
+            return self._fetch_rows(sql, values)
+        except errors.FeatureNotSupported:  # in a prepared statement: a column has another type now
+            if self.in_transaction:
+                raise
+            self._forget_prepared()
+            return self._fetch_rows(sql, values)
+
+    def _fetch_rows(self, sql: str, values: Sequence[object]) -> Iterator[Row]:
         if self.listened_by is not None:
             return iter(self._execute(sql, values).fetchall())
         # A cursor that gets the same object again knows how to make its rows: a fifth of a read by key.
@@ -227,6 +236,8 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
                     return iter(self._fetch_prepared(sql, values))
             except errors.InvalidSqlStatementName:  # after a rollback psycopg may send DEALLOCATE ALL
                 self._prepared_names.clear()
+            except errors.FeatureNotSupported:
+                self._forget_prepared()
             except errors.DataError:  # a time that no datetime holds comes as a number, or None
                 pass
         return self.fetch_rows(sql, values)
@@ -251,6 +262,12 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         self.wait(self._result())
         self._prepared_names[sql, types] = name
         return name
+
+    def _forget_prepared(self) -> None:
+        self.begin()
+        super().rollback()  # at which psycopg forgets its own
+        self._prepared_names.clear()
+        self._run(b"DEALLOCATE ALL")
 
     def _result(self) -> abc.PQGen[Any]:
         (result,) = yield from generators.execute(self.pgconn)

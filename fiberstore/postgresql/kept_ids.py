@@ -5,17 +5,24 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
+from psycopg import errors
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from fiberstore.postgresql.arrays import BinaryArray, array_of
+from fiberstore.errors import DatabaseError
+from fiberstore.postgresql.arrays import LARGEST_BYTES, BinaryArray, array_of
 from fiberstore.sql.arrow import Columns
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.translate import first_line
 
 if TYPE_CHECKING:
     from fiberstore.postgresql.connection import PostgresConnection
 
 _IDS: sa.types.TypeEngine[Any] = ARRAY(sa.Uuid)
+_TOO_MANY = (
+    "one call takes at most 50 million ids on PostgreSQL; make several calls, each with a condition on the "
+    "time, or delete by prune(), which goes in steps"
+)
 _NO_IDS = sa.cast(sa.literal_column("'{}'"), _IDS)
 
 
@@ -25,7 +32,14 @@ def keep(session: Session, rows: sa.Select[Any]) -> Iterator[sa.FromClause]:
     selected = rows.subquery().c
     arrays = (sa.func.array_send(sa.func.coalesce(sa.func.array_agg(column), _NO_IDS)) for column in selected)
     connection = cast("PostgresConnection", connection_of(session))
-    (columns,) = connection.fetch_once(*compiled(session, sa.select(*arrays)))
+    statement = compiled(session, sa.select(*arrays))
+    try:
+        (columns,) = connection.fetch_once(*statement)
+    except (errors.ProgramLimitExceeded, errors.OutOfMemory, errors.InternalError_) as error:
+        raise DatabaseError(f"{first_line(error)}: {_TOO_MANY}") from error
+    size = sum(map(len, columns))
+    if size > LARGEST_BYTES:
+        raise DatabaseError(f"the ids of the rows take {size:,} bytes: {_TOO_MANY}")
     yield _table(dict(zip(selected.keys(), map(BinaryArray, columns), strict=True)))
 
 

@@ -5,12 +5,13 @@ from uuid import UUID
 
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from fiberstore.contract.queries import Fibers
 from fiberstore.contract.results import Upserted
-from fiberstore.errors import SerializationError
-from fiberstore.postgresql import PostgresStorage, connection
+from fiberstore.errors import DatabaseError, SerializationError
+from fiberstore.postgresql import PostgresStorage, connection, kept_ids
 from fiberstore.postgresql.arrays import array_of
 from fiberstore.sql.arrow import joined_uuids, uuids
 from fiberstore.sql.prepared import connection_of
@@ -85,6 +86,23 @@ def test_changes_of_any_size_are_made_in_parts(
     assert [storage.get_fiber(each.fiber_id) for each in fibers] == fibers
     assert storage.logs.redact("secret", "***") == 20
     assert {stored.raw_text for stored in all_logs(storage)} == {"***"}
+
+
+def test_who_changes_more_ids_than_fit_is_told_what_to_do(
+    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_long = sa.select(sa.cast(sa.func.repeat("x", 2**30), sa.Uuid).label("id"))  # for the server as well
+    with (
+        postgresql_storage._sessions.read(None) as session,
+        pytest.raises(DatabaseError, match=r"^requested length too large: .* condition on the time"),
+        kept_ids.keep(session, too_long),
+    ):
+        pass
+    postgresql_storage.write_logs([log(1), log(2)])
+    monkeypatch.setattr(kept_ids, "LARGEST_BYTES", 50)
+    with pytest.raises(DatabaseError, match=r"take 60 bytes: .* condition on the time"):
+        postgresql_storage.logs.delete()
+    assert postgresql_storage.logs.count() == 2
 
 
 def test_nothing_takes_a_temporary_table(postgres_server_url: URL, postgres_url: str) -> None:

@@ -1,8 +1,9 @@
 """Numbers of rows that reach PostgreSQL, and the connections that calls of a storage use."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
+from itertools import product
 from typing import TYPE_CHECKING, Never, cast
 from urllib.parse import quote
 
@@ -83,6 +84,20 @@ def test_a_read_goes_on_where_the_statements_of_its_connection_are_gone(
             connection.write("DELETE FROM raw_logs WHERE false")  # and before the next it drops all there are
         assert prepared_statements(storage) == 0
         assert storage.get_log(uid(1)) is not None
+
+
+def test_reads_go_on_when_another_client_has_changed_the_type_of_a_column(
+    postgres_url: str,
+) -> None:
+    with PostgresStorage(postgres_url, pool_size=1) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+        reads: list[Callable[[], object]] = [lambda: storage.get_log(uid(1)), storage.logs.sources]
+        with postgres_server.connected(make_url(postgres_url)) as other:
+            for type_, read in product((b"text", b"varchar"), reads):
+                before = [read() for _ in range(7)]  # from the sixth on psycopg has prepared it
+                other.execute(b"ALTER TABLE raw_logs ALTER COLUMN source_id TYPE " + type_)
+                assert [read() for _ in range(7)] == before
 
 
 def test_many_rows_in_a_transaction_of_which_one_is_stored_already(
