@@ -22,9 +22,11 @@ WHEEL_NEEDS = (
     "fiberstore/__init__.pyi",
     "fiberstore/migrations/env.py",
     "fiberstore/migrations/script.py.mako",
+    "fiberstore/ingest/demo_rules.toml",
     "fiberstore/py.typed",
+    "fiberstore/timeline/page.html",
 )
-WHEEL_HAS = re.compile(r"fiberstore/.+\.(py|pyi|mako|typed)|fiberstore-[^/]+\.dist-info/.+")
+WHEEL_HAS = re.compile(r"fiberstore/.+\.(py|pyi|mako|toml|typed|html)|fiberstore-[^/]+\.dist-info/.+")
 DOTTED = (".ci/", ".editorconfig", ".github/", ".pre-commit-config.yaml")  # not in an sdist
 
 

@@ -22,6 +22,7 @@ from typing import ClassVar, Protocol, Self, TypeVar, cast
 from weakref import WeakSet, WeakValueDictionary
 
 from fiberstore.errors import DatabaseError
+from fiberstore.forks import renew_in_child
 from fiberstore.sql.engine import IN_MEMORY
 
 T = TypeVar("T")
@@ -212,4 +213,6 @@ def _abandon_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(before=_hold_locks, after_in_parent=_free_locks, after_in_child=_abandon_all)
+    os.register_at_fork(before=_hold_locks, after_in_parent=_free_locks)
+# Before the engines are renewed, which are made later: they would close what is the parent's.
+renew_in_child(_abandon_all, lambda abandon_all: abandon_all())

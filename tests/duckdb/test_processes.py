@@ -15,7 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, LogRecord, StorageLockedError
+from fiberstore import (
+    AsyncDuckDBStorage,
+    DatabaseError,
+    DuckDBStorage,
+    LogRecord,
+    StorageLockedError,
+    create_engine,
+)
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.testing.concurrency import together
@@ -185,6 +192,14 @@ def test_the_file_stays_locked_while_threads_open_and_close_it(db_file: Path) ->
     assert set().union(*together([open_and_look] * 3)) == {"held\n"}
     assert look() == "free\n"
     other.communicate()
+
+
+@needs_fork
+@forks
+def test_a_child_leaves_a_database_in_memory_that_is_idle_to_its_parent() -> None:
+    engine = create_engine(":memory:")
+    assert in_a_child(lambda: True) == 0
+    engine.dispose()
 
 
 @pytest.mark.slow
