@@ -74,6 +74,7 @@ class SessionAccess(ABC):
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
         going: Going | None = None,
+        before: Callable[[], object] | None = None,
     ) -> T:
         """Run work that writes, in one transaction, and translate its errors.
 
@@ -84,6 +85,7 @@ class SessionAccess(ABC):
             one_statement: The work is a single statement, which needs no BEGIN.
             going: Rows that the work deletes. Of many, the lock is ``Lock.MANY_CHANGES``, and the engine
                 prepares for that before the lock is taken.
+            before: Makes what the work needs, while others may change rows; what it keeps, the work finds.
         """
 
     @abstractmethod
@@ -142,8 +144,10 @@ class OwnedSession(SessionAccess):
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
         going: Going | None = None,
+        before: Callable[[], object] | None = None,
     ) -> T:
-        del method, lock, one_statement, going  # the transaction is the caller's, and may have read before
+        # The transaction is the caller's, and may have read before.
+        del method, lock, one_statement, going, before
         with translate_errors():
             return work(self._session)
 
@@ -198,6 +202,7 @@ class CallSessions(SessionAccess):
         lock: Lock = Lock.CHANGES,
         one_statement: bool = False,
         going: Going | None = None,
+        before: Callable[[], object] | None = None,
     ) -> T:
         def run(session: Session, lock: Lock) -> T:
             with translate_errors():
@@ -210,7 +215,7 @@ class CallSessions(SessionAccess):
                 connection.commit()
                 return result
 
-        return self._retried(method, run, lock, going)
+        return self._retried(method, run, lock, going, before)
 
     def write_rows(self, method: str, records: Iterable[R], write: Callable[[Session, list[R]], int]) -> int:
         rest = iter(records)
@@ -236,9 +241,17 @@ class CallSessions(SessionAccess):
         return self._telemetry.stream(method, parts)
 
     def _retried(
-        self, method: str, work: Callable[[Session, Lock], T], lock: Lock, going: Going | None = None
+        self,
+        method: str,
+        work: Callable[[Session, Lock], T],
+        lock: Lock,
+        going: Going | None = None,
+        before: Callable[[], object] | None = None,
     ) -> T:
-        with self._telemetry.running(method) as call, self._prepared(lock, going) as lock_of_all:
+        with self._telemetry.running(method) as call, ExitStack() as stack:
+            if before is not None:
+                before()
+            lock_of_all = stack.enter_context(self._prepared(lock, going))
 
             def run() -> T:
                 # On PostgreSQL, many rows would meet a conflict each time if others often change one of them.

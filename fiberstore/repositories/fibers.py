@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
+from functools import cache
 from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
@@ -156,11 +157,17 @@ class FiberMethods(FiberBatchStorage):
         return self._sessions.write("write_fibers", write, lock=Lock.NOTHING, one_statement=True)
 
     def upsert_fibers(self, fibers: Iterable[FiberRecord], *, widen: bool = False) -> Upserted:
-        columns = bulk.fiber_columns(_distinct(list(fibers)))  # while others may change rows
+        given = list(fibers)
+
+        @cache
+        def columns() -> Columns:
+            return bulk.fiber_columns(_distinct(given))
+
         return self._sessions.write(
             "upsert_fibers",
-            lambda session: bulk.upsert_fibers(session, columns, widen=widen),
+            lambda session: bulk.upsert_fibers(session, columns(), widen=widen),
             lock=Lock.DELETES,
+            before=columns,
         )
 
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:

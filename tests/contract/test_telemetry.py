@@ -59,6 +59,9 @@ def test_calls_errors_and_rows_are_counted(storage: DuckDBStorage) -> None:
         storage.write_fiber(fiber)
     with pytest.raises(NotFoundError):
         storage.update_fiber(a_fiber())
+    storage.upsert_fibers([fiber])
+    with pytest.raises(ValueError, match="given twice"):
+        storage.upsert_fibers([fiber, fiber])
     with pytest.raises(TypeError):
         storage.get_log("no id")  # type: ignore[arg-type]
     stats = storage.stats()
@@ -67,10 +70,11 @@ def test_calls_errors_and_rows_are_counted(storage: DuckDBStorage) -> None:
         "write_logs": (3, 0),
         "write_fiber": (2, 1),
         "update_fiber": (2, 1),
+        "upsert_fibers": (2, 1),
         "get_log": (5, 1),
     }
     assert all(of.duration_s > 0 for of in stats.calls.values())
-    assert (stats.rows_written, stats.conflicts, stats.retries) == (3 + 2 + 1 + 1, 0, 0)
+    assert (stats.rows_written, stats.conflicts, stats.retries) == (3 + 2 + 1 + 1 + 1, 0, 0)
 
 
 def test_each_stream_is_one_call_and_a_transaction_counts_its_own(storage: DuckDBStorage) -> None:
