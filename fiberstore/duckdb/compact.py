@@ -64,9 +64,8 @@ class _Call(Hold):
 class Calls:
     """The calls of a storage that run: a compaction waits for their end, and new ones for its own.
 
-    A call within a call does not wait, or the compaction would wait for it in vain.
-
-    Neither outlives the block that it runs in, whatever interrupts that (see ``fiberstore.sql.holds``).
+    Neither outlives the block that it runs in, whatever interrupts that (see ``fiberstore.sql.holds``). A
+    call within a call does not wait, or the compaction would wait for it in vain.
     """
 
     _running: Registry[_Call]

@@ -76,17 +76,23 @@ CALLS: dict[str, Callable[[DuckDBStorage], object]] = {
 }
 
 
+@contextmanager
+def a_copy_of(storage: DuckDBStorage) -> Iterator[DuckDBStorage]:
+    with DuckDBStorage(":memory:") as copy:
+        copy.init_schema()
+        copy.write_batch(
+            logs=storage.logs.iter_records(),
+            fibers=storage.fibers.iter_records(),
+            memberships=storage.memberships.iter_records(),
+        )
+        yield copy
+
+
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_the_same_goes_and_the_tables_are_as_they_were(
     filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, call: Callable[[DuckDBStorage], object]
 ) -> None:
-    with DuckDBStorage(":memory:") as plain:
-        plain.init_schema()
-        plain.write_batch(
-            logs=filled.logs.iter_records(),
-            fibers=filled.fibers.iter_records(),
-            memberships=filled.memberships.iter_records(),
-        )
+    with a_copy_of(filled) as plain:
         with monkeypatch.context() as many:
             many.setattr(access, "MANY_ROWS", 1_000)
             expected = call(plain)
@@ -136,13 +142,7 @@ def test_what_others_do_meanwhile_is_as_done_before(
     filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, name: str, act: str
 ) -> None:
     call, (meanwhile, is_of_use) = CALLS[name], MEANWHILE[act]
-    with DuckDBStorage(":memory:") as plain:
-        plain.init_schema()
-        plain.write_batch(
-            logs=filled.logs.iter_records(),
-            fibers=filled.fibers.iter_records(),
-            memberships=filled.memberships.iter_records(),
-        )
+    with a_copy_of(filled) as plain:
         with monkeypatch.context() as many:
             many.setattr(access, "MANY_ROWS", 1_000)
             meanwhile(plain)
