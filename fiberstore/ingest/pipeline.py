@@ -143,8 +143,9 @@ def ingest(
     reader.note_places()
     if any(files.dropped for files in known.values()):
         correlator.write_files([], known)
-    with storage.transaction() as transaction:
-        _save_known(transaction, known, rules.config_version)
+    if not all(files.is_saved for files in known.values()):
+        with storage.transaction() as transaction:
+            _save_known(transaction, known, rules.config_version)
     return report
 
 
@@ -165,8 +166,7 @@ class _FileCorrelator(Correlator):
 
         counts = self._write(self._joiner.search(batch), store, prepare)
         for files in known.values():
-            if files.files:
-                files.saved = files.to_text()
+            files.note_saved()
         return counts
 
     def _delete_tails(
