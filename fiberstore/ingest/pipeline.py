@@ -281,7 +281,10 @@ def _source_warnings(name: str, source: Source, counts: SourceCounts) -> Iterato
         )
     for number, what in (
         (counts.bad_stamps, "stamps that are no time, whose lines have the time of the line before"),
-        (counts.guessed_years, "files whose year was taken from their own time, or from lines before them"),
+        (
+            counts.guessed_years,
+            f"files whose year is of their own time or earlier lines, not sources.{name}.year",
+        ),
         (counts.dropped, "lines left out by drop"),
         (counts.nul_bytes, "NUL bytes left out before lines"),
         (counts.held_back, "last lines that are not whole yet, left for later"),

@@ -1,4 +1,4 @@
-"""Whether a database is at the newest revision, found out without Alembic, which takes longer to import."""
+"""The newest revision, told without Alembic, which takes long to import."""
 
 from functools import cache
 from importlib.resources import files
