@@ -22,7 +22,9 @@ from fiberstore.sql.prepared import Prepared, expire
 
 T = TypeVar("T")
 
-_NEW = {column.name: sa.bindparam(column.name) for column in NamedCheckpoint.__table__.c}
+_NEW: dict[str, sa.BindParameter[object]] = {
+    column.name: sa.bindparam(column.name) for column in NamedCheckpoint.__table__.c
+}
 _IS_NAMED = NamedCheckpoint.name == _NEW["name"]
 _UPDATE = sa.update(NamedCheckpoint).values(value=_NEW["value"], updated_at=_NEW["updated_at"])
 _SET = Prepared[Row](_UPDATE.where(_IS_NAMED))

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
 VERSION_TABLE = "fiberstore_alembic_version"
-_STORED = sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
+_STORED: sa.Select[str] = sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
 
 
 def is_newest(engine: sa.Engine) -> bool:

@@ -182,7 +182,7 @@ def test_up_down_up(config: Config, target: str) -> None:
     command.check(config)
     command.downgrade(config, "base")
     engine = create_engine(target)
-    assert tables(engine) == {migrate.VERSION_TABLE}
+    assert tables(engine) == {revisions.VERSION_TABLE}
     engine.dispose()
     command.upgrade(config, "head")
     engine = create_engine(target)
@@ -427,7 +427,7 @@ def assert_left_alone(storage: SqlStorage, complaint: str) -> None:
         storage.init_schema()
     assert "\n" not in str(refused.value)
     assert catalog(storage.engine) == before
-    assert migrate.VERSION_TABLE not in tables(storage.engine)
+    assert revisions.VERSION_TABLE not in tables(storage.engine)
 
 
 def test_the_package_may_lie_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -442,8 +442,8 @@ def test_a_version_table_that_makes_no_sense_is_an_error_of_the_database() -> No
     with DuckDBStorage(":memory:") as storage:
         storage.init_schema()
         with storage.engine.begin() as connection:
-            connection.execute(sa.text(f"INSERT INTO {migrate.VERSION_TABLE} VALUES ('9000')"))
-        with pytest.raises(DatabaseError, match=migrate.VERSION_TABLE):
+            connection.execute(sa.text(f"INSERT INTO {revisions.VERSION_TABLE} VALUES ('9000')"))
+        with pytest.raises(DatabaseError, match=revisions.VERSION_TABLE):
             storage.init_schema()
 
 
@@ -452,7 +452,7 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, target: s
     with open_storage(target) as storage:
         storage.init_schema()
         with storage.engine.begin() as connection:
-            connection.execute(sa.text(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'"))
+            connection.execute(sa.text(f"UPDATE {revisions.VERSION_TABLE} SET version_num = '9999'"))
         before = catalog(storage.engine)
         with pytest.raises(SchemaVersionError, match="9999") as caught:
             storage.init_schema()

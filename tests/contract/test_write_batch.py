@@ -16,7 +16,7 @@ from fiberstore.contract.results import BatchCounts, Upserted
 from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.sql import bulk
+from fiberstore.sql import arrow, bulk
 from fiberstore.testing.examples import NOON, at, fiber, log, member, stored, uid
 
 
@@ -47,7 +47,7 @@ def test_a_batch_is_made_ready_while_others_change_rows(
     duckdb_storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     duckdb_storage.write_fiber(fiber(1))
-    real, closed = bulk.texts, fiber(1, closed=True)
+    real, closed = arrow.texts, fiber(1, closed=True)
 
     def texts(values: Sequence[str]) -> pa.Array:
         duckdb_storage.update_fiber(closed)
