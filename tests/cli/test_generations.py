@@ -163,6 +163,14 @@ def keys(run: Run, *arguments: str) -> list[str]:
     return sorted(found["attributes"]["key"][0] for found in result.objects)
 
 
+def test_rules_without_fibers_say_nothing_of_the_active_version(run: Run, folder: Path) -> None:
+    assert run("ingest", "--rules", "a.toml").code == 0
+    (folder / "logs.toml").write_text(RULES.partition("[fibers")[0])
+    again = run("ingest", "--rules", "logs.toml")
+    told = "the rules have no fiber type, so no line joins another: add [fibers.NAME] to them"
+    assert (again.code, again.err) == (0, f"fiberstore: {told}\n")
+
+
 # ---------------------------------------------------------------- a whole story
 
 

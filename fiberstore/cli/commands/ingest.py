@@ -107,7 +107,8 @@ def ingest(
             _print_counts(report, loaded)
         for warning in report.warnings(loaded):
             print_note(warning)
-        tell_unless_active(storage, loaded.config_version, db)
+        if loaded.fibers:
+            tell_unless_active(storage, loaded.config_version, db)
 
 
 def _check(rules: Rules, *, as_json: bool) -> None:
