@@ -1,8 +1,11 @@
 """The ``fiberstore`` command.
 
 It loads all else inside ``main``, which takes most of the time of a short command: Ctrl-C may strike there.
+The garbage collector would look through all of that again and again, and twice more at the end.
 """
 
+import atexit
+import gc
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "main"]
 
 INTERRUPTED = 130
+_OBJECTS_BETWEEN_LOOKS = 50_000
 
 
 def main(args: "Sequence[str] | None" = None) -> None:
@@ -20,6 +24,9 @@ def main(args: "Sequence[str] | None" = None) -> None:
     Args:
         args: Arguments of the command line, instead of the process's own.
     """
+    atexit.register(gc.freeze)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_LOOKS, *thresholds[1:])
     try:
         from fiberstore.cli.app import run
 
@@ -27,3 +34,5 @@ def main(args: "Sequence[str] | None" = None) -> None:
     except KeyboardInterrupt:
         print("fiberstore: interrupted", file=sys.stderr)  # noqa: T201  # nothing need be loaded yet
         sys.exit(INTERRUPTED)
+    finally:
+        gc.set_threshold(*thresholds)

@@ -132,6 +132,17 @@ print(*sys.modules, file=sys.stderr)
     assert heavy & completing == set()
 
 
+def test_what_is_loaded_is_not_looked_through_at_the_end() -> None:
+    program = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > 0))  # the first that is registered runs last
+from fiberstore.cli import main
+main(["--version"])
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[1:] == ["True"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
