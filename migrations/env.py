@@ -8,6 +8,7 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from alembic.util import CommandError
 
+from fiberstore.duckdb import alembic_impl  # noqa: F401  # Alembic knows DuckDB by it
 from fiberstore.duckdb.migrate import back_up_before_rewrite
 from fiberstore.errors import StorageError
 from fiberstore.opening import create_engine
