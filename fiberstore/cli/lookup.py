@@ -17,6 +17,7 @@ from fiberstore.contract.results import ConfigVersion, FiberSummary
 from fiberstore.errors import DatabaseError, StorageError
 from fiberstore.records import FiberKey, FiberRecord
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql import revisions
 from fiberstore.sql.correlation import has_unknown_firsts
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.models import Fiber, KeyedFiber, Membership, MergedFiber, RawLog, RegisteredVersion
@@ -314,8 +315,6 @@ def count_memberships(storage: SqlStorage, version: int) -> int:
 
 def collect_statistics(storage: SqlStorage) -> Statistics:
     """Count what the store holds."""
-    from fiberstore.sql import migrate
-
     active = active_version(storage)
     sources = sorted(storage.logs.sources(), key=lambda source: source.value)
     still_open, closed = (
@@ -325,7 +324,7 @@ def collect_statistics(storage: SqlStorage) -> Statistics:
     with translate_errors(), storage.session() as session:
         logs, fibers = (_counts(session, table.config_version) for table in (RawLog, Fiber))
         file, file_bytes = _file(storage, session)
-        revision = migrate.current(session.connection())
+        revision = ", ".join(revisions.stored(session.connection())) or None
     return Statistics(
         file=file,
         file_bytes=file_bytes,
