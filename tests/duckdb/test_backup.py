@@ -140,7 +140,7 @@ def test_a_copy_that_stays_in_use_gets_no_name(
         patched.setattr(Path, "chmod", chmod)
         with pytest.raises(DatabaseError, match="uses the unfinished copy"):
             storage.backup(tmp_path / "copy.duckdb")
-        patched.setattr(backup, "_wal_checkpoint", lambda *_: None)
+        patched.setattr(backup.Copy, "checkpoint", lambda *_: None)
         with pytest.raises(DatabaseError, match="raw_logs"):
             storage.backup(tmp_path / "other.duckdb")
     for other in in_use:
