@@ -1,8 +1,9 @@
 """Every call of ``docs/lifecycle.md`` on a store of a million logs, and who waits for it meanwhile.
 
-``python -m benchmarks.lifecycle`` copies one store for each call, and runs the call beside three threads:
-one reads a log by its id, one appends a log, one updates a fiber. It prints how long the call took, how many
-times as long as ``compact()`` of the same store, and the longest that each of the three has waited beside it.
+``python -m benchmarks.lifecycle`` copies one store for each call, and runs the call beside four threads:
+one reads a log by its id, one appends a log, one updates a fiber, and one does nothing but sleep for 1 ms. It
+prints how long the call took, how many times as long as ``compact()`` of the same store, and the longest that
+each of the four has waited beside it; the last tells what Python and the machine take of the others' waits.
 The first row is without any call. With ``--postgresql URL``, of a server on which databases can be made, the
 same follows on a copy of the store in PostgreSQL.
 """
@@ -95,7 +96,7 @@ class Store:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Read, append and change in three threads until the block ends."""
+        """Read, append, change and sleep in a thread each until the block ends."""
         fiber = self.storage.get_fiber(self.fiber_ids[-1])
         assert fiber is not None
         numbers, ended = count(), threading.Event()
@@ -108,10 +109,13 @@ class Store:
             "read": lambda: self.storage.get_log(self.log_ids[-1]),
             "append": append,
             "change": lambda: self.storage.upsert_fibers([fiber]),
+            "sleep": lambda: time.sleep(0.001),
         }
 
+        self.waits = {name: Waits() for name in users}
+
         def use(name: str) -> None:
-            waits = self.waits[name] = Waits()
+            waits = self.waits[name]
             while not ended.is_set():
                 begin = time.perf_counter()
                 try:
@@ -297,7 +301,7 @@ def main() -> None:
 def _print_table(engine: str, sources: Sources, copies: Copies, only: str) -> None:
     print(
         f"| {engine}, {len(sources.log_ids):,} logs, {len(sources.fiber_ids):,} fibers | s | times compact "
-        "| longest read, ms | append, ms | change, ms |\n|---|---|---|---|---|---|"
+        "| longest read, ms | append, ms | change, ms | sleep, ms |\n|---|---|---|---|---|---|---|"
     )
     compact_s = None
     for name, call in calls():
@@ -316,7 +320,7 @@ def _print_table(engine: str, sources: Sources, copies: Copies, only: str) -> No
         if name == "compact":
             compact_s = took_s
         times = f"{took_s / compact_s:.1f}" if compact_s else ""
-        waits = " | ".join(str(store.waits[user]) for user in ("read", "append", "change"))
+        waits = " | ".join(map(str, store.waits.values()))
         print(f"| {name}{outcome} | {took_s:.2f} | {times} | {waits} |", flush=True)
 
 
