@@ -171,25 +171,31 @@ class FiberMethods(FiberBatchStorage):
         )
 
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        _check_survivors(survivors)
-        columns, losers = bulk.merges_of(survivors), list(survivors)
+        @cache
+        def columns() -> Columns:
+            _check_survivors(survivors)
+            return bulk.merges_of(survivors)
+
+        def is_loser(fiber_id: sa.ColumnElement[UUID]) -> sa.ColumnElement[bool]:
+            return among(fiber_id, list(survivors))
 
         def merge(session: Session) -> Merged:
+            merges = columns()
             if not survivors:
                 return Merged(0, 0)
-            if (refused := bulk.unmergeable(session, columns)) is not None:
+            if (refused := bulk.unmergeable(session, merges)) is not None:
                 _refuse_merge(*refused)
             if not connection_of(session).writes_alone:
-                return bulk.merge_fibers(session, columns, lambda fiber_id: among(fiber_id, losers))
-            with _moved_memberships(session, columns) as moved:
-                return bulk.merge_fibers(session, columns, moved.is_loser, moved.put_in_place())
+                return bulk.merge_fibers(session, merges, is_loser)
+            with _moved_memberships(session, merges) as moved:
+                return bulk.merge_fibers(session, merges, moved.is_loser, moved.put_in_place())
 
         def memberships_of_losers(session: Session) -> int:
-            held = sa.select(MEMBERSHIPS.c.log_id).where(among(MEMBERSHIPS.c.fiber_id, losers))
+            held = sa.select(MEMBERSHIPS.c.log_id).where(is_loser(MEMBERSHIPS.c.fiber_id))
             return count_up_to(session, held, access.MANY_ROWS)
 
-        going = Going(memberships_of_losers, lambda session: _memberships_to_move(session, columns))
-        return self._sessions.write("merge_fibers", merge, going=going)
+        going = Going(memberships_of_losers, lambda session: _memberships_to_move(session, columns()))
+        return self._sessions.write("merge_fibers", merge, going=going, before=columns)
 
     def write_keys(self, keys: Iterable[FiberKey]) -> int:
         given = list(keys)
