@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LEAST_VERSION = 14
 _COPY_ROWS = 10  # from so many rows on, COPY is faster than a statement with arrays
 _FEW_ROWS, _MOST_CURSORS = 100, 50
+_LONG_ARRAY_BYTES = 2**12  # 200 ids
 _CANCEL_S = 5.0  # as psycopg waits for it
 # Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
 _LOCKS = {
@@ -79,8 +80,9 @@ class NativeCursor(psycopg.RawCursor[TupleRow]):
             self._copy(sql, values)
         else:
             statement, arrays = _with_arrays(sql, *values) if ARROW_TABLE in sql else (sql, values)
-            prepare = None if statement.startswith(_PREPARED) else False
-            super().execute(statement.encode(), list(arrays) or None, prepare=prepare, binary=True)
+            arguments = list(arrays)
+            prepare = _may_prepare(arguments) if statement.startswith(_PREPARED) else False
+            super().execute(statement.encode(), arguments or None, prepare=prepare, binary=True)
         self.written = self.rowcount if _writes(self) else 0
         return self
 
@@ -221,7 +223,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             return iter(self._execute(sql, values).fetchall())
         # A cursor that gets the same object again knows how to make its rows: a fifth of a read by key.
         cursor = self._cursors.pop(sql, None) or psycopg.RawCursor(self)
-        cursor.execute(sql, list(values) or None, binary=True)
+        cursor.execute(sql, list(values) or None, prepare=_may_prepare(values), binary=True)
         rows = cursor.fetchall()
         if len(rows) <= _FEW_ROWS:  # it holds them until it is used again
             self._cursors[sql] = cursor
@@ -428,6 +430,15 @@ def _parts(batch: "pa.RecordBatch") -> "list[pa.RecordBatch]":
         return [batch]
     half = batch.num_rows // 2
     return [*_parts(batch.slice(0, half)), *_parts(batch.slice(half))]
+
+
+def _may_prepare(values: Sequence[object]) -> bool | None:
+    """Return None if psycopg may prepare a statement, else False.
+
+    The plan of a prepared one may be for arrays of any length, of which it expects ten values.
+    """
+    is_long = any(isinstance(value, BinaryArray) and len(value) > _LONG_ARRAY_BYTES for value in values)
+    return False if is_long else None
 
 
 def _is_readable(socket: int) -> bool:

@@ -1,10 +1,10 @@
 """PostgreSQL's part of the repositories."""
 
 from fiberstore.postgresql.arrival_order import TransactionOrder, sets_arrival
+from fiberstore.postgresql.deletion import delete
 from fiberstore.postgresql.kept_ids import given, keep
 from fiberstore.postgresql.redaction import redact
 from fiberstore.postgresql.sizes import kept_rows, settle, size_of
-from fiberstore.repositories.query import delete
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS
 from fiberstore.sql.models import stored_time
 from fiberstore.sql.support import BackendSupport

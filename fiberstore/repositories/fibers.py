@@ -271,7 +271,8 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         ids = self._select(FIBERS.c.fiber_id, sa.func.gen_random_uuid(type_=sa.Uuid).label("copy_id"))
 
         def copy(session: Session) -> int:
-            with connection_of(session).support.keep(session, ids) as copies:
+            with kept_ids(session, ids) as kept:
+                copies = kept.rows
                 replaced: dict[str, sa.ColumnElement[Any]] = {
                     "fiber_id": copies.c.copy_id,
                     "config_version": sa.literal(config_version, FIBERS.c.config_version.type),
@@ -290,8 +291,8 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     @contextmanager
     def _going(self, session: Session) -> Iterator[list[GoingRows]]:
         with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
-            of_fibers = [GoingRows(table, table.c.fiber_id.in_(ids)) for table in (MEMBERSHIPS, FIBERS)]
-            yield [*belongings_of(ids), *of_fibers]
+            of_fibers = [GoingRows(table, ids.hold(table.c.fiber_id)) for table in (MEMBERSHIPS, FIBERS)]
+            yield [*belongings_of(ids.hold), *of_fibers]
 
     def _count_to_delete(self, session: Session) -> int:
         held = sa.select(MEMBERSHIPS.c.log_id).where(
@@ -494,7 +495,7 @@ class _MovedMemberships:
 @contextmanager
 def _moved_memberships(session: Session, merges: Columns) -> Iterator[_MovedMemberships]:
     with connection_of(session).support.given(session, merges) as kept:
-        yield _MovedMemberships(session, kept)
+        yield _MovedMemberships(session, kept.rows)
 
 
 @contextmanager

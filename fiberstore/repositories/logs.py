@@ -122,7 +122,7 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
     @contextmanager
     def _going(self, session: Session) -> Iterator[list[GoingRows]]:
         with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
-            yield [GoingRows(table, table.c.log_id.in_(ids)) for table in (MEMBERSHIPS, self._pins, LOGS)]
+            yield [GoingRows(table, ids.hold(table.c.log_id)) for table in (MEMBERSHIPS, self._pins, LOGS)]
 
     def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT

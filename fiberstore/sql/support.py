@@ -45,6 +45,18 @@ FindGoing: TypeAlias = Callable[[Session], AbstractContextManager[Iterable[Going
 """Finds them in an open transaction; the conditions hold as long as the block."""
 
 
+class KeptIds(NamedTuple):
+    """Rows of ids that are kept for a block.
+
+    Attributes:
+        rows: Has them.
+        hold: Makes of a column the condition that it has one of the ids of the first column.
+    """
+
+    rows: sa.FromClause
+    hold: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[bool]]
+
+
 @dataclass(frozen=True, slots=True)
 class StoreSize:
     """Size of a store on disk; zeros in memory.
@@ -68,8 +80,8 @@ class BackendSupport:
 
     Attributes:
         membership_id: Columns that tell the rows of ``fiber_memberships`` apart, within one statement.
-        keep: Keeps the rows that a statement selects for a block, in an open transaction, and yields what
-            has them, whatever happens to the tables. All its columns are ids.
+        keep: Keeps the rows that a statement selects for a block, in an open transaction, whatever happens
+            to the tables. All its columns are ids.
         given: Does the same with rows of ids that come from the client; of two blocks that are open at once,
             the first columns have different names.
         log_commit_order: Order in which logs were stored.
@@ -92,8 +104,8 @@ class BackendSupport:
     """
 
     membership_id: Sequence[sa.ColumnElement[Any]]
-    keep: Callable[[Session, sa.Select[Any]], AbstractContextManager[sa.FromClause]]
-    given: Callable[[Session, "Columns"], AbstractContextManager[sa.FromClause]]
+    keep: Callable[[Session, sa.Select[Any]], AbstractContextManager[KeptIds]]
+    given: Callable[[Session, "Columns"], AbstractContextManager[KeptIds]]
     log_commit_order: CommitOrder
     fiber_commit_order: CommitOrder
     sets_arrival: Callable[[Session], bool]
