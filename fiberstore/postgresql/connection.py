@@ -152,14 +152,20 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             lost = errors.ConnectionFailure if in_transaction else errors.TransactionResolutionUnknown
             raise lost(str(error)) from error
 
-    def begin(self, *, only_appends: bool = False) -> None:
-        level = "READ COMMITTED" if only_appends else "REPEATABLE READ"
+    def begin(self, *, sees_latest: bool = False) -> None:
+        level = "READ COMMITTED" if sees_latest else "REPEATABLE READ"
         self._run(f"BEGIN ISOLATION LEVEL {level}".encode())
 
     def take_lock(self, lock: Lock) -> None:
         # PostgreSQL takes the snapshot after it.
         if lock in _LOCKS:
             self._execute(_LOCKS[lock])
+
+    def let_changes_end(self) -> None:
+        self._execute("SAVEPOINT fiberstore")
+        self.take_lock(Lock.CHANGES)
+        self._execute("ROLLBACK TO fiberstore")  # which gives the lock back
+        self._execute("RELEASE fiberstore")
 
     def commit(self) -> None:
         """Commit; on return everything is on disk."""
@@ -407,7 +413,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         if self.in_transaction:
             yield
             return
-        self.begin(only_appends=True)
+        self.begin(sees_latest=True)
         try:
             yield
             self.commit()

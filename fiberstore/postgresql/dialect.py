@@ -17,7 +17,7 @@ from fiberstore.sql.models import Json
 # What the server has acknowledged is to be on its disk, who waits for a lock is to be told in time, and the
 # locks of a client whose machine is gone are not to be kept for hours. A temporary table that an application
 # leaves on a connection is not to hide one of ours: pg_temp comes first unless it is named. (Not where it
-# would be the only schema there is, or tables would be made in it.) To compile the plan of a prune takes longer
+# would be the only schema there is, or tables would be made in it.) To compile a plan of prune's takes longer
 # than it saves.
 _SETTINGS = """
 SELECT pg_backend_pid(), current_setting('default_transaction_read_only') = 'on',

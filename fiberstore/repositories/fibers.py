@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from heapq import nsmallest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -26,7 +26,7 @@ from fiberstore.ids import key_hash
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories import access
-from fiberstore.repositories.access import Going, SessionAccess
+from fiberstore.repositories.access import Going, SessionAccess, begins_beside_others
 from fiberstore.repositories.fiber_logs import LOG_COUNT, WITH_LOG_COUNT, summaries_of, timeline_points
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
@@ -183,19 +183,24 @@ class FiberMethods(FiberBatchStorage):
             merges = columns()
             if not survivors:
                 return Merged(0, 0)
-            if (refused := bulk.unmergeable(session, merges)) is not None:
-                _refuse_merge(*refused)
-            if not connection_of(session).writes_alone:
+            _check_mergeable(session, merges)
+            if connection_of(session).writes_alone:
+                with _moved_memberships(session, merges) as moved:
+                    return bulk.merge_fibers(session, merges, moved.is_loser, moved.put_in_place())
+            if not begins_beside_others(session):
                 return bulk.merge_fibers(session, merges, is_loser)
-            with _moved_memberships(session, merges) as moved:
-                return bulk.merge_fibers(session, merges, moved.is_loser, moved.put_in_place())
+            copied = bulk.move_memberships(session, merges)
+            connection_of(session).take_lock(Lock.CHANGES)
+            _check_mergeable(session, merges)
+            copied += bulk.move_memberships(session, merges)  # those that others have appended
+            return bulk.merge_fibers(session, merges, is_loser, copied)
 
         def memberships_of_losers(session: Session) -> int:
             held = sa.select(MEMBERSHIPS.c.log_id).where(is_loser(MEMBERSHIPS.c.fiber_id))
             return count_up_to(session, held, access.MANY_ROWS)
 
         going = Going(memberships_of_losers, lambda session: _memberships_to_move(session, columns()))
-        return self._sessions.write("merge_fibers", merge, going=going, before=columns)
+        return self._sessions.write("merge_fibers", merge, lock=Lock.LATE, going=going, before=columns)
 
     def write_keys(self, keys: Iterable[FiberKey]) -> int:
         given = list(keys)
@@ -435,7 +440,11 @@ def _check_survivors(survivors: Mapping[UUID, UUID]) -> None:
             raise ValueError(f"fiber {loser} cannot become part of {survivor}, which ends itself")
 
 
-def _refuse_merge(loser: UUID, survivor: UUID, of_loser: int | None, of_survivor: int | None) -> NoReturn:
+def _check_mergeable(session: Session, merges: Columns) -> None:
+    refused = bulk.unmergeable(session, merges)
+    if refused is None:
+        return
+    loser, survivor, of_loser, of_survivor = refused
     for fiber_id, version in ((loser, of_loser), (survivor, of_survivor)):
         if version is None:
             raise NotFoundError(fiber_id)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import SelectBase
+from sqlalchemy.sql.visitors import iterate
 
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition, compared_as_lists
@@ -20,6 +22,7 @@ from fiberstore.repositories import access
 from fiberstore.repositories.access import Going, SessionAccess, session_access
 from fiberstore.sql.arrow import joined_uuids
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, all_of
+from fiberstore.sql.connection import Lock
 from fiberstore.sql.models import BELONGINGS, MERGES
 from fiberstore.sql.prepared import compiled, connection_of, expire
 from fiberstore.sql.rows import columns_in_us, to_records
@@ -146,6 +149,7 @@ class SqlQuery(Query[R], Generic[R]):
     _record: type[R]
     _table: ClassVar[sa.FromClause]
     _name: ClassVar[str]
+    _delete_lock: ClassVar = Lock.CHANGES  # of deletion by conditions on columns of the table alone
 
     def __init__(self, session: Session | SessionAccess) -> None:
         self._sessions = session_access(session)
@@ -206,7 +210,11 @@ class SqlQuery(Query[R], Generic[R]):
 
     def delete(self) -> Deleted:
         going = Going(self._count_to_delete, self._going)
-        return self._sessions.write(f"{self._name}.delete", self._delete, going=going)
+        asks_others = any(
+            isinstance(part, SelectBase) for own in all_of(self._conditions) for part in iterate(own)
+        )
+        lock = Lock.CHANGES if asks_others else self._delete_lock
+        return self._sessions.write(f"{self._name}.delete", self._delete, lock=lock, going=going)
 
     def __repr__(self) -> str:
         conditions = ", ".join(map(repr, self._conditions))
