@@ -17,10 +17,12 @@ from fiberstore.sql.models import Json
 # What the server has acknowledged is to be on its disk, who waits for a lock is to be told in time, and the
 # locks of a client whose machine is gone are not to be kept for hours. A temporary table that an application
 # leaves on a connection is not to hide one of ours: pg_temp comes first unless it is named. (Not where it
-# would be the only schema there is, or tables would be made in it.)
+# would be the only schema there is, or tables would be made in it.) To compile a plan of prune's takes longer
+# than it saves.
 _SETTINGS = """
 SELECT pg_backend_pid(), current_setting('default_transaction_read_only') = 'on',
   set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
+  set_config('jit', 'off', false),
   set_config('search_path', concat_ws(', ', current_setting('search_path'),
     CASE WHEN current_schema() <> '' THEN 'pg_temp' END), false),
   set_config('tcp_keepalives_idle', '60', false), set_config('tcp_keepalives_interval', '10', false),

@@ -44,7 +44,7 @@ from fiberstore.repositories.query import (
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, apart
 from fiberstore.sql.prepared import connection_of
-from fiberstore.sql.support import GoingRows, StoreSize
+from fiberstore.sql.support import GoingRows, KeptIds, StoreSize
 from fiberstore.telemetry import Telemetry
 
 # Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.
@@ -326,9 +326,10 @@ def _of_file(session: Session, *, settled: bool) -> StoreSize:
     return size
 
 
-def _held(log_ids: sa.Select[Any], going: sa.Select[Any]) -> sa.Select[Any]:
+def _held(log_ids: KeptIds, going: KeptIds) -> sa.Select[Any]:
     """Select those of the ids of logs that stored fibers hold which stay; others hold nothing."""
-    of_others = sa.and_(MEMBERSHIPS.c.log_id.in_(log_ids), MEMBERSHIPS.c.fiber_id.not_in(going))
+    stays = MEMBERSHIPS.c.fiber_id.not_in(sa.select(*going.rows.c))
+    of_others = sa.and_(log_ids.hold(MEMBERSHIPS.c.log_id), stays)
     held = apart(sa.select(*MEMBERSHIPS.c).where(of_others))
     return sa.select(held.c.log_id).join(FIBERS, FIBERS.c.fiber_id == held.c.fiber_id)
 
@@ -352,14 +353,14 @@ def _going(session: Session, units: "_Units") -> Iterator[dict[sa.Table, sa.Colu
         given(session, "log_id", going.logs) as planned,
     ):
         is_held = LOGS.c.log_id.in_(_held(planned, fiber_ids))
-        may_go = sa.and_(LOGS.c.log_id.in_(planned), sa.not_(is_held), UNPINNED_LOG)
+        may_go = sa.and_(planned.hold(LOGS.c.log_id), sa.not_(is_held), UNPINNED_LOG)
         with kept_ids(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
-            either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
+            either = sa.or_(fiber_ids.hold(MEMBERSHIPS.c.fiber_id), log_ids.hold(MEMBERSHIPS.c.log_id))
             yield {
-                **{table: which for table, which, _ in belongings_of(fiber_ids)},
+                **{table: which for table, which, _ in belongings_of(fiber_ids.hold)},
                 MEMBERSHIPS: either,
-                FIBERS: FIBERS.c.fiber_id.in_(fiber_ids),
-                LOGS: LOGS.c.log_id.in_(log_ids),
+                FIBERS: fiber_ids.hold(FIBERS.c.fiber_id),
+                LOGS: log_ids.hold(LOGS.c.log_id),
             }
 
 
@@ -368,11 +369,11 @@ def _unchanged(session: Session, fiber_ids: bytes) -> dict[bytes, tuple[bytes, i
     if not fiber_ids:
         return {}
     with given(session, "fiber_id", fiber_ids) as ids:
-        sizes = counted_by(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
+        sizes = counted_by(MEMBERSHIPS.c.fiber_id, ids.hold(MEMBERSHIPS.c.fiber_id))
         now = (
             sa.select(sa.cast(FIBERS.c.fiber_id, sa.String), FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))
             .outerjoin_from(FIBERS, sizes, sizes.c.fiber_id == FIBERS.c.fiber_id)
-            .where(FIBERS.c.fiber_id.in_(ids), UNPINNED_FIBER)
+            .where(ids.hold(FIBERS.c.fiber_id), UNPINNED_FIBER)
         )
         return {bytes_of(id_): (digest_of(text), int(rows)) for id_, text, rows in select_rows(session, now)}
 

@@ -126,7 +126,7 @@ class VersionRepository(Versions):
         of_version = sa.select(Fiber.fiber_id).where(Fiber.config_version == config_version)
         going_fibers = Going(
             lambda session: count_up_to(session, of_version, MANY_ROWS),
-            lambda _: nullcontext(belongings_of(of_version)),
+            lambda _: nullcontext(belongings_of(lambda fiber_id: fiber_id.in_(of_version))),
         )
         going_memberships = Going(
             left, lambda _: nullcontext([GoingRows(MEMBERSHIPS, _without_fiber(config_version))])
@@ -241,11 +241,11 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
     )
     execute_write(session, sa.delete(NamedCheckpoint).where(is_of_version))
     with kept_ids(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
-        for table, which, _ in belongings_of(ids):
+        for table, which, _ in belongings_of(ids.hold):
             delete_rows(session, table, which)
-        others = sa.and_(Membership.fiber_id.in_(ids), Membership.config_version != version)
+        others = sa.and_(ids.hold(MEMBERSHIPS.c.fiber_id), Membership.config_version != version)
         memberships = execute_write(session, sa.delete(Membership).where(others))
-        return delete_rows(session, FIBERS, FIBERS.c.fiber_id.in_(ids)), memberships
+        return delete_rows(session, FIBERS, ids.hold(FIBERS.c.fiber_id)), memberships
 
 
 def _drop_memberships(session: Session, version: int) -> int:
