@@ -13,7 +13,8 @@ from fiberstore.errors import StorageError
 from fiberstore.opening import create_engine
 from fiberstore.sql import models
 from fiberstore.sql.engine import is_postgresql
-from fiberstore.sql.migrate import VERSION_TABLE, is_of_engine, is_ours, note_usable
+from fiberstore.sql.migrate import is_of_engine, is_ours, note_usable
+from fiberstore.sql.revisions import VERSION_TABLE
 from fiberstore.sql.translate import translate_errors
 
 # A migration must not import fiberstore: its types are written as the ones below them.

@@ -111,7 +111,7 @@ class _Stub:
 
     def _declare(self, node: Definition, module: ModuleType, member: object) -> Definition:
         """Return a definition in a module's source without its body, but with the docstring of the member."""
-        if any(isinstance(part, ast.Yield) for part in ast.walk(node)):
+        if inspect.isasyncgenfunction(getattr(member, "__wrapped__", member)):
             # Without the ``yield``, an asynchronous generator would be taken for a coroutine.
             node = ast.FunctionDef(**vars(node))
         node.body = [_docstring(member)]

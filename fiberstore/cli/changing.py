@@ -16,6 +16,7 @@ from fiberstore.errors import DatabaseError, SchemaVersionError
 from fiberstore.opening import open_storage
 from fiberstore.repositories.storage import SqlStorage
 from fiberstore.sql.engine import IN_MEMORY, is_postgresql
+from fiberstore.sql.revisions import is_newest
 from fiberstore.sql.translate import translate_errors
 
 
@@ -65,6 +66,9 @@ def check_revision(storage: SqlStorage, db: str) -> None:
         DatabaseError: They are those of an older release.
         SchemaVersionError: They are those of a newer release.
     """
+    with translate_errors():
+        if is_newest(storage.engine):
+            return
     from fiberstore.sql import migrate
 
     with translate_errors(), storage.session() as session:

@@ -129,7 +129,7 @@ def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
         )
         with translate_errors(), storage.session() as session:
             found = session.scalars(survivors).all()
-    return _only(found, digits, "fiber", "fiberstore fibers lists them")
+    return _only(found, digits, "fiber", "fiberstore fibers lists them, a key is given as NAME=VALUE")
 
 
 def _ids(storage: SqlStorage, column: InstrumentedAttribute[UUID], digits: str) -> Sequence[UUID]:

@@ -214,7 +214,8 @@ class _Reader:
             case ast.Name(id=name):
                 names = _NAMES[self._record]
                 if name not in names:
-                    raise self._wrong(node, f"is no column; {self._there_are()}")
+                    key = f'; a key of that name is keys["{name}"]' if self._record is FiberRecord else ""
+                    raise self._wrong(node, f"is no column; {self._there_are()}{key}")
                 return names[name]
             case ast.Subscript(value=ast.Name() as name, slice=part):
                 column = self._column(name)
@@ -243,6 +244,8 @@ class _Reader:
             return self._made(node, lambda: _id(value))
         if isinstance(column, DurationColumn):
             return self._made(node, lambda: _duration(value))
+        if isinstance(column, TextColumn | KeyColumn) and not isinstance(value, str):
+            raise self._wrong(node, "is no text; write it in quotes")
         return value
 
     def _literal(self, node: ast.expr) -> Literal:

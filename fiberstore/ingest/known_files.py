@@ -115,6 +115,7 @@ class KnownFiles:
         dropped: Tails whose line has grown to one that begins no log, and that line.
         places: How far files were read by the present rules, by their names.
         saved: Text of the checkpoint as this run has read or written it.
+        saved_places: Text of the checkpoint of the places as this run has written it.
     """
 
     files: list[KnownFile] = field(default_factory=list)
@@ -123,6 +124,7 @@ class KnownFiles:
     dropped: list[tuple[Tail, str]] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     saved: str | None = None
+    saved_places: str | None = None
     _added: int = 0
 
     @classmethod
@@ -141,6 +143,18 @@ class KnownFiles:
             "last": last,
         }
         return json.dumps(data, separators=(",", ":"))
+
+    def note_saved(self) -> None:
+        """Take note that all of it is in the checkpoints."""
+        if self.files:
+            self.saved = self.to_text()
+        self.saved_places = places_to_text(self.places)
+
+    @property
+    def is_saved(self) -> bool:
+        """True if the checkpoints, as far as there are any, hold all of it."""
+        has_files = not self.files or self.saved == self.to_text()
+        return has_files and (not self.places or self.saved_places == places_to_text(self.places))
 
     def find(self, content: bytes) -> KnownFile | None:
         """Return the known file that begins like this one, that of the longest beginning."""

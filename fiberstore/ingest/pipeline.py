@@ -143,8 +143,9 @@ def ingest(
     reader.note_places()
     if any(files.dropped for files in known.values()):
         correlator.write_files([], known)
-    with storage.transaction() as transaction:
-        _save_known(transaction, known, rules.config_version)
+    if not all(files.is_saved for files in known.values()):
+        with storage.transaction() as transaction:
+            _save_known(transaction, known, rules.config_version)
     return report
 
 
@@ -165,8 +166,7 @@ class _FileCorrelator(Correlator):
 
         counts = self._write(self._joiner.search(batch), store, prepare)
         for files in known.values():
-            if files.files:
-                files.saved = files.to_text()
+            files.note_saved()
         return counts
 
     def _delete_tails(
@@ -281,7 +281,10 @@ def _source_warnings(name: str, source: Source, counts: SourceCounts) -> Iterato
         )
     for number, what in (
         (counts.bad_stamps, "stamps that are no time, whose lines have the time of the line before"),
-        (counts.guessed_years, "files whose year was taken from their own time, or from lines before them"),
+        (
+            counts.guessed_years,
+            f"files whose year is of their own time or earlier lines, not sources.{name}.year",
+        ),
         (counts.dropped, "lines left out by drop"),
         (counts.nul_bytes, "NUL bytes left out before lines"),
         (counts.held_back, "last lines that are not whole yet, left for later"),

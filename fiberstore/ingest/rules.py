@@ -39,6 +39,7 @@ _FIXES = {  # by pydantic's name of the problem, and the key, "" for any other
     ("dict_type", "normalize"): 'write a spelling for each group, such as { request = "lower" }',
     ("dict_type", ""): "write a table, such as [sources.web]",
     ("model_type", ""): "write a table, such as [sources.web]",
+    ("model_type", "pattern"): "write [[fibers.NAME.patterns]], and below it regex = '…'",
     ("list_type", "patterns"): "write [[fibers.NAME.patterns]], with two brackets, before each pattern",
     ("too_short", "patterns"): "add [[fibers.NAME.patterns]], with a regex",
     ("int_type", ""): "write a number, without quotes",
@@ -488,7 +489,8 @@ def _explain(problem: ErrorDetails) -> list[tuple[_Place, str]]:
         case "extra_forbidden":
             what = "unknown key; correct its spelling, or remove it"
         case kind:
-            fix = _FIXES.get((kind, str(place[-1])), _FIXES.get((kind, ""), "correct it"))
+            key = "pattern" if isinstance(place[-1], int) else place[-1]
+            fix = _FIXES.get((kind, key), _FIXES.get((kind, ""), "correct it"))
             what = f"{problem['msg']}, got {problem['input']!r:.80}; {fix}"
     return [(place, what)]
 

@@ -1,6 +1,8 @@
 """Logs, fibers and memberships that are written together."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cache
 
 from sqlalchemy.orm import Session
 
@@ -9,11 +11,22 @@ from fiberstore.contract.results import BatchCounts
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord
 from fiberstore.repositories.access import session_access
 from fiberstore.repositories.checkpoints import CheckpointRepository
-from fiberstore.repositories.fibers import FiberMethods, FiberRepository
+from fiberstore.repositories.fibers import FiberMethods, FiberRepository, distinct_fibers
 from fiberstore.repositories.logs import LogMethods, LogRepository
 from fiberstore.repositories.memberships import MembershipMethods, MembershipRepository
 from fiberstore.repositories.versions import VersionRepository
+from fiberstore.sql.arrow import Columns, insert_new
+from fiberstore.sql.bulk import (
+    checked,
+    distinct_logs,
+    distinct_memberships,
+    fiber_columns,
+    log_columns,
+    membership_columns,
+    upsert_fibers,
+)
 from fiberstore.sql.connection import Lock
+from fiberstore.sql.key_rows import insert_key_columns, key_columns
 
 
 class StoreMethods(LogMethods, FiberMethods, MembershipMethods, BatchStorage):
@@ -62,22 +75,33 @@ class StoreMethods(LogMethods, FiberMethods, MembershipMethods, BatchStorage):
             raise TypeError(f"checkpoint must be a CheckpointMove, got {checkpoint!r:.200}")
         config_version = self._sessions.config_version
 
+        @cache
+        def columns() -> list[Columns]:
+            return [
+                log_columns(distinct_logs(log_rows), config_version, datetime.now(UTC)),
+                fiber_columns(distinct_fibers(fiber_rows)),
+                membership_columns(distinct_memberships(membership_rows)),
+                key_columns(checked(key_rows, FiberKey)),
+            ]
+
         def work(session: Session) -> BatchCounts:
-            unit = Transaction(session, config_version)
             if checkpoint is not None:
-                unit.checkpoints.compare_and_set(checkpoint.name, checkpoint.expected, checkpoint.value)
+                CheckpointRepository(session).compare_and_set(
+                    checkpoint.name, checkpoint.expected, checkpoint.value
+                )
+            new_logs, new_fibers, new_memberships, new_keys = columns()
             return BatchCounts(
-                unit.write_logs(log_rows),
-                unit.upsert_fibers(fiber_rows),
-                unit.write_memberships(membership_rows),
-                unit.write_keys(key_rows),
+                insert_new(session, "raw_logs", new_logs) if log_rows else 0,
+                upsert_fibers(session, new_fibers),
+                insert_new(session, "fiber_memberships", new_memberships) if membership_rows else 0,
+                insert_key_columns(session, new_keys) if key_rows else 0,
             )
 
         # Appends alone need not wait for who changes rows; but a log that is stored already is not written
         # again, so nobody may delete it before the memberships are stored that hold it.
         holds = bool(log_rows and membership_rows) or bool(fiber_rows or checkpoint)
         lock = Lock.CHANGES if key_rows else Lock.DELETES if holds else Lock.NOTHING
-        return self._sessions.write("write_batch", work, lock=lock)
+        return self._sessions.write("write_batch", work, lock=lock, before=columns)
 
 
 class Transaction(StoreMethods):

@@ -15,11 +15,27 @@ from fiberstore.errors import CheckpointError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories.access import SessionAccess, session_access
 from fiberstore.repositories.query import execute_write, select_rows
+from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import NamedCheckpoint
+from fiberstore.sql.prepared import Prepared, expire
 
 T = TypeVar("T")
 
+_NEW: dict[str, sa.BindParameter[object]] = {
+    column.name: sa.bindparam(column.name) for column in NamedCheckpoint.__table__.c
+}
+_IS_NAMED = NamedCheckpoint.name == _NEW["name"]
+_UPDATE = sa.update(NamedCheckpoint).values(value=_NEW["value"], updated_at=_NEW["updated_at"])
+_SET = Prepared[Row](_UPDATE.where(_IS_NAMED))
+_MOVE = Prepared[Row](_UPDATE.where(_IS_NAMED, NamedCheckpoint.value == sa.bindparam("expected")))
+_INSERT = insert(NamedCheckpoint).values(_NEW)
+_BEGIN = Prepared[Row](_INSERT.on_conflict_do_nothing())
+_BEGIN_OR_SET = Prepared[Row](
+    _INSERT.on_conflict_do_update(
+        index_elements=["name"], set_={name: _INSERT.excluded[name] for name in ("value", "updated_at")}
+    )
+)
 _COLUMNS: list[Any] = [NamedCheckpoint.name, NamedCheckpoint.value, TimeUs(NamedCheckpoint.updated_at)]
 _ROWS = sa.select(*_COLUMNS).order_by(NamedCheckpoint.name)
 
@@ -53,11 +69,16 @@ class CheckpointRepository(Checkpoints):
             check_text(expected)
 
         def work(session: Session) -> None:
-            found = _get(session, name)
-            found_value = None if found is None else found.value
-            if found_value != expected:
-                raise CheckpointError(name, expected, found_value)
-            _set(session, name, value)
+            new = _new(name, value)
+            written = (
+                _BEGIN.write(session, new)
+                if expected is None
+                else _MOVE.write(session, {**new, "expected": expected})
+            )
+            if not written:
+                found = _get(session, name)
+                raise CheckpointError(name, expected, None if found is None else found.value)
+            expire(session)
 
         self._change("compare_and_set", work)
 
@@ -88,6 +109,11 @@ def _checkpoints(session: Session, rows: sa.Select[Any]) -> list[Checkpoint]:
 
 
 def _set(session: Session, name: str, value: str) -> None:
-    row = insert(NamedCheckpoint).values(name=name, value=value, updated_at=datetime.now(UTC))
-    changed = {"value": row.excluded.value, "updated_at": row.excluded.updated_at}
-    execute_write(session, row.on_conflict_do_update(index_elements=["name"], set_=changed))
+    new = _new(name, value)
+    if not _SET.write(session, new):  # in a quarter of the time that DuckDB takes to look for conflicts
+        _BEGIN_OR_SET.write(session, new)
+    expire(session)
+
+
+def _new(name: str, value: str) -> dict[str, object]:
+    return {"name": name, "value": value, "updated_at": datetime.now(UTC)}

@@ -151,7 +151,7 @@ class FiberMethods(FiberBatchStorage):
         given = list(fibers)
 
         def write(session: Session) -> int:
-            rows = _distinct(given)
+            rows = distinct_fibers(given)
             return bulk.insert_fibers(session, rows) if rows else 0
 
         return self._sessions.write("write_fibers", write, lock=Lock.NOTHING, one_statement=True)
@@ -161,7 +161,7 @@ class FiberMethods(FiberBatchStorage):
 
         @cache
         def columns() -> Columns:
-            return bulk.fiber_columns(_distinct(given))
+            return bulk.fiber_columns(distinct_fibers(given))
 
         return self._sessions.write(
             "upsert_fibers",
@@ -420,7 +420,8 @@ def _validated(fiber: FiberRecord) -> FiberRecord:
     return FiberRecord(**values)
 
 
-def _distinct(fibers: Sequence[FiberRecord]) -> list[FiberRecord]:
+def distinct_fibers(fibers: Sequence[FiberRecord]) -> list[FiberRecord]:
+    """Check fibers again, see ``_validated``, and that each is given once."""
     rows = [_validated(fiber) for fiber in bulk.checked(fibers, FiberRecord)]
     seen: set[UUID] = set()
     for fiber in rows:

@@ -24,6 +24,7 @@ from fiberstore.repositories.retention import Pruning
 from fiberstore.sql import bulk
 from fiberstore.sql.connection import Lock
 from fiberstore.sql.prepared import CallSession, connection_of
+from fiberstore.sql.revisions import is_newest
 from fiberstore.sql.rows import MODELS
 from fiberstore.sql.support import BackendSupport
 from fiberstore.sql.translate import translate_errors
@@ -132,9 +133,11 @@ class SqlStorage(StoreMethods, Pruning):
             call.rows_written = connection.rows_written - before
 
     def init_schema(self) -> None:
-        from fiberstore.sql import migrate
-
         with self._telemetry.running("init_schema"), translate_errors():
+            if is_newest(self.engine):
+                return
+            from fiberstore.sql import migrate
+
             migrate.upgrade(self.engine, self._before_migrations)
 
     def import_logs(self, path: str | Path, *, on_rows: Callable[[int], None] | None = None) -> int:

@@ -92,25 +92,33 @@ def checked(records: Sequence[R], kind: type[R], first: int = 0) -> Sequence[R]:
 
 def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
-    stamp = SimpleNamespace(ingestion_time=now, config_version=config_version)
+    return _insert(
+        session, LogRecord, logs, lambda part: log_columns(part, config_version, now), distinct_logs
+    )
 
-    def columns(logs: Sequence[LogRecord]) -> Columns:
-        columns = {
-            "log_id": uuids(_log_ids(logs)),
-            "timestamp": timestamps(values_of(logs, "timestamp")),
-            "source_id": texts(values_of(logs, "source_id")),
-            "raw_text": texts(values_of(logs, "raw_text")),
-        }
-        if any(issubclass(kind, StoredLog) for kind in set(map(type, logs))):
-            stamped = [log if isinstance(log, StoredLog) else stamp for log in logs]
-            columns["ingestion_time"] = timestamps(values_of(stamped, "ingestion_time"))
-            columns["config_version"] = unsigned(values_of(stamped, "config_version"))
-        else:
-            columns["ingestion_time"] = repeated(epoch_times([to_epoch_us(now)]), len(logs))
-            columns["config_version"] = repeated(unsigned([config_version]), len(logs))
-        return columns
 
-    return _insert(session, LogRecord, logs, columns, _log_ids)
+def distinct_logs(logs: Sequence[LogRecord]) -> Sequence[LogRecord]:
+    """Return the first log of each id."""
+    return first_of_each(logs, _log_ids(checked(logs, LogRecord)))
+
+
+def log_columns(logs: Sequence[LogRecord], config_version: int, now: datetime) -> Columns:
+    """Return logs as columns, those that have no stamp with this one."""
+    columns = {
+        "log_id": uuids(_log_ids(logs)),
+        "timestamp": timestamps(values_of(logs, "timestamp")),
+        "source_id": texts(values_of(logs, "source_id")),
+        "raw_text": texts(values_of(logs, "raw_text")),
+    }
+    if any(issubclass(kind, StoredLog) for kind in set(map(type, logs))):
+        stamp = SimpleNamespace(ingestion_time=now, config_version=config_version)
+        stamped = [log if isinstance(log, StoredLog) else stamp for log in logs]
+        columns["ingestion_time"] = timestamps(values_of(stamped, "ingestion_time"))
+        columns["config_version"] = unsigned(values_of(stamped, "config_version"))
+    else:
+        columns["ingestion_time"] = repeated(epoch_times([to_epoch_us(now)]), len(logs))
+        columns["config_version"] = repeated(unsigned([config_version]), len(logs))
+    return columns
 
 
 def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: int, now: datetime) -> int:
@@ -132,31 +140,28 @@ def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: in
 
 def insert_memberships(session: Session, memberships: Sequence[FiberMembership]) -> int:
     """Insert the memberships whose pair of ids is new, the first of equal ones. Return their number."""
+    return _insert(session, FiberMembership, memberships, membership_columns, distinct_memberships)
 
-    def ids(memberships: Sequence[FiberMembership]) -> tuple[list[int], list[int]]:
-        return _log_ids(memberships), integers(values_of(memberships, "fiber_id"))
 
-    def columns(memberships: Sequence[FiberMembership]) -> Columns:
-        log_ids, fiber_ids = ids(memberships)
-        return {
-            "log_id": uuids(log_ids),
-            "fiber_id": uuids(fiber_ids),
-            "config_version": unsigned(values_of(memberships, "config_version")),
-        }
+def distinct_memberships(memberships: Sequence[FiberMembership]) -> Sequence[FiberMembership]:
+    """Return the first membership of each pair of ids."""
+    ids = zip(*_ids_of(checked(memberships, FiberMembership)), strict=True)
+    return first_of_each(memberships, [log_id << 128 | fiber_id for log_id, fiber_id in ids])
 
-    def pairs(memberships: Sequence[FiberMembership]) -> list[int]:
-        log_ids, fiber_ids = ids(memberships)
-        return [log_id << 128 | fiber_id for log_id, fiber_id in zip(log_ids, fiber_ids, strict=True)]
 
-    return _insert(session, FiberMembership, memberships, columns, pairs)
+def membership_columns(memberships: Sequence[FiberMembership]) -> Columns:
+    """Return memberships as columns."""
+    log_ids, fiber_ids = _ids_of(memberships)
+    return {
+        "log_id": uuids(log_ids),
+        "fiber_id": uuids(fiber_ids),
+        "config_version": unsigned(values_of(memberships, "config_version")),
+    }
 
 
 def insert_fibers(session: Session, fibers: Sequence[FiberRecord]) -> int:
-    """Insert the fibers whose id is new, the first of equal ids. Return how many there were."""
-    return _insert(
-        session, FiberRecord, fibers, fiber_columns,
-        lambda fibers: integers(values_of(fibers, "fiber_id")),
-    )  # fmt: skip
+    """Insert the fibers, of different ids, whose id is new. Return how many there were."""
+    return _insert(session, FiberRecord, fibers, fiber_columns, lambda fibers: fibers)
 
 
 def upsert_fibers(session: Session, fibers: Columns, *, widen: bool = False) -> Upserted:
@@ -365,22 +370,22 @@ def _insert(
     kind: type[R],
     records: Sequence[R],
     columns_of: Callable[[Sequence[R]], Columns],
-    keys_of: Callable[[Sequence[R]], list[int]],
+    distinct: Callable[[Sequence[R]], Sequence[R]],
 ) -> int:
     """Insert the records whose key is new, the first of equal keys. Return how many there were."""
     if not records:
         return 0
     starts = range(0, len(records), _PART_ROWS)
     parts = (columns_of(checked(records[start : start + _PART_ROWS], kind, start)) for start in starts)
-
-    def distinct() -> Columns:
-        return columns_of(first_of_each(records, keys_of(checked(records, kind))))
-
-    return insert_as_made(session, _TABLES[kind], parts, distinct)
+    return insert_as_made(session, _TABLES[kind], parts, lambda: columns_of(distinct(records)))
 
 
 def _log_ids(records: Iterable[LogRecord | FiberMembership]) -> list[int]:
     return integers(values_of(records, "log_id"))
+
+
+def _ids_of(memberships: Sequence[FiberMembership]) -> tuple[list[int], list[int]]:
+    return _log_ids(memberships), integers(values_of(memberships, "fiber_id"))
 
 
 def fiber_columns(fibers: Sequence[FiberRecord]) -> Columns:

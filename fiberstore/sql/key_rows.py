@@ -60,12 +60,17 @@ def insert_keys(session: Session, keys: Sequence[FiberKey], *, of_stored: bool =
     Raises:
         NotFoundError: A fiber is not stored, with ``of_stored``.
     """
+    return insert_key_columns(session, key_columns(keys), of_stored=of_stored)
+
+
+def key_columns(keys: Sequence[FiberKey]) -> Columns:
+    """Return keys as columns; of those with one identity, the one that begins first."""
     fiber_ids, names, values = _identities(keys)
     # The hashes rather than the tuples, of which the garbage collector would look through millions.
     if len(set(map(hash, zip(fiber_ids, names, values, strict=True)))) < len(keys):
         keys = _earliest_of_each(keys)
         fiber_ids, names, values = _identities(keys)
-    columns = {
+    return {
         "fiber_id": uuids(fiber_ids),
         "name": texts(names),
         "value": texts(values),
@@ -73,7 +78,6 @@ def insert_keys(session: Session, keys: Sequence[FiberKey], *, of_stored: bool =
         "first_log_id": column_of(KEYS.c.first_log_id, values_of(keys, "first_log_id")),
         "starts": booleans(values_of(keys, "starts")),
     }
-    return insert_key_columns(session, columns, of_stored=of_stored)
 
 
 def _identities(keys: Sequence[FiberKey]) -> tuple[list[int], list[str], list[str]]:

@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +16,11 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from fiberstore.errors import DatabaseError, SchemaVersionError
+from fiberstore.sql import revisions
 from fiberstore.sql.engine import alembic_loaders
 from fiberstore.sql.models import TABLES_BESIDE, Base
+from fiberstore.sql.revisions import VERSION_TABLE
 
-VERSION_TABLE = "fiberstore_alembic_version"
 # A column of PostgreSQL's with its indexes, which the models have not: rows are written without it.
 _NOTES_ARRIVAL = ("arrived", "idx_raw_logs_arrived", "idx_fibers_arrived")
 
@@ -234,7 +234,7 @@ def _run_migrations(connection: sa.Connection, scripts: ScriptDirectory) -> None
 
 
 def _scripts() -> ScriptDirectory:
-    return _scripts_in(_migrations())
+    return _scripts_in(revisions.migrations())
 
 
 def note_usable(ctx: MigrationContext, step: object, heads: Collection[str], run_args: object) -> None:
@@ -269,9 +269,3 @@ def _scripts_in(folder: Path) -> ScriptDirectory:
     scripts = ScriptDirectory(str(folder))
     scripts.get_current_head()  # loads them; from then on, threads only read
     return scripts
-
-
-def _migrations() -> Path:
-    package = Path(str(files("fiberstore")))
-    installed = package / "migrations"
-    return installed if installed.is_dir() else package.parent / "migrations"

@@ -453,7 +453,10 @@ def test_show_takes_the_beginning_of_an_id(run: Run, store: Path) -> None:
     assert re.findall(r"[\w-]{36}", result.err) == sorted(
         fiber_id for fiber_id in ids if fiber_id[:13] == ids[0][:13]
     )
-    assert_refused(run("show", "0000", "--db", store), "no fiber has an id that begins with 0000")
+    assert_refused(
+        run("show", "0000", "--db", store),
+        "begins with 0000; fiberstore fibers lists them, a key is given as NAME=VALUE",
+    )
     assert_refused(
         run("show", "f" * 32, "--db", store), "no fiber has the id ffffffff-ffff-ffff-ffff-ffffffffffff;"
     )

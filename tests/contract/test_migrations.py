@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from fiberstore import Base, DatabaseError, DuckDBStorage, SchemaVersionError, open_storage
 from fiberstore.opening import create_engine
 from fiberstore.repositories.storage import SqlStorage
-from fiberstore.sql import migrate
+from fiberstore.sql import migrate, revisions
 from fiberstore.testing.examples import log, uid
 from tests.support import postgres_server
 from tests.support.parameters import parametrize_mostly_slow
@@ -134,7 +134,19 @@ def printed(config: Config) -> str:
 
 
 def test_there_is_one_head() -> None:
-    assert migrate.head() == "0005"
+    assert migrate.head() == revisions.newest(revisions.migrations()) == "0005"
+
+
+def test_a_store_of_this_release_opens_without_alembic(target: str) -> None:
+    program = """
+import sys
+from fiberstore import open_storage
+open_storage(sys.argv[1]).init_schema()
+print("alembic" in sys.modules)
+"""
+    run = [sys.executable, "-c", program, target]
+    printed = [subprocess.run(run, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert printed == ["True\n", "False\n"]
 
 
 def test_migrations_build_what_the_models_describe(target: str, config: Config) -> None:
@@ -170,7 +182,7 @@ def test_up_down_up(config: Config, target: str) -> None:
     command.check(config)
     command.downgrade(config, "base")
     engine = create_engine(target)
-    assert tables(engine) == {migrate.VERSION_TABLE}
+    assert tables(engine) == {revisions.VERSION_TABLE}
     engine.dispose()
     command.upgrade(config, "head")
     engine = create_engine(target)
@@ -415,12 +427,12 @@ def assert_left_alone(storage: SqlStorage, complaint: str) -> None:
         storage.init_schema()
     assert "\n" not in str(refused.value)
     assert catalog(storage.engine) == before
-    assert migrate.VERSION_TABLE not in tables(storage.engine)
+    assert revisions.VERSION_TABLE not in tables(storage.engine)
 
 
 def test_the_package_may_lie_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = copytree(ROOT / "migrations", tmp_path / "100% odd" / "migrations")
-    monkeypatch.setattr(migrate, "_migrations", lambda: folder)
+    monkeypatch.setattr(revisions, "migrations", lambda: folder)
     with DuckDBStorage(":memory:") as storage:
         storage.init_schema()
         assert migrate.differences(storage.engine) == []
@@ -430,8 +442,8 @@ def test_a_version_table_that_makes_no_sense_is_an_error_of_the_database() -> No
     with DuckDBStorage(":memory:") as storage:
         storage.init_schema()
         with storage.engine.begin() as connection:
-            connection.execute(sa.text(f"INSERT INTO {migrate.VERSION_TABLE} VALUES ('9000')"))
-        with pytest.raises(DatabaseError, match=migrate.VERSION_TABLE):
+            connection.execute(sa.text(f"INSERT INTO {revisions.VERSION_TABLE} VALUES ('9000')"))
+        with pytest.raises(DatabaseError, match=revisions.VERSION_TABLE):
             storage.init_schema()
 
 
@@ -440,7 +452,7 @@ def test_an_unknown_revision_is_refused_and_left_alone(config: Config, target: s
     with open_storage(target) as storage:
         storage.init_schema()
         with storage.engine.begin() as connection:
-            connection.execute(sa.text(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'"))
+            connection.execute(sa.text(f"UPDATE {revisions.VERSION_TABLE} SET version_num = '9999'"))
         before = catalog(storage.engine)
         with pytest.raises(SchemaVersionError, match="9999") as caught:
             storage.init_schema()
@@ -463,7 +475,7 @@ def test_a_newer_revision_is_tolerated_if_it_only_adds(
             f"def upgrade():\n    op.execute('CREATE TABLE of_{number} (a INTEGER)')\n"
         )
     with monkeypatch.context() as patch, open_storage(target) as storage:
-        patch.setattr(migrate, "_migrations", lambda: newer)
+        patch.setattr(revisions, "migrations", lambda: newer)
         storage.init_schema()
     with open_storage(target) as storage:
         if is_additive:
@@ -483,7 +495,7 @@ def test_a_failed_migration_leaves_no_trace(
         "from alembic import op\nrevision = '9000'\ndown_revision = '0005'\n"
         "def upgrade():\n    op.execute('CREATE TABLE half (a INTEGER)')\n    op.execute('nonsense')\n"
     )
-    monkeypatch.setattr(migrate, "_migrations", lambda: migrations)
+    monkeypatch.setattr(revisions, "migrations", lambda: migrations)
     with pytest.raises(DatabaseError, match="syntax error"):
         unmade.init_schema()
     assert tables(unmade.engine) == set()

@@ -2,10 +2,12 @@
 
 import asyncio
 import inspect
+import runpy
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import get_origin
 
@@ -187,10 +189,44 @@ def test_a_face_is_of_a_storage_of_its_contract() -> None:
     assert issubclass(AsyncQueryStorage, AsyncStorage)
 
 
+WRITE_STUBS = Path(__file__).parents[2] / "tools" / "write_stubs.py"
+ASYNCHRONOUS = """
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+class Rows:
+    async def first(self) -> int:
+        def rows() -> Iterator[int]:
+            yield 1
+
+        return next(rows())
+
+    async def each(self) -> AsyncIterator[int]:
+        yield 1
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[int]:
+        yield 1
+"""
+
+
+def test_a_stub_tells_a_coroutine_from_a_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "coroutines_and_generators.py").write_text(ASYNCHRONOUS)
+    monkeypatch.syspath_prepend(tmp_path)
+    stub = runpy.run_path(str(WRITE_STUBS))["_Stub"](import_module("coroutines_and_generators"))
+    declared = [line.strip() for line in stub.text().splitlines() if "def " in line]
+    assert declared == [
+        "async def first(self) -> int:",
+        "def each(self) -> AsyncIterator[int]:",
+        "def held(self) -> AsyncIterator[int]:",
+    ]
+
+
 @pytest.mark.slow
 def test_the_stubs_are_up_to_date() -> None:
-    program = Path(__file__).parents[2] / "tools" / "write_stubs.py"
-    found = subprocess.run([sys.executable, program, "--check"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, WRITE_STUBS, "--check"], capture_output=True, text=True, check=False
+    )
     assert found.returncode == 0, found.stdout + found.stderr
 
 

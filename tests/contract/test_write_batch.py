@@ -1,18 +1,22 @@
 """Batches and upserts: all or nothing, again after a conflict, fibers that change their type among them."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
 import hypothesis.strategies as st
+import pyarrow as pa
 import pytest
 from hypothesis import given
 
 import fiberstore.duckdb.change_lock
+import fiberstore.repositories.access
 from fiberstore import CheckpointMove, DuckDBStorage, FiberRecord
 from fiberstore.contract.results import BatchCounts, Upserted
 from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord
 from fiberstore.repositories.storage import SqlStorage
+from fiberstore.sql import arrow, bulk
 from fiberstore.testing.examples import NOON, at, fiber, log, member, stored, uid
 
 
@@ -37,6 +41,23 @@ def test_a_batch_is_stored_with_its_checkpoint(storage: SqlStorage) -> None:
     assert [(found.name, found.value) for found in storage.checkpoints.all()] == [("web.log", "2")]
     again = storage.write_batch(logs=[log(1)], memberships=[member(1, 1)])
     assert again == storage.write_batch() == BatchCounts(0, Upserted(0, 0), 0)
+
+
+def test_a_batch_is_made_ready_while_others_change_rows(
+    duckdb_storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    duckdb_storage.write_fiber(fiber(1))
+    real, closed = arrow.texts, fiber(1, closed=True)
+
+    def texts(values: Sequence[str]) -> pa.Array:
+        duckdb_storage.update_fiber(closed)
+        return real(values)
+
+    monkeypatch.setattr(bulk, "texts", texts)
+    monkeypatch.setattr(fiberstore.duckdb.change_lock, "LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fiberstore.repositories.access, "RETRY_TIMEOUT_S", 0)
+    assert duckdb_storage.write_batch(logs=[log(1)], memberships=[member(1, 1)]).logs == 1
+    assert duckdb_storage.get_fiber(uid(1)) == closed
 
 
 def test_a_batch_that_conflicts_is_written_again(

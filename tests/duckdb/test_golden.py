@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 
 from fiberstore import DatabaseError, DuckDBStorage, FiberMembership, FiberRecord, StoredLog, doctor
 from fiberstore.records import FiberKey
-from fiberstore.sql import key_rows, migrate
+from fiberstore.sql import key_rows, migrate, revisions
 from tests.support.factories import NOON, a_fiber, some_logs
 from tests.support.parameters import parametrize_mostly_slow
 
@@ -159,8 +159,8 @@ UPGRADE = """
 import sys
 from pathlib import Path
 from fiberstore import DuckDBStorage
-from fiberstore.sql import migrate
-migrate._migrations = lambda: Path(sys.argv[2])
+from fiberstore.sql import revisions
+revisions.migrations = lambda: Path(sys.argv[2])
 DuckDBStorage(sys.argv[1]).init_schema()
 """
 
@@ -209,7 +209,7 @@ def test_a_backup_is_taken_before_an_upgrade_that_rewrites_data(
     build("0001", db_file)
     folder = with_next(rewrites_data=True)
     with monkeypatch.context() as patch, DuckDBStorage(db_file) as storage:
-        patch.setattr(migrate, "_migrations", lambda: folder)
+        patch.setattr(revisions, "migrations", lambda: folder)
         storage.init_schema()
         storage.init_schema()
         found = storage.get_log(LOGS[0].log_id)
@@ -227,7 +227,7 @@ def test_the_alembic_command_takes_the_backup_too_and_only_when_it_moves(
 ) -> None:
     build("0001", db_file)
     folder = with_next(rewrites_data=True)
-    monkeypatch.setattr(migrate, "_migrations", lambda: folder)
+    monkeypatch.setattr(revisions, "migrations", lambda: folder)
     monkeypatch.setenv("FIBERSTORE_URL", str(db_file))
     config = Config(ROOT / "alembic.ini", stdout=StringIO())
     config.set_main_option("script_location", str(folder))
@@ -247,7 +247,7 @@ def test_without_a_backup_the_data_is_not_rewritten(
     build("0001", db_file)
     before = definitions(db_file)
     folder = with_next(rewrites_data=True)
-    monkeypatch.setattr(migrate, "_migrations", lambda: folder)
+    monkeypatch.setattr(revisions, "migrations", lambda: folder)
     with DuckDBStorage(f"duckdb:///{db_file}?enable_external_access=false") as storage:
         with pytest.raises(DatabaseError, match="disabled"):
             storage.init_schema()
@@ -264,7 +264,7 @@ def test_a_new_database_and_one_that_is_only_added_to_need_no_backup(
     folder = with_next(rewrites_data=rewrites_data)
     if not rewrites_data:
         build("0001", db_file)
-    monkeypatch.setattr(migrate, "_migrations", lambda: folder)
+    monkeypatch.setattr(revisions, "migrations", lambda: folder)
     with DuckDBStorage(db_file) as storage:
         storage.init_schema()
         assert [column["name"] for column in sa.inspect(storage.engine).get_columns("fibers")][-1] == "note"

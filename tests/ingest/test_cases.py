@@ -356,7 +356,7 @@ def test_year_of_next_file(case: Case) -> None:
 def test_the_year_is_that_of_the_time_of_the_file(case: Case) -> None:
     case.write(app=syslog("Dec 31 23:59:58", "Jan  1 00:00:01"))
     os.utime(case.folder / "app.log", (1704067300, 1704067300))
-    told = "app: files whose year was taken from their own time, or from lines before them: 1"
+    told = "app: files whose year is of their own time or earlier lines, not sources.app.year: 1"
     assert case.ingest(SYSLOG + BY_REQ) == [told]
     os.utime(case.folder / "app.log")
     case.ingest(SYSLOG + BY_REQ)

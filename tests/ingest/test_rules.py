@@ -229,6 +229,12 @@ def test_a_fiber_type_without_patterns(rules_file: Path) -> None:
     assert "fibers.login.patterns: " in refusal(rules_file, text + "patterns = []")
 
 
+def test_patterns_that_are_texts_are_refused_with_the_way_to_write_them(rules_file: Path) -> None:
+    told = refusal(rules_file, "[fibers.login]\nmax_gap = '1m'\npatterns = ['pid=(?P<pid>x)']")
+    assert "fibers.login.patterns.0:" in told
+    assert told.endswith("; write [[fibers.NAME.patterns]], and below it regex = '…'")
+
+
 @pytest.mark.parametrize("text", ["", "[sources]"])
 def test_rules_without_a_source(rules_file: Path, text: str) -> None:
     assert refusal(rules_file, text).startswith("sources: missing, and so is fibers")
