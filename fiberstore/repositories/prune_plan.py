@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from fiberstore.contract.conditions import Condition, checked_condition
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.access import SessionAccess, uncollected
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import EpochMicroseconds, TextBytes
@@ -166,14 +166,15 @@ class Plan:
     def take(self, rows: int, weight: float) -> list[Unit]:
         """Return the next units: the first, and more up to a number of rows, until a weight is reached."""
         units: list[Unit] = []
-        while self._next is not None and (not units or (self._next.rows <= rows and weight > 0)):
-            units.append(self._next)
-            rows -= self._next.rows
-            weight -= self._next.weight
-            self.fibers -= self._next.fiber_id is not None
-            self.logs -= len(self._next.log_ids) // ID_BYTES
-            self.weight -= self._next.weight
-            self._next = next(self._units, None)
+        with uncollected():
+            while self._next is not None and (not units or (self._next.rows <= rows and weight > 0)):
+                units.append(self._next)
+                rows -= self._next.rows
+                weight -= self._next.weight
+                self.fibers -= self._next.fiber_id is not None
+                self.logs -= len(self._next.log_ids) // ID_BYTES
+                self.weight -= self._next.weight
+                self._next = next(self._units, None)
         return units
 
 
