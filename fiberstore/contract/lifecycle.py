@@ -356,6 +356,8 @@ class LifecycleStorage(QueryStorage, BatchStorage):
     def compact(self) -> Compacted:
         """Write the database file anew, without what was deleted or redacted, and put it in place of the old.
 
+        On a server, nobody reads or writes a table while that is written anew. The rest is about DuckDB.
+
         It takes as long as a backup, and as much space beside the file. Others read and write meanwhile;
         what they write is in the new file. All wait while that takes the place of the old one, for 0.2 s, and
         0.1 s for each million logs. If others change or delete logs that are there, an application's tables
