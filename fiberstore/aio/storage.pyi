@@ -394,7 +394,7 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
             dry_run: Change nothing, and return what would go.
             step_rows: Most logs of a step, >= 1, unless one fiber has more. By default, 10,000: DuckDB lets
                 nobody in while it commits a step, for up to a second. If a quarter of the logs or more goes
-                in a step of at most 1,000,000 logs and 50,000 fibers, at most a million logs and memberships
+                in a step of at most 1,000,000 logs and 50,000 fibers, at most 1,200,000 logs and memberships
                 stay in the DuckDB store, and ``max_steps`` is None, it goes as by ``Query.delete``, in less
                 time, by a file of up to twice the size. With 1,000,000, steps go so whatever stays, and
                 others wait for about 0.75 s for each million of it.

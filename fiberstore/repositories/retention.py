@@ -55,7 +55,7 @@ _LEAST_SHARE = 0.25
 # and memberships that stay, for each of which others wait for about 0.75 µs.
 _MOST_STEP_ROWS = 1_000_000
 _MOST_QUICK_FIBERS = 50_000
-_MOST_STAYING_ROWS = 1_000_000
+_MOST_STAYING_ROWS = 1_200_000
 
 
 class Pruning(LifecycleStorage):
