@@ -9,6 +9,7 @@ same follows on a copy of the store in PostgreSQL.
 """
 
 import argparse
+import gc
 import shutil
 import tempfile
 import threading
@@ -85,6 +86,7 @@ class Store:
         log_ids: Of its logs, in the order of time.
         fiber_ids: Of its fibers.
         rules: A rules file for its lines.
+        fibers: All its fibers, closed.
         waits: Of those who use it meanwhile, by what they do.
     """
 
@@ -92,6 +94,7 @@ class Store:
     log_ids: Sequence[UUID]
     fiber_ids: Sequence[UUID]
     rules: Path
+    fibers: list[FiberRecord]
     waits: dict[str, Waits] = field(default_factory=dict)
 
     @contextmanager
@@ -144,7 +147,7 @@ def calls() -> Iterator[Call]:
     yield "nothing", lambda _: time.sleep(_QUIET_S)
     yield "compact", lambda store: store.storage.compact()
     old_fibers, old_logs = Fibers.c.last_activity < _NOON, Logs.c.timestamp < _NOON
-    yield "upsert_fibers, all", lambda store: store.storage.upsert_fibers(_all_fibers(store))
+    yield "upsert_fibers, all", lambda store: store.storage.upsert_fibers(store.fibers)
     yield "fibers.close(), all that are open", lambda store: store.storage.fibers.close()
     yield "fibers.reopen(), all that are closed", lambda store: store.storage.fibers.reopen()
     yield "fibers.pin(), all", lambda store: store.storage.fibers.pin()
@@ -175,10 +178,6 @@ def calls() -> Iterator[Call]:
     yield "reprocess", _reprocess
     yield "versions.diff, with as many", _diff
     yield "versions.drop", _drop
-
-
-def _all_fibers(store: Store) -> list[FiberRecord]:
-    return [fiber.model_copy(update={"closed": True}) for fiber in store.storage.fibers.iter_records()]
 
 
 def _merge(store: Store) -> object:
@@ -227,7 +226,9 @@ class Sources:
 
     def store(self, storage: SqlStorage) -> Store:
         """Return the arguments of a call on a copy."""
-        return Store(storage, self.log_ids, self.fiber_ids, self.rules)
+        fibers = [fiber.model_copy(update={"closed": True}) for fiber in storage.fibers.iter_records()]
+        gc.freeze()  # the garbage collector is not to look through what no program would have
+        return Store(storage, self.log_ids, self.fiber_ids, self.rules, fibers)
 
     @contextmanager
     def in_duckdb(self, name: str) -> Iterator[SqlStorage]:

@@ -228,12 +228,12 @@ class _Compaction:
 
     def _from_copy_beside(self, connection: DuckDBConnection, folder: Path) -> Compacted | None:
         """Write a copy while others continue; return None if they have made it useless."""
+        _checkpoint_beside(connection)  # which may give new numbers to the rows after deleted ones
         with Copy.attached(connection, folder) as copy:
             before = copy.fill(self._interruption, Snapshot.of)
             with closing(connection.sibling()) as raw, self._interruption.calling(raw.interrupt):
                 before.check(raw, copy)
-            with closing(connection.sibling()) as raw, suppress(duckdb.TransactionException):
-                raw.execute("CHECKPOINT")  # which leaves little for the next one, if nobody is in its way
+            _checkpoint_beside(connection)  # which leaves little to the one for which all wait
             with self._alone(connection) as alone:
                 with closing(connection.sibling()) as raw, self._interruption.calling(raw.interrupt):
                     rows = catch_up(raw, copy, before)
@@ -319,6 +319,12 @@ class _Compaction:
         keeping_out.close()
         _take_again(self._engine, self._path, old)
         return compacted
+
+
+def _checkpoint_beside(connection: DuckDBConnection) -> None:
+    """Run a WAL checkpoint, if nobody is in its way."""
+    with closing(connection.sibling()) as raw, suppress(duckdb.TransactionException):
+        raw.execute("CHECKPOINT")
 
 
 def _connection_count(connection: DuckDBConnection) -> int:

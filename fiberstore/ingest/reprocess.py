@@ -9,10 +9,11 @@ from uuid import uuid4
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CursorError, DatabaseError, VersionNotFoundError
-from fiberstore.ingest.correlator import CorrelationCounts, FiberJoiner, uncollected
+from fiberstore.ingest.correlator import CorrelationCounts, FiberJoiner
 from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS
 from fiberstore.ingest.rules import Rules
 from fiberstore.records import StoredLog
+from fiberstore.repositories.access import uncollected
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import reprocess_checkpoint
 from fiberstore.sql.bulk import new_logs

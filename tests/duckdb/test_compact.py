@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,20 @@ def test_what_is_written_beside_the_copy_is_in_the_new_file(
     storage.close()
     with DuckDBStorage(db_file) as again:
         assert everything(again) == expected
+
+
+@pytest.mark.slow
+def test_rows_that_a_checkpoint_moves_together_are_copied_once(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB does so with groups of 122,880 rows, when most of theirs have been deleted."""
+    execute("INSERT INTO raw_logs SELECT uuid(), now(), 'a', 'b', now(), 1 FROM range(500_000)")(storage)
+    execute("DELETE FROM raw_logs WHERE rowid % 5 <> 0")(storage)
+    fills = count_calls(monkeypatch, Copy, "fill")
+    do_before(monkeypatch, Snapshot, "check", partial(storage.write_logs, [log(1)]))
+    storage.compact()
+    assert storage.logs.count() == 100_001
+    assert len(fills) == 1
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[None]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Thread, get_ident
 from types import SimpleNamespace
@@ -15,10 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships, StoredLog
+from fiberstore import DatabaseError, DuckDBStorage, Fibers, LogRecord, Logs, Memberships, StoredLog
 from fiberstore.duckdb import change_lock, rebuild
 from fiberstore.duckdb.support import SUPPORT
 from fiberstore.repositories import access, retention
+from fiberstore.repositories.prune_plan import Plan, Unit
 from fiberstore.sql.migrate import differences, is_host_object
 from fiberstore.sql.models import TABLES_BESIDE
 from fiberstore.sql.support import FindGoing, GoingRows
@@ -352,25 +354,33 @@ def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
 
 
 @pytest.mark.parametrize(
-    ("most_rows", "disk_is_full", "max_steps", "steps"),
+    ("most_staying", "disk_is_full", "max_steps", "steps"),
     [
-        (20, False, None, [6]),
-        (19, False, None, [2, 4, 6]),
-        (20, True, None, [2, 4, 6]),
-        (20, False, 3, [2, 4, 6]),
+        (9, False, None, [6]),
+        (7, False, None, [2, 4, 6]),
+        (9, True, None, [2, 4, 6]),
+        (9, False, 3, [2, 4, 6]),
     ],
 )
 def test_a_prune_goes_in_one_step_where_nobody_waits_for_long(
     filled: DuckDBStorage,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    most_rows: int,
+    most_staying: int,
     disk_is_full: bool,
     max_steps: int | None,
     steps: list[int],
 ) -> None:
     monkeypatch.setattr(retention, "DEFAULT_STEP_ROWS", 2)
-    monkeypatch.setattr(retention, "_MOST_QUICK_ROWS", most_rows)
+    monkeypatch.setattr(retention, "_MOST_STAYING_ROWS", most_staying)
+    take, taken = Plan.take, list[int]()
+
+    def take_and_count(plan: Plan, rows: int, weight: float) -> list[Unit]:
+        units = take(plan, rows, weight)
+        taken.append(len(units))
+        return units
+
+    monkeypatch.setattr(Plan, "take", take_and_count)
     if disk_is_full:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     gone: list[int] = []
@@ -380,6 +390,16 @@ def test_a_prune_goes_in_one_step_where_nobody_waits_for_long(
         on_step=lambda step: gone.append(step.logs),
     )
     assert gone == steps
+    assert taken == [3 // len(steps)] * len(steps)  # no more than a step is in memory
+
+
+def test_a_file_that_was_removed_while_it_is_open_is_said_to_be(filled: DuckDBStorage, db_file: Path) -> None:
+    db_file.unlink()
+    old = Logs.c.timestamp < at(5)
+    for call in (filled.logs.where(old).delete, partial(filled.prune, logs=old)):
+        with pytest.raises(DatabaseError, match="is open, but cannot be found"):
+            call()
+    assert filled.logs.count() == 10
 
 
 def test_one_that_has_read_before_keeps_its_snapshot_and_appends_nothing(filled: DuckDBStorage) -> None:
