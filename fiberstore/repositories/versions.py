@@ -139,7 +139,7 @@ class VersionRepository(Versions):
             left, lambda _: nullcontext([GoingRows(MEMBERSHIPS, _without_fiber(config_version))])
         )
         fibers, memberships = self._change(
-            "drop", lambda session: _drop_fibers(session, config_version), going_fibers
+            "drop", lambda session: _drop_fibers(session, config_version), going_fibers, lock=Lock.LATE
         )
         while step := self._change(
             "drop",
@@ -244,6 +244,11 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
     Returns:
         How many fibers, and how many memberships, were deleted.
     """
+    of_version = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
+    others = sa.and_(Membership.fiber_id.in_(of_version), Membership.config_version != version)
+    memberships = execute_write(session, sa.delete(Membership).where(others))
+    if begins_beside_others(session):
+        connection_of(session).take_lock(Lock.CHANGES)
     _ensure(session, version)
     active = _active(session)
     if active is not None and active.config_version == version:
@@ -256,11 +261,9 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
         NamedCheckpoint.name.startswith(read_checkpoint(version)),
     )
     execute_write(session, sa.delete(NamedCheckpoint).where(is_of_version))
-    with kept_ids(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
+    with kept_ids(session, of_version) as ids:
         for table, which, _ in belongings_of(ids.hold):
             delete_rows(session, table, which)
-        others = sa.and_(ids.hold(MEMBERSHIPS.c.fiber_id), Membership.config_version != version)
-        memberships = execute_write(session, sa.delete(Membership).where(others))
         return delete_rows(session, FIBERS, ids.hold(FIBERS.c.fiber_id)), memberships
 
 
