@@ -107,6 +107,16 @@ def test_reads_go_on_when_another_client_has_changed_the_type_of_a_column(
                 assert [read() for _ in range(7)] == before
 
 
+def test_the_planner_is_set_for_reads_by_ids_unless_the_server_or_the_url_says_otherwise(
+    postgres_url: str,
+) -> None:
+    url = make_url(postgres_url)
+    for options, settings in (({}, ("off", "1.1")), ({"options": "-c random_page_cost=3"}, ("off", "3"))):
+        with PostgresStorage(url.update_query_dict(options)) as storage, storage.session() as session:
+            both = sa.text("SELECT current_setting('jit'), current_setting('random_page_cost')")
+            assert tuple(session.execute(both).one()) == settings
+
+
 def test_a_transaction_is_to_be_run_again_when_another_client_has_changed_the_type_of_a_column(
     postgres_url: str,
 ) -> None:
