@@ -253,8 +253,9 @@ def _postgresql_copies(sources: Sources, server_url: str) -> Iterator[Copies]:
     server = make_url(server_url).set(drivername="postgresql+psycopg")
     databases = {name: f"fiberstore_lifecycle_{name}" for name in ("one", "two", "copy")}
 
-    def run(statement: str) -> None:
-        with sa.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
+    def run(statement: str, database: str | None = server.database) -> None:
+        url = server.set(database=database)
+        with sa.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
             connection.exec_driver_sql(statement)
 
     def opened(name: str) -> PostgresStorage:
@@ -274,6 +275,7 @@ def _postgresql_copies(sources: Sources, server_url: str) -> Iterator[Copies]:
             with sources.in_duckdb(name) as source, opened(name) as storage:
                 storage.init_schema()
                 copy_store(source, storage)
+            run("VACUUM (ANALYZE)", databases[name])  # as autovacuum would within minutes
         yield copy
     finally:
         for database in databases.values():
@@ -293,6 +295,7 @@ def main() -> None:
         rules = folder / "rules.toml"
         rules.write_text("".join(_SOURCE.format(number=number) for number in range(_SOURCES)) + _RULES)
         sources = Sources(folder, *build(folder / "one.duckdb", logs), rules)
+        gc.freeze()  # to look through the ids would stop all threads for most of a second, again and again
         _print_table("DuckDB", sources, sources.in_duckdb, arguments.only)
         if arguments.postgresql:
             with _postgresql_copies(sources, arguments.postgresql) as copies:

@@ -17,18 +17,23 @@ from fiberstore.sql.models import Json
 # What the server has acknowledged is to be on its disk, who waits for a lock is to be told in time, and the
 # locks of a client whose machine is gone are not to be kept for hours. A temporary table that an application
 # leaves on a connection is not to hide one of ours: pg_temp comes first unless it is named. (Not where it
-# would be the only schema there is, or tables would be made in it.) To compile a plan of prune's takes longer
-# than it saves.
+# would be the only schema there is, or tables would be made in it.)
 _SETTINGS = """
 SELECT pg_backend_pid(), current_setting('default_transaction_read_only') = 'on',
   set_config('TimeZone', 'UTC', false), set_config('lock_timeout', '10s', false),
-  set_config('jit', 'off', false),
   set_config('search_path', concat_ws(', ', current_setting('search_path'),
     CASE WHEN current_schema() <> '' THEN 'pg_temp' END), false),
   set_config('tcp_keepalives_idle', '60', false), set_config('tcp_keepalives_interval', '10', false),
   set_config('tcp_keepalives_count', '3', false),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit')
     WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
+"""
+# What nobody has set otherwise: to compile a plan of prune's takes longer than it saves, and for thousands of
+# ids the planner would read a whole table, as if the disk had to turn for each of them.
+_PLANNER_SETTINGS = """
+SELECT set_config(name, value, false)
+FROM pg_settings JOIN (VALUES ('jit', 'off'), ('random_page_cost', '1.1')) AS ours (name, value) USING (name)
+WHERE source = 'default'
 """
 _MARK = "SELECT set_config('fiberstore.client', %s, false)"
 _MARKED = "SELECT current_setting('fiberstore.client', true)"
@@ -67,6 +72,7 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
             loaders.register(connection)
             arrays.register(connection)
             backend_pid, is_read_only, *_ = connection.execute(_SETTINGS).fetchone() or ()
+            connection.execute(_PLANNER_SETTINGS)
             connection.commit()
             if READ_ONLY in str(options.get("options")) and not is_read_only:
                 raise DatabaseError(

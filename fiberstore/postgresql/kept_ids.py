@@ -45,10 +45,8 @@ def keep(session: Session, rows: sa.Select[Any]) -> Iterator[KeptIds]:
 
 
 @contextmanager
-def given(session: Session, columns: Columns) -> Iterator[KeptIds]:
+def given(_session: Session, columns: Columns) -> Iterator[KeptIds]:
     """Give ids; see ``BackendSupport.given``."""
-    # For thousands of ids the planner would read a whole table, as if each were on a page of its own.
-    connection_of(session).write("SET LOCAL random_page_cost = 1.1")
     yield _ids_of({name: array_of(column, "uuid") for name, column in columns.items()})
 
 
