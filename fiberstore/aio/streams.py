@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -82,7 +82,7 @@ async def follow(
     threads: Threads, query: Logs, position: str | None, timeout_s: float | None
 ) -> AsyncLogTail:
     """Begin to follow a query at a position, or now; see ``Logs.tail``."""
-    began_at = await threads.run(_begin_tail, query, position, timeout_s)
+    began_at = await threads.run(lambda: query.tail(position, timeout_s=timeout_s).position)
     return AsyncLogTail(query, threads, began_at, timeout_s)
 
 
@@ -92,15 +92,11 @@ async def _stream(
     """Read a generator in a thread, which is free again however this ends."""
     thread = await threads.hold(parts.close)
     try:
-        while some := await thread.run(_next, parts, parts_at_once):
+        while some := await thread.run(lambda: list(islice(parts, parts_at_once))):
             for part in some:
                 yield part
     finally:
         thread.end()
-
-
-def _next(parts: Iterable[T], count: int) -> list[T]:
-    return list(islice(parts, count))
 
 
 def _records(query: Query[R]) -> Generator[R, None, None]:
@@ -116,10 +112,6 @@ def _batches(query: Query[R], batch_rows: int) -> Generator["pa.RecordBatch", No
             yield batch
         if batch is None:
             yield pa.RecordBatch.from_pylist([], schema=reader.schema)
-
-
-def _begin_tail(query: Logs, position: str | None, timeout_s: float | None) -> str:
-    return query.tail(position, timeout_s=timeout_s).position
 
 
 def _take_error(looking: "asyncio.Task[None]") -> None:

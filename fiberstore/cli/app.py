@@ -134,6 +134,16 @@ def _told() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def telling_if_interrupted(left: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C end the command with a note of what is left by then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_note(f"interrupted; {left()}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
 app = Commands(
     cls=_Group,
     help="Store logs and the fibers that join them: one request, one login, one job, seen across all files.",

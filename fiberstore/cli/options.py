@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import wraps
@@ -164,6 +165,9 @@ Sources = Annotated[
     typer.Option("--source", metavar="SOURCE", help="Only logs of this source; if repeated, of any of them."),
 ]
 Contains = Annotated[str | None, typer.Option(metavar="TEXT", help="Only logs with this text in them.")]
+Pattern = Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of RE2.")]
+IgnoreCase = Annotated[bool, typer.Option("--ignore-case", "-i", help="Ignore case.")]
+FixedStrings = Annotated[bool, typer.Option("--fixed-strings", "-F", help="Take the pattern as plain text.")]
 FiberId = Annotated[
     str | None,
     typer.Option(parser=parse_id, metavar="ID", help="Only logs of this fiber: its id, or the beginning."),
@@ -351,6 +355,21 @@ def with_filter(command: Callable[..., None]) -> Callable[..., None]:
     needed = [parameter for parameter in own if parameter.default is inspect.Parameter.empty]
     others = [parameter for parameter in own if parameter not in needed]
     return with_parameters(run, [*needed, *shared.values(), *others])
+
+
+def expression_of(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
+    """Return the regular expression of a pattern."""
+    expression = re.escape(pattern) if fixed_strings else pattern
+    return f"(?i){expression}" if ignore_case else expression
+
+
+@contextmanager
+def refusing_pattern() -> Iterator[None]:
+    """Refuse the pattern by the error of what looks at its expression."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; -F takes it as plain text", param_hint="PATTERN") from error
 
 
 def fiber_order(name: FiberOrderName) -> FiberOrder:

@@ -6,9 +6,10 @@ that its value has in JSON.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from uuid import UUID
 
@@ -82,6 +83,10 @@ def print_records(
         case "tsv":
             print_rows([columns] if with_names else [])
             print_rows([_cell(row[name]) for name in columns] for row in (records if rows is None else rows))
+
+
+def _records(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[Record]:
+    return (dict(zip(columns, row, strict=True)) for row in rows)
 
 
 def _cell(value: object) -> str:
@@ -217,16 +222,14 @@ def print_histogram(buckets: Sequence[Bucket], group: str | None, shape: Shape) 
     """Print counts over time, on a terminal as bars, by the column ``group`` if there is one."""
     columns = ("start", group, "count") if group else ("start", "count")
     rows = ((one.start, one.group, one.count) if group else (one.start, one.count) for one in buckets)
-    records = (dict(zip(columns, row, strict=True)) for row in rows)
-    print_records(records, columns, lambda: tables.bars(buckets, group), shape)
+    print_records(_records(columns, rows), columns, lambda: tables.bars(buckets, group), shape)
 
 
 def print_value_counts(found: Sequence[ValueCount[str]], name: str, shape: Shape) -> None:
     """Print values, called so, and the number of fibers that have each."""
     columns = (name, "fibers", "first_seen", "last_seen")
     rows = ((one.value, one.count, one.first_seen, one.last_seen) for one in found)
-    records = (dict(zip(columns, row, strict=True)) for row in rows)
-    print_records(records, columns, lambda: tables.value_counts(found, name), shape)
+    print_records(_records(columns, rows), columns, lambda: tables.value_counts(found, name), shape)
 
 
 def print_findings(repaired: Iterable[str], findings: Iterable["Finding"]) -> None:
@@ -243,7 +246,7 @@ def print_findings(repaired: Iterable[str], findings: Iterable["Finding"]) -> No
 def print_statistics(statistics: Statistics, shape: Shape) -> None:
     """Print the content of a store."""
     names = ("what", "name", "value")
-    rows = (dict(zip(names, row, strict=True)) for row in statistics.rows())
+    rows = _records(names, statistics.rows())
     print_records([asdict(statistics)], names, lambda: tables.statistics(statistics), shape, rows=rows)
 
 
@@ -275,12 +278,9 @@ def print_copied(copied: Copied, seconds: float, shape: Shape) -> None:
     """Print the rows that a copy has written, and the rows of both stores at its end."""
     whole = {"equal": copied.is_equal, **asdict(copied), "seconds": round(seconds, 3)}
     rows = (
-        dict(
-            zip(
-                _COPIED, (table, written, ours.rows, theirs.rows, ours.checksum, theirs.checksum), strict=True
-            )
-        )
+        (table, copied.written.get(table, 0), ours.rows, theirs.rows, ours.checksum, theirs.checksum)
         for table, ours in copied.source.items()
-        for written, theirs in [(copied.written.get(table, 0), copied.destination[table])]
+        for theirs in [copied.destination[table]]
     )
-    print_records([whole], _COPIED, lambda: tables.copied(copied, seconds), shape, rows=rows)
+    table = partial(tables.copied, copied, seconds)
+    print_records([whole], _COPIED, table, shape, rows=_records(_COPIED, rows))

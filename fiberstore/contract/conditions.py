@@ -186,83 +186,80 @@ class IsActive(Condition[R]):
         return "config_version.is_active()"
 
 
+class _OfFiber(Condition[FiberRecord]):
+    record = FiberRecord
+
+
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class AttributeExists(Condition[FiberRecord]):
+class AttributeExists(_OfFiber):
     """There is a value at a JSON pointer, be it null."""
 
     pointer: str
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
 
     def __repr__(self) -> str:
         return f"attributes[{self.pointer!r}].exists()"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class AttributeCompare(Condition[FiberRecord]):
+class AttributeCompare(_OfFiber):
     """The value at a JSON pointer compared with one of its kind."""
 
     pointer: str
     operator: Operator
     value: Scalar
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
 
     def __repr__(self) -> str:
         return f"(attributes[{self.pointer!r}] {self.operator} {self.value!r})"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class AttributeIn(Condition[FiberRecord]):
+class AttributeIn(_OfFiber):
     """The value at a JSON pointer is one of these, of their kind."""
 
     pointer: str
     values: tuple[Scalar, ...]
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
 
     def __repr__(self) -> str:
         return f"attributes[{self.pointer!r}].in_({list(self.values)!r})"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class AttributeContains(Condition[FiberRecord]):
+class AttributeContains(_OfFiber):
     """The list at a JSON pointer has a value of this kind that is equal to it."""
 
     pointer: str
     value: Scalar
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
 
     def __repr__(self) -> str:
         return f"attributes[{self.pointer!r}].contains({self.value!r})"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class AttributeIsList(Condition[FiberRecord]):
+class AttributeIsList(_OfFiber):
     """There is a list at a JSON pointer."""
 
     pointer: str
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
 
     def __repr__(self) -> str:
         return f"attributes[{self.pointer!r}] is a list"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class KeyExists(Condition[FiberRecord]):
+class KeyExists(_OfFiber):
     """A fiber has a key of this name."""
 
     name: str
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
 
     def __repr__(self) -> str:
         return f"keys[{self.name!r}].exists()"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class KeyIn(Condition[FiberRecord]):
+class KeyIn(_OfFiber):
     """A fiber has a key of this name with one of these values."""
 
     name: str
     values: tuple[str, ...]
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
 
     def __repr__(self) -> str:
         if len(self.values) == 1:
@@ -271,23 +268,21 @@ class KeyIn(Condition[FiberRecord]):
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class KeyStartsWith(Condition[FiberRecord]):
+class KeyStartsWith(_OfFiber):
     """A fiber has a key of this name whose value begins with a prefix."""
 
     name: str
     prefix: str
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
 
     def __repr__(self) -> str:
         return f"keys[{self.name!r}].startswith({self.prefix!r})"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class HasLog(Condition[FiberRecord]):
+class HasLog(_OfFiber):
     """A fiber with a stored log of which a condition is true."""
 
     condition: Condition[StoredLog]
-    record: type[FiberRecord] = field(default=FiberRecord, init=False)
     nesting: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -301,8 +296,8 @@ class HasLog(Condition[FiberRecord]):
 class HasFiber(Condition[StoredLog]):
     """A log in a stored fiber of which a condition is true."""
 
+    record = StoredLog
     condition: Condition[FiberRecord]
-    record: type[StoredLog] = field(default=StoredLog, init=False)
     nesting: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -205,11 +205,15 @@ class FiberMethods(FiberBatchStorage):
     def write_keys(self, keys: Iterable[FiberKey]) -> int:
         given = list(keys)
 
-        def write(session: Session) -> int:
-            rows = bulk.checked(given, FiberKey)
-            return key_rows.insert_keys(session, rows, of_stored=True) if rows else 0
+        @cache
+        def columns() -> Columns:
+            return key_rows.key_columns(bulk.checked(given, FiberKey))
 
-        return self._sessions.write("write_keys", write)
+        return self._sessions.write(
+            "write_keys",
+            lambda session: key_rows.insert_key_columns(session, columns()) if given else 0,
+            before=columns,
+        )
 
     def get_keys(self, fiber_ids: Iterable[UUID]) -> dict[UUID, list[FiberKey]]:
         with self._sessions.read("get_keys") as session:

@@ -44,23 +44,9 @@ SAME_KEY = (
 )
 
 
-def insert_keys(session: Session, keys: Sequence[FiberKey], *, of_stored: bool = False) -> int:
-    """Insert the keys that their fibers do not have yet; of the others, the earlier beginning stays.
-
-    It takes ``Lock.CHANGES``: nothing else keeps two transactions from inserting one key.
-
-    Args:
-        session: The session.
-        keys: The keys; an identity may be there several times.
-        of_stored: Check first that their fibers are stored.
-
-    Returns:
-        How many are new.
-
-    Raises:
-        NotFoundError: A fiber is not stored, with ``of_stored``.
-    """
-    return insert_key_columns(session, key_columns(keys), of_stored=of_stored)
+def insert_keys(session: Session, keys: Sequence[FiberKey]) -> int:
+    """Insert keys as ``insert_key_columns`` does; their fibers need not be stored."""
+    return insert_key_columns(session, key_columns(keys), of_stored=False)
 
 
 def key_columns(keys: Sequence[FiberKey]) -> Columns:
@@ -94,7 +80,21 @@ def _earliest_of_each(keys: Sequence[FiberKey]) -> list[FiberKey]:
 
 
 def insert_key_columns(session: Session, columns: Columns, *, of_stored: bool = True) -> int:
-    """Insert keys as ``insert_keys`` does, given as the columns of a batch without equal keys."""
+    """Insert the keys that their fibers do not have yet; of the others, the earlier beginning stays.
+
+    It takes ``Lock.CHANGES``: nothing else keeps two transactions from inserting one key.
+
+    Args:
+        session: The session.
+        columns: The keys, without equal ones; see ``key_columns``.
+        of_stored: Check first that their fibers are stored.
+
+    Returns:
+        How many are new.
+
+    Raises:
+        NotFoundError: A fiber is not stored, with ``of_stored``.
+    """
     connection_of(session).take_lock(Lock.CHANGES)
     if of_stored:
         _check_stored(session, {"fiber_id": columns["fiber_id"]})

@@ -136,9 +136,11 @@ def test_a_grown_file_costs_its_new_bytes(storage: DuckDBStorage, tmp_path: Path
     assert ingest(storage, rules).sources["app"].lines == 2_000
     with log.open("a") as file:
         file.write(line * 3)
+    before = storage.stats().calls["transaction"].calls
     again = ingest(storage, rules)
     assert (again.sources["app"].lines, again.sources["app"].continued) == (4, 1)
     assert (again.logs_read, again.logs_new) == (4, 3)
+    assert storage.stats().calls["transaction"].calls == before + 2  # one reads the checkpoints
 
 
 def test_a_file_that_was_changed_where_reading_continues_is_read_whole(

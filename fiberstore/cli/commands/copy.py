@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fiberstore.cli import INTERRUPTED
-from fiberstore.cli.app import app, print_note
+from fiberstore.cli.app import app, print_note, telling_if_interrupted
 from fiberstore.cli.changing import check_revision
 from fiberstore.cli.options import Json
 from fiberstore.cli.progress import CountingBars, counting_bars
@@ -42,11 +41,8 @@ def copy(
     """
     with _open_both(source, destination) as (storage, target), counting_bars("rows") as bars:
         begin = time.monotonic()
-        try:
+        with telling_if_interrupted(lambda: "the same command resumes from there"):
             copied = copy_store(storage, target, mirror=mirror, on_rows=_mover(bars, storage))
-        except KeyboardInterrupt:
-            print_note("interrupted; the same command resumes from there")
-            raise typer.Exit(INTERRUPTED) from None
         seconds = time.monotonic() - begin
     print_copied(copied, seconds, shape_of_output(as_json=as_json))
     deleted = ", ".join(

@@ -8,8 +8,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from fiberstore.cli import INTERRUPTED, lookup
-from fiberstore.cli.app import Commands, app, print_note
+from fiberstore.cli import lookup
+from fiberstore.cli.app import Commands, app, print_note, telling_if_interrupted
 from fiberstore.cli.changing import db_option, open_to_change, working
 from fiberstore.cli.console import print_json, print_result, print_text
 from fiberstore.cli.groups import ListsByDefault
@@ -283,13 +283,10 @@ def _reprocess(
         bars.advance("", so_far.logs_read - read)
         read = so_far.logs_read
 
-    try:
-        with counting_bars("logs") as bars:
-            bars.begin("", storage.logs.count, "reading the stored logs")
-            report = run(on_batch)
-    except KeyboardInterrupt:
-        print_note("interrupted; what was made stays, and the same command resumes from there")
-        raise typer.Exit(INTERRUPTED) from None
+    left = "what was made stays, and the same command resumes from there"
+    with telling_if_interrupted(lambda: left), counting_bars("logs") as bars:
+        bars.begin("", storage.logs.count, "reading the stored logs")
+        report = run(on_batch)
     return report, time.monotonic() - begin
 
 

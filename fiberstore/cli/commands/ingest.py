@@ -12,8 +12,8 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn
 from sqlalchemy.engine import make_url
 
-from fiberstore.cli import INTERRUPTED, lookup
-from fiberstore.cli.app import app, print_note
+from fiberstore.cli import lookup
+from fiberstore.cli.app import app, print_note, telling_if_interrupted
 from fiberstore.cli.changing import db_option, open_or_make
 from fiberstore.cli.commands.generations import tell_unless_active
 from fiberstore.cli.console import print_cut, print_json, print_line, print_result
@@ -159,16 +159,13 @@ def _parse_paths(pairs: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def _ingest(storage: SqlStorage, rules: Rules) -> tuple[IngestReport, float]:
+    def left() -> str:
+        stored = counted(storage.logs.count(), "logs")
+        return f"the store holds {stored}, and the same command resumes from there"
+
     begin = time.monotonic()
-    try:
-        with _progress(rules) as (on_bytes, on_batch):
-            report = ingest_files(storage, rules, on_bytes=on_bytes, on_batch=on_batch)
-    except KeyboardInterrupt:
-        stored = storage.logs.count()
-        print_note(
-            f"interrupted; the store holds {counted(stored, 'logs')}, and the same command resumes from there"
-        )
-        raise typer.Exit(INTERRUPTED) from None
+    with telling_if_interrupted(left), _progress(rules) as (on_bytes, on_batch):
+        report = ingest_files(storage, rules, on_bytes=on_bytes, on_batch=on_batch)
     return report, time.monotonic() - begin
 
 

@@ -1,6 +1,5 @@
 """``logs`` and ``grep``: logs in pages."""
 
-import re
 from functools import partial
 from typing import Annotated
 
@@ -11,20 +10,23 @@ from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.options import (
     Cursor,
     Db,
+    FixedStrings,
+    IgnoreCase,
     Json,
     LogFilter,
     LogShape,
     Order,
     PageLimit,
+    Pattern,
     chosen_shape,
+    expression_of,
     print_pages,
+    refusing_pattern,
     with_filter,
 )
 from fiberstore.cli.render import print_logs
 from fiberstore.cli.stores import open_to_read
-from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Logs
-from fiberstore.records import StoredLog
 
 
 @app.command(epilog="Example: fiberstore logs --db store.duckdb --source web --since yesterday")
@@ -50,13 +52,11 @@ def logs(
 @with_filter
 def grep(  # as grep has them
     chosen: LogFilter,
-    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of RE2.")],
+    pattern: Pattern,
     *,
     db: Db,
-    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Ignore case.")] = False,
-    fixed_strings: Annotated[
-        bool, typer.Option("--fixed-strings", "-F", help="Take the pattern as plain text.")
-    ] = False,
+    ignore_case: IgnoreCase = False,
+    fixed_strings: FixedStrings = False,
     invert_match: Annotated[bool, typer.Option("--invert-match", "-v", help="Print the others.")] = False,
     count: Annotated[bool, typer.Option("--count", "-c", help="Print only their number.")] = False,
     order: Order = "oldest",
@@ -69,10 +69,9 @@ def grep(  # as grep has them
 
     The exit code does not depend on matches: 0 is done, 1 a failure. `-c` counts.
     """
-    expression = re.escape(pattern) if fixed_strings else pattern
-    if ignore_case:
-        expression = f"(?i){expression}"
-    matches = _matching(expression)
+    expression = expression_of(pattern, fixed_strings=fixed_strings, ignore_case=ignore_case)
+    with refusing_pattern():
+        matches = Logs.c.raw_text.regexp_match(expression)
     shape = chosen_shape(form, as_json=as_json)
     with open_to_read(db) as storage:
         query = chosen.of(storage).where(~matches if invert_match else matches).order_by(order)
@@ -82,10 +81,3 @@ def grep(  # as grep has them
         else:
             show = partial(print_logs, shape, highlight=None if invert_match else expression)
             print_pages(query.page, show, chosen, limit=limit, cursor=cursor, shape=shape)
-
-
-def _matching(expression: str) -> Condition[StoredLog]:
-    try:
-        return Logs.c.raw_text.regexp_match(expression)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}; -F takes it as plain text", param_hint="PATTERN") from error

@@ -13,8 +13,7 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn
 
-from fiberstore.cli import INTERRUPTED
-from fiberstore.cli.app import app, print_note
+from fiberstore.cli.app import app, print_note, telling_if_interrupted
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.console import print_json, print_line
 from fiberstore.cli.options import Db, DryRun, FiberCondition, Json, LogCondition, parse_ago
@@ -150,12 +149,9 @@ def _count(what: Callable[..., Pruned]) -> Pruned:
 
 def _delete(what: Callable[..., Pruned]) -> Pruned:
     """Prune, with a bar on a terminal; print the command that resumes it after an interruption."""
-    try:
-        with _progress(what) as on_step:
-            return what(on_step=on_step)
-    except KeyboardInterrupt:
-        print_note("interrupted; what was deleted until then is gone, and the same command resumes")
-        raise typer.Exit(INTERRUPTED) from None
+    left = "what was deleted until then is gone, and the same command resumes"
+    with telling_if_interrupted(lambda: left), _progress(what) as on_step:
+        return what(on_step=on_step)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """``redact``: replacement of text that must not be stored."""
 
-import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,18 @@ from fiberstore.cli import INTERRUPTED
 from fiberstore.cli.app import app, print_note
 from fiberstore.cli.changing import compact_store, db_option, open_to_change, shown_sizes, working
 from fiberstore.cli.console import print_json, print_line
-from fiberstore.cli.options import Db, DryRun, Json, LogFilter, with_filter
+from fiberstore.cli.options import (
+    Db,
+    DryRun,
+    FixedStrings,
+    IgnoreCase,
+    Json,
+    LogFilter,
+    Pattern,
+    expression_of,
+    refusing_pattern,
+    with_filter,
+)
 from fiberstore.cli.tables import counted
 from fiberstore.contract.patterns import check_redaction
 from fiberstore.contract.queries import Logs
@@ -28,16 +38,14 @@ _IDS = 10
 @with_filter
 def redact(
     chosen: LogFilter,
-    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of RE2.")],
+    pattern: Pattern,
     *,
     db: Db,
     replacement: Annotated[
         str, typer.Option("--with", metavar="TEXT", help="What stands there instead, as it is.")
     ] = "[redacted]",
-    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Ignore case.")] = False,
-    fixed_strings: Annotated[
-        bool, typer.Option("--fixed-strings", "-F", help="Take the pattern as plain text.")
-    ] = False,
+    ignore_case: IgnoreCase = False,
+    fixed_strings: FixedStrings = False,
     keep_file: Annotated[
         bool,
         typer.Option("--keep-file", help="Leave the old text in unused parts of the store for now."),
@@ -52,7 +60,9 @@ def redact(
 
     Attributes of fibers are not changed, nor are backups and exports: look there too.
     """
-    expression = _expression(pattern, fixed_strings=fixed_strings, ignore_case=ignore_case)
+    expression = expression_of(pattern, fixed_strings=fixed_strings, ignore_case=ignore_case)
+    with refusing_pattern():
+        check_redaction(expression)
     with open_to_change(db) as storage:
         begin = time.monotonic()
         logs = chosen.of(storage)
@@ -67,17 +77,6 @@ def redact(
     _report(db, changed, compacted, seconds, as_json=as_json)
     for folder in unfinished:
         print_note(f"{folder} may hold the old text: a copy that another process writes or has left")
-
-
-def _expression(pattern: str, *, fixed_strings: bool, ignore_case: bool) -> str:
-    expression = re.escape(pattern) if fixed_strings else pattern
-    if ignore_case:
-        expression = f"(?i){expression}"
-    try:
-        check_redaction(expression)
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}; -F takes it as plain text", param_hint="PATTERN") from error
-    return expression
 
 
 def _tell_matching(logs: Logs, *, as_json: bool) -> None:

@@ -1,8 +1,6 @@
 """The commands ``export`` and ``import``: records to files and back, with a progress bar on a terminal."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -123,15 +121,13 @@ def export_traces(
 @import_app.command("logs", epilog="Example: fiberstore import logs --db store.duckdb logs.parquet")
 def import_logs(path: Files, *, db: Db, config_version: ConfigVersion = 0, as_json: Json = False) -> None:
     """Store the logs of files, all or none; those that are stored already stay as they are."""
-    with _open_to_write(db, path, config_version) as storage:
-        _import(storage.import_logs, path, "logs", as_json=as_json)
+    _import("logs", path, db, config_version, as_json=as_json)
 
 
 @import_app.command("fibers", epilog="Example: fiberstore import fibers --db store.duckdb fibers.jsonl")
 def import_fibers(path: Files, *, db: Db, as_json: Json = False) -> None:
     """Store the fibers of files, all or none; those that are stored already stay as they are."""
-    with _open_to_write(db, path) as storage:
-        _import(storage.import_fibers, path, "fibers", as_json=as_json)
+    _import("fibers", path, db, as_json=as_json)
 
 
 @import_app.command(
@@ -139,8 +135,7 @@ def import_fibers(path: Files, *, db: Db, as_json: Json = False) -> None:
 )
 def import_memberships(path: Files, *, db: Db, as_json: Json = False) -> None:
     """Store the memberships of files, all or none; those that are stored already stay as they are."""
-    with _open_to_write(db, path) as storage:
-        _import(storage.import_memberships, path, "memberships", as_json=as_json)
+    _import("memberships", path, db, as_json=as_json)
 
 
 @import_app.command("otlp", epilog="Example: fiberstore import otlp --db store.duckdb logs.json")
@@ -182,8 +177,7 @@ def import_otlp(
 @import_app.command("keys", epilog="Example: fiberstore import keys --db store.duckdb keys.parquet")
 def import_keys(path: Files, *, db: Db, as_json: Json = False) -> None:
     """Store the keys of files, all or none, after their fibers; the earlier beginning of a key stays."""
-    with _open_to_write(db, path) as storage:
-        _import(storage.import_keys, path, "keys", as_json=as_json)
+    _import("keys", path, db, as_json=as_json)
 
 
 def _tell_of_other_versions(storage: SqlStorage, chosen: FiberFilter) -> None:
@@ -202,17 +196,8 @@ def _export(query: Query[Any], path: Path, partition_by: Partition | None, *, as
     _report(f"{path}: {counted(rows, 'rows')}", rows, time.monotonic() - begin, as_json=as_json)
 
 
-def _import(store: Callable[..., int], path: Path, what: str, *, as_json: bool) -> None:
-    with counting_bars("rows") as bars:
-        bars.begin("import")
-        begin = time.monotonic()
-        rows = store(path, on_rows=partial(bars.advance, "import"))
-    _report(counted(rows, f"new {what}"), rows, time.monotonic() - begin, as_json=as_json)
-
-
-@contextmanager
-def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[SqlStorage]:
-    """Open or make a store, if there is something to import."""
+def _import(kind: str, path: Path, db: str, config_version: int = 0, *, as_json: bool) -> None:
+    """Open or make a store, if there is something to import, and store records of a kind."""
     from fiberstore.exchange.writing import format_of
 
     if not path.exists():
@@ -221,8 +206,11 @@ def _open_to_write(db: str, path: Path, config_version: int = 0) -> Iterator[Sql
         )
     if not path.is_dir():
         format_of(path)
-    with open_or_make(db, config_version) as storage:
-        yield storage
+    with open_or_make(db, config_version) as storage, counting_bars("rows") as bars:
+        bars.begin("import")
+        begin = time.monotonic()
+        rows = getattr(storage, f"import_{kind}")(path, on_rows=partial(bars.advance, "import"))
+    _report(counted(rows, f"new {kind}"), rows, time.monotonic() - begin, as_json=as_json)
 
 
 def _report(text: str, rows: int, seconds: float, *, as_json: bool) -> None:
