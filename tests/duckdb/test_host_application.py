@@ -170,6 +170,7 @@ def _changed(metadata: sa.MetaData) -> None:
     assert logins is not None
 
 
+@pytest.mark.slow
 def test_a_table_with_an_enumeration_is_made_anew(host: _Host) -> None:
     def tables(note: sa.Column[str] | None) -> sa.MetaData:
         level: sa.Column[str] = sa.Column("level", sa.Enum("low", "high", name="levels"), index=True)
@@ -225,6 +226,7 @@ def test_columns_of_an_indexed_table_are_altered_and_dropped(host: _Host) -> Non
     assert sa.inspect(host.storage.engine).get_table_comment("logins")["text"] == "who was here"
 
 
+@pytest.mark.slow
 def test_constraints_are_added_and_dropped_and_tables_renamed(host: _Host) -> None:
     host.migrate(_tables(_changed))
 
