@@ -306,7 +306,9 @@ def test_random_damage_changes_nothing_or_is_named(
     seed = random.randrange(2**32)
     choose = random.Random(seed)
     outcomes: Counter[str] = Counter()
-    for _ in range(1000 if long_form else 20):
+    for trial in range(1000 if long_form else 40):
+        if trial >= 10 and not long_form and outcomes["open"] + outcomes["read"]:
+            break
         database, log = bytearray(files.database), bytearray(files.log)
         first, last, target = {
             "header": (0, HEADERS_BYTES, database),
