@@ -630,7 +630,7 @@ def test_ctrl_c_at_random_moments_empties_no_store(store_file: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
-        for _ in range(100):
+        for _ in range(30):
             time.sleep(random.uniform(0, 0.2))
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "2000\n"

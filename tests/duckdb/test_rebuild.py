@@ -25,6 +25,7 @@ from fiberstore.sql.migrate import differences, is_host_object
 from fiberstore.sql.models import TABLES_BESIDE
 from fiberstore.sql.support import FindGoing, GoingRows
 from fiberstore.testing.examples import at, fiber, log, member, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 if TYPE_CHECKING:
     from fiberstore.contract.results import Compacted
@@ -90,7 +91,7 @@ def a_copy_of(storage: DuckDBStorage) -> Iterator[DuckDBStorage]:
         yield copy
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@parametrize_mostly_slow("call", CALLS.values(), ids=CALLS, quick=2)
 def test_the_same_goes_and_the_tables_are_as_they_were(
     filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, call: Callable[[DuckDBStorage], object]
 ) -> None:
@@ -131,7 +132,7 @@ MEANWHILE: dict[str, tuple[Callable[[DuckDBStorage], object], bool]] = {
 }
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("name", "act"),
     [
         *(("logs.delete", act) for act in MEANWHILE),
@@ -139,6 +140,7 @@ MEANWHILE: dict[str, tuple[Callable[[DuckDBStorage], object], bool]] = {
         ("memberships.delete", "append"),
         ("merge_fibers", "append"),
     ],
+    quick=3,
 )
 def test_what_others_do_meanwhile_is_as_done_before(
     filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, name: str, act: str
@@ -353,7 +355,7 @@ def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
     assert logs_gone == [4]
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("most_staying", "disk_is_full", "max_steps", "steps"),
     [
         (9, False, None, [6]),
@@ -422,7 +424,7 @@ def test_rows_keep_their_order_for_who_reads_on(filled: DuckDBStorage) -> None:
     assert [str(id_) for id_ in order] == [str(uid(number)) for number in (5, 6, 7, 8, 20, 21, 22)]
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     "statement",
     [
         "ALTER TABLE fiber_memberships ADD COLUMN mine INTEGER DEFAULT 7",
@@ -432,6 +434,7 @@ def test_rows_keep_their_order_for_who_reads_on(filled: DuckDBStorage) -> None:
         "CREATE TRIGGER mine AFTER DELETE ON fiber_memberships FOR EACH STATEMENT DELETE FROM fiber_pins",
         "CREATE TABLE mine (l UUID, f UUID, FOREIGN KEY (l, f) REFERENCES fiber_memberships)",
     ],
+    quick=2,
 )
 def test_a_table_that_an_application_has_extended_stays(filled: DuckDBStorage, statement: str) -> None:
     with filled.engine.begin() as connection:
