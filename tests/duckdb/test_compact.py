@@ -137,7 +137,7 @@ def test_pages_and_tails_go_on(storage: DuckDBStorage) -> None:
     assert [found.log_id for found in storage.logs.tail(tail.position, timeout_s=0)] == [uid(20)]
 
 
-def do_before(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, action: Callable[[], None]) -> None:
+def do_before(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, action: Callable[[], object]) -> None:
     """Have something done before a function is called for the first time."""
     call, actions = getattr(owner, name), [action]
 
@@ -485,7 +485,7 @@ def test_a_connection_of_duckdbs_own_that_comes_meanwhile_is_noticed(
 class Steps:
     """Counts the steps that a compaction asks the system or DuckDB for, and does something before one."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, action: Callable[[], None]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, action: Callable[[], object]) -> None:
         self.seen, self._at, self._action = 0, at, action
         for owner, name in (
             (os, "link"), (os, "fsync"), (Path, "replace"), (Path, "rename"), (Path, "chmod"),
