@@ -137,7 +137,9 @@ def test_pages_and_tails_go_on(storage: DuckDBStorage) -> None:
     assert [found.log_id for found in storage.logs.tail(tail.position, timeout_s=0)] == [uid(20)]
 
 
-def do_before(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, action: Callable[[], object]) -> None:
+def do_before(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, action: Callable[[], object]
+) -> None:
     """Have something done before a function is called for the first time."""
     call, actions = getattr(owner, name), [action]
 
