@@ -26,6 +26,7 @@ from fiberstore import (
     Fiber,
     FiberMembership,
     FiberRecord,
+    Fibers,
     LogRecord,
     Logs,
     PostgresStorage,
@@ -34,6 +35,7 @@ from fiberstore.contract.results import Deleted, Merged, Upserted
 from fiberstore.duckdb.change_lock import ChangeLock, LockHold
 from fiberstore.postgresql.connection import PostgresConnection
 from fiberstore.postgresql.support import SUPPORT
+from fiberstore.repositories import query
 from fiberstore.sql import bulk
 from fiberstore.sql.arrow import Columns
 from fiberstore.telemetry import Call
@@ -185,6 +187,35 @@ def test_a_deletion_of_logs_takes_memberships_along_that_a_transaction_was_writi
             assert has_deleted.wait(timeout=60)
             unit.write_memberships([FiberMembership(log_id=log.log_id, fiber_id=fiber_id, config_version=1)])
         assert deletion.result(timeout=60) == Deleted(1, 0, 1)
+
+
+def test_a_deletion_of_fibers_is_run_again_if_one_has_changed_meanwhile(
+    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, log, fibers = postgresql_storage, some_logs(1)[0], [a_fiber(closed=True), a_fiber(closed=True)]
+    going, staying = (fiber.fiber_id for fiber in fibers)
+    storage.write_batch(
+        logs=[log],
+        fibers=fibers,
+        memberships=[
+            FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1) for fiber in fibers
+        ],
+    )
+    real, reopened = query.delete_rows, list[int]()
+
+    def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+        gone = real(session, table, which)
+        if not reopened:
+            with ThreadPoolExecutor(1) as thread:
+                reopening = thread.submit(storage.fibers.where(Fibers.c.fiber_id == staying).reopen)
+                reopened.append(reopening.result(timeout=60))
+        return gone
+
+    monkeypatch.setattr("fiberstore.repositories.fibers.delete_rows", delete)
+    assert storage.fibers.where(Fibers.c.closed.is_(True)).delete() == Deleted(0, 1, 1)
+    assert reopened == [1]
+    assert storage.get_fiber(going) is None
+    assert storage.get_log_fibers(log.log_id) == [staying]
 
 
 def test_redaction_goes_in_steps_that_others_see(
