@@ -38,6 +38,7 @@ _CANCEL_S = 5.0  # as psycopg waits for it
 # its rows, and has the lock for what they may have changed meanwhile.
 _LOCKS = {
     Lock.DELETES: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
+    Lock.LATEST: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
     Lock.CHANGES: "LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
 }
 _PREPARED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")  # by psycopg, at the sixth time

@@ -167,7 +167,7 @@ class FiberMethods(FiberBatchStorage):
         return self._sessions.write(
             "upsert_fibers",
             lambda session: bulk.upsert_fibers(session, columns(), widen=widen),
-            lock=Lock.DELETES,
+            lock=Lock.LATEST,
             before=columns,
         )
 
@@ -305,14 +305,11 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         if not begins_beside_others(session):
             return super()._delete(session)
         with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
-            ((found,),) = select_rows(session, sa.select(sa.func.count()).select_from(ids.rows))
-            of_fibers, of_them = ids.hold(FIBERS.c.fiber_id), ids.hold(MEMBERSHIPS.c.fiber_id)
-            memberships = delete_rows(session, MEMBERSHIPS, of_them)
+            are_members = ids.hold(MEMBERSHIPS.c.fiber_id)
+            memberships = delete_rows(session, MEMBERSHIPS, are_members)
             connection_of(session).take_lock(Lock.CHANGES)
-            fibers = delete_rows(session, FIBERS, sa.and_(of_fibers, *all_of(self._conditions)))
-            if fibers < found:
-                raise ConflictError("another transaction has changed fibers that were to be deleted")
-            memberships += delete_rows(session, MEMBERSHIPS, of_them)  # those that others have appended
+            fibers = self._delete_found(session, ids, FIBERS.c.fiber_id)
+            memberships += delete_rows(session, MEMBERSHIPS, are_members)  # those that others have appended
             for table, which, _ in belongings_of(ids.hold):
                 delete_rows(session, table, which)
         return Deleted(0, fibers, memberships)

@@ -4,10 +4,10 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +21,8 @@ import fiberstore.duckdb.change_lock
 import fiberstore.repositories.access
 from fiberstore import (
     AsyncDuckDBStorage,
+    CheckpointError,
+    CheckpointMove,
     ConflictError,
     DuckDBStorage,
     Fiber,
@@ -31,7 +33,7 @@ from fiberstore import (
     Logs,
     PostgresStorage,
 )
-from fiberstore.contract.results import Deleted, Merged, Upserted
+from fiberstore.contract.results import BatchCounts, Deleted, Merged, Upserted
 from fiberstore.duckdb.change_lock import ChangeLock, LockHold
 from fiberstore.postgresql.connection import PostgresConnection
 from fiberstore.postgresql.support import SUPPORT
@@ -146,6 +148,25 @@ def test_an_upsert_changes_fibers_beside_others_and_after_a_conflict_keeps_them_
         assert {other.result() for other in others} == {Upserted(0, 1)}
     assert are_done == [True, False][: conflicts + 1]
     assert postgresql_storage.stats().retries == conflicts
+
+
+def test_of_two_batches_that_move_one_checkpoint_the_second_is_refused(
+    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, real, others = postgresql_storage, bulk.insert_logs, list[Future[BatchCounts]]()
+    move = CheckpointMove("file", expected=None, value="line 1")
+
+    def insert(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
+        if threading.current_thread() is threading.main_thread():
+            others.append(thread.submit(storage.write_batch, logs=some_logs(1), checkpoint=move))
+            wait(others, timeout=0.5)  # until it waits for this one
+        return real(session, logs, config_version, now)
+
+    monkeypatch.setattr(bulk, "insert_logs", insert)
+    with ThreadPoolExecutor(1) as thread:
+        storage.write_batch(logs=some_logs(1), checkpoint=move)
+        with pytest.raises(CheckpointError):
+            others[0].result(timeout=60)
 
 
 def test_a_deletion_of_logs_lets_others_change_other_rows(
