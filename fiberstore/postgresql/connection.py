@@ -31,9 +31,14 @@ _COPY_ROWS = 10  # from so many rows on, COPY is faster than a statement with ar
 _FEW_ROWS, _MOST_CURSORS = 100, 50
 _LONG_ARRAY_BYTES = 2**12  # 200 ids
 _CANCEL_S = 5.0  # as psycopg waits for it
-# Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
+# Who changes rows keeps out who relies on them, by a table that nobody else locks; reading it goes on. The
+# lock protects what no row can be locked for: a key is not there twice, a log is not deleted while a batch
+# gives it to a fiber, a fiber is not pinned while it is deleted, and what a `transaction()` has read stays.
+# A long call begins without, by `Lock.LATE`: it copies or deletes what few others change, by the locks of
+# its rows, and has the lock for what they may have changed meanwhile.
 _LOCKS = {
     Lock.DELETES: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
+    Lock.LATEST: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
     Lock.CHANGES: "LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
 }
 _PREPARED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")  # by psycopg, at the sixth time

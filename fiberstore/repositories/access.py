@@ -35,8 +35,9 @@ RETRY_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.001
 _LONGEST_DELAY_S = 0.1
 
-# Locks beside which others change rows, where the engine lets them.
-_BESIDE_OTHERS = (Lock.DELETES, Lock.LATE)
+# Locks beside which others change rows, where the engine lets them; of two, a work sees what they have done.
+_BESIDE_OTHERS = (Lock.DELETES, Lock.LATEST, Lock.LATE)
+_SEES_OTHERS = (Lock.LATEST, Lock.LATE)
 
 _logger = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ class CallSessions(SessionAccess):
                 if one_statement:
                     return work(session)
                 connection = connection_of(session)
-                connection.begin(sees_latest=lock in _BESIDE_OTHERS)
+                connection.begin(sees_latest=lock in _SEES_OTHERS)
                 connection.take_lock(lock)
                 result = work(session)
                 connection.commit()

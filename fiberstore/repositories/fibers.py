@@ -19,7 +19,7 @@ from fiberstore.contract.columns import check_pointer
 from fiberstore.contract.conditions import Scalar
 from fiberstore.contract.lifecycle import FiberBatchStorage
 from fiberstore.contract.queries import FiberGroup, FiberOrder, Fibers
-from fiberstore.contract.results import FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
+from fiberstore.contract.results import Deleted, FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.ids import key_hash
@@ -33,6 +33,7 @@ from fiberstore.repositories.query import (
     as_arrow,
     belongings_of,
     count_up_to,
+    delete_rows,
     execute_write,
     kept_ids,
     one_snapshot,
@@ -166,7 +167,7 @@ class FiberMethods(FiberBatchStorage):
         return self._sessions.write(
             "upsert_fibers",
             lambda session: bulk.upsert_fibers(session, columns(), widen=widen),
-            lock=Lock.DELETES,
+            lock=Lock.LATEST,
             before=columns,
         )
 
@@ -254,6 +255,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     _id_name = "fiber_id"
     _group = FIBERS.c.fiber_type
     _seen = (FIBERS.c.first_activity, FIBERS.c.last_activity)
+    _delete_lock = Lock.LATE
     _pins = PinnedFiber.metadata.tables["fiber_pins"]
     _orders: ClassVar = {
         "oldest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=False),
@@ -302,6 +304,19 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
             of_fibers = [GoingRows(table, ids.hold(table.c.fiber_id)) for table in (MEMBERSHIPS, FIBERS)]
             yield [*belongings_of(ids.hold), *of_fibers]
+
+    def _delete(self, session: Session) -> Deleted:
+        if not begins_beside_others(session):
+            return super()._delete(session)
+        with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
+            are_members = ids.hold(MEMBERSHIPS.c.fiber_id)
+            memberships = delete_rows(session, MEMBERSHIPS, are_members)
+            connection_of(session).take_lock(Lock.CHANGES)
+            fibers = self._delete_found(session, ids, FIBERS.c.fiber_id)
+            memberships += delete_rows(session, MEMBERSHIPS, are_members)  # those that others have appended
+            for table, which, _ in belongings_of(ids.hold):
+                delete_rows(session, table, which)
+        return Deleted(0, fibers, memberships)
 
     def _count_to_delete(self, session: Session) -> int:
         held = sa.select(MEMBERSHIPS.c.log_id).where(

@@ -148,7 +148,7 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
             return super()._delete(session)
         connection = connection_of(session)
         with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
-            logs = delete_rows(session, LOGS, ids.hold(LOGS.c.log_id))
+            logs = self._delete_found(session, ids, LOGS.c.log_id)
             # Who has seen them may have given them memberships; all others wait for these rows from now on.
             connection.let_changes_end()
             memberships = delete_rows(session, MEMBERSHIPS, ids.hold(MEMBERSHIPS.c.log_id))

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,9 +18,10 @@ from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition, compared_as_lists
 from fiberstore.contract.queries import ARROW_BATCH_ROWS, Partition, Query, R
 from fiberstore.contract.results import Deleted
+from fiberstore.errors import ConflictError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories import access
-from fiberstore.repositories.access import Going, SessionAccess, session_access
+from fiberstore.repositories.access import Going, SessionAccess, begins_beside_others, session_access
 from fiberstore.sql.arrow import joined_uuids
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, all_of
 from fiberstore.sql.connection import Lock
@@ -298,7 +300,22 @@ class SqlQuery(Query[R], Generic[R]):
     def _delete(self, session: Session) -> Deleted:
         with self._going(session) as going:
             gone = {table: delete_rows(session, table, which) for table, which, _ in going}
+        if begins_beside_others(session):
+            connection_of(session).take_lock(Lock.CHANGES)
         return Deleted(*(gone.get(table, 0) for table in (LOGS, FIBERS, MEMBERSHIPS)))
+
+    def _delete_found(self, session: Session, ids: KeptIds, id_: sa.Column[UUID]) -> int:
+        """Delete the rows that the query has found, beside others who may change them; return their number.
+
+        Raises:
+            ConflictError: One has been changed or deleted since, so that the query might not find it.
+        """
+        ((found,),) = select_rows(session, sa.select(sa.func.count()).select_from(ids.rows))
+        which = sa.and_(ids.hold(id_), *all_of(self._conditions))
+        gone = delete_rows(session, id_.table, which)
+        if gone < found:
+            raise ConflictError(f"another transaction has changed {self._name} that were to be deleted")
+        return gone
 
     @abstractmethod
     def _going(self, session: Session) -> AbstractContextManager[Iterable[GoingRows]]:

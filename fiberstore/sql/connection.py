@@ -34,6 +34,7 @@ class Lock(Enum):
 
     NOTHING = 0  # it only appends
     DELETES = 1  # it relies on rows that are there
+    LATEST = 6  # it does so, and changes each as it finds it, whoever has changed it before
     CHANGES = 2  # it changes or deletes rows
     LATE = 5  # it does what nobody waits for, and takes `CHANGES` then, where others can change other rows
     MANY_CHANGES = 3  # so many that a table may be written anew, where the engine does that

@@ -4,10 +4,10 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,19 +21,23 @@ import fiberstore.duckdb.change_lock
 import fiberstore.repositories.access
 from fiberstore import (
     AsyncDuckDBStorage,
+    CheckpointError,
+    CheckpointMove,
     ConflictError,
     DuckDBStorage,
     Fiber,
     FiberMembership,
     FiberRecord,
+    Fibers,
     LogRecord,
     Logs,
     PostgresStorage,
 )
-from fiberstore.contract.results import Deleted, Merged, Upserted
+from fiberstore.contract.results import BatchCounts, Deleted, Merged, Upserted
 from fiberstore.duckdb.change_lock import ChangeLock, LockHold
 from fiberstore.postgresql.connection import PostgresConnection
 from fiberstore.postgresql.support import SUPPORT
+from fiberstore.repositories import query
 from fiberstore.sql import bulk
 from fiberstore.sql.arrow import Columns
 from fiberstore.telemetry import Call
@@ -146,6 +150,25 @@ def test_an_upsert_changes_fibers_beside_others_and_after_a_conflict_keeps_them_
     assert postgresql_storage.stats().retries == conflicts
 
 
+def test_of_two_batches_that_move_one_checkpoint_the_second_is_refused(
+    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, real, others = postgresql_storage, bulk.insert_logs, list[Future[BatchCounts]]()
+    move = CheckpointMove("file", expected=None, value="line 1")
+
+    def insert(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
+        if threading.current_thread() is threading.main_thread():
+            others.append(thread.submit(storage.write_batch, logs=some_logs(1), checkpoint=move))
+            wait(others, timeout=0.5)  # until it waits for this one
+        return real(session, logs, config_version, now)
+
+    monkeypatch.setattr(bulk, "insert_logs", insert)
+    with ThreadPoolExecutor(1) as thread:
+        storage.write_batch(logs=some_logs(1), checkpoint=move)
+        with pytest.raises(CheckpointError):
+            others[0].result(timeout=60)
+
+
 def test_a_deletion_of_logs_lets_others_change_other_rows(
     postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +208,35 @@ def test_a_deletion_of_logs_takes_memberships_along_that_a_transaction_was_writi
             assert has_deleted.wait(timeout=60)
             unit.write_memberships([FiberMembership(log_id=log.log_id, fiber_id=fiber_id, config_version=1)])
         assert deletion.result(timeout=60) == Deleted(1, 0, 1)
+
+
+def test_a_deletion_of_fibers_is_run_again_if_one_has_changed_meanwhile(
+    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, log, fibers = postgresql_storage, some_logs(1)[0], [a_fiber(closed=True), a_fiber(closed=True)]
+    going, staying = (fiber.fiber_id for fiber in fibers)
+    storage.write_batch(
+        logs=[log],
+        fibers=fibers,
+        memberships=[
+            FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1) for fiber in fibers
+        ],
+    )
+    real, reopened = query.delete_rows, list[int]()
+
+    def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+        gone = real(session, table, which)
+        if not reopened:
+            with ThreadPoolExecutor(1) as thread:
+                reopening = thread.submit(storage.fibers.where(Fibers.c.fiber_id == staying).reopen)
+                reopened.append(reopening.result(timeout=60))
+        return gone
+
+    monkeypatch.setattr("fiberstore.repositories.fibers.delete_rows", delete)
+    assert storage.fibers.where(Fibers.c.closed.is_(True)).delete() == Deleted(0, 1, 1)
+    assert reopened == [1]
+    assert storage.get_fiber(going) is None
+    assert storage.get_log_fibers(log.log_id) == [staying]
 
 
 def test_redaction_goes_in_steps_that_others_see(
