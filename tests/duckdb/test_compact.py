@@ -137,7 +137,9 @@ def test_pages_and_tails_go_on(storage: DuckDBStorage) -> None:
     assert [found.log_id for found in storage.logs.tail(tail.position, timeout_s=0)] == [uid(20)]
 
 
-def do_before(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, action: Callable[[], None]) -> None:
+def do_before(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, action: Callable[[], object]
+) -> None:
     """Have something done before a function is called for the first time."""
     call, actions = getattr(owner, name), [action]
 
@@ -828,6 +830,20 @@ def test_what_cannot_be_copied_stays_as_it_is(storage: DuckDBStorage, db_file: P
     assert storage.logs.count() == 1
     assert db_file.stat().st_ino == number
     assert [*db_file.parent.glob(".*")] == []
+
+
+def test_a_trigger_which_no_copy_would_have_is_named(storage: DuckDBStorage, db_file: Path) -> None:
+    execute("CREATE TABLE notes (a INTEGER)")(storage)
+    execute("CREATE TRIGGER mine AFTER INSERT ON raw_logs FOR EACH STATEMENT INSERT INTO notes VALUES (1)")(
+        storage
+    )
+    for copy in (storage.compact, lambda: storage.backup(db_file.with_name("copy.duckdb"))):
+        with pytest.raises(DatabaseError, match="the trigger mine of the table raw_logs"):
+            copy()
+    storage.write_logs([log(1)])
+    assert [
+        path.name for path in db_file.parent.iterdir() if "copy" in path.name or "partial" in path.name
+    ] == []
 
 
 async def compacted_beside_reads(db_file: Path) -> list[bool]:
