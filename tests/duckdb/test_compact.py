@@ -832,6 +832,20 @@ def test_what_cannot_be_copied_stays_as_it_is(storage: DuckDBStorage, db_file: P
     assert [*db_file.parent.glob(".*")] == []
 
 
+def test_a_trigger_which_no_copy_would_have_is_named(storage: DuckDBStorage, db_file: Path) -> None:
+    execute("CREATE TABLE notes (a INTEGER)")(storage)
+    execute("CREATE TRIGGER mine AFTER INSERT ON raw_logs FOR EACH STATEMENT INSERT INTO notes VALUES (1)")(
+        storage
+    )
+    for copy in (storage.compact, lambda: storage.backup(db_file.with_name("copy.duckdb"))):
+        with pytest.raises(DatabaseError, match="the trigger mine of the table raw_logs"):
+            copy()
+    storage.write_logs([log(1)])
+    assert [
+        path.name for path in db_file.parent.iterdir() if "copy" in path.name or "partial" in path.name
+    ] == []
+
+
 async def compacted_beside_reads(db_file: Path) -> list[bool]:
     async with AsyncDuckDBStorage(db_file) as storage:
         reads = [asyncio.create_task(storage.get_log(uid(1))) for _ in range(30)]
