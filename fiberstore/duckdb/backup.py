@@ -3,8 +3,10 @@
 import logging
 import os
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Self, TypeVar
 from uuid import uuid4
 
 import duckdb
@@ -15,6 +17,8 @@ from fiberstore.duckdb.shielding import Interruption, shielded
 from fiberstore.errors import DatabaseError
 from fiberstore.sql.models import TABLES_BESIDE
 from fiberstore.sql.translate import translate_errors
+
+T = TypeVar("T")
 
 _CHECKPOINT_TIMEOUT_S, _PAUSE_S = 5.0, 0.02
 _BESIDE = tuple(f'."{name}"' for name in TABLES_BESIDE.values())
@@ -51,66 +55,110 @@ def refuse_logs(path: Path) -> None:
 def _write_backup(
     connection: DuckDBConnection, target: str | os.PathLike[str], interruption: Interruption
 ) -> None:
-    with new_file(target) as path, translate_errors():
-        # Sessions that DETACH leaves with the file go on calling it by this name.
-        attached = path.with_name(uuid4().hex)
-        rows = _copy(connection, attached, interruption)
-        refuse_logs(attached)
-        attached.rename(path)
-        _verify(path, rows)
+    with new_file(target) as path, translate_errors(), Copy.attached(connection, path.parent) as copy:
+        rows = copy.fill(interruption, row_counts)
+        copy.detach()
+        refuse_logs(copy.path)
+        copy.path.rename(path)
+        verify(path, rows)
 
 
-def _copy(connection: DuckDBConnection, path: Path, interruption: Interruption) -> dict[str, int]:
-    """Copy a snapshot, and return how many rows its tables have.
+class Copy:
+    """A copy of a database, which DuckDB's instance of that has attached.
 
-    It has connections of its own, since it needs no turn of the ``ChangeLock``, and only one of them may be
-    interrupted. The copy is hidden, or others would come upon it in the catalog and keep it from its
-    checkpoint; and it has no write-ahead log, in which a part of it might stay.
+    It is hidden, or others would come upon it in the catalog and keep it from its checkpoint; and it has no
+    write-ahead log, in which a part of it might stay. Statements have connections of their own, since they
+    need no turn of the ``ChangeLock``, and only some of them may be interrupted.
+
+    Attributes:
+        path: Its file. Sessions that DETACH leaves with it still call it by this name.
+        alias: Its name in statements.
     """
-    alias = f"backup_{uuid4().hex}"
-    with closing(connection.sibling()) as keeper, closing(connection.sibling()) as copier:
-        keeper.execute(
-            f"ATTACH ? AS {alias} (READ_WRITE, HIDDEN true, RECOVERY_MODE no_wal_writes)", [str(path)]
-        )
+
+    def __init__(self, connection: DuckDBConnection, path: Path) -> None:
+        self.path = path
+        self.alias = f"backup_{uuid4().hex}"
+        self._connection = connection
+        self._is_attached = False
+
+    @classmethod
+    @contextmanager
+    def attached(cls, connection: DuckDBConnection, folder: Path) -> Iterator[Self]:
+        """Yield a new one in a file of the folder, attached until the block ends or ``detach`` is called."""
+        copy = cls(connection, folder / uuid4().hex)
         try:
-            if (mode := connection.file_mode()) is not None:
-                path.chmod(mode)  # who may not read the store may not read its copy
-            with interruption.calling(copier.interrupt):
-                ((source,),) = copier.execute("SELECT current_database()").fetchall()
-                copier.begin()
-                copier.execute(f"COPY FROM DATABASE {_quoted(source)} TO {alias}")
-                rows = _row_counts(copier)
-                for name in [name for name in rows if name.endswith(_BESIDE)]:  # no part of the store
-                    copier.execute(f"DROP TABLE {alias}.{name}")
-                    del rows[name]
-                copier.commit()
-            _wal_checkpoint(keeper, alias, interruption)
+            copy._attach()
+            yield copy
         finally:
-            keeper.execute(f"DETACH {alias}")
-    return rows
+            copy.detach()
+
+    def _attach(self) -> None:
+        with closing(self._connection.sibling()) as keeper:
+            keeper.execute(
+                f"ATTACH ? AS {self.alias} (READ_WRITE, HIDDEN true, RECOVERY_MODE no_wal_writes)",
+                [str(self.path)],
+            )
+        self._is_attached = True
+        if (mode := self._connection.file_mode()) is not None:
+            self.path.chmod(mode)  # who may not read the store may not read its copy
+
+    def detach(self) -> None:
+        """Let DuckDB close the file, if it has not."""
+        if self._is_attached:
+            with closing(self._connection.sibling()) as keeper:
+                keeper.execute(f"DETACH {self.alias}")
+            self._is_attached = False
+
+    def fill(self, interruption: Interruption, look: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Copy a snapshot, and return what ``look`` sees in it."""
+        with closing(self._connection.sibling()) as copier, interruption.calling(copier.interrupt):
+            ((source,),) = copier.execute("SELECT current_database()").fetchall()
+            copier.begin()
+            _refuse_triggers(copier)
+            copier.execute(f"COPY FROM DATABASE {_quoted(source)} TO {self.alias}")
+            for name in _tables(copier):
+                if name.endswith(_BESIDE):  # no part of the store
+                    copier.execute(f"DROP TABLE {self.alias}.{name}")
+            seen = look(copier)
+            copier.commit()
+        self.checkpoint(interruption)
+        return seen
+
+    def checkpoint(self, interruption: Interruption) -> None:
+        """Move what was written into the file; DETACH does so only if nobody else refers to the database."""
+        deadline = time.monotonic() + _CHECKPOINT_TIMEOUT_S
+        with closing(self._connection.sibling()) as keeper:
+            while True:
+                interruption.check()
+                try:
+                    keeper.execute(f"CHECKPOINT {self.alias}")
+                except duckdb.TransactionException as error:
+                    if time.monotonic() >= deadline:
+                        raise DatabaseError(
+                            f"a transaction of this process uses the unfinished copy {self.alias}; end it, "
+                            "and try again"
+                        ) from error
+                    time.sleep(_PAUSE_S)
+                else:
+                    return
 
 
-def _wal_checkpoint(raw: duckdb.DuckDBPyConnection, alias: str, interruption: Interruption) -> None:
-    """Move what was written into the file; DETACH does so only if nobody else refers to the database."""
-    deadline = time.monotonic() + _CHECKPOINT_TIMEOUT_S
-    while True:
-        interruption.check()
-        try:
-            raw.execute(f"CHECKPOINT {alias}")
-        except duckdb.TransactionException as error:
-            if time.monotonic() >= deadline:
-                raise DatabaseError(
-                    f"a transaction of this process uses the unfinished copy {alias}; end it, and try again"
-                ) from error
-            time.sleep(_PAUSE_S)
-        else:
-            return
+def _refuse_triggers(raw: duckdb.DuckDBPyConnection) -> None:
+    """Refuse a database with triggers, which DuckDB would leave out of a copy without a word."""
+    triggers = (
+        "SELECT trigger_name, table_name FROM duckdb_triggers() WHERE database_name = current_database()"
+    )
+    for trigger, table in raw.execute(triggers).fetchall():
+        raise DatabaseError(
+            f"DuckDB would leave the trigger {trigger} of the table {table} out of the copy; drop it before, "
+            "and create it again afterwards"
+        )
 
 
-def _verify(path: Path, rows: dict[str, int]) -> None:
+def verify(path: Path, rows: dict[str, int]) -> None:
     """Open a copy by itself, and compare the rows of its tables."""
     with duckdb.connect(path, read_only=True, config={"autoinstall_known_extensions": "false"}) as copy:
-        found = _row_counts(copy)
+        found = row_counts(copy)
     if found != rows:
         differing = sorted(table for table in rows | found if rows.get(table) != found.get(table))
         raise DatabaseError(
@@ -118,17 +166,25 @@ def _verify(path: Path, rows: dict[str, int]) -> None:
         )
 
 
-def _row_counts(raw: duckdb.DuckDBPyConnection) -> dict[str, int]:
+def store_tables(raw: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the quoted names of the tables of the current database, without those that are being written."""
+    return [name for name in _tables(raw) if not name.endswith(_BESIDE)]
+
+
+def row_counts(raw: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """Return how many rows the tables of the current database have."""
+    counts = {}
+    for name in store_tables(raw):
+        ((counts[name],),) = raw.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608  # quoted
+    return counts
+
+
+def _tables(raw: duckdb.DuckDBPyConnection) -> list[str]:
     tables = raw.execute(
         "SELECT schema_name, table_name FROM duckdb_tables() "
         "WHERE database_name = current_database() AND NOT internal AND NOT temporary"
     ).fetchall()
-    counts = {}
-    for schema, table in tables:
-        name = f"{_quoted(schema)}.{_quoted(table)}"
-        ((counts[name],),) = raw.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608  # quoted
-    return counts
+    return [f"{_quoted(schema)}.{_quoted(table)}" for schema, table in tables]
 
 
 def _quoted(name: str) -> str:

@@ -1,5 +1,9 @@
 """A database file written anew, without what was deleted from it.
 
+A copy is written while others read and write. Then they are kept out for the moment in which it gets what has
+come since (see ``catch_up``) and takes the place of the file. If too much of it has changed, another copy is
+written, and the last one while they are kept out.
+
 The rename of the copy to the store's name is the commit point: a crash before it leaves the old file whole,
 after it the new one. What a kill leaves is in a hidden folder, which the next writer removes.
 
@@ -20,28 +24,34 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
+import duckdb
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from fiberstore.atomic_files import hidden_folder, sync
 from fiberstore.contract.results import Compacted
 from fiberstore.duckdb import fork_guard
-from fiberstore.duckdb.backup import refuse_logs, write_backup
+from fiberstore.duckdb.backup import Copy, refuse_logs, row_counts, verify
+from fiberstore.duckdb.catch_up import Snapshot, catch_up
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.shielding import Interruption, shielded
-from fiberstore.errors import DatabaseError, StorageError, StorageLockedError
+from fiberstore.errors import DatabaseError, StorageClosedError, StorageError, StorageLockedError
 from fiberstore.forks import renew_in_child
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.holds import Hold, Registry, wait_for_all
 from fiberstore.sql.translate import translate_errors
 
 BUSY_TIMEOUT_S = 5.0
+# How long all wait for those who use the file: less than the second that a call may keep others waiting.
+_HOLD_S = 0.5
 _PAUSE_S = 0.005
+# Copies that are written while others go on.
+_COPIES_BESIDE = 2
 _OLD = "fiberstore_replaced"  # marks DuckDB's instance of the old file
 _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
 
@@ -61,6 +71,10 @@ class _Call(Hold):
         self.thread = threading.get_ident()
 
 
+class _InUseError(DatabaseError):
+    """Others use the file."""
+
+
 class Calls:
     """The calls of a storage that run: a compaction waits for their end, and new ones for its own.
 
@@ -70,6 +84,7 @@ class Calls:
 
     _running: Registry[_Call]
     _compactions: Registry[Hold]
+    _holding_up: Registry[Hold]
 
     def __init__(self) -> None:
         self.renew()
@@ -77,18 +92,18 @@ class Calls:
 
     def renew(self) -> None:
         """Begin anew; in a forked child, where the threads of the calls do not exist."""
-        self._running, self._compactions = Registry(), Registry()
+        self._running, self._compactions, self._holding_up = Registry(), Registry(), Registry()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Note a call, for as long as the block takes, which begins when no compaction runs."""
+        """Note a call, for as long as the block takes, which begins when nothing holds it up."""
         call: _Call | None = None
         try:
             while call is None:
                 call = self._running.add(_Call())
-                if (compactions := self._compactions.alive()) and not self._is_within_another(call):
+                if (holding_up := self._holding_up.alive()) and not self._is_within_another(call):
                     call = None
-                    wait_for_all(compactions, math.inf)
+                    wait_for_all(holding_up, math.inf)
             yield
         finally:
             call = None
@@ -99,36 +114,49 @@ class Calls:
         return call.thread in threads
 
     @contextmanager
-    def held_up(self, deadline: float, interruption: Interruption) -> Iterator[None]:
-        """Let no call run until the block ends.
+    def compacting(self) -> Iterator[None]:
+        """Note a compaction, for as long as the block takes.
 
         Raises:
-            DatabaseError: A call is still running at the deadline, or another compaction is.
-            KeyboardInterrupt: The wait was interrupted.
+            DatabaseError: Another one runs.
         """
         compaction: Hold | None = None
         try:
             compaction = self._compactions.add(Hold())
             if self._compactions.alive()[0]() is not compaction:
                 raise DatabaseError("the file is being compacted already")
-            while not wait_for_all(self._running.alive(), min(deadline, time.monotonic() + _PAUSE_S)):
-                interruption.check()
-                if time.monotonic() >= deadline:
-                    raise DatabaseError(
-                        f"a call, a stream or a transaction() of this storage has been running for "
-                        f"{BUSY_TIMEOUT_S:g} s; compact() needs the file for itself, so end it first"
-                    )
             yield
         finally:
             compaction = None
 
+    @contextmanager
+    def held_up(self, deadline: float, interruption: Interruption) -> Iterator[None]:
+        """Let no call run until the block ends.
 
-def compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls) -> Compacted:
+        Raises:
+            _InUseError: A call is still running at the deadline.
+            KeyboardInterrupt: The wait was interrupted.
+        """
+        holding_up: Hold | None = None
+        try:
+            holding_up = self._holding_up.add(Hold())
+            _wait(
+                lambda: wait_for_all(self._running.alive(), time.monotonic() + _PAUSE_S),
+                deadline,
+                interruption,
+                "a call, a stream or a transaction() of this storage is running; end it first",
+            )
+            yield
+        finally:
+            del holding_up  # the traceback of an error would keep it
+
+
+def compact(engine: sa.Engine, change_pool: Callable[[], sa.Pool], calls: Calls) -> Compacted:
     """Write the database file anew, and replace the old one by it.
 
     Args:
         engine: Engine of the storage.
-        change_pool: Pool of connections for changes, which is renewed when the engine is disposed.
+        change_pool: Gives the pool of connections for changes, which is another once the engine is disposed.
         calls: Running calls of the storage.
 
     Returns:
@@ -139,74 +167,164 @@ def compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls) -> Compacted:
     """
     if (engine.url.database or "").startswith(IN_MEMORY):
         return Compacted(0, 0)
-    compacted = shielded(lambda interruption: _compact(engine, change_pool, calls, interruption))
+    compacted = shielded(lambda interruption: _Compaction(engine, change_pool, calls, interruption).run())
     _logger.info("compacted from %d to %d bytes", compacted.bytes_before, compacted.bytes_after)
     return compacted
 
 
-def _compact(engine: sa.Engine, change_pool: sa.Pool, calls: Calls, interruption: Interruption) -> Compacted:
-    path, deadline = Path(engine.url.database or ""), time.monotonic() + BUSY_TIMEOUT_S
-    try:
-        with calls.held_up(deadline, interruption), hidden_folder(path.parent) as folder:
-            old = folder / "old"
-            with _only_connection(engine, change_pool, deadline, interruption) as connection:
-                compacted = _replace(connection, path, folder / "new", old)
-            _take_again(engine, path, old)
-    except OSError as error:
-        raise DatabaseError(f"{path} cannot be replaced: {error.strerror}") from error
-    return compacted
+class _Compaction:
+    """One call of ``compact``."""
 
+    def __init__(
+        self,
+        engine: sa.Engine,
+        change_pool: Callable[[], sa.Pool],
+        calls: Calls,
+        interruption: Interruption,
+    ) -> None:
+        self._engine = engine
+        self._change_pool = change_pool
+        self._calls = calls
+        self._interruption = interruption
+        self._path = Path(engine.url.database or "")
 
-@contextmanager
-def _only_connection(
-    engine: sa.Engine, change_pool: sa.Pool, deadline: float, interruption: Interruption
-) -> Iterator[DuckDBConnection]:
-    """Yield the only connection of this process; no other is opened during the block.
+    def run(self) -> Compacted:
+        """Write copies until one is good, and replace the file by it."""
+        try:
+            with (
+                self._calls.compacting(),
+                hidden_folder(self._path.parent) as folder,
+                translate_errors(),
+                self._own_connection() as connection,
+            ):
+                _refuse_read_only(connection, self._path)
+                _refuse_second_name(self._path)
+                for _ in range(_COPIES_BESIDE):
+                    if (compacted := self._from_copy_beside(connection, folder)) is not None:
+                        return compacted
+                    _logger.info("rows were changed that had been copied, so the file is copied again")
+                return self._from_copy_alone(connection, folder)
+        except OSError as error:
+            raise DatabaseError(f"{self._path} cannot be replaced: {error.strerror}") from error
 
-    DuckDB's lock on the file is kept all the time. If the block replaces the file, it is closed afterwards.
-    """
-    with translate_errors():
-        pooled = engine.raw_connection()
-    connection = cast("DuckDBConnection", pooled.dbapi_connection)
-    pooled.detach()
-    database = connection.database_key
-    number = fork_guard.file_number(database)
-    try:
-        pools = engine.pool, change_pool
+    @contextmanager
+    def _own_connection(self) -> Iterator[DuckDBConnection]:
+        """Yield a connection that no pool has.
+
+        DuckDB's lock on the file is kept all the time, and afterwards. If the block replaces the file, it
+        closes the connection.
+        """
+        pooled = self._change_pool().connect()
+        connection = cast("DuckDBConnection", pooled.dbapi_connection)
+        pooled.detach()
+        try:
+            yield connection
+        finally:
+            try:
+                if not connection.closed:
+                    self._change_pool().connect().close()  # it is idle in the pool, and keeps the lock
+            finally:
+                pooled.close()
+
+    def _from_copy_beside(self, connection: DuckDBConnection, folder: Path) -> Compacted | None:
+        """Write a copy while others continue; return None if they have made it useless."""
+        _checkpoint_beside(connection)  # which may give new numbers to the rows after deleted ones
+        with Copy.attached(connection, folder) as copy:
+            before = copy.fill(self._interruption, Snapshot.of)
+            with closing(connection.sibling()) as raw, self._interruption.calling(raw.interrupt):
+                before.check(raw, copy)
+            _checkpoint_beside(connection)  # which leaves little to the one for which all wait
+            with self._alone(connection) as alone:
+                with closing(connection.sibling()) as raw, self._interruption.calling(raw.interrupt):
+                    rows = catch_up(raw, copy, before)
+                if rows is not None:
+                    copy.checkpoint(self._interruption)
+                    return self._replaced(connection, copy, rows, alone)
+        copy.path.unlink()
+        return None
+
+    def _from_copy_alone(self, connection: DuckDBConnection, folder: Path) -> Compacted:
+        """Write a copy while all others are kept out."""
+        with self._alone(connection) as alone, Copy.attached(connection, folder) as copy:
+            return self._replaced(connection, copy, copy.fill(self._interruption, row_counts), alone)
+
+    @contextmanager
+    def _alone(self, connection: DuckDBConnection) -> Iterator[ExitStack]:
+        """Keep all others out until the block ends, calls of the storage at last.
+
+        If those who use the file do not end within ``_HOLD_S``, all continue for as long before the next try.
+
+        Yields:
+            What keeps the others out of the file; to be closed when it may be opened again.
+
+        Raises:
+            _InUseError: Others have been using the file for ``BUSY_TIMEOUT_S``.
+        """
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            until = time.monotonic() + _HOLD_S
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(self._calls.held_up(until, self._interruption))
+                    keeping_out = stack.enter_context(ExitStack())
+                    self._close_off(connection, keeping_out, until)
+                except _InUseError:
+                    if time.monotonic() >= deadline:
+                        raise
+                else:
+                    yield keeping_out
+                    return
+            time.sleep(_HOLD_S)
+            self._interruption.check()
+
+    def _close_off(self, connection: DuckDBConnection, keeping_out: ExitStack, deadline: float) -> None:
+        """Close all other connections to the database; nobody opens one until ``keeping_out`` is closed."""
+        pools = self._engine.pool, self._change_pool()
         _wait(
-            lambda: not any(pool.checkedout() for pool in pools),  # type: ignore[attr-defined]  # QueuePool's
+            lambda: not any(pool.checkedout() for pool in pools),  # type: ignore[attr-defined]  # StorePool's
             deadline,
-            interruption,
+            self._interruption,
             "a session or a connection of this storage's engine is open; close it first",
         )
-        with fork_guard.closed_off(database):
-            engine.dispose()
+        self._change_pool().connect().close()  # a storage that was closed meanwhile says so
+        keeping_out.enter_context(fork_guard.closed_off(connection.database_key))
+        self._engine.dispose()
 
-            def is_alone() -> bool:
-                for pool in pools:
-                    pool.dispose()  # of a connection that came back only now
-                return (
-                    fork_guard.open_handles(database) == {connection} and _connection_count(connection) == 1
-                )
+        def is_alone() -> bool:
+            for pool in pools:
+                pool.dispose()  # of a connection that came back only now
+            handles = fork_guard.open_handles(connection.database_key)
+            return handles == {connection} and _connection_count(connection) == 1
 
-            _wait(
-                is_alone,
-                deadline,
-                interruption,
-                "another storage, engine or session of this process has it open",
-            )
-            try:
-                yield connection
-            finally:
-                if fork_guard.file_number(database) != number:
-                    connection.close()
-    finally:
+        _wait(
+            is_alone,
+            deadline,
+            self._interruption,
+            "another storage, engine or session of this process has it open",
+        )
+
+    def _replaced(
+        self, connection: DuckDBConnection, copy: Copy, rows: dict[str, int], keeping_out: ExitStack
+    ) -> Compacted:
+        """Put a finished copy in the place of the file, and open that; see ``_alone``."""
+        copy.detach()
+        refuse_logs(copy.path)
+        verify(copy.path, rows)
+        old, number = copy.path.with_name("old"), fork_guard.file_number(connection.database_key)
         try:
-            if fork_guard.file_number(database) == number:
-                with translate_errors(), engine.connect():
-                    pass  # back to the pool, where it keeps the lock
+            compacted = _replace(connection, self._path, copy.path, old)
         finally:
-            pooled.close()
+            if fork_guard.file_number(connection.database_key) != number:
+                connection.close()
+        keeping_out.close()
+        _take_again(self._engine, self._path, old)
+        return compacted
+
+
+def _checkpoint_beside(connection: DuckDBConnection) -> None:
+    """Run a WAL checkpoint, if nobody is in its way."""
+    with closing(connection.sibling()) as raw, suppress(duckdb.TransactionException):
+        raw.execute("CHECKPOINT")
 
 
 def _connection_count(connection: DuckDBConnection) -> int:
@@ -221,8 +339,20 @@ def _wait(is_ready: Callable[[], bool], deadline: float, interruption: Interrupt
     while not is_ready():
         interruption.check()
         if time.monotonic() >= deadline:
-            raise DatabaseError(f"compact() needs the file for itself, but {otherwise}")
+            raise _InUseError(f"compact() needs the file for itself, but {otherwise}")
         time.sleep(_PAUSE_S)
+
+
+def _refuse_read_only(connection: DuckDBConnection, path: Path) -> None:
+    if connection.is_read_only:
+        raise DatabaseError(f"{path} is open for reading only; open it without read_only to compact it")
+
+
+def _refuse_second_name(path: Path) -> None:
+    if path.stat().st_nlink > 1:
+        raise DatabaseError(
+            f"{path} has a second name (a hard link), which would keep the old file; remove one of them"
+        )
 
 
 def _replace(connection: DuckDBConnection, path: Path, new: Path, old: Path) -> Compacted:
@@ -232,18 +362,9 @@ def _replace(connection: DuckDBConnection, path: Path, new: Path, old: Path) -> 
     """
     log = path.with_name(path.name + ".wal")
     bytes_before = sum(file.stat().st_size for file in (path, log) if file.exists())
-    with translate_errors():
-        cursor = connection.cursor()
-        cursor.execute("SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()")
-        if cursor.fetchall() != [(False,)]:
-            raise DatabaseError(f"{path} is open for reading only; open it without read_only to compact it")
-        cursor.execute("CHECKPOINT")
-    if path.stat().st_nlink > 1:
-        raise DatabaseError(
-            f"{path} has a second name (a hard link), which would keep the old file; remove one of them"
-        )
-    write_backup(connection, new)
+    connection.cursor().execute("CHECKPOINT")
     refuse_logs(path)
+    _refuse_second_name(path)
     bytes_after = new.stat().st_size
     _keep_owner(path, new)
     sync(new)
@@ -260,11 +381,10 @@ def _replace(connection: DuckDBConnection, path: Path, new: Path, old: Path) -> 
 def _retire(connection: DuckDBConnection, old: Path) -> None:
     """Make the old file unusable, in this process and in others."""
     _write_magic(old, bytes(len(_MAGIC)))
-    with translate_errors():
-        cursor = connection.cursor()
-        # By its name, what is written to the log of the old file would be for the new one.
-        cursor.execute("PRAGMA disable_checkpoint_on_shutdown")
-        cursor.execute(f"ATTACH ':memory:' AS {_OLD}")
+    cursor = connection.cursor()
+    # By its name, what is written to the log of the old file would be for the new one.
+    cursor.execute("PRAGMA disable_checkpoint_on_shutdown")
+    cursor.execute(f"ATTACH ':memory:' AS {_OLD}")
 
 
 def _write_magic(file: Path, magic: bytes) -> None:
@@ -282,6 +402,8 @@ def _take_again(engine: sa.Engine, path: Path, old: Path) -> None:
                 return
     except StorageLockedError as error:
         _logger.warning("compacted, but %s", error)
+        return
+    except StorageClosedError:
         return
     except StorageError as error:
         kept = path.with_name(f"{path.name}.before-compact-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")

@@ -103,9 +103,9 @@ class DuckDBConnection(StoreConnection):
         """Return the mode of the database's file; None in memory."""
         return Path(self.database_key).stat().st_mode if self._has_file else None
 
-    def begin(self, *, only_appends: bool = False) -> None:
+    def begin(self, *, sees_latest: bool = False) -> None:
         """Begin a transaction; DuckDB takes its snapshot at the first statement, also for appends."""
-        del only_appends
+        del sees_latest
         self._keep_open_result()
         self._transaction = TransactionState(Begun.YES)
         with self._driver():

@@ -12,26 +12,31 @@ from sqlalchemy.schema import CreateTable, DropTable
 from fiberstore.sql.arrow import Columns, batch_of
 from fiberstore.sql.connection import ARROW_TABLE, StoreConnection
 from fiberstore.sql.prepared import compiled, connection_of
+from fiberstore.sql.support import KeptIds
 
 
 @contextmanager
-def keep(session: Session, rows: sa.Select[Any]) -> Iterator[sa.FromClause]:
+def keep(session: Session, rows: sa.Select[Any]) -> Iterator[KeptIds]:
     """Keep rows of ids; see ``BackendSupport.keep``."""
     with _table(session, "fiberstore_chosen", *(str(column.key) for column in rows.selected_columns)) as kept:
         with _uncounted(connection_of(session)) as connection:
             connection.write(*compiled(session, sa.insert(kept).from_select(kept.c.keys(), rows)))
-        yield kept
+        yield _ids_of(kept)
 
 
 @contextmanager
-def given(session: Session, ids: Columns) -> Iterator[sa.FromClause]:
+def given(session: Session, ids: Columns) -> Iterator[KeptIds]:
     """Give ids; see ``BackendSupport.given``."""
     with _table(session, "fiberstore_given", *ids) as kept:
         names = ", ".join(ids)
         sql = f"INSERT INTO {kept.name} ({names}) SELECT {names} FROM {ARROW_TABLE}"  # noqa: S608  # our own names
         with _uncounted(connection_of(session)) as connection:
             connection.write_with_batch(sql, batch_of(ids))
-        yield kept
+        yield _ids_of(kept)
+
+
+def _ids_of(kept: sa.Table) -> KeptIds:
+    return KeptIds(kept, lambda column: column.in_(sa.select(kept.c[0])))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 
 from fiberstore.duckdb.fork_guard import PerDatabase
 from fiberstore.duckdb.session_connection import duckdb_connection
+from fiberstore.duckdb.sizes import file_bytes
 from fiberstore.repositories import access
 from fiberstore.repositories.query import execute_write, rows_worth_a_new_table, select_rows
 from fiberstore.sql.conditions import FIBERS
@@ -173,8 +174,8 @@ def has_room(session: Session) -> bool:
     database = duckdb_connection(session).database_key
     if database.startswith(IN_MEMORY):
         return True
-    file = Path(database)
-    return shutil.disk_usage(file.parent).free > file.stat().st_size
+    size_bytes = file_bytes(database)
+    return shutil.disk_usage(Path(database).parent).free > size_bytes
 
 
 def _is_worth_it(session: Session, going: GoingRows) -> bool:

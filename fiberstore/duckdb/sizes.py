@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.duckdb.session_connection import duckdb_connection
+from fiberstore.errors import DatabaseError
 from fiberstore.repositories.query import select_rows
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.prepared import connection_of
@@ -31,7 +32,22 @@ def size_of(session: Session) -> StoreSize:
     )
     ((block_bytes, total, free),) = select_rows(session, statement)
     used, free = (total - free) * block_bytes, free * block_bytes
-    return StoreSize(Path(path).stat().st_size, used, free, block_bytes)
+    return StoreSize(file_bytes(path), used, free, block_bytes)
+
+
+def file_bytes(database: str) -> int:
+    """Return the size of a database's file.
+
+    Raises:
+        DatabaseError: It cannot be found, though DuckDB has it open.
+    """
+    try:
+        return Path(database).stat().st_size
+    except OSError as error:
+        raise DatabaseError(
+            f"{database} is open, but cannot be found ({error.strerror}); export the store before it is "
+            "closed"
+        ) from error
 
 
 def settle(session: Session) -> None:

@@ -120,7 +120,7 @@ class DuckDBStorage(CorrelatingStorage):
 
     def compact(self) -> Compacted:
         with self._telemetry.running("compact"):
-            return compact(self.engine, self._change_pool, self._calls)
+            return compact(self.engine, lambda: self._change_pool, self._calls)
 
     def _before_migrations(self, connection: sa.Connection) -> None:
         from fiberstore.duckdb.migrate import back_up_before_rewrite

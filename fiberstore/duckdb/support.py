@@ -1,5 +1,7 @@
 """DuckDB's part of the repositories."""
 
+from math import inf
+
 import sqlalchemy as sa
 
 from fiberstore.duckdb.arrival_order import RowidOrder
@@ -19,11 +21,13 @@ SUPPORT = BackendSupport(
     fiber_commit_order=RowidOrder(FIBERS, FIBERS.c.fiber_id),
     sets_arrival=lambda _: False,
     to_time=from_epoch_us,
+    locks_late=False,
     delete=delete,
     replace=replace,
     prepared=prepared,
     has_room=has_room,
     redact=redact,
+    redacted_at_once=inf,
     size_of=size_of,
     settle=settle,
     kept_rows=kept_rows,

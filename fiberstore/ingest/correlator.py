@@ -1,8 +1,6 @@
 """Logs into a store together with their fibers."""
 
-import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +14,7 @@ from fiberstore.ingest.stored_fibers import StoredFibers
 from fiberstore.ingest.sweep import Item, line_item
 from fiberstore.records import EARLIEST_US, MICROSECOND, LogRecord, to_epoch_us
 from fiberstore.repositories import LogRepository
-from fiberstore.repositories.access import retried
+from fiberstore.repositories.access import retried, uncollected
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.sql.bulk import NewLog, checked, first_of_each, new_logs
 from fiberstore.sql.correlation import FiberKind, joined_logs
@@ -48,21 +46,6 @@ class CorrelationCounts:
     logs_new: int = 0
     fibers_new: int = 0
     memberships_new: int = 0
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Keep Python's garbage collector off for a block that makes many objects without cycles.
-
-    It would look through all of them again and again: a quarter of the time that an ingest takes.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class FiberJoiner:

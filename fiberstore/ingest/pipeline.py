@@ -7,13 +7,14 @@ from uuid import UUID
 
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CheckpointError
-from fiberstore.ingest.correlator import CorrelationCounts, Correlator, uncollected
+from fiberstore.ingest.correlator import CorrelationCounts, Correlator
 from fiberstore.ingest.counts import SourceCounts
 from fiberstore.ingest.known_files import KnownFiles, Tail, places_from_text, places_to_text
 from fiberstore.ingest.occurrences import PatternSearch
 from fiberstore.ingest.reader import IngestError, LogReader
 from fiberstore.ingest.rules import Rules, Source, require_files
 from fiberstore.records import EARLIEST_US, StoredLog, to_epoch_us
+from fiberstore.repositories.access import uncollected
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import read_checkpoint
 from fiberstore.sql.bulk import NewLog, insert_new_logs

@@ -9,10 +9,11 @@ from uuid import uuid4
 from fiberstore.contract.conditions import Condition
 from fiberstore.contract.queries import Fibers, Logs
 from fiberstore.errors import CursorError, DatabaseError, VersionNotFoundError
-from fiberstore.ingest.correlator import FiberJoiner
+from fiberstore.ingest.correlator import CorrelationCounts, FiberJoiner
 from fiberstore.ingest.pipeline import DEFAULT_BATCH_ROWS
 from fiberstore.ingest.rules import Rules
 from fiberstore.records import StoredLog
+from fiberstore.repositories.access import uncollected
 from fiberstore.repositories.storage import SqlStorage, Transaction
 from fiberstore.repositories.versions import reprocess_checkpoint
 from fiberstore.sql.bulk import new_logs
@@ -21,6 +22,8 @@ from fiberstore.sql.translate import translate_errors
 
 _BEGINNING = ""
 _CHOSEN = "chosen"
+# Most logs of a transaction, which keeps others from changing rows for 0.1 s.
+_PART_LOGS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,8 @@ def reprocess(
     The rules are registered, and do not become the active ones: ``storage.versions.diff`` compares, and
     ``storage.versions.activate`` switches. The log files are not read; rules that ``load_rules`` has read
     with ``check_files=False`` will do. Meanwhile others may read, ingest and change what they like, by these
-    rules too; each batch is a transaction and keeps others from changing rows for that time. The fibers are
-    those that ``ingest`` makes of the files: ``Correlator`` says what they depend on.
+    rules too; each 5,000 logs are a transaction, and keep others from changing rows for that time. The fibers
+    are those that ``ingest`` makes of the files: ``Correlator`` says what they depend on.
 
     The checkpoint ``reprocess VERSION`` moves with each batch. So a run that was killed and started again
     ends in the same state as one that was not, and a later run adds what was stored since, late logs too.
@@ -80,7 +83,7 @@ def reprocess(
         logs: Which logs get new fibers; all by default.
         from_version: Whose fibers the other logs keep; the active version by default. Only with ``logs``.
         again: Delete what these rules have made, and begin anew. Not for the active version.
-        batch_rows: Most logs in one transaction, >= 1, and so many late ones.
+        batch_rows: Most logs that are read at once, >= 1, and so many late ones.
         on_batch: Called after each batch, when it is on disk.
 
     Returns:
@@ -211,25 +214,38 @@ class _Run:
             page = self._logs.page(batch_rows)
         logs = [*page.late, *page.items]
         following = place if page.next is None else page.next
-        searched = self._joiner.search(new_logs(logs))
-        with self._storage.transaction() as transaction, translate_errors():
-            if not _are_stored(transaction, logs):
-                return before  # some were deleted since: read the page again
-            transaction.checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))
-            # A log may be in a kept fiber, and in one of the same type that is made anew.
-            counts = self._joiner.join(
-                transaction, searched, renew=self._renews, complete=self._choice is not None
+        done = before
+        # The checkpoint moves with the last part: the logs of a part that is joined twice are passed over.
+        for first in range(0, max(len(logs), 1), _PART_LOGS):
+            part, is_last = logs[first : first + _PART_LOGS], first + _PART_LOGS >= len(logs)
+            counts = self._join(part, following if is_last else self._place, settle=is_last and not page.next)
+            if counts is None:
+                return done  # some were deleted since: read the page again
+            done = replace(
+                done,
+                fibers_new=done.fibers_new + counts.fibers_new,
+                memberships_new=done.memberships_new + counts.memberships_new,
             )
-            if self._renews and page.next is None:
-                settle_unknown_firsts(transaction.session, self._rules.config_version)
         self._place = following
         self.is_over = page.next is None
-        return replace(
-            before,
-            logs_read=before.logs_read + len(logs),
-            fibers_new=before.fibers_new + counts.fibers_new,
-            memberships_new=before.memberships_new + counts.memberships_new,
-        )
+        return replace(done, logs_read=done.logs_read + len(logs))
+
+    def _join(self, logs: Sequence[StoredLog], following: str, *, settle: bool) -> CorrelationCounts | None:
+        """Store the fibers and memberships of logs; return None if one of them is not stored any more."""
+        with uncollected():
+            searched = self._joiner.search(new_logs(logs))
+            with self._storage.transaction() as transaction, translate_errors():
+                if not _are_stored(transaction, logs):
+                    return None
+                checkpoints = transaction.checkpoints
+                checkpoints.compare_and_set(self._name, self._at(self._place), self._at(following))
+                # A log may be in a kept fiber, and in one of the same type that is made anew.
+                counts = self._joiner.join(
+                    transaction, searched, renew=self._renews, complete=self._choice is not None
+                )
+                if self._renews and settle:
+                    settle_unknown_firsts(transaction.session, self._rules.config_version)
+        return counts
 
     def _at(self, place: str) -> str:
         return f"{self._id} {place if self._choice is None else self._choice.mark}"

@@ -29,10 +29,16 @@ if TYPE_CHECKING:
 LEAST_VERSION = 14
 _COPY_ROWS = 10  # from so many rows on, COPY is faster than a statement with arrays
 _FEW_ROWS, _MOST_CURSORS = 100, 50
+_LONG_ARRAY_BYTES = 2**12  # 200 ids
 _CANCEL_S = 5.0  # as psycopg waits for it
-# Who changes rows keeps out who relies on them. Nobody else writes this table, and reading it goes on.
+# Who changes rows keeps out who relies on them, by a table that nobody else locks; reading it goes on. The
+# lock protects what no row can be locked for: a key is not there twice, a log is not deleted while a batch
+# gives it to a fiber, a fiber is not pinned while it is deleted, and what a `transaction()` has read stays.
+# A long call begins without, by `Lock.LATE`: it copies or deletes what few others change, by the locks of
+# its rows, and has the lock for what they may have changed meanwhile.
 _LOCKS = {
     Lock.DELETES: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
+    Lock.LATEST: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
     Lock.CHANGES: "LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
 }
 _PREPARED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")  # by psycopg, at the sixth time
@@ -79,8 +85,9 @@ class NativeCursor(psycopg.RawCursor[TupleRow]):
             self._copy(sql, values)
         else:
             statement, arrays = _with_arrays(sql, *values) if ARROW_TABLE in sql else (sql, values)
-            prepare = None if statement.startswith(_PREPARED) else False
-            super().execute(statement.encode(), list(arrays) or None, prepare=prepare, binary=True)
+            arguments = list(arrays)
+            prepare = _may_prepare(arguments) if statement.startswith(_PREPARED) else False
+            super().execute(statement.encode(), arguments or None, prepare=prepare, binary=True)
         self.written = self.rowcount if _writes(self) else 0
         return self
 
@@ -150,14 +157,20 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             lost = errors.ConnectionFailure if in_transaction else errors.TransactionResolutionUnknown
             raise lost(str(error)) from error
 
-    def begin(self, *, only_appends: bool = False) -> None:
-        level = "READ COMMITTED" if only_appends else "REPEATABLE READ"
+    def begin(self, *, sees_latest: bool = False) -> None:
+        level = "READ COMMITTED" if sees_latest else "REPEATABLE READ"
         self._run(f"BEGIN ISOLATION LEVEL {level}".encode())
 
     def take_lock(self, lock: Lock) -> None:
         # PostgreSQL takes the snapshot after it.
         if lock in _LOCKS:
             self._execute(_LOCKS[lock])
+
+    def let_changes_end(self) -> None:
+        self._execute("SAVEPOINT fiberstore")
+        self.take_lock(Lock.CHANGES)
+        self._execute("ROLLBACK TO fiberstore")  # which gives the lock back
+        self._execute("RELEASE fiberstore")
 
     def commit(self) -> None:
         """Commit; on return everything is on disk."""
@@ -221,7 +234,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
             return iter(self._execute(sql, values).fetchall())
         # A cursor that gets the same object again knows how to make its rows: a fifth of a read by key.
         cursor = self._cursors.pop(sql, None) or psycopg.RawCursor(self)
-        cursor.execute(sql, list(values) or None, binary=True)
+        cursor.execute(sql, list(values) or None, prepare=_may_prepare(values), binary=True)
         rows = cursor.fetchall()
         if len(rows) <= _FEW_ROWS:  # it holds them until it is used again
             self._cursors[sql] = cursor
@@ -405,7 +418,7 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
         if self.in_transaction:
             yield
             return
-        self.begin(only_appends=True)
+        self.begin(sees_latest=True)
         try:
             yield
             self.commit()
@@ -428,6 +441,15 @@ def _parts(batch: "pa.RecordBatch") -> "list[pa.RecordBatch]":
         return [batch]
     half = batch.num_rows // 2
     return [*_parts(batch.slice(0, half)), *_parts(batch.slice(half))]
+
+
+def _may_prepare(values: Sequence[object]) -> bool | None:
+    """Return None if psycopg may prepare a statement, else False.
+
+    The plan of a prepared one may be for arrays of any length, of which it expects ten values.
+    """
+    is_long = any(isinstance(value, BinaryArray) and len(value) > _LONG_ARRAY_BYTES for value in values)
+    return False if is_long else None
 
 
 def _is_readable(socket: int) -> bool:

@@ -37,6 +37,8 @@ def _storage_error(error: BaseException) -> StorageError:
     match error:
         case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
             return ConflictError(message)
+        case errors.FeatureNotSupported() if error.diag.source_function == "RevalidateCachedQuery":
+            return ConflictError(f"another client has altered a table meanwhile: {message}")
         case errors.TransactionResolutionUnknown() | errors.ConnectionFailure():
             return ConnectionLostError(message, isinstance(error, errors.TransactionResolutionUnknown))
         case errors.DataError() | errors.ProgramLimitExceeded():

@@ -34,10 +34,11 @@ class PostgresStorage(CorrelatingStorage):
 
     Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
 
-    Calls that delete or merge rows wait for one another, as do ``transaction()`` blocks; everything else runs
-    side by side, and what conflicts is run again. Sessions on ``engine`` wait for nobody: of two transactions
-    that change one row, the second fails with a conflict. A long iterator that is written holds one of the
-    connections until it ends.
+    Calls that delete or merge rows wait for one another, as do ``transaction()`` blocks, but for the longest
+    part of a call: then only who changes the same rows waits. Everything else runs side by side, and what
+    conflicts is run again, but for a ``transaction()`` block. Sessions on ``engine`` wait for nobody: of two
+    transactions that change one row, the second fails with a conflict. A long iterator that is written holds
+    one of the connections until it ends.
 
     A connection that the server has ended while nobody used it is replaced. A call that was using it raises
     ``ConnectionLostError``, which says whether what it wrote may be stored; logs, memberships and upserts may

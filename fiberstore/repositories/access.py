@@ -1,5 +1,6 @@
 """Sessions for the methods of the repositories: the caller's own, or a new one for each call."""
 
+import gc
 import logging
 import random
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
+from math import inf
 from typing import TypeVar
 
 from sqlalchemy.orm import Session
@@ -33,6 +35,10 @@ RETRY_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.001
 _LONGEST_DELAY_S = 0.1
 
+# Locks beside which others change rows, where the engine lets them; of two, a work sees what they have done.
+_BESIDE_OTHERS = (Lock.DELETES, Lock.LATEST, Lock.LATE)
+_SEES_OTHERS = (Lock.LATEST, Lock.LATE)
+
 _logger = logging.getLogger(__name__)
 
 
@@ -56,6 +62,11 @@ class SessionAccess(ABC):
     @abstractmethod
     def config_version(self) -> int:
         """The stamp of a ``LogRecord``."""
+
+    @property
+    @abstractmethod
+    def redacted_at_once(self) -> float:
+        """Most logs that one transaction is to redact; infinite if it is the caller's."""
 
     @abstractmethod
     def read(self, method: str | None) -> AbstractContextManager[Session]:
@@ -130,6 +141,10 @@ class OwnedSession(SessionAccess):
             return self._config_version
         return getattr(self._session.get_bind(RawLog).dialect, "config_version", 0)
 
+    @property
+    def redacted_at_once(self) -> float:
+        return inf
+
     @contextmanager
     def read(self, method: str | None) -> Iterator[Session]:
         del method
@@ -186,6 +201,10 @@ class CallSessions(SessionAccess):
     def config_version(self) -> int:
         return self._config_version
 
+    @property
+    def redacted_at_once(self) -> float:
+        return self._support.redacted_at_once
+
     @contextmanager
     def read(self, method: str | None) -> Iterator[Session]:
         running = nullcontext() if method is None else self._telemetry.running(method)
@@ -209,7 +228,7 @@ class CallSessions(SessionAccess):
                 if one_statement:
                     return work(session)
                 connection = connection_of(session)
-                connection.begin()
+                connection.begin(sees_latest=lock in _SEES_OTHERS)
                 connection.take_lock(lock)
                 result = work(session)
                 connection.commit()
@@ -250,12 +269,13 @@ class CallSessions(SessionAccess):
     ) -> T:
         with self._telemetry.running(method) as call, ExitStack() as stack:
             if before is not None:
-                before()
+                with uncollected():
+                    before()
             lock_of_all = stack.enter_context(self._prepared(lock, going))
 
             def run() -> T:
                 # On PostgreSQL, many rows would meet a conflict each time if others often change one of them.
-                keeps_out = call.retries and lock_of_all is Lock.DELETES
+                keeps_out = call.retries and lock_of_all in _BESIDE_OTHERS
                 taken = Lock.CHANGES if keeps_out else lock_of_all
                 with self._connect(taken) as session:
                     done = work(session, taken)
@@ -289,13 +309,21 @@ def _append(session: Session, batches: Iterable[T], write: Callable[[Session, T]
     """Write batches in one transaction; the errors of their iterator are its own."""
     connection, written = connection_of(session), 0
     with translate_errors():
-        connection.begin(only_appends=True)
+        connection.begin(sees_latest=True)
     for batch in batches:
         with translate_errors():
             written += write(session, batch)
     with translate_errors():
         connection.commit()
     return written
+
+
+def begins_beside_others(session: Session) -> bool:
+    """Return whether a work that was given ``Lock.LATE`` has no lock yet, and is to take ``Lock.CHANGES``.
+
+    It has none to take if the transaction is the caller's, or has had its lock from the beginning.
+    """
+    return isinstance(session, CallSession) and connection_of(session).support.locks_late
 
 
 def retried(method: str, work: Callable[[], T], on_retry: Callable[[int], object] | None = None) -> T:
@@ -322,6 +350,22 @@ def retried(method: str, work: Callable[[], T], on_retry: Callable[[int], object
             on_retry(retries)
         _logger.info("%s met a conflict and is run again (%d)", method, retries)
         time.sleep(next(waits_s))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python's garbage collector off for a block that makes many objects without cycles.
+
+    It would look through all of them again and again: a quarter of the time that an ingest takes, in which
+    no other thread runs.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def delays_s() -> Iterator[float]:

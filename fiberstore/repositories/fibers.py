@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from heapq import nsmallest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -19,20 +19,21 @@ from fiberstore.contract.columns import check_pointer
 from fiberstore.contract.conditions import Scalar
 from fiberstore.contract.lifecycle import FiberBatchStorage
 from fiberstore.contract.queries import FiberGroup, FiberOrder, Fibers
-from fiberstore.contract.results import FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
+from fiberstore.contract.results import Deleted, FiberSummary, Merged, Page, Timeline, Upserted, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT
 from fiberstore.errors import ConflictError, DuplicateError, NotFoundError
 from fiberstore.ids import key_hash
 from fiberstore.json_text import dump_json, load_json
 from fiberstore.records import FiberKey, FiberRecord, fiber_key, from_epoch_us
 from fiberstore.repositories import access
-from fiberstore.repositories.access import Going, SessionAccess
+from fiberstore.repositories.access import Going, SessionAccess, begins_beside_others
 from fiberstore.repositories.fiber_logs import LOG_COUNT, WITH_LOG_COUNT, summaries_of, timeline_points
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
 from fiberstore.repositories.query import (
     as_arrow,
     belongings_of,
     count_up_to,
+    delete_rows,
     execute_write,
     kept_ids,
     one_snapshot,
@@ -166,30 +167,41 @@ class FiberMethods(FiberBatchStorage):
         return self._sessions.write(
             "upsert_fibers",
             lambda session: bulk.upsert_fibers(session, columns(), widen=widen),
-            lock=Lock.DELETES,
+            lock=Lock.LATEST,
             before=columns,
         )
 
     def merge_fibers(self, survivors: Mapping[UUID, UUID]) -> Merged:
-        _check_survivors(survivors)
-        columns, losers = bulk.merges_of(survivors), list(survivors)
+        @cache
+        def columns() -> Columns:
+            _check_survivors(survivors)
+            return bulk.merges_of(survivors)
+
+        def is_loser(fiber_id: sa.ColumnElement[UUID]) -> sa.ColumnElement[bool]:
+            return among(fiber_id, list(survivors))
 
         def merge(session: Session) -> Merged:
+            merges = columns()
             if not survivors:
                 return Merged(0, 0)
-            if (refused := bulk.unmergeable(session, columns)) is not None:
-                _refuse_merge(*refused)
-            if not connection_of(session).writes_alone:
-                return bulk.merge_fibers(session, columns, lambda fiber_id: among(fiber_id, losers))
-            with _moved_memberships(session, columns) as moved:
-                return bulk.merge_fibers(session, columns, moved.is_loser, moved.put_in_place())
+            _check_mergeable(session, merges)
+            if connection_of(session).writes_alone:
+                with _moved_memberships(session, merges) as moved:
+                    return bulk.merge_fibers(session, merges, moved.is_loser, moved.put_in_place())
+            if not begins_beside_others(session):
+                return bulk.merge_fibers(session, merges, is_loser)
+            copied = bulk.move_memberships(session, merges)
+            connection_of(session).take_lock(Lock.CHANGES)
+            _check_mergeable(session, merges)
+            copied += bulk.move_memberships(session, merges)  # those that others have appended
+            return bulk.merge_fibers(session, merges, is_loser, copied)
 
         def memberships_of_losers(session: Session) -> int:
-            held = sa.select(MEMBERSHIPS.c.log_id).where(among(MEMBERSHIPS.c.fiber_id, losers))
+            held = sa.select(MEMBERSHIPS.c.log_id).where(is_loser(MEMBERSHIPS.c.fiber_id))
             return count_up_to(session, held, access.MANY_ROWS)
 
-        going = Going(memberships_of_losers, lambda session: _memberships_to_move(session, columns))
-        return self._sessions.write("merge_fibers", merge, going=going)
+        going = Going(memberships_of_losers, lambda session: _memberships_to_move(session, columns()))
+        return self._sessions.write("merge_fibers", merge, lock=Lock.LATE, going=going, before=columns)
 
     def write_keys(self, keys: Iterable[FiberKey]) -> int:
         given = list(keys)
@@ -243,6 +255,7 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     _id_name = "fiber_id"
     _group = FIBERS.c.fiber_type
     _seen = (FIBERS.c.first_activity, FIBERS.c.last_activity)
+    _delete_lock = Lock.LATE
     _pins = PinnedFiber.metadata.tables["fiber_pins"]
     _orders: ClassVar = {
         "oldest": Order(FIBERS.c.first_activity, _BEGAN_US, from_epoch_us, descending=False),
@@ -269,7 +282,8 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
         ids = self._select(FIBERS.c.fiber_id, sa.func.gen_random_uuid(type_=sa.Uuid).label("copy_id"))
 
         def copy(session: Session) -> int:
-            with connection_of(session).support.keep(session, ids) as copies:
+            with kept_ids(session, ids) as kept:
+                copies = kept.rows
                 replaced: dict[str, sa.ColumnElement[Any]] = {
                     "fiber_id": copies.c.copy_id,
                     "config_version": sa.literal(config_version, FIBERS.c.config_version.type),
@@ -288,8 +302,21 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
     @contextmanager
     def _going(self, session: Session) -> Iterator[list[GoingRows]]:
         with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
-            of_fibers = [GoingRows(table, table.c.fiber_id.in_(ids)) for table in (MEMBERSHIPS, FIBERS)]
-            yield [*belongings_of(ids), *of_fibers]
+            of_fibers = [GoingRows(table, ids.hold(table.c.fiber_id)) for table in (MEMBERSHIPS, FIBERS)]
+            yield [*belongings_of(ids.hold), *of_fibers]
+
+    def _delete(self, session: Session) -> Deleted:
+        if not begins_beside_others(session):
+            return super()._delete(session)
+        with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
+            are_members = ids.hold(MEMBERSHIPS.c.fiber_id)
+            memberships = delete_rows(session, MEMBERSHIPS, are_members)
+            connection_of(session).take_lock(Lock.CHANGES)
+            fibers = self._delete_found(session, ids, FIBERS.c.fiber_id)
+            memberships += delete_rows(session, MEMBERSHIPS, are_members)  # those that others have appended
+            for table, which, _ in belongings_of(ids.hold):
+                delete_rows(session, table, which)
+        return Deleted(0, fibers, memberships)
 
     def _count_to_delete(self, session: Session) -> int:
         held = sa.select(MEMBERSHIPS.c.log_id).where(
@@ -433,7 +460,11 @@ def _check_survivors(survivors: Mapping[UUID, UUID]) -> None:
             raise ValueError(f"fiber {loser} cannot become part of {survivor}, which ends itself")
 
 
-def _refuse_merge(loser: UUID, survivor: UUID, of_loser: int | None, of_survivor: int | None) -> NoReturn:
+def _check_mergeable(session: Session, merges: Columns) -> None:
+    refused = bulk.unmergeable(session, merges)
+    if refused is None:
+        return
+    loser, survivor, of_loser, of_survivor = refused
     for fiber_id, version in ((loser, of_loser), (survivor, of_survivor)):
         if version is None:
             raise NotFoundError(fiber_id)
@@ -493,7 +524,7 @@ class _MovedMemberships:
 @contextmanager
 def _moved_memberships(session: Session, merges: Columns) -> Iterator[_MovedMemberships]:
     with connection_of(session).support.given(session, merges) as kept:
-        yield _MovedMemberships(session, kept)
+        yield _MovedMemberships(session, kept.rows)
 
 
 @contextmanager

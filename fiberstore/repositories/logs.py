@@ -1,9 +1,10 @@
 """Log lines."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import inf
 from typing import ClassVar, Literal, Self
 from uuid import UUID
 
@@ -14,21 +15,21 @@ from fiberstore.checks import as_utc, check_id, check_number, check_page, check_
 from fiberstore.contract.cursors import Watermark
 from fiberstore.contract.patterns import check_redaction
 from fiberstore.contract.queries import LogGroup, LogOrder, Logs
-from fiberstore.contract.results import LogContext, ValueCount
+from fiberstore.contract.results import Deleted, LogContext, ValueCount
 from fiberstore.contract.storage import DEFAULT_LIMIT, LogStorage
 from fiberstore.errors import DatabaseError
 from fiberstore.records import LogRecord, StoredLog, from_epoch_us, log_key, to_epoch_us
-from fiberstore.repositories.access import SessionAccess, session_access
+from fiberstore.repositories.access import SessionAccess, begins_beside_others, session_access
 from fiberstore.repositories.paging import Order, PagedQuery, checked_ids, value_counts
-from fiberstore.repositories.query import kept_ids, one_snapshot, select_rows
+from fiberstore.repositories.query import delete_rows, given, kept_ids, one_snapshot, select_rows
 from fiberstore.repositories.tailing import Arrived, SqlTail
 from fiberstore.sql import bulk
 from fiberstore.sql.arrival_order import CommitOrder
 from fiberstore.sql.conditions import LOGS, MEMBERSHIPS, all_of, among
-from fiberstore.sql.connection import Row
-from fiberstore.sql.functions import TimeUs
+from fiberstore.sql.connection import Lock, Row
+from fiberstore.sql.functions import RegexpMatches, TimeUs
 from fiberstore.sql.models import PinnedLog, stored_time
-from fiberstore.sql.prepared import Prepared, PreparedPages, connection_of
+from fiberstore.sql.prepared import Prepared, PreparedPages, compiled, connection_of
 from fiberstore.sql.rows import columns_in_us, columns_of, to_records
 from fiberstore.sql.support import GoingRows
 
@@ -98,6 +99,7 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
     _group = LOGS.c.source_id
     _seen = (LOGS.c.timestamp, LOGS.c.timestamp)
     _pins = PinnedLog.metadata.tables["log_pins"]
+    _delete_lock = Lock.LATE
     _orders: ClassVar = {
         "oldest": Order(LOGS.c.timestamp, _TIMESTAMP_US, from_epoch_us, descending=False),
         "newest": Order(LOGS.c.timestamp, _TIMESTAMP_US, from_epoch_us, descending=True),
@@ -112,17 +114,47 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
     def redact(self, pattern: str, replacement: str = "[redacted]") -> int:
         check_redaction(pattern)
         check_text(replacement)
-        conditions = all_of(self._conditions)
 
-        def work(session: Session) -> int:
+        def work(session: Session, conditions: list[sa.ColumnElement[bool]]) -> int:
             return connection_of(session).support.redact(session, conditions, pattern, replacement)
 
-        return self._change("redact", work)
+        rows = self._sessions.redacted_at_once
+        if rows == inf:
+            return self._change("redact", lambda session: work(session, all_of(self._conditions)))
+        matching = self._select(LOGS.c.log_id).where(RegexpMatches(LOGS.c.raw_text, pattern))
+        with self._read("redact") as session:
+            ids = connection_of(session).stream_rows(*compiled(session, matching), int(rows))
+            with closing(ids):
+                return sum(self._redact_some(b"".join([id_.bytes for (id_,) in some]), work) for some in ids)
+
+    def _redact_some(
+        self, log_ids: bytes, redact: Callable[[Session, list[sa.ColumnElement[bool]]], int]
+    ) -> int:
+        """Redact the texts of logs as they are now, in a transaction."""
+
+        def work(session: Session) -> int:
+            with given(session, "log_id", log_ids) as ids:
+                return redact(session, [ids.hold(LOGS.c.log_id)])
+
+        return self._change("redact.step", work)
 
     @contextmanager
     def _going(self, session: Session) -> Iterator[list[GoingRows]]:
         with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
-            yield [GoingRows(table, table.c.log_id.in_(ids)) for table in (MEMBERSHIPS, self._pins, LOGS)]
+            yield [GoingRows(table, ids.hold(table.c.log_id)) for table in (MEMBERSHIPS, self._pins, LOGS)]
+
+    def _delete(self, session: Session) -> Deleted:
+        if not begins_beside_others(session):
+            return super()._delete(session)
+        connection = connection_of(session)
+        with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
+            logs = self._delete_found(session, ids, LOGS.c.log_id)
+            # Who has seen them may have given them memberships; all others wait for these rows from now on.
+            connection.let_changes_end()
+            memberships = delete_rows(session, MEMBERSHIPS, ids.hold(MEMBERSHIPS.c.log_id))
+            connection.take_lock(Lock.CHANGES)
+            delete_rows(session, self._pins, ids.hold(self._pins.c.log_id))
+        return Deleted(logs, 0, memberships)
 
     def by_fiber(
         self, fiber_ids: Iterable[UUID], limit_per_fiber: int = DEFAULT_LIMIT

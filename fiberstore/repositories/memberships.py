@@ -18,6 +18,7 @@ from fiberstore.repositories.logs import log_pages
 from fiberstore.repositories.query import SqlQuery
 from fiberstore.sql import bulk
 from fiberstore.sql.conditions import MEMBERSHIPS, all_of
+from fiberstore.sql.connection import Lock
 from fiberstore.sql.models import Membership, RawLog
 from fiberstore.sql.prepared import Prepared, connection_of
 from fiberstore.sql.rows import to_records
@@ -79,6 +80,7 @@ class MembershipRepository(MembershipMethods, SqlQuery[FiberMembership], Members
     _record = FiberMembership
     _name = "memberships"
     _table = MEMBERSHIPS
+    _delete_lock = Lock.LATE
 
     def _going(self, session: Session) -> AbstractContextManager[Iterable[GoingRows]]:
         del session

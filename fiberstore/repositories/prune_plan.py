@@ -1,12 +1,12 @@
 """The set of rows that retention deletes, fixed in one snapshot before any goes."""
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
-from os import SEEK_END
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Any, Self
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from fiberstore.contract.conditions import Condition, checked_condition
 from fiberstore.errors import DatabaseError
 from fiberstore.records import FiberRecord, StoredLog
-from fiberstore.repositories.access import SessionAccess
+from fiberstore.repositories.access import SessionAccess, uncollected
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, to_sql
 from fiberstore.sql.connection import Row
 from fiberstore.sql.functions import EpochMicroseconds, TextBytes
@@ -104,15 +104,19 @@ class Plan:
     """The set that goes, the oldest first, in a temporary file without a name: 49 bytes a row.
 
     Args:
-        file: Rows as ``_packed`` writes them.
+        file: Rows as ``_packed`` makes them.
+        rows: How many there are of each kind.
+        weight: Their weight, see ``weight_of``.
 
     Attributes:
-        rows: Fibers and logs of the set.
+        fibers: How many fibers are left.
+        logs: How many logs are left.
+        weight: The weight that is left.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.rows = file.seek(0, SEEK_END) // _ROW.size
+    def __init__(self, file: IO[bytes], rows: Mapping[bytes, int], weight: int) -> None:
         file.seek(0)
+        self.fibers, self.logs, self.weight = rows[_FIBER], rows[_LOG] + rows[_LOG_OF_FIBER], weight
         self._units = _units(file)
         self._next = next(self._units, None)
 
@@ -134,12 +138,16 @@ class Plan:
             .outerjoin_from(rows, FIBERS, FIBERS.c.fiber_id == rows.c.fiber_id)
             .order_by(*in_order(rows))
         )
+        kinds, weight = Counter[bytes](), 0
         with SpooledTemporaryFile(_MOST_BYTES_IN_MEMORY) as file:
             try:
                 with sessions.read("prune.plan") as session:
                     connection = connection_of(session)
                     for batch in connection.stream_rows(*compiled(session, statement), _ROWS_AT_ONCE):
-                        file.write(_packed(batch))
+                        packed = [_packed(row) for row in batch]
+                        kinds.update(row[0] for row in packed)
+                        weight += sum(row[-1] for row in packed)
+                        file.write(b"".join([_ROW.pack(*row) for row in packed]))
                 file.seek(0)  # which writes what is left
             except OSError as error:
                 with suppress(OSError):  # which writes what is left, and fails again
@@ -148,7 +156,7 @@ class Plan:
                     f"the ids of the rows that go cannot be kept in {gettempdir()} ({error.strerror}); free "
                     "some space there, or let TMPDIR name another folder"
                 ) from error
-            yield cls(file)
+            yield cls(file, kinds, weight)
 
     @property
     def is_empty(self) -> bool:
@@ -158,24 +166,25 @@ class Plan:
     def take(self, rows: int, weight: float) -> list[Unit]:
         """Return the next units: the first, and more up to a number of rows, until a weight is reached."""
         units: list[Unit] = []
-        while self._next is not None and (not units or (self._next.rows <= rows and weight > 0)):
-            units.append(self._next)
-            rows -= self._next.rows
-            weight -= self._next.weight
-            self._next = next(self._units, None)
+        with uncollected():
+            while self._next is not None and (not units or (self._next.rows <= rows and weight > 0)):
+                units.append(self._next)
+                rows -= self._next.rows
+                weight -= self._next.weight
+                self.fibers -= self._next.fiber_id is not None
+                self.logs -= len(self._next.log_ids) // ID_BYTES
+                self.weight -= self._next.weight
+                self._next = next(self._units, None)
         return units
 
 
-def _packed(rows: Iterable[Row]) -> bytes:
-    packed = bytearray()
-    for fiber_id, log_id, place, fields_text, memberships, weight in rows:
-        if fiber_id is not None:
-            row = _FIBER, bytes_of(fiber_id), digest_of(fields_text), int(memberships), int(weight)
-        else:
-            kind = _LOG if place is None else _LOG_OF_FIBER
-            row = kind, bytes_of(log_id), _NO_DIGEST, int(memberships), int(weight)
-        packed += _ROW.pack(*row)
-    return bytes(packed)
+def _packed(row: Row) -> tuple[bytes, bytes, bytes, int, int]:
+    """Return a row as it is in the file."""
+    fiber_id, log_id, place, fields_text, memberships, weight = row
+    if fiber_id is not None:
+        return _FIBER, bytes_of(fiber_id), digest_of(fields_text), int(memberships), int(weight)
+    kind = _LOG if place is None else _LOG_OF_FIBER
+    return kind, bytes_of(log_id), _NO_DIGEST, int(memberships), int(weight)
 
 
 def bytes_of(id_: str) -> bytes:

@@ -7,23 +7,28 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import SelectBase
+from sqlalchemy.sql.visitors import iterate
 
 from fiberstore.checks import check_number
 from fiberstore.contract.conditions import Condition, checked_condition, compared_as_lists
 from fiberstore.contract.queries import ARROW_BATCH_ROWS, Partition, Query, R
 from fiberstore.contract.results import Deleted
+from fiberstore.errors import ConflictError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories import access
-from fiberstore.repositories.access import Going, SessionAccess, session_access
+from fiberstore.repositories.access import Going, SessionAccess, begins_beside_others, session_access
 from fiberstore.sql.arrow import joined_uuids
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, all_of
+from fiberstore.sql.connection import Lock
 from fiberstore.sql.models import BELONGINGS, MERGES
 from fiberstore.sql.prepared import compiled, connection_of, expire
 from fiberstore.sql.rows import columns_in_us, to_records
-from fiberstore.sql.support import GoingRows
+from fiberstore.sql.support import GoingRows, KeptIds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,39 +84,40 @@ def rows_worth_a_new_table(session: Session, table: sa.Table, which: sa.ColumnEl
     return int(going) if going >= access.LEAST_SHARE * rows else 0
 
 
-def belongings_of(fiber_ids: sa.Select[Any]) -> Iterator[GoingRows]:
-    """Return the rows that belong to fibers and go with them, except for their memberships."""
-    merges = sa.or_(MERGES.c.fiber_id.in_(fiber_ids), MERGES.c.survivor_id.in_(fiber_ids))
-    yield GoingRows(MERGES, merges)
+def belongings_of(
+    are_going: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[bool]],
+) -> Iterator[GoingRows]:
+    """Return the rows that belong to fibers and go with them, except for their memberships.
+
+    Args:
+        are_going: Makes of a column the condition that it has the id of one of the fibers.
+    """
+    yield GoingRows(MERGES, sa.or_(are_going(MERGES.c.fiber_id), are_going(MERGES.c.survivor_id)))
     for table in BELONGINGS:
-        yield GoingRows(table, table.c.fiber_id.in_(fiber_ids))
+        yield GoingRows(table, are_going(table.c.fiber_id))
 
 
 @contextmanager
-def kept_ids(session: Session, ids: sa.Select[Any]) -> Iterator[sa.Select[Any]]:
+def kept_ids(session: Session, ids: sa.Select[Any]) -> Iterator[KeptIds]:
     """Keep the ids that a statement selects, for a block that changes what the statement depends on.
 
-    Yields:
-        A statement that selects them, whatever happens to the tables. Its transaction has to be open.
+    The transaction of the session has to be open.
     """
     with connection_of(session).support.keep(session, ids) as kept:
-        yield sa.select(*kept.c)
+        yield kept
 
 
 @contextmanager
-def given(session: Session, name: str, ids: bytes) -> Iterator[sa.Select[Any]]:
+def given(session: Session, name: str, ids: bytes) -> Iterator[KeptIds]:
     """Keep ids for a block, in an open transaction.
 
     Args:
         session: Where the transaction is open.
         name: ``"fiber_id"`` or ``"log_id"``; one block for each may be open at once.
         ids: All of them, joined.
-
-    Yields:
-        A statement that selects them.
     """
     with connection_of(session).support.given(session, {name: joined_uuids(ids)}) as kept:
-        yield sa.select(*kept.c)
+        yield kept
 
 
 @contextmanager
@@ -145,6 +151,7 @@ class SqlQuery(Query[R], Generic[R]):
     _record: type[R]
     _table: ClassVar[sa.FromClause]
     _name: ClassVar[str]
+    _delete_lock: ClassVar = Lock.CHANGES  # of deletion by conditions on columns of the table alone
 
     def __init__(self, session: Session | SessionAccess) -> None:
         self._sessions = session_access(session)
@@ -205,7 +212,11 @@ class SqlQuery(Query[R], Generic[R]):
 
     def delete(self) -> Deleted:
         going = Going(self._count_to_delete, self._going)
-        return self._sessions.write(f"{self._name}.delete", self._delete, going=going)
+        asks_others = any(
+            isinstance(part, SelectBase) for own in all_of(self._conditions) for part in iterate(own)
+        )
+        lock = Lock.CHANGES if asks_others else self._delete_lock
+        return self._sessions.write(f"{self._name}.delete", self._delete, lock=lock, going=going)
 
     def __repr__(self) -> str:
         conditions = ", ".join(map(repr, self._conditions))
@@ -289,7 +300,22 @@ class SqlQuery(Query[R], Generic[R]):
     def _delete(self, session: Session) -> Deleted:
         with self._going(session) as going:
             gone = {table: delete_rows(session, table, which) for table, which, _ in going}
+        if begins_beside_others(session):
+            connection_of(session).take_lock(Lock.CHANGES)
         return Deleted(*(gone.get(table, 0) for table in (LOGS, FIBERS, MEMBERSHIPS)))
+
+    def _delete_found(self, session: Session, ids: KeptIds, id_: sa.Column[UUID]) -> int:
+        """Delete the rows that the query has found, beside others who may change them; return their number.
+
+        Raises:
+            ConflictError: One has been changed or deleted since, so that the query might not find it.
+        """
+        ((found,),) = select_rows(session, sa.select(sa.func.count()).select_from(ids.rows))
+        which = sa.and_(ids.hold(id_), *all_of(self._conditions))
+        gone = delete_rows(session, id_.table, which)
+        if gone < found:
+            raise ConflictError(f"another transaction has changed {self._name} that were to be deleted")
+        return gone
 
     @abstractmethod
     def _going(self, session: Session) -> AbstractContextManager[Iterable[GoingRows]]:

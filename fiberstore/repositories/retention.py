@@ -1,7 +1,7 @@
 """Retention: the set that goes is fixed first, then deleted in steps."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from itertools import count
 from math import inf
@@ -44,7 +44,7 @@ from fiberstore.repositories.query import (
 )
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, apart
 from fiberstore.sql.prepared import connection_of
-from fiberstore.sql.support import GoingRows, StoreSize
+from fiberstore.sql.support import GoingRows, KeptIds, StoreSize
 from fiberstore.telemetry import Telemetry
 
 # Safety margin: delete 90 % of the estimated excess, then run a WAL checkpoint and measure again.
@@ -52,10 +52,10 @@ _MARGIN = 0.1
 # From this share of the logs on, tables are written anew in less time than rows are deleted.
 _LEAST_SHARE = 0.25
 # Without ``step_rows``: most logs of a step; most of its fibers, which are deleted row by row; and most logs
-# and memberships of a store that is written anew.
+# and memberships that stay, for each of which others wait for about 0.75 µs.
 _MOST_STEP_ROWS = 1_000_000
 _MOST_QUICK_FIBERS = 50_000
-_MOST_QUICK_ROWS = 2_000_000
+_MOST_STAYING_ROWS = 1_200_000
 
 
 class Pruning(LifecycleStorage):
@@ -151,13 +151,12 @@ class _Run:
         max_steps: int | None,
         on_step: Callable[[Pruned], None] | None,
     ) -> None:
-        default = _MOST_STEP_ROWS if max_steps is None else DEFAULT_STEP_ROWS
         self.gone = _Gone()
         self._sessions = sessions
         self._candidates = candidates
-        self._step_rows = default if step_rows is None else step_rows
+        self._step_rows = DEFAULT_STEP_ROWS if step_rows is None and max_steps is not None else step_rows
         self._most_fibers = _MOST_QUICK_FIBERS if step_rows is None else inf
-        self._most_rows = _MOST_QUICK_ROWS if step_rows is None else inf
+        self._most_staying = _MOST_STAYING_ROWS if step_rows is None else inf
         self._steps = count() if max_steps is None else iter(range(max_steps))
         self._on_step = on_step
 
@@ -167,7 +166,7 @@ class _Run:
             while not plan.is_empty:
                 if not self._may_step():
                     return False
-                self._step(plan.take(self._step_rows, inf))
+                self._step(self._take(plan, inf))
         return True
 
     def down_to(self, max_bytes: int) -> bool:
@@ -187,7 +186,7 @@ class _Run:
                         return True
                     if not self._may_step():
                         return self._excess(max_bytes) is None
-                    self._step(plan.take(self._step_rows, end - self.gone.weight))
+                    self._step(self._take(plan, end - self.gone.weight))
                 excess = self._excess(max_bytes)
         return True
 
@@ -203,21 +202,30 @@ class _Run:
     def _may_step(self) -> bool:
         return next(self._steps, None) is not None
 
+    def _take(self, plan: Plan, weight: float) -> list[Unit]:
+        """Return the units of the next step, of about so much weight at most."""
+        if self._step_rows is not None:
+            return plan.take(self._step_rows, weight)
+        # Of a large step that would not be quick, a million units would lie in memory until they are split.
+        share = min(1.0, weight / max(plan.weight, 1), _MOST_STEP_ROWS / max(plan.logs, 1))
+        with self._sessions.read(None) as session:
+            is_quick = self._is_quick(session, share * plan.logs, share * plan.fibers)
+        return plan.take(_MOST_STEP_ROWS if is_quick else DEFAULT_STEP_ROWS, weight)
+
     def _step(self, units: list[Unit]) -> None:
         rows, together = sum(unit.rows for unit in units), _Units(units)
         is_large = len(units) > 1 and rows > DEFAULT_STEP_ROWS
 
         def count(session: Session) -> int:
-            return rows if not is_large or self._is_quick(session, together) else 0
+            logs, fibers = len(together.logs) // ID_BYTES, len(together.seen)
+            return rows if not is_large or self._is_quick(session, logs, fibers) else 0
 
         def delete(session: Session) -> _Gone | None:
             may_be_large = connection_of(session).writes_alone  # as tables are written anew then
             return _delete(session, together) if may_be_large or not is_large else None
 
-        @contextmanager
-        def find(session: Session) -> Iterator[list[GoingRows]]:
-            with _going(session, together) as going:
-                yield [GoingRows(table, which) for table, which in going.items()]
+        def find(session: Session) -> AbstractContextManager[list[GoingRows]]:
+            return _going(session, together)
 
         gone = self._sessions.write("prune.step", delete, going=Going(count, find))
         if gone is None:
@@ -230,20 +238,22 @@ class _Run:
                 size = _size_of(session)
             self._on_step(self.gone.report(size, is_complete=False))
 
-    def _is_quick(self, session: Session, units: "_Units") -> bool:
-        """Tell whether tables without the units are written in less time than the units are deleted.
+    def _is_quick(self, session: Session, going_logs: float, going_fibers: float) -> bool:
+        """Tell whether tables without the rows that go are written in less time than rows are deleted.
 
         Without ``step_rows``, nobody may have to wait for a second for it either.
         """
+        support = connection_of(session).support
         tables = (LOGS, MEMBERSHIPS)
         counts = (sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in tables)
         ((logs, memberships),) = select_rows(session, sa.select(*counts))
-        going = len(units.logs) // ID_BYTES
+        staying_share = 1 - going_logs / max(logs, 1)
         return (
-            going >= _LEAST_SHARE * logs
-            and len(units.seen) <= self._most_fibers
-            and logs + memberships <= self._most_rows
-            and connection_of(session).support.has_room(session)
+            support.prepared is not None
+            and staying_share <= 1 - _LEAST_SHARE
+            and going_fibers <= self._most_fibers
+            and staying_share * (logs + memberships) <= self._most_staying
+            and support.has_room(session)
         )
 
 
@@ -326,9 +336,10 @@ def _of_file(session: Session, *, settled: bool) -> StoreSize:
     return size
 
 
-def _held(log_ids: sa.Select[Any], going: sa.Select[Any]) -> sa.Select[Any]:
+def _held(log_ids: KeptIds, going: KeptIds) -> sa.Select[Any]:
     """Select those of the ids of logs that stored fibers hold which stay; others hold nothing."""
-    of_others = sa.and_(MEMBERSHIPS.c.log_id.in_(log_ids), MEMBERSHIPS.c.fiber_id.not_in(going))
+    stays = MEMBERSHIPS.c.fiber_id.not_in(sa.select(*going.rows.c))
+    of_others = sa.and_(log_ids.hold(MEMBERSHIPS.c.log_id), stays)
     held = apart(sa.select(*MEMBERSHIPS.c).where(of_others))
     return sa.select(held.c.log_id).join(FIBERS, FIBERS.c.fiber_id == held.c.fiber_id)
 
@@ -336,14 +347,16 @@ def _held(log_ids: sa.Select[Any], going: sa.Select[Any]) -> sa.Select[Any]:
 def _delete(session: Session, units: "_Units") -> _Gone:
     """Delete the units whose fiber is as it was, but no log that is pinned or held by another fiber."""
     with _going(session, units) as going:
-        of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(going[LOGS])
+        *_, of_logs = going
+        of_text = sa.select(sa.func.coalesce(sa.func.sum(TEXT_BYTES), 0)).where(of_logs.which)
         ((text_bytes,),) = select_rows(session, of_text)
-        gone = {table: delete_rows(session, table, which) for table, which in going.items()}
+        gone = {table: delete_rows(session, table, which) for table, which, _ in going}
         return _Gone(gone[FIBERS], gone[MEMBERSHIPS], gone[LOGS], int(text_bytes))
 
 
 @contextmanager
-def _going(session: Session, units: "_Units") -> Iterator[dict[sa.Table, sa.ColumnElement[bool]]]:
+def _going(session: Session, units: "_Units") -> Iterator[list[GoingRows]]:
+    """Yield the rows that go, those of the logs at last."""
     unchanged = _unchanged(session, units.fibers)
     changed = [id_ for id_, seen in units.seen.items() if unchanged.get(id_) != seen]
     going = units.without(changed) if changed else units
@@ -352,15 +365,15 @@ def _going(session: Session, units: "_Units") -> Iterator[dict[sa.Table, sa.Colu
         given(session, "log_id", going.logs) as planned,
     ):
         is_held = LOGS.c.log_id.in_(_held(planned, fiber_ids))
-        may_go = sa.and_(LOGS.c.log_id.in_(planned), sa.not_(is_held), UNPINNED_LOG)
+        may_go = sa.and_(planned.hold(LOGS.c.log_id), sa.not_(is_held), UNPINNED_LOG)
         with kept_ids(session, sa.select(LOGS.c.log_id).where(may_go)) as log_ids:
-            either = sa.or_(MEMBERSHIPS.c.fiber_id.in_(fiber_ids), MEMBERSHIPS.c.log_id.in_(log_ids))
-            yield {
-                **{table: which for table, which, _ in belongings_of(fiber_ids)},
-                MEMBERSHIPS: either,
-                FIBERS: FIBERS.c.fiber_id.in_(fiber_ids),
-                LOGS: LOGS.c.log_id.in_(log_ids),
-            }
+            either = sa.or_(fiber_ids.hold(MEMBERSHIPS.c.fiber_id), log_ids.hold(MEMBERSHIPS.c.log_id))
+            yield [
+                *belongings_of(fiber_ids.hold),
+                GoingRows(MEMBERSHIPS, either),
+                GoingRows(FIBERS, fiber_ids.hold(FIBERS.c.fiber_id)),
+                GoingRows(LOGS, log_ids.hold(LOGS.c.log_id)),
+            ]
 
 
 def _unchanged(session: Session, fiber_ids: bytes) -> dict[bytes, tuple[bytes, int]]:
@@ -368,11 +381,11 @@ def _unchanged(session: Session, fiber_ids: bytes) -> dict[bytes, tuple[bytes, i
     if not fiber_ids:
         return {}
     with given(session, "fiber_id", fiber_ids) as ids:
-        sizes = counted_by(MEMBERSHIPS.c.fiber_id, MEMBERSHIPS.c.fiber_id.in_(ids))
+        sizes = counted_by(MEMBERSHIPS.c.fiber_id, ids.hold(MEMBERSHIPS.c.fiber_id))
         now = (
             sa.select(sa.cast(FIBERS.c.fiber_id, sa.String), FIBER_FIELDS, sa.func.coalesce(sizes.c.rows, 0))
             .outerjoin_from(FIBERS, sizes, sizes.c.fiber_id == FIBERS.c.fiber_id)
-            .where(FIBERS.c.fiber_id.in_(ids), UNPINNED_FIBER)
+            .where(ids.hold(FIBERS.c.fiber_id), UNPINNED_FIBER)
         )
         return {bytes_of(id_): (digest_of(text), int(rows)) for id_, text, rows in select_rows(session, now)}
 

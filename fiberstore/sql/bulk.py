@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from fiberstore.contract.results import Merged, Upserted
+from fiberstore.errors import ConflictError
 from fiberstore.records import FiberKey, FiberMembership, FiberRecord, LogRecord, StoredLog, to_epoch_us
 from fiberstore.sql.arrow import (
     Columns,
@@ -170,10 +171,16 @@ def upsert_fibers(session: Session, fibers: Columns, *, widen: bool = False) -> 
         session: Where.
         fibers: Of different ids; see ``fiber_columns``.
         widen: Let the stored activity cover theirs, rather than replace it.
+
+    Raises:
+        ConflictError: Another transaction has stored one, or changed its type, between two statements.
     """
     rows = len(fibers["fiber_id"])
     changed = _update_fibers(session, fibers, widen=widen) if rows else 0
-    return Upserted(insert_new(session, "fibers", fibers) if changed < rows else 0, changed)
+    new = insert_new(session, "fibers", fibers) if changed < rows else 0
+    if changed + new < rows:
+        raise ConflictError("another transaction has written a fiber while it was upserted; run it again")
+    return Upserted(new, changed)
 
 
 def _update_fibers(session: Session, columns: Columns, *, widen: bool) -> int:
@@ -246,6 +253,42 @@ def merges_of(survivors: Mapping[UUID, UUID]) -> Columns:
     }
 
 
+_COPY_TO_SURVIVORS = (
+    "INSERT INTO fiber_memberships (log_id, fiber_id, config_version) "
+    "SELECT m.log_id, batch.survivor, min(m.config_version) "
+    f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser "
+    "GROUP BY m.log_id, batch.survivor ON CONFLICT DO NOTHING"
+)
+
+
+def move_memberships(session: Session, columns: Columns) -> int:
+    """Make the memberships of fibers those of their survivors, while others append some.
+
+    Args:
+        session: Where.
+        columns: See ``merges_of``.
+
+    Returns:
+        How many the survivors have got.
+    """
+    one = (
+        f"SELECT 1 FROM {ARROW_TABLE} AS batch "
+        "JOIN fiber_memberships AS m ON m.fiber_id = batch.loser LIMIT 1"
+    )
+    if not fetch_with_batch(session, one, columns):
+        return 0
+    moved = write_with_batch(session, _COPY_TO_SURVIVORS, columns)
+    # What another transaction has appended between the two statements has no copy, and stays.
+    write_with_batch(
+        session,
+        f"DELETE FROM fiber_memberships USING {ARROW_TABLE} AS batch, fiber_memberships AS copy "
+        "WHERE fiber_memberships.fiber_id = batch.loser AND copy.fiber_id = batch.survivor "
+        "AND copy.log_id = fiber_memberships.log_id",
+        columns,
+    )
+    return moved
+
+
 def merge_fibers(
     session: Session,
     columns: Columns,
@@ -272,16 +315,7 @@ def merge_fibers(
         "AS lost WHERE fibers.fiber_id = lost.survivor "
         "AND (lost.first < fibers.first_activity OR lost.last > fibers.last_activity)"
     )
-    memberships = (
-        moved
-        if moved is not None
-        else write(
-            "INSERT INTO fiber_memberships (log_id, fiber_id, config_version) "
-            "SELECT m.log_id, batch.survivor, min(m.config_version) "
-            f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser "
-            "GROUP BY m.log_id, batch.survivor ON CONFLICT DO NOTHING"
-        )
-    )
+    memberships = write(_COPY_TO_SURVIVORS) if moved is None else moved
     write(
         "INSERT INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor FROM fiber_pins AS p "
         f"JOIN {ARROW_TABLE} AS batch ON p.fiber_id = batch.loser ON CONFLICT DO NOTHING"

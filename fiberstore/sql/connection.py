@@ -34,7 +34,9 @@ class Lock(Enum):
 
     NOTHING = 0  # it only appends
     DELETES = 1  # it relies on rows that are there
+    LATEST = 6  # it does so, and changes each as it finds it, whoever has changed it before
     CHANGES = 2  # it changes or deletes rows
+    LATE = 5  # it does what nobody waits for, and takes `CHANGES` then, where others can change other rows
     MANY_CHANGES = 3  # so many that a table may be written anew, where the engine does that
     BESIDE = 4  # it writes tables that nobody else knows, and keeps nobody from anything
 
@@ -84,17 +86,24 @@ class StoreConnection(ABC):
         """True inside an explicit transaction; False in autocommit mode."""
 
     @abstractmethod
-    def begin(self, *, only_appends: bool = False) -> None:
+    def begin(self, *, sees_latest: bool = False) -> None:
         """Begin a transaction, whose statements all see the snapshot of the first.
 
         Args:
-            only_appends: It reads nothing, and needs no snapshot: a row that another transaction stores
-                meanwhile is no conflict, where the engine can have it so.
+            sees_latest: Each statement sees what is committed when it begins, where the engine can have it
+                so: a row that another transaction stores or changes meanwhile is no conflict.
         """
 
     @abstractmethod
     def take_lock(self, lock: Lock) -> None:
         """Wait for a lock, at the beginning of a transaction, and hold it to the end of it."""
+
+    def let_changes_end(self) -> None:
+        """Wait until the transactions that hold a lock have ended, and keep none: a transaction is open.
+
+        It is for engines where others change rows beside ``Lock.LATE``.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def commit(self) -> None:

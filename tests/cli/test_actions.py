@@ -241,7 +241,7 @@ def test_filters_are_of_the_active_generation_and_ids_of_any(
     assert run("reopen", "--db", db, "bbb2", "--version", "active").out == "0 fibers reopened\n"
 
 
-@pytest.mark.parametrize("command", ["pin", "unpin", "close", "reopen"])
+@parametrize_mostly_slow("command", ["pin", "unpin", "close", "reopen"])
 def test_nothing_that_is_chosen_is_not_everything(run: Run, db: Path, command: str) -> None:
     before = everything(db)
     result = run(command, "--db", db)
@@ -388,6 +388,7 @@ def test_a_prune_may_compact_the_file_at_once(run: Run, alone: Path) -> None:
     assert "the store took " in run("prune", "--db", alone, "--source", "db", "--compact").out
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_not_compact(run: Run, db: Path) -> None:
     grow(db)
     before = db.stat().st_size
@@ -396,6 +397,7 @@ def test_a_dry_run_does_not_compact(run: Run, db: Path) -> None:
     assert db.stat().st_size == before
 
 
+@pytest.mark.slow
 def test_a_prune_goes_on_after_its_most_steps(run: Run, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_steps(monkeypatch)
     options = ("prune", "--db", db, "--older-than", "1h")
@@ -407,6 +409,7 @@ def test_a_prune_goes_on_after_its_most_steps(run: Run, db: Path, monkeypatch: p
     assert (stored_fibers(db), stored_logs(db)) == ({JOB}, {4, 6})
 
 
+@pytest.mark.slow
 def test_ctrl_c_between_steps_keeps_what_is_done_and_the_next_run_goes_on(
     run: Run, db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -507,6 +510,7 @@ def test_a_secret_is_redacted_in_the_logs_and_is_not_in_the_file(run: Run, alone
     assert all(LEAKED.encode() not in path.read_bytes() for path in alone.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_a_redaction_in_json(run: Run, alone: Path) -> None:
     (did,) = run("redact", "-i", r"password=\S+", "--db", alone, "--json").objects
     assert did.pop("seconds") >= 0
@@ -515,6 +519,7 @@ def test_a_redaction_in_json(run: Run, alone: Path) -> None:
     assert texts(alone)[3] == "job [redacted]"
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_redaction_shows_ids_but_no_text(run: Run, db: Path) -> None:
     before = everything(db)
     result = run("redact", "-i", r"password=\S+", "--db", db, "--dry-run")
@@ -568,6 +573,7 @@ def test_plain_text_is_redacted_as_it_is(run: Run, db: Path) -> None:
     assert run("redact", "-F", ".", "--db", db, "--keep-file").out.startswith("0 logs redacted; ")
 
 
+@pytest.mark.slow
 def test_the_file_may_be_kept_and_compacted_later(run: Run, alone: Path) -> None:
     result = run("redact", LEAKED, "--db", alone, "--keep-file")
     assert result.out.splitlines()[1] == (
@@ -580,6 +586,7 @@ def test_the_file_may_be_kept_and_compacted_later(run: Run, alone: Path) -> None
     assert LEAKED.encode() not in alone.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_second_run_removes_what_the_first_has_left_in_the_file(run: Run, alone: Path) -> None:
     run("redact", LEAKED, "--db", alone, "--keep-file")
     assert LEAKED.encode() in alone.read_bytes()
@@ -602,7 +609,7 @@ def test_a_file_that_cannot_be_compacted_is_told_after_a_redaction(
     assert LEAKED not in texts(db)[0]
 
 
-@pytest.mark.parametrize("pattern", ["(", "x*", "", "(?=a)"])
+@parametrize_mostly_slow("pattern", ["(", "x*", "", "(?=a)"])
 def test_a_pattern_that_cannot_be_redacted_is_refused_in_a_dry_run_too(
     run: Run, db: Path, pattern: str
 ) -> None:
@@ -643,6 +650,7 @@ def test_a_typo_makes_no_store(run: Run, tmp_path: Path, command: tuple[str, ...
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow(
     ("statement", "says"),
     [
@@ -733,6 +741,7 @@ def test_a_terminal_sees_what_is_done_and_for_how_long(run: Run, alone: Path) ->
         assert words in output, line
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow("command", COMMANDS, quick=2)
 def test_colours_that_are_forced_draw_nothing_in_a_pipe(
     run: Run, alone: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]

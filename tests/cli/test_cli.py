@@ -237,6 +237,7 @@ def test_ingest_tells_what_it_left_out(run: Run, rules_file: Path, store_file: P
     assert "web: lines left out by drop: 4" in result.err
 
 
+@pytest.mark.slow
 def test_several_files_of_a_source(run: Run, rules_file: Path, store_file: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f"part{number}.log").write_text(f"2024-05-01T11:00:0{number}Z request=z from zoe\n")
@@ -706,7 +707,7 @@ def test_a_limit_that_no_database_can_count_to(run: Run, store: Path) -> None:
 # ---------------------------------------------------------------- on a terminal
 
 
-@pytest.mark.parametrize("command", ["logs", "fibers", "stats", "histogram", "timeline"])
+@parametrize_mostly_slow("command", ["logs", "fibers", "stats", "histogram", "timeline"])
 def test_colours_that_are_forced_make_no_terminal_of_a_pipe(
     run: Run, store: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

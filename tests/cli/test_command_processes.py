@@ -43,6 +43,7 @@ CLOSED = ">&-", "fiberstore: standard output is closed; give it a file, such as 
 FULL = ">/dev/full", "fiberstore: standard output cannot be written: No space left on device\n"
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow(
     ("command", "to"),
     [

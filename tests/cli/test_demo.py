@@ -95,6 +95,7 @@ def test_the_demo_shows_a_fiber_that_crosses_all_services(
     assert "Nothing is new" not in out
 
 
+@pytest.mark.slow
 def test_the_commands_to_try_next_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["demo", "--db", str(tmp_path / "the shop.duckdb"), "--lines", "400"])

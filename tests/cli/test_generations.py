@@ -312,6 +312,7 @@ def test_rules_that_nobody_registered_are_not_known(run: Run, only_read: None) -
         assert run("versions", "show", version, "--json").objects[0]["content"] is None
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_drop_counts_what_goes_and_deletes_nothing(run: Run, active: Path) -> None:
     with DuckDBStorage(active) as storage:
         storage.write_memberships([member(5, 21, 77), member(6, 99, int(NEW, 16))])  # of others, or of none
@@ -359,6 +360,7 @@ def test_activating_a_version_without_fibers_is_told(run: Run, store: Path) -> N
     assert run("fibers").rows == []
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow("command", ["fibers", "keys", "timeline"])
 def test_an_active_version_without_fibers_is_told_beside_those_that_have(
     run: Run, tmp_path: Path, command: str
@@ -541,6 +543,7 @@ def test_an_active_version_that_has_nothing_is_in_the_stats(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_store_of_an_older_release_can_be_read_and_is_not_changed(run: Run, store: Path) -> None:
     make_old(store)
     before = store.read_bytes()
@@ -568,7 +571,7 @@ def test_a_store_of_an_older_release_can_be_read_and_is_not_changed(run: Run, st
 # ---------------------------------------------------------------- wrong usage
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("command", "says"),
     [
         ("activate", "VERSION: give either a version or --none"),
@@ -589,6 +592,7 @@ def test_a_store_of_an_older_release_can_be_read_and_is_not_changed(run: Run, st
         ("checkpoint set a 1 --expect 2 --expect-none", "'--expect-none': contradicts --expect"),
         ("checkpoint st a 1", "No such command 'st'"),
     ],
+    quick=5,
 )
 def test_wrong_usage_is_told(run: Run, active: Path, command: str, says: str) -> None:
     before = active.read_bytes()
@@ -653,6 +657,7 @@ def test_on_a_narrow_terminal_nothing_that_matters_is_left_out(active: Path, fol
     assert "4711" in re.sub(r"\s", "", checkpoints)
 
 
+@pytest.mark.slow
 def test_a_fiber_that_became_many_does_not_fill_the_terminal(active: Path, folder: Path) -> None:
     with DuckDBStorage(active) as storage:
         storage.write_logs([log(number) for number in range(1_000, 1_030)])

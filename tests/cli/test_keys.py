@@ -186,6 +186,7 @@ def test_fibers_show_their_keys_rather_than_their_ids(store: Path) -> None:
     assert "'host+queue=web" in timeline
 
 
+@pytest.mark.slow
 def test_a_store_of_an_older_release_is_read_without_keys(run: Run, db_file: Path) -> None:
     with duckdb.connect(db_file) as connection:
         connection.execute((GOLDEN / "0003.sql").read_text())
@@ -199,6 +200,7 @@ def test_a_store_of_an_older_release_is_read_without_keys(run: Run, db_file: Pat
         assert "of an older release, without keys; fiberstore db upgrade" in result.err
 
 
+@pytest.mark.slow
 def test_an_upgrade_tells_which_fibers_depend_on_the_order_of_reading(run: Run, tmp_path: Path) -> None:
     """Keys that the migration has taken from attributes have no first line until ``reprocess`` finds it."""
     ingested = ingested_by(tmp_path, RULES)

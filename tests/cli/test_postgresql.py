@@ -398,7 +398,7 @@ OPENING = [
 ]
 
 
-@pytest.mark.parametrize("command", OPENING)
+@parametrize_mostly_slow("command", OPENING, quick=2)
 def test_a_database_that_is_not_there_is_refused(
     both: Both, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -15,6 +15,7 @@ from fiberstore.cli import main
 from fiberstore.contract.results import Timeline
 from fiberstore.testing.examples import at, fiber, log, member, uid
 from fiberstore.timeline.page import short_ids, write_timeline_page
+from tests.support.parameters import parametrize_mostly_slow
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -90,7 +91,7 @@ def test_json_has_an_object_for_each_fiber(run: Run) -> None:
     assert found[2]["points"] == []
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("options", "numbers"),
     [
         ([], [1, 2, 3]),
@@ -105,6 +106,7 @@ def test_json_has_an_object_for_each_fiber(run: Run) -> None:
         (["--end", "2024-02-29T12:00:29Z"], [1]),
         (["--start", "2024-02-29T12:00:35Z", "--end", "2024-02-29T12:00:35Z"], [1, 2]),
     ],
+    quick=5,
 )
 def test_fibers_are_chosen_and_ordered(run: Run, options: list[str], numbers: list[int]) -> None:
     code, out, _ = run("--json", *options)
@@ -170,6 +172,7 @@ def test_html_without_bokeh_says_how_to_get_it(
     assert run("--fibers", "1")[0] == 0
 
 
+@pytest.mark.slow
 def test_page_is_a_new_file_that_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     timeline = Timeline([fiber(1)], [], 0)

@@ -125,7 +125,7 @@ def test_a_call_is_refused(stores: dict[str, tuple[Storage, sa.Engine]], face: s
             with telling(row):
                 assert_refused(call, row.error, (row.says,))
                 assert all_rows(engine) == before
-                assert_usable(storage)
+    assert_usable(storage)
 
 
 @pytest.mark.parametrize("face", ["sync", "postgresql"])

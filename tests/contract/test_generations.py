@@ -249,6 +249,7 @@ def shared() -> Iterator[DuckDBStorage]:
         yield storage
 
 
+@pytest.mark.slow
 @given(generations(), st.integers(0, 6))
 def test_a_diff_is_what_comparing_every_pair_finds(
     shared: DuckDBStorage, drawn: list[dict[int, tuple[str, frozenset[int]]]], limit: int

@@ -316,7 +316,7 @@ def test_changes_between_versions_are_the_same(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(logs_of_fibers, logs_of_fibers, st.integers(0, 9))
 def test_changes_between_versions_are_the_same_for_very_many(
     store_of_all: SqlStorage, old: list[list[int]], new: list[list[int]], limit: int
@@ -326,5 +326,5 @@ def test_changes_between_versions_are_the_same_for_very_many(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
-def test_the_store_and_the_oracle_agree_whatever_happens_for_long() -> None:
-    run(examples=30, steps=25)
+def test_the_store_and_the_oracle_agree_whatever_happens_for_long(long_form: bool) -> None:
+    run(examples=300 if long_form else 12, steps=25)

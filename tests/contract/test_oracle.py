@@ -293,13 +293,15 @@ def test_postgresql_and_the_oracle_agree_after_any_calls(postgres_tables_url: st
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_postgresql_and_the_oracle_agree_after_very_many_calls(postgres_tables_url: str) -> None:
+def test_postgresql_and_the_oracle_agree_after_very_many_calls(
+    postgres_tables_url: str, long_form: bool
+) -> None:
     PostgresAgreement.url = postgres_tables_url
-    run(PostgresAgreement, examples=20, steps=40)
+    run(PostgresAgreement, examples=200 if long_form else 10, steps=40)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("machine", [Agreement, FileAgreement])
-def test_duckdb_and_the_oracle_agree_after_very_many_calls(machine: type[Agreement]) -> None:
-    run(machine, examples=20, steps=40)
+def test_duckdb_and_the_oracle_agree_after_very_many_calls(machine: type[Agreement], long_form: bool) -> None:
+    run(machine, examples=200 if long_form else 10, steps=40)

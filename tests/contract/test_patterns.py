@@ -215,7 +215,7 @@ def test_many_patterns_find_the_same_texts(engines: Engines, long_form: bool) ->
         texts=st.lists(TEXT, min_size=5, max_size=30),
     )
     @settings(
-        max_examples=50_000 if long_form else 200, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=50_000 if long_form else 80, deadline=None, suppress_health_check=list(HealthCheck)
     )
     def check(patterns: list[str], texts: list[str]) -> None:
         _check_same(engines, patterns, texts)
@@ -232,7 +232,7 @@ def test_no_pattern_that_is_redacted_matches_the_empty_text(patterns: list[str])
 @pytest.mark.slow
 def test_many_patterns_that_are_redacted_match_no_empty_text(long_form: bool) -> None:
     @given(patterns=st.lists(GRAMMAR | SOUP, min_size=20, max_size=40))
-    @settings(max_examples=5_000 if long_form else 100, deadline=None)
+    @settings(max_examples=5_000 if long_form else 50, deadline=None)
     def check(patterns: list[str]) -> None:
         _check_refused_where_empty(patterns)
 
@@ -278,7 +278,7 @@ def test_redact_replaces_what_re2_replaces(any_storage: SqlStorage, long: bool, 
         patterns=st.lists(GRAMMAR, min_size=10, max_size=20), texts=st.lists(TEXT, min_size=5, max_size=15)
     )
     @settings(
-        max_examples=1_000 if long and long_form else 20 if long else 2,
+        max_examples=1_000 if long and long_form else 10 if long else 2,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -62,6 +62,8 @@ def test_calls_errors_and_rows_are_counted(storage: DuckDBStorage) -> None:
     storage.upsert_fibers([fiber])
     with pytest.raises(ValueError, match="given twice"):
         storage.upsert_fibers([fiber, fiber])
+    with pytest.raises(ValueError, match="which ends itself"):
+        storage.merge_fibers({fiber.fiber_id: fiber.fiber_id})
     with pytest.raises(TypeError):
         storage.get_log("no id")  # type: ignore[arg-type]
     stats = storage.stats()
@@ -71,6 +73,7 @@ def test_calls_errors_and_rows_are_counted(storage: DuckDBStorage) -> None:
         "write_fiber": (2, 1),
         "update_fiber": (2, 1),
         "upsert_fibers": (2, 1),
+        "merge_fibers": (1, 1),
         "get_log": (5, 1),
     }
     assert all(of.duration_s > 0 for of in stats.calls.values())

@@ -282,6 +282,7 @@ def test_an_import_loads_what_it_needs_and_no_more(statement: str, needed: set[s
     assert set(found.stdout.split()) == needed
 
 
+@pytest.mark.slow
 def test_every_name_is_there_without_the_driver_of_postgresql() -> None:
     program = """
 import sys

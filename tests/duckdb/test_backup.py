@@ -103,6 +103,7 @@ CATALOG = (
 )
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow("question", CATALOG, quick=1)
 def test_a_backup_is_whole_if_a_session_looks_at_the_catalog_meanwhile(
     storage: DuckDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str
@@ -120,6 +121,7 @@ def test_a_backup_is_whole_if_a_session_looks_at_the_catalog_meanwhile(
         assert_whole(tmp_path / "copy.duckdb", 50)  # before DuckDB could mend it at the session's end
 
 
+@pytest.mark.slow
 def test_a_copy_that_stays_in_use_gets_no_name(
     storage: DuckDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +142,7 @@ def test_a_copy_that_stays_in_use_gets_no_name(
         patched.setattr(Path, "chmod", chmod)
         with pytest.raises(DatabaseError, match="uses the unfinished copy"):
             storage.backup(tmp_path / "copy.duckdb")
-        patched.setattr(backup, "_wal_checkpoint", lambda *_: None)
+        patched.setattr(backup.Copy, "checkpoint", lambda *_: None)
         with pytest.raises(DatabaseError, match="raw_logs"):
             storage.backup(tmp_path / "other.duckdb")
     for other in in_use:

@@ -11,6 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,17 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Fibers, Logs
+from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Fibers, Logs, StorageClosedError
 from fiberstore.atomic_files import hidden_folder, leftovers
 from fiberstore.contract.results import Compacted
 from fiberstore.doctor import examine
 from fiberstore.duckdb import change_lock, compact
-from fiberstore.duckdb.backup import write_backup
+from fiberstore.duckdb.backup import Copy
+from fiberstore.duckdb.catch_up import Snapshot
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.dialect import _CONFIG
 from fiberstore.duckdb.fork_guard import opened
+from fiberstore.duckdb.shielding import Interruption
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 from fiberstore.testing.keys import key
 from tests.support.command_line import runner
@@ -37,6 +42,7 @@ SECRET = "hunter2-correct-horse-battery-staple"  # noqa: S105
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(compact, "_HOLD_S", 0.05)
 
 
 @pytest.fixture
@@ -131,8 +137,23 @@ def test_pages_and_tails_go_on(storage: DuckDBStorage) -> None:
     assert [found.log_id for found in storage.logs.tail(tail.position, timeout_s=0)] == [uid(20)]
 
 
+def do_before(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, action: Callable[[], object]
+) -> None:
+    """Have something done before a function is called for the first time."""
+    call, actions = getattr(owner, name), [action]
+
+    def do_and_call(*arguments: object, **named: object) -> object:
+        while actions:
+            actions.pop()()
+        return call(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, do_and_call)
+
+
+@pytest.mark.parametrize("name", ["catch_up", "verify"])
 def test_calls_of_other_threads_wait_and_get_their_answers(
-    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     storage.write_logs([log(n) for n in range(1_000)])
     monkeypatch.setattr(change_lock, "LOCK_TIMEOUT_S", 0.1)  # they do not even begin to wait for it
@@ -153,16 +174,15 @@ def test_calls_of_other_threads_wait_and_get_their_answers(
     for thread in threads:
         thread.start()
 
-    def copy_slowly(connection: DuckDBConnection, target: Path) -> None:
+    def let_them_call() -> None:
         begun.set()
         for thread in threads:
             thread.join(0.02)
         assert found == []
         assert errors == []
         monkeypatch.undo()
-        write_backup(connection, target)
 
-    monkeypatch.setattr(compact, "write_backup", copy_slowly)
+    do_before(monkeypatch, compact, name, let_them_call)
     storage.compact()
     for thread in threads:
         thread.join()
@@ -183,17 +203,218 @@ def test_engines_of_this_process_wait_too(storage: DuckDBStorage, monkeypatch: p
 
     thread = threading.Thread(target=count)
 
-    def copy(connection: DuckDBConnection, target: Path) -> None:
+    def let_it_open() -> None:
         thread.start()
         thread.join(0.1)
         assert counts == []
-        write_backup(connection, target)
 
-    monkeypatch.setattr(compact, "write_backup", copy)
+    do_before(monkeypatch, compact, "verify", let_it_open)
     storage.compact()
     thread.join()
     assert counts == [1]
     assert storage.logs.count() == 2
+
+
+Change = Callable[[DuckDBStorage], object]
+
+
+def change_all(storage: DuckDBStorage) -> None:
+    """Append, change and delete rows of all tables; of the logs, only append."""
+    storage.write_logs([log(n, -n) for n in range(100, 110)])
+    storage.upsert_fibers([fiber(1, "other"), fiber(2, last=at(99)), fiber(8)])
+    storage.write_memberships([member(100, 1), member(5, 2)])
+    storage.merge_fibers({uid(4): uid(3)})
+    storage.fibers.where(Fibers.c.fiber_id == uid(5)).delete()
+    storage.write_keys([key(1, "user", "eve"), key(2, "user", "bob")])
+    storage.fibers.where(Fibers.c.fiber_id == uid(1)).pin()
+    storage.logs.where(Logs.c.log_id == uid(3)).unpin()
+    storage.checkpoints.compare_and_set("a", "1", "2")
+    storage.checkpoints.compare_and_set("b", None, "1")
+    storage.versions.register(b"other rules")
+
+
+def redact(storage: DuckDBStorage) -> None:
+    storage.logs.where(Logs.c.log_id == uid(2)).redact(".+", "gone")
+
+
+def delete_and_write_again(storage: DuckDBStorage) -> None:
+    storage.logs.where(Logs.c.log_id == uid(2)).delete()
+    storage.write_logs([log(2)])
+
+
+def execute(sql: str) -> Change:
+    def run(storage: DuckDBStorage) -> None:
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql(sql)
+
+    return run
+
+
+def everything(storage: DuckDBStorage) -> list[object]:
+    """Return the rows of all tables, the order of the logs, and what the doctor finds."""
+    with storage.engine.connect() as connection:
+
+        def rows(sql: str) -> list[Any]:
+            return [tuple(row) for row in connection.exec_driver_sql(sql)]
+
+        tables = rows("SELECT schema_name || '.' || table_name FROM duckdb_tables() ORDER BY 1")
+        return [
+            rows("SELECT log_id FROM raw_logs ORDER BY rowid"),
+            [finding for finding in examine(storage) if finding.is_problem],
+            *([table, rows(f"FROM {table} ORDER BY ALL")] for (table,) in tables),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("change", "copies"),
+    [
+        (change_all, 1),
+        (redact, 2),
+        (delete_and_write_again, 2),
+        (execute("INSERT INTO app.mine VALUES (3, 9)"), 2),
+        (execute("UPDATE app.mine SET a = 4 WHERE a = 1"), 2),
+        (execute("CREATE TABLE app.other (a INTEGER)"), 2),
+        (execute("CREATE INDEX other ON app.mine (a)"), 2),
+        (
+            execute(f"UPDATE fibers SET closed = TRUE WHERE fiber_id = '{uid(6)}'"),
+            2,
+        ),  # another table refers to it
+    ],
+)
+def test_what_is_written_beside_the_copy_is_in_the_new_file(
+    storage: DuckDBStorage,
+    db_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Change,
+    copies: int,
+) -> None:
+    storage.write_logs([log(n) for n in range(20)])
+    storage.write_fibers([fiber(n) for n in range(7)])
+    storage.write_memberships([member(n, n % 7) for n in range(20)])
+    storage.write_keys([key(n, "user", "ann") for n in range(7)])
+    storage.logs.where(Logs.c.log_id == uid(3)).pin()
+    storage.checkpoints.compare_and_set("a", None, "1")
+    execute("CREATE SCHEMA app")(storage)
+    execute("CREATE TABLE app.mine (a INTEGER PRIMARY KEY, rowid INTEGER)")(storage)
+    execute("INSERT INTO app.mine VALUES (1, 7), (2, 8)")(storage)
+    execute("CREATE TABLE refers (fiber_id UUID REFERENCES fibers (fiber_id))")(storage)
+    execute(f"INSERT INTO refers VALUES ('{uid(6)}')")(storage)
+    expected: list[object] = []
+
+    def change_and_read() -> None:
+        change(storage)
+        expected.extend(everything(storage))
+
+    fills = count_calls(monkeypatch, Copy, "fill")
+    do_before(monkeypatch, Snapshot, "check", change_and_read)
+    storage.compact()
+    assert everything(storage) == expected
+    assert len(fills) == copies
+    storage.close()
+    with DuckDBStorage(db_file) as again:
+        assert everything(again) == expected
+
+
+@pytest.mark.slow
+def test_rows_that_a_checkpoint_moves_together_are_copied_once(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB does so with groups of 122,880 rows, when most of theirs have been deleted."""
+    execute("INSERT INTO raw_logs SELECT uuid(), now(), 'a', 'b', now(), 1 FROM range(500_000)")(storage)
+    execute("DELETE FROM raw_logs WHERE rowid % 5 <> 0")(storage)
+    fills = count_calls(monkeypatch, Copy, "fill")
+    do_before(monkeypatch, Snapshot, "check", partial(storage.write_logs, [log(1)]))
+    storage.compact()
+    assert storage.logs.count() == 100_001
+    assert len(fills) == 1
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[None]:
+    call, calls = getattr(owner, name), list[None]()
+
+    def counted(*arguments: object, **named: object) -> object:
+        calls.append(None)
+        return call(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def test_a_file_in_which_copied_rows_change_each_time_is_copied_while_nobody_writes(
+    plain: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain.write_logs([log(n, text=SECRET) for n in range(10)])
+    fills, check, number = count_calls(monkeypatch, Copy, "fill"), Snapshot.check, itertools.count()
+
+    def redact_and_check(before: Snapshot, raw: duckdb.DuckDBPyConnection, copy: Copy) -> None:
+        plain.logs.where(Logs.c.log_id == uid(next(number))).redact(".+", "gone")
+        check(before, raw, copy)
+
+    monkeypatch.setattr(Snapshot, "check", redact_and_check)
+    plain.logs.where(~Logs.c.log_id.in_([uid(0), uid(1)])).redact(".+", "gone")
+    plain.compact()
+    assert len(fills) == 3
+    assert [one.raw_text for one in all_logs(plain)] == ["gone"] * 10
+    plain.close()
+    assert files_with(SECRET, db_file.parent) == []
+
+
+def test_a_copy_that_holds_other_rows_than_the_store_is_refused(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs([log(n) for n in range(10)])
+    checkpoint_of_copy = Copy.checkpoint
+
+    def lose_a_row(copy: Copy, interruption: Interruption) -> None:
+        with closing(copy._connection.sibling()) as raw:
+            raw.execute(f"UPDATE {copy.alias}.raw_logs SET raw_text = 'other' WHERE log_id = '{uid(3)}'")
+        checkpoint_of_copy(copy, interruption)
+
+    monkeypatch.setattr(Copy, "checkpoint", lose_a_row)
+    with pytest.raises(DatabaseError, match=r"does not hold what the store does, in .*raw_logs"):
+        storage.compact()
+    assert storage.logs.where(Logs.c.raw_text == "other").count() == 0
+
+
+def test_others_go_on_between_tries_while_a_stream_is_open(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact, "_HOLD_S", 0.01)
+    storage.write_logs([log(n) for n in range(10)])
+    stream, in_use = storage.logs.iter_records(), threading.Event()
+    next(stream)
+    do_before(monkeypatch, compact.Calls, "held_up", in_use.set)
+    with ThreadPoolExecutor(1) as pool:
+        compacting = pool.submit(storage.compact)
+        in_use.wait()
+        assert storage.get_log(uid(1)) is not None
+        assert storage.write_logs([log(10)]) == 1
+        assert len(list(stream)) == 9
+        assert compacting.result().bytes_after > 0
+    assert storage.logs.count() == 11
+
+
+def test_only_one_compaction_of_a_storage_runs(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compact_too() -> None:
+        with pytest.raises(DatabaseError, match="compacted already"):
+            storage.compact()
+
+    do_before(monkeypatch, Copy, "fill", compact_too)
+    storage.compact()
+
+
+def test_a_storage_that_is_closed_meanwhile_keeps_its_file(
+    storage: DuckDBStorage, db_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_logs([log(1)])
+    do_before(monkeypatch, Snapshot, "check", storage.close)
+    with pytest.raises(StorageClosedError):
+        storage.compact()
+    assert [path.name for path in db_file.parent.iterdir()] == [db_file.name]
+    with DuckDBStorage(db_file) as again:
+        assert again.logs.count() == 1
 
 
 @pytest.mark.usefixtures("impatient")
@@ -266,11 +487,12 @@ def test_a_connection_of_duckdbs_own_that_comes_meanwhile_is_noticed(
 class Steps:
     """Counts the steps that a compaction asks the system or DuckDB for, and does something before one."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, action: Callable[[], None]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, action: Callable[[], object]) -> None:
         self.seen, self._at, self._action = 0, at, action
         for owner, name in (
             (os, "link"), (os, "fsync"), (Path, "replace"), (Path, "rename"), (Path, "chmod"),
-            (Path, "mkdir"), (compact, "write_backup"), (compact, "refuse_logs"), (compact, "_keep_owner"),
+            (Path, "mkdir"), (Copy, "fill"), (Snapshot, "check"), (compact, "catch_up"),
+            (compact, "refuse_logs"), (compact, "verify"), (compact, "_keep_owner"),
         ):  # fmt: skip
             monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
         sibling = DuckDBConnection.sibling
@@ -410,7 +632,7 @@ def test_ctrl_c_at_random_moments_empties_no_store(store_file: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
-        for _ in range(100):
+        for _ in range(30):
             time.sleep(random.uniform(0, 0.2))
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "2000\n"
@@ -452,6 +674,45 @@ def test_what_a_kill_leaves_is_named_and_removed_and_what_lives_stays(
     assert [path.name for path in store_file.parent.iterdir()] == ["store.duckdb"]
 
 
+KILLED_BESIDE_WRITERS = """
+import sys, threading
+from fiberstore import DuckDBStorage
+from fiberstore.testing.examples import fiber, log
+storage = DuckDBStorage(sys.argv[1])
+def write(first):
+    for number in range(first, first + 90_000):
+        storage.write_logs([log(number)])
+        storage.upsert_fibers([fiber(first + 99_999), fiber(number)])
+        sys.stdout.write(f"{number}\\n")
+        sys.stdout.flush()
+for number in (1, 2):
+    threading.Thread(target=write, args=(int(sys.argv[2]) + number * 100_000,), daemon=True).start()
+while True:
+    storage.compact()
+"""
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_beside_compactions_is_there_after_a_kill(
+    store_file: Path, *, long_form: bool
+) -> None:
+    stored: set[int] = set()
+    for kill in range(100 if long_form else 8):
+        command = [sys.executable, "-c", KILLED_BESIDE_WRITERS, str(store_file), str((kill + 1) * 1_000_000)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            begun = process.stdout.readline()
+            time.sleep(random.uniform(0, 0.5))  # the moment of the kill
+            process.kill()
+            words = [*begun.split(), *process.stdout.read().split("\n")[:-1]]
+        stored.update(int(word) for word in words if word.isdigit())
+        with DuckDBStorage(store_file) as storage:
+            assert stored <= {found.log_id.int for found in all_logs(storage)}
+            assert stored <= {found.fiber_id.int for found in storage.fibers.iter_records()}
+            assert [finding for finding in examine(storage) if finding.is_problem] == []
+    assert len(stored) > 20
+
+
 OTHER = """
 import sys
 from fiberstore import DuckDBStorage, StorageLockedError
@@ -479,15 +740,14 @@ def test_the_lock_is_kept_from_before_to_after(
 ) -> None:
     said: list[str] = []
 
-    def copy(connection: DuckDBConnection, target: Path) -> None:
-        said.append(run_other(db_file, "0"))
-        write_backup(connection, target)
+    def ask() -> None:
         said.append(run_other(db_file, "0"))
 
-    monkeypatch.setattr(compact, "write_backup", copy)
+    for owner, name in ((Snapshot, "check"), (compact, "catch_up"), (compact, "verify")):
+        do_before(monkeypatch, owner, name, ask)
     storage.compact()
-    said.append(run_other(db_file, "0"))
-    assert said == ["locked"] * 3
+    ask()
+    assert said == ["locked"] * 4
 
 
 @pytest.mark.slow
@@ -570,6 +830,20 @@ def test_what_cannot_be_copied_stays_as_it_is(storage: DuckDBStorage, db_file: P
     assert storage.logs.count() == 1
     assert db_file.stat().st_ino == number
     assert [*db_file.parent.glob(".*")] == []
+
+
+def test_a_trigger_which_no_copy_would_have_is_named(storage: DuckDBStorage, db_file: Path) -> None:
+    execute("CREATE TABLE notes (a INTEGER)")(storage)
+    execute("CREATE TRIGGER mine AFTER INSERT ON raw_logs FOR EACH STATEMENT INSERT INTO notes VALUES (1)")(
+        storage
+    )
+    for copy in (storage.compact, lambda: storage.backup(db_file.with_name("copy.duckdb"))):
+        with pytest.raises(DatabaseError, match="the trigger mine of the table raw_logs"):
+            copy()
+    storage.write_logs([log(1)])
+    assert [
+        path.name for path in db_file.parent.iterdir() if "copy" in path.name or "partial" in path.name
+    ] == []
 
 
 async def compacted_beside_reads(db_file: Path) -> list[bool]:

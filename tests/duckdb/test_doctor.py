@@ -269,6 +269,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
     return int(caught.value.code or 0), capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_found_and_repairs_only_when_asked(
     stale: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

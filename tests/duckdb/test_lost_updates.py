@@ -215,6 +215,29 @@ def test_fibers_are_checked_before_the_lock_is_taken(
     assert storage.upsert_fibers([Checked(**dict(a_fiber()))]) == Upserted(1, 0)
 
 
+def test_fibers_are_checked_without_the_garbage_collector_which_all_threads_wait_for(
+    storage: DuckDBStorage,
+) -> None:
+    fibers = [a_fiber() for _ in range(2_000)]
+    passes: list[str] = []
+
+    def note(phase: str, _info: dict[str, int]) -> None:
+        passes.append(phase)
+
+    class Checked(FiberRecord):
+        def __iter__(self) -> Generator[tuple[str, object]]:
+            gc.callbacks.append(note)
+            yield from super().__iter__()
+
+    class Last(FiberRecord):
+        def __iter__(self) -> Generator[tuple[str, object]]:
+            yield from super().__iter__()
+            gc.callbacks.remove(note)
+
+    storage.upsert_fibers([Checked(**dict(a_fiber())), *fibers, Last(**dict(a_fiber()))])
+    assert passes == []
+
+
 def test_appends_need_no_lock(storage: DuckDBStorage) -> None:
     with storage.transaction(), ThreadPoolExecutor(1) as thread:
         assert thread.submit(storage.write_logs, some_logs(3)).result() == 3

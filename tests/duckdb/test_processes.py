@@ -94,6 +94,7 @@ def test_who_opens_the_file_beside_duckdb_loses_its_lock(
     assert open_in_another_process(db_file).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_is_open_is_opened_by_no_other_name(
     storage: DuckDBStorage, db_file: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Thread, get_ident
 from types import SimpleNamespace
@@ -15,14 +16,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from fiberstore import DuckDBStorage, Fibers, LogRecord, Logs, Memberships, StoredLog
+from fiberstore import DatabaseError, DuckDBStorage, Fibers, LogRecord, Logs, Memberships, StoredLog
 from fiberstore.duckdb import change_lock, rebuild
 from fiberstore.duckdb.support import SUPPORT
 from fiberstore.repositories import access, retention
+from fiberstore.repositories.prune_plan import Plan, Unit
 from fiberstore.sql.migrate import differences, is_host_object
 from fiberstore.sql.models import TABLES_BESIDE
 from fiberstore.sql.support import FindGoing, GoingRows
 from fiberstore.testing.examples import at, fiber, log, member, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 if TYPE_CHECKING:
     from fiberstore.contract.results import Compacted
@@ -88,7 +91,7 @@ def a_copy_of(storage: DuckDBStorage) -> Iterator[DuckDBStorage]:
         yield copy
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@parametrize_mostly_slow("call", CALLS.values(), ids=CALLS, quick=2)
 def test_the_same_goes_and_the_tables_are_as_they_were(
     filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, call: Callable[[DuckDBStorage], object]
 ) -> None:
@@ -129,7 +132,7 @@ MEANWHILE: dict[str, tuple[Callable[[DuckDBStorage], object], bool]] = {
 }
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("name", "act"),
     [
         *(("logs.delete", act) for act in MEANWHILE),
@@ -137,6 +140,7 @@ MEANWHILE: dict[str, tuple[Callable[[DuckDBStorage], object], bool]] = {
         ("memberships.delete", "append"),
         ("merge_fibers", "append"),
     ],
+    quick=3,
 )
 def test_what_others_do_meanwhile_is_as_done_before(
     filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, name: str, act: str
@@ -351,26 +355,34 @@ def test_a_prune_beside_one_that_appends_for_long_goes_in_small_steps(
     assert logs_gone == [4]
 
 
-@pytest.mark.parametrize(
-    ("most_rows", "disk_is_full", "max_steps", "steps"),
+@parametrize_mostly_slow(
+    ("most_staying", "disk_is_full", "max_steps", "steps"),
     [
-        (20, False, None, [6]),
-        (19, False, None, [2, 4, 6]),
-        (20, True, None, [2, 4, 6]),
-        (20, False, 3, [2, 4, 6]),
+        (9, False, None, [6]),
+        (7, False, None, [2, 4, 6]),
+        (9, True, None, [2, 4, 6]),
+        (9, False, 3, [2, 4, 6]),
     ],
 )
 def test_a_prune_goes_in_one_step_where_nobody_waits_for_long(
     filled: DuckDBStorage,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    most_rows: int,
+    most_staying: int,
     disk_is_full: bool,
     max_steps: int | None,
     steps: list[int],
 ) -> None:
     monkeypatch.setattr(retention, "DEFAULT_STEP_ROWS", 2)
-    monkeypatch.setattr(retention, "_MOST_QUICK_ROWS", most_rows)
+    monkeypatch.setattr(retention, "_MOST_STAYING_ROWS", most_staying)
+    take, taken = Plan.take, list[int]()
+
+    def take_and_count(plan: Plan, rows: int, weight: float) -> list[Unit]:
+        units = take(plan, rows, weight)
+        taken.append(len(units))
+        return units
+
+    monkeypatch.setattr(Plan, "take", take_and_count)
     if disk_is_full:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     gone: list[int] = []
@@ -380,6 +392,16 @@ def test_a_prune_goes_in_one_step_where_nobody_waits_for_long(
         on_step=lambda step: gone.append(step.logs),
     )
     assert gone == steps
+    assert taken == [3 // len(steps)] * len(steps)  # no more than a step is in memory
+
+
+def test_a_file_that_was_removed_while_it_is_open_is_said_to_be(filled: DuckDBStorage, db_file: Path) -> None:
+    db_file.unlink()
+    old = Logs.c.timestamp < at(5)
+    for call in (filled.logs.where(old).delete, partial(filled.prune, logs=old)):
+        with pytest.raises(DatabaseError, match="is open, but cannot be found"):
+            call()
+    assert filled.logs.count() == 10
 
 
 def test_one_that_has_read_before_keeps_its_snapshot_and_appends_nothing(filled: DuckDBStorage) -> None:
@@ -402,7 +424,7 @@ def test_rows_keep_their_order_for_who_reads_on(filled: DuckDBStorage) -> None:
     assert [str(id_) for id_ in order] == [str(uid(number)) for number in (5, 6, 7, 8, 20, 21, 22)]
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     "statement",
     [
         "ALTER TABLE fiber_memberships ADD COLUMN mine INTEGER DEFAULT 7",
@@ -412,6 +434,7 @@ def test_rows_keep_their_order_for_who_reads_on(filled: DuckDBStorage) -> None:
         "CREATE TRIGGER mine AFTER DELETE ON fiber_memberships FOR EACH STATEMENT DELETE FROM fiber_pins",
         "CREATE TABLE mine (l UUID, f UUID, FOREIGN KEY (l, f) REFERENCES fiber_memberships)",
     ],
+    quick=2,
 )
 def test_a_table_that_an_application_has_extended_stays(filled: DuckDBStorage, statement: str) -> None:
     with filled.engine.begin() as connection:

@@ -204,10 +204,10 @@ def stop_and_go_on(source: DuckDBStorage, destination: DuckDBStorage, told: int)
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        copy_store(source, destination, batch_rows=20, on_rows=stop)
+        copy_store(source, destination, batch_rows=40, on_rows=stop)
     had = destination.logs.count()
-    assert had == min(20 * (told + 1), source.logs.count())
-    copied = copy_store(source, destination, batch_rows=20)
+    assert had == min(40 * (told + 1), source.logs.count())
+    copied = copy_store(source, destination, batch_rows=40)
     assert copied.is_equal
     assert copied.written["raw_logs"] == copied.source["raw_logs"].rows - had
     assert rows_of(destination) == rows_of(source)
@@ -228,7 +228,7 @@ def test_a_copy_that_fails_after_any_batch_goes_on_from_there(
 ) -> None:
     fill(source)
     steps: list[str] = []
-    copy_store(source, destination, batch_rows=20, on_rows=lambda step, _rows: steps.append(step))
+    copy_store(source, destination, batch_rows=40, on_rows=lambda step, _rows: steps.append(step))
     for told in range(len(steps)):
         stop_and_go_on(source, destination, told)
 
@@ -776,7 +776,7 @@ def test_a_copy_is_what_the_oracle_says(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
 @given(steps)
 def test_many_copies_are_what_the_oracle_says(
     two_stores: tuple[DuckDBStorage, DuckDBStorage],
@@ -787,7 +787,7 @@ def test_many_copies_are_what_the_oracle_says(
 
 # ---------------------------------------------------------------- killed
 
-KILLS = 5
+KILLS = 3
 
 
 def be_killed(source: str, destination: str) -> None:

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from fiberstore import DatabaseError, DuckDBStorage, SerializationError
 from fiberstore.cli import main
 from fiberstore.testing.examples import at, fiber, log, member, stored, uid
+from tests.support.parameters import parametrize_mostly_slow
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def _begun(storage: DuckDBStorage) -> Any:  # noqa: ANN401  # a generator, thoug
     return iterator
 
 
-@pytest.mark.parametrize("read", READERS.values(), ids=list(READERS))
+@parametrize_mostly_slow("read", READERS.values(), ids=list(READERS), quick=2)
 def test_a_stream_gives_its_connection_back(
     one: DuckDBStorage, read: Callable[[DuckDBStorage], object]
 ) -> None:
@@ -176,7 +177,7 @@ def _interrupt(_rows: int) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@parametrize_mostly_slow("suffix", [".parquet", ".csv", ".jsonl"])
 def test_ctrl_c_leaves_nothing_behind(storage: DuckDBStorage, tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "out"
     folder.mkdir()

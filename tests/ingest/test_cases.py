@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fiberstore import DuckDBStorage, Fiber, Membership, RawLog, SqlStorage
 from fiberstore.ingest import IngestError, RulesError, ingest, load_rules
+from tests.support.parameters import parametrize_mostly_slow
 
 STAMPS = r"""
 timestamp = '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d'
@@ -269,7 +270,7 @@ def test_cri_offset_nanos(case: Case) -> None:
     assert result.times == ["2024-05-01T12:00:00.123456Z", "2024-05-01T12:00:01.500000Z"]
 
 
-@pytest.mark.parametrize(("name", "digits"), [("epoch_s", ".25"), ("epoch_ms", "000")])
+@parametrize_mostly_slow(("name", "digits"), [("epoch_s", ".25"), ("epoch_ms", "000")])
 def test_epoch(case: Case, name: str, digits: str) -> None:
     log = "".join(f'{{"ts":{1714564800 + second}{digits},"req":"a"}}\n' for second in range(3))
     result = case.run(app(r'"ts":(?P<ts>[\d.]+)', name) + BY_JSON, app=log)
@@ -385,6 +386,7 @@ def test_partial_last_line(tmp_path: Path, any_storage: SqlStorage) -> None:
         assert (len(result.logs), result.sizes) == (3, [3])
 
 
+@pytest.mark.slow
 @example(cuts=[20, 75, 107, 114, 115, 116])
 @given(cuts=st.lists(st.integers(0, 160), min_size=1, max_size=3))
 def test_a_file_that_grows_by_any_bytes_ends_like_one_that_was_whole(
@@ -449,7 +451,7 @@ def zstd(content: bytes) -> bytes:
     return bytes(sink.getvalue())
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
+@parametrize_mostly_slow("compress", [gzip.compress, bz2.compress, lzma.compress, zstd])
 def test_gzip(case: Case, compress: Callable[[bytes], bytes]) -> None:
     """Compressed files are known by their first bytes; a damaged one is named."""
     content = lines("12:00:00", ["req=a one", "req=a two"]).encode()
@@ -466,7 +468,7 @@ def test_gzip(case: Case, compress: Callable[[bytes], bytes]) -> None:
 # Bytes and lines.
 
 
-@pytest.mark.parametrize(
+@parametrize_mostly_slow(
     ("content_encoding", "setting"),
     [
         ("utf-8-sig", ""),

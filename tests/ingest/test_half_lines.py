@@ -158,6 +158,7 @@ def test_first_lines_that_grow_to_equal_ones_are_of_two_files(storage: DuckDBSto
     check_fresh(storage, rules)
 
 
+@pytest.mark.slow
 def test_a_copy_does_not_hide_where_a_file_has_ended(storage: DuckDBStorage, tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     rules = rules_for(tmp_path)
@@ -220,6 +221,7 @@ def test_more_files_than_are_remembered_of_the_past(
     assert [ingest(storage, rules).logs_new for _ in range(3)] == [10, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_check_takes_no_memory_for_lines_that_are_read(tmp_path: Path) -> None:
     log = tmp_path / "app.log"
     log.write_text(lines(*((0, f"GET /healthz {'x' * 300}") for _ in range(10_000)), (0, "r=1")))

@@ -133,6 +133,7 @@ def test_logs_fibers_and_memberships_are_stored(
     assert {log.config_version for log in storage.get_fiber_logs(again.fiber_id)} == {rules.config_version}
 
 
+@pytest.mark.slow
 def test_batches_may_have_any_size(storage: DuckDBStorage, tmp_path: Path, rules_file: Path) -> None:
     write_logs(tmp_path, 30)
     states = []
@@ -177,7 +178,7 @@ def test_a_file_that_has_grown_is_read_on(storage: DuckDBStorage, tmp_path: Path
     assert state_of(storage) == whole
 
 
-@parametrize_mostly_slow("number", range(6), quick=2)
+@parametrize_mostly_slow("number", range(6))
 def test_a_record_that_grows_after_it_ended_a_fiber_stays_in_it(
     any_storage: SqlStorage, tmp_path: Path, rules_file: Path, number: int
 ) -> None:
@@ -328,6 +329,7 @@ def test_a_batch_has_a_row(storage: DuckDBStorage, tmp_path: Path, rules_file: P
         ingest(storage, load_rules(rules_file), batch_rows=0)
 
 
+@pytest.mark.slow
 def test_a_line_of_ten_megabytes_is_stored_whole(
     storage: DuckDBStorage, tmp_path: Path, rules_file: Path
 ) -> None:

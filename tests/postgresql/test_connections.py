@@ -15,7 +15,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from fiberstore import ConnectionLostError, DatabaseError, LogRepository, PostgresStorage, open_storage
+from fiberstore import (
+    ConflictError,
+    ConnectionLostError,
+    DatabaseError,
+    LogRepository,
+    PostgresStorage,
+    open_storage,
+)
 from fiberstore.postgresql.copy_format import fields
 from fiberstore.repositories.storage import Transaction
 from fiberstore.sql.connection import Row
@@ -98,6 +105,35 @@ def test_reads_go_on_when_another_client_has_changed_the_type_of_a_column(
                 before = [read() for _ in range(7)]  # from the sixth on psycopg has prepared it
                 other.execute(b"ALTER TABLE raw_logs ALTER COLUMN source_id TYPE " + type_)
                 assert [read() for _ in range(7)] == before
+
+
+def test_the_planner_is_set_for_reads_by_ids_unless_the_server_or_the_url_says_otherwise(
+    postgres_url: str,
+) -> None:
+    url = make_url(postgres_url)
+    for options, settings in (({}, ("off", "1.1")), ({"options": "-c random_page_cost=3"}, ("off", "3"))):
+        with PostgresStorage(url.update_query_dict(options)) as storage, storage.session() as session:
+            both = sa.text("SELECT current_setting('jit'), current_setting('random_page_cost')")
+            assert tuple(session.execute(both).one()) == settings
+
+
+def test_a_transaction_is_to_be_run_again_when_another_client_has_changed_the_type_of_a_column(
+    postgres_url: str,
+) -> None:
+    with PostgresStorage(postgres_url, pool_size=1) as storage:
+        storage.init_schema()
+        storage.write_logs([log(1)])
+
+        def read() -> object:
+            with storage.transaction() as unit:
+                return unit.logs.sources()
+
+        before = [read() for _ in range(7)]
+        with postgres_server.connected(make_url(postgres_url)) as other:
+            other.execute(b"ALTER TABLE raw_logs ALTER COLUMN source_id TYPE varchar")
+        with pytest.raises(ConflictError, match="another client has altered a table"):
+            read()
+        assert [read() for _ in range(7)] == before
 
 
 def test_many_rows_in_a_transaction_of_which_one_is_stored_already(

@@ -44,6 +44,7 @@ def test_tail_resumes_after_a_restart_of_the_server(capsys: pytest.CaptureFixtur
             follower.look()  # which is no restart
 
 
+@pytest.mark.slow
 def test_a_tail_that_fails_says_how_to_resume(
     postgres_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,7 @@ def test_readers_see_whole_commits(any_storage: SqlStorage, long_form: bool) -> 
     commits = Commits(any_storage)
 
     def change() -> None:
-        for _ in range(200 if long_form else 2):
+        for _ in range(200 if long_form else 1):
             for rows in (SMALL, MIDDLE, LARGE):
                 commits.write_and_delete_logs(rows)
             for rows in (SMALL, MIDDLE):

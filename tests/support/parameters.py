@@ -1,6 +1,6 @@
 """Parameters of which a few belong to the quick run, and the others to the slow one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 import pytest
 
@@ -10,7 +10,7 @@ def parametrize_mostly_slow(
     rows: Collection[object],
     *,
     quick: int = 1,
-    ids: Sequence[str] | None = None,
+    ids: Iterable[str] | None = None,
 ) -> pytest.MarkDecorator:
     """Parametrize a test as ``pytest.mark.parametrize`` does, and mark all but the first rows as slow."""
 
