@@ -4,10 +4,10 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 import fiberstore.duckdb.change_lock
 import fiberstore.repositories.access
+import fiberstore.repositories.batches
 from fiberstore import (
     AsyncDuckDBStorage,
     CheckpointError,
@@ -39,7 +40,7 @@ from fiberstore.postgresql.connection import PostgresConnection
 from fiberstore.postgresql.support import SUPPORT
 from fiberstore.repositories import query
 from fiberstore.sql import bulk
-from fiberstore.sql.arrow import Columns
+from fiberstore.sql.arrow import Columns, insert_new
 from fiberstore.telemetry import Call
 from tests.support.factories import NOON, a_fiber, some_logs
 
@@ -153,16 +154,16 @@ def test_an_upsert_changes_fibers_beside_others_and_after_a_conflict_keeps_them_
 def test_of_two_batches_that_move_one_checkpoint_the_second_is_refused(
     postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage, real, others = postgresql_storage, bulk.insert_logs, list[Future[BatchCounts]]()
+    storage, real, others = postgresql_storage, insert_new, list[Future[BatchCounts]]()
     move = CheckpointMove("file", expected=None, value="line 1")
 
-    def insert(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
+    def insert(session: Session, table: str, columns: Columns) -> int:
         if threading.current_thread() is threading.main_thread():
             others.append(thread.submit(storage.write_batch, logs=some_logs(1), checkpoint=move))
             wait(others, timeout=0.5)  # until it waits for this one
-        return real(session, logs, config_version, now)
+        return real(session, table, columns)
 
-    monkeypatch.setattr(bulk, "insert_logs", insert)
+    monkeypatch.setattr(fiberstore.repositories.batches, "insert_new", insert)
     with ThreadPoolExecutor(1) as thread:
         storage.write_batch(logs=some_logs(1), checkpoint=move)
         with pytest.raises(CheckpointError):
