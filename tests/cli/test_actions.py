@@ -166,7 +166,6 @@ def texts(db: Path) -> list[str]:
         (("--start", (NOW - timedelta(hours=3)).isoformat()), {REQUEST, JOB}),
         (("--end", (NOW - timedelta(days=90)).isoformat()), {REQUEST}),
     ],
-    quick=3,
 )
 def test_fibers_are_closed_by_ids_and_filters_that_all_must_hold(
     run: Run, db: Path, options: tuple[str, ...], chosen: set[UUID]
@@ -350,7 +349,7 @@ def test_a_fiber_that_is_not_there_is_not_merged(run: Run, db: Path, wrong: tupl
         (("--max-size", "1B", "--source", "db"), {LOGIN, REQUEST, JOB}, {1, 2, 3, 4, 6}),
         (("--max-size", "1B", "--older-than", "30d"), {REQUEST, JOB}, {2, 3, 4, 6}),
     ],
-    quick=3,
+    quick=2,
 )
 def test_what_is_chosen_goes_and_what_others_need_or_is_pinned_stays(
     run: Run, db: Path, options: tuple[str, ...], fibers: set[UUID], logs: set[int]

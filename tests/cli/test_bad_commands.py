@@ -120,7 +120,7 @@ def test_a_command_line_is_refused(
     assert_usable(shared_folder / "store.duckdb")
 
 
-@parametrize_mostly_slow(("old", "new", "key", "what"), RULES, quick=6)
+@parametrize_mostly_slow(("old", "new", "key", "what"), RULES, quick=3)
 def test_rules_are_refused(  # noqa: PLR0917
     folder: Path, refuse: Refuse, old: str, new: str, key: str, what: str
 ) -> None:
@@ -133,7 +133,7 @@ def test_rules_are_refused(  # noqa: PLR0917
     assert_usable(folder / "store.duckdb")
 
 
-@parametrize_mostly_slow(("content", "says"), LOG_FILES, quick=4)
+@parametrize_mostly_slow(("content", "says"), LOG_FILES, quick=2)
 def test_a_log_file_is_refused(folder: Path, refuse: Refuse, content: bytes, says: str) -> None:
     (folder / "web.log").write_bytes(content)
     before = contents(folder)
@@ -142,7 +142,7 @@ def test_a_log_file_is_refused(folder: Path, refuse: Refuse, content: bytes, say
     assert_usable(folder / "store.duckdb")
 
 
-@parametrize_mostly_slow("name", FILES, quick=3)
+@parametrize_mostly_slow("name", FILES)
 def test_a_database_file_is_refused(folder: Path, refuse: Refuse, name: str) -> None:
     change, commands, says = FILES[name]
     db = folder / "store.duckdb"

@@ -53,6 +53,7 @@ def test_a_deleted_value_that_looks_like_an_option_is_set_again(run: Run) -> Non
     assert run("checkpoint", "get", "--", "-mail").out == "-7\n"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_moves_only_from_where_it_is_expected(run: Run) -> None:
     assert_refused(
         run("checkpoint", "set", "a", "2", "--expect", "1"), "checkpoint 'a': expected '1', found no value"

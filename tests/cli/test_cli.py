@@ -769,6 +769,7 @@ def test_a_fiber_without_logs_is_shown(db_file: Path) -> None:
 # ---------------------------------------------------------------- times, ids, shapes
 
 
+@pytest.mark.slow
 def test_times_are_relative_plain_and_in_the_zone_that_is_named(run: Run, db_file: Path) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     with DuckDBStorage(db_file) as storage:

@@ -99,6 +99,7 @@ def test_a_mirror_deletes_what_only_the_destination_holds(run: Run, source: Path
     assert (found["equal"], found["deleted"]["raw_logs"], found["differences"]) == (True, 0, {})
 
 
+@pytest.mark.slow
 @parametrize_mostly_slow(
     ("statement", "words"),
     [

@@ -605,6 +605,7 @@ def test_wrong_usage_is_told(run: Run, active: Path, command: str, says: str) ->
 # ---------------------------------------------------------------- on a terminal
 
 
+@pytest.mark.slow
 def test_on_a_terminal_everything_fits_and_the_active_version_is_marked(
     active: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

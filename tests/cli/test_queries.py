@@ -292,6 +292,7 @@ PLAIN_TEXTS = [
 ]
 
 
+@pytest.mark.slow
 def test_fixed_strings_mean_themselves(run: Run, store_file: Path) -> None:
     with DuckDBStorage(store_file) as storage:
         storage.write_logs(log(number, text=f"<{text}>") for number, text in enumerate(PLAIN_TEXTS))

@@ -274,7 +274,6 @@ HEAVY = ("alembic", "duckdb", "pyarrow", "rich", "sqlalchemy", "typer")
         ("from fiberstore import DuckDBStorage", {"duckdb", "sqlalchemy"}),
         ("from fiberstore import PostgresStorage", {"sqlalchemy"}),
     ],
-    quick=4,
 )
 def test_an_import_loads_what_it_needs_and_no_more(statement: str, needed: set[str]) -> None:
     program = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"

@@ -222,6 +222,7 @@ def test_a_backup_is_taken_before_an_upgrade_that_rewrites_data(
         storage.init_schema()
 
 
+@pytest.mark.slow
 def test_the_alembic_command_takes_the_backup_too_and_only_when_it_moves(
     db_file: Path, with_next: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

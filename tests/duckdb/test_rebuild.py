@@ -91,7 +91,7 @@ def a_copy_of(storage: DuckDBStorage) -> Iterator[DuckDBStorage]:
         yield copy
 
 
-@parametrize_mostly_slow("call", CALLS.values(), ids=CALLS, quick=2)
+@parametrize_mostly_slow("call", CALLS.values(), ids=[*CALLS], quick=2)
 def test_the_same_goes_and_the_tables_are_as_they_were(
     filled: DuckDBStorage, monkeypatch: pytest.MonkeyPatch, call: Callable[[DuckDBStorage], object]
 ) -> None:

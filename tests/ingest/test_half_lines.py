@@ -73,24 +73,28 @@ def check_fresh(storage: DuckDBStorage, rules: Rules) -> None:
             lines((0, "r=1")) + line(1, "GET /hea"),
             lines((0, "r=1"), (1, "GET /healthz")),
             id="a line that is dropped",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "drop = 'GET /healthz'",
             lines((0, "r=1")) + line(1, "r=1 GET /hea"),
             lines((0, "r=1"), (1, "r=1 GET /healthz"), (2, "r=1")),
             id="a line with a key that is dropped",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "join = 'cri'",
             lines((0, "stdout F r=1"), (1, "stdout P r=1 ")) + line(2, "stdo"),
             lines((0, "stdout F r=1"), (1, "stdout P r=1 "), (2, "stdout F abc")),
             id="the head of a part",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "",
             lines((0, "r=1")) + "  at 1\r",
             lines((0, "r=1")) + "  at 1\r\n  at 2\r\n",
             id="a line end of a stack trace",
+            marks=pytest.mark.slow,
         ),
     ],
 )

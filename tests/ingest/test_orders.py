@@ -79,6 +79,7 @@ def test_sources_in_any_order_make_whole_fibers(
     assert fibers_of(storage) == WHOLE
 
 
+@pytest.mark.slow
 def test_reprocess_heals_fibers_of_an_older_release(storage: DuckDBStorage, tmp_path: Path) -> None:
     """Which left out where keys begin, and went by the order of reading: a later source was apart."""
     two_runs(storage, tmp_path, ("gw", "db"))

@@ -307,6 +307,7 @@ def late(number: int, seconds: float, text: str) -> LogRecord:
 LATE = [late(10, 10, "key=z"), late(11, 50, "key=w"), late(9, 35, "key=z"), late(12, 51, "nothing")]
 
 
+@pytest.mark.slow
 def test_late_logs_are_joined_however_the_run_was_cut(
     stores: Callable[[], DuckDBStorage], rules_file: Path, tmp_path: Path
 ) -> None:

@@ -279,18 +279,24 @@ def test_an_interrupt_amid_a_statement_ends_its_transaction_at_once(
     storage.write_fibers([fiber(1)])
     with pytest.raises(KeyboardInterrupt) as kept, storage.transaction() as transaction:
         transaction.fibers.update_fiber(fiber(1, "changed"))
-        _interrupt_amid_a_statement(transaction.session)
+        _interrupt_amid_a_statement(storage, transaction.session)
     assert kept.value.__context__ is None
     storage.update_fiber(fiber(1, "free"))
     with pytest.raises(KeyboardInterrupt), storage._sessions.read(None) as session:
-        _interrupt_amid_a_statement(session)
+        _interrupt_amid_a_statement(storage, session)
     assert storage.fibers.count() == 1
     assert postgres_server.connections_in_use(storage) == 0
 
 
-def _interrupt_amid_a_statement(session: Session) -> Never:
+def _interrupt_amid_a_statement(storage: PostgresStorage, session: Session) -> Never:
     """Do what Ctrl-C does where psycopg itself runs Python code, rather than waits for the server."""
-    cast("PostgresConnection", connection_of(session)).pgconn.send_query(b"SELECT pg_sleep(60)")
+    pgconn = cast("PostgresConnection", connection_of(session)).pgconn
+    pgconn.send_query(b"SELECT pg_sleep(60)")
+    sleeps = sa.text("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = :pid")
+    has_begun = None
+    while not has_begun:  # to cancel what has not begun is in vain
+        with storage.engine.connect() as other:
+            has_begun = other.scalar(sleeps, {"pid": pgconn.backend_pid})
     raise KeyboardInterrupt
 
 

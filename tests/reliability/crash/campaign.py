@@ -55,7 +55,7 @@ MODES = {
 }
 CALLS = {"step": 8.0, "backup": 120.0, "compact": 180.0, "copy": 60.0, "doctor": 60.0}  # most ms
 MODES |= {
-    call: Mode("calls", Aim(f"begin {call}", 3, most_ms, call), "calls", LANES[:2], most_interrupts=8)
+    call: Mode("calls", Aim(f"begin {call}", 3, most_ms, call), "calls", LANES[:2], most_interrupts=4)
     for call, most_ms in CALLS.items()
 }
 _QUICK = tuple(mode for mode in MODES if mode not in {"bulk", "recovery", *CALLS})
