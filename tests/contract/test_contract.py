@@ -168,18 +168,8 @@ class _DuckDB:
         return other_store
 
 
-class TestDuckDBMemory(
-    _DuckDB,
-    StorageContract,
-    QueryContract,
-    ActionsContract,
-    BatchWritesContract,
-    MergingContract,
-    KeysContract,
-    CheckpointsContract,
-    VersionsContract,
-):
-    """The trait, queries, and what changes single rows; ``TestDuckDBFile`` has all of the lifecycle."""
+class TestDuckDBMemory(_DuckDB, StorageContract, QueryContract, LifecycleContract):
+    pass
 
 
 @pytest.mark.slow
