@@ -28,12 +28,15 @@ SELECT pg_backend_pid(), current_setting('default_transaction_read_only') = 'on'
   set_config('synchronous_commit', CASE current_setting('synchronous_commit')
     WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
-# What nobody has set otherwise: to compile a plan of prune's takes longer than it saves, and for thousands of
-# ids the planner would read a whole table, as if the disk had to turn for each of them.
-_PLANNER_SETTINGS = """
+# What nobody has set otherwise: to compile a plan of prune's takes longer than it saves; for many ids,
+# the planner would read a whole table, as if the disk had to turn for each of them; a statement whose client
+# has gone would run on, with its locks (the server looks for that on Linux).
+_OTHER_DEFAULTS = """
 SELECT set_config(name, value, false)
-FROM pg_settings JOIN (VALUES ('jit', 'off'), ('random_page_cost', '1.1')) AS ours (name, value) USING (name)
-WHERE source = 'default'
+FROM pg_settings JOIN (VALUES ('jit', 'off'), ('random_page_cost', '1.1'),
+  ('client_connection_check_interval', CASE WHEN version() LIKE '%linux%' THEN '1s' END)
+) AS ours (name, value) USING (name)
+WHERE source = 'default' AND value IS NOT NULL
 """
 _MARK = "SELECT set_config('fiberstore.client', %s, false)"
 _MARKED = "SELECT current_setting('fiberstore.client', true)"
@@ -72,7 +75,7 @@ class FiberstorePostgresDialect(PGDialect_psycopg):
             loaders.register(connection)
             arrays.register(connection)
             backend_pid, is_read_only, *_ = connection.execute(_SETTINGS).fetchone() or ()
-            connection.execute(_PLANNER_SETTINGS)
+            connection.execute(_OTHER_DEFAULTS)
             connection.commit()
             if READ_ONLY in str(options.get("options")) and not is_read_only:
                 raise DatabaseError(

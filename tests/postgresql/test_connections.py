@@ -23,6 +23,7 @@ from fiberstore import (
     PostgresStorage,
     open_storage,
 )
+from fiberstore.contract.results import Upserted
 from fiberstore.postgresql.copy_format import fields
 from fiberstore.repositories.storage import Transaction
 from fiberstore.sql.connection import Row
@@ -115,6 +116,18 @@ def test_the_planner_is_set_for_reads_by_ids_unless_the_server_or_the_url_says_o
         with PostgresStorage(url.update_query_dict(options)) as storage, storage.session() as session:
             both = sa.text("SELECT current_setting('jit'), current_setting('random_page_cost')")
             assert tuple(session.execute(both).one()) == settings
+
+
+def test_the_locks_of_a_client_that_has_gone_amid_a_statement_are_free_soon(postgres_url: str) -> None:
+    with PostgresStorage(postgres_url) as storage, PostgresStorage(postgres_url) as gone:
+        storage.init_schema()
+        with gone.engine.connect() as connection:
+            connection.exec_driver_sql("LOCK TABLE fiber_merges")
+            driver = cast("PostgresConnection", connection.connection.driver_connection)
+            driver.pgconn.send_query(b"SELECT pg_sleep(60)")
+            driver.close()
+            connection.invalidate()
+        assert storage.upsert_fibers([fiber(1)]) == Upserted(1, 0)
 
 
 def test_a_transaction_is_to_be_run_again_when_another_client_has_changed_the_type_of_a_column(
