@@ -34,12 +34,13 @@ _CANCEL_S = 5.0  # as psycopg waits for it
 # Who changes rows keeps out who relies on them, by a table that nobody else locks; reading it goes on. The
 # lock protects what no row can be locked for: a key is not there twice, a log is not deleted while a batch
 # gives it to a fiber, a fiber is not pinned while it is deleted, and what a `transaction()` has read stays.
-# By `Lock.LATE`, a call keeps out who changes rows from the beginning, and who relies on them at its end.
+# By `Lock.LATE`, a call keeps out who changes rows from the beginning, and who relies on them at its end. Who
+# waits for it to end does so by the same mode first: behind one that waits for `EXCLUSIVE`, all would queue.
 _LOCKS = {
-    Lock.DELETES: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
-    Lock.LATEST: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
-    Lock.LATE: "LOCK TABLE fiber_merges IN SHARE ROW EXCLUSIVE MODE",
-    Lock.CHANGES: "LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
+    Lock.DELETES: ["ROW SHARE"],
+    Lock.LATEST: ["ROW SHARE"],
+    Lock.LATE: ["SHARE ROW EXCLUSIVE"],
+    Lock.CHANGES: ["SHARE ROW EXCLUSIVE", "EXCLUSIVE"],
 }
 _PREPARED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")  # by psycopg, at the sixth time
 _JSON_COLUMNS = frozenset(
@@ -163,8 +164,8 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     def take_lock(self, lock: Lock) -> None:
         # PostgreSQL takes the snapshot after it.
-        if lock in _LOCKS:
-            self._execute(_LOCKS[lock])
+        for mode in _LOCKS.get(lock, ()):
+            self._execute(f"LOCK TABLE fiber_merges IN {mode} MODE")
 
     def commit(self) -> None:
         """Commit; on return everything is on disk."""

@@ -283,14 +283,21 @@ def test_of_merges_deletions_and_blocks_the_second_sees_all_that_the_first_has_d
 
 
 @pytest.mark.parametrize("call", [Pair.merge, Pair.delete_logs, Pair.delete_fibers, Pair.delete_memberships])
-def test_batches_are_written_beside_merges_and_deletions(
+def test_batches_are_written_beside_merges_and_deletions_and_blocks_that_wait_for_these(
     pair: Pair, once_after: OnceAfter, call: Callable[[Pair], object]
 ) -> None:
-    written = list[Upserted]()
-    once_after(_WRITES_MEMBERSHIPS, lambda: written.append(thread.submit(pair.write_more).result(timeout=60)))
-    with ThreadPoolExecutor(1) as thread:
+    calls = list[Future[object]]()
+
+    def write() -> None:
+        calls.append(pair.let_run(threads.submit(pair.join_what_is_there)))  # which waits
+        calls.append(threads.submit(pair.write_more))
+        assert calls[1].result(timeout=60) == Upserted(0, 1)
+        assert not calls[0].done()
+
+    once_after(_WRITES_MEMBERSHIPS, write)
+    with ThreadPoolExecutor(2) as threads:
         call(pair)
-    assert written == [Upserted(0, 1)]
+        calls[0].result(timeout=60)
     fiber_ids = {fiber.fiber_id for fiber in pair.storage.fibers.iter_records()}
     assert {member.fiber_id for member in pair.storage.memberships.iter_records()} <= fiber_ids
 
