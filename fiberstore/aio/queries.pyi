@@ -261,7 +261,8 @@ class AsyncLogs(AsyncTimedQuery[StoredLog, LogOrder, LogGroup]):
         Queries do not find the old text any more. It may stay in unused parts of the file, as whatever is
         changed or deleted, until ``storage.compact()`` writes the file anew. Attributes and keys of fibers
         stay: ``docs/lifecycle.md`` has how they go. On PostgreSQL, outside a ``transaction()`` block, it goes
-        in steps of 5,000 logs, each a transaction; after an error, run it again.
+        in steps of 5,000 logs, each a transaction; after an error, those before it stay, and another run does
+        the rest.
 
         Args:
             pattern: A regular expression of RE2, see ``Logs.c.raw_text.regexp_match``.

@@ -34,12 +34,13 @@ _CANCEL_S = 5.0  # as psycopg waits for it
 # Who changes rows keeps out who relies on them, by a table that nobody else locks; reading it goes on. The
 # lock protects what no row can be locked for: a key is not there twice, a log is not deleted while a batch
 # gives it to a fiber, a fiber is not pinned while it is deleted, and what a `transaction()` has read stays.
-# A long call begins without, by `Lock.LATE`: it copies or deletes what few others change, by the locks of
-# its rows, and has the lock for what they may have changed meanwhile.
+# By `Lock.LATE`, a call keeps out who changes rows from the beginning, and who relies on them at its end. Who
+# waits for it to end does so by the same mode first: behind one that waits for `EXCLUSIVE`, all would queue.
 _LOCKS = {
-    Lock.DELETES: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
-    Lock.LATEST: "LOCK TABLE fiber_merges IN ROW SHARE MODE",
-    Lock.CHANGES: "LOCK TABLE fiber_merges IN EXCLUSIVE MODE",
+    Lock.DELETES: ["ROW SHARE"],
+    Lock.LATEST: ["ROW SHARE"],
+    Lock.LATE: ["SHARE ROW EXCLUSIVE"],
+    Lock.CHANGES: ["SHARE ROW EXCLUSIVE", "EXCLUSIVE"],
 }
 _PREPARED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")  # by psycopg, at the sixth time
 _JSON_COLUMNS = frozenset(
@@ -163,14 +164,8 @@ class PostgresConnection(psycopg.Connection[TupleRow], StoreConnection):
 
     def take_lock(self, lock: Lock) -> None:
         # PostgreSQL takes the snapshot after it.
-        if lock in _LOCKS:
-            self._execute(_LOCKS[lock])
-
-    def let_changes_end(self) -> None:
-        self._execute("SAVEPOINT fiberstore")
-        self.take_lock(Lock.CHANGES)
-        self._execute("ROLLBACK TO fiberstore")  # which gives the lock back
-        self._execute("RELEASE fiberstore")
+        for mode in _LOCKS.get(lock, ()):
+            self._execute(f"LOCK TABLE fiber_merges IN {mode} MODE")
 
     def commit(self) -> None:
         """Commit; on return everything is on disk."""
@@ -468,8 +463,9 @@ def _with_arrays(sql: str, batch: "pa.RecordBatch") -> tuple[str, list[BinaryArr
         )
     arrays = ", ".join(f"${number}::{_sql_type(field)}[]" for number, field in enumerate(batch.schema, 1))
     names = ", ".join(batch.schema.names)
-    rows = f"{ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names
-    return f"WITH {rows} {sql}", [
+    rows = f"WITH {ARROW_TABLE} ({names}) AS (SELECT * FROM unnest({arrays}))"  # noqa: S608  # our own names
+    with_rows = f"{rows}, {sql.removeprefix('WITH ')}" if sql.startswith("WITH ") else f"{rows} {sql}"
+    return with_rows, [
         array_of(column, _sql_type(field)) for field, column in zip(batch.schema, batch.columns, strict=True)
     ]
 

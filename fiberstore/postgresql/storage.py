@@ -34,9 +34,9 @@ class PostgresStorage(CorrelatingStorage):
 
     Use it as a context manager, or call ``close()``. ``Storage`` describes the methods.
 
-    Calls that delete or merge rows wait for one another, as do ``transaction()`` blocks, but for the longest
-    part of a call: then only who changes the same rows waits. Everything else runs side by side, and what
-    conflicts is run again, but for a ``transaction()`` block. Sessions on ``engine`` wait for nobody: of two
+    Calls that delete or merge rows wait for one another, as do ``transaction()`` blocks. Everything else runs
+    side by side, and what conflicts is run again: upserts and batches also beside deletions and merges, but
+    for the end of one and for rows that it has deleted. Sessions on ``engine`` wait for nobody: of two
     transactions that change one row, the second fails with a conflict. A long iterator that is written holds
     one of the connections until it ends.
 

@@ -35,7 +35,7 @@ RETRY_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.001
 _LONGEST_DELAY_S = 0.1
 
-# Locks beside which others change rows, where the engine lets them; of two, a work sees what they have done.
+# Locks beside which others upsert, where the engine lets them; of two, a work sees what they have done.
 _BESIDE_OTHERS = (Lock.DELETES, Lock.LATEST, Lock.LATE)
 _SEES_OTHERS = (Lock.LATEST, Lock.LATE)
 
@@ -319,9 +319,10 @@ def _append(session: Session, batches: Iterable[T], write: Callable[[Session, T]
 
 
 def begins_beside_others(session: Session) -> bool:
-    """Return whether a work that was given ``Lock.LATE`` has no lock yet, and is to take ``Lock.CHANGES``.
+    """Return whether a work with ``Lock.LATE`` is to take ``Lock.CHANGES`` at its end.
 
-    It has none to take if the transaction is the caller's, or has had its lock from the beginning.
+    It is not in a transaction of the caller's, nor where ``Lock.LATE`` is as good. After a conflict the work
+    has ``Lock.CHANGES`` from the beginning; then it takes it once more, which does nothing.
     """
     return isinstance(session, CallSession) and connection_of(session).support.locks_late
 

@@ -190,11 +190,15 @@ class FiberMethods(FiberBatchStorage):
                     return bulk.merge_fibers(session, merges, moved.is_loser, moved.put_in_place())
             if not begins_beside_others(session):
                 return bulk.merge_fibers(session, merges, is_loser)
-            copied = bulk.move_memberships(session, merges)
+            memberships = bulk.move_memberships(session, merges)
             connection_of(session).take_lock(Lock.CHANGES)
             _check_mergeable(session, merges)
-            copied += bulk.move_memberships(session, merges)  # those that others have appended
-            return bulk.merge_fibers(session, merges, is_loser, copied)
+            memberships += bulk.move_memberships(session, merges)  # those that others have appended
+            fibers = bulk.end_fibers(session, merges)
+            if fibers < len(survivors):
+                raise ConflictError("another transaction has deleted a fiber that was to be merged")
+            bulk.merge_belongings(session, merges, is_loser)
+            return Merged(fibers, memberships)
 
         def memberships_of_losers(session: Session) -> int:
             held = sa.select(MEMBERSHIPS.c.log_id).where(is_loser(MEMBERSHIPS.c.fiber_id))

@@ -125,16 +125,17 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
         with self._read("redact") as session:
             ids = connection_of(session).stream_rows(*compiled(session, matching), int(rows))
             with closing(ids):
-                return sum(self._redact_some(b"".join([id_.bytes for (id_,) in some]), work) for some in ids)
+                steps = [b"".join([id_.bytes for (id_,) in some]) for some in ids]
+        return sum(self._redact_some(log_ids, work) for log_ids in steps)
 
     def _redact_some(
         self, log_ids: bytes, redact: Callable[[Session, list[sa.ColumnElement[bool]]], int]
     ) -> int:
-        """Redact the texts of logs as they are now, in a transaction."""
+        """Redact those of the logs that the query still finds, in a transaction."""
 
         def work(session: Session) -> int:
             with given(session, "log_id", log_ids) as ids:
-                return redact(session, [ids.hold(LOGS.c.log_id)])
+                return redact(session, [ids.hold(LOGS.c.log_id), *all_of(self._conditions)])
 
         return self._change("redact.step", work)
 
@@ -146,14 +147,13 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
     def _delete(self, session: Session) -> Deleted:
         if not begins_beside_others(session):
             return super()._delete(session)
-        connection = connection_of(session)
         with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
-            logs = self._delete_found(session, ids, LOGS.c.log_id)
-            # Who has seen them may have given them memberships; all others wait for these rows from now on.
-            connection.let_changes_end()
-            memberships = delete_rows(session, MEMBERSHIPS, ids.hold(MEMBERSHIPS.c.log_id))
-            connection.take_lock(Lock.CHANGES)
+            are_members = ids.hold(MEMBERSHIPS.c.log_id)
+            memberships = delete_rows(session, MEMBERSHIPS, are_members)
             delete_rows(session, self._pins, ids.hold(self._pins.c.log_id))
+            logs = self._delete_found(session, ids, LOGS.c.log_id)
+            connection_of(session).take_lock(Lock.CHANGES)
+            memberships += delete_rows(session, MEMBERSHIPS, are_members)  # of batches that have met the logs
         return Deleted(logs, 0, memberships)
 
     def by_fiber(

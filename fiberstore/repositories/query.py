@@ -21,7 +21,7 @@ from fiberstore.contract.results import Deleted
 from fiberstore.errors import ConflictError
 from fiberstore.records import from_epoch_us
 from fiberstore.repositories import access
-from fiberstore.repositories.access import Going, SessionAccess, begins_beside_others, session_access
+from fiberstore.repositories.access import Going, SessionAccess, session_access
 from fiberstore.sql.arrow import joined_uuids
 from fiberstore.sql.conditions import FIBERS, LOGS, MEMBERSHIPS, all_of
 from fiberstore.sql.connection import Lock
@@ -300,15 +300,13 @@ class SqlQuery(Query[R], Generic[R]):
     def _delete(self, session: Session) -> Deleted:
         with self._going(session) as going:
             gone = {table: delete_rows(session, table, which) for table, which, _ in going}
-        if begins_beside_others(session):
-            connection_of(session).take_lock(Lock.CHANGES)
         return Deleted(*(gone.get(table, 0) for table in (LOGS, FIBERS, MEMBERSHIPS)))
 
     def _delete_found(self, session: Session, ids: KeptIds, id_: sa.Column[UUID]) -> int:
-        """Delete the rows that the query has found, beside others who may change them; return their number.
+        """Delete the rows that the query has found, if it still finds them; return their number.
 
         Raises:
-            ConflictError: One has been changed or deleted since, so that the query might not find it.
+            ConflictError: One has been changed or deleted since.
         """
         ((found,),) = select_rows(session, sa.select(sa.func.count()).select_from(ids.rows))
         which = sa.and_(ids.hold(id_), *all_of(self._conditions))

@@ -17,13 +17,7 @@ from fiberstore.contract.lifecycle import Versions
 from fiberstore.contract.results import ConfigVersion, Deleted, GenerationDiff
 from fiberstore.errors import DatabaseError, VersionNotFoundError
 from fiberstore.records import from_epoch_us
-from fiberstore.repositories.access import (
-    MANY_ROWS,
-    Going,
-    SessionAccess,
-    begins_beside_others,
-    session_access,
-)
+from fiberstore.repositories.access import MANY_ROWS, Going, SessionAccess, session_access
 from fiberstore.repositories.diff import diff
 from fiberstore.repositories.query import (
     belongings_of,
@@ -36,7 +30,6 @@ from fiberstore.repositories.query import (
     select_rows,
 )
 from fiberstore.sql.conditions import FIBERS, MEMBERSHIPS
-from fiberstore.sql.connection import Lock
 from fiberstore.sql.functions import TimeUs
 from fiberstore.sql.models import Fiber, Membership, NamedCheckpoint, RegisteredVersion
 from fiberstore.sql.prepared import connection_of
@@ -139,13 +132,10 @@ class VersionRepository(Versions):
             left, lambda _: nullcontext([GoingRows(MEMBERSHIPS, _without_fiber(config_version))])
         )
         fibers, memberships = self._change(
-            "drop", lambda session: _drop_fibers(session, config_version), going_fibers, lock=Lock.LATE
+            "drop", lambda session: _drop_fibers(session, config_version), going_fibers
         )
         while step := self._change(
-            "drop",
-            lambda session: _drop_memberships(session, config_version),
-            going_memberships,
-            lock=Lock.LATE,
+            "drop", lambda session: _drop_memberships(session, config_version), going_memberships
         ):
             memberships += step
         return Deleted(0, fibers, memberships)
@@ -160,14 +150,8 @@ class VersionRepository(Versions):
         with self._sessions.read(None) as session:
             _check_known(session, config_version)
 
-    def _change(
-        self,
-        method: str,
-        work: Callable[[Session], T],
-        going: Going | None = None,
-        lock: Lock = Lock.CHANGES,
-    ) -> T:
-        return self._sessions.write(f"versions.{method}", work, lock=lock, going=going)
+    def _change(self, method: str, work: Callable[[Session], T], going: Going | None = None) -> T:
+        return self._sessions.write(f"versions.{method}", work, going=going)
 
 
 def reprocess_checkpoint(config_version: int) -> str:
@@ -244,11 +228,6 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
     Returns:
         How many fibers, and how many memberships, were deleted.
     """
-    of_version = sa.select(Fiber.fiber_id).where(Fiber.config_version == version)
-    others = sa.and_(Membership.fiber_id.in_(of_version), Membership.config_version != version)
-    memberships = execute_write(session, sa.delete(Membership).where(others))
-    if begins_beside_others(session):
-        connection_of(session).take_lock(Lock.CHANGES)
     _ensure(session, version)
     active = _active(session)
     if active is not None and active.config_version == version:
@@ -261,21 +240,22 @@ def _drop_fibers(session: Session, version: int) -> tuple[int, int]:
         NamedCheckpoint.name.startswith(read_checkpoint(version)),
     )
     execute_write(session, sa.delete(NamedCheckpoint).where(is_of_version))
-    with kept_ids(session, of_version) as ids:
+    with kept_ids(session, sa.select(Fiber.fiber_id).where(Fiber.config_version == version)) as ids:
         for table, which, _ in belongings_of(ids.hold):
             delete_rows(session, table, which)
+        others = sa.and_(ids.hold(MEMBERSHIPS.c.fiber_id), Membership.config_version != version)
+        memberships = execute_write(session, sa.delete(Membership).where(others))
         return delete_rows(session, FIBERS, ids.hold(FIBERS.c.fiber_id)), memberships
 
 
 def _drop_memberships(session: Session, version: int) -> int:
     """Delete memberships of a version, unless its fibers are made again; return how many.
 
-    That is all of them in a transaction that writes alone or that nobody waits for, as nobody uses what it
-    deletes, and otherwise as many as nobody waits for long.
+    That is all of them in a transaction that writes alone, and otherwise as many as nobody waits for long.
     """
     identity = connection_of(session).support.membership_id
     going = _without_fiber(version)
-    if connection_of(session).writes_alone or begins_beside_others(session):
+    if connection_of(session).writes_alone:
         return delete_rows(session, MEMBERSHIPS, going)
     some = sa.select(*identity).select_from(Membership).where(going).limit(_STEP_ROWS)
     return execute_write(session, sa.delete(Membership).where(sa.tuple_(*identity).in_(some)))

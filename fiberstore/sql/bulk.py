@@ -253,40 +253,49 @@ def merges_of(survivors: Mapping[UUID, UUID]) -> Columns:
     }
 
 
-_COPY_TO_SURVIVORS = (
+_WIDEN = (
+    "UPDATE fibers SET first_activity = least(fibers.first_activity, lost.first), "
+    "last_activity = greatest(fibers.last_activity, lost.last) "
+    "FROM (SELECT survivor, min(first_activity) AS first, max(last_activity) AS last "
+    "FROM {losers} GROUP BY survivor) AS lost WHERE fibers.fiber_id = lost.survivor "
+    "AND (lost.first < fibers.first_activity OR lost.last > fibers.last_activity)"
+)
+_GIVE_TO_SURVIVORS = (
     "INSERT INTO fiber_memberships (log_id, fiber_id, config_version) "
-    "SELECT m.log_id, batch.survivor, min(m.config_version) "
-    f"FROM fiber_memberships AS m JOIN {ARROW_TABLE} AS batch ON m.fiber_id = batch.loser "
-    "GROUP BY m.log_id, batch.survivor ON CONFLICT DO NOTHING"
+    "SELECT log_id, survivor, min(config_version) FROM {losers} "
+    "GROUP BY log_id, survivor ON CONFLICT DO NOTHING"
 )
 
 
 def move_memberships(session: Session, columns: Columns) -> int:
-    """Make the memberships of fibers those of their survivors, while others append some.
-
-    Args:
-        session: Where.
-        columns: See ``merges_of``.
+    """Make the memberships of fibers those of their survivors, beside others who write; see ``merges_of``.
 
     Returns:
         How many the survivors have got.
     """
-    one = (
-        f"SELECT 1 FROM {ARROW_TABLE} AS batch "
-        "JOIN fiber_memberships AS m ON m.fiber_id = batch.loser LIMIT 1"
+    return _from_losers(session, "fiber_memberships", _GIVE_TO_SURVIVORS, columns)[1]
+
+
+def end_fibers(session: Session, columns: Columns) -> int:
+    """Delete fibers, and let the activity of their survivors cover theirs, beside others who write.
+
+    Returns:
+        How many were deleted.
+    """
+    return _from_losers(session, "fibers", _WIDEN, columns)[0]
+
+
+def _from_losers(session: Session, table: str, change: str, columns: Columns) -> tuple[int, int]:
+    """Delete rows of fibers that end, and give survivors what these were; return both numbers."""
+    sql = (
+        f"WITH losers AS (DELETE FROM {table} USING {ARROW_TABLE} AS batch "
+        f"WHERE {table}.fiber_id = batch.loser RETURNING batch.survivor, {table}.*), "
+        f"changed AS ({change.format(losers='losers')} RETURNING 1) "
+        "SELECT (SELECT count(*) FROM losers), (SELECT count(*) FROM changed)"
     )
-    if not fetch_with_batch(session, one, columns):
-        return 0
-    moved = write_with_batch(session, _COPY_TO_SURVIVORS, columns)
-    # What another transaction has appended between the two statements has no copy, and stays.
-    write_with_batch(
-        session,
-        f"DELETE FROM fiber_memberships USING {ARROW_TABLE} AS batch, fiber_memberships AS copy "
-        "WHERE fiber_memberships.fiber_id = batch.loser AND copy.fiber_id = batch.survivor "
-        "AND copy.log_id = fiber_memberships.log_id",
-        columns,
-    )
-    return moved
+    ((gone, changed),) = fetch_with_batch(session, sql, columns)
+    connection_of(session).rows_written += gone + changed
+    return gone, changed
 
 
 def merge_fibers(
@@ -304,18 +313,32 @@ def merge_fibers(
         moved: How many memberships their survivors have got already; None to move them.
     """
 
+    def write(change: str, table: str) -> int:
+        losers = (
+            f"(SELECT batch.survivor, own.* FROM {ARROW_TABLE} AS batch "
+            f"JOIN {table} AS own ON own.fiber_id = batch.loser) AS losers"
+        )
+        return write_with_batch(session, change.format(losers=losers), columns)
+
+    write(_WIDEN, "fibers")
+    delete = connection_of(session).support.delete
+    if moved is None:
+        moved = write(_GIVE_TO_SURVIVORS, "fiber_memberships")
+        delete(session, MEMBERSHIPS, is_loser(MEMBERSHIPS.c.fiber_id))
+    merge_belongings(session, columns, is_loser)
+    return Merged(delete(session, FIBERS, is_loser(FIBERS.c.fiber_id)), moved)
+
+
+def merge_belongings(
+    session: Session,
+    columns: Columns,
+    is_loser: Callable[[sa.ColumnElement[UUID]], sa.ColumnElement[bool]],
+) -> None:
+    """Give survivors what belongs to fibers that end, except for memberships; see ``merge_fibers``."""
+
     def write(sql: str) -> int:
         return write_with_batch(session, sql, columns)
 
-    write(
-        "UPDATE fibers SET first_activity = least(fibers.first_activity, lost.first), "
-        "last_activity = greatest(fibers.last_activity, lost.last) "
-        "FROM (SELECT batch.survivor, min(f.first_activity) AS first, max(f.last_activity) AS last "
-        f"FROM {ARROW_TABLE} AS batch JOIN fibers AS f ON f.fiber_id = batch.loser GROUP BY batch.survivor) "
-        "AS lost WHERE fibers.fiber_id = lost.survivor "
-        "AND (lost.first < fibers.first_activity OR lost.last > fibers.last_activity)"
-    )
-    memberships = write(_COPY_TO_SURVIVORS) if moved is None else moved
     write(
         "INSERT INTO fiber_pins (fiber_id) SELECT DISTINCT batch.survivor FROM fiber_pins AS p "
         f"JOIN {ARROW_TABLE} AS batch ON p.fiber_id = batch.loser ON CONFLICT DO NOTHING"
@@ -332,9 +355,8 @@ def merge_fibers(
         "ON CONFLICT (fiber_id) DO UPDATE SET survivor_id = excluded.survivor_id"
     )
     delete = connection_of(session).support.delete
-    for table in BELONGINGS if moved is not None else (MEMBERSHIPS, *BELONGINGS):
+    for table in BELONGINGS:
         delete(session, table, is_loser(table.c.fiber_id))
-    return Merged(delete(session, FIBERS, is_loser(FIBERS.c.fiber_id)), memberships)
 
 
 def update_texts(session: Session, changes: Mapping[UUID, str]) -> int:

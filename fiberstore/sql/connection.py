@@ -36,7 +36,7 @@ class Lock(Enum):
     DELETES = 1  # it relies on rows that are there
     LATEST = 6  # it does so, and changes each as it finds it, whoever has changed it before
     CHANGES = 2  # it changes or deletes rows
-    LATE = 5  # it does what nobody waits for, and takes `CHANGES` then, where others can change other rows
+    LATE = 5  # it does so, and where the engine can, others append and upsert until it takes `CHANGES`
     MANY_CHANGES = 3  # so many that a table may be written anew, where the engine does that
     BESIDE = 4  # it writes tables that nobody else knows, and keeps nobody from anything
 
@@ -96,14 +96,7 @@ class StoreConnection(ABC):
 
     @abstractmethod
     def take_lock(self, lock: Lock) -> None:
-        """Wait for a lock, at the beginning of a transaction, and hold it to the end of it."""
-
-    def let_changes_end(self) -> None:
-        """Wait until the transactions that hold a lock have ended, and keep none: a transaction is open.
-
-        It is for engines where others change rows beside ``Lock.LATE``.
-        """
-        raise NotImplementedError
+        """Wait for a lock, as a transaction begins or after ``Lock.LATE``, and hold it to the end of it."""
 
     @abstractmethod
     def commit(self) -> None:

@@ -89,7 +89,7 @@ class BackendSupport:
         sets_arrival: True if a statement that gives fibers another type has to set their column ``arrived``
             to its default, for them to come in ``fiber_commit_order`` as new ones do.
         to_time: Makes a datetime of what ``StoreConnection.fetch_prepared`` gives for a time in µs.
-        locks_late: True if others may change rows beside a transaction that has begun with ``Lock.LATE``.
+        locks_late: True if others append and upsert beside a transaction that has begun with ``Lock.LATE``.
         delete: Deletes the rows of a table of which a condition is true, in an open transaction; returns how
             many they were.
         replace: Puts a new table in the place of one from which rows go, in an open transaction; returns how

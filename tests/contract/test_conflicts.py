@@ -2,14 +2,16 @@
 
 import asyncio
 import itertools
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from uuid import uuid4
+from typing import TypeAlias, TypeVar
+from uuid import UUID
 
 import duckdb
 import pytest
@@ -19,7 +21,6 @@ from sqlalchemy.orm import Session
 
 import fiberstore.duckdb.change_lock
 import fiberstore.repositories.access
-import fiberstore.repositories.batches
 from fiberstore import (
     AsyncDuckDBStorage,
     CheckpointError,
@@ -32,11 +33,13 @@ from fiberstore import (
     Fibers,
     LogRecord,
     Logs,
+    Memberships,
     PostgresStorage,
+    RawLog,
 )
 from fiberstore.contract.results import BatchCounts, Deleted, Merged, Upserted
 from fiberstore.duckdb.change_lock import ChangeLock, LockHold
-from fiberstore.postgresql.connection import PostgresConnection
+from fiberstore.postgresql.connection import NativeCursor, PostgresConnection
 from fiberstore.postgresql.support import SUPPORT
 from fiberstore.repositories import query
 from fiberstore.sql import bulk
@@ -44,7 +47,11 @@ from fiberstore.sql.arrow import Columns, insert_new
 from fiberstore.telemetry import Call
 from tests.support.factories import NOON, a_fiber, some_logs
 
+T = TypeVar("T")
+OnceAfter: TypeAlias = Callable[[str, Callable[[], object]], None]
+
 RETRY_TIMEOUT_S = 0.3
+_WRITES_MEMBERSHIPS = "(INSERT INTO|DELETE FROM) fiber_memberships"
 
 
 @pytest.fixture
@@ -151,64 +158,189 @@ def test_an_upsert_changes_fibers_beside_others_and_after_a_conflict_keeps_them_
     assert postgresql_storage.stats().retries == conflicts
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A fiber with two logs, and another without."""
+
+    storage: PostgresStorage
+    log_ids: list[UUID]
+    fiber: FiberRecord
+    other: FiberRecord
+
+    def merge(self) -> Merged:
+        return self.storage.merge_fibers({self.fiber.fiber_id: self.other.fiber_id})
+
+    def delete_logs(self) -> Deleted:
+        return self.storage.logs.where(Logs.c.raw_text.startswith("line")).delete()
+
+    def delete_fibers(self) -> Deleted:
+        return self.storage.fibers.where(Fibers.c.fiber_id == self.fiber.fiber_id).delete()
+
+    def delete_memberships(self) -> Deleted:
+        return self.storage.memberships.where(Memberships.c.log_id.in_(self.log_ids)).delete()
+
+    def take_what_is_there(self) -> bool:
+        """Tell whether all memberships that a block has seen are there when it deletes them."""
+        with self.storage.transaction() as unit:
+            return unit.memberships.count() == unit.memberships.delete().memberships
+
+    def join_what_is_there(self) -> int:
+        with self.storage.transaction() as unit:
+            return unit.write_memberships(self.members(self.other)) if unit.logs.count() else 0
+
+    def write_more(self) -> Upserted:
+        (log,) = some_logs(1, "web")
+        member = FiberMembership(log_id=log.log_id, fiber_id=self.fiber.fiber_id, config_version=1)
+        return self.storage.write_batch(
+            logs=[log.model_copy(update={"raw_text": "more"})], fibers=[self.fiber], memberships=[member]
+        ).fibers
+
+    def members(self, fiber: FiberRecord) -> list[FiberMembership]:
+        return [
+            FiberMembership(log_id=log_id, fiber_id=fiber.fiber_id, config_version=1)
+            for log_id in self.log_ids
+        ]
+
+    def let_run(self, call: Future[T]) -> Future[T]:
+        """Wait until a call has ended, or waits for a lock."""
+        waiting = sa.text(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        with self.storage.engine.connect() as connection:
+            while not wait([call], timeout=0.01).done and not connection.scalar(waiting):
+                connection.rollback()  # which sees the same until it ends
+        return call
+
+
+@pytest.fixture
+def pair(postgresql_storage: PostgresStorage) -> Pair:
+    logs, (fiber, other) = some_logs(2), [a_fiber(), a_fiber()]
+    pair = Pair(postgresql_storage, [log.log_id for log in logs], fiber, other)
+    postgresql_storage.write_batch(logs=logs, fibers=[fiber, other], memberships=pair.members(fiber))
+    return pair
+
+
+@pytest.fixture
+def once_after(monkeypatch: pytest.MonkeyPatch) -> OnceAfter:
+    """Return a function that has a call made once, after a statement of this thread that a pattern finds."""
+
+    def once_after(pattern: str, call: Callable[[], object]) -> None:
+        real, caller, calls = PostgresConnection._execute, threading.current_thread(), [call]
+
+        def execute(connection: PostgresConnection, sql: str, values: Iterable[object] = ()) -> NativeCursor:
+            cursor = real(connection, sql, values)
+            if calls and re.search(pattern, sql) and threading.current_thread() is caller:
+                calls.pop()()
+            return cursor
+
+        monkeypatch.setattr(PostgresConnection, "_execute", execute)
+
+    return once_after
+
+
 def test_of_two_batches_that_move_one_checkpoint_the_second_is_refused(
-    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, once_after: OnceAfter
 ) -> None:
-    storage, real, others = postgresql_storage, insert_new, list[Future[BatchCounts]]()
-    move = CheckpointMove("file", expected=None, value="line 1")
+    move, seconds = CheckpointMove("file", expected=None, value="line 1"), list[Future[BatchCounts]]()
+
+    def write() -> BatchCounts:
+        return pair.storage.write_batch(logs=some_logs(1), checkpoint=move)
+
+    once_after("raw_logs", lambda: seconds.append(pair.let_run(thread.submit(write))))
+    with ThreadPoolExecutor(1) as thread:
+        assert write().logs == 1
+        with pytest.raises(CheckpointError):
+            seconds[0].result(timeout=60)
+    assert pair.storage.logs.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "of_second"),
+    [
+        (Pair.merge, Pair.delete_memberships, Deleted(0, 0, 2)),
+        (Pair.merge, Pair.delete_logs, Deleted(2, 0, 2)),
+        (Pair.merge, Pair.take_what_is_there, True),
+        (Pair.delete_memberships, Pair.take_what_is_there, True),
+        (Pair.delete_memberships, Pair.merge, Merged(1, 0)),
+        (Pair.delete_logs, Pair.join_what_is_there, 0),
+        (Pair.delete_fibers, Pair.take_what_is_there, True),
+    ],
+)
+def test_of_merges_deletions_and_blocks_the_second_sees_all_that_the_first_has_done(
+    pair: Pair,
+    once_after: OnceAfter,
+    first: Callable[[Pair], object],
+    second: Callable[[Pair], object],
+    of_second: object,
+) -> None:
+    seconds = list[Future[object]]()
+    once_after(_WRITES_MEMBERSHIPS, lambda: seconds.append(pair.let_run(thread.submit(second, pair))))
+    with ThreadPoolExecutor(1) as thread:
+        first(pair)
+        assert seconds[0].result(timeout=60) == of_second
+    assert pair.storage.memberships.count() == 0
+
+
+@pytest.mark.parametrize("call", [Pair.merge, Pair.delete_logs, Pair.delete_fibers, Pair.delete_memberships])
+def test_batches_are_written_beside_merges_and_deletions_and_blocks_that_wait_for_these(
+    pair: Pair, once_after: OnceAfter, call: Callable[[Pair], object]
+) -> None:
+    calls = list[Future[object]]()
+
+    def write() -> None:
+        calls.append(pair.let_run(threads.submit(pair.join_what_is_there)))  # which waits
+        calls.append(threads.submit(pair.write_more))
+        assert calls[1].result(timeout=60) == Upserted(0, 1)
+        assert not calls[0].done()
+
+    once_after(_WRITES_MEMBERSHIPS, write)
+    with ThreadPoolExecutor(2) as threads:
+        call(pair)
+        calls[0].result(timeout=60)
+    fiber_ids = {fiber.fiber_id for fiber in pair.storage.fibers.iter_records()}
+    assert {member.fiber_id for member in pair.storage.memberships.iter_records()} <= fiber_ids
+
+
+def test_a_deletion_of_logs_takes_memberships_along_that_a_batch_was_writing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deletions = list[Future[Deleted]]()
 
     def insert(session: Session, table: str, columns: Columns) -> int:
-        if threading.current_thread() is threading.main_thread():
-            others.append(thread.submit(storage.write_batch, logs=some_logs(1), checkpoint=move))
-            wait(others, timeout=0.5)  # until it waits for this one
-        return real(session, table, columns)
+        if table == "fiber_memberships":
+            deletions.append(pair.let_run(thread.submit(pair.delete_logs)))
+        return insert_new(session, table, columns)
 
-    monkeypatch.setattr(fiberstore.repositories.batches, "insert_new", insert)
+    monkeypatch.setattr("fiberstore.repositories.batches.insert_new", insert)
+    logs = list(pair.storage.logs.iter_records())
     with ThreadPoolExecutor(1) as thread:
-        storage.write_batch(logs=some_logs(1), checkpoint=move)
-        with pytest.raises(CheckpointError):
-            others[0].result(timeout=60)
+        pair.storage.write_batch(logs=logs, memberships=pair.members(pair.other))
+        assert deletions[0].result(timeout=60) == Deleted(2, 0, 4)
 
 
-def test_a_deletion_of_logs_lets_others_change_other_rows(
-    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+def test_a_deletion_keeps_logs_whose_text_has_changed_meanwhile_and_their_memberships(
+    pair: Pair, once_after: OnceAfter
 ) -> None:
-    storage, (going, staying) = postgresql_storage, some_logs(2)
-    storage.write_logs([going, staying])
-    real = PostgresConnection.let_changes_end
+    def change() -> None:
+        with pair.storage.session() as session:
+            session.execute(sa.update(RawLog).where(RawLog.log_id == pair.log_ids[0]).values(raw_text="new"))
+            session.commit()
 
-    def change() -> tuple[int, int]:
-        with storage.transaction() as unit:
-            pinned = unit.logs.where(Logs.c.log_id == staying.log_id).pin()
-        return pinned, storage.logs.where(Logs.c.log_id == staying.log_id).redact("line", "row")
-
-    def let_changes_end(connection: PostgresConnection) -> None:
-        with ThreadPoolExecutor(1) as thread:
-            assert thread.submit(change).result(timeout=60) == (1, 1)
-        real(connection)
-
-    monkeypatch.setattr(PostgresConnection, "let_changes_end", let_changes_end)
-    assert storage.logs.where(Logs.c.log_id == going.log_id).delete() == Deleted(1, 0, 0)
+    once_after("array_send", change)
+    assert pair.delete_logs() == Deleted(1, 0, 1)
+    assert [log.raw_text for log in pair.storage.get_fiber_logs(pair.fiber.fiber_id)] == ["new"]
 
 
-def test_a_deletion_of_logs_takes_memberships_along_that_a_transaction_was_writing(
-    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage, (log,), fiber_id = postgresql_storage, some_logs(1), uuid4()
-    storage.write_logs([log])
-    real, has_deleted = PostgresConnection.let_changes_end, threading.Event()
-
-    def let_changes_end(connection: PostgresConnection) -> None:
-        has_deleted.set()
-        real(connection)
-
-    monkeypatch.setattr(PostgresConnection, "let_changes_end", let_changes_end)
-    with ThreadPoolExecutor(1) as thread:
-        with storage.transaction() as unit:
-            deletion = thread.submit(storage.logs.where(Logs.c.log_id == log.log_id).delete)
-            assert has_deleted.wait(timeout=60)
-            unit.write_memberships([FiberMembership(log_id=log.log_id, fiber_id=fiber_id, config_version=1)])
-        assert deletion.result(timeout=60) == Deleted(1, 0, 1)
+def test_a_survivor_covers_what_a_session_has_committed_to_its_loser_meanwhile(pair: Pair) -> None:
+    later = NOON + timedelta(days=1)
+    with ThreadPoolExecutor(1) as thread, pair.storage.session() as session:
+        session.get_one(Fiber, pair.fiber.fiber_id).last_activity = later
+        session.flush()
+        merge = pair.let_run(thread.submit(pair.merge))
+        session.commit()
+        assert merge.result(timeout=60) == Merged(1, 2)
+    assert pair.storage.fibers.where(Fibers.c.last_activity == later).count() == 1
 
 
 def test_a_deletion_of_fibers_is_run_again_if_one_has_changed_meanwhile(
@@ -223,41 +355,45 @@ def test_a_deletion_of_fibers_is_run_again_if_one_has_changed_meanwhile(
             FiberMembership(log_id=log.log_id, fiber_id=fiber.fiber_id, config_version=1) for fiber in fibers
         ],
     )
-    real, reopened = query.delete_rows, list[int]()
+    real, reopened = query.delete_rows, list[Upserted]()
 
     def delete(session: Session, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
         gone = real(session, table, which)
         if not reopened:
             with ThreadPoolExecutor(1) as thread:
-                reopening = thread.submit(storage.fibers.where(Fibers.c.fiber_id == staying).reopen)
+                reopening = thread.submit(storage.upsert_fibers, [a_fiber(fiber_id=staying)])
                 reopened.append(reopening.result(timeout=60))
         return gone
 
     monkeypatch.setattr("fiberstore.repositories.fibers.delete_rows", delete)
     assert storage.fibers.where(Fibers.c.closed.is_(True)).delete() == Deleted(0, 1, 1)
-    assert reopened == [1]
+    assert reopened == [Upserted(0, 1)]
     assert storage.get_fiber(going) is None
     assert storage.get_log_fibers(log.log_id) == [staying]
 
 
-def test_redaction_goes_in_steps_that_others_see(
-    postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+def test_redaction_goes_in_steps_that_others_see_and_asks_its_conditions_in_each(
+    postgres_tables_url: str, postgresql_storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = postgresql_storage
-    storage.write_logs(some_logs(5))
+    postgresql_storage.write_logs(some_logs(5))
     steps: list[int] = []
+    with PostgresStorage(postgres_tables_url, pool_size=1) as storage:
 
-    def note(call: Call) -> None:
-        if call.method == "logs.redact.step":
-            steps.append(storage.logs.where(Logs.c.raw_text.startswith("row")).count())
+        def note(call: Call) -> None:
+            if call.method == "logs.redact.step":
+                steps.append(storage.logs.where(Logs.c.raw_text.startswith("row")).count())
+                if len(steps) == 2:
+                    with storage.session() as session:
+                        session.execute(sa.update(RawLog).values(source_id="web"))
+                        session.commit()
 
-    storage.on_call(note)
-    monkeypatch.setattr(storage._sessions, "_support", replace(SUPPORT, redacted_at_once=2))
-    assert storage.logs.redact("line", "row") == 5
-    assert steps == [2, 4, 5]
-    with storage.transaction() as unit:
-        assert unit.logs.redact("row", "line") == 5
-    assert steps == [2, 4, 5]
+        storage.on_call(note)
+        monkeypatch.setattr(storage._sessions, "_support", replace(SUPPORT, redacted_at_once=2))
+        assert storage.logs.where(Logs.c.source_id == "api").redact("line", "row") == 4
+        assert steps == [2, 4, 4]
+        with storage.transaction() as unit:
+            assert unit.logs.redact("row", "line") == 4
+        assert steps == [2, 4, 4]
 
 
 def test_a_merge_lets_others_change_fibers_and_moves_what_they_have_written(

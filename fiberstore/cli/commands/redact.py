@@ -58,6 +58,8 @@ def redact(
     So it takes as long as a backup, and as much space once more; with `--keep-file` only
     `fiberstore db compact` does that, later. A run that finds no match any more writes the store anew too.
 
+    On PostgreSQL it goes in steps of 5,000 logs: after an error, run it again.
+
     Attributes of fibers are not changed, nor are backups and exports: look there too.
     """
     expression = expression_of(pattern, fixed_strings=fixed_strings, ignore_case=ignore_case)
