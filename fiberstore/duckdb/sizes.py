@@ -1,5 +1,6 @@
 """Sizes of the database file."""
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def file_bytes(database: str) -> int:
             f"{database} is open, but cannot be found ({error.strerror}); export the store before it is "
             "closed"
         ) from error
+
+
+def has_room(database: str) -> bool:
+    """Tell whether the disk has room for a database's file and its write-ahead log once more."""
+    log = Path(f"{database}.wal")
+    size_bytes = file_bytes(database) + (log.stat().st_size if log.exists() else 0)
+    return shutil.disk_usage(log.parent).free > size_bytes
 
 
 def settle(session: Session) -> None:
