@@ -9,7 +9,7 @@ from fiberstore.sql.models import Json, Text
 
 
 def exact(column: sa.ColumnElement[Any], of: str = "") -> str:
-    """Return what to compare instead of a column; ``of`` stands before its name.
+    """Return the expression to compare in place of a column; ``of`` stands before its name.
 
     By the collation NOCASE, texts that differ may be equal, and have one hash.
     """

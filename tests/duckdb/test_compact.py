@@ -28,12 +28,12 @@ from fiberstore import AsyncDuckDBStorage, DatabaseError, DuckDBStorage, Fibers,
 from fiberstore.atomic_files import hidden_folder, leftovers
 from fiberstore.contract.results import Compacted
 from fiberstore.doctor import examine
-from fiberstore.duckdb import change_lock, compact
+from fiberstore.duckdb import change_lock, compact, fork_guard
 from fiberstore.duckdb.backup import Copy
 from fiberstore.duckdb.catch_up import Snapshot
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.dialect import _CONFIG
-from fiberstore.duckdb.fork_guard import closed_off, opened
+from fiberstore.duckdb.fork_guard import opened
 from fiberstore.duckdb.shielding import Interruption
 from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 from fiberstore.testing.keys import key
@@ -516,16 +516,21 @@ def test_sessions_that_follow_one_another_wait(storage: DuckDBStorage) -> None:
 
 
 def test_nobody_opens_the_file_while_one_of_two_keeps_all_out(db_file: Path) -> None:
-    opened: list[DuckDBStorage] = []
-    thread = threading.Thread(target=lambda: opened.append(DuckDBStorage(db_file)))
-    with closed_off(str(db_file)):
-        with closed_off(str(db_file)):
+    let_in = threading.Event()
+
+    def wait() -> None:
+        with fork_guard.opening:
+            fork_guard.wait_to_open(str(db_file))
+        let_in.set()
+
+    thread = threading.Thread(target=wait)
+    with fork_guard.closed_off(str(db_file)):
+        with fork_guard.closed_off(str(db_file)):
             pass
         thread.start()
-        thread.join(0.05)
-        assert opened == []
+        assert not let_in.wait(0.05)
     thread.join()
-    opened[0].close()
+    assert let_in.is_set()
 
 
 @pytest.mark.parametrize("when", ["fill", "_replace"])
