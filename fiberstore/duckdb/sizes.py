@@ -53,8 +53,9 @@ def file_bytes(database: str) -> int:
 
 def has_room(database: str) -> bool:
     """Tell whether the disk has room for a database's file and its write-ahead log once more."""
-    log = Path(f"{database}.wal")
-    size_bytes = file_bytes(database) + (log.stat().st_size if log.exists() else 0)
+    log, size_bytes = Path(f"{database}.wal"), file_bytes(database)
+    with suppress(FileNotFoundError):  # it comes and goes
+        size_bytes += log.stat().st_size
     return shutil.disk_usage(log.parent).free > size_bytes
 
 
