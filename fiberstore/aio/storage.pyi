@@ -537,19 +537,23 @@ class AsyncLifecycleStorage(AsyncQueryStorage):
 
         On a server, nobody reads or writes a table while that is written anew. The rest is about DuckDB.
 
-        It takes as long as a backup, and as much space beside the file. Others read and write meanwhile;
-        what they write is in the new file. All wait while that takes the place of the old one, for 0.2 s, and
-        0.1 s for each million logs. If others change or delete logs that are there, an application's tables
-        or the schema meanwhile, the file is copied anew, up to three times, the last time while all wait.
-        Bytes of fibers that others delete or change meanwhile may stay in the new file.
+        It takes as long as two backups, and as much space beside the file as one. Others read and write
+        meanwhile; what they write is in the new file. All wait while that takes the place of the old one: for
+        0.2 s, 0.1 s for each million logs and 2 s for each GB of their texts, and 1 s for each million rows
+        of any other table in which rows were changed or deleted meanwhile. If others change or delete logs
+        that are there or change the schema meanwhile, the file is copied anew, up to three times, the last
+        time while all wait. A database that has tables, views, sequences, types or macros of an application
+        is copied while all wait. Bytes of fibers that others delete or change meanwhile may stay in the new
+        file.
 
+        A call of the same thread or another storage on the file is waited for before the copy, 5 s at most.
         For the exchange, no call, stream, session or ``transaction()`` may be open. All others wait up to
         0.5 s for the end of these, then continue for as long; after 5 s of that, the call fails. In memory
         it does nothing.
 
         Raises:
             DatabaseError: A call, a session or another storage of this process keeps using the file; or the
-                copy cannot be written. The file stays as it was.
+                copy cannot be written, as on a full disk. The file stays as it was.
         """
 
 class AsyncLogRepository(AsyncLogs):

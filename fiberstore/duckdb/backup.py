@@ -115,6 +115,7 @@ class Copy:
             ((source,),) = copier.execute("SELECT current_database()").fetchall()
             copier.begin()
             _refuse_triggers(copier)
+            _keep_order(copier)
             copier.execute(f"COPY FROM DATABASE {_quoted(source)} TO {self.alias}")
             for name in _tables(copier):
                 if name.endswith(_BESIDE):  # no part of the store
@@ -141,6 +142,13 @@ class Copy:
                     time.sleep(_PAUSE_S)
                 else:
                     return
+
+
+def _keep_order(raw: duckdb.DuckDBPyConnection) -> None:
+    """Have rows copied in their order; the instance keeps the setting, since there may be other copies."""
+    ((keeps_order,),) = raw.execute("SELECT current_setting('preserve_insertion_order')").fetchall()
+    if not keeps_order:
+        raw.execute("SET GLOBAL preserve_insertion_order = true")
 
 
 def _refuse_triggers(raw: duckdb.DuckDBPyConnection) -> None:

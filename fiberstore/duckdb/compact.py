@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import duckdb
 import sqlalchemy as sa
@@ -37,14 +37,18 @@ from fiberstore.atomic_files import hidden_folder, sync
 from fiberstore.contract.results import Compacted
 from fiberstore.duckdb import fork_guard
 from fiberstore.duckdb.backup import Copy, refuse_logs, row_counts, verify
-from fiberstore.duckdb.catch_up import Snapshot, catch_up
+from fiberstore.duckdb.catch_up import Snapshot, catch_up, schema_of
 from fiberstore.duckdb.connection import DuckDBConnection
 from fiberstore.duckdb.shielding import Interruption, shielded
+from fiberstore.duckdb.sizes import has_room
 from fiberstore.errors import DatabaseError, StorageClosedError, StorageError, StorageLockedError
 from fiberstore.forks import renew_in_child
 from fiberstore.sql.engine import IN_MEMORY
 from fiberstore.sql.holds import Hold, Registry, wait_for_all
-from fiberstore.sql.translate import translate_errors
+from fiberstore.sql.translate import first_line, translate_errors
+
+if TYPE_CHECKING:
+    from fiberstore.sql.pool import StorePool
 
 BUSY_TIMEOUT_S = 5.0
 # How long all wait for those who use the file: less than the second that a call may keep others waiting.
@@ -52,6 +56,10 @@ _HOLD_S = 0.5
 _PAUSE_S = 0.005
 # Copies that are written while others go on.
 _COPIES_BESIDE = 2
+_IN_USE = "compact() needs the file for itself, but "
+_A_CALL = "a call, a stream or a transaction() of this storage is running; end it first"
+_A_SESSION = "a session or a connection of this storage's engine is open; close it first"
+_ANOTHER_STORAGE = "another storage, engine or session of this process has it open"
 _OLD = "fiberstore_replaced"  # marks DuckDB's instance of the old file
 _MAGIC, _MAGIC_OFFSET = b"DUCK", 8
 
@@ -109,9 +117,14 @@ class Calls:
             call = None
 
     def _is_within_another(self, call: _Call) -> bool:
-        """Tell whether another call of the same thread runs."""
-        threads = (getattr(other(), "thread", None) for other in self._running.alive() if other() is not call)
-        return call.thread in threads
+        return len([thread for thread in self._threads() if thread == call.thread]) > 1
+
+    def _threads(self) -> list[int | None]:
+        return [getattr(call(), "thread", None) for call in self._running.alive()]
+
+    def has_one_of(self, thread: int) -> bool:
+        """Tell whether a call of a thread is running."""
+        return thread in self._threads()
 
     @contextmanager
     def compacting(self) -> Iterator[None]:
@@ -141,10 +154,9 @@ class Calls:
         try:
             holding_up = self._holding_up.add(Hold())
             _wait(
-                lambda: wait_for_all(self._running.alive(), time.monotonic() + _PAUSE_S),
+                lambda: None if wait_for_all(self._running.alive(), time.monotonic() + _PAUSE_S) else _A_CALL,
                 deadline,
                 interruption,
-                "a call, a stream or a transaction() of this storage is running; end it first",
             )
             yield
         finally:
@@ -167,7 +179,8 @@ def compact(engine: sa.Engine, change_pool: Callable[[], sa.Pool], calls: Calls)
     """
     if (engine.url.database or "").startswith(IN_MEMORY):
         return Compacted(0, 0)
-    compacted = shielded(lambda interruption: _Compaction(engine, change_pool, calls, interruption).run())
+    compaction = _Compaction(engine, change_pool, calls, threading.get_ident())
+    compacted = shielded(compaction.run)
     _logger.info("compacted from %d to %d bytes", compacted.bytes_before, compacted.bytes_after)
     return compacted
 
@@ -175,21 +188,21 @@ def compact(engine: sa.Engine, change_pool: Callable[[], sa.Pool], calls: Calls)
 class _Compaction:
     """One call of ``compact``."""
 
+    _interruption: Interruption
+
     def __init__(
-        self,
-        engine: sa.Engine,
-        change_pool: Callable[[], sa.Pool],
-        calls: Calls,
-        interruption: Interruption,
+        self, engine: sa.Engine, change_pool: Callable[[], sa.Pool], calls: Calls, thread: int
     ) -> None:
         self._engine = engine
         self._change_pool = change_pool
         self._calls = calls
-        self._interruption = interruption
+        self._thread = thread
         self._path = Path(engine.url.database or "")
+        self._pools: set[StorePool] = set()  # of which a connection may be in use
 
-    def run(self) -> Compacted:
+    def run(self, interruption: Interruption) -> Compacted:
         """Write copies until one is good, and replace the file by it."""
+        self._interruption = interruption
         try:
             with (
                 self._calls.compacting(),
@@ -199,10 +212,13 @@ class _Compaction:
             ):
                 _refuse_read_only(connection, self._path)
                 _refuse_second_name(self._path)
+                self._wait_for_who_may_stay(connection)
                 for _ in range(_COPIES_BESIDE):
+                    if not _is_all_ours(connection):
+                        break
                     if (compacted := self._from_copy_beside(connection, folder)) is not None:
                         return compacted
-                    _logger.info("rows were changed that had been copied, so the file is copied again")
+                    _logger.info("what had been copied was changed, so the file is copied again")
                 return self._from_copy_alone(connection, folder)
         except OSError as error:
             raise DatabaseError(f"{self._path} cannot be replaced: {error.strerror}") from error
@@ -228,12 +244,12 @@ class _Compaction:
 
     def _from_copy_beside(self, connection: DuckDBConnection, folder: Path) -> Compacted | None:
         """Write a copy while others continue; return None if they have made it useless."""
-        _checkpoint_beside(connection)  # which may give new numbers to the rows after deleted ones
+        self._checkpoint_beside(connection)  # which may give new numbers to the rows after deleted ones
         with Copy.attached(connection, folder) as copy:
             before = copy.fill(self._interruption, Snapshot.of)
             with closing(connection.sibling()) as raw, self._interruption.calling(raw.interrupt):
                 before.check(raw, copy)
-            _checkpoint_beside(connection)  # which leaves little to the one for which all wait
+            self._checkpoint_beside(connection)  # which leaves little to the one for which all wait
             with self._alone(connection) as alone:
                 with closing(connection.sibling()) as raw, self._interruption.calling(raw.interrupt):
                     rows = catch_up(raw, copy, before)
@@ -277,31 +293,50 @@ class _Compaction:
             time.sleep(_HOLD_S)
             self._interruption.check()
 
+    def _checkpoint_beside(self, connection: DuckDBConnection) -> None:
+        """Run a WAL checkpoint, if nobody is in its way, and the disk has room for all that it might write.
+
+        After one that fails, DuckDB's instance does nothing more for anybody.
+        """
+        if has_room(connection.database_key):
+            with closing(connection.sibling()) as raw, suppress(duckdb.TransactionException):
+                raw.execute("CHECKPOINT")
+
     def _close_off(self, connection: DuckDBConnection, keeping_out: ExitStack, deadline: float) -> None:
         """Close all other connections to the database; nobody opens one until ``keeping_out`` is closed."""
-        pools = self._engine.pool, self._change_pool()
-        _wait(
-            lambda: not any(pool.checkedout() for pool in pools),  # type: ignore[attr-defined]  # StorePool's
-            deadline,
-            self._interruption,
-            "a session or a connection of this storage's engine is open; close it first",
-        )
+        self._note_pools()
         self._change_pool().connect().close()  # a storage that was closed meanwhile says so
         keeping_out.enter_context(fork_guard.closed_off(connection.database_key))
         self._engine.dispose()
 
-        def is_alone() -> bool:
-            for pool in pools:
+        def user() -> str | None:
+            for pool in self._pools:
                 pool.dispose()  # of a connection that came back only now
-            handles = fork_guard.open_handles(connection.database_key)
-            return handles == {connection} and _connection_count(connection) == 1
+            if _is_alone(connection):
+                return None
+            return _A_SESSION if any(pool.checkedout() for pool in self._pools) else _ANOTHER_STORAGE
 
-        _wait(
-            is_alone,
-            deadline,
-            self._interruption,
-            "another storage, engine or session of this process has it open",
-        )
+        _wait(user, deadline, self._interruption)
+
+    def _note_pools(self) -> None:
+        self._pools |= {cast("StorePool", self._engine.pool), cast("StorePool", self._change_pool())}
+
+    def _wait_for_who_may_stay(self, connection: DuckDBConnection) -> None:
+        """Wait for those who use the file and may not end before the copy has been written in vain.
+
+        Raises:
+            _InUseError: They have been using it for ``BUSY_TIMEOUT_S``.
+        """
+        self._note_pools()
+
+        def user() -> str | None:
+            if self._calls.has_one_of(self._thread):
+                return _A_CALL
+            others = fork_guard.open_handles(connection.database_key) - {connection}
+            ours = sum(pool.checkedin() + pool.checkedout() for pool in self._pools)
+            return _ANOTHER_STORAGE if len(others) > ours else None
+
+        _wait(user, time.monotonic() + BUSY_TIMEOUT_S, self._interruption)
 
     def _replaced(
         self, connection: DuckDBConnection, copy: Copy, rows: dict[str, int], keeping_out: ExitStack
@@ -313,6 +348,12 @@ class _Compaction:
         old, number = copy.path.with_name("old"), fork_guard.file_number(connection.database_key)
         try:
             compacted = _replace(connection, self._path, copy.path, old)
+        except duckdb.FatalException as error:  # DuckDB's instance does nothing more
+            copy.path.unlink()  # the next one needs room to read the log
+            connection.close()
+            raise DatabaseError(
+                f"{self._path} stays as it was, because its WAL checkpoint failed: {first_line(error)}"
+            ) from error
         finally:
             if fork_guard.file_number(connection.database_key) != number:
                 connection.close()
@@ -321,25 +362,26 @@ class _Compaction:
         return compacted
 
 
-def _checkpoint_beside(connection: DuckDBConnection) -> None:
-    """Run a WAL checkpoint, if nobody is in its way."""
-    with closing(connection.sibling()) as raw, suppress(duckdb.TransactionException):
-        raw.execute("CHECKPOINT")
+def _is_all_ours(connection: DuckDBConnection) -> bool:
+    with closing(connection.sibling()) as raw:
+        return schema_of(raw) is not None
 
 
-def _connection_count(connection: DuckDBConnection) -> int:
-    """Count the connections to the instance, those of DuckDB's own included."""
-    cursor = connection.cursor()
-    cursor.execute("SELECT count FROM duckdb_connection_count()")
-    ((count,),) = cursor.fetchall()
-    return int(count)
+def _is_alone(connection: DuckDBConnection) -> bool:
+    """Tell whether nobody else in this process has the file open, connections of DuckDB's own included."""
+    if fork_guard.open_handles(connection.database_key) != {connection}:
+        return False
+    with closing(connection.sibling()) as raw:
+        ((count,),) = raw.execute("SELECT count FROM duckdb_connection_count()").fetchall()
+    return bool(count - 1 == 1)  # without this one
 
 
-def _wait(is_ready: Callable[[], bool], deadline: float, interruption: Interruption, otherwise: str) -> None:
-    while not is_ready():
+def _wait(user: Callable[[], str | None], deadline: float, interruption: Interruption) -> None:
+    """Wait until nobody is said to use the file."""
+    while (who := user()) is not None:
         interruption.check()
         if time.monotonic() >= deadline:
-            raise _InUseError(f"compact() needs the file for itself, but {otherwise}")
+            raise _InUseError(_IN_USE + who)
         time.sleep(_PAUSE_S)
 
 
@@ -362,13 +404,16 @@ def _replace(connection: DuckDBConnection, path: Path, new: Path, old: Path) -> 
     """
     log = path.with_name(path.name + ".wal")
     bytes_before = sum(file.stat().st_size for file in (path, log) if file.exists())
-    connection.cursor().execute("CHECKPOINT")
+    with closing(connection.sibling()) as raw:
+        raw.execute("CHECKPOINT")
     refuse_logs(path)
     _refuse_second_name(path)
     bytes_after = new.stat().st_size
     _keep_owner(path, new)
     sync(new)
     sync(path.parent)  # the log is gone on disk, too
+    if not _is_alone(connection):
+        raise _InUseError(_IN_USE + _ANOTHER_STORAGE)
     os.link(path, old)
     new.replace(path)
     try:

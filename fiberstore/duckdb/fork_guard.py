@@ -16,6 +16,7 @@ DuckDB guards a file by a POSIX lock, with two consequences that are nobody's in
 import ctypes
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Protocol, Self, TypeVar, cast
@@ -52,7 +53,7 @@ _let_in = threading.Condition(opening)
 _lock = threading.RLock()  # of the registry; taken twice for the same reason
 _handles: WeakSet[Handle] = WeakSet()
 _inherited: set[str] = set()
-_closed_off: set[str] = set()
+_closed_off = Counter[str]()  # by how many each is
 
 
 class PerDatabase:
@@ -129,7 +130,7 @@ def wait_to_open(database: str) -> None:
         DatabaseError: This process has the file open by another path.
     """
     key = database_key(database)
-    while key in _closed_off:
+    while _closed_off[key]:
         _let_in.wait()
     others = {handle.database_key for handle in open_handles(database)} - {key}
     if others:
@@ -143,13 +144,13 @@ def wait_to_open(database: str) -> None:
 def closed_off(database: str) -> Iterator[None]:
     """Let nobody in this process open the database until the block ends; they wait."""
     key = database_key(database)
+    with opening:
+        _closed_off[key] += 1
     try:
-        with opening:
-            _closed_off.add(key)
         yield
     finally:
         with opening:
-            _closed_off.discard(key)
+            _closed_off[key] -= 1
             _let_in.notify_all()
 
 

@@ -14,21 +14,20 @@ the next that opens the store drops those that a killed process has left.
 """
 
 import logging
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from fiberstore.duckdb import sizes
 from fiberstore.duckdb.fork_guard import PerDatabase
+from fiberstore.duckdb.row_hash import row_hash
 from fiberstore.duckdb.session_connection import duckdb_connection
-from fiberstore.duckdb.sizes import file_bytes
 from fiberstore.repositories import access
 from fiberstore.repositories.query import execute_write, rows_worth_a_new_table, select_rows
 from fiberstore.sql.conditions import FIBERS
@@ -172,10 +171,7 @@ def _drop_left(session: Session) -> None:
 def has_room(session: Session) -> bool:
     """Tell whether the disk has room for the file once more; see ``BackendSupport.has_room``."""
     database = duckdb_connection(session).database_key
-    if database.startswith(IN_MEMORY):
-        return True
-    size_bytes = file_bytes(database)
-    return shutil.disk_usage(Path(database).parent).free > size_bytes
+    return database.startswith(IN_MEMORY) or sizes.has_room(database)
 
 
 def _is_worth_it(session: Session, going: GoingRows) -> bool:
@@ -280,7 +276,8 @@ def _others(going: GoingRows, some: sa.ColumnElement[bool]) -> Others:
 def _digest(session: Session, going: GoingRows, newest: int) -> Row:
     """Return the number and the sum of hashes of what the new table depends on, up to a ``rowid``."""
     source = _others(going, _rowid_of(going.table) <= newest).source
-    sums: list[sa.ColumnElement[Any]] = [sa.func.count(), sa.func.sum(sa.func.hash(*source.c))]
+    each: sa.ColumnElement[int] = sa.literal_column(row_hash(source.c))
+    sums: list[sa.ColumnElement[Any]] = [sa.func.count(), sa.func.sum(each)]
     (digest,) = select_rows(session, sa.select(*sums).select_from(source))
     return digest
 

@@ -16,7 +16,9 @@ def redact(session: Session, conditions: list[sa.ColumnElement[bool]], pattern: 
     change = (
         sa.update(LOGS)
         .values(raw_text=text)
-        .where(RegexpMatches(LOGS.c.raw_text, pattern), text != LOGS.c.raw_text)
+        .where(
+            RegexpMatches(LOGS.c.raw_text, pattern), sa.func.encode(text) != sa.func.encode(LOGS.c.raw_text)
+        )
         .where(*conditions)
     )
     return execute_write(session, change)

@@ -1,5 +1,6 @@
 """Sizes of the database file."""
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def file_bytes(database: str) -> int:
             f"{database} is open, but cannot be found ({error.strerror}); export the store before it is "
             "closed"
         ) from error
+
+
+def has_room(database: str) -> bool:
+    """Tell whether the disk has room for a database's file and its write-ahead log once more."""
+    log, size_bytes = Path(f"{database}.wal"), file_bytes(database)
+    with suppress(FileNotFoundError):  # it comes and goes
+        size_bytes += log.stat().st_size
+    return shutil.disk_usage(log.parent).free > size_bytes
 
 
 def settle(session: Session) -> None:

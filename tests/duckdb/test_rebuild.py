@@ -24,7 +24,7 @@ from fiberstore.repositories.prune_plan import Plan, Unit
 from fiberstore.sql.migrate import differences, is_host_object
 from fiberstore.sql.models import TABLES_BESIDE
 from fiberstore.sql.support import FindGoing, GoingRows
-from fiberstore.testing.examples import at, fiber, log, member, uid
+from fiberstore.testing.examples import all_logs, at, fiber, log, member, uid
 from tests.support.parameters import parametrize_mostly_slow
 
 if TYPE_CHECKING:
@@ -183,6 +183,21 @@ def after_preparing(
     real = rebuild._verified
     monkeypatch.setattr(storage._sessions, "_support", replace(SUPPORT, prepared=prepared))
     return used
+
+
+def test_a_change_of_case_meanwhile_stays_though_texts_are_compared_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DuckDBStorage(f"duckdb:///{tmp_path}/store.duckdb?default_collation=nocase") as storage:
+        storage.init_schema()
+        storage.write_logs([log(number, text="secret") for number in range(3)])
+        redacted = list[int]()
+        used = after_preparing(
+            storage, monkeypatch, lambda: redacted.append(storage.logs.redact("secret", "SECRET"))
+        )
+        assert storage.logs.where(Logs.c.timestamp < at(1)).delete().logs == 1
+        assert (redacted, used) == ([3], {"raw_logs": False})
+        assert {found.raw_text for found in all_logs(storage)} == {"SECRET"}
 
 
 def tables_beside(storage: DuckDBStorage) -> list[str]:
