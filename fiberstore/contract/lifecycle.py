@@ -358,14 +358,14 @@ class LifecycleStorage(QueryStorage, BatchStorage):
 
         On a server, nobody reads or writes a table while that is written anew. The rest is about DuckDB.
 
-        It takes as long as two backups, and as much space beside the file as one. Others read and write
-        meanwhile; what they write is in the new file. All wait while that takes the place of the old one: for
-        0.2 s, 0.1 s for each million logs and 2 s for each GB of their texts, and 1 s for each million rows
-        of any other table in which rows were changed or deleted meanwhile. If others change or delete logs
-        that are there or change the schema meanwhile, the file is copied anew, up to three times, the last
-        time while all wait. A database that has tables, views, sequences, types or macros of an application
-        is copied while all wait. Bytes of fibers that others delete or change meanwhile may stay in the new
-        file.
+        It takes as long as two or three backups, and as much space beside the file as one. Others read and
+        write meanwhile; what they write is in the new file. All wait while that takes the place of the old
+        one: for 0.2 s, 0.1 s for each million logs and 2 s for each GB of their texts, and 1 s for each
+        million rows of any other table in which rows were changed or deleted meanwhile. If others change or
+        delete logs that are there or change the schema meanwhile, the file is copied anew, up to three times,
+        the last time while all wait. A database that has tables, views, sequences, types or macros of an
+        application is copied while all wait. Bytes of fibers that others delete or change meanwhile may stay
+        in the new file.
 
         A call of the same thread or another storage on the file is waited for before the copy, 5 s at most.
         For the exchange, no call, stream, session or ``transaction()`` may be open. All others wait up to

@@ -9,6 +9,7 @@ application, whose values DuckDB's ``hash`` may not tell apart.
 
 # ruff: noqa: S608  # the names are our own
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -141,26 +142,29 @@ def _change(raw: duckdb.DuckDBPyConnection, table: sa.Table, target: str) -> int
         that the file would have to keep their space.
     """
     keys = identity_of(table)
+    indexed = [*keys, *(column for index in _indexes(table) for column in index.columns)]
+    plain = [column for column in table.c if column.name not in {one.key for one in indexed}]
     same = " AND ".join(f"{exact(key, 'new.')} = {exact(key, 'old.')}" for key in keys)
     source = f"{_named(table)} AS new"
     places = (
-        "SELECT new.rowid AS place, old.rowid AS was, max(old.rowid) OVER "
+        f"SELECT new.rowid AS place, old.rowid AS was, {_differ(indexed)} AS differs, max(old.rowid) OVER "
         "(ORDER BY new.rowid ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS newest "
         f"FROM {source} LEFT JOIN {target} AS old ON {same}"
     )
-    first_moved = f"SELECT min(place) FROM ({places}) WHERE was IS NULL OR was < newest"
+    first_moved = f"SELECT min(place) FROM ({places}) WHERE was IS NULL OR was < newest OR differs"
     ((rows, first),) = _rows(
         raw, f"SELECT count(*), coalesce(({first_moved}), max(rowid) + 1, 0) FROM {_named(table)}"
     )
     stays = f"{source} WHERE new.rowid < {first} AND {same}"
     ((gone,),) = _rows(raw, f"DELETE FROM {target} AS old WHERE NOT EXISTS (FROM {stays})")
-    indexed = {column.name for index in _indexes(table) for column in index.columns}
-    plain = [column for column in table.c if column.name not in indexed | {key.key for key in keys}]
     if plain:
         values = ", ".join(f'"{column.name}" = new."{column.name}"' for column in plain)
-        differ = f"{row_hash(plain, 'new.')} <> {row_hash(plain, 'old.')}"
-        raw.execute(f"UPDATE {target} AS old SET {values} FROM {stays} AND {differ}")
+        raw.execute(f"UPDATE {target} AS old SET {values} FROM {stays} AND {_differ(plain)}")
     return int(first) if gone < MANY_ROWS or gone < LEAST_SHARE * rows else None
+
+
+def _differ(columns: Sequence[sa.ColumnElement[Any]]) -> str:
+    return f"{row_hash(columns, 'new.')} <> {row_hash(columns, 'old.')}"
 
 
 def _indexes(table: sa.Table) -> list[sa.Index | sa.UniqueConstraint]:

@@ -2,7 +2,8 @@
 
 A copy is written while others read and write. Then they are kept out for the moment in which it gets what has
 come since (see ``catch_up``) and takes the place of the file. If too much of it has changed, another copy is
-written, and the last one while they are kept out.
+written, and the last one while they are kept out; so is the first one of a database that has something of an
+application.
 
 The rename of the copy to the store's name is the commit point: a crash before it leaves the old file whole,
 after it the new one. What a kill leaves is in a hidden folder, which the next writer removes.
@@ -14,6 +15,8 @@ after it the new one. What a kill leaves is in a hidden folder, which the next w
 - Nobody can use the old file after the rename. DuckDB locks it until then; who has opened it just before, and
   gets the lock when it comes free, would take the log of the new file for its own. So the old file is spoilt
   first. Another process is told that it is no database, and looks once more (see ``fork_guard.opened``).
+- DuckDB's instance does nothing more after a WAL checkpoint that fails, as on a full disk. Beside others
+  there is one only if there is room for it; the last one fails while nobody else has the instance.
 - Nothing is changed in DuckDB's instance before the rename, and no Ctrl-C comes between the steps (see
   ``shielding``).
 """

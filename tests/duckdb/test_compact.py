@@ -237,6 +237,13 @@ def change_all(storage: DuckDBStorage) -> None:
     storage.versions.register(b"other rules")
 
 
+def activate_the_older(storage: DuckDBStorage) -> None:
+    """Change indexed columns of rows that have the last places before and afterwards."""
+    older, _ = storage.versions.all()
+    storage.versions.activate(older.config_version)
+    storage.upsert_fibers([fiber(6, "other")])
+
+
 def redact(storage: DuckDBStorage) -> None:
     storage.logs.where(Logs.c.log_id == uid(2)).redact(".+", "gone")
 
@@ -272,6 +279,7 @@ def everything(storage: DuckDBStorage) -> list[object]:
     ("change", "copies"),
     [
         (change_all, 1),
+        (activate_the_older, 1),
         (redact, 2),
         (delete_and_write_again, 2),
         (execute("CREATE TABLE mine (a INTEGER)"), 2),
@@ -293,6 +301,8 @@ def test_what_is_written_beside_the_copy_is_in_the_new_file(
     storage.write_keys([key(n, "user", "ann") for n in range(7)])
     storage.logs.where(Logs.c.log_id == uid(3)).pin()
     storage.checkpoints.compare_and_set("a", None, "1")
+    for rules in (b"older", b"newer"):
+        storage.versions.activate(storage.versions.register(rules).config_version)
     expected: list[object] = []
 
     def change_and_read() -> None:

@@ -55,7 +55,7 @@ def redact(
 ) -> None:
     """Replace what a pattern matches in the text of logs, then write the store anew without the old text.
 
-    So it takes as long as two backups, and as much space once more; with `--keep-file` only
+    So it takes as long as two or three backups, and as much space once more; with `--keep-file` only
     `fiberstore db compact` does that, later. A run that finds no match any more writes the store anew too.
 
     On PostgreSQL it goes in steps of 5,000 logs: after an error, run it again.
