@@ -24,9 +24,9 @@ def main(args: "Sequence[str] | None" = None) -> None:
     Args:
         args: Arguments of the command line, instead of the process's own.
     """
-    atexit.register(gc.freeze)
-    thresholds = gc.get_threshold()
-    gc.set_threshold(_OBJECTS_BETWEEN_LOOKS, *thresholds[1:])
+    if args is None:  # the process has nothing else to do
+        atexit.register(gc.freeze)
+        gc.set_threshold(_OBJECTS_BETWEEN_LOOKS)
     try:
         from fiberstore.cli.app import run
 
@@ -34,5 +34,3 @@ def main(args: "Sequence[str] | None" = None) -> None:
     except KeyboardInterrupt:
         print("fiberstore: interrupted", file=sys.stderr)  # noqa: T201  # nothing need be loaded yet
         sys.exit(INTERRUPTED)
-    finally:
-        gc.set_threshold(*thresholds)

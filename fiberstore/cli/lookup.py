@@ -130,7 +130,7 @@ def find_fiber_id(storage: SqlStorage, digits: str) -> UUID:
         )
         with translate_errors(), storage.session() as session:
             found = session.scalars(survivors).all()
-    return _only(found, digits, "fiber", "fiberstore fibers lists them, a key is given as NAME=VALUE")
+    return _only(found, digits, "fiber", "fiberstore fibers lists them")
 
 
 def _ids(storage: SqlStorage, column: InstrumentedAttribute[UUID], digits: str) -> Sequence[UUID]:
@@ -313,6 +313,14 @@ def count_memberships(storage: SqlStorage, version: int) -> int:
         return session.scalars(sa.select(sa.func.count()).select_from(Membership).where(its_own)).one()
 
 
+def _revision(storage: SqlStorage, session: Session) -> str | None:
+    if revisions.is_newest(storage.engine):
+        return revisions.newest(revisions.migrations())
+    from fiberstore.sql import migrate
+
+    return migrate.current(session.connection())
+
+
 def collect_statistics(storage: SqlStorage) -> Statistics:
     """Count what the store holds."""
     active = active_version(storage)
@@ -324,7 +332,7 @@ def collect_statistics(storage: SqlStorage) -> Statistics:
     with translate_errors(), storage.session() as session:
         logs, fibers = (_counts(session, table.config_version) for table in (RawLog, Fiber))
         file, file_bytes = _file(storage, session)
-        revision = ", ".join(revisions.stored(session.connection())) or None
+        revision = _revision(storage, session)
     return Statistics(
         file=file,
         file_bytes=file_bytes,

@@ -296,9 +296,9 @@ class DuckDBConnection(StoreConnection):
             try:
                 rows = list(self.fetch_rows(sql.removesuffix(_IF_NEW) if is_tried else sql, values))
             except duckdb.ConstraintException as error:
-                if is_tried and is_duplicate_key(error):
-                    return 0
-                raise
+                if not (is_tried and is_duplicate_key(error)):
+                    raise
+                rows = list(self.fetch_rows(sql, values))  # it may have other rows
         return _count(rows) if rows else 0  # DDL has none
 
     def stream_rows(self, sql: str, values: Sequence[object], batch_rows: int) -> Generator[list[Row]]:

@@ -361,8 +361,8 @@ def uncollected() -> Iterator[None]:
     no other thread runs.
     """
     was_enabled = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if was_enabled:

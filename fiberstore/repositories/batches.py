@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 
 from sqlalchemy.orm import Session
 
@@ -22,6 +22,7 @@ from fiberstore.sql.bulk import (
     distinct_memberships,
     fiber_columns,
     log_columns,
+    log_stamps,
     membership_columns,
     upsert_fibers,
 )
@@ -75,21 +76,24 @@ class StoreMethods(LogMethods, FiberMethods, MembershipMethods, BatchStorage):
             raise TypeError(f"checkpoint must be a CheckpointMove, got {checkpoint!r:.200}")
         config_version = self._sessions.config_version
 
+        distinct = cache(partial(distinct_logs, log_rows))
+
         @cache
         def columns() -> list[Columns]:
             return [
-                log_columns(distinct_logs(log_rows), config_version, datetime.now(UTC)),
+                log_columns(distinct()),
                 fiber_columns(distinct_fibers(fiber_rows)),
                 membership_columns(distinct_memberships(membership_rows)),
                 key_columns(checked(key_rows, FiberKey)),
             ]
 
         def work(session: Session) -> BatchCounts:
+            new_logs, new_fibers, new_memberships, new_keys = columns()
             if checkpoint is not None:
                 CheckpointRepository(session).compare_and_set(
                     checkpoint.name, checkpoint.expected, checkpoint.value
                 )
-            new_logs, new_fibers, new_memberships, new_keys = columns()
+            new_logs = new_logs | log_stamps(distinct(), config_version, datetime.now(UTC))
             return BatchCounts(
                 insert_new(session, "raw_logs", new_logs) if log_rows else 0,
                 upsert_fibers(session, new_fibers),

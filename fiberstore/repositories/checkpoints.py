@@ -30,7 +30,12 @@ _UPDATE = sa.update(NamedCheckpoint).values(value=_NEW["value"], updated_at=_NEW
 _SET = Prepared[Row](_UPDATE.where(_IS_NAMED))
 _MOVE = Prepared[Row](_UPDATE.where(_IS_NAMED, NamedCheckpoint.value == sa.bindparam("expected")))
 _INSERT = insert(NamedCheckpoint).values(_NEW)
-_BEGIN = Prepared[Row](_INSERT.on_conflict_do_nothing())
+# It changes nothing, but waits for others as an update does, which a mere insert would not in DuckDB.
+_BEGIN = Prepared[Row](
+    _INSERT.on_conflict_do_update(
+        index_elements=["name"], set_={"value": _INSERT.excluded.value}, where=sa.false()
+    )
+)
 _BEGIN_OR_SET = Prepared[Row](
     _INSERT.on_conflict_do_update(
         index_elements=["name"], set_={name: _INSERT.excluded[name] for name in ("value", "updated_at")}

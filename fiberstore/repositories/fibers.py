@@ -309,9 +309,9 @@ class FiberRepository(FiberMethods, PagedQuery[FiberRecord, FiberOrder, FiberGro
             of_fibers = [GoingRows(table, ids.hold(table.c.fiber_id)) for table in (MEMBERSHIPS, FIBERS)]
             yield [*belongings_of(ids.hold), *of_fibers]
 
-    def _delete(self, session: Session) -> Deleted:
+    def _delete_beside(self, session: Session) -> Deleted:
         if not begins_beside_others(session):
-            return super()._delete(session)
+            return self._delete(session)
         with kept_ids(session, self._select(FIBERS.c.fiber_id)) as ids:
             are_members = ids.hold(MEMBERSHIPS.c.fiber_id)
             memberships = delete_rows(session, MEMBERSHIPS, are_members)

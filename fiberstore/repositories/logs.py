@@ -144,9 +144,9 @@ class LogRepository(LogMethods, PagedQuery[StoredLog, LogOrder, LogGroup], Logs)
         with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
             yield [GoingRows(table, ids.hold(table.c.log_id)) for table in (MEMBERSHIPS, self._pins, LOGS)]
 
-    def _delete(self, session: Session) -> Deleted:
+    def _delete_beside(self, session: Session) -> Deleted:
         if not begins_beside_others(session):
-            return super()._delete(session)
+            return self._delete(session)
         with kept_ids(session, self._select(LOGS.c.log_id)) as ids:
             are_members = ids.hold(MEMBERSHIPS.c.log_id)
             memberships = delete_rows(session, MEMBERSHIPS, are_members)

@@ -215,8 +215,10 @@ class SqlQuery(Query[R], Generic[R]):
         asks_others = any(
             isinstance(part, SelectBase) for own in all_of(self._conditions) for part in iterate(own)
         )
-        lock = Lock.CHANGES if asks_others else self._delete_lock
-        return self._sessions.write(f"{self._name}.delete", self._delete, lock=lock, going=going)
+        lock, delete = (
+            (Lock.CHANGES, self._delete) if asks_others else (self._delete_lock, self._delete_beside)
+        )
+        return self._sessions.write(f"{self._name}.delete", delete, lock=lock, going=going)
 
     def __repr__(self) -> str:
         conditions = ", ".join(map(repr, self._conditions))
@@ -301,6 +303,10 @@ class SqlQuery(Query[R], Generic[R]):
         with self._going(session) as going:
             gone = {table: delete_rows(session, table, which) for table, which, _ in going}
         return Deleted(*(gone.get(table, 0) for table in (LOGS, FIBERS, MEMBERSHIPS)))
+
+    def _delete_beside(self, session: Session) -> Deleted:
+        """Do the same by conditions on the rows alone, while others may change other rows."""
+        return self._delete(session)
 
     def _delete_found(self, session: Session, ids: KeptIds, id_: sa.Column[UUID]) -> int:
         """Delete the rows that the query has found, if it still finds them; return their number.

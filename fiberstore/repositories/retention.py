@@ -244,13 +244,14 @@ class _Run:
         Without ``step_rows``, nobody may have to wait for a second for it either.
         """
         support = connection_of(session).support
+        if support.prepared is None:
+            return False
         tables = (LOGS, MEMBERSHIPS)
         counts = (sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in tables)
         ((logs, memberships),) = select_rows(session, sa.select(*counts))
         staying_share = 1 - going_logs / max(logs, 1)
         return (
-            support.prepared is not None
-            and staying_share <= 1 - _LEAST_SHARE
+            staying_share <= 1 - _LEAST_SHARE
             and going_fibers <= self._most_fibers
             and staying_share * (logs + memberships) <= self._most_staying
             and support.has_room(session)

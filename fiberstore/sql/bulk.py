@@ -92,9 +92,11 @@ def checked(records: Sequence[R], kind: type[R], first: int = 0) -> Sequence[R]:
 
 def insert_logs(session: Session, logs: Sequence[LogRecord], config_version: int, now: datetime) -> int:
     """Insert the logs whose id is new, the first of equal ids. Return how many there were."""
-    return _insert(
-        session, LogRecord, logs, lambda part: log_columns(part, config_version, now), distinct_logs
-    )
+
+    def columns(part: Sequence[LogRecord]) -> Columns:
+        return log_columns(part) | log_stamps(part, config_version, now)
+
+    return _insert(session, LogRecord, logs, columns, distinct_logs)
 
 
 def distinct_logs(logs: Sequence[LogRecord]) -> Sequence[LogRecord]:
@@ -102,23 +104,29 @@ def distinct_logs(logs: Sequence[LogRecord]) -> Sequence[LogRecord]:
     return first_of_each(logs, _log_ids(checked(logs, LogRecord)))
 
 
-def log_columns(logs: Sequence[LogRecord], config_version: int, now: datetime) -> Columns:
-    """Return logs as columns, those that have no stamp with this one."""
-    columns = {
+def log_columns(logs: Sequence[LogRecord]) -> Columns:
+    """Return logs as columns, without their stamps."""
+    return {
         "log_id": uuids(_log_ids(logs)),
         "timestamp": timestamps(values_of(logs, "timestamp")),
         "source_id": texts(values_of(logs, "source_id")),
         "raw_text": texts(values_of(logs, "raw_text")),
     }
+
+
+def log_stamps(logs: Sequence[LogRecord], config_version: int, now: datetime) -> Columns:
+    """Return the stamps of logs as columns, this one for those that have none."""
     if any(issubclass(kind, StoredLog) for kind in set(map(type, logs))):
         stamp = SimpleNamespace(ingestion_time=now, config_version=config_version)
         stamped = [log if isinstance(log, StoredLog) else stamp for log in logs]
-        columns["ingestion_time"] = timestamps(values_of(stamped, "ingestion_time"))
-        columns["config_version"] = unsigned(values_of(stamped, "config_version"))
-    else:
-        columns["ingestion_time"] = repeated(epoch_times([to_epoch_us(now)]), len(logs))
-        columns["config_version"] = repeated(unsigned([config_version]), len(logs))
-    return columns
+        return {
+            "ingestion_time": timestamps(values_of(stamped, "ingestion_time")),
+            "config_version": unsigned(values_of(stamped, "config_version")),
+        }
+    return {
+        "ingestion_time": repeated(epoch_times([to_epoch_us(now)]), len(logs)),
+        "config_version": repeated(unsigned([config_version]), len(logs)),
+    }
 
 
 def insert_new_logs(session: Session, logs: Sequence[NewLog], config_version: int, now: datetime) -> int:

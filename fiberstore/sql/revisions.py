@@ -14,15 +14,10 @@ _STORED: sa.Select[str] = sa.select(sa.column("version_num")).select_from(sa.tab
 def is_newest(engine: sa.Engine) -> bool:
     """Return True if the database is at the newest revision of this release, and nothing else."""
     with engine.connect() as connection:
-        return stored(connection) == [newest(migrations())]
-
-
-def stored(connection: sa.Connection) -> list[str]:
-    """Return the revision of the database, as the only one; before the first migration, there is none."""
-    try:
-        return [*connection.scalars(_STORED)]
-    except ProgrammingError:  # it has no such table
-        return []
+        try:
+            return connection.scalars(_STORED).all() == [newest(migrations())]
+        except ProgrammingError:  # it has no such table, or not for everybody; Alembic tells
+            return False
 
 
 @cache

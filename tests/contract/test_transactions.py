@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import ObjectDeletedError
 
 from fiberstore import (
+    CheckpointRepository,
     ConflictError,
     DatabaseError,
     DuckDBStorage,
@@ -205,6 +206,25 @@ def test_autocommit_is_a_level_for_sessions_of_the_application(duckdb_storage: D
         assert LogRepository(session).write_logs([log(2)]) == 1
         session.rollback()
     assert [row.log_id for row in duckdb_storage.logs.iter_records()] == [uid(1)]
+
+
+def test_fibers_are_pinned_in_autocommit_though_one_of_them_is_pinned(duckdb_storage: DuckDBStorage) -> None:
+    duckdb_storage.write_fibers([fiber(1), fiber(2)])
+    duckdb_storage.fibers.where(Fibers.c.fiber_id == uid(1)).pin()
+    with Session(duckdb_storage.engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        assert FiberRepository(session).pin() == 1
+    assert duckdb_storage.fibers.where(Fibers.c.pinned).count() == 2
+
+
+def test_of_two_sessions_that_make_one_checkpoint_the_second_waits(
+    duckdb_storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiberstore.duckdb.change_lock.LOCK_TIMEOUT_S", 0.05)
+    with duckdb_storage.session() as first, duckdb_storage.session() as second:
+        CheckpointRepository(first).compare_and_set("file", None, "line 1")
+        with pytest.raises(ConflictError, match="has been changing rows"):
+            CheckpointRepository(second).compare_and_set("file", None, "line 2")
+        first.commit()
 
 
 def test_repositories_work_on_a_session_of_the_application(storage: SqlStorage) -> None:
