@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -280,11 +281,15 @@ class _Compaction:
             _InUseError: Others have been using the file for ``BUSY_TIMEOUT_S``.
         """
         deadline = time.monotonic() + BUSY_TIMEOUT_S
-        while True:
+        # Who has a connection may need another one to end. Who opens one after the other ends only without.
+        for may_open_more in cycle([True, False]):
             until = time.monotonic() + _HOLD_S
             with ExitStack() as stack:
                 try:
                     stack.enter_context(self._calls.held_up(until, self._interruption))
+                    if may_open_more:
+                        self._note_pools()
+                        _wait(self._session, until, self._interruption)
                     keeping_out = stack.enter_context(ExitStack())
                     self._close_off(connection, keeping_out, until)
                 except _InUseError:
@@ -317,9 +322,12 @@ class _Compaction:
                 pool.dispose()  # of a connection that came back only now
             if _is_alone(connection):
                 return None
-            return _A_SESSION if any(pool.checkedout() for pool in self._pools) else _ANOTHER_STORAGE
+            return self._session() or _ANOTHER_STORAGE
 
         _wait(user, deadline, self._interruption)
+
+    def _session(self) -> str | None:
+        return _A_SESSION if any(pool.checkedout() for pool in self._pools) else None
 
     def _note_pools(self) -> None:
         self._pools |= {cast("StorePool", self._engine.pool), cast("StorePool", self._change_pool())}

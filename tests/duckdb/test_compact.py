@@ -503,7 +503,10 @@ def test_it_is_refused_while_something_else_uses_the_file(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_sessions_that_follow_one_another_wait(storage: DuckDBStorage) -> None:
+def test_sessions_that_follow_one_another_wait(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact, "BUSY_TIMEOUT_S", 5.0)
     session, opened = storage.session(), list[bool]()
     session.execute(sa.text("SELECT 1"))
 
@@ -523,6 +526,27 @@ def test_sessions_that_follow_one_another_wait(storage: DuckDBStorage) -> None:
     assert storage.compact().bytes_after > 0
     thread.join()
     assert opened == [True]
+
+
+def test_who_needs_one_more_connection_to_end_gets_it(
+    storage: DuckDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact, "BUSY_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(compact, "_HOLD_S", 0.5)
+    is_over = threading.Event()
+
+    def examine_again_and_again() -> None:
+        while not is_over.is_set():
+            examine(storage)
+            storage.logs.count()
+
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(examine_again_and_again)
+        try:
+            assert storage.compact().bytes_after > 0
+        finally:
+            is_over.set()
+        ended.result()
 
 
 def test_nobody_opens_the_file_while_one_of_two_keeps_all_out(db_file: Path) -> None:
