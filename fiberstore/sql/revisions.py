@@ -1,5 +1,6 @@
 """The newest revision, told without Alembic, which takes long to import."""
 
+import threading
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -10,10 +11,13 @@ from sqlalchemy.exc import ProgrammingError
 VERSION_TABLE = "fiberstore_alembic_version"
 _STORED: sa.Select[str] = sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
 
+# Threads that open a store at once are not to open a connection each, which its pool would keep.
+_one_at_a_time = threading.Lock()
+
 
 def is_newest(engine: sa.Engine) -> bool:
     """Return True if the database is at the newest revision of this release, and nothing else."""
-    with engine.connect() as connection:
+    with _one_at_a_time, engine.connect() as connection:
         try:
             return connection.scalars(_STORED).all() == [newest(migrations())]
         except ProgrammingError:  # it has no such table, or not for everybody; Alembic tells

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import product
 from typing import TYPE_CHECKING, Never, cast
@@ -116,6 +117,19 @@ def test_the_planner_is_set_for_reads_by_ids_unless_the_server_or_the_url_says_o
         with PostgresStorage(url.update_query_dict(options)) as storage, storage.session() as session:
             both = sa.text("SELECT current_setting('jit'), current_setting('random_page_cost')")
             assert tuple(session.execute(both).one()) == settings
+
+
+def test_threads_that_open_a_store_at_once_keep_one_connection(postgres_url: str) -> None:
+    with PostgresStorage(postgres_url) as storage, ThreadPoolExecutor(8) as threads:
+        storage.init_schema()
+        barrier = threading.Barrier(8)
+
+        def init_schema(_thread: int) -> None:
+            barrier.wait()
+            storage.init_schema()
+
+        list(threads.map(init_schema, range(8)))
+        assert cast("StorePool", storage.engine.pool).checkedin() == 1
 
 
 def test_the_locks_of_a_client_that_has_gone_amid_a_statement_are_free_soon(postgres_url: str) -> None:
