@@ -174,16 +174,12 @@ def verify(path: Path, rows: dict[str, int]) -> None:
         )
 
 
-def store_tables(raw: duckdb.DuckDBPyConnection) -> list[str]:
-    """Return the quoted names of the tables of the current database, without those that are being written."""
-    return [name for name in _tables(raw) if not name.endswith(_BESIDE)]
-
-
 def row_counts(raw: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Return how many rows the tables of the current database have."""
+    """Return how many rows the tables of the current database have; not those that are being written."""
     counts = {}
-    for name in store_tables(raw):
-        ((counts[name],),) = raw.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608  # quoted
+    for name in _tables(raw):
+        if not name.endswith(_BESIDE):
+            ((counts[name],),) = raw.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608  # quoted
     return counts
 
 
