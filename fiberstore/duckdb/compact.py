@@ -224,6 +224,8 @@ class _Compaction:
                         return compacted
                     _logger.info("what had been copied was changed, so the file is copied again")
                 return self._from_copy_alone(connection, folder)
+        except _InUseError as error:
+            raise DatabaseError(str(error)) from None
         except OSError as error:
             raise DatabaseError(f"{self._path} cannot be replaced: {error.strerror}") from error
 

@@ -480,8 +480,12 @@ def test_it_is_refused_while_something_else_uses_the_file(
 ) -> None:
     storage.write_logs([log(n) for n in range(3)])
     fills = count_calls(monkeypatch, Copy, "fill")
-    with storage.transaction(), pytest.raises(DatabaseError, match="transaction\\(\\) of this storage"):
+    with (
+        storage.transaction(),
+        pytest.raises(DatabaseError, match="transaction\\(\\) of this storage") as refused,
+    ):
         storage.compact()
+    assert refused.type is DatabaseError
     stream = storage.logs.iter_records()
     next(stream)
     with pytest.raises(DatabaseError, match="a stream"):
